@@ -1,0 +1,95 @@
+"""Errors a user meets: each says what was found, what was needed and what to do, and carries its exit status."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CacheError(Exception):
+    """The base of every error this project raises on purpose. Its text is for the user, never a traceback."""
+
+    exit_status: ClassVar[int] = 3
+
+
+class BadInput(CacheError):
+    """The user's input cannot be used: a job file, a manifest, a path, an argument."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class CouldNotRun(CacheError):
+    """The input is good, but what it needs is absent: a server, a right, a package, memory."""
+
+    exit_status: ClassVar[int] = 3
+
+
+class StoreNotFound(BadInput):
+    """There is no store at the given place."""
+
+
+class StoreDamaged(CouldNotRun):
+    """An object of the store contradicts the ledger or the format."""
+
+
+class StoreUnreachable(CouldNotRun):
+    """The store's server did not answer, or refused the credentials."""
+
+
+class RecipeMismatch(BadInput):
+    """A store was written under another recipe than the one asked for.
+
+    ``differences`` maps a field's dotted path to (value in the store, value asked for).
+    """
+
+    def __init__(self, store: str, differences: dict[str, tuple[object, object]]) -> None:
+        self.differences = differences
+        fields = "\n".join(f"  {path}: store has {old!r}, job asks for {new!r}" for path, (old, new) in differences.items())
+        super().__init__(
+            f"the store {store} was written under another recipe; these fields differ:\n{fields}\n"
+            "Point the job at another store, or give these fields the store's values."
+        )
+
+
+class UnknownClip(BadInput, KeyError):
+    """A clip id that the store's catalog does not hold."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of its argument
+
+
+class ClipFailed(CacheError):
+    """The clip has a row, but its targets could not be made; ``reason`` is the recorded code."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, clip_id: str, reason: str, detail: str) -> None:
+        self.clip_id, self.reason, self.detail = clip_id, reason, detail
+        super().__init__(
+            f"clip {clip_id!r} has no targets: {reason} ({detail}). "
+            "Leave it out (cache.clips has every clip's status), or mend the video and run the job with --retry-failed."
+        )
+
+
+class ClipPending(CacheError):
+    """The clip is planned, but its signals are not committed yet."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class SignalMissing(BadInput):
+    """A signal that the store does not hold."""
+
+
+class VideoError(CacheError):
+    """One video cannot give its frames. It costs its own clips a failed row, and nothing else.
+
+    ``reason`` is one of `schemas.clip.FailureReason`.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
+        return VideoError, (self.reason, self.detail)

@@ -1,0 +1,69 @@
+"""Ledger entries: what one unit of work committed. Written last, once, and never changed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.signal import SIGNAL_NAMES, SignalName
+
+PartName = SignalName | Literal["clock"]
+PARTS: tuple[PartName, ...] = ("clock", *SIGNAL_NAMES)
+"""What a unit can write: the clock (when each frame was shown) and the signals."""
+
+
+class Unit(Frozen):
+    """One unit of work: the rows of one shard, for a set of parts."""
+
+    shard: int = Field(ge=0)
+    parts: tuple[PartName, ...] = Field(min_length=1)
+    """In the order of `PARTS`."""
+
+    @property
+    def name(self) -> str:
+        """The ledger object's stem, unique to the shard and the set of parts."""
+        return f"{self.shard:08d}-{'-'.join(self.parts)}"
+
+
+class StoredObject(Frozen):
+    """An immutable object, as it was when it was created."""
+
+    digest: str
+    length: int = Field(ge=0)
+    """Bytes."""
+
+
+class ErrorFigure(Frozen):
+    """The error of one clip's encoding, measured when it was written."""
+
+    measure: str
+    """What ``measured`` and ``bound`` are the largest value of, in words."""
+    measured: float
+    bound: float
+    relative_rms: float
+    """Root mean square of the error over that of the values."""
+
+
+class RowOutcome(Frozen):
+    """What became of one clip of the unit."""
+
+    row: int
+    clip_id: str
+    status: Literal["committed", "failed"]
+    reason: str | None = None
+    detail: str | None = None
+    decoder: str | None = None
+    """Name and version of the decoder that gave the frames."""
+    errors: dict[str, ErrorFigure] = {}
+
+
+class LedgerEntry(Frozen):
+    """One committed unit. Holds no time, host or path, so that equal work gives equal bytes."""
+
+    unit: Unit
+    fingerprint: str
+    objects: dict[str, StoredObject]
+    """Key in the store → what was created there."""
+    rows: tuple[RowOutcome, ...]

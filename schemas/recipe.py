@@ -1,0 +1,75 @@
+"""The recipe: everything that changes a stored byte, hashed into the store's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen, canonical_json
+from schemas.clip import Preprocessing, Sampling
+from schemas.signal import SignalName
+
+FORMAT_VERSION = 1
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TeacherIdentity(Frozen):
+    """The frozen expert, named by what it computes and not by where its file lies."""
+
+    family: str
+    config: dict[str, Any]
+    """The family's own resolved configuration (for L4P: widths, depth, hooks)."""
+    weights: str
+    """Digest of the weights."""
+    dtype: Precision
+
+
+class ClipRecipe(Frozen):
+    """`ClipPolicy` with every default resolved."""
+
+    frames: int
+    sampling: Sampling
+    preprocessing: Preprocessing
+    size: int
+    student_size: int | None
+    """None unless the preprocessing passes through the student's size."""
+
+
+class Layout(Frozen):
+    """How clips are grouped into objects."""
+
+    clips_per_shard: int = Field(32, ge=1, le=4096)
+
+
+class Recipe(Frozen):
+    """What the stored values are a function of, besides the videos."""
+
+    teacher: TeacherIdentity
+    clips: ClipRecipe
+    encodings: dict[SignalName, str]
+    """The encoding of every signal the teacher can give, stored or not, so that adding one later changes no hash."""
+    layout: Layout
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON of the recipe and the format version, as 64 hex digits."""
+        return hashlib.sha256(canonical_json({"format_version": FORMAT_VERSION, "recipe": self.model_dump(mode="json")})).hexdigest()
+
+    def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
+        """Dotted path → (own value, other's value) for every field that differs. Empty when the recipes are equal."""
+        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        paths = sorted(mine.keys() | theirs.keys())
+        return {p: (mine.get(p), theirs.get(p)) for p in paths if mine.get(p) != theirs.get(p)}
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flatten(item, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = item
+    return flat

@@ -1,0 +1,82 @@
+"""What commands report, as `--json` prints it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from schemas.base import Frozen
+
+
+class ClipCounts(Frozen):
+    planned: int
+    committed: int
+    failed: int
+    pending: int
+
+
+class FailedClip(Frozen):
+    clip_id: str
+    video: str
+    reason: str
+    detail: str
+
+
+class StatusReport(Frozen):
+    """A store's state, from the store alone."""
+
+    store: str
+    fingerprint: str
+    format_version: int
+    signals: tuple[str, ...]
+    clips: ClipCounts
+    bytes: dict[str, int]
+    """Committed bytes of each signal."""
+    failures: tuple[FailedClip, ...]
+
+
+class StageSeconds(Frozen):
+    """Where a unit's time went. Stages overlap, so they need not sum to the wall time."""
+
+    decode_wait: float = 0.0
+    teach: float = 0.0
+    encode: float = 0.0
+    put: float = 0.0
+
+
+class UnitReport(Frozen):
+    """What a worker tells the engine about one finished unit."""
+
+    unit: str
+    committed: int
+    failed: int
+    bytes: int
+    seconds: StageSeconds
+    already_done: bool = False
+    """Another worker had committed the unit first; its entry stands."""
+
+
+class RunReport(StatusReport):
+    """A run's end: the store's state, and what this run did."""
+
+    done_before: int
+    """Clips that were committed or failed before this run began."""
+    wall_seconds: float
+    stage_seconds: StageSeconds
+
+
+class Finding(Frozen):
+    """Something wrong with a store."""
+
+    kind: Literal["missing", "truncated", "digest", "shard_index", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata"]
+    key: str
+    detail: str
+    clip_ids: tuple[str, ...] = ()
+
+
+class VerifyReport(Frozen):
+    store: str
+    fingerprint: str
+    clips: ClipCounts
+    objects_checked: int
+    bytes_checked: int
+    findings: tuple[Finding, ...]

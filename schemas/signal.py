@@ -1,0 +1,54 @@
+"""The signals of 4D distillation: their names, axes, units and meaning, stated once."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from schemas.base import Frozen
+
+SignalName = Literal["f4d", "depth", "flow", "motion", "camray"]
+SIGNAL_NAMES: tuple[SignalName, ...] = get_args(SignalName)
+
+
+class Signal(Frozen):
+    """One modality that the teacher gives for every clip."""
+
+    name: SignalName
+    dims: tuple[str, ...]
+    """Axis names of one clip's array, outermost first."""
+    units: str
+    meaning: str
+
+
+SIGNALS: dict[SignalName, Signal] = {
+    s.name: s
+    for s in (
+        Signal(
+            name="f4d",
+            dims=("layer", "token_time", "token_y", "token_x", "channel"),
+            units="1",
+            meaning="raw outputs of the encoder blocks that the teacher's heads read, before any norm",
+        ),
+        Signal(
+            name="depth",
+            dims=("frame", "y", "x"),
+            units="1 (positive, known up to one scale per clip)",
+            meaning="distance along the optical axis",
+        ),
+        Signal(
+            name="flow",
+            dims=("frame", "y", "x", "uv"),
+            units="pixels at the teacher's image size",
+            meaning="backward optical flow from frame t to frame t-1, (u right, v down); frame 0 is invalid",
+        ),
+        Signal(name="motion", dims=("frame", "y", "x"), units="logit", meaning="logit that the pixel belongs to a moving object"),
+        Signal(
+            name="camray",
+            dims=("frame", "ray_y", "ray_x", "plucker"),
+            units="1 (moment in the scale of depth)",
+            meaning="Plücker rays, direction then moment, in the frame of the clip's first camera",
+        ),
+    )
+}
+
+Shape = tuple[int, ...]

@@ -1,0 +1,209 @@
+"""TRAIN.yaml: which store teaches which student, by which losses; and what a finished fit reports."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.base import Frozen
+
+Modality = Literal["depth", "flow", "motion", "camray"]
+"""A signal that explicit distillation compares, decoded by the teacher's heads."""
+Mode = Literal["heads", "latent"]
+"""``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, nothing of the teacher on the device."""
+Reduction = Literal["frame_sum", "mean"]
+"""``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
+DepthSpace = Literal["log", "linear"]
+
+
+class LossRecipe(Frozen):
+    """L = SFT + alpha · LD + beta · Σ_m weights[m] · ED_m, every term settled. 4D-RGPT, arXiv 2512.17012, section 3."""
+
+    name: str
+    alpha: float
+    beta: float
+    weights: dict[Modality, float]
+    reduction: Reduction
+    depth: DepthSpace
+    """The space in which depths are compared."""
+    depth_offset: float
+    """Added to both depths before the logarithm."""
+    mask_first_flow_frame: bool
+    """Whether frame 0 is left out of the flow's loss: backward flow has no earlier frame to point to there."""
+
+
+RECIPES: dict[str, LossRecipe] = {
+    # The paper's equations sum over time steps. It does not say in which space depth is compared; the logarithm is
+    # the released code's choice and the one that suits a depth known up to scale.
+    "paper": LossRecipe(
+        name="paper",
+        alpha=0.5,
+        beta=0.1,
+        weights={"depth": 1.0, "flow": 0.1, "motion": 0.05, "camray": 0.05},
+        reduction="frame_sum",
+        depth="log",
+        depth_offset=0.0,
+        mask_first_flow_frame=True,
+    ),
+    # The public code of June 2026: torch's smooth_l1_loss with its default mean, log(depth + 1e-8), no separate beta.
+    "released": LossRecipe(
+        name="released",
+        alpha=0.01,
+        beta=1.0,
+        weights={"depth": 0.1, "flow": 0.001, "motion": 0.01, "camray": 1e-5},
+        reduction="mean",
+        depth="log",
+        depth_offset=1e-8,
+        mask_first_flow_frame=True,
+    ),
+}
+
+
+class LossConfig(Frozen):
+    """A named recipe, and what to change in it. A field left out keeps the recipe's own value."""
+
+    recipe: Literal["paper", "released"] = "paper"
+    alpha: float | None = Field(None, ge=0)
+    """Weight of LD, the latent distillation."""
+    beta: float | None = Field(None, ge=0)
+    """Weight of ED, the explicit distillation, before the weights of its modalities."""
+    weights: dict[Modality, float] = {}
+    """Weight of each modality in ED; 0 leaves it out, and it is then neither read nor decoded."""
+    reduction: Reduction | None = None
+    depth: DepthSpace | None = None
+    mask_first_flow_frame: bool = True
+    """Neither the paper nor the released code masks that frame; ``false`` gives their habit."""
+
+    @field_validator("weights")
+    @classmethod
+    def _not_negative(cls, weights: dict[Modality, float]) -> dict[Modality, float]:
+        if negative := [name for name, weight in weights.items() if weight < 0]:
+            raise ValueError(f"a weight cannot be negative: {', '.join(negative)}")
+        return weights
+
+    def resolved(self) -> LossRecipe:
+        """The recipe with the changes applied."""
+        base = RECIPES[self.recipe]
+        changes = {
+            name: value
+            for name in ("alpha", "beta", "reduction", "depth", "mask_first_flow_frame")
+            if (value := getattr(self, name)) is not None
+        }
+        return base.model_copy(update={**changes, "weights": {**base.weights, **self.weights}})
+
+
+class DataConfig(Frozen):
+    """The conversations to train on, and where their videos lie."""
+
+    conversations: tuple[str, ...] = ()
+    """Files in the LLaVA JSON conversation format. With none, every committed clip of the store gets one built-in
+    question and answer about its length, which the store's frame times alone can answer."""
+    video_root: str | None = None
+    """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
+    catalog says they are."""
+    without_targets: Literal["stop", "drop"] = "stop"
+    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending."""
+    frame_cache_mib: int = Field(512, ge=0)
+    """How much memory the student's decoded frames may take in each data process, in MiB; the least recently used clip goes first."""
+    workers: int = Field(0, ge=0)
+    """Processes that decode and read ahead; 0 does it between the steps."""
+
+
+class ModelConfig(Frozen):
+    """Which student to build."""
+
+    preset: Literal["tiny"] = "tiny"
+    timestamps: Literal["before_projector", "after_projector", "none"] = "before_projector"
+    """Where the timestamp positional encoding is added: the paper's place, or the one that the released README names."""
+    freeze: tuple[Literal["vision_tower", "projector", "llm"], ...] = ("vision_tower",)
+    """Parts that keep their weights; the paper tunes the projector and the language model."""
+
+
+class DecoderConfig(Frozen):
+    """The training-only perception decoder, from the language model's hidden states to F4D."""
+
+    kind: Literal["mlp3", "linear"] = "mlp3"
+    """``mlp3``: the paper's three-layer MLP; ``linear``: the released code's one linear layer for each hook."""
+    hidden: int = Field(2560, ge=1)
+    """Width of the MLP's hidden layers; ``linear`` has none."""
+
+
+class OptimConfig(Frozen):
+    """AdamW and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
+
+
+class TrainConfig(Frozen):
+    """One run of ``student-train fit``."""
+
+    store: str = Field(min_length=1)
+    """The store of cached targets: any fsspec URL or a local path."""
+    output: str = Field(min_length=1)
+    """Folder of the run: its losses, its result and its weights."""
+    mode: Mode = "heads"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    steps: int = Field(100, ge=1)
+    """Optimizer steps."""
+    batch: int = Field(4, ge=1)
+    """Conversations in one forward pass."""
+    accumulate: int = Field(1, ge=1)
+    """Forward passes whose gradients make one optimizer step."""
+    seed: int = Field(0, ge=0)
+    log_every: int = Field(1, ge=1)
+    """Optimizer steps between two lines of ``metrics.jsonl``; a line holds the mean over those steps."""
+
+    @model_validator(mode="after")
+    def _something_to_distil(self) -> Self:
+        recipe = self.loss.resolved()
+        explicit = self.mode == "heads" and recipe.beta > 0 and any(recipe.weights.values())
+        if recipe.alpha == 0 and not explicit:
+            raise ValueError("nothing would be distilled: `loss.alpha` is 0 and no modality has a weight in this mode")
+        return self
+
+
+class SmoothedLosses(Frozen):
+    """Each part of the loss, unweighted, as the mean over ``steps`` consecutive optimizer steps."""
+
+    steps: int
+    losses: dict[str, float]
+
+
+class FitReport(Frozen):
+    """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
+
+    output: str
+    store: str
+    fingerprint: str
+    """Of the recipe that the store was written under."""
+    mode: Mode
+    loss: LossRecipe
+    steps: int
+    samples: int
+    """Conversations trained on."""
+    clips: int
+    """Clips whose targets they use."""
+    dropped: int
+    """Conversations left out because the store has no targets for them."""
+    first: SmoothedLosses
+    last: SmoothedLosses
+    parameters: dict[str, int]
+    """How many parameters each part has: those of the student, and those that only training needs."""
+    trained_parameters: int
+    seconds: float
+    """Wall time of the training loop."""
+    data_wait_seconds: float
+    """How much of it passed waiting for a batch."""
+    frames_decoded: int | None
+    """Clips decoded for the student; None where other processes do it."""

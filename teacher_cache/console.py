@@ -1,0 +1,81 @@
+"""How every command speaks: results on standard output, everything else on standard error, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from schemas.errors import CacheError
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+@contextmanager
+def reported_errors(as_json: bool) -> Iterator[None]:
+    """Turn an error that we raised on purpose into its message and exit status; Ctrl-C into 130."""
+    try:
+        yield
+    except CacheError as error:
+        if as_json:
+            print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        stderr.print("stopped; what was committed stays, and the same command goes on from there")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output has gone (`… | head`); writing to it again at exit would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def escape(text: str) -> str:
+    """Text as it is: brackets in a file name are not rich's markup."""
+    return text.replace("[", "\\[")
+
+
+def print_json(value: BaseModel | dict[str, object]) -> None:
+    """One JSON object on standard output."""
+    text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress_bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar in a terminal, a line each tenth of the way in a log. Yields ``advance(count)``."""
+    if stderr.is_terminal:
+        with _bar() as bar:
+            task = bar.add_task(description, total=total, unit=unit)
+            yield lambda count: bar.advance(task, count)
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if total and done * 10 // total > before * 10 // total:
+            stderr.print(f"{description}: {done}/{total} {unit}", soft_wrap=True)
+
+    yield advance
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+    )

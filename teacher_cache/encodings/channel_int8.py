@@ -1,0 +1,61 @@
+"""F4D as int8 with one scale for each layer and channel of each clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.ledger import ErrorFigure
+from schemas.signal import Shape, Signal
+from teacher_cache.encodings.base import Arrays, StoredArray, figure
+
+_LEVELS = 127
+_MISSING = -128
+
+
+@dataclass(frozen=True)
+class ChannelInt8:
+    """value = int8 × scale[layer, channel], with scale = (largest magnitude of the channel in the clip) / 127."""
+
+    name: str = "int8-channel"
+    statement: str = "error of at most 1/254 of the channel's largest magnitude in the clip"
+
+    def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        attributes = {"units": signal.units, "long_name": signal.meaning, "encoding": self.name, "error_bound": self.statement}
+        scale = f"{signal.name}_scale"
+        return (
+            StoredArray(
+                signal.name, shape, np.dtype("int8"), signal.dims, _MISSING,
+                attributes | {"_FillValue": _MISSING, "scale_array": scale},
+            ),
+            StoredArray(
+                scale, (shape[0], shape[-1]), np.dtype("<f4"), (signal.dims[0], signal.dims[-1]), float("nan"),
+                {"long_name": f"what one step of {signal.name} is worth"},
+            ),
+        )  # fmt: skip
+
+    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        values = raw.float()
+        largest = values.abs().amax(dim=tuple(range(1, values.ndim - 1)))  # (layer, channel)
+        scale = largest / _LEVELS
+        # A channel that is zero throughout has no scale to divide by; any positive one stores its zeros.
+        safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+        over = safe.view(scale.shape[0], *(1,) * (values.ndim - 2), scale.shape[1])
+        integers = (values / over).round().clamp(-_LEVELS, _LEVELS)
+        error = integers * over - values
+        measured = float((error.abs() / (over * _LEVELS)).max())
+        arrays = {
+            signal.name: integers.to(torch.int8).cpu().numpy(),
+            f"{signal.name}_scale": scale.cpu().numpy().astype("<f4"),
+        }
+        return arrays, figure("error over the channel's largest magnitude", error, values, measured, 1 / 254)
+
+    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        values = arrays[signal.name].astype(np.float32)
+        scale = arrays[f"{signal.name}_scale"]  # (..., layer, channel)
+        values *= scale.reshape(*scale.shape[:-1], *(1,) * (len(signal.dims) - 2), scale.shape[-1])
+        return values

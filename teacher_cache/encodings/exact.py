@@ -1,0 +1,40 @@
+"""The lossless encoding: the raw signal as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.ledger import ErrorFigure
+from schemas.signal import Shape, Signal
+from teacher_cache.encodings.base import Arrays, StoredArray
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Every bit of the teacher's float32 output (depth as its log, as the network gives it)."""
+
+    name: str = "float32"
+    statement: str = "lossless"
+    logarithm: bool = False
+
+    def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        attributes = {
+            "units": "ln(1)" if self.logarithm else signal.units,
+            "long_name": f"natural log of: {signal.meaning}" if self.logarithm else signal.meaning,
+            "encoding": self.name,
+            "error_bound": self.statement,
+        }
+        return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes),)
+
+    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        stored = raw.float().cpu().contiguous().numpy().astype("<f4", copy=False)
+        return {signal.name: stored}, ErrorFigure(measure="absolute error", measured=0.0, bound=0.0, relative_rms=0.0)
+
+    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        values = arrays[signal.name].astype(np.float32)
+        return np.exp(values, out=values) if self.logarithm else values

@@ -1,0 +1,60 @@
+"""Uniform quantisation to integers with a fixed step, in the CF convention: value = integer × scale_factor + add_offset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.ledger import ErrorFigure
+from schemas.signal import Shape, Signal
+from teacher_cache.encodings.base import Arrays, StoredArray, figure
+
+
+@dataclass(frozen=True)
+class UniformInteger:
+    """A fixed step for every value, so the error is at most half a step wherever the value lies in range."""
+
+    name: str
+    statement: str
+    dtype: np.dtype[Any]
+    step: float
+    offset: float
+    missing: int
+    clip: float | None = None
+    """Values beyond ±clip are stored as ±clip, by the signal's own definition."""
+    logarithm: bool = False
+    """The stored quantity is the natural log; `decode` gives its exponential, and the error is relative to the value."""
+    bound: float = 0.0
+
+    def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        attributes = {
+            "scale_factor": self.step,
+            "add_offset": self.offset,
+            "_FillValue": self.missing,
+            "units": "ln(1)" if self.logarithm else signal.units,
+            "long_name": f"natural log of: {signal.meaning}" if self.logarithm else signal.meaning,
+            "encoding": self.name,
+            "error_bound": self.statement,
+        }
+        return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes),)
+
+    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        values = raw.float() if self.clip is None else raw.float().clamp(-self.clip, self.clip)
+        limits = np.iinfo(self.dtype)
+        lowest = limits.min + 1 if self.missing == limits.min else limits.min
+        # float64: at 2^16 steps a float32 quotient would already be off by a visible part of a step.
+        integers = ((values.double() - self.offset) / self.step).round().clamp(lowest, limits.max)
+        error = integers * self.step + self.offset - values.double()
+        stored = {signal.name: integers.to(torch.int32).cpu().numpy().astype(self.dtype)}
+        if self.logarithm:
+            relative, physical = error.expm1(), values.double().exp()
+            return stored, figure("relative error", relative * physical, physical, float(relative.abs().max()), self.bound)
+        return stored, figure(f"absolute error in {signal.units}", error, values, float(error.abs().max()), self.bound)
+
+    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        values = arrays[signal.name].astype(np.float32) * np.float32(self.step) + np.float32(self.offset)
+        return np.exp(values, out=values) if self.logarithm else values

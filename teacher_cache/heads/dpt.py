@@ -1,0 +1,167 @@
+"""F4D in, one raw map out: the DPT head with 3-D convolutions that L4P puts on its encoder.
+
+DPT is arXiv 2103.13413; the video variant is L4P, arXiv 2502.13078. Parameters carry the names of L4P's checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from schemas.heads import DPTHeadConfig, HeadGrid
+
+PATCH_SIZE = 14
+"""Height and width of one token's patch, in pixels."""
+TUBELET_FRAMES = 2
+"""Frames that one token spans."""
+
+Factors = tuple[int, int, int]
+"""One number for each of (time, y, x)."""
+
+
+class _Pyramid(NamedTuple):
+    """How a head moves between resolutions, finest layer first."""
+
+    resample: tuple[Factors, Factors, Factors, Factors]
+    """Base-2 logarithm of each layer's first resampling: 1 doubles the axis, -1 halves it."""
+    fuse: tuple[Factors, Factors, Factors, Factors]
+    """Factor of the upsampling that ends each fusion block."""
+
+
+_PYRAMIDS: dict[HeadGrid, _Pyramid] = {
+    "pixels": _Pyramid(
+        resample=((1, 2, 2), (1, 1, 1), (0, 0, 0), (-1, -1, -1)),
+        fuse=((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
+    ),
+    "tokens": _Pyramid(
+        resample=((1, 0, 0), (1, 0, 0), (0, 0, 0), (-1, -1, -1)),
+        fuse=((1, 1, 1), (1, 1, 1), (2, 1, 1), (2, 2, 2)),
+    ),
+}
+
+
+def canonical_name(name: str) -> str:
+    """The one name of a parameter that checkpoints hold twice: ``layer_rn.0`` is ``layer1_rn``."""
+    return re.sub(r"\bscratch\.layer_rn\.(\d+)\.", lambda m: f"scratch.layer{int(m[1]) + 1}_rn.", name)
+
+
+def _conv3(channels_in: int, channels_out: int, *, bias: bool = True) -> nn.Conv3d:
+    return nn.Conv3d(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
+
+
+def _resample(channels: int, log_factors: Factors) -> nn.Module:
+    if any(s > 0 for s in log_factors):
+        factors = tuple(2**s for s in log_factors)
+        return nn.ConvTranspose3d(channels, channels, kernel_size=factors, stride=factors)
+    if any(s < 0 for s in log_factors):
+        stride = tuple(2**-s for s in log_factors)
+        return nn.Conv3d(channels, channels, [2 * (s // 2) + 1 for s in stride], stride, [s // 2 for s in stride])
+    return nn.Identity()
+
+
+def _interpolate(x: Tensor, size: Factors) -> Tensor:
+    """Trilinear, corner voxels on corner voxels."""
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="trilinear", align_corners=True)
+
+
+class _ResidualConvUnit(nn.Module):
+    """``x + conv(relu(conv(relu(x))))``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3(channels, channels)
+        self.conv2 = _conv3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return out + x
+
+
+class _FusionBlock(nn.Module):
+    """Adds a finer layer to the coarser path, refines the sum and upsamples it."""
+
+    def __init__(self, channels: int, factors: Factors) -> None:
+        super().__init__()
+        self.factors = factors
+        self.out_conv = nn.Conv3d(channels, channels, kernel_size=1)
+        self.resConfUnit1 = _ResidualConvUnit(channels)  # refinenet4 has it in the checkpoint too, and never runs it
+        self.resConfUnit2 = _ResidualConvUnit(channels)
+
+    def forward(self, path: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            t, h, w = skip.shape[2:]
+            # A halved odd axis comes back one longer than the layer it meets; even axes are left as they are.
+            path = path[:, :, :t, :h, :w] + self.resConfUnit1(skip)
+        # L4P upsamples and then applies the 1×1×1 convolution. The convolution mixes channels and the interpolation
+        # mixes voxels, so the two commute; the interpolation's weights sum to one at every voxel (align_corners
+        # needs no padding), so the bias passes through it unchanged. This order costs 4 to 8 times less.
+        path = self.out_conv(self.resConfUnit2(path))
+        t, h, w = (n * f for n, f in zip(path.shape[2:], self.factors, strict=True))
+        return _interpolate(path, (t, h, w))
+
+
+class _Scratch(nn.Module):
+    """The fusion pyramid: four layers at one width, joined from the coarsest to the finest."""
+
+    def __init__(self, channels: int, layer_dims: tuple[int, int, int, int], fuse: tuple[Factors, ...]) -> None:
+        super().__init__()
+        self.layer1_rn, self.layer2_rn, self.layer3_rn, self.layer4_rn = (_conv3(d, channels, bias=False) for d in layer_dims)
+        self.layer_rn = nn.ModuleList([self.layer1_rn, self.layer2_rn, self.layer3_rn, self.layer4_rn])
+        self.refinenet1, self.refinenet2, self.refinenet3, self.refinenet4 = (_FusionBlock(channels, f) for f in fuse)
+
+    def forward(self, layers: list[Tensor]) -> Tensor:
+        l1, l2, l3, l4 = (conv(x) for conv, x in zip(self.layer_rn, layers, strict=True))
+        path = self.refinenet4(l4)
+        path = self.refinenet3(path, l3)
+        path = self.refinenet2(path, l2)
+        fused: Tensor = self.refinenet1(path, l1)
+        return fused
+
+
+class Float32Conv3d(nn.Conv3d):
+    """A convolution that autocast leaves in float32: a bfloat16 flow of 50 pixels would be rounded to 0.25 pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+class DPTHead(nn.Module):
+    """One signal's head: four layers of F4D → a raw map, with no activation after the last linear layer."""
+
+    def __init__(self, config: DPTHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        pyramid = _PYRAMIDS[config.grid]
+        self.act_postprocess = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(config.embed_dim, dim, kernel_size=1), _resample(dim, log_factors))
+            for dim, log_factors in zip(config.layer_dims, pyramid.resample, strict=True)
+        )
+        self.scratch = _Scratch(config.feature_dim, config.layer_dims, pyramid.fuse)
+        self.head1 = nn.Sequential(_conv3(config.feature_dim, config.last_dim))
+        self.head2 = nn.Sequential(
+            _conv3(config.last_dim, config.last_dim), nn.ReLU(), Float32Conv3d(config.last_dim, len(config.outputs), kernel_size=1)
+        )
+
+    def forward(self, f4d: Tensor) -> Tensor:
+        """Decode features.
+
+        ``f4d``: (batch, layer 4, token_time, token_y, token_x, channel). Returns float32
+        (batch, frame, y, x), with a last axis of channels where the head has more than one.
+        """
+        layers = [act(layer.permute(0, 4, 1, 2, 3)) for act, layer in zip(self.act_postprocess, f4d.unbind(1), strict=True)]
+        x = self.head1(self.scratch(layers))
+        # The layers at full resolution take most of the memory, and one clip there fills any device: clip by clip,
+        # their peak does not grow with the batch.
+        size = self._output_size(f4d)
+        raw = torch.cat([self.head2(_interpolate(clip, size)) for clip in x.split(1)])
+        return raw[:, 0] if raw.shape[1] == 1 else raw.permute(0, 2, 3, 4, 1).contiguous()
+
+    def _output_size(self, f4d: Tensor) -> Factors:
+        t, h, w = f4d.shape[2:5]
+        scale = PATCH_SIZE if self.config.grid == "pixels" else 1
+        return (t * TUBELET_FRAMES, h * scale, w * scale)

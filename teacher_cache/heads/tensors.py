@@ -1,0 +1,36 @@
+"""Files of named tensors: their digest, and what in them does not fit a network, in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from schemas.signal import Shape
+
+_SHOWN = 5
+
+
+def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
+    """What is missing, unexpected or of the wrong shape, one line for each kind; empty when everything fits."""
+    missing = [name for name in needed if name not in found]
+    unexpected = [name for name in found if name not in needed]
+    wrong = [
+        f"{name} (needs {list(shape)}, found {list(found[name])})"
+        for name, shape in needed.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    return "\n".join(f"  {len(names)} {kind}: {shorten(names)}" for kind, names in kinds.items() if names)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def file_digest(path: Path) -> str:
+    """``sha256:<hex>`` of a file's bytes, read as a stream."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()

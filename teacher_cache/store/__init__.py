@@ -1,0 +1,1 @@
+"""The store: objects created once, a ledger written last, and the reader."""

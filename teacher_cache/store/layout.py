@@ -1,0 +1,56 @@
+"""Names of the objects in a store, and which arrays hold which part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from schemas.ledger import PartName, Unit
+from schemas.recipe import Recipe
+from schemas.signal import SIGNALS, Shape, SignalName
+from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.registry import encoding
+
+ROOT_METADATA = "zarr.json"
+CATALOG, LEDGER, HEADS = "catalog", "ledger", "heads"
+HEADS_FILE, HEADS_CARD = f"{HEADS}/heads.safetensors", f"{HEADS}/card.json"
+
+
+def metadata_key(array: str) -> str:
+    return f"{array}/zarr.json"
+
+
+def shard_key(array: StoredArray, shard: int) -> str:
+    """Zarr's default chunk key: every axis but the clips' is one chunk."""
+    return "/".join([array.name, "c", str(shard), *("0" for _ in array.shape)])
+
+
+def array_of(key: str) -> str:
+    """The array that an object belongs to."""
+    return key.split("/", 1)[0]
+
+
+def unit_key(unit: Unit) -> str:
+    return f"{LEDGER}/{unit.name}.json"
+
+
+def segment_key(number: int) -> str:
+    return f"{CATALOG}/segment-{number:06d}.parquet"
+
+
+def clock_arrays(frames: int) -> tuple[StoredArray, StoredArray]:
+    """Where a clip's frames lie in their video."""
+    seconds = {"units": "s", "long_name": "presentation time of the frame in its video"}
+    number = {"units": "1", "long_name": "number of the frame in its video, from 0", "_FillValue": -1}
+    return (
+        StoredArray("timestamps", (frames,), np.dtype("<f8"), ("frame",), float("nan"), seconds),
+        StoredArray("frame_index", (frames,), np.dtype("<i4"), ("frame",), -1, number),
+    )
+
+
+def stored_arrays(recipe: Recipe, part: PartName, shapes: Mapping[SignalName, Shape]) -> tuple[StoredArray, ...]:
+    """The arrays that hold a part. ``shapes`` gives one clip's shape of each signal."""
+    if part == "clock":
+        return clock_arrays(recipe.clips.frames)
+    return encoding(part, recipe.encodings[part]).stored(SIGNALS[part], shapes[part])

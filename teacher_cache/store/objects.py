@@ -1,0 +1,221 @@
+"""The objects a store is made of: created once, read, listed. One mechanism for every place fsspec reaches.
+
+A disk creates through an exclusive hard link, an object store through its create-if-absent
+(S3: ``PutObject`` with ``If-None-Match: *``). Neither ever leaves a half-written object behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from zarr.storage import FsspecStore, LocalStore
+
+from schemas.errors import BadInput, StoreUnreachable
+
+# One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
+# and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
+_SINGLE_PUT_LIMIT = 5 * 2**30
+
+# aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
+# silent for minutes.
+_S3_CONFIG = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def storage_options(url: str) -> dict[str, Any]:
+    """fsspec's options for a URL. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
+    return {"config_kwargs": _S3_CONFIG, "use_listings_cache": False} if _protocol(url) == "s3" else {}
+
+
+def _protocol(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    return "s3" if scheme == "s3a" else scheme or "file"
+
+
+class Objects:
+    """The objects under one root.
+
+    Keys are relative, with ``/`` between parts. Picklable: a copy in another process connects anew.
+    Every method raises `StoreUnreachable` when the place does not answer or refuses the credentials.
+    """
+
+    def __init__(self, url: str) -> None:
+        if "@" in urlsplit(url).netloc:
+            raise BadInput("the store's URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+        self.url = url.rstrip("/")
+
+    def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
+        return Objects, (self.url,)
+
+    @cached_property
+    def _fs(self) -> Any:
+        try:
+            return fsspec.filesystem(_protocol(self.url), **storage_options(self.url))
+        except (ImportError, ValueError) as error:
+            raise BadInput(f"cannot use {self.url}: {error}") from None
+
+    @cached_property
+    def _root(self) -> str:
+        return str(self._fs._strip_protocol(self.url)).rstrip("/")  # noqa: SLF001  # fsspec's documented hook for implementers
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    def _path(self, key: str) -> str:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise BadInput(f"the key {key!r} leads out of the store {self.url}")
+        return f"{self._root}/{key}" if key else self._root
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
+        with self._reachable():
+            if self.is_local:
+                return _create_file(Path(self._path(key)), data)
+            try:
+                self._fs.pipe_file(self._path(key), data, mode="create", **self._put_options())
+            except OSError as error:
+                if not _already_there(error):
+                    raise
+                return False
+            return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object anew. Only for what can be derived again at any time (an array's length)."""
+        with self._reachable():
+            if self.is_local:
+                path = Path(self._path(key))
+                temporary = _temporary(path)
+                _write_synced(temporary, data)
+                temporary.replace(path)
+            else:
+                self._fs.pipe_file(self._path(key), data, **self._put_options())
+
+    def _put_options(self) -> dict[str, Any]:
+        return {"chunksize": _SINGLE_PUT_LIMIT} if _protocol(self.url) == "s3" else {}
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if there is no such object."""
+        with self._reachable():
+            try:
+                return bytes(self._fs.cat_file(self._path(key)))
+            except FileNotFoundError:
+                return None
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Bytes of each object, fetched together. Objects that are not there are left out."""
+        if not keys:
+            return {}
+        by_path = {self._path(key): key for key in keys}
+        with self._reachable():
+            found = self._fs.cat(list(by_path), on_error="return")
+        if isinstance(found, bytes):
+            return {keys[0]: found}
+        for value in found.values():
+            if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
+                with self._reachable():
+                    raise value
+        return {by_path[self._absolute(p)]: bytes(v) for p, v in found.items() if not isinstance(v, Exception)}
+
+    def _absolute(self, path: str) -> str:
+        return str(self._fs._strip_protocol(path))  # noqa: SLF001
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of an object."""
+        with self._reachable():
+            return bytes(self._fs.cat_file(self._path(key), start=start, end=stop))
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
+        with self._reachable():
+            try:
+                found = self._fs.find(self._path(prefix), detail=True)
+            except FileNotFoundError:
+                return {}
+        # S3 has no folders, but some servers list an empty placeholder that ends in "/".
+        return {p[len(self._root) + 1 :]: int(i["size"]) for p, i in sorted(found.items()) if not p.endswith("/")}
+
+    def delete(self, key: str) -> None:
+        with self._reachable(), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def zarr_store(self) -> FsspecStore | LocalStore:
+        """A read-only Zarr store over the same objects."""
+        if self.is_local:
+            return LocalStore(self._root, read_only=True)
+        return FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Name the place and the remedy when it cannot be used. The server's own words hold no secret key."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except PermissionError as error:
+            raise StoreUnreachable(
+                f"access to {self.url} was refused: {_first_line(error)}. "
+                "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on the bucket."
+            ) from None
+        except OSError as error:
+            raise StoreUnreachable(f"cannot use {self.url}: {_first_line(error)}. {_advice(self.url)}") from None
+        except Exception as error:
+            if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+                raise
+            raise StoreUnreachable(f"cannot reach {self.url}: {_first_line(error)}. {_advice(self.url)}") from None
+
+
+def _already_there(error: OSError) -> bool:
+    """Whether a create was refused because the object exists. s3fs gives S3's 412 as an OSError around the server's answer."""
+    if isinstance(error, FileExistsError):
+        return True
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def _advice(url: str) -> str:
+    if _protocol(url) != "s3":
+        return "Check that the place exists, is writable and has room."
+    return (
+        f"Check that the bucket exists, AWS_ENDPOINT_URL (now {os.environ.get('AWS_ENDPOINT_URL', 'not set')}) "
+        "and the AWS credentials in the environment."
+    )
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_file(path: Path, data: bytes) -> bool:
+    temporary = _temporary(path)
+    try:
+        _write_synced(temporary, data)
+        # A link, unlike a rename, fails when the name is taken.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

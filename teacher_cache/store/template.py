@@ -1,0 +1,78 @@
+"""The Zarr metadata of a store, made by zarr itself, before any data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+from schemas.base import canonical_json
+from schemas.errors import BadInput, StoreDamaged
+from schemas.recipe import FORMAT_VERSION, Recipe
+from teacher_cache.encodings.base import StoredArray
+from teacher_cache.store.chunk import zarr_codecs
+
+
+def group_metadata(attributes: dict[str, Any]) -> bytes:
+    """``zarr.json`` of a group."""
+    return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def root_metadata(recipe: Recipe) -> bytes:
+    """``zarr.json`` of the store's root: what it is, whole, so that a store explains itself."""
+    return group_metadata(
+        {"format_version": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "recipe": recipe.model_dump(mode="json")}
+    )
+
+
+def read_root(data: bytes, url: str) -> Recipe:
+    """The recipe in a root's ``zarr.json``. Refuses what is not a store of this format version."""
+    try:
+        attributes = json.loads(data)["attributes"]
+        version = attributes["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place") from None
+    if version != FORMAT_VERSION:
+        raise BadInput(f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use the matching release.")
+    recipe = Recipe.model_validate(attributes["recipe"])
+    if recipe.fingerprint != attributes["fingerprint"]:
+        raise StoreDamaged(f"the recipe of {url} does not give its fingerprint {attributes['fingerprint']}; its zarr.json was changed")
+    return recipe
+
+
+def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes:
+    """``zarr.json`` of an array: clip axis first, one chunk a clip, one shard ``clips_per_shard`` clips."""
+    memory = MemoryStore()
+    zarr.create_array(
+        memory,
+        name=array.name,
+        shape=(rows, *array.shape),
+        dtype=array.dtype,
+        chunks=(1, *array.shape),
+        shards=(clips_per_shard, *array.shape),
+        serializer=zarr_codecs(array.dtype)[0],
+        compressors=zarr_codecs(array.dtype)[1:],
+        fill_value=array.missing,
+        dimension_names=("clip", *array.dims),
+        attributes=dict(array.attributes),
+    )
+    stored = sync(memory.get(f"{array.name}/zarr.json", default_buffer_prototype()))
+    assert stored is not None
+    return canonical_json(json.loads(stored.to_bytes()))
+
+
+
+
+def array_rows(metadata: bytes) -> int:
+    return int(json.loads(metadata)["shape"][0])
+
+
+def with_rows(metadata: bytes, rows: int) -> bytes:
+    """The metadata of a longer array; nothing else changes."""
+    value = json.loads(metadata)
+    value["shape"][0] = rows
+    return canonical_json(value)

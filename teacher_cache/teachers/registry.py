@@ -1,0 +1,33 @@
+"""A family's name in, the family out: teachers are found among the installed packages' entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from schemas.errors import BadInput, CouldNotRun
+from teacher_cache.teachers.protocol import TeacherFamily
+
+GROUP = "teacher_cache.teachers"
+
+
+def families() -> dict[str, EntryPoint]:
+    """Every teacher family that an installed package offers, not yet imported."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
+
+
+def family(name: str) -> TeacherFamily:
+    """The family of that name.
+
+    Raises BadInput for an unknown name, CouldNotRun where the family's own requirements are not installed.
+    """
+    known = families()
+    if name not in known:
+        raise BadInput(
+            f"no teacher family is called {name!r}; installed here: {', '.join(known) or 'none'}. "
+            f"Give one of these as `teacher.family`, or install a package that offers {name!r} among its {GROUP!r} entry points."
+        )
+    try:
+        return cast("TeacherFamily", known[name].load())
+    except ImportError as error:
+        raise CouldNotRun(f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs.") from error

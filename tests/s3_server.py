@@ -1,0 +1,96 @@
+"""A real S3 server (SeaweedFS) on loopback: started once, stopped by its process id, emptied between tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import s3fs
+
+ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-9f2c"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a user's shell holds to reach this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(
+            key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=self.endpoint, use_listings_cache=False, skip_instance_cache=True
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports P so that P and P + 10000 (the server's gRPC twin) are both free."""
+    ports: list[int] = []
+    candidate = 20000 + os.getpid() % 10000
+    while len(ports) < count:
+        candidate = 20000 + (candidate - 20000 + 1) % 20000
+        if candidate not in ports and all(_is_free(p) for p in (candidate, candidate + 10000)):
+            ports.append(candidate)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def start(folder: Path, weed: str = "weed") -> S3Server:
+    """Start a server whose data lie under ``folder``, and wait until it serves. Stop it with `stop`."""
+    identity = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
+    (folder / "data").mkdir(parents=True)
+    (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    master, volume, filer, s3 = _free_ports(4)
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                weed, "-logtostderr=true", "server", "-filer", "-s3", f"-dir={folder / 'data'}", f"-s3.config={folder / 'identities.json'}",
+                "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+                f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+                "-master.volumeSizeLimitMB=256", "-volume.max=100", "-volume.minFreeSpace=1",
+            ],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    server = S3Server(f"http://127.0.0.1:{s3}", process)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            server.filesystem().ls("/")
+        except Exception as error:  # the server answers in its own way while it starts
+            if time.monotonic() > deadline or process.poll() is not None:
+                stop(server)
+                raise RuntimeError(f"the S3 server did not start: {(folder / 'server.log').read_text()[-3000:]}") from error
+            time.sleep(0.2)
+        else:
+            return server
+
+
+def stop(server: S3Server) -> None:
+    server.process.terminate()
+    try:
+        server.process.wait(10)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
