@@ -21,6 +21,7 @@ FailureReason = Literal[
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity
     "encoding_bound",  # the encoding cannot hold the values within its stated bound
+    "superseded",  # a later row holds the clip; this one was never taught
 ]
 
 

@@ -10,6 +10,17 @@ class CacheError(Exception):
 
     exit_status: ClassVar[int] = 3
 
+    def __reduce__(self) -> tuple[object, tuple[type[CacheError], tuple[object, ...], dict[str, object]]]:
+        # Errors come back from other processes; Python would call __init__ with the message alone.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[CacheError], arguments: tuple[object, ...], fields: dict[str, object]) -> CacheError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(fields)
+    return error
+
 
 class BadInput(CacheError):
     """The user's input cannot be used: a job file, a manifest, a path, an argument."""
@@ -90,6 +101,3 @@ class VideoError(CacheError):
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
         super().__init__(f"{reason}: {detail}")
-
-    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
-        return VideoError, (self.reason, self.detail)

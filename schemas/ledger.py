@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.clip import Clip, FailureReason
 from schemas.signal import SIGNAL_NAMES, SignalName
 
 PartName = SignalName | Literal["clock"]
@@ -52,11 +53,21 @@ class RowOutcome(Frozen):
     row: int
     clip_id: str
     status: Literal["committed", "failed"]
-    reason: str | None = None
+    reason: FailureReason | None = None
     detail: str | None = None
     decoder: str | None = None
     """Name and version of the decoder that gave the frames."""
-    errors: dict[str, ErrorFigure] = {}
+    errors: dict[str, ErrorFigure] = Field(default_factory=dict)
+
+
+class WorkItem(Frozen):
+    """A unit with what a worker needs to do it."""
+
+    unit: Unit
+    clips: tuple[Clip, ...]
+    """Rows to teach."""
+    settled: tuple[RowOutcome, ...]
+    """Rows of the shard that failed before, or were superseded: recorded again, not tried again."""
 
 
 class LedgerEntry(Frozen):

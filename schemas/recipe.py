@@ -56,7 +56,9 @@ class Recipe(Frozen):
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON of the recipe and the format version, as 64 hex digits."""
-        return hashlib.sha256(canonical_json({"format_version": FORMAT_VERSION, "recipe": self.model_dump(mode="json")})).hexdigest()
+        return hashlib.sha256(
+            canonical_json({"format_version": FORMAT_VERSION, "recipe": self.model_dump(mode="json")})
+        ).hexdigest()
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
         """Dotted path → (own value, other's value) for every field that differs. Empty when the recipes are equal."""

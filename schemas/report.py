@@ -64,10 +64,40 @@ class RunReport(StatusReport):
     stage_seconds: StageSeconds
 
 
+class PlanReport(Frozen):
+    """What a job would do. Made without writing anything."""
+
+    store: str
+    store_exists: bool
+    fingerprint: str
+    clips: ClipCounts
+    """As they would stand once the job's new clips are in the catalog."""
+    new_clips: int
+    units: int
+    """Units of work to do."""
+    bytes_uncompressed: dict[str, int]
+    """Stored bytes of each signal for the clips to do, before the lossless codec."""
+    put_requests: int
+    """Objects to create."""
+
+
+class DiffReport(Frozen):
+    """A job held against a store."""
+
+    store: str
+    differences: dict[str, tuple[object, object]]
+    """Dotted path of a recipe field → (the store's value, the job's). Any one makes every clip of the store stale."""
+    new_clips: int
+    units: int
+    """Units of work the job would do; 0 where the recipes differ."""
+
+
 class Finding(Frozen):
     """Something wrong with a store."""
 
-    kind: Literal["missing", "truncated", "digest", "shard_index", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata"]
+    kind: Literal[
+        "missing", "truncated", "digest", "shard_index", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata"
+    ]
     key: str
     detail: str
     clip_ids: tuple[str, ...] = ()
@@ -80,3 +110,28 @@ class VerifyReport(Frozen):
     objects_checked: int
     bytes_checked: int
     findings: tuple[Finding, ...]
+
+
+class GarbageReport(Frozen):
+    """What `gc` removed, or would remove."""
+
+    store: str
+    dry_run: bool
+    removed: tuple[str, ...]
+    bytes: int
+    kept_younger: tuple[str, ...]
+    """Garbage left alone because a run at work might be about to commit it."""
+
+
+class DemoReport(Frozen):
+    """What the demo made."""
+
+    out: str
+    report: str
+    """The HTML page."""
+    clips: ClipCounts
+    fingerprint: str
+    first_losses: dict[str, float]
+    """Mean over the first steps, by the part's name."""
+    last_losses: dict[str, float]
+    seconds: float

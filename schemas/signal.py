@@ -41,7 +41,9 @@ SIGNALS: dict[SignalName, Signal] = {
             units="pixels at the teacher's image size",
             meaning="backward optical flow from frame t to frame t-1, (u right, v down); frame 0 is invalid",
         ),
-        Signal(name="motion", dims=("frame", "y", "x"), units="logit", meaning="logit that the pixel belongs to a moving object"),
+        Signal(
+            name="motion", dims=("frame", "y", "x"), units="logit", meaning="logit that the pixel belongs to a moving object"
+        ),
         Signal(
             name="camray",
             dims=("frame", "ray_y", "ray_x", "plucker"),

@@ -11,7 +11,8 @@ from schemas.base import Frozen
 Modality = Literal["depth", "flow", "motion", "camray"]
 """A signal that explicit distillation compares, decoded by the teacher's heads."""
 Mode = Literal["heads", "latent"]
-"""``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, nothing of the teacher on the device."""
+"""``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, and nothing of the
+teacher on the device."""
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
@@ -68,7 +69,7 @@ class LossConfig(Frozen):
     """Weight of LD, the latent distillation."""
     beta: float | None = Field(None, ge=0)
     """Weight of ED, the explicit distillation, before the weights of its modalities."""
-    weights: dict[Modality, float] = {}
+    weights: dict[Modality, float] = Field({})
     """Weight of each modality in ED; 0 leaves it out, and it is then neither read nor decoded."""
     reduction: Reduction | None = None
     depth: DepthSpace | None = None
@@ -97,17 +98,23 @@ class DataConfig(Frozen):
     """The conversations to train on, and where their videos lie."""
 
     conversations: tuple[str, ...] = ()
-    """Files in the LLaVA JSON conversation format. With none, every committed clip of the store gets one built-in
-    question and answer about its length, which the store's frame times alone can answer."""
+    """Files in the LLaVA JSON conversation format; relative paths start from the current folder. With none, every
+    committed clip of the store gets one built-in question and answer about its length, which the store's frame times
+    alone can answer."""
     video_root: str | None = None
     """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
     catalog says they are."""
     without_targets: Literal["stop", "drop"] = "stop"
     """What to do with a conversation whose clip the store does not hold, or holds as failed or pending."""
     frame_cache_mib: int = Field(512, ge=0)
-    """How much memory the student's decoded frames may take in each data process, in MiB; the least recently used clip goes first."""
+    """MiB that the student's decoded frames may take in each data process; the least recently used clip goes first."""
     workers: int = Field(0, ge=0)
     """Processes that decode and read ahead; 0 does it between the steps."""
+
+    @field_validator("conversations", mode="before")
+    @classmethod
+    def _one_file_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class ModelConfig(Frozen):
@@ -174,10 +181,12 @@ class TrainConfig(Frozen):
 
 
 class SmoothedLosses(Frozen):
-    """Each part of the loss, unweighted, as the mean over ``steps`` consecutive optimizer steps."""
+    """Losses as means over some lines of ``metrics.jsonl``."""
 
-    steps: int
+    from_step: int
+    to_step: int
     losses: dict[str, float]
+    """``loss``, the weighted total; ``sft``, ``ld``, ``ed_depth``, …, each unweighted."""
 
 
 class FitReport(Frozen):
@@ -205,5 +214,3 @@ class FitReport(Frozen):
     """Wall time of the training loop."""
     data_wait_seconds: float
     """How much of it passed waiting for a batch."""
-    frames_decoded: int | None
-    """Clips decoded for the student; None where other processes do it."""

@@ -34,9 +34,12 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 class Encoding(Protocol):
     """A named way to store one signal. Its name is in the recipe, so its arithmetic may never change under that name."""
 
-    name: str
-    statement: str
-    """The bound in words, kept in the array's attributes."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def statement(self) -> str:
+        """The bound in words, kept in the array's attributes."""
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The arrays that hold the signal; the first is named after the signal."""

@@ -14,6 +14,8 @@ from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import Arrays, StoredArray, figure
 
 _LEVELS = 127
+# Half a step, and float32's rounding of quotient and product.
+_BOUND = 0.5 / _LEVELS + 2**-22
 _MISSING = -128
 
 
@@ -52,7 +54,7 @@ class ChannelInt8:
             signal.name: integers.to(torch.int8).cpu().numpy(),
             f"{signal.name}_scale": scale.cpu().numpy().astype("<f4"),
         }
-        return arrays, figure("error over the channel's largest magnitude", error, values, measured, 1 / 254)
+        return arrays, figure("error over the channel's largest magnitude", error, values, measured, _BOUND)
 
     def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         values = arrays[signal.name].astype(np.float32)

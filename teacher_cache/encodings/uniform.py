@@ -49,7 +49,7 @@ class UniformInteger:
         # float64: at 2^16 steps a float32 quotient would already be off by a visible part of a step.
         integers = ((values.double() - self.offset) / self.step).round().clamp(lowest, limits.max)
         error = integers * self.step + self.offset - values.double()
-        stored = {signal.name: integers.to(torch.int32).cpu().numpy().astype(self.dtype)}
+        stored: Arrays = {signal.name: integers.to(torch.int32).cpu().numpy().astype(self.dtype)}
         if self.logarithm:
             relative, physical = error.expm1(), values.double().exp()
             return stored, figure("relative error", relative * physical, physical, float(relative.abs().max()), self.bound)

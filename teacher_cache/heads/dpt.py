@@ -6,7 +6,8 @@ DPT is arXiv 2103.13413; the video variant is L4P, arXiv 2502.13078. Parameters 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,18 +50,57 @@ def canonical_name(name: str) -> str:
     return re.sub(r"\bscratch\.layer_rn\.(\d+)\.", lambda m: f"scratch.layer{int(m[1]) + 1}_rn.", name)
 
 
-def _conv3(channels_in: int, channels_out: int, *, bias: bool = True) -> nn.Conv3d:
-    return nn.Conv3d(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
+class Conv3d(nn.Conv3d):
+    """A convolution that is as fast for one clip on a CPU as for several.
+
+    For a single small clip PyTorch leaves oneDNN for a kernel of its own, which takes 4 to 10 times as long; calling
+    oneDNN by name avoids that. Only where nothing asks for gradients, which that call does not give.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _left_to_slow_kernel(x):
+            p, s, d = (cast("Factors", v) for v in (self.padding, self.stride, self.dilation))
+            return torch.mkldnn_convolution(x, self.weight, self.bias, p, s, d, self.groups)
+        return super().forward(x)
+
+
+def _left_to_slow_kernel(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.shape[0] == 1
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _conv3(channels_in: int, channels_out: int, *, bias: bool = True) -> Conv3d:
+    return Conv3d(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
+
+
+def _each(function: Callable[[int], int], factors: Factors) -> Factors:
+    t, y, x = factors
+    return (function(t), function(y), function(x))
 
 
 def _resample(channels: int, log_factors: Factors) -> nn.Module:
     if any(s > 0 for s in log_factors):
-        factors = tuple(2**s for s in log_factors)
+        factors = _each(lambda s: 2**s, log_factors)
         return nn.ConvTranspose3d(channels, channels, kernel_size=factors, stride=factors)
     if any(s < 0 for s in log_factors):
-        stride = tuple(2**-s for s in log_factors)
-        return nn.Conv3d(channels, channels, [2 * (s // 2) + 1 for s in stride], stride, [s // 2 for s in stride])
+        stride = _each(lambda s: 2**-s, log_factors)
+        return Conv3d(channels, channels, _each(lambda s: 2 * (s // 2) + 1, stride), stride, _each(lambda s: s // 2, stride))
     return nn.Identity()
+
+
+def _channels_first(layer: Tensor) -> Tensor:
+    """(batch, t, y, x, channel) → (batch, channel, t, y, x), in the channels-last layout that features come in.
+
+    Convolutions keep the layout of what they are given, and tensor cores want this one.
+    """
+    return layer.permute(0, 4, 1, 2, 3).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _interpolate(x: Tensor, size: Factors) -> Tensor:
@@ -126,8 +166,10 @@ class Float32Conv3d(nn.Conv3d):
     """A convolution that autocast leaves in float32: a bfloat16 flow of 50 pixels would be rounded to 0.25 pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            out: Tensor = self._conv_forward(x.float(), self.weight.float(), bias)
+        return out
 
 
 class DPTHead(nn.Module):
@@ -144,7 +186,9 @@ class DPTHead(nn.Module):
         self.scratch = _Scratch(config.feature_dim, config.layer_dims, pyramid.fuse)
         self.head1 = nn.Sequential(_conv3(config.feature_dim, config.last_dim))
         self.head2 = nn.Sequential(
-            _conv3(config.last_dim, config.last_dim), nn.ReLU(), Float32Conv3d(config.last_dim, len(config.outputs), kernel_size=1)
+            _conv3(config.last_dim, config.last_dim),
+            nn.ReLU(),
+            Float32Conv3d(config.last_dim, len(config.outputs), kernel_size=1),
         )
 
     def forward(self, f4d: Tensor) -> Tensor:
@@ -153,12 +197,13 @@ class DPTHead(nn.Module):
         ``f4d``: (batch, layer 4, token_time, token_y, token_x, channel). Returns float32
         (batch, frame, y, x), with a last axis of channels where the head has more than one.
         """
-        layers = [act(layer.permute(0, 4, 1, 2, 3)) for act, layer in zip(self.act_postprocess, f4d.unbind(1), strict=True)]
+        layers = [act(_channels_first(layer)) for act, layer in zip(self.act_postprocess, f4d.unbind(1), strict=True)]
         x = self.head1(self.scratch(layers))
         # The layers at full resolution take most of the memory, and one clip there fills any device: clip by clip,
-        # their peak does not grow with the batch.
+        # their peak does not grow with the batch. With gradients every activation is kept, and nothing would be saved.
         size = self._output_size(f4d)
-        raw = torch.cat([self.head2(_interpolate(clip, size)) for clip in x.split(1)])
+        parts = (x,) if torch.is_grad_enabled() and x.requires_grad else x.split(1)
+        raw = torch.cat([self.head2(_interpolate(part, size)) for part in parts])
         return raw[:, 0] if raw.shape[1] == 1 else raw.permute(0, 2, 3, 4, 1).contiguous()
 
     def _output_size(self, f4d: Tensor) -> Factors:

@@ -23,14 +23,14 @@ from schemas.signal import Shape, SignalName
 from teacher_cache.heads import RawSignals
 from teacher_cache.heads.dpt import DPTHead, canonical_name
 from teacher_cache.heads.precision import autocast
-from teacher_cache.heads.tensors import file_digest, misfits
+from teacher_cache.heads.tensors import file_digest, listed, misfits
 
 
 def decode_raw(heads: Mapping[SignalName, DPTHead], f4d: Tensor, signals: Collection[SignalName]) -> RawSignals:
     """Run the heads of ``signals`` one after another, so that one head's activations are live at a time."""
     unknown = sorted(set(signals) - set(heads))
     if unknown:
-        raise SignalMissing(f"no head gives {', '.join(unknown)}; the heads here give {', '.join(heads)}")
+        raise SignalMissing(f"no head gives {', '.join(unknown)}; the heads here give {', '.join(sorted(heads))}")
     return {signal: heads[signal](f4d) for signal in heads if signal in signals}
 
 
@@ -58,7 +58,9 @@ class FrozenHeads(nn.Module):
         camray (batch, frame, token_y, token_x, plucker); only the signals asked for.
         """
         if tuple(f4d.shape[1:]) != tuple(self.card.f4d):
-            raise BadInput(f"the heads take features of shape (batch, {', '.join(map(str, self.card.f4d))}), got {tuple(f4d.shape)}")
+            raise BadInput(
+                f"the heads take features of shape (batch, {', '.join(map(str, self.card.f4d))}), got {tuple(f4d.shape)}"
+            )
         with autocast(f4d.device.type, self.precision):
             return decode_raw(cast("Mapping[SignalName, DPTHead]", self.heads), f4d.float(), signals)
 
@@ -97,7 +99,9 @@ def load_heads(file: bytes | str | Path, card: HeadsCard | bytes) -> FrozenHeads
     needed = _tensors(cast("Mapping[SignalName, DPTHead]", model.heads))
     wrong = misfits({n: tuple(t.shape) for n, t in needed.items()}, {n: tuple(t.shape) for n, t in found.items()})
     if wrong:
-        raise StoreDamaged(f"the heads file does not hold the heads its card describes:\n{wrong}\nExport the heads again.")
+        raise StoreDamaged(
+            f"the heads file does not hold the heads its card describes:\n{listed(wrong)}\nExport the heads again."
+        )
     prefixed = {name: found[canonical_name(name).removeprefix("heads.")] for name in model.state_dict()}
     model.load_state_dict(prefixed, assign=True)
     return model.requires_grad_(requires_grad=False)
@@ -124,14 +128,18 @@ def _read_checked(file: bytes | str | Path, card: HeadsCard) -> dict[str, Tensor
     try:
         digest = sha256_digest(file) if isinstance(file, bytes) else file_digest(Path(file))
     except OSError as error:
-        raise BadInput(f"cannot read the heads file {file!s}: {error.strerror}. Give the path of an exported heads file.") from error
+        raise BadInput(
+            f"cannot read the heads file {file!s}: {error.strerror}. Give the path of an exported heads file."
+        ) from error
     if digest != card.weights:
         raise StoreDamaged(
             f"the heads file has digest {digest}, its card says {card.weights}: "
             "the file is damaged or belongs to other heads. Copy both from the store again."
         )
     try:
-        return safetensors.torch.load(file) if isinstance(file, bytes) else safetensors.torch.load_file(file)
+        tensors: dict[str, Tensor] = (
+            safetensors.torch.load(file) if isinstance(file, bytes) else safetensors.torch.load_file(file)
+        )
     except SafetensorError as error:
         raise StoreDamaged(f"the heads file is not a safetensors file: {error}") from error
-
+    return tensors

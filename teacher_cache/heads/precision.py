@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 from schemas.recipe import Precision
+from teacher_cache.heads.dpt import Float32Conv3d
 
 TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -22,8 +26,19 @@ def autocast(device_type: str, dtype: Precision) -> torch.autocast:
 def convert_weights(model: nn.Module, dtype: Precision) -> None:
     """Round the weights of matrix products to ``dtype`` in place, once, as autocast would at every call.
 
-    Norms, and the layers that autocast leaves in float32 (subclasses of the ones named here), keep their precision.
+    Norms and the layers that stay in float32 keep their precision.
     """
     for module in model.modules():
-        if type(module) in (nn.Linear, nn.Conv3d, nn.ConvTranspose3d):
+        if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d) and not isinstance(module, Float32Conv3d):
             module.to(TORCH_DTYPES[dtype])
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Float32 convolutions in float32 on GPUs too, where PyTorch lets cuDNN round them to TF32's 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -11,8 +11,8 @@ from schemas.signal import Shape
 _SHOWN = 5
 
 
-def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
-    """What is missing, unexpected or of the wrong shape, one line for each kind; empty when everything fits."""
+def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
+    """What is missing, unexpected or of the wrong shape, one phrase for each kind; empty when everything fits."""
     missing = [name for name in needed if name not in found]
     unexpected = [name for name in found if name not in needed]
     wrong = [
@@ -21,7 +21,12 @@ def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
-    return "\n".join(f"  {len(names)} {kind}: {shorten(names)}" for kind, names in kinds.items() if names)
+    return [f"{len(names)} {kind}: {shorten(names)}" for kind, names in kinds.items() if names]
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """One indented line for each phrase."""
+    return "\n".join(f"  {phrase}" for phrase in phrases)
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -1,4 +1,6 @@
-"""Ray casting with exact truth. In: a scene, times and a size. Out: frames, and the depth, flow, motion, rays and visibility behind them."""
+"""Ray casting with exact truth. In: a scene, times and a size.
+Out: frames, and the depth, flow, motion, rays and visibility behind them.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.scenes.geometry import (
-    BoolArray,
-    DoubleArray,
-    Float,
-    FloatArray,
-    IntArray,
-    Pose,
-    exit_box,
-    plucker_rays,
-    rays_near,
-)
-from teacher_cache.scenes.scene import Scene, SceneObject
-from teacher_cache.scenes.texture import Texture, albedo
+from teacher_cache.scenes.geometry import BoolArray, DoubleArray, Float, FloatArray, Pose, plucker_rays
+from teacher_cache.scenes.scene import Scene
+from teacher_cache.scenes.shade import KeyArray, shade
+from teacher_cache.scenes.trace import Hits, Instant, blocked, first_hits, freeze
 
-ROOM = -1
-"""The object number of floor, walls and ceiling."""
-
-# Rotated-grid supersampling: four samples of a pixel that share no row and no column.
-_SUBPIXELS = np.array([[-0.375, -0.125], [0.125, -0.375], [0.375, 0.125], [-0.125, 0.375]], Float)
-# Of the way from light or camera to a surface point; what lies nearer than this is in between. Float32 errs by about 1e-6.
-_REACHED = Float(1 - 1e-3)
-
-_AMBIENT_UP = np.array([0.34, 0.36, 0.40], Float)
-_AMBIENT_DOWN = np.array([0.20, 0.18, 0.16], Float)
-_LAMP = np.array([1.12, 1.06, 0.96], Float)
-_LAMP_REACH_METRES = 5.5
+# Rotated-grid supersampling: four samples of a pixel that share no row and no column, as (x, y) offsets in pixels.
+_SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+_EXPOSURE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,27 +48,6 @@ class SceneTruth:
     """(frame,) seconds since the scene's start."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Instant:
-    """A scene, held still."""
-
-    scene: Scene
-    camera: Pose
-    poses: tuple[Pose, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Hits:
-    """The surface point each ray meets first, for N rays."""
-
-    t: FloatArray
-    """(N,) ray parameter."""
-    point: FloatArray
-    """(3, N) world position."""
-    instance: npt.NDArray[np.int16]
-    """(N,) object number or `ROOM`."""
-
-
 def frame_times(frames: int, fps: float) -> DoubleArray:
     """Presentation times (frame,) in seconds of ``frames`` frames at ``fps`` frames per second."""
     return np.arange(frames) / fps
@@ -95,14 +58,16 @@ def render_scene(
 ) -> SceneTruth:
     """Draw a scene at the given times and size, with its truth.
 
-    ``times_seconds`` (frame,) need not be evenly spaced: the flow of a frame leads to the time before it in this list, so a clip
+    ``times_seconds`` (frame,) need not be evenly spaced: a frame's flow leads to the time before it in this list, so a clip
     sampled from a longer video gets the flow between its own frames. ``ray_grid`` is (rows, columns). The whole field of view
     is drawn at any ``height`` and ``width``; another shape than the camera's aspect squeezes it.
     """
-    instants = [_freeze(scene, float(t)) for t in times_seconds]
+    instants = [freeze(scene, float(t)) for t in times_seconds]
     intrinsics = scene.camera.intrinsics
     pixels = np.diag([width, height, 1.0]) @ intrinsics
-    frames = [_render_frame(now, before, pixels, height, width) for now, before in zip(instants, [None, *instants], strict=False)]
+    frames = [
+        _render_frame(now, before, pixels, height, width) for now, before in zip(instants, [None, *instants], strict=False)
+    ]
     relative = [now.camera.relative_to(instants[0].camera) for now in instants]
     return SceneTruth(
         rgb=np.stack([f.rgb for f in frames]),
@@ -130,79 +95,66 @@ class _Frame:
     instance: npt.NDArray[np.int16]
 
 
-def _freeze(scene: Scene, time: float) -> _Instant:
-    return _Instant(scene, scene.camera.pose(time), tuple(o.trajectory.pose(time) for o in scene.objects))
-
-
-def _render_frame(now: _Instant, before: _Instant | None, pixels: DoubleArray, height: int, width: int) -> _Frame:
+def _render_frame(now: Instant, before: Instant | None, pixels: DoubleArray, height: int, width: int) -> _Frame:
     shape = (height, width)
     y, x = (a.ravel().astype(Float) + Float(0.5) for a in np.indices(shape))
-    eye, rays = now.camera.translation.astype(Float), _pixel_rays(now.camera, pixels, x, y)
-    hits = _first_hits(now, eye, rays)
-    color, edge_key = _shade(now, eye, hits, pixels)
-    edges = _edges(edge_key.reshape(shape)).ravel().nonzero()[0]
+    hits, color, key = _look(now, pixels, x, y)
+    edges = np.flatnonzero(_edges(key.reshape(shape)))
     color[:, edges] = _supersample(now, pixels, x[edges], y[edges])
-
     flow, visible = np.zeros((2, x.size), Float), np.zeros(x.size, np.bool_)
     if before is not None:
-        flow, visible = _backward_flow(now, before, hits, pixels, x, y, shape)
-    moves = np.array([*(o.trajectory.moving for o in now.scene.objects), False])  # the last is ROOM, which is -1
+        position, visible = _seen_before(now, before, hits, pixels, shape)
+        flow = position - np.stack([x, y])
+    moves = np.array([*(o.trajectory.moving for o in now.scene.objects), False])  # the last is ROOM's, which is -1
     return _Frame(
-        rgb=_to_srgb(color).T.reshape(*shape, 3),
-        # The rays have z = 1 in the camera's frame, so their parameter is the depth.
+        rgb=np.moveaxis(_to_srgb(color).reshape(3, *shape), 0, -1),
+        # The rays have length 1 along the optical axis, so their parameter is the depth.
         depth=hits.t.reshape(shape),
-        flow=flow.T.reshape(*shape, 2),
+        flow=np.moveaxis(flow.reshape(2, *shape), 0, -1),
         motion=moves[hits.instance].reshape(shape),
         visible=visible.reshape(shape),
         instance=hits.instance.reshape(shape),
     )
 
 
+def _look(now: Instant, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> tuple[Hits, FloatArray, KeyArray]:
+    """What the camera sees at image points (N,), in pixels: the hits, their colours (3, N) and their edge keys (N,)."""
+    eye = now.camera.translation.astype(Float)
+    hits = first_hits(now, eye, _pixel_rays(now.camera, pixels, x, y))
+    return hits, *shade(now, eye, hits, pixel_angle=float(1 / np.sqrt(pixels[0, 0] * pixels[1, 1])))
+
+
 def _pixel_rays(camera: Pose, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> FloatArray:
     """World directions (3, N) through image points, of length 1 along the optical axis."""
-    (fx, _, cx), (_, fy, cy), _ = pixels
-    rotation = camera.rotation.astype(Float)
-    right, down = (x - Float(cx)) / Float(fx), (y - Float(cy)) / Float(fy)
-    return rotation[:, :1] * right + rotation[:, 1:2] * down + rotation[:, 2:]
+    (fx, _, cx), (_, fy, cy), _ = pixels.astype(Float)
+    local = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones_like(x)])
+    return np.asarray(camera.rotation.astype(Float) @ local, Float)
 
 
-def _first_hits(now: _Instant, origin: FloatArray, direction: FloatArray) -> _Hits:
-    room = now.scene.room
-    t, _ = exit_box(np.asarray(room.half, Float), origin - np.asarray(room.centre, Float), direction)
-    instance = np.full(t.shape, ROOM, np.int16)
-    square = np.einsum("ij,ij->j", direction, direction)
-    for number, (thing, pose) in enumerate(zip(now.scene.objects, now.poses, strict=True)):
-        near, found = _object_hits(thing, pose, origin, direction, square)
-        nearer = found < t[near]
-        t[near[nearer]] = found[nearer]
-        instance[near[nearer]] = number
-    return _Hits(t, origin[:, None] + t * direction, instance)
+def _edges(key: KeyArray) -> BoolArray:
+    """Pixels (y, x) whose key differs from that of a neighbour to the left, right, above or below."""
+    edge = np.zeros(key.shape, np.bool_)
+    across, down = key[:, 1:] != key[:, :-1], key[1:] != key[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
 
 
-def _object_hits(
-    thing: SceneObject, pose: Pose, origin: FloatArray, direction: FloatArray, square: FloatArray
-) -> tuple[IntArray, FloatArray]:
-    """Indices of the rays that come near an object, and the ray parameter at which each of those meets it."""
-    near = rays_near(pose.translation.astype(Float) - origin, thing.solid.bounding_radius, direction, square)
-    rotation = pose.rotation.T.astype(Float)
-    local_origin = rotation @ (origin - pose.translation.astype(Float))
-    return near, thing.solid.hit(local_origin, rotation @ direction[:, near])
+def _supersample(now: Instant, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Colours (3, N) averaged over four points of each pixel. Only edges need it: textures filter themselves."""
+    if not x.size:
+        return np.empty((3, 0), Float)
+    dx, dy = np.asarray(_SUBPIXELS, Float).T[:, :, None]
+    _, color, _ = _look(now, pixels, (x + dx).ravel(), (y + dy).ravel())
+    return np.asarray(color.reshape(3, len(_SUBPIXELS), x.size).mean(axis=1))
 
 
-def _blocked(now: _Instant, origin: FloatArray, direction: FloatArray) -> BoolArray:
-    """Whether an object lies between ``origin`` (3,) and ``origin + direction`` (3, N). The room never does: it is convex."""
-    blocked = np.zeros(direction.shape[1], np.bool_)
-    square = np.einsum("ij,ij->j", direction, direction)
-    for thing, pose in zip(now.scene.objects, now.poses, strict=True):
-        near, found = _object_hits(thing, pose, origin, direction, square)
-        blocked[near[found < _REACHED]] = True
-    return blocked
-
-
-def _backward_flow(
-    now: _Instant, before: _Instant, hits: _Hits, pixels: DoubleArray, x: FloatArray, y: FloatArray, shape: tuple[int, int]
+def _seen_before(
+    now: Instant, before: Instant, hits: Hits, pixels: DoubleArray, shape: tuple[int, int]
 ) -> tuple[FloatArray, BoolArray]:
-    """Flow (2, N) to the instant before, and whether each point could be seen then (N,)."""
+    """Where the hit points were in the picture before (2, N), in pixels, and whether they could be seen in it (N,)."""
     point = hits.point.copy()
     for number, (pose, old_pose) in enumerate(zip(now.poses, before.poses, strict=True)):
         here = np.flatnonzero(hits.instance == number)
@@ -210,42 +162,15 @@ def _backward_flow(
     (fx, _, cx), (_, fy, cy), _ = pixels.astype(Float)
     right, down, ahead = before.camera.to_local(point)
     ahead = np.where(ahead > Float(1e-3), ahead, Float(np.nan))
-    old_x, old_y = fx * right / ahead + cx, fy * down / ahead + cy
-    inside = (old_x >= 0) & (old_x < shape[1]) & (old_y >= 0) & (old_y < shape[0])
+    x, y = fx * right / ahead + cx, fy * down / ahead + cy
+    inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])  # NaN compares false
     eye = before.camera.translation.astype(Float)
-    return np.stack([old_x - x, old_y - y]), inside & ~_blocked(before, eye, point - eye[:, None])
+    return np.stack([x, y]), inside & ~blocked(before, eye, point - eye[:, None])
 
 
-def _shade(now: _Instant, eye: FloatArray, hits: _Hits, pixels: DoubleArray) -> tuple[FloatArray, npt.NDArray[np.int32]]:
-    """Linear-light colours (3, N), and a key (N,) that changes across every outline, crease and shadow edge."""
-    color = np.empty_like(hits.point)
-    key = np.zeros(hits.t.shape, np.int32)
-    for number in np.unique(hits.instance):
-        here = np.flatnonzero(hits.instance == number)
-        view = hits.point[:, here] - eye[:, None]
-        shade = _shade_room if number == ROOM else _shade_object
-        color[:, here], key[here] = shade(now, int(number), hits.point[:, here], view, hits.t[here] / Float(pixels[0, 0]))
-    lit_key = np.zeros(hits.t.shape, np.int32)
-    return color, key + lit_key
-
-
-def _shade_object(
-    now: _Instant, number: int, point: FloatArray, view: FloatArray, size: FloatArray
-) -> tuple[FloatArray, npt.NDArray[np.int32]]:
-    thing, pose = now.scene.objects[number], now.poses[number]
-    local = pose.to_local(point)
-    normal, uv, face = thing.solid.surface(local)
-    normal = pose.rotation.astype(Float) @ normal
-    base = albedo(thing.texture, uv, local, _footprint(size, normal, view))
-    light, lit = _lighting(now, point, normal, view, thing.texture.gloss)
-    return base * light[:3] + light[3], ((number + 1) * 8 + face) * 2 + lit
-
-
-def _shade_room(
-    now: _Instant, number: int, point: FloatArray, view: FloatArray, size: FloatArray
-) -> tuple[FloatArray, npt.NDArray[np.int32]]:
-    del number
-    room = now.scene.room
-    half = np.asarray(room.half, Float)
-    local = point - np.asarray(room.centre, Float)[:, None]
-    ...
+def _to_srgb(linear: FloatArray) -> npt.NDArray[np.uint8]:
+    """Linear light to sRGB bytes: exposure, a soft shoulder instead of clipping, and the sRGB curve."""
+    exposed = np.maximum(linear, 0) * Float(_EXPOSURE)
+    mapped = exposed * (1 + exposed / 4) / (1 + exposed)  # extended Reinhard: 2 becomes white
+    curve = np.where(mapped <= Float(0.0031308), Float(12.92) * mapped, Float(1.055) * mapped ** Float(1 / 2.4) - Float(0.055))
+    return (np.clip(curve, 0, 1) * 255 + Float(0.5)).astype(np.uint8)

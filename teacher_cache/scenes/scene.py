@@ -1,9 +1,11 @@
-"""What is in a scene and how it moves. In: a seed. Out: a frozen, comparable description that `render` draws at any size and time."""
+"""What is in a scene and how it moves. In: a seed.
+Out: a frozen, comparable description that `render` draws at any size and time.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +27,17 @@ COLORS: dict[str, str] = {
 _WALLS = ("cfc8bb", "b9c4c9", "d8cfc0", "a9b3a2", "c7b8b0", "9fb0bd")
 _WALL_ACCENTS = ("b8ae9d", "9aa9b1", "bfae94", "8a967f", "a8948a", "7f93a3")
 _FLOORS = (("8a6a4a", "b58d63"), ("6f747a", "9aa0a5"), ("5b4636", "8d6e54"), ("a39a8c", "cfc7b8"), ("4d5a57", "8fa09a"))
+_WALL_PATTERNS: tuple[tuple[Pattern, tuple[float, float]], ...] = (
+    ("stripes", (0.5, 1.0)),
+    ("bricks", (0.46, 0.2)),
+    ("dots", (0.5, 0.5)),
+    ("plain", (1.0, 1.0)),
+)
+_FLOOR_PATTERNS: tuple[tuple[Pattern, tuple[float, float]], ...] = (
+    ("checker", (1.0, 1.0)),
+    ("planks", (0.5, 0.24)),
+    ("bricks", (0.6, 0.6)),
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,9 @@ class Scene:
     """Position of the lamp, metres."""
 
 
-def random_scene(seed: int, *, duration_seconds: float = 3.0, aspect: float = 4 / 3, moving_camera: bool | None = None) -> Scene:
+def random_scene(
+    seed: int, *, duration_seconds: float = 3.0, aspect: float = 4 / 3, moving_camera: bool | None = None
+) -> Scene:
     """A scene with at least one moving and one still object. Equal arguments give equal scenes.
 
     ``moving_camera`` settles whether the camera moves; the seed does where it is None (it moves in five scenes of six).
@@ -180,16 +195,14 @@ def linear_color(srgb: str) -> Vector:
 def _random_room(rng: np.random.Generator) -> Room:
     wall = int(rng.integers(len(_WALLS)))
     floor = _FLOORS[int(rng.integers(len(_FLOORS)))]
-    wall_pattern, wall_period = (("stripes", (0.5, 1.0)), ("bricks", (0.46, 0.2)), ("dots", (0.5, 0.5)), ("plain", (1.0, 1.0)))[
-        int(rng.integers(4))
-    ]
-    floor_pattern, floor_period = (("checker", (1.0, 1.0)), ("planks", (0.5, 0.24)), ("bricks", (0.6, 0.6)))[int(rng.integers(3))]
+    wall_pattern, wall_period = _WALL_PATTERNS[int(rng.integers(len(_WALL_PATTERNS)))]
+    floor_pattern, floor_period = _FLOOR_PATTERNS[int(rng.integers(len(_FLOOR_PATTERNS)))]
     return Room(
         half_width=float(rng.uniform(4.6, 6.2)),
         half_length=float(rng.uniform(4.6, 6.2)),
         height=float(rng.uniform(3.2, 4.2)),
-        walls=_texture(rng, wall_pattern, (_WALLS[wall], _WALL_ACCENTS[wall]), wall_period, grain=0.5, grain_size=0.07),
-        floor=_texture(rng, floor_pattern, floor, floor_period, grain=0.5, grain_size=0.05),
+        walls=_texture(rng, wall_pattern, (_WALLS[wall], _WALL_ACCENTS[wall]), wall_period, grain=0.3, grain_size=0.06),
+        floor=_texture(rng, floor_pattern, floor, floor_period, grain=0.32, grain_size=0.045),
         ceiling=_texture(rng, "plain", ("e6e4de", "e6e4de"), (1.0, 1.0), grain=0.3, grain_size=0.08),
     )
 
@@ -278,42 +291,29 @@ def _random_object(rng: np.random.Generator, color: str, duration: float, *, mov
 
 
 def _random_motion(rng: np.random.Generator, solid: Solid, middle: Vector, heading: float, duration: float) -> Trajectory:
-    """A motion fit for the solid: balls roll, bounce or circle; boxes slide, turn, circle, or tumble in the air."""
-    speed = float(rng.uniform(0.35, 1.1))
-    course = float(rng.uniform(0, 2 * np.pi))
+    """A motion fit for the solid: balls roll, bounce or circle; boxes slide, tumble in the air or circle."""
+    course, speed = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.35, 1.1))
     velocity = (speed * math.cos(course), 0.0, speed * math.sin(course))
     start = (middle[0] - velocity[0] * duration / 2, middle[1], middle[2] - velocity[2] * duration / 2)
     turn = float(rng.uniform(0.8, 2.6) * rng.choice([-1, 1]))
-    radius = float(rng.uniform(0.35, 0.9))
-    hops = {"hop_height": float(rng.uniform(0.35, 0.9)), "hop_rate": float(rng.uniform(0.8, 1.3))}
-    axis = tuple(float(v) for v in rng.normal(size=3))
-    match (isinstance(solid, Sphere), int(rng.integers(3))):
-        case (True, 0):
-            # Rolling without slipping: the spin axis is down × velocity, the rate is speed over radius.
-            return Trajectory(
-                start,
-                velocity,
-                heading=heading,
-                spin_axis=(velocity[2], 0.0, -velocity[0]),
-                spin_rate=speed / solid.height,
-            )
-        case (True, 1):
-            return Trajectory(start, velocity, heading=heading, spin_rate=turn, **hops)
-        case (False, 0):
-            return Trajectory(start, velocity, heading=course, spin_rate=turn * float(rng.random() < 0.4))
-        case (False, 1):
-            above = (middle[0], middle[1] - solid.bounding_radius - float(rng.uniform(0.1, 0.6)), middle[2])
-            return Trajectory(above, heading=heading, spin_axis=(axis[0], axis[1], axis[2]), spin_rate=turn)
-        case _:
-            # Heading follows the circle, so that the object drives around it.
-            return Trajectory(
-                middle,
-                circle_radius=radius,
-                circle_rate=turn,
-                circle_phase=course,
-                heading=heading,
-                spin_rate=-turn,
-            )
+    kind = int(rng.integers(3))
+    if kind == 0:
+        # Heading follows the circle, so that the object drives around it.
+        radius = float(rng.uniform(0.35, 0.9))
+        turning = Trajectory(middle, heading=heading, spin_rate=-turn)
+        return replace(turning, circle_radius=radius, circle_rate=turn, circle_phase=course)
+    if isinstance(solid, Sphere) and kind == 1:
+        # Rolling without slipping: the spin axis is velocity × down, the rate is speed over radius.
+        axis = (-velocity[2], 0.0, velocity[0])
+        return Trajectory(start, velocity, heading=heading, spin_axis=axis, spin_rate=speed / solid.radius)
+    if isinstance(solid, Sphere):
+        height, rate = float(rng.uniform(0.35, 0.9)), float(rng.uniform(0.8, 1.3))
+        return Trajectory(start, velocity, hop_height=height, hop_rate=rate, heading=heading, spin_rate=turn)
+    if kind == 1:
+        return Trajectory(start, velocity, heading=course, spin_rate=turn * float(rng.random() < 0.4))
+    above = (middle[0], middle[1] - solid.bounding_radius - float(rng.uniform(0.1, 0.6)), middle[2])
+    x, y, z = (float(v) for v in rng.normal(size=3))
+    return Trajectory(above, heading=heading, spin_axis=(x, y, z), spin_rate=turn)
 
 
 def _object_texture(rng: np.random.Generator, color: str, solid: Solid) -> Texture:
@@ -325,7 +325,9 @@ def _object_texture(rng: np.random.Generator, color: str, solid: Solid) -> Textu
     period = float(around / repeats)
     base = COLORS[color]
     accent = "2b2d33" if color in {"white", "yellow"} else ("f4f1ea", "2b2d33")[int(rng.integers(2))]
-    return _texture(rng, pattern, (base, accent), (period, period), grain=0.3, grain_size=0.02, gloss=float(rng.choice([0.0, 0.5])))
+    return _texture(
+        rng, pattern, (base, accent), (period, period), grain=0.3, grain_size=0.02, gloss=float(rng.choice([0.0, 0.5]))
+    )
 
 
 def _texture(

@@ -1,7 +1,8 @@
-"""Procedural textures. In: surface coordinates in metres and the pixel's footprint. Out: linear-light albedo, free of aliasing."""
+"""Procedural textures. In: surface coordinates in metres and a pixel's footprint. Out: linear-light albedo, no aliasing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -44,43 +45,59 @@ def albedo(texture: Texture, uv: FloatArray, point: FloatArray, footprint: Float
     u = (uv[0] + shift[0]) / Float(texture.period[0])
     v = (uv[1] + shift[1]) / Float(texture.period[1])
     noise = _noise(point + shift[:, None], texture.grain_size)
-    mix = _pattern(texture.pattern, u, v, noise, footprint / Float(min(texture.period)))
+    mix = _PATTERNS[texture.pattern](u, v, noise, footprint / Float(min(texture.period)))
     base, other = (np.asarray(c, Float)[:, None] for c in texture.colors)
     fade = np.clip(Float(1.5) - footprint / Float(4 * texture.grain_size), 0, 1)
     grain = 1 + Float(2 * texture.grain) * (noise - Float(0.5)) * fade
-    return (base + mix * (other - base)) * grain
+    return np.asarray((base + mix * (other - base)) * grain, Float)
 
 
-def _pattern(pattern: Pattern, u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
-    """The weight of the pattern colour, 0 to 1, at (u, v) in repeats; ``width`` is the pixel's, in repeats."""
-    match pattern:
-        case "checker":
-            a, b = _square_wave(u, 0.5, width), _square_wave(v, 0.5, width)
-            return a + b - 2 * a * b
-        case "stripes":
-            return _square_wave(u, 0.5, width)
-        case "bands":
-            return _square_wave(v, 0.5, width)
-        case "dots":
-            radius = np.hypot(u - np.floor(u) - Float(0.5), v - np.floor(v) - Float(0.5))
-            return _fade_out(_step(Float(0.3) - radius, width), width, 0.28)
-        case "bricks":
-            row = np.floor(v)
-            return 1 - _square_wave(u + Float(0.5) * (row % 2), 0.94, width) * _square_wave(v, 0.88, width)
-        case "planks":
-            # Each plank has its own tone, from a cheap integer hash of its row and column.
-            row = np.floor(v)
-            column = np.floor(u * Float(0.2) + Float(0.37) * row)
-            tone = np.sin(row * Float(12.9898) + column * Float(78.233)) * Float(0.5) + Float(0.5)
-            return tone * Float(0.6) + noise * Float(0.3) + Float(0.1) * (1 - _square_wave(v, 0.94, width))
-        case "marble":
-            return Float(0.5) + Float(0.5) * np.sin(Float(2 * np.pi) * (u + 3 * (noise - Float(0.5))))
-        case "plain":
-            return np.zeros_like(u)
+def _checker(u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
+    del noise
+    a, b = _square_wave(u, 0.5, width), _square_wave(v, 0.5, width)
+    return a + b - 2 * a * b
+
+
+def _dots(u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
+    del noise
+    radius = np.hypot(u - np.floor(u) - Float(0.5), v - np.floor(v) - Float(0.5))
+    return _fade_out(_step(Float(0.3) - radius, width), width, mean=0.28)
+
+
+def _bricks(u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
+    del noise
+    shifted = np.asarray(u + Float(0.5) * (np.floor(v) % 2), Float)
+    return 1 - _square_wave(shifted, 0.94, width) * _square_wave(v, 0.88, width)
+
+
+def _planks(u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
+    row = np.floor(v)
+    column = np.floor(u * Float(0.2) + Float(0.37) * row)
+    # Each plank has its own tone: a cheap hash of its row and column.
+    tone = np.sin(row * Float(12.9898) + column * Float(78.233)) * Float(0.5) + Float(0.5)
+    return np.asarray(tone * Float(0.6) + noise * Float(0.3) + Float(0.1) * (1 - _square_wave(v, 0.94, width)), Float)
+
+
+def _marble(u: FloatArray, v: FloatArray, noise: FloatArray, width: FloatArray) -> FloatArray:
+    del v, width
+    return np.asarray(Float(0.5) + Float(0.5) * np.sin(Float(2 * np.pi) * (u + Float(1.5) * (noise - Float(0.5)))), Float)
+
+
+_PATTERNS: dict[Pattern, Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]] = {
+    "checker": _checker,
+    "stripes": lambda u, _v, _noise, width: _square_wave(u, 0.5, width),
+    "bands": lambda _u, v, _noise, width: _square_wave(v, 0.5, width),
+    "dots": _dots,
+    "bricks": _bricks,
+    "planks": _planks,
+    "marble": _marble,
+    "plain": lambda u, _v, _noise, _width: np.zeros_like(u),
+}
+"""The weight of the pattern colour, 0 to 1, at (u, v) in repeats, given noise in [0, 1] and the pixel's width in repeats."""
 
 
 def _square_wave(x: FloatArray, duty: float, width: FloatArray) -> FloatArray:
-    """1 on the first ``duty`` part of every unit, else 0, box-filtered over ``width`` and faded to its mean where that exceeds 1."""
+    """1 on the first ``duty`` part of every unit, else 0; filtered over ``width``, its mean where that exceeds a unit."""
     phase = x - np.floor(x)
     rise = np.minimum(phase, 1 - phase)
     distance = np.minimum(rise, np.abs(phase - Float(duty)))
@@ -90,13 +107,13 @@ def _square_wave(x: FloatArray, duty: float, width: FloatArray) -> FloatArray:
 
 def _step(distance: FloatArray, width: FloatArray) -> FloatArray:
     """A unit step across ``distance`` 0, as a pixel of ``width`` sees it."""
-    return np.clip(distance / np.maximum(width, Float(1e-4)) + Float(0.5), 0, 1)
+    return np.asarray(np.clip(distance / np.maximum(width, Float(1e-4)) + Float(0.5), 0, 1), Float)
 
 
 def _fade_out(value: FloatArray, width: FloatArray, mean: float) -> FloatArray:
     """``value`` while a pixel is narrower than half a repeat, its ``mean`` once it is wider than one."""
     keep = np.clip(2 - 2 * width, 0, 1)
-    return Float(mean) + keep * (value - Float(mean))
+    return np.asarray(Float(mean) + keep * (value - Float(mean)), Float)
 
 
 @cache
@@ -109,7 +126,7 @@ def _noise_volume() -> FloatArray:
     frequency[0, 0, 0] = np.inf
     # Below three cycles the lattice's own period would show on a large wall.
     volume = np.fft.irfftn(spectrum / np.maximum(frequency, 3) ** 1.9, s=(n, n, n), axes=(0, 1, 2))
-    return np.clip(0.5 + volume / (4.5 * volume.std()), 0, 1).astype(Float).ravel()
+    return np.asarray(np.clip(0.5 + volume / (4.5 * volume.std()), 0, 1).ravel(), Float)
 
 
 def _noise(point: FloatArray, cell: float) -> FloatArray:

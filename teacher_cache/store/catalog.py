@@ -50,7 +50,7 @@ class Catalog:
 
 def read_catalog(objects: Objects) -> Catalog:
     """Read every segment. Raises `StoreDamaged` if one is missing or unreadable."""
-    keys = [key for key in objects.list(CATALOG) if key.endswith(".parquet")]
+    keys = [key for key in objects.listing(CATALOG) if key.endswith(".parquet")]
     expected = [segment_key(number) for number in range(len(keys))]
     if keys != expected:
         raise StoreDamaged(f"the catalog of {objects.url} lacks {sorted(set(expected) - set(keys))}; restore it from a backup")
@@ -61,7 +61,9 @@ def read_catalog(objects: Objects) -> Catalog:
 
 def _read_segment(data: bytes, key: str, url: str) -> list[Clip]:
     try:
-        return [Clip.model_construct(**row) for row in pq.read_table(pa.BufferReader(data), schema=_SCHEMA).to_pylist()]
+        # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+        return [Clip.model_construct(**row) for row in table.cast(_SCHEMA).to_pylist()]
     except (pa.ArrowException, OSError) as error:
         raise StoreDamaged(f"the catalog segment {key} of {url} cannot be read ({error}); restore it from a backup") from None
 

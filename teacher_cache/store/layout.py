@@ -17,6 +17,14 @@ CATALOG, LEDGER, HEADS = "catalog", "ledger", "heads"
 HEADS_FILE, HEADS_CARD = f"{HEADS}/heads.safetensors", f"{HEADS}/card.json"
 
 
+MARKERS = {
+    CATALOG: "row, clip id, video and content digest, as Parquet segments",
+    LEDGER: "one JSON object for each committed unit of work",
+    HEADS: "the teacher's frozen heads, as safetensors with a card",
+}
+"""Folders that are not arrays, and what their group metadata says of them."""
+
+
 def metadata_key(array: str) -> str:
     return f"{array}/zarr.json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from schemas.base import canonical_json
 from schemas.errors import StoreDamaged
 from schemas.ledger import LedgerEntry, PartName, RowOutcome, StoredObject, Unit
+from schemas.report import ClipCounts
+from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import LEDGER, unit_key
 from teacher_cache.store.objects import Objects
 
@@ -42,9 +44,21 @@ class Ledger:
         return failed or (None if None in outcomes or not outcomes else outcomes[0])
 
 
+def clip_counts(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName]) -> ClipCounts:
+    """How many clips are committed in all of ``parts``, failed in any, or pending."""
+    outcomes = [ledger.outcome(clip.row, parts) for clip in catalog.current().values()]
+    done = [outcome.status for outcome in outcomes if outcome is not None]
+    committed = done.count("committed")
+    return ClipCounts(
+        planned=len(outcomes), committed=committed, failed=len(done) - committed, pending=len(outcomes) - len(done)
+    )
+
+
 def read_ledger(objects: Objects) -> Ledger:
     """Read every entry. Raises `StoreDamaged` if one is unreadable or is not where its unit belongs."""
-    found = objects.get_many([key for key in objects.list(LEDGER) if key.endswith(".json") and not key.endswith("zarr.json")])
+    found = objects.get_many(
+        [key for key in objects.listing(LEDGER) if key.endswith(".json") and not key.endswith("zarr.json")]
+    )
     return Ledger(tuple(read_entry(key, found[key], objects.url) for key in sorted(found)))
 
 
@@ -53,7 +67,9 @@ def read_entry(key: str, data: bytes, url: str) -> LedgerEntry:
         entry = LedgerEntry.model_validate_json(data)
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
-        raise StoreDamaged(f"the ledger entry {key} of {url} cannot be read ({reason}); `verify` names what it covers") from None
+        raise StoreDamaged(
+            f"the ledger entry {key} of {url} cannot be read ({reason}); `verify` names what it covers"
+        ) from None
     if unit_key(entry.unit) != key:
         raise StoreDamaged(f"the ledger entry {key} of {url} is about {entry.unit.name}; it was copied or renamed")
     return entry

@@ -33,7 +33,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def storage_options(url: str) -> dict[str, Any]:
-    """fsspec's options for a URL. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
+    """Options of fsspec for a URL. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
     return {"config_kwargs": _S3_CONFIG, "use_listings_cache": False} if _protocol(url) == "s3" else {}
 
 
@@ -51,7 +51,9 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         if "@" in urlsplit(url).netloc:
-            raise BadInput("the store's URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+            raise BadInput(
+                "the store's URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
         self.url = url.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
@@ -79,7 +81,7 @@ class Objects:
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
-        with self._reachable():
+        with self.reachable():
             if self.is_local:
                 return _create_file(Path(self._path(key)), data)
             try:
@@ -92,7 +94,7 @@ class Objects:
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object anew. Only for what can be derived again at any time (an array's length)."""
-        with self._reachable():
+        with self.reachable():
             if self.is_local:
                 path = Path(self._path(key))
                 temporary = _temporary(path)
@@ -106,7 +108,7 @@ class Objects:
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
-        with self._reachable():
+        with self.reachable():
             try:
                 return bytes(self._fs.cat_file(self._path(key)))
             except FileNotFoundError:
@@ -117,13 +119,13 @@ class Objects:
         if not keys:
             return {}
         by_path = {self._path(key): key for key in keys}
-        with self._reachable():
+        with self.reachable():
             found = self._fs.cat(list(by_path), on_error="return")
         if isinstance(found, bytes):
             return {keys[0]: found}
         for value in found.values():
             if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
-                with self._reachable():
+                with self.reachable():
                     raise value
         return {by_path[self._absolute(p)]: bytes(v) for p, v in found.items() if not isinstance(v, Exception)}
 
@@ -132,12 +134,12 @@ class Objects:
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of an object."""
-        with self._reachable():
+        with self.reachable():
             return bytes(self._fs.cat_file(self._path(key), start=start, end=stop))
 
-    def list(self, prefix: str = "") -> dict[str, int]:
+    def listing(self, prefix: str = "") -> dict[str, int]:
         """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
-        with self._reachable():
+        with self.reachable():
             try:
                 found = self._fs.find(self._path(prefix), detail=True)
             except FileNotFoundError:
@@ -145,8 +147,22 @@ class Objects:
         # S3 has no folders, but some servers list an empty placeholder that ends in "/".
         return {p[len(self._root) + 1 :]: int(i["size"]) for p, i in sorted(found.items()) if not p.endswith("/")}
 
+    def modified_seconds(self, key: str) -> float:
+        """When the object was written, in seconds since 1970."""
+        with self.reachable():
+            return float(self._fs.modified(self._path(key)).timestamp())
+
+    def folders(self) -> list[str]:
+        """Names directly under the root that hold objects."""
+        with self.reachable():
+            try:
+                found = self._fs.ls(self._root, detail=True)
+            except FileNotFoundError:
+                return []
+        return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in found if i["type"] == "directory")
+
     def delete(self, key: str) -> None:
-        with self._reachable(), contextlib.suppress(FileNotFoundError):
+        with self.reachable(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
     def zarr_store(self) -> FsspecStore | LocalStore:
@@ -156,7 +172,7 @@ class Objects:
         return FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
 
     @contextlib.contextmanager
-    def _reachable(self) -> Iterator[None]:
+    def reachable(self) -> Iterator[None]:
         """Name the place and the remedy when it cannot be used. The server's own words hold no secret key."""
         try:
             yield

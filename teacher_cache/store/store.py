@@ -10,29 +10,21 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, RecipeMismatch, StoreNotFound
 from schemas.ledger import PARTS, PartName
 from schemas.recipe import FORMAT_VERSION, Recipe
-from schemas.report import ClipCounts, FailedClip, StatusReport
+from schemas.report import FailedClip, StatusReport
 from schemas.signal import Shape, SignalName
 from teacher_cache.store.catalog import Catalog, append_segment, read_catalog
 from teacher_cache.store.layout import (
-    CATALOG,
-    HEADS,
     HEADS_CARD,
     HEADS_FILE,
-    LEDGER,
+    MARKERS,
     ROOT_METADATA,
     array_of,
     metadata_key,
     stored_arrays,
 )
-from teacher_cache.store.ledger import Ledger, read_ledger
+from teacher_cache.store.ledger import Ledger, clip_counts, read_ledger
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.template import array_metadata, array_rows, group_metadata, read_root, root_metadata, with_rows
-
-_MARKERS = {
-    CATALOG: "row, clip id, video and content digest, as Parquet segments",
-    LEDGER: "one JSON object for each committed unit of work",
-    HEADS: "the teacher's frozen heads, as safetensors with a card",
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,9 @@ def open_store(url: str) -> Store:
     """The store at ``url``. Raises `StoreNotFound`."""
     store = find_store(url)
     if store is None:
-        raise StoreNotFound(f"there is no store at {url}; `teacher-cache run JOB.yaml` makes one, and the job's `store` says where")
+        raise StoreNotFound(
+            f"there is no store at {url}; `teacher-cache run JOB.yaml` makes one, and the job's `store` says where"
+        )
     return store
 
 
@@ -93,7 +87,7 @@ def create_store(url: str, recipe: Recipe) -> Store:
         store = open_store(url)
         require_recipe(store, recipe)
     # Folders that are Zarr groups let any Zarr reader walk the store without a complaint about foreign objects.
-    for name, description in _MARKERS.items():
+    for name, description in MARKERS.items():
         objects.create(metadata_key(name), group_metadata({"description": description}))
     return Store(objects, recipe)
 
@@ -108,7 +102,9 @@ def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalNam
             present = store.objects.get(metadata_key(array.name)) or wanted
             longest = max(rows, array_rows(present))
             if with_rows(present, longest) != with_rows(wanted, longest):
-                raise BadInput(f"the array {array.name} of {store.url} has other metadata than this recipe gives; use another store")
+                raise BadInput(
+                    f"the array {array.name} of {store.url} has other metadata than this recipe gives; use another store"
+                )
 
 
 def lengthen(store: Store, rows: int) -> None:
@@ -117,8 +113,8 @@ def lengthen(store: Store, rows: int) -> None:
     The length is only for plain Zarr readers; ours goes by the catalog. So a race that leaves it short does no
     harm, and the next run mends it.
     """
-    arrays = {array_of(key) for key in store.objects.list() if key.endswith("/" + ROOT_METADATA)} - _MARKERS.keys()
-    for key, data in store.objects.get_many([metadata_key(name) for name in sorted(arrays)]).items():
+    arrays = [name for name in store.objects.folders() if name not in MARKERS]
+    for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
         if array_rows(data) < rows:
             store.objects.replace(key, with_rows(data, rows))
 
@@ -143,25 +139,19 @@ def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
 
 def status(store: Store) -> StatusReport:
     """The store's state, from the store alone."""
-    ledger, parts = store.ledger(), store.parts
-    committed, failures, planned = 0, [], store.catalog().current()
-    for clip in planned.values():
-        outcome = ledger.outcome(clip.row, parts)
-        if outcome is None:
-            continue
-        if outcome.status == "committed":
-            committed += 1
-        else:
-            failures.append(
-                FailedClip(clip_id=clip.clip_id, video=clip.video, reason=str(outcome.reason), detail=str(outcome.detail))
-            )
-    pending = len(planned) - committed - len(failures)
+    catalog, ledger = store.catalog(), store.ledger()
+    failures = []
+    for clip in catalog.current().values():
+        outcome = ledger.outcome(clip.row, store.parts)
+        if outcome is not None and outcome.status == "failed":
+            reason, detail = str(outcome.reason), str(outcome.detail)
+            failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
     return StatusReport(
         store=store.url,
         fingerprint=store.recipe.fingerprint,
         format_version=FORMAT_VERSION,
         signals=store.signals,
-        clips=ClipCounts(planned=len(planned), committed=committed, failed=len(failures), pending=pending),
+        clips=clip_counts(catalog, ledger, store.parts),
         bytes=_bytes_by_signal(ledger, store.signals),
         failures=tuple(failures),
     )

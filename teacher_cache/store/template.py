@@ -35,12 +35,18 @@ def read_root(data: bytes, url: str) -> Recipe:
         attributes = json.loads(data)["attributes"]
         version = attributes["format_version"]
     except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place") from None
+        raise BadInput(
+            f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place"
+        ) from None
     if version != FORMAT_VERSION:
-        raise BadInput(f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use the matching release.")
+        raise BadInput(
+            f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use the matching release."
+        )
     recipe = Recipe.model_validate(attributes["recipe"])
     if recipe.fingerprint != attributes["fingerprint"]:
-        raise StoreDamaged(f"the recipe of {url} does not give its fingerprint {attributes['fingerprint']}; its zarr.json was changed")
+        raise StoreDamaged(
+            f"the recipe of {url} does not give its fingerprint {attributes['fingerprint']}; its zarr.json was changed"
+        )
     return recipe
 
 
@@ -63,8 +69,6 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
     stored = sync(memory.get(f"{array.name}/zarr.json", default_buffer_prototype()))
     assert stored is not None
     return canonical_json(json.loads(stored.to_bytes()))
-
-
 
 
 def array_rows(metadata: bytes) -> int:

@@ -6,6 +6,7 @@ VideoMAEv2 is arXiv 2303.16727, L4P is arXiv 2502.13078. Parameters carry the na
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (batch, head, token, channel)
+        q, k, v = qkv.view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (batch, head, token, channel)
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
@@ -87,7 +88,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class VideoEncoder(nn.Module):
@@ -109,9 +111,11 @@ class VideoEncoder(nn.Module):
         last block after the final norm. Returns entry → float32 (batch, token, channel).
         """
         wanted = set(entries)
+        last, depth = max(wanted), len(self.blocks)
         x = self.patch_embed(frames).float() + self.positions
-        features = {0: x}
-        for entry, block in enumerate(self.blocks[: max(wanted)], start=1):
+        features = {0: x} if 0 in wanted else {}
+        for entry, block in enumerate(islice(self.blocks, last), start=1):
             x = block(x)
-            features[entry] = x if entry < len(self.blocks) else self.norm(x)
-        return {entry: features[entry] for entry in wanted}
+            if entry in wanted:
+                features[entry] = self.norm(x) if entry == depth else x
+        return features

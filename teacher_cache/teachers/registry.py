@@ -25,9 +25,11 @@ def family(name: str) -> TeacherFamily:
     if name not in known:
         raise BadInput(
             f"no teacher family is called {name!r}; installed here: {', '.join(known) or 'none'}. "
-            f"Give one of these as `teacher.family`, or install a package that offers {name!r} among its {GROUP!r} entry points."
+            f"Give one of these as `teacher.family`, or install a package with an entry point {name!r} in {GROUP!r}."
         )
     try:
         return cast("TeacherFamily", known[name].load())
     except ImportError as error:
-        raise CouldNotRun(f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs.") from error
+        raise CouldNotRun(
+            f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs."
+        ) from error

@@ -1,1 +1,1 @@
-"""From a store to an HTML page that shows what the teacher saw."""
+"""From a store's arrays to an HTML page that shows what the teacher saw."""

@@ -1,0 +1,246 @@
+"""The `teacher-cache` command: thin, one function a command; each prints a table for people or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport
+from teacher_cache.console import escape, print_json, progress_bar, reported_errors, stdout
+
+app = typer.Typer(
+    name="teacher-cache",
+    help="Run a frozen 4D teacher once over all training videos, and keep what it saw in a Zarr store.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[
+    Path, typer.Argument(metavar="JOB.yaml", help="the job: videos, store, teacher, signals, engine", show_default=False)
+]
+StoreUrl = Annotated[
+    str, typer.Argument(metavar="STORE", help="a local path or any fsspec URL, such as s3://bucket/name", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+
+_FAILURES_SHOWN = 20
+
+
+@app.command()
+def plan(job_file: JobFile, as_json: AsJson = False) -> None:
+    """Say what a job would do; write nothing."""
+    with reported_errors(as_json):
+        from schemas.job import Job
+        from teacher_cache.config import load_yaml
+        from teacher_cache.plan import plan_report
+
+        report = plan_report(load_yaml(job_file, Job))
+        if as_json:
+            print_json(report)
+            return
+        stdout.print(f"store        {escape(report.store)} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
+        stdout.print(f"fingerprint  {report.fingerprint[:16]}")
+        _print_counts(report.clips)
+        stdout.print(f"to do        {report.units} units of work, {report.put_requests} objects, {report.new_clips} new clips")
+        _print_sizes("bytes before the lossless codec", report.bytes_uncompressed)
+
+
+@app.command()
+def run(
+    job_file: JobFile,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray; the job's own `engine.kind` when absent", show_default=False)
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try clips that failed before again, as new rows")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job. The same command begins it, goes on after a stop, and finds all done."""
+    with reported_errors(as_json):
+        from schemas.job import Job
+        from teacher_cache.config import load_yaml
+        from teacher_cache.run import run_job
+
+        job = load_yaml(job_file, Job)
+        if engine is not None:
+            job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        report = run_job(job, retry_failed=retry_failed, progress=progress_bar)
+        if as_json:
+            print_json(report)
+        else:
+            _print_run(report)
+    raise SystemExit(1 if report.clips.failed else 0)
+
+
+@app.command()
+def status(store: StoreUrl, as_json: AsJson = False) -> None:
+    """Show what a store holds, from the store itself."""
+    with reported_errors(as_json):
+        from teacher_cache.store.store import open_store
+        from teacher_cache.store.store import status as store_status
+
+        report = store_status(open_store(store))
+        if as_json:
+            print_json(report)
+        else:
+            _print_status(report)
+    raise SystemExit(1 if report.clips.failed else 0)
+
+
+@app.command()
+def verify(store: StoreUrl, as_json: AsJson = False) -> None:
+    """Read every committed object and compare it with the ledger."""
+    with reported_errors(as_json):
+        from teacher_cache.verify import verify as verify_store
+
+        report = verify_store(store, progress_bar)
+        if as_json:
+            print_json(report)
+        else:
+            _print_verify(report)
+    raise SystemExit(1 if report.findings else 0)
+
+
+@app.command()
+def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
+    """Say which recipe fields of a job differ from a store's, and what the job would add if none does."""
+    with reported_errors(as_json):
+        from schemas.job import Job
+        from teacher_cache.config import load_yaml
+        from teacher_cache.plan import diff_report
+
+        report = diff_report(store, load_yaml(job_file, Job))
+        if as_json:
+            print_json(report)
+        elif report.differences:
+            table = Table("recipe field", "store", "job", title="every clip of the store is stale under this job, because of:")
+            for path, (old, new) in report.differences.items():
+                table.add_row(path, escape(repr(old)), escape(repr(new)))
+            stdout.print(table)
+        else:
+            stdout.print(
+                f"the recipes are equal; the job would add {report.new_clips} clips and do {report.units} units of work"
+            )
+    raise SystemExit(1 if report.differences else 0)
+
+
+@app.command()
+def view(
+    store: StoreUrl,
+    clip: Annotated[
+        list[str] | None, typer.Option(help="a clip's id; repeat for several. The first eight when absent", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file that shows frames beside depth, flow, motion, camera rays and F4D."""
+    with reported_errors(as_json):
+        from teacher_cache.view.report import write_report
+
+        shown = write_report(store, clip or None, out)
+        if as_json:
+            print_json({"out": str(out), "clips": shown})
+        else:
+            stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
+
+
+@app.command()
+def gc(
+    store: StoreUrl,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would go")] = False,
+    older_than: Annotated[float, typer.Option(metavar="HOURS", help="leave younger objects to a run that may be at work")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Remove objects that no ledger entry names, such as a killed run leaves behind."""
+    with reported_errors(as_json):
+        from teacher_cache.verify import collect_garbage
+
+        report = collect_garbage(store, older_than_hours=older_than, dry_run=dry_run)
+        if as_json:
+            print_json(report)
+            return
+        for key in report.removed:
+            stdout.print(escape(key), soft_wrap=True)
+        verb = "would remove" if dry_run else "removed"
+        stdout.print(
+            f"{verb} {len(report.removed)} objects, {_size(report.bytes)}; left {len(report.kept_younger)} younger ones"
+        )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="where videos, store, student and report go")] = Path("demo-out"),
+    as_json: AsJson = False,
+) -> None:
+    """Make videos, teach them, verify the store, train a tiny student from it, and write a report. CPU only, no downloads."""
+    with reported_errors(as_json):
+        from teacher_cache.demo import print_demo, run_demo
+
+        report = run_demo(out, progress_bar)
+        if as_json:
+            print_json(report)
+        else:
+            print_demo(report)
+
+
+def _print_run(report: RunReport) -> None:
+    _print_status(report)
+    seconds = {stage: f"{value:.1f} s" for stage, value in report.stage_seconds.model_dump().items() if value}
+    spent = ", ".join(f"{stage.replace('_', ' ')} {value}" for stage, value in seconds.items())
+    stdout.print(
+        f"this run     {report.wall_seconds:.1f} s; {report.done_before} clips were done before{'; ' + spent if spent else ''}"
+    )
+
+
+def _print_status(report: StatusReport) -> None:
+    stdout.print(f"store        {escape(report.store)}", soft_wrap=True)
+    stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
+    _print_counts(report.clips)
+    _print_sizes("bytes", report.bytes)
+    if report.failures:
+        table = Table("failed clip", "reason", "detail")
+        for failure in report.failures[:_FAILURES_SHOWN]:
+            table.add_row(escape(failure.clip_id), failure.reason, escape(failure.detail))
+        stdout.print(table)
+        if len(report.failures) > _FAILURES_SHOWN:
+            stdout.print(f"… and {len(report.failures) - _FAILURES_SHOWN} more; --json lists them all")
+
+
+def _print_counts(clips: ClipCounts) -> None:
+    stdout.print(
+        f"clips        {clips.planned} planned: {clips.committed} committed, {clips.failed} failed, {clips.pending} pending"
+    )
+
+
+def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
+    stdout.print(f"{title:<12} " + ", ".join(f"{name} {_size(size)}" for name, size in sizes.items()), soft_wrap=True)
+
+
+def _print_verify(report: VerifyReport) -> None:
+    _print_counts(report.clips)
+    stdout.print(f"checked      {report.objects_checked} objects, {_size(report.bytes_checked)}")
+    if not report.findings:
+        stdout.print("[green]nothing wrong[/]")
+        return
+    table = Table("finding", "object", "what", "clips hit")
+    for finding in report.findings:
+        table.add_row(finding.kind, escape(finding.key), escape(finding.detail), escape(", ".join(finding.clip_ids)))
+    stdout.print(table)
+
+
+def _size(count: float) -> str:
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = min(len(units) - 1, (len(str(int(count))) - 1) // 3)
+    return f"{count / 1000**power:.{0 if power == 0 else 1}f} {units[power]}"
+
+
+def main() -> None:
+    """The console script's entry."""
+    app()

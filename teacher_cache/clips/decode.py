@@ -1,0 +1,110 @@
+"""From a video's uri to uint8 frames and their clock, with decord.
+
+Call these where a damaged file may take the process down with it; `teacher_cache.clips.decoder` runs them in a
+process of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import decord
+import fsspec
+import numpy as np
+
+from schemas.clip import FrameClock
+from schemas.errors import VideoError
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.preprocess import Frame, preprocess
+from teacher_cache.clips.sampling import frame_indices
+from teacher_cache.clips.sources import local_path
+
+DECODER = f"decord {decord.__version__}"
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A clip as the teacher takes it."""
+
+    frames: Frame
+    """uint8 (frame, size, size, RGB)."""
+    clock: FrameClock
+    decoder: str
+    """Name and version of what decoded it."""
+
+
+def decode_clip(uri: str, recipe: ClipRecipe) -> DecodedClip:
+    """Sample, decode and preprocess one clip. Raises `VideoError` with the reason."""
+    with _opened(uri) as reader:
+        indices = frame_indices(recipe.sampling, recipe.frames, len(reader))
+        frames = _frames(reader, indices)
+        seconds = tuple(float(reader.get_frame_timestamp(i)[0]) for i in indices)
+    return DecodedClip(preprocess(frames, recipe), FrameClock(frame_index=indices, timestamps_seconds=seconds), DECODER)
+
+
+def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
+    """The named frames at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
+    with _opened(uri) as reader:
+        return _frames(reader, frame_index)
+
+
+def _frames(reader: Any, indices: Sequence[int]) -> Frame:
+    """Each wanted frame is read once, in order: decord gives the following frame when one is asked for twice in a row."""
+    try:
+        frames = {index: _packed_rows(reader[index].asnumpy()) for index in sorted(set(indices))}
+    except (decord.DECORDError, IndexError) as error:
+        raise VideoError("decode_error", _message(error)) from None
+    return np.stack([frames[index] for index in indices])
+
+
+def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
+    """(height, width, RGB) without padding.
+
+    decord takes FFmpeg's bytes per row over the width for the number of channels. Where the padded row is just four
+    thirds of the packed one (a width of 96 or 144) it so gives a frame of "4 channels", and its own batches fail.
+    """
+    height, width, _ = frame.shape
+    return np.ascontiguousarray(frame.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[Any]:
+    with _on_disk(uri) as path:
+        if path.stat().st_size == 0:
+            raise VideoError("video_empty", "the file has zero bytes")
+        try:
+            reader = decord.VideoReader(str(path), num_threads=1)
+        except (decord.DECORDError, RuntimeError) as error:
+            raise VideoError("not_a_video", _message(error)) from None
+        yield reader
+
+
+@contextlib.contextmanager
+def _on_disk(uri: str) -> Iterator[Path]:
+    """The video as a file on disk: where it lies, or a copy for as long as it is read."""
+    local = local_path(uri)
+    if local is not None:
+        if not local.is_file():
+            raise VideoError("video_missing", f"there is no file {local}")
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
+        copy = Path(folder) / "video"
+        try:
+            with fsspec.open(uri, "rb") as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, length=8 * 2**20)
+        except FileNotFoundError:
+            raise VideoError("video_missing", f"there is no object {uri}") from None
+        yield copy
+
+
+def _message(error: Exception) -> str:
+    """The errors of decord hold a source location and a stack; the reason is the rest of the first line."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first.rpartition("] ")[2] or first

@@ -1,0 +1,148 @@
+"""The whole story on one machine: videos → teacher → store → student → report. No weights, network, S3 or GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from html import escape as html_escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import BadInput, CouldNotRun
+from schemas.job import Job
+from schemas.report import DemoReport
+from teacher_cache.config import load_yaml
+from teacher_cache.console import escape, stderr, stdout
+from teacher_cache.plan import Progress
+from teacher_cache.run import run_job
+from teacher_cache.verify import verify
+
+_VIDEOS, _FRAMES, _FPS, _HEIGHT, _WIDTH = 8, 48, 24, 240, 320
+_STEPS = 100
+
+
+def run_demo(out: Path, progress: Progress) -> DemoReport:
+    """Make, teach, verify, train, show; all under ``out``. What a stopped demo left there is used again."""
+    start = time.perf_counter()
+    job_file, train_file = _write_configs(out)
+    make_videos(out / "videos", progress)
+    job = load_yaml(job_file, Job)
+    _step("teaching: the L4P teacher at its tiny preset, with seeded weights")
+    run_report = run_job(job, progress=progress)
+    _step("verifying the store")
+    verified = verify(job.store, progress)
+    if verified.findings:
+        raise CouldNotRun(
+            f"the store {job.store} has {len(verified.findings)} findings; see `teacher-cache verify {job.store}`"
+        )
+    _step(f"training the tiny student for {_STEPS} steps, from the store alone")
+    result = _train(train_file)
+    page = _write_report(job.store, out / "student", out / "report.html")
+    return DemoReport(
+        out=str(out),
+        report=str(page),
+        clips=run_report.clips,
+        fingerprint=run_report.fingerprint,
+        first_losses=result["first"]["losses"],
+        last_losses=result["last"]["losses"],
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _step(text: str) -> None:
+    stderr.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
+
+
+def make_videos(folder: Path, progress: Progress) -> None:
+    """Render and encode the demo's videos, each a moving 3-D scene; those that are there already stay."""
+    try:
+        from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene  # noqa: PLC0415
+
+        folder.mkdir(parents=True, exist_ok=True)
+    except ImportError as error:
+        raise CouldNotRun(f"the demo needs the package {error.name}; install it with: pip install 'p4d-cache[demo]'") from None
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}") from None
+    _step(f"making {_VIDEOS} videos of moving scenes")
+    with progress("rendering", _VIDEOS, "videos") as advance:
+        for seed in range(_VIDEOS):
+            path, unfinished = folder / f"scene-{seed}.mp4", folder / f".scene-{seed}.part"
+            if not path.exists():
+                truth = render_scene(random_scene(seed), frame_times(_FRAMES, _FPS), height=_HEIGHT, width=_WIDTH)
+                encode_video(unfinished, truth.rgb, fps=_FPS)
+                unfinished.replace(path)
+            advance(1)
+
+
+def _write_configs(out: Path) -> tuple[Path, Path]:
+    """JOB.yaml and TRAIN.yaml as a user would write them, to start from."""
+    job = {
+        "videos": {"glob": f"{out}/videos/*.mp4"},
+        "store": f"{out}/store",
+        "teacher": {"family": "l4p", "preset": "tiny"},
+        "clips": {"frames": 16, "sampling": "uniform"},
+        "signals": ["f4d", "depth", "flow", "motion", "camray"],
+        "layout": {"clips_per_shard": 4},
+        "engine": {"kind": "local", "batch": 4, "decoders": 2},
+    }
+    train = {
+        "store": f"{out}/store",
+        "output": f"{out}/student",
+        "decoder": {"hidden": 256},
+        "model": {"freeze": []},
+        "optim": {"learning_rate": 0.001},
+        "steps": _STEPS,
+        "batch": 2,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, value in (("job.yaml", job), ("train.yaml", train)):
+            (out / name).write_text(yaml.safe_dump(value, sort_keys=False))
+    except OSError as error:
+        raise BadInput(f"cannot write to {out}: {error.strerror}") from None
+    return out / "job.yaml", out / "train.yaml"
+
+
+def _train(train_file: Path) -> dict[str, Any]:
+    """Run the student as its users do, by its own command: this package never imports it."""
+    command = [sys.executable, "-m", "student_train.cli", "fit", str(train_file), "--overwrite", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise CouldNotRun(f"`student-train fit {train_file}` ended with status {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _write_report(store: str, run_folder: Path, out: Path) -> Path:
+    from teacher_cache.view.page import line_chart_svg  # noqa: PLC0415
+    from teacher_cache.view.report import write_report  # noqa: PLC0415
+
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    names = [name for name in lines[0] if name in {"sft", "ld"} or name.startswith("ed_")]
+    series = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
+    chart = line_chart_svg(series, "The student's losses, training from the store", "step", "loss", log_y=True)
+    note = (
+        f"<p>The tiny student after {len(lines)} steps of L = SFT + α·LD + β·ED; run folder {html_escape(str(run_folder))}.</p>"
+    )
+    write_report(store, None, out, [chart + note])
+    return out
+
+
+def print_demo(report: DemoReport) -> None:
+    """The demo's end for people: what came out, and what to run next."""
+    stdout.print(f"{report.clips.committed} clips committed and verified; losses over the first and the last steps:")
+    for name, first in report.first_losses.items():
+        stdout.print(f"  {name:<10} {first:9.4f} → {report.last_losses[name]:9.4f}")
+    job_file, train_file = f"{report.out}/job.yaml", f"{report.out}/train.yaml"
+    stdout.print(f"done in {report.seconds:.0f} s. Open {escape(report.report)} in a browser. Then:", soft_wrap=True)
+    for command, what in (
+        (f"teacher-cache status {report.out}/store", "what the store holds"),
+        (f"teacher-cache run {job_file}", "finds all done; add videos to the folder and run it again"),
+        (f"teacher-cache plan {job_file}", "what a job would do; edit the job for your own videos, weights and s3:// store"),
+        (f"student-train fit {train_file} --overwrite", "train again from the same store: other losses, same targets"),
+    ):
+        stdout.print(f"  {escape(command)}\n      {what}", soft_wrap=True)

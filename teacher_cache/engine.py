@@ -1,0 +1,34 @@
+"""What an engine is: units of work in, reports out, on however many machines. Found by name among installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+from schemas.errors import BadInput, CouldNotRun
+from schemas.ledger import WorkItem
+from schemas.report import UnitReport
+from teacher_cache.work import WorkerSpec
+
+GROUP = "teacher_cache.engines"
+
+
+class Engine(Protocol):
+    """Repeats `teacher_cache.work.Worker.run` over units. Units are independent and safe to repeat."""
+
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[UnitReport]:
+        """Do every item, in any order, and report each as it is done. Raises what a worker raises."""
+
+
+def engine(kind: str) -> Engine:
+    """The engine of that name. Raises `BadInput` for an unknown one, `CouldNotRun` if its packages are not installed."""
+    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if kind not in known:
+        raise BadInput(f"no engine is called {kind!r}; installed here: {', '.join(sorted(known)) or 'none'}")
+    try:
+        return cast("Engine", known[kind].load()())
+    except ImportError as error:
+        raise CouldNotRun(
+            f"the engine {kind!r} cannot be loaded: {error}. Install it with: pip install 'p4d-cache[{kind}]'"
+        ) from None

@@ -1,0 +1,144 @@
+"""Fixtures that are the real thing: videos that were encoded, an S3 server, committed stores, the installed commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3_server
+import yaml
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Clips of real footage that lie beside the repository where it is developed; never in it.
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four short H.264 videos of moving scenes: scene-0.mp4 to scene-3.mp4, 96×64, 20 frames at 24 fps."""
+    from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
+
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(4):
+        truth = render_scene(random_scene(seed), frame_times(20, 24), height=64, width=96)
+        encode_video(folder / f"scene-{seed}.mp4", truth.rgb, fps=24)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    """The folder of real footage, where there is one."""
+    folder = SHARED / "videos"
+    if not all((folder / name).is_file() for name in REAL_VIDEOS):
+        pytest.skip(f"no real footage at {folder}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Writes job files for the tiny teacher."""
+
+    folder: Path
+    videos: Path
+
+    def value(self, store: str | Path, **changes: Any) -> dict[str, Any]:
+        base: dict[str, Any] = {
+            "videos": {"glob": f"{self.videos}/*.mp4"},
+            "store": str(store),
+            "teacher": {"family": "l4p", "preset": "tiny"},
+            "layout": {"clips_per_shard": 2},
+            "engine": {"kind": "local", "batch": 2, "threads_per_teacher": 1},
+        }
+        return base | changes
+
+    def write(self, store: str | Path, **changes: Any) -> Path:
+        path = self.folder / f"job-{len(list(self.folder.iterdir()))}.yaml"
+        path.write_text(yaml.safe_dump(self.value(store, **changes)))
+        return path
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, videos: Path) -> Jobs:
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    return Jobs(folder, videos)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    """A committed store of the four videos, every signal, by the tiny teacher. For reading only: copy it to damage it."""
+    from schemas.job import Job
+    from teacher_cache.run import run_job
+
+    folder = tmp_path_factory.mktemp("tiny")
+    report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store")))
+    assert report.clips.committed == 4
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    weed = Path(sys.executable).parent / "weed"
+    server = s3_server.start(tmp_path_factory.mktemp("s3"), str(weed) if weed.is_file() else "weed")
+    yield server
+    s3_server.stop(server)
+
+
+@pytest.fixture
+def s3(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty bucket on a running S3 server, with the environment set to reach it."""
+    import s3fs
+
+    for name, value in _server.environment.items():
+        monkeypatch.setenv(name, value)
+    # Filesystems are cached by their arguments, which do not show the environment they were made under.
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = _server.filesystem()
+    if fs.exists("bucket"):
+        fs.rm("bucket", recursive=True)
+    fs.mkdir("bucket")
+    return "s3://bucket"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run an installed command as a user does: ``command("teacher-cache", "status", store, "--json")``."""
+
+    def run(program: str, *arguments: object, timeout: float = 300, **environment: str) -> Finished:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / program), *map(str, arguments)],
+            capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=os.environ | environment, check=False,
+        )  # fmt: skip
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Relative path → bytes of every file under a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas.errors import VideoError
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.decode import DECODER, DecodedClip, decode_clip, decode_frames
+from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.preprocess import preprocess
+from teacher_cache.clips.sampling import frame_indices
+
+RECIPE = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
+
+
+def test_uniform_sampling_is_the_paper_s() -> None:
+    assert frame_indices("uniform", 16, 16) == tuple(range(16))
+    assert frame_indices("uniform", 4, 100) == (0, 33, 66, 99)
+    assert frame_indices("uniform", 4, 2) == (0, 0, 1, 1)
+    assert frame_indices("uniform", 4, 1) == (0, 0, 0, 0)
+    with pytest.raises(VideoError, match="no_frames"):
+        frame_indices("uniform", 4, 0)
+
+
+def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
+    clip = decode_clip(str(videos / "scene-0.mp4"), RECIPE)
+    assert clip.frames.shape == (16, 56, 56, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.clock.frame_index == frame_indices("uniform", 16, 20)
+    np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
+    assert clip.decoder == DECODER
+
+
+def test_decoded_frames_are_those_that_were_encoded(videos: Path) -> None:
+    from teacher_cache.scenes import frame_times, random_scene, render_scene
+
+    truth = render_scene(random_scene(0), frame_times(20, 24), height=64, width=96).rgb
+    frames = decode_frames(str(videos / "scene-0.mp4"), [0, 7, 19])
+    assert frames.shape == (3, 64, 96, 3)
+    for got, index in zip(frames, [0, 7, 19], strict=True):
+        errors = [np.abs(got.astype(float) - truth[i]).mean() for i in range(20)]
+        assert errors[index] < 6
+        assert int(np.argmin(errors)) == index
+
+
+def test_preprocessing_follows_its_named_recipe() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    l4p = preprocess(frames, RECIPE)
+    # The published loader's chain, with torch for its last step.
+    import torch
+
+    small = Image.fromarray(frames[1]).resize((56, 56), Image.Resampling.BILINEAR).resize((120, 90), Image.Resampling.BILINEAR)
+    chained = torch.nn.functional.interpolate(
+        torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float(), (56, 56), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(l4p[1].astype(float), chained[0].permute(1, 2, 0).round().numpy(), atol=1)
+    student = preprocess(frames, RECIPE.model_copy(update={"preprocessing": "student", "student_size": 70}))
+    assert student.shape == l4p.shape
+    assert np.abs(student.astype(int) - l4p).max() > 1
+    flat = np.full((1, 33, 47, 3), 200, dtype=np.uint8)
+    assert (preprocess(flat, RECIPE) == 200).all()
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, videos: Path) -> dict[str, Path]:
+    files = {name: tmp_path / f"{name}.mp4" for name in ("text", "empty", "cut", "missing")}
+    files["text"].write_text("this is no video\n" * 100)
+    files["empty"].touch()
+    files["cut"].write_bytes((videos / "scene-0.mp4").read_bytes()[:500])
+    return files
+
+
+def test_each_kind_of_damage_has_its_reason(damaged: dict[str, Path]) -> None:
+    reasons = {}
+    with DecoderPool(RECIPE, 2, timeout_seconds=60) as pool:
+        for name, result in zip(damaged, pool.map(map(str, damaged.values())), strict=True):
+            assert isinstance(result, VideoError)
+            assert "\n" not in result.detail
+            reasons[name] = result.reason
+    assert reasons == {"text": "not_a_video", "empty": "video_empty", "cut": "not_a_video", "missing": "video_missing"}
+
+
+def test_results_come_in_order_and_damage_costs_its_own_clip(damaged: dict[str, Path], videos: Path) -> None:
+    good = [str(videos / f"scene-{i}.mp4") for i in range(4)]
+    uris = [good[0], str(damaged["text"]), good[1], good[2], str(damaged["missing"]), good[3]]
+    with DecoderPool(RECIPE, 2, timeout_seconds=60) as pool:
+        results = list(pool.map(uris))
+    assert [isinstance(r, DecodedClip) for r in results] == [True, False, True, True, False, True]
+    direct = decode_clip(good[2], RECIPE)
+    assert isinstance(results[3], DecodedClip)
+    np.testing.assert_array_equal(results[3].frames, direct.frames)
+    assert results[3].clock == direct.clock
+
+
+def test_a_decoder_that_hangs_is_killed_and_the_next_clip_decodes(tmp_path: Path, videos: Path) -> None:
+    """A pipe that nobody writes to stands for a video that never ends: opening it blocks for good."""
+    os.mkfifo(tmp_path / "endless.mp4")
+    with DecoderPool(RECIPE, 1, timeout_seconds=5) as pool:
+        start = time.monotonic()
+        results = list(pool.map([f"file://{tmp_path}/endless.mp4", str(videos / "scene-0.mp4")]))
+    assert isinstance(results[0], VideoError)
+    assert isinstance(results[1], DecodedClip)
+    assert time.monotonic() - start < 30
+
+
+def test_a_decoder_killed_at_work_costs_its_clip_and_is_replaced(videos: Path) -> None:
+    with DecoderPool(RECIPE, 1, timeout_seconds=60) as pool:
+        good = str(videos / "scene-0.mp4")
+        assert isinstance(next(pool.map([good])), DecodedClip)
+        process = pool._decoders[0].process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)  # it will not answer before it dies
+        stream = pool.map([good, good], ahead=3)
+        killer = subprocess.Popen([sys.executable, "-c", f"import time,os; time.sleep(1); os.kill({process.pid}, 9)"])
+        first, second = list(stream)
+        killer.wait()
+    assert isinstance(first, VideoError)
+    assert first.reason == "decoder_crashed"
+    assert "SIGKILL" in first.detail
+    assert isinstance(second, DecodedClip)
+
+
+def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
+    """Even one that never sees the end of its requests, as if it hung in a video: here it reads a pipe it holds open itself."""
+    os.mkfifo(tmp_path / "requests")
+    code = (
+        "import subprocess, sys, os\n"
+        f"requests = os.open({str(tmp_path / 'requests')!r}, os.O_RDWR)\n"
+        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder', str(os.getpid())]\n"
+        "p = subprocess.Popen(command, stdin=requests, stdout=subprocess.DEVNULL)\n"
+        "print(p.pid, flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    status = Path(f"/proc/{int(done.stdout)}/status")
+    deadline = time.monotonic() + 20
+    while status.exists() and "zombie" not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_video_on_s3_is_fetched(s3: str, videos: Path) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    fs.put_file(str(videos / "scene-1.mp4"), f"{s3}/raw/scene-1.mp4")
+    remote, local = decode_clip(f"{s3}/raw/scene-1.mp4", RECIPE), decode_clip(str(videos / "scene-1.mp4"), RECIPE)
+    np.testing.assert_array_equal(remote.frames, local.frames)
+    with pytest.raises(VideoError, match="video_missing"):
+        decode_clip(f"{s3}/raw/none.mp4", RECIPE)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import BadInput
+from schemas.job import VideoSource
+from teacher_cache.clips.sources import content_digest, content_digests, list_videos
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def manifest(folder: Path, *lines: object) -> VideoSource:
+    path = folder / "videos.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return VideoSource(manifest=str(path))
+
+
+def test_a_glob_gives_ids_that_do_not_hold_where_the_videos_lie(tmp_path: Path) -> None:
+    touch(tmp_path, "raw/a.mp4", "raw/deep/b.mp4", "raw/c.txt")
+    videos = list_videos(VideoSource(glob=f"{tmp_path}/raw/**/*.mp4"))
+    assert {v.id: v.uri for v in videos} == {"a.mp4": f"{tmp_path}/raw/a.mp4", "deep/b.mp4": f"{tmp_path}/raw/deep/b.mp4"}
+
+
+def test_a_manifest_gives_each_video_once_with_uris_from_its_folder(tmp_path: Path) -> None:
+    source = manifest(
+        tmp_path, {"uri": "v/a.mp4"}, {"uri": "/abs/b.mp4", "id": "b"}, "", {"uri": "v/a.mp4"}, {"uri": "s3://x/c.mp4"}
+    )
+    assert [(v.id, v.uri) for v in list_videos(source)] == [
+        ("v/a.mp4", f"{tmp_path}/v/a.mp4"), ("b", "/abs/b.mp4"), ("s3://x/c.mp4", "s3://x/c.mp4"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["not json"], "line 1: needed one JSON object"),
+        ([{"uri": "a"}, {"url": "b"}], 'line 2: needed an object with a text "uri"'),
+        ([{"uri": "a", "name": "b"}], "unknown key 'name'"),
+        ([{"uri": "a", "id": 7}], 'needed a text "id"; found 7'),
+        ([{"uri": "a", "id": "x"}, {"uri": "b", "id": "x"}], "two videos have the id 'x'"),
+        ([], "lists no video"),
+    ],
+)
+def test_a_manifest_s_mistakes_are_named(tmp_path: Path, lines: list[object], said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        list_videos(manifest(tmp_path, *lines))
+    assert said in str(caught.value)
+
+
+def test_an_empty_glob_and_a_missing_manifest_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="matches no video"):
+        list_videos(VideoSource(glob=f"{tmp_path}/*.mp4"))
+    with pytest.raises(BadInput, match="there is no manifest"):
+        list_videos(VideoSource(manifest=str(tmp_path / "none.jsonl")))
+
+
+def test_a_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    big = bytes(range(256)) * 4096
+    (tmp_path / "a").write_bytes(big)
+    (tmp_path / "copy").write_bytes(big)
+    assert content_digest(str(tmp_path / "a")) == content_digest(str(tmp_path / "copy"))
+    for place in (0, len(big) // 2, len(big) - 1):
+        changed = bytearray(big)
+        changed[place] ^= 1
+        (tmp_path / "changed").write_bytes(changed)
+        assert content_digest(str(tmp_path / "changed")) != content_digest(str(tmp_path / "a"))
+    (tmp_path / "changed").write_bytes(big + b"\0")
+    assert content_digest(str(tmp_path / "changed")) != content_digest(str(tmp_path / "a"))
+
+
+def test_an_unreadable_video_has_no_digest(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    source = manifest(tmp_path, {"uri": "a.mp4"}, {"uri": "gone.mp4"})
+    digests = content_digests(list_videos(source))
+    assert digests["gone.mp4"] is None
+    assert digests["a.mp4"] is not None
+    assert digests["a.mp4"].startswith("sampled-sha256:")

@@ -1,0 +1,62 @@
+"""Small L4P networks, and the golden outputs of the original one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from teacher_cache.teachers.l4p import L4P, L4PConfig
+from teacher_cache.teachers.seeded import seed_weights
+
+SMALL = L4PConfig(
+    image_size=28,
+    embed_dim=24,
+    depth=4,
+    num_heads=2,
+    mlp_dim=40,
+    hooks=(1, 2, 3, 4),
+    feature_dim=8,
+    last_dim=4,
+    layer_dims=(6, 8, 12, 16),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small lose more time in handing work to threads than they gain, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Config, state dict, input and outputs of the original network (``../shared/golden`` beside the repository)."""
+    root = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
+    path = root.parent / "shared" / "golden" / "l4p_small.safetensors"
+    if not path.exists():
+        pytest.skip(f"the golden file is not beside the repository ({path})")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = L4PConfig(**json.loads(file.metadata()["config"]))
+    state = {name.removeprefix("state."): t for name, t in tensors.items() if name.startswith("state.")}
+    return SimpleNamespace(config=config, state=state, tensors=tensors, frames=tensors["input.rgb_b3thw"])
+
+
+@pytest.fixture
+def small() -> L4P:
+    model = L4P(SMALL)
+    seed_weights(model, seed=1)
+    return model
+
+
+@pytest.fixture
+def checkpoint(small: L4P) -> dict[str, torch.Tensor]:
+    """The small network's tensors under a checkpoint's names."""
+    return {f"l4p_model.{name}": tensor.clone() for name, tensor in small.state_dict().items()}

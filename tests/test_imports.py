@@ -1,0 +1,113 @@
+"""The direction of the design: schemas ← teacher_cache ← {cluster, student_train}."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("schemas", "teacher_cache", "cluster", "student_train")
+
+# package → what its modules may import of ours, and what they may never import
+ALLOWED = {
+    "schemas": ("schemas",),
+    "teacher_cache": ("schemas", "teacher_cache"),
+    "cluster": ("schemas", "teacher_cache", "cluster"),
+    "student_train": (
+        "schemas", "student_train", "teacher_cache.clips", "teacher_cache.config", "teacher_cache.console",
+        "teacher_cache.heads", "teacher_cache.open_cache", "teacher_cache.Cache", "teacher_cache.store.reader",
+    ),
+}  # fmt: skip
+FORBIDDEN = {
+    "schemas": ("torch", "zarr", "ray", "fsspec", "transformers"),
+    "teacher_cache": ("ray", "transformers"),
+    "cluster": ("transformers",),
+    "student_train": ("ray",),
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names a module imports, wherever in it; ``from a import b`` counts as ``a.b``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") for p in prefixes)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_imports_follow_the_design(package: str) -> None:
+    modules = sorted((ROOT / package).rglob("*.py"))
+    assert modules
+    for path in modules:
+        for name in imports(path):
+            assert not within(name, FORBIDDEN[package]), f"{path} imports {name}"
+            if within(name, OURS):
+                assert within(name, ALLOWED[package]), f"{path} imports {name}"
+
+
+def test_no_cycle_between_modules() -> None:
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for o in OURS
+        for p in (ROOT / o).rglob("*.py")
+    }
+    edges = {name: {target(i, modules) for i in top_level_imports(path)} - {None, name} for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join((*trail, name))
+        if name not in done:
+            for other in edges[name]:
+                visit(str(other), (*trail, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())
+
+
+def top_level_imports(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def target(name: str, modules: dict[str, Path]) -> str | None:
+    """The module of ours that an imported name is, or lies in."""
+    if name in modules:
+        return name
+    return name.rpartition(".")[0] if name.rpartition(".")[0] in modules else None
+
+
+def loaded_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_reading_a_store_loads_no_ray_and_no_teacher(tiny_store: Path) -> None:
+    loaded = loaded_after(
+        f"import student_train\nfrom teacher_cache import open_cache\ncache = open_cache({str(tiny_store)!r})\n"
+        "cache.read(['depth'], cache.committed_ids()[:1])\ncache.dataset(['f4d'])[0]\nassert cache.heads() is not None"
+    )
+    assert "zarr" in loaded
+    heavy = {m for m in loaded if within(m, ("ray", "transformers", "decord", "teacher_cache.teachers", "cluster"))}
+    assert not heavy
+
+
+def test_decoder_processes_stay_small() -> None:
+    loaded = loaded_after("import teacher_cache.clips.decoder")
+    assert not {m for m in loaded if within(m, ("torch", "zarr", "pyarrow", "ray"))}
