@@ -225,6 +225,8 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _create_file(path: Path, data: bytes) -> bool:
+    if path.exists():  # the link below decides; this spares a finished store the writing
+        return False
     temporary = _temporary(path)
     try:
         _write_synced(temporary, data)
