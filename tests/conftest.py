@@ -96,13 +96,9 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Se
 @pytest.fixture
 def s3(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """URL of an empty bucket on a running S3 server, with the environment set to reach it."""
-    import s3fs
-
     for name, value in _server.environment.items():
         monkeypatch.setenv(name, value)
-    # Filesystems are cached by their arguments, which do not show the environment they were made under.
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs = _server.filesystem()
+    fs = _server.filesystem
     if fs.exists("bucket"):
         fs.rm("bucket", recursive=True)
     fs.mkdir("bucket")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import s3fs
@@ -30,6 +31,7 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    @cached_property
     def filesystem(self) -> s3fs.S3FileSystem:
         return s3fs.S3FileSystem(
             key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=self.endpoint, use_listings_cache=False, skip_instance_cache=True
@@ -78,7 +80,7 @@ def start(folder: Path, weed: str = "weed") -> S3Server:
     deadline = time.monotonic() + 60
     while True:
         try:
-            server.filesystem().ls("/")
+            server.filesystem.ls("/")
         except Exception as error:  # the server answers in its own way while it starts
             if time.monotonic() > deadline or process.poll() is not None:
                 stop(server)

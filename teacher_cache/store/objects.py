@@ -176,8 +176,6 @@ class Objects:
         """Name the place and the remedy when it cannot be used. The server's own words hold no secret key."""
         try:
             yield
-        except (FileNotFoundError, FileExistsError):
-            raise
         except PermissionError as error:
             raise StoreUnreachable(
                 f"access to {self.url} was refused: {_first_line(error)}. "

@@ -1,0 +1,74 @@
+"""``student-train``: train a student from a store of cached targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from schemas.errors import CouldNotRun
+from schemas.train import FitReport, TrainConfig
+from teacher_cache.config import load_yaml
+from teacher_cache.console import print_json, reported_errors, stdout
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _commands() -> None:
+    """Train a student from a store of cached 4D targets."""
+
+
+@app.command()
+def fit(
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to train, from which store, by which losses.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run that the output folder holds.")] = False,
+) -> None:
+    """Train a student; its losses, report and weights go to the run's folder."""
+    with reported_errors(as_json):
+        config = load_yaml(train_yaml, TrainConfig)
+        report = _trainer()(config, overwrite=overwrite)
+    if as_json:
+        print_json(report)
+    else:
+        show(report)
+
+
+def _trainer() -> Callable[..., FitReport]:
+    """`student_train.train.fit`, imported only now: a mistake in the YAML shows at once, not after transformers has loaded."""
+    try:
+        from student_train.train import fit as run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise CouldNotRun(f"training needs the package {error.name}; install it with: pip install 'p4d-cache[train]'") from None
+    return run
+
+
+def show(report: FitReport) -> None:
+    """The report as a table."""
+    first, last = report.first, report.last
+    table = Table("part", f"steps {first.from_step}-{first.to_step}", f"steps {last.from_step}-{last.to_step}", "change")
+    for name, before in first.losses.items():
+        after = last.losses.get(name)
+        change = "" if after is None or before == 0 else f"{after / before - 1:+.0%}"
+        table.add_row(name, f"{before:.4g}", "–" if after is None else f"{after:.4g}", change)
+    stdout.print(table)
+    stdout.print(
+        f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s, "
+        f"{report.data_wait_seconds:.1f} s of it waiting for data"
+        + (f"; {report.dropped} conversations left out" if report.dropped else ""),
+        soft_wrap=True,
+    )
+    stdout.print(f"run: {report.output}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the ``student-train`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Conversations and a store in; batches of tokens, frames, times and cached targets out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from schemas.errors import BadInput
+from schemas.train import DataConfig
+from student_train.conversations import IGNORED_LABEL, Conversation, Turn, read_conversations, tokenize
+from student_train.frames import StudentFrames
+from student_train.targets import TargetReader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from teacher_cache import Cache
+
+QUESTION = "<video>\nDescribe this video."
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation, joined with the clip whose targets go with it. Both are None for plain text."""
+
+    conversation: Conversation
+    clip_id: str | None
+    video: str | None
+    """Where the student reads its frames."""
+
+
+class Joined(NamedTuple):
+    """Conversations that can be trained on, and those that were left out."""
+
+    samples: list[Sample]
+    dropped: list[str]
+    """For each conversation left out: where it stands and why."""
+
+
+class SampleDataset(Dataset[Sample]):
+    """Samples in order; the collator does the reading, so that one request serves a whole batch."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def load_samples(cache: Cache, config: DataConfig) -> Joined:
+    """The conversations that the config names, each joined with its clip; without any, one built-in sample for each clip.
+
+    Raises `BadInput` for a conversation whose clip has no targets, unless ``without_targets`` says to drop it.
+    """
+    index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
+    if not config.conversations:
+        return Joined(built_in_samples(cache, index, config), [])
+    samples: list[Sample] = []
+    dropped: list[str] = []
+    for conversation in read_conversations(config.conversations):
+        try:
+            samples.append(_join(conversation, index, config))
+        except NoTargetsError as error:
+            dropped.append(f"{conversation.source}: {error}")
+    if dropped and config.without_targets == "stop":
+        raise BadInput(
+            f"{len(dropped)} conversations have no targets in {cache.url}:\n{some_of(dropped)}\n"
+            "Teach these videos with `teacher-cache run`, or set `data.without_targets: drop` to train without them."
+        )
+    if not samples:
+        raise BadInput(f"none of the {len(dropped)} conversations has targets in {cache.url}; is it the store of other videos?")
+    return Joined(samples, dropped)
+
+
+def some_of(lines: Sequence[str]) -> str:
+    """The first few lines, indented, and how many more there are."""
+    shown = "\n".join(f"  {line}" for line in lines[:_SHOWN])
+    return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+
+
+def built_in_samples(cache: Cache, index: ClipIndex, config: DataConfig) -> list[Sample]:
+    """One question and answer for each committed clip: its length, which the frame times tell and a student can learn."""
+    clip_ids = cache.committed_ids()
+    if not clip_ids:
+        raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
+    times = cache.read(["timestamps"], clip_ids)["timestamps"]  # (clip, frame) seconds
+    samples = []
+    for clip_id, seconds in zip(clip_ids, times, strict=True):
+        answer = f"A video of {seconds[-1] - seconds[0]:.1f} seconds, seen in {len(seconds)} frames."
+        turns = (Turn("user", QUESTION), Turn("assistant", answer))
+        samples.append(_join(Conversation(f"clip {clip_id}", turns, clip_id=clip_id), index, config))
+    return samples
+
+
+class NoTargetsError(Exception):
+    """The store has no targets for a conversation's clip; its text says why."""
+
+
+class ClipIndex:
+    """Finds the clip that a conversation means."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.by_id = {str(row["clip_id"]): row for row in rows}
+        self._by_video: dict[str, list[str]] = defaultdict(list)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for clip_id, row in self.by_id.items():
+            self._by_video[row["video"]].append(clip_id)
+            self._by_name[_name(row["video"])].append(clip_id)
+
+    def find(self, conversation: Conversation, video_root: str | None) -> Mapping[str, Any]:
+        """The clip's row of the catalog.
+
+        By clip id; or by video: the id or uri itself, the uri under ``video_root``, or else the one uri that ends in
+        that path, since a store is often taught from another place than the student reads. Raises `NoTargetsError`.
+        """
+        found = self._candidates(conversation, video_root)
+        wanted = conversation.clip_id or conversation.video
+        if not found:
+            raise NoTargetsError(f"the store holds no clip of {wanted!r}")
+        if len(found) > 1:
+            some = ", ".join(found[:3])
+            raise BadInput(f"{conversation.source}: {wanted!r} can be any of {some}; give the sample's `clip_id`")
+        row = self.by_id[found[0]]
+        if row["status"] == "failed":
+            raise NoTargetsError(f"clip {found[0]!r} failed when it was taught: {row['reason']} ({row['detail']})")
+        if row["status"] != "committed":
+            raise NoTargetsError(f"clip {found[0]!r} is {row['status']}: planned, but not taught yet")
+        return row
+
+    def _candidates(self, conversation: Conversation, video_root: str | None) -> list[str]:
+        if conversation.clip_id is not None:
+            return [conversation.clip_id] if conversation.clip_id in self.by_id else []
+        video = str(conversation.video)
+        if video in self.by_id:
+            return [video]
+        for uri in (video, _under(video_root, video)):
+            if uri in self._by_video:
+                return self._by_video[uri]
+        tail = "/" + video.lstrip("./")
+        return [clip_id for clip_id in self._by_name[_name(video)] if f"/{self.by_id[clip_id]['video']}".endswith(tail)]
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _under(root: str | None, video: str) -> str:
+    return video if root is None else f"{root.rstrip('/')}/{video}"
+
+
+def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> Sample:
+    if conversation.video is None and conversation.clip_id is None:
+        return Sample(conversation, None, None)
+    row = index.find(conversation, config.video_root)
+    has_own_place = config.video_root is not None and conversation.video is not None
+    video = _under(config.video_root, str(conversation.video)) if has_own_place else str(row["video"])
+    return Sample(conversation, str(row["clip_id"]), video)
+
+
+class Collator:
+    """Samples to one batch, as `student_train.distillation.DistilledStudent` takes it. Picklable, to read ahead elsewhere."""
+
+    def __init__(
+        self,
+        targets: TargetReader,
+        frames: StudentFrames,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        video_token_id: int,
+        grid: int,
+    ) -> None:
+        self.targets = targets
+        self.frames = frames
+        self.tokenizer = tokenizer
+        self.video_token_id = video_token_id
+        self.grid = grid
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A batch: the text, and where there are clips ``frames``, ``timestamps``, ``targets`` and ``valid``.
+
+        The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
+        """
+        shown = [sample for sample in samples if sample.clip_id is not None]
+        clip_ids = [str(sample.clip_id) for sample in shown]
+        clips = self._clips(shown, clip_ids) if shown else {}
+        frame_count = clips["timestamps"].shape[1] if shown else 0
+        return {**self._text(samples, frame_count), **clips, "clip_ids": clip_ids}
+
+    def _clips(self, shown: Sequence[Sample], clip_ids: Sequence[str]) -> dict[str, Any]:
+        targets, valid = self.targets(clip_ids)
+        clock = self.targets.read(["timestamps", "frame_index"], clip_ids)
+        frames = [self.frames(str(s.video), index) for s, index in zip(shown, clock["frame_index"].tolist(), strict=True)]
+        return {
+            "frames": torch.from_numpy(np.stack(frames)),  # (clip, frame, height, width, RGB)
+            "timestamps": torch.from_numpy(clock["timestamps"]),  # (clip, frame)
+            "targets": targets,
+            "valid": valid,
+        }
+
+    def _text(self, samples: Sequence[Sample], frame_count: int) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask`` and ``labels``, padded at the end to the longest: int64 (sample, token)."""
+        video_tokens = frame_count * self.grid**2
+        encoded = [tokenize(s.conversation, self.tokenizer, self.video_token_id, video_tokens) for s in samples]
+        length = max(len(ids) for ids, _ in encoded)
+        ids = torch.full((len(samples), length), int(self.tokenizer.pad_token_id))
+        labels = torch.full_like(ids, IGNORED_LABEL)
+        mask = torch.zeros_like(ids)
+        for row, (row_ids, row_labels) in enumerate(encoded):
+            ids[row, : len(row_ids)] = torch.tensor(row_ids)
+            labels[row, : len(row_labels)] = torch.tensor(row_labels)
+            mask[row, : len(row_ids)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}

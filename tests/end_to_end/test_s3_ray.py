@@ -1,0 +1,93 @@
+"""Ray teachers, a real S3 server, and everybody else's Zarr readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from conftest import REAL_VIDEOS, Command, Jobs, tree
+
+from teacher_cache import open_cache
+
+RAY = {"engine": {"kind": "local", "batch": 2, "threads_per_teacher": 1, "teachers": 2}}
+
+
+def open_with_zarr(store: str) -> zarr.Group:
+    return zarr.open_group(store, mode="r")
+
+
+def test_real_footage_to_s3_with_ray(s3: str, jobs: Jobs, command: Command, real_videos: Path) -> None:
+    """H.264, 10-bit HDR, VP9, HEVC and AV1; the engine is chosen on the command line."""
+    store = f"{s3}/p4d/tiny"
+    job = jobs.write(store, videos={"glob": f"{real_videos}/*.[mw][pke][4vb]*"}, **RAY)
+    ran = command("teacher-cache", "run", job, "--engine", "ray", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["clips"] == {"planned": 5, "committed": 5, "failed": 0, "pending": 0}
+
+    status = command("teacher-cache", "status", store, "--json")
+    assert status.status == 0
+    assert status.json["clips"]["committed"] == 5
+    assert all(size > 0 for size in status.json["bytes"].values())
+    assert command("teacher-cache", "verify", store).status == 0
+    again = command("teacher-cache", "run", job, "--engine", "ray", "--json")
+    assert again.json["done_before"] == 5
+    assert again.json["stage_seconds"]["teach"] == 0
+
+    cache = open_cache(store)
+    assert set(cache.committed_ids()) == set(REAL_VIDEOS)
+    assert cache.read(["depth"], ["av1_video.mkv"])["depth"].min() > 0
+
+
+@pytest.fixture
+def ray_store(s3: str, jobs: Jobs, command: Command) -> str:
+    store = f"{s3}/store"
+    ran = command("teacher-cache", "run", jobs.write(store, **RAY), "--engine", "ray", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["clips"]["committed"] == 4
+    return store
+
+
+def test_ray_on_s3_gives_the_local_engine_s_bytes_and_any_reader_opens_them(ray_store: str, tiny_store: Path) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    root = ray_store.removeprefix("s3://")
+    stored = {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
+    assert stored == tree(tiny_store)
+
+    cache = open_cache(ray_store)
+    ids = cache.committed_ids()
+    rows = [row["row"] for row in cache.clips.to_pylist()]
+    ours = cache.read(["depth", "flow", "motion", "f4d"], ids)
+
+    group = open_with_zarr(ray_store)
+    assert group.attrs["fingerprint"] == cache.recipe.fingerprint
+    assert {name for name, _ in group.arrays()} == {
+        "f4d", "f4d_scale", "depth", "flow", "motion", "camray", "timestamps", "frame_index",
+    }  # fmt: skip
+    f4d, scale = (np.asarray(group[name]) for name in ("f4d", "f4d_scale"))
+    np.testing.assert_array_equal(f4d.astype(np.float32)[rows] * scale[rows][:, :, None, None, None], ours["f4d"])
+
+    dataset = xarray.open_zarr(ray_store, consolidated=False)
+    assert dataset["depth"].dims == ("clip", "frame", "y", "x")
+    np.testing.assert_allclose(np.exp(dataset["depth"].values[rows]), ours["depth"], rtol=1e-4)
+    np.testing.assert_allclose(dataset["flow"].values[rows], ours["flow"], atol=1e-4)
+    np.testing.assert_allclose(dataset["motion"].values[rows], ours["motion"], atol=1e-5)
+
+
+def test_what_has_no_clip_reads_as_missing_in_xarray_never_as_zero(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+    changes: dict[str, Any] = {"layout": {"clips_per_shard": 3}}
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "broken.mp4").write_text("no video")
+    (folder / "good.mp4").write_bytes((jobs.videos / "scene-0.mp4").read_bytes())
+    store = tmp_path / "store"
+    assert command("teacher-cache", "run", jobs.write(store, videos={"glob": f"{folder}/*.mp4"}, **changes)).status == 1
+    dataset = xarray.open_zarr(str(store), consolidated=False)
+    for name in ("depth", "flow", "motion", "camray", "f4d"):
+        assert np.isnan(dataset[name].values[0]).all()
+        assert np.isfinite(dataset[name].values[1]).all()
