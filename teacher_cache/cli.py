@@ -66,11 +66,12 @@ def run(
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.config import load_yaml
-        from teacher_cache.run import run_job
 
         job = load_yaml(job_file, Job)
         if engine is not None:
             job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        from teacher_cache.run import run_job  # only now: a mistake in the job shows at once
+
         report = run_job(job, retry_failed=retry_failed, progress=progress_bar)
         if as_json:
             print_json(report)

@@ -108,6 +108,14 @@ def test_reading_a_store_loads_no_ray_and_no_teacher(tiny_store: Path) -> None:
     assert not heavy
 
 
+def test_verify_and_read_do_not_load_torch(tiny_store: Path) -> None:
+    loaded = loaded_after(
+        f"store = {str(tiny_store)!r}\nfrom teacher_cache import open_cache\nfrom teacher_cache.verify import verify\n"
+        "verify(store)\ncache = open_cache(store)\ncache.read(['f4d', 'depth'], cache.committed_ids())"
+    )
+    assert "torch" not in loaded
+
+
 def test_decoder_processes_stay_small() -> None:
     loaded = loaded_after("import teacher_cache.clips.decoder")
     assert not {m for m in loaded if within(m, ("torch", "zarr", "pyarrow", "ray"))}

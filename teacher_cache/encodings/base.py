@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
+
+if TYPE_CHECKING:
+    import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import Arrays, StoredArray, figure
+
+if TYPE_CHECKING:
+    import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
 
 _LEVELS = 127
 # Half a step, and float32's rounding of quotient and product.
@@ -45,13 +47,13 @@ class ChannelInt8:
         largest = values.abs().amax(dim=tuple(range(1, values.ndim - 1)))  # (layer, channel)
         scale = largest / _LEVELS
         # A channel that is zero throughout has no scale to divide by; any positive one stores its zeros.
-        safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+        safe = scale + (scale == 0).float()
         over = safe.view(scale.shape[0], *(1,) * (values.ndim - 2), scale.shape[1])
         integers = (values / over).round().clamp(-_LEVELS, _LEVELS)
         error = integers * over - values
         measured = float((error.abs() / (over * _LEVELS)).max())
         arrays = {
-            signal.name: integers.to(torch.int8).cpu().numpy(),
+            signal.name: integers.char().cpu().numpy(),
             f"{signal.name}_scale": scale.cpu().numpy().astype("<f4"),
         }
         return arrays, figure("error over the channel's largest magnitude", error, values, measured, _BOUND)

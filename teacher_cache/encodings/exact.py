@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import Arrays, StoredArray
+
+if TYPE_CHECKING:
+    import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import Arrays, StoredArray, figure
+
+if TYPE_CHECKING:
+    import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class UniformInteger:
         # float64: at 2^16 steps a float32 quotient would already be off by a visible part of a step.
         integers = ((values.double() - self.offset) / self.step).round().clamp(lowest, limits.max)
         error = integers * self.step + self.offset - values.double()
-        stored: Arrays = {signal.name: integers.to(torch.int32).cpu().numpy().astype(self.dtype)}
+        stored: Arrays = {signal.name: integers.int().cpu().numpy().astype(self.dtype)}
         if self.logarithm:
             relative, physical = error.expm1(), values.double().exp()
             return stored, figure("relative error", relative * physical, physical, float(relative.abs().max()), self.bound)

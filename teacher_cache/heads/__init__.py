@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, TypeAlias
 
 from schemas.signal import SignalName
 
-RawSignals = dict[SignalName, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+RawSignals: TypeAlias = "dict[SignalName, torch.Tensor]"
 """Signals as the network's last linear layers give them: ``depth`` is the natural log of depth, ``motion`` a logit,
 the others are in the units of `schemas.signal.SIGNALS`. Each has the batch as its first axis."""

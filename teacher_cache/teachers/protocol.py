@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from schemas.base import Frozen
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.heads import RawSignals
+
+if TYPE_CHECKING:
+    import torch  # planning and verifying go by a teacher's description alone, and do not wait for torch
 
 __all__ = ["RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
 
