@@ -42,8 +42,8 @@ class StoreDamaged(CouldNotRun):
     """An object of the store contradicts the ledger or the format."""
 
 
-class StoreUnreachable(CouldNotRun):
-    """The store's server did not answer, or refused the credentials."""
+class Unreachable(CouldNotRun):
+    """A store or a video lies where nothing answers, or where the credentials were refused."""
 
 
 class RecipeMismatch(BadInput):

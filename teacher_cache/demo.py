@@ -31,7 +31,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
     job_file, train_file = _write_configs(out)
     make_videos(out / "videos", progress)
     job = load_yaml(job_file, Job)
-    _step("teaching: the L4P teacher at its tiny preset, with seeded weights")
+    _step("teaching: the L4P network at its tiny preset, with seeded weights (not trained: its maps are patterns)")
     run_report = run_job(job, progress=progress)
     _step("verifying the store")
     verified = verify(job.store, progress)

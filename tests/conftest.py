@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,22 @@ def command(tmp_path: Path) -> Command:
             capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=os.environ | environment, check=False,
         )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def teacher_cache_command() -> Command:
+    """`teacher-cache` as ``command`` runs it, but in this process: no start-up to wait for."""
+    from typer.testing import CliRunner
+
+    from teacher_cache.cli import app
+
+    def run(*arguments: object, **environment: str) -> Finished:
+        done = CliRunner().invoke(app, list(map(str, arguments)), env=environment)
+        unforeseen = done.exc_info if done.exception is not None and not isinstance(done.exception, SystemExit) else None
+        trace = "".join(traceback.format_exception(*unforeseen)) if unforeseen else ""
+        return Finished(done.exit_code, done.stdout, done.stderr + trace)
 
     return run
 

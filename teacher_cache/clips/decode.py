@@ -7,7 +7,6 @@ process of their own.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import decord
-import fsspec
 import numpy as np
 
 from schemas.clip import FrameClock
@@ -24,6 +22,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.clips.sources import local_path
+from teacher_cache.remote import filesystem, reachable
 
 DECODER = f"decord {decord.__version__}"
 
@@ -96,11 +95,12 @@ def _on_disk(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
         copy = Path(folder) / "video"
-        try:
-            with fsspec.open(uri, "rb") as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target, length=8 * 2**20)
-        except FileNotFoundError:
-            raise VideoError("video_missing", f"there is no object {uri}") from None
+        fs, place = filesystem(uri)
+        with reachable(uri):
+            try:
+                fs.get_file(place, str(copy))
+            except FileNotFoundError:
+                raise VideoError("video_missing", f"there is no object {uri}") from None
         yield copy
 
 

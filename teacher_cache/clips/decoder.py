@@ -167,8 +167,8 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         clip = decode_clip(request["uri"], ClipRecipe.model_validate(request["recipe"]))
     except VideoError as error:
         return {"reason": error.reason, "detail": error.detail}, b""
-    except (CacheError, OSError) as error:
-        return {"trouble": f"cannot fetch {request['uri']}: {error}"}, b""
+    except CacheError as error:
+        return {"trouble": str(error)}, b""
     header = {"shape": clip.frames.shape, "clock": clip.clock.model_dump(), "decoder": clip.decoder}
     return header, np.ascontiguousarray(clip.frames).tobytes()
 

@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-
 from schemas.clip import Video
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import BadInput
 from schemas.job import VideoSource
+from teacher_cache.remote import filesystem, reachable
 
 _BLOCK = 64 * 1024
 _READERS = 16
@@ -35,16 +34,22 @@ def list_videos(source: VideoSource) -> list[Video]:
 
 def _from_manifest(path: str) -> Iterator[Video]:
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        raise BadInput(f"there is no manifest {path}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        fs, place = filesystem(path)
+        lines = _read_whole(fs, place, path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise BadInput(f"cannot read the manifest {path}: {error}") from None
     folder = path.rpartition("/")[0]
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _manifest_line(line, f"{path}, line {number}", folder)
+
+
+def _read_whole(fs: Any, place: str, path: str) -> bytes:
+    with reachable(path):
+        try:
+            return bytes(fs.cat_file(place))
+        except FileNotFoundError:
+            raise BadInput(f"there is no manifest {path}") from None
 
 
 def _manifest_line(line: str, where: str, folder: str) -> Video:
@@ -64,23 +69,13 @@ def _manifest_line(line: str, where: str, folder: str) -> Video:
 
 
 def _from_glob(pattern: str) -> Iterator[Video]:
-    fs, path = _filesystem(pattern)
-    try:
+    fs, path = filesystem(pattern)
+    with reachable(pattern):
         found = sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"])
-    except PermissionError as error:
-        raise CouldNotRun(f"access to {pattern} was refused: {error}") from None
     base = _fixed_folder(path)
     for info in found:
         if info["type"] == "file":
             yield Video(uri=str(fs.unstrip_protocol(info["name"])).removeprefix("file://"), id=info["name"].removeprefix(base))
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    try:
-        fs, path = fsspec.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise BadInput(f"cannot use {url}: {error}") from None
-    return fs, path
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -95,7 +90,7 @@ def _fixed_folder(pattern: str) -> str:
 
 
 def content_digests(videos: Iterable[Video], advance: Callable[[int], None] = lambda _: None) -> dict[str, str | None]:
-    """Video id → `content_digest`, read side by side; None where the video cannot be read."""
+    """Video id → `content_digest`, read side by side; None where there is none."""
     listed = list(videos)
     with ThreadPoolExecutor(_READERS) as readers:
         found: dict[str, str | None] = {}
@@ -106,23 +101,29 @@ def content_digests(videos: Iterable[Video], advance: Callable[[int], None] = la
 
 
 def content_digest(uri: str) -> str | None:
-    """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if it cannot be read.
+    """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
 
     Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
     that encoders make; a file altered by hand in its middle only can escape.
     """
-    try:
-        fs, path = fsspec.url_to_fs(uri)
-        length = int(fs.info(path)["size"])
-        digest = hashlib.sha256(length.to_bytes(8, "little"))
-        if length <= 3 * _BLOCK:
-            digest.update(fs.cat_file(path))
-        else:
-            for start in (0, (length - _BLOCK) // 2, length - _BLOCK):
-                digest.update(fs.cat_file(path, start=start, end=start + _BLOCK))
-    except (OSError, ValueError):
-        return None
+    fs, path = filesystem(uri)
+    with reachable(uri):
+        try:
+            length = int(fs.info(path)["size"])
+            blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
+        except FileNotFoundError:
+            return None
+    digest = hashlib.sha256(length.to_bytes(8, "little"))
+    for block in blocks:
+        digest.update(block)
     return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def _sampled(length: int) -> list[tuple[int, int]]:
+    """Half-open byte ranges to hash of a file of that length; the whole of a short one."""
+    if length <= 3 * _BLOCK:
+        return [(0, length)] if length else []
+    return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
 
 
 def local_path(uri: str) -> Path | None:

@@ -9,66 +9,38 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from zarr.storage import FsspecStore, LocalStore
 
-from schemas.errors import BadInput, StoreUnreachable
+from schemas.errors import BadInput
+from teacher_cache.remote import filesystem, protocol, reachable, storage_options
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
 _SINGLE_PUT_LIMIT = 5 * 2**30
 
-# aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
-# silent for minutes.
-_S3_CONFIG = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}
-
 TEMPORARY_SUFFIX = ".tmp"
-
-
-def storage_options(url: str) -> dict[str, Any]:
-    """Options of fsspec for a URL. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
-    return {"config_kwargs": _S3_CONFIG, "use_listings_cache": False} if _protocol(url) == "s3" else {}
-
-
-def _protocol(url: str) -> str:
-    scheme = urlsplit(url).scheme
-    return "s3" if scheme == "s3a" else scheme or "file"
 
 
 class Objects:
     """The objects under one root.
 
     Keys are relative, with ``/`` between parts. Picklable: a copy in another process connects anew.
-    Every method raises `StoreUnreachable` when the place does not answer or refuses the credentials.
+    Every method raises `Unreachable` when the place does not answer or refuses the credentials.
     """
 
     def __init__(self, url: str) -> None:
-        if "@" in urlsplit(url).netloc:
-            raise BadInput(
-                "the store's URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-            )
+        self._fs, root = filesystem(url)
+        self._root = root.rstrip("/")
         self.url = url.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
         return Objects, (self.url,)
-
-    @cached_property
-    def _fs(self) -> Any:
-        try:
-            return fsspec.filesystem(_protocol(self.url), **storage_options(self.url))
-        except (ImportError, ValueError) as error:
-            raise BadInput(f"cannot use {self.url}: {error}") from None
-
-    @cached_property
-    def _root(self) -> str:
-        return str(self._fs._strip_protocol(self.url)).rstrip("/")  # noqa: SLF001  # fsspec's documented hook for implementers
 
     @property
     def is_local(self) -> bool:
@@ -104,7 +76,7 @@ class Objects:
                 self._fs.pipe_file(self._path(key), data, **self._put_options())
 
     def _put_options(self) -> dict[str, Any]:
-        return {"chunksize": _SINGLE_PUT_LIMIT} if _protocol(self.url) == "s3" else {}
+        return {"chunksize": _SINGLE_PUT_LIMIT} if protocol(self.url) == "s3" else {}
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
@@ -171,22 +143,9 @@ class Objects:
             return LocalStore(self._root, read_only=True)
         return FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
 
-    @contextlib.contextmanager
-    def reachable(self) -> Iterator[None]:
-        """Name the place and the remedy when it cannot be used. The server's own words hold no secret key."""
-        try:
-            yield
-        except PermissionError as error:
-            raise StoreUnreachable(
-                f"access to {self.url} was refused: {_first_line(error)}. "
-                "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on the bucket."
-            ) from None
-        except OSError as error:
-            raise StoreUnreachable(f"cannot use {self.url}: {_first_line(error)}. {_advice(self.url)}") from None
-        except Exception as error:
-            if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-                raise
-            raise StoreUnreachable(f"cannot reach {self.url}: {_first_line(error)}. {_advice(self.url)}") from None
+    def reachable(self) -> AbstractContextManager[None]:
+        """What any use of this place is wrapped in: raises `Unreachable`."""
+        return reachable(self.url)
 
 
 def _already_there(error: OSError) -> bool:
@@ -195,19 +154,6 @@ def _already_there(error: OSError) -> bool:
         return True
     answer = getattr(error.__cause__, "response", {})
     return answer.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-
-
-def _advice(url: str) -> str:
-    if _protocol(url) != "s3":
-        return "Check that the place exists, is writable and has room."
-    return (
-        f"Check that the bucket exists, AWS_ENDPOINT_URL (now {os.environ.get('AWS_ENDPOINT_URL', 'not set')}) "
-        "and the AWS credentials in the environment."
-    )
 
 
 def _temporary(path: Path) -> Path:

@@ -33,19 +33,21 @@ def is_one_clear_error(done: Finished, status: int, *said: str) -> None:
         ({"store": "s3://key:hidden@bucket/store"}, "holds credentials"),
     ],
 )
-def test_a_job_that_cannot_be_used(tmp_path: Path, jobs: Jobs, command: Command, changes: dict[str, Any], said: str) -> None:
+def test_a_job_that_cannot_be_used(
+    tmp_path: Path, jobs: Jobs, teacher_cache_command: Command, changes: dict[str, Any], said: str
+) -> None:
     store = changes.pop("store", tmp_path / "store")
     for name in ("run", "plan"):
-        done = command("teacher-cache", name, jobs.write(store, **changes))
+        done = teacher_cache_command(name, jobs.write(store, **changes))
         is_one_clear_error(done, 2, said)
         assert "hidden" not in done.err
     assert not (tmp_path / "store").exists()
-    as_json = command("teacher-cache", "run", jobs.write(store, **changes), "--json")
+    as_json = teacher_cache_command("run", jobs.write(store, **changes), "--json")
     assert as_json.status == 2
     assert said in as_json.json["error"]["message"]
 
 
-def test_videos_that_cannot_be_decoded_cost_a_row_each(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+def test_videos_that_cannot_be_decoded_cost_a_row_each(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "text.mp4").write_text("I am a text file")
@@ -55,46 +57,44 @@ def test_videos_that_cannot_be_decoded_cost_a_row_each(tmp_path: Path, jobs: Job
     (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
     store = tmp_path / "store"
     job = jobs.write(store, videos={"manifest": f"{folder}/videos.jsonl"})
-    done = command("teacher-cache", "run", job, "--json")
+    done = teacher_cache_command("run", job, "--json")
     assert done.status == 1
     assert "Traceback" not in done.err
     assert done.json["clips"] == {"planned": 4, "committed": 1, "failed": 3, "pending": 0}
     reasons = {f["clip_id"]: f["reason"] for f in done.json["failures"]}
     assert reasons == {"text.mp4": "not_a_video", "empty.mp4": "video_empty", "gone.mp4": "video_missing"}
-    for_people = command("teacher-cache", "status", store, COLUMNS="200")
+    for_people = teacher_cache_command("status", store, COLUMNS="200")
     assert for_people.status == 1
     assert "video_missing" in for_people.out
-    assert command("teacher-cache", "verify", store).status == 0
-    shown = command("teacher-cache", "view", store, "--out", "page.html")
+    assert teacher_cache_command("verify", store).status == 0
+    shown = teacher_cache_command("view", store, "--out", tmp_path / "page.html")
     assert shown.status == 0
     page = (tmp_path / "page.html").read_text()
     assert "good [1] &lt;b&gt;.mp4" in page
     assert "<b>.mp4" not in page
 
 
-def test_a_store_of_another_recipe(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+def test_a_store_of_another_recipe(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
     store = tmp_path / "store"
-    assert command("teacher-cache", "run", jobs.write(store)).status == 0
+    assert teacher_cache_command("run", jobs.write(store)).status == 0
     before = tree(store)
     other = jobs.write(store, clips={"preprocessing": "student"})
-    is_one_clear_error(
-        command("teacher-cache", "run", other), 2, "clips.preprocessing: store has 'l4p', job asks for 'student'"
-    )
-    diff = command("teacher-cache", "diff", store, other, "--json")
+    is_one_clear_error(teacher_cache_command("run", other), 2, "clips.preprocessing: store has 'l4p', job asks for 'student'")
+    diff = teacher_cache_command("diff", store, other, "--json")
     assert diff.status == 1
     assert diff.json["differences"]["clips.preprocessing"] == ["l4p", "student"]
     assert tree(store) == before
 
 
-def test_what_is_no_store(tmp_path: Path, command: Command) -> None:
+def test_what_is_no_store(tmp_path: Path, teacher_cache_command: Command) -> None:
     for name in ("status", "verify", "gc", "view"):
-        is_one_clear_error(command("teacher-cache", name, tmp_path / "none"), 2, "there is no store at")
+        is_one_clear_error(teacher_cache_command(name, tmp_path / "none"), 2, "there is no store at")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    is_one_clear_error(command("teacher-cache", "status", foreign), 2, "not a store of teacher targets")
+    is_one_clear_error(teacher_cache_command("status", foreign), 2, "not a store of teacher targets")
     (foreign / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"format_version": 99}}')
-    is_one_clear_error(command("teacher-cache", "status", foreign), 2, "format version 99; this program reads version 1")
+    is_one_clear_error(teacher_cache_command("status", foreign), 2, "format version 99; this program reads version 1")
 
 
 def test_s3_with_wrong_credentials(s3: str, jobs: Jobs, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,18 @@ def test_a_bucket_that_is_not_there_and_a_folder_that_cannot_be_written(jobs: Jo
     is_one_clear_error(command("teacher-cache", "run", jobs.write("/proc/store")), 3, "cannot use /proc/store")
 
 
-def test_a_mistyped_command(command: Command) -> None:
-    done = command("teacher-cache", "rum", "job.yaml")
+def test_a_mistyped_command(teacher_cache_command: Command) -> None:
+    done = teacher_cache_command("rum", "job.yaml")
     assert done.status == 2
     assert "Traceback" not in done.err
+
+
+def test_videos_on_an_endpoint_that_does_not_answer(s3: str, jobs: Jobs, command: Command, tmp_path: Path) -> None:
+    job = jobs.write(tmp_path / "store", videos={"glob": f"{s3}/raw/*.mp4"})
+    done = command("teacher-cache", "run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    is_one_clear_error(done, 3, "cannot reach s3://bucket/raw/*.mp4", "127.0.0.1:9")
+    (tmp_path / "videos.jsonl").write_text(json.dumps({"uri": f"{s3}/raw/a.mp4"}))
+    job = jobs.write(tmp_path / "store", videos={"manifest": f"{tmp_path}/videos.jsonl"})
+    done = command("teacher-cache", "run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    is_one_clear_error(done, 3, "cannot reach s3://bucket/raw/a.mp4")
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,71 @@
+"""Reaching files and stores anywhere fsspec goes, and saying plainly what is wrong where that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from schemas.errors import BadInput, Unreachable
+
+# aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
+# silent for minutes.
+_S3_CONFIG = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}
+
+
+def protocol(url: str) -> str:
+    """Fsspec's name for the kind of place: ``file``, ``s3``, …."""
+    scheme = urlsplit(url).scheme
+    return "s3" if scheme == "s3a" else scheme or "file"
+
+
+def storage_options(url: str) -> dict[str, Any]:
+    """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
+    return {"config_kwargs": _S3_CONFIG, "use_listings_cache": False} if protocol(url) == "s3" else {}
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """(fsspec filesystem, path in it). Raises `BadInput` for a kind of URL that is unknown, or that holds credentials."""
+    if "@" in urlsplit(url).netloc:
+        raise BadInput("a URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+    try:
+        fs, path = fsspec.url_to_fs(url, **storage_options(url))
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"cannot use {url}: {error}") from None
+    return fs, path
+
+
+@contextlib.contextmanager
+def reachable(url: str) -> Iterator[None]:
+    """Turn what a filesystem raises into `Unreachable`, with place and remedy. The server's own words hold no secret."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
+    except OSError as error:
+        raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url)}") from None
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            raise
+        raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def _credentials_advice(url: str) -> str:
+    if protocol(url) != "s3":
+        return "Check who may read and write there."
+    return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on the bucket."
+
+
+def _advice(url: str) -> str:
+    if protocol(url) != "s3":
+        return "Check that the place exists, is writable and has room."
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set")
+    return f"Check that the bucket exists, AWS_ENDPOINT_URL (now {endpoint}) and the AWS credentials in the environment."
