@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from schemas.errors import CouldNotRun
 from schemas.train import FitReport, TrainConfig
 from teacher_cache.config import load_yaml
 from teacher_cache.console import print_json, reported_errors, stdout
@@ -31,20 +29,13 @@ def fit(
     """Train a student; its losses, report and weights go to the run's folder."""
     with reported_errors(as_json):
         config = load_yaml(train_yaml, TrainConfig)
-        report = _trainer()(config, overwrite=overwrite)
+        from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
+
+        report = run(config, overwrite=overwrite)
     if as_json:
         print_json(report)
     else:
         show(report)
-
-
-def _trainer() -> Callable[..., FitReport]:
-    """`student_train.train.fit`, imported only now: a mistake in the YAML shows at once, not after transformers has loaded."""
-    try:
-        from student_train.train import fit as run  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise CouldNotRun(f"training needs the package {error.name}; install it with: pip install 'p4d-cache[train]'") from None
-    return run
 
 
 def show(report: FitReport) -> None:

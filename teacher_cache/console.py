@@ -20,17 +20,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from schemas.errors import CacheError
+from schemas.errors import CacheError, CouldNotRun
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
+
+
+# A package that only some commands need → the extra that brings it.
+_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "demo"}
 
 
 @contextmanager
 def reported_errors(as_json: bool) -> Iterator[None]:
     """Turn an error that we raised on purpose into its message and exit status; Ctrl-C into 130."""
     try:
-        yield
+        with _named_extras():
+            yield
     except CacheError as error:
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
@@ -43,6 +48,18 @@ def reported_errors(as_json: bool) -> Iterator[None]:
         # The reader of our output has gone (`… | head`); writing to it again at exit would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+
+
+@contextmanager
+def _named_extras() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        brings = f"pip install 'p4d-cache[{_EXTRAS[package]}]' brings it"
+        raise CouldNotRun(f"this needs the package {package}, which is not installed here; {brings}") from None
 
 
 def escape(text: str) -> str:

@@ -19,6 +19,7 @@ from teacher_cache.config import load_yaml
 from teacher_cache.console import escape, stderr, stdout
 from teacher_cache.plan import Progress
 from teacher_cache.run import run_job
+from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 from teacher_cache.verify import verify
 
 _VIDEOS, _FRAMES, _FPS, _HEIGHT, _WIDTH = 8, 48, 24, 240, 320
@@ -60,11 +61,7 @@ def _step(text: str) -> None:
 def make_videos(folder: Path, progress: Progress) -> None:
     """Render and encode the demo's videos, each a moving 3-D scene; those that are there already stay."""
     try:
-        from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene  # noqa: PLC0415
-
         folder.mkdir(parents=True, exist_ok=True)
-    except ImportError as error:
-        raise CouldNotRun(f"the demo needs the package {error.name}; install it with: pip install 'p4d-cache[demo]'") from None
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}") from None
     _step(f"making {_VIDEOS} videos of moving scenes")
@@ -127,6 +124,8 @@ def _write_report(store: str, run_folder: Path, out: Path) -> Path:
     chart = line_chart_svg(series, "The student's losses, training from the store", "step", "loss", log_y=True)
     note = (
         f"<p>The tiny student after {len(lines)} steps of L = SFT + α·LD + β·ED; run folder {html_escape(str(run_folder))}.</p>"
+        "<p>The tiny teacher's weights are seeded, not trained: its maps below show what is stored and learnt, "
+        "not what is in the scene.</p>"
     )
     write_report(store, None, out, [chart + note])
     return out

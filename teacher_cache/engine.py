@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import BadInput
 from schemas.ledger import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.work import WorkerSpec
@@ -22,13 +22,8 @@ class Engine(Protocol):
 
 
 def engine(kind: str) -> Engine:
-    """The engine of that name. Raises `BadInput` for an unknown one, `CouldNotRun` if its packages are not installed."""
+    """The engine of that name. Raises `BadInput` for an unknown one."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in known:
         raise BadInput(f"no engine is called {kind!r}; installed here: {', '.join(sorted(known)) or 'none'}")
-    try:
-        return cast("Engine", known[kind].load()())
-    except ImportError as error:
-        raise CouldNotRun(
-            f"the engine {kind!r} cannot be loaded: {error}. Install it with: pip install 'p4d-cache[{kind}]'"
-        ) from None
+    return cast("Engine", known[kind].load()())

@@ -93,7 +93,8 @@ def flow_to_rgb(flow: FloatArray, scale: float) -> RgbArray:
     """
     wheel = _color_wheel()
     valid = np.asarray(np.isfinite(flow).all(axis=-1))
-    u, v = np.moveaxis(np.where(valid[..., None], flow, 0), -1, 0) / scale
+    # float64: the length of a flow near float32's largest number is beyond it.
+    u, v = np.moveaxis(np.where(valid[..., None], flow, 0).astype(np.float64), -1, 0) / scale
     length = np.hypot(u, v)[..., None]
     # (-1, 1] around the wheel, as in the reference implementation; the wheel's first hue points right.
     position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * (len(wheel) - 1)
