@@ -1,0 +1,77 @@
+"""The Ray engine: a teacher's process that dies costs nothing but time, and errors come back as they were raised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from conftest import Command, Jobs, tree
+
+from cluster.ray_pool import RayEngine
+from schemas.errors import BadInput, CouldNotRun
+from schemas.job import EngineJob, TeacherJob
+from schemas.ledger import Unit, WorkItem
+from teacher_cache.work import WorkerSpec
+
+ONE_TEACHER = {"kind": "ray", "batch": 2, "threads_per_teacher": 1}
+ONE_BY_ONE = {"clips_per_shard": 1}
+
+
+def teachers_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The teacher actors among a run's descendants, by the names that Ray gives them."""
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::_TeacherActor"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+    local = jobs.write(tmp_path / "local", layout=ONE_BY_ONE)
+    assert command("teacher-cache", "run", local).status == 0
+    store = tmp_path / "store"
+    job = jobs.write(store, layout=ONE_BY_ONE, engine=ONE_TEACHER)
+    program = str(Path(sys.executable).parent / "teacher-cache")
+    run = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (list(store.glob("ledger/0*.json")) and (teachers := teachers_of(run))):
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.005)
+    for teacher in teachers:
+        teacher.kill()
+    assert len(list(store.glob("ledger/0*.json"))) < 4  # there was work left to lose
+    assert run.wait(120) == 0
+    assert {k: v for k, v in tree(store).items() if not k.endswith(".tmp")} == tree(tmp_path / "local")
+
+
+@pytest.fixture
+def running_ray() -> Iterator[None]:
+    """Ray that the caller has started: the engine uses it, and leaves it running."""
+    ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    yield
+    assert ray.is_initialized()
+    ray.shutdown()
+
+
+def item(shard: int) -> WorkItem:
+    return WorkItem(unit=Unit(shard=shard, parts=("depth",)), clips=(), settled=())
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_what_a_worker_raises_comes_back_as_it_was(tmp_path: Path) -> None:
+    spec = WorkerSpec(store=str(tmp_path / "none"), teacher=TeacherJob(preset="tiny"), engine=EngineJob(kind="ray"))
+    with pytest.raises(BadInput, match="there is no store at"):
+        list(RayEngine().run(spec, [item(0), item(1)]))
+    greedy = spec.model_copy(update={"engine": EngineJob(kind="ray", gpus_per_teacher=64)})
+    with pytest.raises(CouldNotRun, match="gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):
+        list(RayEngine().run(greedy, [item(0)]))
