@@ -73,5 +73,5 @@ def test_what_a_worker_raises_comes_back_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no store at"):
         list(RayEngine().run(spec, [item(0), item(1)]))
     greedy = spec.model_copy(update={"engine": EngineJob(kind="ray", gpus_per_teacher=64)})
-    with pytest.raises(CouldNotRun, match="gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):
+    with pytest.raises(CouldNotRun, match=r"gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):
         list(RayEngine().run(greedy, [item(0)]))
