@@ -1,5 +1,7 @@
 """From a video's uri to uint8 frames and their clock, with decord.
 
+Frames come as they are meant to be seen: decord applies a quarter turn in the video's metadata (checked by tests).
+
 Call these where a damaged file may take the process down with it; `teacher_cache.clips.decoder` runs them in a
 process of their own.
 """
@@ -82,6 +84,8 @@ def _opened(uri: str) -> Iterator[Any]:
             reader = decord.VideoReader(str(path), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
             raise VideoError("not_a_video", _message(error)) from None
+        except AssertionError:  # how decord says that it counted none
+            raise VideoError("no_frames", "the video holds no frame") from None
         yield reader
 
 
