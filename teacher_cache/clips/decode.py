@@ -9,6 +9,7 @@ process of their own.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import decord
 import fsspec
 import numpy as np
 
-from schemas.clip import FrameClock
+from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.preprocess import Frame, preprocess
@@ -41,10 +42,19 @@ class DecodedClip:
     """Name and version of what decoded it."""
 
 
-def decode_clip(uri: str, recipe: ClipRecipe) -> DecodedClip:
-    """Sample, decode and preprocess one clip. Raises `VideoError` with the reason."""
+def probe(uri: str) -> Footage:
+    """How much there is of a video. Raises `VideoError` with the reason."""
     with _opened(uri) as reader:
-        indices = frame_indices(recipe.sampling, recipe.frames, len(reader))
+        return _footage(reader)
+
+
+def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> DecodedClip:
+    """Sample, decode and preprocess one clip; a ``window`` says which, unless the sampling is ``uniform``.
+
+    Raises `VideoError` with the reason.
+    """
+    with _opened(uri) as reader:
+        indices = frame_indices(recipe, _footage(reader), window)
         frames = _frames(reader, indices)
         seconds = tuple(float(reader.get_frame_timestamp(i)[0]) for i in indices)
     return DecodedClip(preprocess(frames, recipe), FrameClock(frame_index=indices, timestamps_seconds=seconds), DECODER)
@@ -54,6 +64,11 @@ def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
     """The named frames at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
     with _opened(uri) as reader:
         return _frames(reader, frame_index)
+
+
+def _footage(reader: Any) -> Footage:
+    fps = float(reader.get_avg_fps())
+    return Footage(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
 
 
 def _frames(reader: Any, indices: Sequence[int]) -> Frame:

@@ -73,9 +73,11 @@ class Cache:
 
     @cached_property
     def clips(self) -> pa.Table:
-        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest.
+        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest,
+        video_id, window_start, window_stop.
 
-        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis.
+        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis. The last two are
+        the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
         """
         records = []
         for clip in self._current.values():
@@ -83,11 +85,10 @@ class Cache:
             state = {"status": "pending", "reason": None, "detail": None}
             if outcome is not None:
                 state = {"status": outcome.status, "reason": outcome.reason, "detail": outcome.detail}
-            records.append(
-                {"clip_id": clip.clip_id, "video": clip.video, **state, "row": clip.row, "content_digest": clip.content_digest}
-            )
-        columns = ("clip_id", "video", "status", "reason", "detail")
-        schema = pa.schema([*((name, pa.string()) for name in columns), ("row", pa.int64()), ("content_digest", pa.string())])
+            records.append(clip.model_dump() | state)
+        text, number = pa.string(), pa.int64()
+        columns = {"clip_id": text, "video": text, "status": text, "reason": text, "detail": text, "row": number}
+        schema = pa.schema(columns | {"content_digest": text, "video_id": text, "window_start": number, "window_stop": number})
         return pa.Table.from_pylist(records, schema=schema)
 
     def committed_ids(self) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decode import DECODER, DecodedClip, decode_clip, decode_frames
@@ -22,20 +23,11 @@ from teacher_cache.clips.sampling import frame_indices
 RECIPE = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
 
 
-def test_uniform_sampling_is_the_paper_s() -> None:
-    assert frame_indices("uniform", 16, 16) == tuple(range(16))
-    assert frame_indices("uniform", 4, 100) == (0, 33, 66, 99)
-    assert frame_indices("uniform", 4, 2) == (0, 0, 1, 1)
-    assert frame_indices("uniform", 4, 1) == (0, 0, 0, 0)
-    with pytest.raises(VideoError, match="no_frames"):
-        frame_indices("uniform", 4, 0)
-
-
 def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     clip = decode_clip(str(videos / "scene-0.mp4"), RECIPE)
     assert clip.frames.shape == (16, 56, 56, 3)
     assert clip.frames.dtype == np.uint8
-    assert clip.clock.frame_index == frame_indices("uniform", 16, 20)
+    assert clip.clock.frame_index == frame_indices(RECIPE, Footage(frames=20, fps=24), None)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
     assert clip.decoder == DECODER
 
