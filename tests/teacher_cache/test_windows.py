@@ -187,3 +187,33 @@ def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> No
     ]  # fmt: skip
     starts = [clip if isinstance(clip, VideoError) else clip.clock.frame_index[0] for clip in clips]
     assert starts == [16, 8]
+
+
+def test_a_video_s_windows_are_read_stitched(jobs: Jobs, folder: Path, tmp_path: Path, tiny_store: Path) -> None:
+    store = str(tmp_path / "store")
+    run(jobs, folder, tmp_path / "store", signals=["depth", "flow", "motion", "camray"])
+    cache = open_cache(store)
+    ids = [f"long.mp4#{number:04d}" for number in range(3)]
+    one = cache.read(["depth", "flow", "motion", "camray"], ids)
+    whole = cache.read_video(["depth", "flow", "motion"], "long.mp4", align="none")
+    assert set(whole) == {"depth", "flow", "motion", "frame_index", "timestamps"}
+    assert whole["frame_index"].tolist() == list(range(30))
+    np.testing.assert_allclose(whole["timestamps"], np.arange(30) / 24, atol=1e-3)
+    np.testing.assert_array_equal(
+        whole["depth"], np.concatenate([one["depth"][0][:8], one["depth"][1][:8], one["depth"][2][:14]])
+    )
+    np.testing.assert_array_equal(whole["flow"][8], one["flow"][0][8])
+    np.testing.assert_array_equal(whole["flow"][9], one["flow"][1][1])
+    for align in ("disparity", "scale", "joint"):
+        both = cache.read_video(["camray", "depth"], "long.mp4", align=align)
+        assert both["depth"].shape == (30, 112, 112)
+        assert both["camray"].shape == (30, *one["camray"].shape[2:])
+        np.testing.assert_array_equal(both["camray"], cache.read_video(["camray"], "long.mp4", align=align)["camray"])
+        np.testing.assert_array_equal(both["depth"][:8], one["depth"][0][:8])
+    assert len(cache.read_video(["depth"], "short.mp4")["depth"]) == 5
+    with pytest.raises(UnknownClip, match=r"no video 'lang.mp4'. Did you mean 'long.mp4'"):
+        cache.read_video(["depth"], "lang.mp4")
+    with pytest.raises(BadInput, match="'f4d' has no frame axis"):
+        cache.read_video(["f4d"], "long.mp4")
+    with pytest.raises(BadInput, match="is sampled uniform"):
+        open_cache(str(tiny_store)).read_video(["depth"], "scene-0.mp4")
