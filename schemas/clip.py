@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Frozen
 
-Sampling = Literal["uniform"]
+Sampling = Literal["uniform", "fps", "dense"]
 Preprocessing = Literal["l4p", "student"]
 
 FailureReason = Literal[
@@ -16,6 +16,7 @@ FailureReason = Literal[
     "video_empty",  # zero bytes
     "not_a_video",  # no decoder opens it
     "no_frames",  # opens, but holds no frame
+    "not_probed",  # opens now, but could not be opened when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
     "decode_timeout",  # the decoder passed its deadline and was killed
     "decoder_crashed",  # the decoder's process died
@@ -32,16 +33,49 @@ class Video(Frozen):
     id: str = Field(min_length=1)
 
 
+class Footage(Frozen):
+    """What a video holds: all that the choice of frames is a function of, besides the recipe."""
+
+    frames: int = Field(ge=1)
+    fps: float = Field(ge=0, allow_inf_nan=False)
+    """Average frames per second; 0 where the video does not say."""
+
+
+class Window(Frozen):
+    """A half-open range [start, stop) of a video's track: the frames its sampling takes, continued by their mirror image.
+
+    For ``dense`` positions on the track are frame numbers, up to the video's end; for ``fps`` they count the frames at that
+    rate.
+    """
+
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1)
+
+
 class ClipPolicy(Frozen):
     """Which frames of a video make a clip, and how they are brought to the teacher's size."""
 
     frames: int = Field(16, ge=2, multiple_of=2)
     sampling: Sampling = "uniform"
+    """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
+    consecutive frames."""
+    fps: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Frames per second that the sampling ``fps`` takes."""
     preprocessing: Preprocessing = "l4p"
     size: int | None = Field(None, ge=14)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14)
     """The student's square input size in pixels, which the ``student`` preprocessing passes through."""
+
+    @model_validator(mode="after")
+    def _a_rate_where_it_is_used(self) -> Self:
+        if self.sampling == "fps" and self.fps is None:
+            raise ValueError("`sampling: fps` needs `fps`, the frames per second to take")
+        if self.sampling != "fps" and self.fps is not None:
+            raise ValueError(
+                f"`fps` is for `sampling: fps`, and the sampling here is {self.sampling}; change it or leave `fps` out"
+            )
+        return self
 
 
 class Clip(Frozen):
@@ -51,8 +85,19 @@ class Clip(Frozen):
     row: int = Field(ge=0)
     video: str
     """The video's uri."""
+    video_id: str
+    """What the user calls the video. The clip's id is the same under ``uniform``; else it adds its window: ``ID#0000``."""
     content_digest: str | None
     """Digest of the video's size and sampled blocks; None where the video could not be read when planned."""
+    window_start: int | None = None
+    window_stop: int | None = None
+    """The clip's `Window`. None under ``uniform``, and where the video could not be probed when planned."""
+
+    @property
+    def window(self) -> Window | None:
+        if self.window_start is None or self.window_stop is None:
+            return None
+        return Window(start=self.window_start, stop=self.window_stop)
 
 
 class FrameClock(Frozen):

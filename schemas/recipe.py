@@ -36,6 +36,8 @@ class ClipRecipe(Frozen):
     size: int
     student_size: int | None
     """None unless the preprocessing passes through the student's size."""
+    fps: float | None = None
+    """None unless the sampling takes frames at a rate."""
 
 
 class Layout(Frozen):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from schemas.clip import Clip
+from schemas.clip import Clip, Video
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.ledger import PARTS, PartName, RowOutcome, Unit, WorkItem
@@ -16,6 +16,7 @@ from schemas.recipe import ClipRecipe, Recipe
 from schemas.report import DiffReport, PlanReport
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.sources import content_digests, list_videos
+from teacher_cache.clips.windows import Candidate, candidates
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import stored_arrays
@@ -33,22 +34,14 @@ def no_progress(_description: str, _total: int, _unit: str) -> AbstractContextMa
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A clip that the job is about, before it has a row."""
-
-    clip_id: str
-    video: str
-    content_digest: str | None
-
-
-@dataclass(frozen=True)
 class JobFacts:
     """What a job comes to once its teacher and videos are looked at."""
 
     recipe: Recipe
     shapes: Mapping[SignalName, Shape]
     parts: tuple[PartName, ...]
-    candidates: tuple[Candidate, ...]
+    digests: Mapping[Video, str | None]
+    """Each video's content; None where it cannot be read."""
 
 
 def look_at(job: Job, progress: Progress = no_progress) -> JobFacts:
@@ -58,9 +51,25 @@ def look_at(job: Job, progress: Progress = no_progress) -> JobFacts:
     videos = list_videos(job.videos)
     with progress("reading videos", len(videos), "videos") as advance:
         digests = content_digests(videos, advance)
-    candidates = tuple(Candidate(video.id, video.uri, digests[video.id]) for video in videos)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
-    return JobFacts(recipe, description.shapes, parts, candidates)
+    return JobFacts(recipe, description.shapes, parts, {video: digests[video.id] for video in videos})
+
+
+def find_candidates(
+    job: Job, facts: JobFacts, catalog: Catalog, retry: Collection[str] = (), progress: Progress = no_progress
+) -> tuple[Candidate, ...]:
+    """The job's clips. Videos are probed if the sampling needs it and the catalog does not have their windows."""
+    if facts.recipe.clips.sampling == "uniform":
+        progress = no_progress
+    with progress("counting frames", len(facts.digests), "videos") as advance:
+        return candidates(
+            facts.recipe.clips,
+            facts.digests,
+            catalog.current(),
+            retry,
+            timeout_seconds=job.engine.decode_timeout_seconds,
+            advance=advance,
+        )
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
@@ -81,6 +90,7 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
         preprocessing=job.clips.preprocessing,
         size=teacher.image_size,
         student_size=job.clips.student_size if job.clips.preprocessing == "student" else None,
+        fps=job.clips.fps,
     )
     return Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
 
@@ -91,15 +101,24 @@ def new_clips(candidates: Sequence[Candidate], catalog: Catalog, recipe: Recipe,
 
     def needs_row(candidate: Candidate) -> bool:
         clip = current.get(candidate.clip_id)
-        if clip is None or candidate.clip_id in retry:
+        if clip is None:
             return True
         # A video that cannot be read now says nothing about its content; what is committed stays good.
-        return candidate.content_digest is not None and candidate.content_digest != clip.content_digest
+        is_readable = candidate.content_digest is not None
+        return is_readable and (candidate.clip_id in retry or candidate.content_digest != clip.content_digest)
 
     first = catalog.next_row(recipe.layout.clips_per_shard)
     wanted = filter(needs_row, candidates)
     return [
-        Clip(clip_id=c.clip_id, row=first + place, video=c.video, content_digest=c.content_digest)
+        Clip(
+            clip_id=c.clip_id,
+            row=first + place,
+            video=c.video.uri,
+            video_id=c.video.id,
+            content_digest=c.content_digest,
+            window_start=None if c.window is None else c.window.start,
+            window_stop=None if c.window is None else c.window.stop,
+        )
         for place, c in enumerate(wanted)
     ]
 
@@ -135,8 +154,9 @@ def _work_item(unit: Unit, clips: Sequence[Clip], current: Mapping[str, Clip], l
 
 def _settled(clip: Clip, current: Mapping[str, Clip], ledger: Ledger) -> RowOutcome | None:
     """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded."""
-    if current[clip.clip_id].row != clip.row:
-        detail = f"row {current[clip.clip_id].row} holds this clip now"
+    latest = current.get(clip.clip_id)
+    if latest is None or latest.row != clip.row:
+        detail = "its video has no such window now" if latest is None else f"row {latest.row} holds this clip now"
         return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
     outcome = ledger.outcome(clip.row, ["clock"])
     return outcome if outcome is not None and outcome.status == "failed" else None
@@ -148,25 +168,26 @@ def diff_report(url: str, job: Job) -> DiffReport:
     facts = look_at(job)
     if differences := recipe.differences(facts.recipe):
         return DiffReport(store=url, differences=differences, new_clips=0, units=0)
-    plan = _plan(url, facts)
+    plan = _plan(url, job, facts)
     return DiffReport(store=url, differences={}, new_clips=plan.new_clips, units=plan.units)
 
 
 def plan_report(job: Job) -> PlanReport:
     """What `run` would do with this job now. Raises `BadInput`, `RecipeMismatch`."""
-    return _plan(job.store, look_at(job))
+    return _plan(job.store, job, look_at(job))
 
 
-def _plan(url: str, facts: JobFacts) -> PlanReport:
+def _plan(url: str, job: Job, facts: JobFacts) -> PlanReport:
     store = find_store(url)
     catalog, ledger = Catalog((), 0), Ledger(())
     if store is not None:
         require_recipe(store, facts.recipe)
         catalog, ledger = store.catalog(), store.ledger()
-    added = new_clips(facts.candidates, catalog, facts.recipe)
+    wanted = find_candidates(job, facts, catalog)
+    added = new_clips(wanted, catalog, facts.recipe)
     if added:
         catalog = catalog.with_segment(added)
-    items = work_left(facts.recipe, catalog, ledger, facts.parts, [c.clip_id for c in facts.candidates])
+    items = work_left(facts.recipe, catalog, ledger, facts.parts, [c.clip_id for c in wanted])
     return PlanReport(
         store=url,
         store_exists=store is not None,

@@ -85,7 +85,7 @@ class Worker:
     ) -> Iterator[list[tuple[Clip, DecodedClip]]]:
         """Batches of clips that decoded; the others are recorded as failed."""
         batch: list[tuple[Clip, DecodedClip]] = []
-        results = self._decoders.map(clip.video for clip in clips)
+        results = self._decoders.map((clip.video for clip in clips), (clip.window for clip in clips))
         for clip in clips:
             with clock.stage("decode_wait"):
                 decoded = next(results)

@@ -1,5 +1,7 @@
 """From a video's uri to uint8 frames and their clock, with decord.
 
+Frames come as they are meant to be seen: decord applies a quarter turn in the video's metadata (checked by tests).
+
 Call these where a damaged file may take the process down with it; `teacher_cache.clips.decoder` runs them in a
 process of their own.
 """
@@ -7,6 +9,7 @@ process of their own.
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Any
 import decord
 import numpy as np
 
-from schemas.clip import FrameClock
+from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.preprocess import Frame, preprocess
@@ -38,10 +41,19 @@ class DecodedClip:
     """Name and version of what decoded it."""
 
 
-def decode_clip(uri: str, recipe: ClipRecipe) -> DecodedClip:
-    """Sample, decode and preprocess one clip. Raises `VideoError` with the reason."""
+def probe(uri: str) -> Footage:
+    """How much there is of a video. Raises `VideoError` with the reason."""
     with _opened(uri) as reader:
-        indices = frame_indices(recipe.sampling, recipe.frames, len(reader))
+        return _footage(reader)
+
+
+def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> DecodedClip:
+    """Sample, decode and preprocess one clip; a ``window`` says which, unless the sampling is ``uniform``.
+
+    Raises `VideoError` with the reason.
+    """
+    with _opened(uri) as reader:
+        indices = frame_indices(recipe, _footage(reader), window)
         frames = _frames(reader, indices)
         seconds = tuple(float(reader.get_frame_timestamp(i)[0]) for i in indices)
     return DecodedClip(preprocess(frames, recipe), FrameClock(frame_index=indices, timestamps_seconds=seconds), DECODER)
@@ -51,6 +63,11 @@ def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
     """The named frames at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
     with _opened(uri) as reader:
         return _frames(reader, frame_index)
+
+
+def _footage(reader: Any) -> Footage:
+    fps = float(reader.get_avg_fps())
+    return Footage(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
 
 
 def _frames(reader: Any, indices: Sequence[int]) -> Frame:
@@ -81,6 +98,8 @@ def _opened(uri: str) -> Iterator[Any]:
             reader = decord.VideoReader(str(path), num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
             raise VideoError("not_a_video", _message(error)) from None
+        except AssertionError:  # how decord says that it counted none
+            raise VideoError("no_frames", "the video holds no frame") from None
         yield reader
 
 

@@ -1,7 +1,7 @@
 """Decoding in processes that can be killed: a damaged video costs its own clip, never the job.
 
-A decoder process is a plain program that reads one JSON request a line and answers with a JSON line and, for a
-decoded clip, the frames' bytes. It holds no torch, no zarr and no credentials of its own.
+A decoder process is a plain program that reads one JSON request a line, to decode a clip or to probe a video, and answers
+with a JSON line and, for a decoded clip, the frames' bytes. It holds no torch, no zarr and no credentials of its own.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Any, Self
+from functools import partial
+from itertools import repeat
+from typing import IO, Any, Self, TypeVar
 
 import numpy as np
 
-from schemas.clip import FrameClock
+from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import CacheError, CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, decode_clip
+from teacher_cache.clips.decode import DecodedClip, decode_clip, probe
 
 _READ = 1 << 20
+
+Result = TypeVar("Result")
 
 
 class DecoderPool:
@@ -39,13 +43,23 @@ class DecoderPool:
         self._free = list(self._decoders)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
-    def map(self, uris: Iterable[str], ahead: int = 2) -> Iterator[DecodedClip | VideoError]:
-        """One result for each uri, in order; at most ``ahead`` clips for each process wait decoded."""
-        waiting: deque[Future[DecodedClip | VideoError]] = deque()
+    def map(
+        self, uris: Iterable[str], windows: Iterable[Window | None] = repeat(None), ahead: int = 2
+    ) -> Iterator[DecodedClip | VideoError]:
+        """One clip for each uri (and window), in order; at most ``ahead`` clips for each process wait decoded."""
+        asked = (partial(_Decoder.decode, uri=u, window=w) for u, w in zip(uris, windows, strict=False))
+        return self._stream(asked, ahead)
+
+    def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
+        """What each video holds, in order."""
+        return self._stream((partial(_Decoder.probe, uri=u) for u in uris), ahead=2)
+
+    def _stream(self, asked: Iterable[Callable[[_Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
+        waiting: deque[Future[Result | VideoError]] = deque()
         limit = len(self._decoders) * ahead
         try:
-            for uri in uris:
-                waiting.append(self._threads.submit(self._decode, uri))
+            for ask in asked:
+                waiting.append(self._threads.submit(self._asked, ask))
                 if len(waiting) >= limit:
                     yield waiting.popleft().result()
             while waiting:
@@ -54,10 +68,10 @@ class DecoderPool:
             for future in waiting:
                 future.cancel()
 
-    def _decode(self, uri: str) -> DecodedClip | VideoError:
+    def _asked(self, ask: Callable[[_Decoder], Result]) -> Result | VideoError:
         decoder = self._free.pop()  # there are as many threads as decoders
         try:
-            return decoder.decode(uri)
+            return ask(decoder)
         except VideoError as error:
             return error
         finally:
@@ -83,14 +97,25 @@ class _Decoder:
     timeout_seconds: float
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def decode(self, uri: str) -> DecodedClip:
+    def decode(self, uri: str, window: Window | None) -> DecodedClip:
         """Raises `VideoError`, or `CouldNotRun` for what is not the video's fault."""
+        request = {"uri": uri, "recipe": self.recipe.model_dump(), "window": window and window.model_dump()}
+        answer, frames = self._exchange(request)
+        values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
+        return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"])
+
+    def probe(self, uri: str) -> Footage:
+        """Raises as `decode` does."""
+        return Footage.model_validate(self._exchange({"uri": uri})[0]["footage"])
+
+    def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """One request to the process, and its answer with the bytes behind it."""
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         deadline = time.monotonic() + self.timeout_seconds
         try:
-            process.stdin.write(json.dumps({"uri": uri, "recipe": self.recipe.model_dump()}).encode() + b"\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             answer = json.loads(_read_line(process.stdout, deadline))
             frames = _read_exactly(process.stdout, int(np.prod(answer["shape"])), deadline) if "shape" in answer else b""
@@ -101,7 +126,11 @@ class _Decoder:
         except (EOFError, BrokenPipeError):
             self.kill()
             raise VideoError("decoder_crashed", f"the decoder's process ended with {_ending(process.returncode)}") from None
-        return _result(answer, frames)
+        if "reason" in answer:
+            raise VideoError(answer["reason"], answer["detail"])
+        if "trouble" in answer:
+            raise CouldNotRun(answer["trouble"])
+        return answer, frames
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
@@ -123,15 +152,6 @@ class _Decoder:
                     if pipe is not None:
                         pipe.close()
             self.process = None
-
-
-def _result(answer: dict[str, Any], frames: bytes) -> DecodedClip:
-    if "reason" in answer:
-        raise VideoError(answer["reason"], answer["detail"])
-    if "trouble" in answer:
-        raise CouldNotRun(answer["trouble"])
-    values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
-    return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"])
 
 
 def _ending(returncode: int) -> str:
@@ -163,8 +183,12 @@ def _read_exactly(pipe: IO[bytes], size: int, deadline: float) -> bytes:
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """A request with a recipe is for a clip; one without asks what the video holds."""
     try:
-        clip = decode_clip(request["uri"], ClipRecipe.model_validate(request["recipe"]))
+        if "recipe" not in request:
+            return {"footage": probe(request["uri"]).model_dump()}, b""
+        window = request["window"] and Window.model_validate(request["window"])
+        clip = decode_clip(request["uri"], ClipRecipe.model_validate(request["recipe"]), window)
     except VideoError as error:
         return {"reason": error.reason, "detail": error.detail}, b""
     except CacheError as error:

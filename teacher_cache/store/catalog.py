@@ -1,4 +1,7 @@
-"""The catalog: which row is which clip. Append-only Parquet segments; a later row of a clip supersedes its earlier ones."""
+"""The catalog: which row is which clip. Append-only Parquet segments.
+
+A later row of a clip supersedes its earlier ones, and a later content of a video all rows of its earlier one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ _SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("video", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
         pa.field("content_digest", pa.string()),
+        pa.field("window_start", pa.int64()),
+        pa.field("window_stop", pa.int64()),
     ]
 )
 
@@ -37,8 +43,13 @@ class Catalog:
         return self.clips[-1].row + 1 if self.clips else 0
 
     def current(self) -> dict[str, Clip]:
-        """Clip id → the clip's latest row."""
-        return {clip.clip_id: clip for clip in self.clips}
+        """Clip id → the clip's latest row, of videos' latest content alone.
+
+        The last row of a video tells which content that is, and whether its windows are known. So windows that a new
+        content does not have, or the failed row of a video that could not be probed at first, are no longer there.
+        """
+        content = {clip.video_id: _content(clip) for clip in self.clips}
+        return {clip.clip_id: clip for clip in self.clips if _content(clip) == content[clip.video_id]}
 
     def next_row(self, clips_per_shard: int) -> int:
         """The first row of the next segment: segments begin on a shard, so that no committed shard is ever added to."""
@@ -46,6 +57,10 @@ class Catalog:
 
     def with_segment(self, clips: Iterable[Clip]) -> Catalog:
         return Catalog((*self.clips, *clips), self.segments + 1)
+
+
+def _content(clip: Clip) -> tuple[str | None, bool]:
+    return clip.content_digest, clip.window_start is None
 
 
 def read_catalog(objects: Objects) -> Catalog:

@@ -16,12 +16,13 @@ import pyarrow as pa
 import zarr
 
 from schemas.clip import Clip
-from schemas.errors import ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
+from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
+from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.store import Store, open_store
 
@@ -73,9 +74,11 @@ class Cache:
 
     @cached_property
     def clips(self) -> pa.Table:
-        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest.
+        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest,
+        video_id, window_start, window_stop.
 
-        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis.
+        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis. The last two are
+        the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
         """
         records = []
         for clip in self._current.values():
@@ -83,11 +86,10 @@ class Cache:
             state = {"status": "pending", "reason": None, "detail": None}
             if outcome is not None:
                 state = {"status": outcome.status, "reason": outcome.reason, "detail": outcome.detail}
-            records.append(
-                {"clip_id": clip.clip_id, "video": clip.video, **state, "row": clip.row, "content_digest": clip.content_digest}
-            )
-        columns = ("clip_id", "video", "status", "reason", "detail")
-        schema = pa.schema([*((name, pa.string()) for name in columns), ("row", pa.int64()), ("content_digest", pa.string())])
+            records.append(clip.model_dump() | state)
+        text, number = pa.string(), pa.int64()
+        columns = {"clip_id": text, "video": text, "status": text, "reason": text, "detail": text, "row": number}
+        schema = pa.schema(columns | {"content_digest": text, "video_id": text, "window_start": number, "window_stop": number})
         return pa.Table.from_pylist(records, schema=schema)
 
     def committed_ids(self) -> list[str]:
@@ -114,6 +116,41 @@ class Cache:
             fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
             fetched = {key: future.result() for key, future in fetches.items()}
         return {name: self._stack(name, rows, fetched) for name in signals}
+
+    def read_video(
+        self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
+    ) -> dict[str, Values]:
+        """Targets of a whole video of a ``dense`` store, its windows stitched: float32, the video's frames as first axis.
+
+        ``signals`` are of depth, flow, motion and camray; ``frame_index`` and ``timestamps`` are always there as well. Depth
+        and rays are in the scale, and rays in the first camera's frame, of the first window; `teacher_cache.stitch.stitch`
+        says how ``align`` brings the others there, and what ``seed`` is for. The mirrored frames of the last window are left
+        out.
+
+        Raises `BadInput` for another sampling or a signal without frames, and what `read` raises: one window that failed
+        leaves a gap, so the video cannot be stitched.
+        """
+        if self.recipe.clips.sampling != "dense":
+            raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only windows of `dense` can be stitched")
+        if without := [name for name in signals if name not in (*STITCHED, *_CLOCK)]:
+            raise BadInput(f"{without[0]!r} has no frame axis to stitch along; {', '.join(STITCHED)} have")
+        together = ("depth", "camray") if align == "joint" and {"depth", "camray"} & set(signals) else ()
+        wanted = [name for name in STITCHED if name in (*signals, *together)]
+        clips = sorted(self._clips_of(video_id), key=lambda clip: clip.window_start or 0)
+        read = self.read([*wanted, *_CLOCK], [clip.clip_id for clip in clips])
+        starts = [clip.window_start or 0 for clip in clips]
+        stitched = stitch({name: list(read[name]) for name in wanted}, starts, align=align, seed=seed)
+        clock = {name: overwrite(list(read[name]), starts) for name in _CLOCK}
+        frames = int(clock["frame_index"].max()) + 1
+        return {name: values[:frames] for name, values in (stitched | clock).items() if name in (*signals, *_CLOCK)}
+
+    def _clips_of(self, video_id: str) -> list[Clip]:
+        found = [clip for clip in self._current.values() if clip.video_id == video_id]
+        if not found:
+            close = difflib.get_close_matches(video_id, {clip.video_id for clip in self._current.values()}, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{hint}")
+        return found
 
     def _stack(self, name: str, rows: Sequence[int], fetched: Mapping[tuple[str, int], Values]) -> Values:
         arrays = self._arrays_of(name)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
-DoubleArray = npt.NDArray[np.float64]
+from teacher_cache.rays import DoubleArray, FloatArray, camera_centres
 
 _WIDTH, _HEIGHT, _MARGIN = 240.0, 120.0, 30.0
 _CONE_PIXELS = 26.0
@@ -21,27 +18,6 @@ class CameraPath:
 
     svg: str
     length: float
-
-
-def camera_centres(camray: FloatArray) -> DoubleArray:
-    """The point nearest all rays of each frame: (frame, 3) from (frame, ray_y, ray_x, 6), NaN where the rays have none.
-
-    A ray with unit direction d and moment m passes through d × m; the sum of squared distances to all rays is least where
-    Σ (I − d dᵀ) c = Σ d × m. Directions need not have unit length.
-    """
-    rays = camray.reshape(len(camray), -1, 6).astype(np.float64)
-    direction, moment = rays[..., :3], rays[..., 3:]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        size = np.linalg.norm(direction, axis=-1, keepdims=True)
-        direction, moment = direction / size, moment / size
-    valid = np.isfinite(direction).all(-1) & np.isfinite(moment).all(-1)
-    centres = np.full((len(rays), 3), np.nan)
-    for frame, keep in enumerate(valid):
-        d, m = direction[frame][keep], moment[frame][keep]
-        normal = len(d) * np.eye(3) - d.T @ d
-        if len(d) > 1 and np.linalg.cond(normal) < 1e8:
-            centres[frame] = np.linalg.solve(normal, np.cross(d, m).sum(0))
-    return centres
 
 
 def camera_path(camray: FloatArray, *, least_extent: float) -> CameraPath:

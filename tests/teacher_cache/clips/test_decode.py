@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decode import DECODER, DecodedClip, decode_clip, decode_frames
@@ -21,20 +23,11 @@ from teacher_cache.clips.sampling import frame_indices
 RECIPE = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
 
 
-def test_uniform_sampling_is_the_paper_s() -> None:
-    assert frame_indices("uniform", 16, 16) == tuple(range(16))
-    assert frame_indices("uniform", 4, 100) == (0, 33, 66, 99)
-    assert frame_indices("uniform", 4, 2) == (0, 0, 1, 1)
-    assert frame_indices("uniform", 4, 1) == (0, 0, 0, 0)
-    with pytest.raises(VideoError, match="no_frames"):
-        frame_indices("uniform", 4, 0)
-
-
 def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     clip = decode_clip(str(videos / "scene-0.mp4"), RECIPE)
     assert clip.frames.shape == (16, 56, 56, 3)
     assert clip.frames.dtype == np.uint8
-    assert clip.clock.frame_index == frame_indices("uniform", 16, 20)
+    assert clip.clock.frame_index == frame_indices(RECIPE, Footage(frames=20, fps=24), None)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
     assert clip.decoder == DECODER
 
@@ -51,6 +44,35 @@ def test_decoded_frames_are_those_that_were_encoded(videos: Path) -> None:
         assert int(np.argmin(errors)) == index
 
 
+def turned(video: Path, degrees: int) -> bytes:
+    """An mp4's bytes with a display matrix that turns the picture clockwise, as a phone held upright writes it."""
+    data = video.read_bytes()
+    header = data.index(b"tkhd") + 4
+    place = header + (40 if data[header] == 0 else 52)  # past version, times, track, duration, layer, group and volume
+    a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    assert data[place : place + 36] == struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    return data[:place] + matrix + data[place + 36 :]
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("size", [(64, 96), (90, 120), (144, 96)])
+def test_a_turn_in_the_metadata_is_applied(tmp_path: Path, degrees: int, size: tuple[int, int]) -> None:
+    """Sizes of which some have padded rows, lying or turned; every corner has its own colour."""
+    from teacher_cache.scenes import encode_video
+
+    corners = np.array([[[220, 30, 30], [30, 220, 30]], [[30, 30, 220], [220, 220, 220]]], np.uint8)
+    picture = np.asarray(Image.fromarray(corners).resize(size[::-1], Image.Resampling.BILINEAR))
+    encode_video(tmp_path / "straight.mp4", np.repeat(picture[None], 20, 0), crf=5)
+    (tmp_path / "turned.mp4").write_bytes(turned(tmp_path / "straight.mp4", degrees))
+    truth = np.rot90(picture, -degrees // 90).astype(int)
+    frames = decode_frames(str(tmp_path / "turned.mp4"), [0, 9])
+    assert frames.shape == (2, *truth.shape)
+    assert np.abs(frames - truth).mean() < 6
+    clip = decode_clip(str(tmp_path / "turned.mp4"), RECIPE)
+    assert np.abs(clip.frames[3] - preprocess(truth[None].astype(np.uint8), RECIPE)[0].astype(int)).mean() < 6
+
+
 def test_preprocessing_follows_its_named_recipe() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
     l4p = preprocess(frames, RECIPE)
@@ -64,6 +86,12 @@ def test_preprocessing_follows_its_named_recipe() -> None:
     np.testing.assert_allclose(l4p[1].astype(float), chained[0].permute(1, 2, 0).round().numpy(), atol=1)
     student = preprocess(frames, RECIPE.model_copy(update={"preprocessing": "student", "student_size": 70}))
     assert student.shape == l4p.shape
+    # The released 4D-RGPT: its image processor's bicubic square, and torchvision's antialiased resize of that tensor.
+    square = torch.from_numpy(np.array(Image.fromarray(frames[1]).resize((70, 70), Image.Resampling.BICUBIC)))
+    resized = torch.nn.functional.interpolate(
+        square.permute(2, 0, 1)[None].float(), (56, 56), mode="bilinear", align_corners=False, antialias=True
+    )
+    np.testing.assert_allclose(student[1].astype(float), resized[0].permute(1, 2, 0).round().numpy(), atol=1)
     assert np.abs(student.astype(int) - l4p).max() > 1
     flat = np.full((1, 33, 47, 3), 200, dtype=np.uint8)
     assert (preprocess(flat, RECIPE) == 200).all()

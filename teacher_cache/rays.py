@@ -1,0 +1,115 @@
+"""From Plücker rays to cameras and back: centres, rotations, and similarities that move rays to another frame.
+
+Rays are (frame, ray_y, ray_x, 6): direction d, of any length, then moment m = o × d with o the camera's centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+DoubleArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """x ↦ scale · rotation @ x + translation."""
+
+    scale: float
+    rotation: DoubleArray
+    """(3, 3)."""
+    translation: DoubleArray
+    """(3,)."""
+
+    def points(self, points: FloatArray) -> DoubleArray:
+        """Points (…, 3), moved."""
+        return np.asarray(self.scale * points @ self.rotation.T + self.translation)
+
+    def rays(self, camray: FloatArray) -> FloatArray:
+        """Rays (…, 6), moved: d' = R d, and m' = o' × d' = s R m + t × R d, for directions of any length."""
+        direction, moment = camray[..., :3] @ self.rotation.T, camray[..., 3:] @ self.rotation.T
+        moved = self.scale * moment + np.cross(self.translation, direction)
+        return np.concatenate([direction, moved], axis=-1).astype(camray.dtype)
+
+
+IDENTITY = Similarity(1.0, np.eye(3), np.zeros(3))
+
+
+def camera_centres(camray: FloatArray) -> DoubleArray:
+    """The point nearest all rays of each frame: (frame, 3) from (frame, ray_y, ray_x, 6), NaN where the rays have none.
+
+    A ray with unit direction d and moment m passes through d × m; the sum of squared distances to all rays is least where
+    Σ (I − d dᵀ) c = Σ d × m. Directions need not have unit length.
+    """
+    rays = camray.reshape(len(camray), -1, 6).astype(np.float64)
+    direction, moment = rays[..., :3], rays[..., 3:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = np.linalg.norm(direction, axis=-1, keepdims=True)
+        direction, moment = direction / size, moment / size
+    valid = np.isfinite(direction).all(-1) & np.isfinite(moment).all(-1)
+    centres = np.full((len(rays), 3), np.nan)
+    for frame, keep in enumerate(valid):
+        d, m = direction[frame][keep], moment[frame][keep]
+        normal = len(d) * np.eye(3) - d.T @ d
+        if len(d) > 1 and np.linalg.cond(normal) < 1e8:
+            centres[frame] = np.linalg.solve(normal, np.cross(d, m).sum(0))
+    return centres
+
+
+def camera_rotations(camray: FloatArray, intrinsics: FloatArray) -> DoubleArray:
+    """Each frame's camera-to-reference rotation (frame, 3, 3), by Kabsch from the ideal rays K⁻¹[x, y, 1] to the directions.
+
+    ``intrinsics`` (3, 3) is in image widths and heights, pixel centres at half integers.
+    """
+    rows, columns = camray.shape[1:3]
+    y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+    ideal = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(intrinsics).T
+    return np.stack([rotation_between(ideal, rays[..., :3]) for rays in camray])
+
+
+def rotation_between(source: FloatArray, target: FloatArray) -> DoubleArray:
+    """The rotation R (3, 3) that best turns directions (…, 3) onto others, by Kabsch. Lengths are ignored."""
+    a, b = unit(source).reshape(-1, 3), unit(target).reshape(-1, 3)
+    return _nearest_rotation(b.T @ a)
+
+
+def similarity_between(source: FloatArray, target: FloatArray) -> Similarity:
+    """The similarity of least squares that takes points (N, 3) to others (Umeyama 1991)."""
+    middle, aim = source.mean(0), target.mean(0)
+    a, b = source - middle, target - aim
+    rotation = _nearest_rotation(b.T @ a)
+    spread = float((a * a).sum())
+    scale = float((b * (a @ rotation.T)).sum()) / spread if spread > 0 else 1.0
+    return Similarity(scale, rotation, aim - scale * rotation @ middle)
+
+
+def robust_similarity(
+    source: FloatArray, target: FloatArray, threshold: float, rng: np.random.Generator, *, sample: int = 10, trials: int = 100
+) -> Similarity:
+    """`similarity_between` over the largest set of points that agree to within ``threshold``, by RANSAC with ``rng``."""
+    best = np.ones(len(source), np.bool_)
+    agreeing = 0
+    for _ in range(trials if len(source) > sample else 0):
+        chosen = rng.choice(len(source), sample, replace=False)
+        moved = similarity_between(source[chosen], target[chosen]).points(source)
+        inliers = np.linalg.norm(moved - target, axis=1) < threshold
+        if inliers.sum() > max(agreeing, sample - 1):
+            best, agreeing = inliers, int(inliers.sum())
+    return similarity_between(source[best], target[best])
+
+
+def unit(vectors: FloatArray) -> DoubleArray:
+    """Vectors (…, 3) at length 1."""
+    wide = vectors.astype(np.float64)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12))
+
+
+def _nearest_rotation(matrix: DoubleArray) -> DoubleArray:
+    """The rotation R that maximises trace(Rᵀ matrix); a reflection never."""
+    left, _, right = np.linalg.svd(matrix)
+    sign = np.sign(np.linalg.det(left @ right)) or 1.0
+    return np.asarray(left @ np.diag([1.0, 1.0, sign]) @ right)
