@@ -196,7 +196,7 @@ class L4PFamily:
         config, weights = _resolve(job)
         identity = self.identify(job).identity
         model = _seeded(config) if weights is None else _on_meta(config).load_checkpoint(weights)
-        return L4PTeacher(model, identity, device)
+        return L4PTeacher(model, identity, device, compile_model=job.compile)
 
 
 FAMILY: TeacherFamily = L4PFamily()
