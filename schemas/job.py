@@ -35,8 +35,10 @@ class TeacherJob(Frozen):
     family: str = "l4p"
     preset: str = "giant"
     weights: str | None = None
-    """Path of the weights. A preset that says so needs none and starts from a fixed seed."""
+    """Path or URL of the weights. A preset that says so needs none and starts from a fixed seed."""
     dtype: Precision = "float32"
+    compile: bool = False
+    """Whether the teacher goes through `torch.compile`. It changes speed alone, so it is not in the recipe."""
 
 
 class EngineJob(Frozen):

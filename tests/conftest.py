@@ -28,6 +28,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Weights that tests fetch or convert stay out of the user's cache."""
+    os.environ["P4D_CACHE_DIR"] = str(tmp_path_factory.mktemp("node-cache"))
+
+
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four short H.264 videos of moving scenes: scene-0.mp4 to scene-3.mp4, 96×64, 20 frames at 24 fps."""

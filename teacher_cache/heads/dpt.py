@@ -24,7 +24,7 @@ Factors = tuple[int, int, int]
 """One number for each of (time, y, x)."""
 
 
-class _Pyramid(NamedTuple):
+class Pyramid(NamedTuple):
     """How a head moves between resolutions, finest layer first."""
 
     resample: tuple[Factors, Factors, Factors, Factors]
@@ -33,12 +33,12 @@ class _Pyramid(NamedTuple):
     """Factor of the upsampling that ends each fusion block."""
 
 
-_PYRAMIDS: dict[HeadGrid, _Pyramid] = {
-    "pixels": _Pyramid(
+PYRAMIDS: dict[HeadGrid, Pyramid] = {
+    "pixels": Pyramid(
         resample=((1, 2, 2), (1, 1, 1), (0, 0, 0), (-1, -1, -1)),
         fuse=((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
     ),
-    "tokens": _Pyramid(
+    "tokens": Pyramid(
         resample=((1, 0, 0), (1, 0, 0), (0, 0, 0), (-1, -1, -1)),
         fuse=((1, 1, 1), (1, 1, 1), (2, 1, 1), (2, 2, 2)),
     ),
@@ -178,7 +178,7 @@ class DPTHead(nn.Module):
     def __init__(self, config: DPTHeadConfig) -> None:
         super().__init__()
         self.config = config
-        pyramid = _PYRAMIDS[config.grid]
+        pyramid = PYRAMIDS[config.grid]
         self.act_postprocess = nn.ModuleList(
             nn.Sequential(nn.Conv3d(config.embed_dim, dim, kernel_size=1), _resample(dim, log_factors))
             for dim, log_factors in zip(config.layer_dims, pyramid.resample, strict=True)

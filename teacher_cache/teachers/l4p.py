@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Self, cast
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -23,15 +23,17 @@ from teacher_cache.heads import RawSignals
 from teacher_cache.heads.dpt import DPTHead, canonical_name
 from teacher_cache.heads.frozen import decode_raw, save_heads, to_physical
 from teacher_cache.heads.precision import autocast, convert_weights, no_tf32
-from teacher_cache.heads.tensors import file_digest
 from teacher_cache.teachers.checkpoint import PUBLISHED, check_finite, read_checkpoint
 from teacher_cache.teachers.l4p_config import FRAMES, MAPS, PRESETS, SEEDED, TASKS, L4PConfig
 from teacher_cache.teachers.l4p_encoder import VideoEncoder
+from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_remote, made_once
 from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
 from teacher_cache.teachers.seeded import seed_weights, tensors_digest
 
 __all__ = ["FAMILY", "L4P", "PRESETS", "L4PConfig", "L4PFamily", "L4PTeacher"]
 
+_CONVERTED_VERSION = "1"
+"""Raised when the same checkpoint is converted to something else."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -183,7 +185,7 @@ class L4PFamily:
             digest = tensors_digest(_seeded(config))
         else:
             read_checkpoint(weights, _parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
-            digest = _digest_of_unchanged(weights)
+            digest = digest_of_unchanged(weights)
         identity = TeacherIdentity(family="l4p", config=config.model_dump(mode="json"), weights=digest, dtype=job.dtype)
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
 
@@ -195,8 +197,13 @@ class L4PFamily:
             )
         config, weights = _resolve(job)
         identity = self.identify(job).identity
-        model = _seeded(config) if weights is None else _on_meta(config).load_checkpoint(weights)
-        return L4PTeacher(model, identity, device)
+        if weights is None or job.weights is None:
+            model = _seeded(config)
+        elif job.dtype == "float32" and not is_remote(job.weights):
+            model = _on_meta(config).load_checkpoint(weights)  # mapped from the user's own file
+        else:
+            model = _load_converted(config, weights, identity)
+        return L4PTeacher(model, identity, device, compile_model=job.compile)
 
 
 FAMILY: TeacherFamily = L4PFamily()
@@ -213,7 +220,7 @@ def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path | None]:
             f"the preset {job.preset!r} needs weights: give `teacher.weights` the path of L4P's published checkpoint "
             f"({PUBLISHED}). Without weights there is {', '.join(sorted(SEEDED))}."
         )
-    return PRESETS[job.preset], None if job.weights is None else Path(job.weights).expanduser()
+    return PRESETS[job.preset], None if job.weights is None else fetched(job.weights)
 
 
 def _on_meta(config: L4PConfig) -> L4P:
@@ -222,18 +229,23 @@ def _on_meta(config: L4PConfig) -> L4P:
         return L4P(config)
 
 
+def _load_converted(config: L4PConfig, weights: Path, identity: TeacherIdentity) -> L4P:
+    """The weights in their working precision, mapped from a file that is made once on a node and shared by its workers."""
+
+    def convert(part: Path) -> None:
+        model = _on_meta(config).load_checkpoint(weights)
+        convert_weights(model, identity.dtype)
+        own = {name: t.contiguous() for name, t in model.state_dict().items() if name == canonical_name(name)}
+        safetensors.torch.save_file(own, part)
+
+    file = made_once("converted", [_CONVERTED_VERSION, identity.model_dump_json()], ".safetensors", convert)
+    tensors: dict[str, Tensor] = safetensors.torch.load_file(file)
+    model = _on_meta(config)
+    model.load_state_dict({name: tensors[canonical_name(name)] for name in model.state_dict()}, assign=True)
+    return model.requires_grad_(requires_grad=False)
+
+
 def _seeded(config: L4PConfig) -> L4P:
     model = L4P(config)
     seed_weights(model, seed=0)
     return model
-
-
-def _digest_of_unchanged(path: Path) -> str:
-    """The file's digest, computed once in a process for a file whose size and time stay as they are."""
-    about = path.stat()
-    return _cached_digest(path, about.st_size, about.st_mtime_ns)
-
-
-@cache
-def _cached_digest(path: Path, _size: int, _mtime_ns: int) -> str:
-    return file_digest(path)

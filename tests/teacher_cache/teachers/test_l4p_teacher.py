@@ -148,6 +148,15 @@ def test_the_residual_stream_and_the_last_layer_are_not_rounded():
         assert (x != x.bfloat16()).float().mean() > 0.9, signal
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # PyTorch's own, as it imports its compiler
+def test_compiling_is_the_jobs_choice_and_not_in_the_identity(tiny):
+    compiled = FAMILY.load(TINY.model_copy(update={"compile": True}), "cpu")
+    assert compiled.identity == tiny.identity
+    for teacher, wanted in ((compiled, True), (tiny, False)):
+        parts = [teacher.model.video_encoder, *teacher.model.heads.values()]
+        assert {part._compiled_call_impl is not None for part in parts} == {wanted}
+
+
 # --- heads ---
 
 

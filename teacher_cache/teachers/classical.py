@@ -1,0 +1,154 @@
+"""uint8 clips in, flow and motion out, by OpenCV alone: a quick look at a data set without weights or a GPU.
+
+Nothing here is learned. The flow is a dense search for patches, the motion a model of a still background, so a store of
+these signals is no replacement for a trained teacher's: a moving camera makes all of the background foreground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas.errors import BadInput, CouldNotRun, SignalMissing
+from schemas.job import TeacherJob
+from schemas.recipe import TeacherIdentity
+from schemas.signal import Shape, SignalName
+from teacher_cache.heads import RawSignals
+from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
+
+__all__ = ["FAMILY", "PRESETS", "ClassicalFamily", "ClassicalTeacher"]
+
+FRAMES = 16
+PRESETS: dict[str, int] = {"px224": 224, "px112": 112}
+"""Presets by name: height and width of the frames, in pixels."""
+
+# Squared distance in colour, summed over RGB, within which a sample supports the background: 6 grey levels in each.
+_KNN_DISTANCE2 = 100.0
+_WINDOW = 5
+_VOTES = _WINDOW**2
+
+Frames = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class ClassicalTeacher:
+    """OpenCV's optical flow and foreground model on the CPU, as a `Teacher`. Gives no features and has no heads."""
+
+    def __init__(self, description: TeacherDescription) -> None:
+        self.identity = description.identity
+        self.image_size = description.image_size
+        self.frames = description.frames
+        self.shapes: Mapping[SignalName, Shape] = description.shapes
+
+    def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
+        """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`. Results are on the CPU."""
+        needed = (self.frames, self.image_size, self.image_size, 3)
+        if frames.dtype != torch.uint8 or frames.dim() != 5 or tuple(frames.shape[1:]) != needed or not len(frames):
+            raise BadInput(
+                f"this teacher takes uint8 frames of shape (batch, {', '.join(map(str, needed))}), "
+                f"got {str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}. Resize and sample the clip first."
+            )
+        unknown = [s for s in signals if s not in self.shapes]
+        if unknown:
+            raise SignalMissing(f"the classical teacher does not give {', '.join(unknown)}; it gives {', '.join(self.shapes)}")
+        clips = frames.cpu().numpy()
+        with _one_thread():
+            return {
+                signal: torch.from_numpy(np.stack([give(clip) for clip in clips]))
+                for signal, give in _METHODS.items()
+                if signal in signals
+            }
+
+    def heads(self) -> None:
+        """None: there are no features, so there is nothing to decode."""
+
+
+def backward_flow(clip: Frames) -> Floats:
+    """Optical flow from each frame to the one before it, in pixels (u right, v down), by DIS (arXiv 1603.03590).
+
+    ``clip``: (frame, y, x, RGB). Returns (frame, y, x, uv); frame 0 has none before it and is zero.
+    """
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setFinestScale(0)  # full resolution: a half less error than the preset's half resolution, at these sizes
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    flow = np.zeros((*clip.shape[:3], 2), np.float32)
+    for t in range(1, len(clip)):
+        flow[t] = search.calc(grey[t], grey[t - 1], flow[t].copy())  # begins at zero flow
+    return flow
+
+
+def motion_logits(clip: Frames) -> Floats:
+    """Logit that a pixel shows something other than the clip's still background.
+
+    OpenCV's K-nearest-neighbours background model (Zivkovic and van der Heijden, 2006) sees the whole clip first, then
+    judges every frame by it; shadows count as background. With k of the n = 25 pixels around one judged foreground, its
+    logit is that of the probability (k + 1/2) / (n + 1), so within ±3.93: a share of votes, not a calibrated chance.
+
+    ``clip``: (frame, y, x, RGB). Returns (frame, y, x).
+    """
+    cv2.setRNGSeed(0)  # the model chooses at random which samples to keep
+    model = cv2.createBackgroundSubtractorKNN(history=len(clip), dist2Threshold=_KNN_DISTANCE2, detectShadows=True)
+    for seen, frame in enumerate(clip, start=1):
+        model.apply(frame, learningRate=1 / seen)
+    foreground = [(model.apply(frame, learningRate=0) == 255).astype(np.float32) for frame in clip]
+    # Rounded: the filter keeps running sums, and votes are whole.
+    votes = np.stack([cv2.boxFilter(mask, -1, (_WINDOW, _WINDOW), normalize=False) for mask in foreground]).round()
+    logits: Floats = np.log((votes + 0.5) / (_VOTES - votes + 0.5)).astype(np.float32)
+    return logits
+
+
+_METHODS: dict[SignalName, Callable[[Frames], Floats]] = {"flow": backward_flow, "motion": motion_logits}
+"""How each signal is made, by its name."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV cuts frames into one stripe for each thread, and DIS gives other values at their borders."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+class ClassicalFamily:
+    """The classical teacher at its image sizes, as a `TeacherFamily`."""
+
+    def identify(self, job: TeacherJob) -> TeacherDescription:
+        """Describe the job's teacher. Another release of OpenCV is another teacher: its results may differ."""
+        if job.preset not in PRESETS:
+            raise BadInput(f"the classical teacher has no preset {job.preset!r}; it has {', '.join(PRESETS)}")
+        if job.weights is not None:
+            raise BadInput(f"the classical teacher is not learned and takes no weights, got {job.weights!r}. Leave them out.")
+        if job.dtype != "float32":
+            raise BadInput(f"the classical teacher computes in float32 alone, got `dtype: {job.dtype}`. Leave it out.")
+        size = PRESETS[job.preset]
+        identity = TeacherIdentity(
+            family="classical",
+            config={
+                "method": {
+                    "flow": "OpenCV DIS, preset medium, finest scale 0",
+                    "motion": f"OpenCV KNN background of the clip, distance² {_KNN_DISTANCE2:g}, votes of {_WINDOW}×{_WINDOW}",
+                },
+                "image_size": size,
+            },
+            weights=f"none: classical, opencv {cv2.__version__}",
+            dtype="float32",
+        )
+        shapes: dict[SignalName, Shape] = {"flow": (FRAMES, size, size, 2), "motion": (FRAMES, size, size)}
+        return TeacherDescription(identity=identity, image_size=size, frames=FRAMES, shapes=shapes)
+
+    def load(self, job: TeacherJob, device: str) -> Teacher:
+        """The job's teacher, which runs on the CPU alone."""
+        if device != "cpu":
+            raise CouldNotRun(f"the classical teacher runs on the CPU, got {device!r}. Set `engine.gpus_per_teacher: 0`.")
+        return ClassicalTeacher(self.identify(job))
+
+
+FAMILY: TeacherFamily = ClassicalFamily()
