@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.base import Frozen
+from schemas.signal import SignalName
 
 
 class ClipCounts(Frozen):
@@ -96,11 +97,29 @@ class Finding(Frozen):
     """Something wrong with a store."""
 
     kind: Literal[
-        "missing", "truncated", "digest", "shard_index", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata"
+        "missing",
+        "truncated",
+        "digest",
+        "shard_index",
+        "chunk_missing",
+        "orphan",
+        "ledger",
+        "catalog",
+        "heads",
+        "metadata",
+        "drift",
     ]
     key: str
     detail: str
     clip_ids: tuple[str, ...] = ()
+
+
+class Retaught(Frozen):
+    """A clip whose targets were made again."""
+
+    clip_id: str
+    drift: dict[SignalName, float]
+    """Relative RMS difference from what the store holds."""
 
 
 class VerifyReport(Frozen):
@@ -110,6 +129,8 @@ class VerifyReport(Frozen):
     objects_checked: int
     bytes_checked: int
     findings: tuple[Finding, ...]
+    retaught: tuple[Retaught, ...] = ()
+    """Clips that the teacher was run over again, where that was asked for."""
 
 
 class GarbageReport(Frozen):

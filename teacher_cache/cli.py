@@ -96,12 +96,26 @@ def status(store: StoreUrl, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(store: StoreUrl, as_json: AsJson = False) -> None:
+def verify(
+    store: StoreUrl,
+    reteach: Annotated[
+        int | None, typer.Option(metavar="N", help="also teach N clips again and compare", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="where the teacher's weights are, for --reteach", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Read every committed object and compare it with the ledger."""
     with reported_errors(as_json):
         from teacher_cache.verify import verify as verify_store
 
         report = verify_store(store, progress_bar)
+        if reteach is not None:
+            from teacher_cache.audit import reteach as teach_again
+
+            retaught, drifted = teach_again(store, reteach, weights=weights, progress=progress_bar)
+            report = report.model_copy(update={"retaught": retaught, "findings": (*report.findings, *drifted)})
         if as_json:
             print_json(report)
         else:
@@ -227,6 +241,9 @@ def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
 def _print_verify(report: VerifyReport) -> None:
     _print_counts(report.clips)
     stdout.print(f"checked      {report.objects_checked} objects, {_size(report.bytes_checked)}")
+    for clip in report.retaught:
+        drift = ", ".join(f"{signal} {value:.2g}" for signal, value in clip.drift.items())
+        stdout.print(f"taught again {escape(clip.clip_id)}: relative difference {drift}", soft_wrap=True)
     if not report.findings:
         stdout.print("[green]nothing wrong[/]")
         return

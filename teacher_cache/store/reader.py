@@ -171,12 +171,17 @@ class Cache:
             )
         return part
 
-    def _readable_row(self, clip_id: str, parts: Iterable[PartName]) -> int:
+    def clip(self, clip_id: str) -> Clip:
+        """What the catalog says of a clip. Raises `UnknownClip`."""
         clip = self._current.get(clip_id)
         if clip is None:
             close = difflib.get_close_matches(clip_id, self._current, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UnknownClip(f"the store {self.url} has no clip {clip_id!r}, among {len(self._current)}.{hint}")
+        return clip
+
+    def _readable_row(self, clip_id: str, parts: Iterable[PartName]) -> int:
+        clip = self.clip(clip_id)
         outcome = self._ledger.outcome(clip.row, parts)
         if outcome is None:
             raise ClipPending(

@@ -120,6 +120,8 @@ def _one_thread() -> Iterator[None]:
 class ClassicalFamily:
     """The classical teacher at its image sizes, as a `TeacherFamily`."""
 
+    presets = tuple(PRESETS)
+
     def identify(self, job: TeacherJob) -> TeacherDescription:
         """Describe the job's teacher. Another release of OpenCV is another teacher: its results may differ."""
         if job.preset not in PRESETS:

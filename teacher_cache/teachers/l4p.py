@@ -178,6 +178,8 @@ def normalise(frames: Tensor) -> Tensor:
 class L4PFamily:
     """L4P's presets, as a `TeacherFamily`."""
 
+    presets = tuple(PRESETS)
+
     def identify(self, job: TeacherJob) -> TeacherDescription:
         """Describe the job's teacher. Streams the weights file through its digest, and keeps no weight in memory."""
         config, weights = _resolve(job)

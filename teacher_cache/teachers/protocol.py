@@ -54,6 +54,9 @@ class TeacherDescription(Frozen):
 class TeacherFamily(Protocol):
     """A kind of teacher, found by its name among the entry points of ``teacher_cache.teachers``."""
 
+    presets: tuple[str, ...]
+    """Names that ``TeacherJob.preset`` may have."""
+
     def identify(self, job: TeacherJob) -> TeacherDescription:
         """Describe the teacher that ``load`` would give, without loading its weights into memory.
 

@@ -6,6 +6,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from schemas.errors import BadInput, CouldNotRun
+from schemas.job import TeacherJob
+from schemas.recipe import TeacherIdentity
 from teacher_cache.teachers.protocol import TeacherFamily
 
 GROUP = "teacher_cache.teachers"
@@ -33,3 +35,24 @@ def family(name: str) -> TeacherFamily:
         raise CouldNotRun(
             f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs."
         ) from error
+
+
+def job_for(identity: TeacherIdentity, weights: str | None) -> TeacherJob:
+    """The job that loads the teacher of that identity, from ``weights`` if it needs any. Raises BadInput where none does."""
+    known = family(identity.family)
+    reasons = []
+    for preset in known.presets:
+        job = TeacherJob(family=identity.family, preset=preset, weights=weights, dtype=identity.dtype)
+        try:
+            found = known.identify(job).identity
+        except BadInput as error:
+            reasons.append(str(error))
+            continue
+        if found == identity:
+            return job
+        reasons.append(f"the preset {preset!r} has the weights {found.weights}")
+    raise BadInput(
+        f"the teacher here is {identity.family} with the weights {identity.weights}, and nothing found is that:\n  "
+        + "\n  ".join(reasons)
+        + "\nGive the file of those weights with --weights."
+    )
