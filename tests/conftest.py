@@ -19,6 +19,9 @@ from hypothesis import settings
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # In CI a property test draws the same examples each time, so that a change is judged by what it changes; elsewhere it searches.
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
