@@ -39,14 +39,15 @@ class S3Server:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports P so that P and P + 10000 (the server's gRPC twin) are both free."""
-    ports: list[int] = []
-    candidate = 20000 + os.getpid() % 10000
-    while len(ports) < count:
-        candidate = 20000 + (candidate - 20000 + 1) % 20000
-        if candidate not in ports and all(_is_free(p) for p in (candidate, candidate + 10000)):
-            ports.append(candidate)
-    return ports
+    """Ports P so that P and P + 10000 (the server's gRPC twin) are both free.
+
+    Test processes that start together look in ranges of their own: a port is only taken once the server listens on it.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20000 + worker % 8 * 1000
+    start = os.getpid() % 900
+    free = (p for p in range(first + start, first + 1000) if _is_free(p) and _is_free(p + 10000))
+    return [port for port, _ in zip(free, range(count), strict=False)]
 
 
 def _is_free(port: int) -> bool:
