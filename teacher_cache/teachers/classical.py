@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from schemas.errors import BadInput, CouldNotRun, SignalMissing
+from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.heads import RawSignals
+from teacher_cache.teachers.batch import require_fit
 from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
 
 __all__ = ["FAMILY", "PRESETS", "ClassicalFamily", "ClassicalTeacher"]
@@ -47,15 +48,7 @@ class ClassicalTeacher:
 
     def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
         """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`. Results are on the CPU."""
-        needed = (self.frames, self.image_size, self.image_size, 3)
-        if frames.dtype != torch.uint8 or frames.dim() != 5 or tuple(frames.shape[1:]) != needed or not len(frames):
-            raise BadInput(
-                f"this teacher takes uint8 frames of shape (batch, {', '.join(map(str, needed))}), "
-                f"got {str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}. Resize and sample the clip first."
-            )
-        unknown = [s for s in signals if s not in self.shapes]
-        if unknown:
-            raise SignalMissing(f"the classical teacher does not give {', '.join(unknown)}; it gives {', '.join(self.shapes)}")
+        require_fit(self, "the classical teacher", frames, signals)
         clips = frames.cpu().numpy()
         with _one_thread():
             return {

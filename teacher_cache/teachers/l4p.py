@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import BadInput, CouldNotRun, SignalMissing
+from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, Shape, SignalName
@@ -23,6 +23,7 @@ from teacher_cache.heads import RawSignals
 from teacher_cache.heads.dpt import DPTHead, canonical_name
 from teacher_cache.heads.frozen import decode_raw, save_heads, to_physical
 from teacher_cache.heads.precision import autocast, convert_weights, no_tf32
+from teacher_cache.teachers.batch import require_fit
 from teacher_cache.teachers.checkpoint import PUBLISHED, check_finite, read_checkpoint
 from teacher_cache.teachers.l4p_config import FRAMES, MAPS, PRESETS, SEEDED, TASKS, L4PConfig
 from teacher_cache.teachers.l4p_encoder import VideoEncoder
@@ -141,7 +142,7 @@ class L4PTeacher:
 
     def raw(self, frames: Tensor, signals: Collection[SignalName]) -> RawSignals:
         """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`."""
-        self._check(frames, signals)
+        require_fit(self, "L4P", frames, signals)
         with torch.no_grad(), no_tf32(), autocast(self.device.type, self.identity.dtype):
             return self.model.raw(normalise(frames.to(self.device, non_blocking=True)), signals)
 
@@ -156,17 +157,6 @@ class L4PTeacher:
             image_size=config.image_size,
             frames=FRAMES,
         )
-
-    def _check(self, frames: Tensor, signals: Collection[SignalName]) -> None:
-        needed = (self.frames, self.image_size, self.image_size, 3)
-        if frames.dtype != torch.uint8 or frames.dim() != 5 or tuple(frames.shape[1:]) != needed or not len(frames):
-            raise BadInput(
-                f"this teacher takes uint8 frames of shape (batch, {', '.join(map(str, needed))}), "
-                f"got {str(frames.dtype).removeprefix('torch.')} {tuple(frames.shape)}. Resize and sample the clip first."
-            )
-        unknown = [s for s in signals if s not in self.shapes]
-        if unknown:
-            raise SignalMissing(f"L4P does not give {', '.join(unknown)}; it gives {', '.join(self.shapes)}")
 
 
 def normalise(frames: Tensor) -> Tensor:
