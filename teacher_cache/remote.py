@@ -61,7 +61,10 @@ def _first_line(error: BaseException) -> str:
 def _credentials_advice(url: str) -> str:
     if protocol(url) != "s3":
         return "Check who may read and write there."
-    return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on the bucket."
+    return (
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
+        "reading takes s3:GetObject and s3:ListBucket, a run s3:PutObject too, and gc s3:DeleteObject."
+    )
 
 
 def _advice(url: str) -> str:

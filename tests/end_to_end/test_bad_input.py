@@ -7,18 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3_server
-from conftest import Command, Finished, Jobs, tree
-
-
-def is_one_clear_error(done: Finished, status: int, *said: str) -> None:
-    assert done.status == status, done.err
-    assert "Traceback" not in done.err
-    # rich wraps nothing here, but a terminal's width must not decide a test
-    text = " ".join(done.err.split())
-    for part in said:
-        assert part in text
-    assert s3_server.SECRET_KEY not in done.err + done.out
+from conftest import Command, Jobs, is_one_clear_error, tree
 
 
 @pytest.mark.parametrize(
