@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 class Frozen(BaseModel):
     """An immutable value that refuses unknown fields, so a misspelt key never passes in silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A field's docstring is its description in the JSON Schema.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 
 from schemas.errors import CacheError, CouldNotRun
+from schemas.report import ErrorMessage, ErrorReport
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -38,7 +38,7 @@ def reported_errors(as_json: bool) -> Iterator[None]:
             yield
     except CacheError as error:
         if as_json:
-            print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+            print_json(ErrorReport(error=ErrorMessage(kind=type(error).__name__, message=str(error))))
         stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
@@ -67,10 +67,9 @@ def escape(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def print_json(value: BaseModel | dict[str, object]) -> None:
+def print_json(report: BaseModel) -> None:
     """One JSON object on standard output."""
-    text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     sys.stdout.flush()
 
 
