@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from schemas.base import Frozen
 from schemas.clip import Clip, FailureReason
@@ -13,6 +13,10 @@ from schemas.signal import SIGNAL_NAMES, SignalName
 PartName = SignalName | Literal["clock"]
 PARTS: tuple[PartName, ...] = ("clock", *SIGNAL_NAMES)
 """What a unit can write: the clock (when each frame was shown) and the signals."""
+
+
+ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")]
+"""A key relative to the store. No part is empty or begins with a dot, so that none leads out of the store."""
 
 
 class Unit(Frozen):
@@ -75,6 +79,6 @@ class LedgerEntry(Frozen):
 
     unit: Unit
     fingerprint: str
-    objects: dict[str, StoredObject]
+    objects: dict[ObjectKey, StoredObject]
     """Key in the store → what was created there."""
     rows: tuple[RowOutcome, ...]
