@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ def reported_errors(as_json: bool) -> Iterator[None]:
     except CacheError as error:
         if as_json:
             print_json(ErrorReport(error=ErrorMessage(kind=type(error).__name__, message=str(error))))
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        stderr.print(f"[bold red]error:[/] {escape_lines(str(error))}", soft_wrap=True)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         stderr.print("stopped; what was committed stays, and the same command goes on from there")
@@ -63,8 +64,14 @@ def _named_extras() -> Iterator[None]:
 
 
 def escape(text: str) -> str:
-    """Text as it is: brackets in a file name are not rich's markup."""
-    return text.replace("[", "\\[")
+    """Text as it is: brackets in a file name are not rich's markup, and what would command a terminal is spelt out."""
+    shown = "".join(c.encode("unicode_escape").decode() if unicodedata.category(c).startswith("C") else c for c in text)
+    return shown.replace("[", "\\[")
+
+
+def escape_lines(text: str) -> str:
+    """`escape` for a text of our own making that has lines."""
+    return "\n".join(map(escape, text.split("\n")))
 
 
 def print_json(report: BaseModel) -> None:

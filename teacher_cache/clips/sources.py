@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from schemas.clip import Video
+from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.remote import filesystem, reachable
@@ -65,7 +67,19 @@ def _manifest_line(line: str, where: str, folder: str) -> Video:
     if not isinstance(name, str) or not name:
         raise BadInput(f'{where}: needed a text "id"; found {name!r}')
     is_absolute = "://" in uri or uri.startswith("/")
-    return Video(uri=uri if is_absolute or not folder else f"{folder}/{uri}", id=name)
+    return _video(uri if is_absolute or not folder else f"{folder}/{uri}", name, where)
+
+
+def _video(uri: str, name: str, where: str) -> Video:
+    """Raises `BadInput` for a uri or an id that a catalog cannot or must not keep."""
+    if holds_credentials(uri) or holds_credentials(name):
+        raise BadInput(
+            f"{where}: the URL {uri} holds credentials, and the store would keep them. Give one without, such as the "
+            "s3:// URL behind a signed one, and an id without them; the environment has the credentials (AWS_*)."
+        )
+    if unnameable := [text for text in (uri, name) if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text)]:
+        raise BadInput(f"{where}: {unnameable[0]!a} has control characters, or is not UTF-8; give the video another name")
+    return Video(uri=uri, id=name)
 
 
 def _from_glob(pattern: str) -> Iterator[Video]:
@@ -75,7 +89,8 @@ def _from_glob(pattern: str) -> Iterator[Video]:
     base = _fixed_folder(path)
     for info in found:
         if info["type"] == "file":
-            yield Video(uri=str(fs.unstrip_protocol(info["name"])).removeprefix("file://"), id=info["name"].removeprefix(base))
+            uri = str(fs.unstrip_protocol(info["name"])).removeprefix("file://")
+            yield _video(uri, info["name"].removeprefix(base), f"the glob {pattern}")
 
 
 def _fixed_folder(pattern: str) -> str:
