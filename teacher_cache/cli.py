@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport
+from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.console import escape, print_json, progress_bar, reported_errors, stdout
 
 app = typer.Typer(
@@ -164,7 +164,7 @@ def view(
 
         shown = write_report(store, clip or None, out)
         if as_json:
-            print_json({"out": str(out), "clips": shown})
+            print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
             stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
 

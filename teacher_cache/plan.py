@@ -20,7 +20,8 @@ from schemas.ledger import PARTS, PartName, RowOutcome, Unit, WorkItem
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.report import DiffReport, PlanReport
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.sources import content_digests, list_videos
+from teacher_cache.clips.content import content_digests
+from teacher_cache.clips.sources import list_videos
 from teacher_cache.clips.tables import keys_of
 from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
@@ -28,7 +29,7 @@ from teacher_cache.encodings.registry import resolve
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.ledger import FAILED, Ledger, clip_counts
-from teacher_cache.store.store import find_store, open_store, require_recipe
+from teacher_cache.store.store import Store, find_store, open_store, require_recipe
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family
 
@@ -235,11 +236,7 @@ def plan_report(job: Job, progress: Progress = no_progress) -> PlanReport:
 
 
 def _plan(url: str, job: Job, facts: JobFacts, progress: Progress) -> PlanReport:
-    store = find_store(url)
-    catalog, ledger = Catalog(), Ledger()
-    if store is not None:
-        require_recipe(store, facts.recipe)
-        catalog, ledger = store.catalog(), store.ledger()
+    store, catalog, ledger = state_of(url, facts.recipe)
     again = rows_to_redo(catalog, ledger, facts.parts, retry_failed=False)
     clips = find_clips(job, facts, catalog, again, progress)
     added = new_rows(clips, catalog, facts.recipe, again)
@@ -256,6 +253,15 @@ def _plan(url: str, job: Job, facts: JobFacts, progress: Progress) -> PlanReport
         bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
         put_requests=len(left) + sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
     )
+
+
+def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
+    """The store at ``url``, if there is one, with what it has. Raises `RecipeMismatch`."""
+    store = find_store(url)
+    if store is None:
+        return None, Catalog(), Ledger()
+    require_recipe(store, recipe)
+    return store, store.catalog(), store.ledger()
 
 
 def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:

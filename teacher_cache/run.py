@@ -18,6 +18,7 @@ from teacher_cache.plan import (
     no_progress,
     rows_of,
     rows_to_redo,
+    state_of,
 )
 from teacher_cache.repair import retire_damaged
 from teacher_cache.store.store import (
@@ -66,13 +67,11 @@ def run_job(job: Job, *, retry_failed: bool = False, repair: bool = False, progr
 
 def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int]:
     """The store with a row for each clip of the job and an array for each part; the work left; how many clips have none."""
-    found = find_store(job.store)
-    if found is not None:
-        require_recipe(found, facts.recipe)
-    store = create_store(job.store, facts.recipe)
-    catalog, ledger = store.catalog(), store.ledger()
-    again = rows_to_redo(catalog, ledger, store.parts, retry_failed=retry_failed)
+    found, catalog, ledger = state_of(job.store, facts.recipe)
+    again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
+    # Only now: a job whose videos cannot be reached leaves nothing behind.
+    store = create_store(job.store, facts.recipe)
     catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     lengthen(store, catalog.rows)

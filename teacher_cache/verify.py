@@ -13,6 +13,7 @@ from schemas.heads import HeadsCard
 from schemas.ledger import LedgerEntry, StoredObject
 from schemas.report import ClipCounts, Finding, FindingKind, GarbageReport, VerifyReport
 from schemas.signal import Shape, SignalName
+from schemas.store import TableFile
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.plan import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, catalog_files, read_catalog
@@ -37,7 +38,7 @@ from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import unseal
 from teacher_cache.store.shard import unpack_shard
 from teacher_cache.store.store import Store, heads_are_whole, open_store
-from teacher_cache.store.table import StoredTable, TableFile
+from teacher_cache.store.table import StoredTable
 from teacher_cache.store.template import array_metadata, group_metadata, root_metadata
 
 # Each reader holds one whole shard.

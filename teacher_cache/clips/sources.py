@@ -1,25 +1,22 @@
-"""Which videos a job is about: a manifest or a glob → videos with ids, and a digest of each one's content."""
+"""Which videos a job is about: a manifest or a glob → a table of videos with ids."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, distinct
 from teacher_cache.remote import filesystem, reachable
-
-_BLOCK = 64 * 1024
-_READERS = 16
 
 
 def list_videos(source: VideoSource) -> pa.Table:
@@ -64,10 +61,13 @@ def _parsed(data: bytes) -> pa.Table:
     return table
 
 
+# What an empty text or one that `require_keepable` might refuse looks like.
+_SUSPICIOUS = r"^$|[@?\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
+
+
 def _is_well_formed(listed: pa.Table) -> bool:
-    return not listed["uri"].null_count and not any(
-        pc.any(pc.equal(column, "")).as_py() for column in (listed["uri"], listed["id"])
-    )
+    suspects = (pc.match_substring_regex(column.cast(pa.binary()), _SUSPICIOUS) for column in listed.columns)
+    return not listed["uri"].null_count and not any(pc.any(suspect).as_py() for suspect in suspects)
 
 
 def _line_by_line(data: bytes, path: str) -> pa.Table:
@@ -100,7 +100,20 @@ def _manifest_line(line: str, where: str) -> dict[str, str]:
     name = value.get("id", value["uri"])
     if not isinstance(name, str) or not name:
         raise BadInput(f'{where}: needed a text "id"; found {name!r}')
+    require_keepable((value["uri"], name), where)
     return value
+
+
+def require_keepable(texts: Iterable[str], where: str) -> None:
+    """Raises `BadInput` for a uri or an id that a catalog cannot or must not keep."""
+    for text in texts:
+        if holds_credentials(text):
+            raise BadInput(
+                f"{where}: the URL {text} holds credentials, and the store would keep them. Give one without, such as the "
+                "s3:// URL behind a signed one, and an id without them; the environment has the credentials (AWS_*)."
+            )
+        if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
+            raise BadInput(f"{where}: {text!a} has control characters, or is not UTF-8; give the video another name")
 
 
 def _from_glob(pattern: str) -> pa.Table:
@@ -109,6 +122,7 @@ def _from_glob(pattern: str) -> pa.Table:
         found = sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"])
     base = _fixed_folder(path)
     names = [info["name"] for info in found if info["type"] == "file"]
+    require_keepable(names, f"the glob {pattern}")
     uris = [str(fs.unstrip_protocol(name)).removeprefix("file://") for name in names]
     return pa.table(
         [pa.array([name.removeprefix(base) for name in names], pa.string()), pa.array(uris, pa.string())], schema=VIDEOS
@@ -124,44 +138,3 @@ def _fixed_folder(pattern: str) -> str:
             break
         fixed.append(part)
     return f"{PurePosixPath(*fixed)}/" if fixed else ""
-
-
-def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> list[str | None]:
-    """`content_digest` of each video, read side by side."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = []
-        for digest in readers.map(content_digest, uris):
-            found.append(digest)
-            advance(1)
-        return found
-
-
-def content_digest(uri: str) -> str | None:
-    """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
-
-    Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
-    that encoders make; a file altered by hand in its middle only can escape.
-    """
-    fs, path = filesystem(uri)
-    with reachable(uri):
-        try:
-            length = int(fs.info(path)["size"])
-            blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
-        except FileNotFoundError:
-            return None
-    digest = hashlib.sha256(length.to_bytes(8, "little"))
-    for block in blocks:
-        digest.update(block)
-    return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def _sampled(length: int) -> list[tuple[int, int]]:
-    """Half-open byte ranges to hash of a file of that length; the whole of a short one."""
-    if length <= 3 * _BLOCK:
-        return [(0, length)] if length else []
-    return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a video on this machine's disk, or None for one that must be fetched."""
-    return Path(uri.removeprefix("file://")) if "://" not in uri or uri.startswith("file://") else None

@@ -15,16 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
 
-from schemas.base import Frozen
 from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
+from schemas.store import Segment, TableFile
 from teacher_cache.clips.tables import CLIPS, Keys, keys_of
 from teacher_cache.store.layout import CATALOG, SEGMENT, numbered
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import seal, unseal
-from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, TableFile, create_table, require_place
+from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table, require_place
 
 _KEYS = ("clip_key", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
@@ -35,16 +34,6 @@ _LONGEST_SEGMENT = 2**20
 
 Rows = NDArray[np.int64]
 _NONE = -1
-
-
-class Segment(Frozen):
-    """The record of one segment: consecutive rows from ``first_row``, each described by a row of the table."""
-
-    first_row: int = Field(ge=0)
-    rows: int = Field(ge=1)
-    revises: bool
-    """Whether any of its videos has earlier rows. Where no segment does, every row is current."""
-    table: TableFile
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.base import Frozen, canonical_json
+from schemas.base import Sealed, canonical_json
 from schemas.errors import StoreDamaged
 from schemas.ledger import LedgerEntry, PartName, Retirement, RowOutcome
 from schemas.report import ClipCounts
+from schemas.store import VolumeRecord
 from teacher_cache.store.layout import (
     LEDGER,
     RETIREMENT,
@@ -33,7 +34,7 @@ from teacher_cache.store.layout import (
 )
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
-from teacher_cache.store.table import StoredTable, TableFile, require_place, table_file
+from teacher_cache.store.table import StoredTable, require_place, table_file
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
 """What a row is in one part, or over several."""
@@ -57,16 +58,6 @@ _ENTRIES = pa.schema({"key": pa.string(), "entry": pa.binary()})
 
 # A thousand entries' JSON is some tens of megabytes.
 _FETCHED_AT_ONCE = 512
-
-
-class VolumeRecord(Frozen):
-    """A bound volume."""
-
-    entries: int
-    state: TableFile
-    """What opening a store takes of each entry."""
-    texts: TableFile
-    """Every entry as it was written."""
 
 
 @dataclass
@@ -457,7 +448,7 @@ def mend(objects: Objects) -> None:
             _restore(objects, name, data)
 
 
-def _is_record(objects: Objects, model: type[Frozen], key: str) -> bool:
+def _is_record(objects: Objects, model: type[Sealed], key: str) -> bool:
     try:
         unseal(model, objects.get(key) or b"", key, objects.url)
     except StoreDamaged:

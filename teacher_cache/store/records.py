@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from schemas.base import Frozen, canonical_json, sha256_digest
+from schemas.base import Sealed, canonical_json, sha256_digest
 from schemas.errors import StoreDamaged
 
-Record = TypeVar("Record", bound=Frozen)
+Record = TypeVar("Record", bound=Sealed)
 
 
-def seal(value: Frozen) -> bytes:
+def seal(value: Sealed) -> bytes:
     """Canonical JSON of the value and ``digest``: the sha256 of the canonical JSON of all else."""
     return _sealed(value.model_dump(mode="json"))
 

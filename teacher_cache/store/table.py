@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from schemas.base import Frozen, sha256_digest
+from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
+from schemas.store import TableFile
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE
 
@@ -23,19 +23,6 @@ _WHOLE = 16 * 2**20
 _TAIL = 8
 """Bytes at a Parquet file's end: the length of its footer, and the magic number."""
 ROWS_PER_GROUP = 2**16
-
-
-class TableFile(Frozen):
-    """A Parquet file as it was when it was created."""
-
-    key: str
-    digest: str
-    length: int = Field(ge=0)
-    """Bytes."""
-    footer_length: int = Field(ge=0)
-    """Bytes of the file's end that say where everything is."""
-    footer_digest: str
-    """What part of a long file can be checked against when it is not read whole; its pages have checksums of their own."""
 
 
 def create_table(objects: Objects, stem: str, table: pa.Table) -> TableFile:

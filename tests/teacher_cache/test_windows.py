@@ -16,10 +16,10 @@ from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from teacher_cache import open_cache
+from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decode import decode_frames
 from teacher_cache.clips.decoder import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
-from teacher_cache.clips.sources import content_digest
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.plan import diff_report, plan_report
