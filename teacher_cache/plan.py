@@ -17,6 +17,7 @@ from schemas.report import DiffReport, PlanReport
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.sources import content_digests, list_videos
 from teacher_cache.clips.windows import Candidate, candidates
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import stored_arrays
@@ -196,7 +197,7 @@ def _plan(url: str, job: Job, facts: JobFacts) -> PlanReport:
         new_clips=len(added),
         units=len(items),
         bytes_uncompressed=_bytes(facts, items),
-        put_requests=sum(1 + sum(len(stored_arrays(facts.recipe, p, facts.shapes)) for p in i.unit.parts) for i in items),
+        put_requests=sum(1 + sum(len(_usual_arrays(facts, part)) for part in item.unit.parts) for item in items),
     )
 
 
@@ -204,6 +205,10 @@ def _bytes(facts: JobFacts, items: Sequence[WorkItem]) -> dict[str, int]:
     total: dict[str, int] = {}
     for part in facts.parts:
         clips = sum(len(item.clips) for item in items if part in item.unit.parts)
-        arrays = stored_arrays(facts.recipe, part, facts.shapes)
-        total[part] = clips * sum(a.dtype.itemsize * math.prod(a.shape) for a in arrays)
+        total[part] = clips * sum(a.dtype.itemsize * math.prod(a.shape) for a in _usual_arrays(facts, part))
     return total
+
+
+def _usual_arrays(facts: JobFacts, part: PartName) -> list[StoredArray]:
+    """The arrays that hold a part of a clip whose values the encoding can hold, as nearly all are."""
+    return [array for array in stored_arrays(facts.recipe, part, facts.shapes) if not array.optional]

@@ -69,7 +69,8 @@ class _Claim:
 
     def committed(self, clips_per_shard: int) -> dict[int, str]:
         """Place in the shard → clip id of every clip that must be in the object."""
-        return {row.row % clips_per_shard: row.clip_id for row in self.entry.rows if row.status == "committed"}
+        array = array_of(self.key)
+        return {row.row % clips_per_shard: row.clip_id for row in self.entry.rows if row.holds(array)}
 
 
 def _entries(store: Store, listed: Mapping[str, int]) -> tuple[list[LedgerEntry], list[Finding]]:

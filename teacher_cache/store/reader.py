@@ -20,13 +20,15 @@ from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, Sto
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
-from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
+    import torch
+
     from teacher_cache.heads.frozen import FrozenHeads
     from teacher_cache.store.dataset import CachedTargets
 
@@ -35,6 +37,8 @@ _IN_FLIGHT = 8
 _CLOCK = ("timestamps", "frame_index")
 
 Values = np.ndarray[Any, Any]
+Stored = dict[str, list[Arrays]]
+"""Signal → for each clip, the stored arrays that hold it."""
 
 
 def open_cache(url: str) -> Cache:
@@ -109,13 +113,41 @@ class Cache:
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, and
         `StoreDamaged` where a committed chunk is gone or fails its checksum.
         """
+        stored = self.read_stored(signals, clip_ids)
+        return {
+            name: np.stack([self._decoded(name, clip) for clip in clips]) if clips else self._nothing(name)
+            for name, clips in stored.items()
+        }
+
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
+        """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
+
+        Raises what `read` raises.
+        """
         parts = [self._part(name) for name in signals]
         rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
-        wanted = [array for name in signals for array in self._arrays_of(name)]
         with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
-            fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
-            fetched = {key: future.result() for key, future in fetches.items()}
-        return {name: self._stack(name, rows, fetched) for name in signals}
+            fetches = {
+                name: [{a.name: readers.submit(self._fetch, a, row) for a in self._arrays_at(name, row)} for row in rows]
+                for name in signals
+            }
+            return {
+                name: [{key: future.result() for key, future in clip.items()} for clip in clips]
+                for name, clips in fetches.items()
+            }
+
+    def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        def moved(values: Values) -> torch.Tensor:
+            return torch.from_numpy(np.require(values, requirements="W")).to(device, non_blocking=True)
+
+        decoded = {}
+        for name, clips in stored.items():
+            tensors = [self._decoded(name, {key: moved(values) for key, values in clip.items()}) for clip in clips]
+            decoded[name] = torch.stack(tensors) if tensors else moved(self._nothing(name))
+        return decoded
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -152,15 +184,22 @@ class Cache:
             raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{hint}")
         return found
 
-    def _stack(self, name: str, rows: Sequence[int], fetched: Mapping[tuple[str, int], Values]) -> Values:
-        arrays = self._arrays_of(name)
-        if not rows:
-            return np.empty((0, *arrays[0].shape), dtype=arrays[0].dtype if name in _CLOCK else np.float32)
+    def _decoded(self, name: str, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        """One clip's values of what ``signals`` may name."""
         if name in _CLOCK:
-            return np.stack([fetched[name, row] for row in rows])
+            return arrays[name]
         signal = SIGNALS[cast("SignalName", name)]
-        decoder = encoding(signal.name, self.recipe.encodings[signal.name])
-        return np.stack([decoder.decode(signal, {a.name: fetched[a.name, row] for a in arrays}) for row in rows])
+        return self._encoding(signal.name).decode(signal, arrays)
+
+    def _nothing(self, name: str) -> Values:
+        """The values of no clips."""
+        if name in _CLOCK:
+            (array,) = self._arrays_of(name)
+            return np.empty((0, *array.shape), array.dtype)
+        return np.empty((0, *self._signal_shape(cast("SignalName", name))), np.float32)
+
+    def _encoding(self, signal: SignalName) -> Encoding:
+        return encoding(signal, self.recipe.encodings[signal])
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in _CLOCK else name
@@ -212,8 +251,15 @@ class Cache:
         if name in _CLOCK:
             return tuple(a for a in clock_arrays(self.recipe.clips.frames) if a.name == name)
         signal = cast("SignalName", name)
-        shape: Shape = self._zarr_array(name).shape[1:]
-        return stored_arrays(self.recipe, signal, {signal: shape})
+        return stored_arrays(self.recipe, signal, {signal: self._signal_shape(signal)})
+
+    def _arrays_at(self, name: str, row: int) -> list[StoredArray]:
+        """The arrays that hold a committed row."""
+        outcome = self._ledger.outcome(row, [self._part(name)])
+        return [array for array in self._arrays_of(name) if outcome.holds(array.name)]
+
+    def _signal_shape(self, signal: SignalName) -> Shape:
+        return self._encoding(signal).signal_shape(self._zarr_array(signal).shape[1:])
 
     def _fetch(self, array: StoredArray, row: int) -> Values:
         try:
@@ -223,9 +269,8 @@ class Cache:
                 f"row {row} of {array.name} in {self.url} cannot be read ({error}); "
                 "`teacher-cache verify` lists what is damaged"
             ) from None
-        # Zarr gives a missing chunk as fill values, which no encoding writes; one value tells.
-        first = values.flat[0]
-        if first == array.missing or (first != first and array.missing != array.missing):  # noqa: PLR0124  # NaN
+        # Zarr gives a missing chunk as fill values; no encoding writes a clip of nothing else.
+        if _is_all(values, array.missing):
             raise StoreDamaged(
                 f"row {row} of {array.name} in {self.url} is committed, but its chunk is gone; "
                 "`teacher-cache verify` lists what is damaged"
@@ -250,3 +295,10 @@ class Cache:
         if HEADS_FILE not in found:
             raise StoreDamaged(f"{self.url} has a card for its heads, but not {HEADS_FILE}")
         return load_heads(found[HEADS_FILE], found[HEADS_CARD])
+
+
+def _is_all(values: Values, missing: float) -> bool:
+    def is_missing(value: Any) -> Any:
+        return np.isnan(value) if np.isnan(missing) else value == missing
+
+    return bool(is_missing(values.flat[0]) and is_missing(values).all())

@@ -160,7 +160,7 @@ def status(store: Store) -> StatusReport:
 def _bytes_by_signal(ledger: Ledger, signals: Sequence[SignalName]) -> dict[str, int]:
     total = dict.fromkeys(map(str, signals), 0)
     for key, stored in ledger.objects.items():
-        signal = array_of(key).removesuffix("_scale")
+        signal = array_of(key).partition("_")[0]  # an array beside a signal's own is called SIGNAL_…
         if signal in total:
             total[signal] += stored.length
     return total
