@@ -28,6 +28,7 @@ _SCALE = slice(0, 4)
 _CENTRE, _DELTA = 4, 5
 _SIDE_TOKENS = 6
 _MISSING = -128
+_BLOCK = 256  # channels that are quantised at once, so that a processor's cache holds them
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,16 @@ class ChannelRMS:
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         from teacher_cache.encodings.quantiser import quantise, relative_rms  # noqa: PLC0415  # torch, which decoding does not need
 
-        quantised = [quantise(layer, self.bound) for layer in raw.float()]
+        blocks = [block for layer in raw.float() for block in layer.split(_BLOCK, dim=-1)]
+        quantised = [quantise(block, self.bound) for block in blocks]
         times = raw.shape[1]
         (stored,) = self.stored(signal, tuple(raw.shape))
         planes = quantised[0].low.new_zeros(stored.shape)
-        for layer, q in zip(planes, quantised, strict=True):
-            layer[:times] = q.low
-            layer[1:times] -= q.low[:-1] * q.delta
-            layer[times : 2 * times] = q.high
-            side = layer[2 * times].flatten(0, 1)  # (token, channel)
+        for block, q in zip((b for layer in planes for b in layer.split(_BLOCK, dim=-1)), quantised, strict=True):
+            block[:times] = q.low
+            block[1:times] -= q.low[:-1] * q.delta
+            block[times : 2 * times] = q.high
+            side = block[2 * times].flatten(0, 1)  # (token, channel)
             side[_SCALE] = q.scale.view(side.dtype).view(-1, 4).T
             side[_CENTRE], side[_DELTA] = q.centre, q.delta
         worst, overall = relative_rms(quantised)

@@ -15,7 +15,7 @@ _SHARES = (1.0, 0.99, 0.98, 0.96, 0.93, 0.85, 0.57)
 
 
 class Quantised(NamedTuple):
-    """One layer's values in steps, and what each channel needs to have them back: (low + 256 × high + centre) × scale."""
+    """Some channels of one layer in steps, and what has each channel back: (low + 256 × high + centre) × scale."""
 
     low: torch.Tensor
     """int8 (time, y, x, channel)."""
@@ -34,7 +34,7 @@ class Quantised(NamedTuple):
 
 
 def quantise(values: torch.Tensor, bound: float) -> Quantised:
-    """Quantise one layer, float32 (time, y, x, channel), to an RMS error of at most ``bound`` × RMS in every channel."""
+    """Quantise channels of one layer, float32 (time, y, x, channel), each to an RMS error of at most ``bound`` × its RMS."""
     tokens = values.reshape(-1, values.shape[-1])
     # Each channel is brought to a largest magnitude in [1, 2) by a power of two, which rounds nothing: then squares neither
     # overflow nor vanish.
@@ -57,9 +57,9 @@ def quantise(values: torch.Tensor, bound: float) -> Quantised:
     )
 
 
-def relative_rms(layers: Sequence[Quantised]) -> tuple[float, float]:
-    """RMS of the error over that of the values: (of the worst layer and channel, of all); NaN where one is."""
-    error, power = torch.stack([q.error for q in layers]), torch.stack([q.power for q in layers])
+def relative_rms(blocks: Sequence[Quantised]) -> tuple[float, float]:
+    """RMS of the error over that of the values, (of the worst layer and channel, of all): NaN where one is."""
+    error, power = torch.cat([q.error for q in blocks]), torch.cat([q.power for q in blocks])
     least = torch.finfo(power.dtype).tiny  # a channel of zeros has neither an error nor a power
     worst, overall = (error / power.clamp_min(least)).max(), error.sum() / power.sum().clamp_min(least)
     return float(worst.sqrt()), float(overall.sqrt())
@@ -68,16 +68,26 @@ def relative_rms(layers: Sequence[Quantised]) -> tuple[float, float]:
 def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(tokens (token, channel) in steps, as whole float32; each channel's step; its RMS error, at most ``bound`` × ``rms``)."""
     nominal = torch.where(rms > 0, math.sqrt(12) * bound * rms, torch.ones_like(rms))
-    integers, scale, error = torch.empty_like(tokens), torch.empty_like(rms), torch.full_like(rms, math.inf)
-    for share in _SHARES:
+    scale = _short(nominal)
+    integers, error = _rounded(tokens, scale)
+    for share in _SHARES[1:]:
         beyond = (error > bound * rms).nonzero().squeeze(1)
-        some = tokens if len(beyond) == len(rms) else tokens[:, beyond]
-        # Eight significant bits are enough for a step, and compress better than 24.
-        step = (nominal[beyond] * share).bfloat16().float()
-        whole = (some / step).round_()
-        integers[:, beyond], scale[beyond] = whole, step
-        error[beyond] = _mean_square(whole * step - some).sqrt()
+        if not len(beyond):
+            break
+        scale[beyond] = _short(nominal[beyond] * share)
+        integers[:, beyond], error[beyond] = _rounded(tokens[:, beyond], scale[beyond])
     return integers, scale, error
+
+
+def _short(steps: torch.Tensor) -> torch.Tensor:
+    """Of eight significant bits, which are enough for a step and compress better than 24."""
+    return steps.bfloat16().float()
+
+
+def _rounded(tokens: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens in steps, rounded; the RMS error of each channel)."""
+    integers = (tokens / scale).round_()
+    return integers, _mean_square(integers * scale - tokens).sqrt()
 
 
 def _mean_square(values: torch.Tensor) -> torch.Tensor:
