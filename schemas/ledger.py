@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import SIGNAL_NAMES, SignalName, exact_array, is_exact_array
 
 PartName = SignalName | Literal["clock"]
 PARTS: tuple[PartName, ...] = ("clock", *SIGNAL_NAMES)
@@ -61,9 +61,15 @@ class RowOutcome(Frozen):
     detail: str | None = None
     decoder: str | None = None
     """Name and version of the decoder that gave the frames."""
-    optional_arrays: tuple[str, ...] = ()
-    """The optional arrays that hold a chunk of this clip."""
     errors: dict[str, ErrorFigure] = Field(default_factory=dict)
+    optional_arrays: tuple[str, ...] = ()
+    """Arrays that hold this clip in place of its signals' usual ones: ``SIGNAL_exact``."""
+
+    def holds(self, array: str) -> bool:
+        """Whether the row must have a chunk in an array of its unit."""
+        if self.status == "failed":
+            return False
+        return array in self.optional_arrays or not (is_exact_array(array) or exact_array(array) in self.optional_arrays)
 
 
 class WorkItem(Frozen):

@@ -74,6 +74,7 @@ def read_recipe(data: bytes, url: str) -> Recipe:
 def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes:
     """``zarr.json`` of an array: clip axis first, one chunk a clip, one shard ``clips_per_shard`` clips."""
     memory = MemoryStore()
+    filters, serializer, compressors = zarr_codecs(array)
     zarr.create_array(
         memory,
         name=array.name,
@@ -81,8 +82,9 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
         dtype=array.dtype,
         chunks=(1, *array.shape),
         shards=(clips_per_shard, *array.shape),
-        serializer=zarr_codecs(array.dtype)[0],
-        compressors=zarr_codecs(array.dtype)[1:],
+        filters=filters,
+        serializer=serializer,
+        compressors=compressors,
         fill_value=array.missing,
         dimension_names=("clip", *array.dims),
         attributes=dict(array.attributes),
