@@ -93,22 +93,15 @@ class DiffReport(Frozen):
     """Units of work the job would do; 0 where the recipes differ."""
 
 
+FindingKind = Literal[
+    "missing", "truncated", "digest", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata", "drift"
+]
+
+
 class Finding(Frozen):
     """Something wrong with a store."""
 
-    kind: Literal[
-        "missing",
-        "truncated",
-        "digest",
-        "shard_index",
-        "chunk_missing",
-        "orphan",
-        "ledger",
-        "catalog",
-        "heads",
-        "metadata",
-        "drift",
-    ]
+    kind: FindingKind
     key: str
     detail: str
     clip_ids: tuple[str, ...] = ()

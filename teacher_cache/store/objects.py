@@ -132,12 +132,18 @@ class Objects:
 
     def folders(self) -> list[str]:
         """Names directly under the root that hold objects."""
+        return [name for name, is_folder in self.level().items() if is_folder]
+
+    def level(self, prefix: str = "") -> dict[str, bool]:
+        """Names directly under ``prefix``, in order, and whether each is a folder. What lies deeper is not listed."""
         with self.reachable():
             try:
-                found = self._fs.ls(self._root, detail=True)
+                found = self._fs.ls(self._path(prefix), detail=True)
             except FileNotFoundError:
-                return []
-        return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in found if i["type"] == "directory")
+                return {}
+        return {
+            i["name"].rstrip("/").rsplit("/", 1)[-1]: i["type"] == "directory" for i in sorted(found, key=lambda i: i["name"])
+        }
 
     def delete(self, key: str) -> None:
         with self.reachable(), contextlib.suppress(FileNotFoundError):

@@ -73,19 +73,20 @@ def test_swapped_shards_are_found(store: Path) -> None:
 
 
 def test_damage_to_the_rest(store: Path) -> None:
-    entry = next((store / "ledger").glob("00000001-*.json"))
+    key = "ledger/000000/00000001.0.json"
+    entry = store / key
     whole = entry.read_text()
-    entry.write_text(whole.replace('"row":2', '"row":9'))
-    assert ("ledger", f"ledger/{entry.name}", ("scene-2.mp4",)) in found(store)
-    entry.write_text(whole[:50])
-    assert found(store)[0][:2] == ("ledger", f"ledger/{entry.name}")
+    for damaged in (whole.replace('"row":2', '"row":9'), whole[:50]):
+        entry.write_text(damaged)
+        assert ("ledger", key, tuple(CLIPS[2:])) in found(store)
     entry.write_text(whole)
-    shutil.copy(entry, entry.with_name(entry.name.replace("00000001", "00000005")))
+    copy = entry.with_name("00000005.0.json")
+    shutil.copy(entry, copy)
     assert "copied or renamed" in verify(str(store)).findings[0].detail
-    entry.with_name(entry.name.replace("00000001", "00000005")).unlink()
+    copy.unlink()
     (store / "heads/heads.safetensors").write_bytes(b"other")
     assert [f[:2] for f in found(store)] == [("heads", "heads/heads.safetensors")]
-    (store / "catalog/segment-000000.parquet").write_bytes(b"PAR1")
+    next(store.glob("catalog/segment-000000-*.parquet")).write_bytes(b"PAR1")
     assert "catalog" in {kind for kind, _, _ in found(store)}
 
 

@@ -44,7 +44,7 @@ def test_killed_in_the_middle_and_started_again(
     job = jobs.write(store, **ONE_BY_ONE)
     process = start(job)
     deadline = time.monotonic() + 60
-    while not (committed := len(list(store.glob("ledger/0*.json")))):
+    while not (committed := len(list(store.glob("ledger/0*/0*.json")))):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)

@@ -46,11 +46,12 @@ def test_a_job_is_valid_and_a_misspelt_one_is_not(jobs: Jobs) -> None:
 
 
 def test_what_a_store_keeps_as_json_is_valid(tiny_store: Path) -> None:
-    entries = [path for path in (tiny_store / "ledger").glob("*.json") if path.name != "zarr.json"]
-    assert entries
-    for path in entries:
-        VALIDATORS["LedgerEntry"].validate(json.loads(path.read_text()))
-    VALIDATORS["HeadsCard"].validate(json.loads((tiny_store / "heads/card.json").read_text()))
+    kept = {"LedgerEntry": "ledger/000000/0*.json", "Segment": "catalog/segment-*.json", "HeadsCard": "heads/card.json"}
+    for model, pattern in kept.items():
+        found = [json.loads(path.read_text()) for path in tiny_store.glob(pattern)]
+        assert found
+        for value in found:
+            VALIDATORS[model].validate(value)
     VALIDATORS["Recipe"].validate(json.loads((tiny_store / "zarr.json").read_text())["attributes"]["recipe"])
 
 
