@@ -6,16 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
 
-from schemas.base import canonical_json
 from schemas.errors import BadInput, StoreDamaged
 from teacher_cache import open_cache
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.records import _sealed
 from teacher_cache.verify import collect_garbage, verify
 
 SECRETS = {
@@ -106,24 +107,27 @@ assert not found, found
     assert done.returncode == 0, done.stderr
 
 
-def first_entry(store: Path) -> Path:
-    return min(path for path in (store / "ledger").glob("*.json") if path.name != "zarr.json")
+def change_first_entry(store: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """Change a ledger entry, as someone could who seals it again. Its key."""
+    path = min((store / "ledger").rglob("[0-9]*.json"))
+    entry = json.loads(path.read_text())
+    change(entry)
+    del entry["digest"]
+    path.write_bytes(_sealed(entry))
+    return str(path.relative_to(store))
 
 
 @pytest.mark.parametrize(
     "key", ["../outside/precious", "/etc/passwd", "depth/../../outside/precious", "depth//c", "./zarr.json"]
 )
 def test_a_ledger_entry_that_leads_out_of_the_store_is_refused(store: Path, outside: Path, key: str) -> None:
-    path = first_entry(store)
-    entry = json.loads(path.read_text())
-    entry["objects"][key] = entry["objects"].pop(min(entry["objects"]))
-    path.write_bytes(canonical_json(entry))
+    entry = change_first_entry(store, lambda e: e["objects"].update({key: e["objects"].pop(min(e["objects"]))}))
     before = tree(store)
-    with pytest.raises(StoreDamaged, match="cannot be read"):
+    with pytest.raises(StoreDamaged, match="not a record of this format"):
         open_cache(str(store)).committed_ids()
     with pytest.raises(StoreDamaged):
         collect_garbage(str(store), older_than_hours=0, dry_run=False)
-    assert f"ledger/{path.name}" in {f.key for f in verify(str(store)).findings}
+    assert entry in {f.key for f in verify(str(store)).findings}
     assert tree(store) == before
     assert (outside / "precious").read_bytes() == b"not ours"
 
@@ -154,11 +158,9 @@ def test_gc_removes_nothing_beside_a_store_on_s3(s3: str, tiny_store: Path) -> N
 
 
 def test_names_in_a_store_cannot_command_a_terminal(store: Path, teacher_cache_command: Command) -> None:
-    path = first_entry(store)
-    entry = json.loads(path.read_text())
-    for row in entry["rows"]:
-        row.update(status="failed", reason="not_a_video", detail="\x1b[2J\x1b]0;owned\x07\u202e[bold]")
-    path.write_bytes(canonical_json(entry))
+    detail = "\x1b[2J\x1b]0;owned\x07\u202e[bold]"
+    failed = {"status": "failed", "reason": "not_a_video", "detail": detail, "errors": {}}
+    change_first_entry(store, lambda entry: [row.update(failed) for row in entry["rows"]])
     (store / "depth/c/9\x1b[2J").write_bytes(b"an orphan")
     for arguments in (("status", store), ("verify", store), ("gc", store, "--dry-run", "--older-than", 0)):
         done = teacher_cache_command(*arguments, COLUMNS="200")
