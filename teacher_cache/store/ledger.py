@@ -33,7 +33,7 @@ from teacher_cache.store.layout import (
     volume_folder,
 )
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
+from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal, unsealed
 from teacher_cache.store.table import StoredTable, require_place, table_file
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
@@ -192,23 +192,33 @@ def clip_counts(rows: NDArray[np.int64], ledger: Ledger, parts: Sequence[PartNam
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
 
 
-def _state_of(entry: LedgerEntry) -> dict[str, Any]:
+def _state(texts: Mapping[str, bytes], url: str) -> pa.Table:
+    """What opening a store takes of these entries. Raises `StoreDamaged`.
+
+    Their digests say that they are what a worker wrote, so they are not validated field by field: there may be thousands.
+    """
+    entries = [_in_place(key, unsealed(data, key, url), url) for key, data in texts.items()]
+    return pa.Table.from_pylist([_state_of(entry) for entry in entries], schema=_STATE)
+
+
+def _state_of(entry: dict[str, Any]) -> dict[str, Any]:
+    rows, objects = entry["rows"], entry["objects"]
     return {
-        "shard": entry.unit.shard,
-        "parts": ",".join(entry.unit.parts),
-        "rows": [row.row for row in entry.rows],
-        "failed": [row.status == "failed" for row in entry.rows],
-        "optional_arrays": [",".join(row.optional_arrays) for row in entry.rows],
-        "failures": [
-            {"row": row.row, "reason": row.reason, "detail": row.detail} for row in entry.rows if row.status == "failed"
-        ],
-        "arrays": [array_of(key) for key in entry.objects],
-        "lengths": [stored.length for stored in entry.objects.values()],
+        "shard": entry["unit"]["shard"],
+        "parts": ",".join(entry["unit"]["parts"]),
+        "rows": [row["row"] for row in rows],
+        "failed": [row["status"] == "failed" for row in rows],
+        "optional_arrays": [",".join(row.get("optional_arrays", ())) for row in rows],
+        "failures": [{name: row[name] for name in ("row", "reason", "detail")} for row in rows if row["status"] == "failed"],
+        "arrays": [array_of(key) for key in objects],
+        "lengths": [stored["length"] for stored in objects.values()],
     }
 
 
-def _state(entries: Iterable[LedgerEntry]) -> pa.Table:
-    return pa.Table.from_pylist([_state_of(entry) for entry in entries], schema=_STATE)
+def _in_place(key: str, entry: dict[str, Any], url: str) -> dict[str, Any]:
+    if shard_of(key) != entry["unit"]["shard"]:
+        raise StoreDamaged(f"the ledger entry {key} of {url} is about another shard; it was copied or renamed. {REPAIR_ADVICE}")
+    return entry
 
 
 @dataclass(frozen=True)
@@ -259,7 +269,7 @@ def read_ledger(objects: Objects) -> Ledger:
     for volume in volumes.unbound:
         count = 0
         for texts in _texts_of(objects, volume, ignoring=volumes.known_damage):
-            ledger.add(_state(_parsed(texts, objects.url)))
+            ledger.add(_state(texts, objects.url))
             count += len(texts)
         ledger.open_entries = count
     ledger.open_volume = volumes.open
@@ -288,18 +298,10 @@ def _texts_of(objects: Objects, volume: int, ignoring: Collection[str] = ()) -> 
         yield {key: found[key] for key in wanted if key in found}
 
 
-def _parsed(texts: Mapping[str, bytes], url: str) -> list[LedgerEntry]:
-    return [read_entry(key, data, url) for key, data in texts.items()]
-
-
 def read_entry(key: str, data: bytes, url: str) -> LedgerEntry:
     """Raises `StoreDamaged`."""
-    entry = unseal(LedgerEntry, data, key, url)
-    if shard_of(key) != entry.unit.shard:
-        raise StoreDamaged(
-            f"the ledger entry {key} of {url} is about {entry.unit.name}; it was copied or renamed. {REPAIR_ADVICE}"
-        )
-    return entry
+    _in_place(key, unsealed(data, key, url), url)
+    return unseal(LedgerEntry, data, key, url)
 
 
 def committed_texts(objects: Objects, volumes: Volumes, *, tolerant: bool = False) -> Iterator[dict[str, bytes]]:
@@ -406,18 +408,22 @@ def bind(objects: Objects, volume: int) -> VolumeRecord:
 
 
 def _bound(objects: Objects, volume: int, ignoring: Collection[str]) -> tuple[VolumeRecord, dict[str, bytes]]:
-    """The record of a volume and the files that it names, by key, from the volume's entries."""
+    return bound(volume, _texts_of(objects, volume, ignoring), objects.url)
+
+
+def bound(volume: int, entries: Iterable[Mapping[str, bytes]], url: str) -> tuple[VolumeRecord, dict[str, bytes]]:
+    """The record of a volume with these entries (bytes by key, some at a time), and the files that it names by key."""
     states: list[pa.Table] = [_STATE.empty_table()]
     texts: dict[str, bytes] = {}
-    for found in _texts_of(objects, volume, ignoring):
-        states.append(_state(_parsed(found, objects.url)))
-        texts |= found
+    for some in entries:
+        states.append(_state(some, url))
+        texts |= some
     stem = numbered(VOLUME, volume).removesuffix(".json")
     state, state_bytes = table_file(f"{stem}-state", pa.concat_tables(states))
     table = pa.table({"key": list(texts), "entry": list(texts.values())}, schema=_ENTRIES)
-    entries, entries_bytes = table_file(f"{stem}-entries", table)
-    record = VolumeRecord(entries=len(texts), state=state, texts=entries)
-    return record, {state.key: state_bytes, entries.key: entries_bytes}
+    file, file_bytes = table_file(f"{stem}-entries", table)
+    record = VolumeRecord(entries=len(texts), state=state, texts=file)
+    return record, {state.key: state_bytes, file.key: file_bytes}
 
 
 def mend(objects: Objects) -> None:
