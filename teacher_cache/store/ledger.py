@@ -56,6 +56,9 @@ _STATE = pa.schema(
 _ENTRIES = pa.schema({"key": pa.string(), "entry": pa.binary()})
 """Every entry as it was written, for `verify` and for whoever wants the error figures."""
 
+# There is room for every row up to the last that the ledger speaks of.
+_MOST_ROWS = 2**30
+
 # A thousand entries' JSON is some tens of megabytes.
 _FETCHED_AT_ONCE = 512
 
@@ -178,6 +181,8 @@ def _put(arrays: dict[str, NDArray[Any]], name: str, places: NDArray[np.int64], 
     if not len(places):
         return
     array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(places.max()) + 1
+    if needed > _MOST_ROWS:
+        raise StoreDamaged(f"the ledger speaks of row {needed - 1}; a store has at most {_MOST_ROWS}")
     if needed > len(array):
         # Half as much again, so that growing by one volume after another stays linear.
         array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])

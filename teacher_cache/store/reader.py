@@ -226,8 +226,13 @@ class Cache:
         if name in _CLOCK:
             return tuple(a for a in clock_arrays(self.recipe.clips.frames) if a.name == name)
         signal = cast("SignalName", name)
-        shape: Shape = self._zarr_array(name).shape[1:]
-        return stored_arrays(self.recipe, signal, {signal: shape})
+        if signal not in self._shapes:
+            raise StoreDamaged(f"the metadata of the array {name} of {self.url} is gone, or not that of such an array")
+        return stored_arrays(self.recipe, signal, self._shapes)
+
+    @cached_property
+    def _shapes(self) -> dict[SignalName, Shape]:
+        return self._store.shapes()
 
     def _fetch(self, array: StoredArray, row: int) -> Values:
         try:

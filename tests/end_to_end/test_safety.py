@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
 
+from schemas.base import sha256_digest
 from schemas.errors import BadInput, StoreDamaged
+from schemas.store import TableFile
 from teacher_cache import open_cache
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import _sealed
+from teacher_cache.store.table import StoredTable
 from teacher_cache.verify import collect_garbage, verify
 
 SECRETS = {
@@ -107,29 +112,70 @@ assert not found, found
     assert done.returncode == 0, done.stderr
 
 
-def change_first_entry(store: Path, change: Callable[[dict[str, Any]], object]) -> str:
-    """Change a ledger entry, as someone could who seals it again. Its key."""
-    path = min((store / "ledger").rglob("[0-9]*.json"))
-    entry = json.loads(path.read_text())
-    change(entry)
-    del entry["digest"]
-    path.write_bytes(_sealed(entry))
-    return str(path.relative_to(store))
+def first_entry(store: Path) -> Path:
+    return min((store / "ledger").rglob("[0-9]*.json"))
+
+
+def reseal(path: Path, **changes: Any) -> None:
+    """Change a record of the store, as someone could who seals it again."""
+    record = json.loads(path.read_text()) | changes
+    del record["digest"]
+    path.write_bytes(_sealed(record))
 
 
 @pytest.mark.parametrize(
     "key", ["../outside/precious", "/etc/passwd", "depth/../../outside/precious", "depth//c", "./zarr.json"]
 )
 def test_a_ledger_entry_that_leads_out_of_the_store_is_refused(store: Path, outside: Path, key: str) -> None:
-    entry = change_first_entry(store, lambda e: e["objects"].update({key: e["objects"].pop(min(e["objects"]))}))
+    entry = first_entry(store)
+    objects = json.loads(entry.read_text())["objects"]
+    reseal(entry, objects=objects | {key: objects.pop(min(objects))})
     before = tree(store)
     with pytest.raises(StoreDamaged, match="not a record of this format"):
-        open_cache(str(store)).committed_ids()
-    with pytest.raises(StoreDamaged):
         collect_garbage(str(store), older_than_hours=0, dry_run=False)
-    assert entry in {f.key for f in verify(str(store)).findings}
+    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
     assert tree(store) == before
     assert (outside / "precious").read_bytes() == b"not ours"
+
+
+def test_sizes_that_a_store_only_claims_are_not_allocated(store: Path) -> None:
+    """Each is a named error, and not gigabytes of zeros."""
+    metadata = store / "depth/zarr.json"
+    whole = metadata.read_text()
+    for shape in ([4, 2**20, 2**20, 2**20], [4, 16, 112, -112], [4, 16, 112, "x"], [4], []):
+        metadata.write_text(json.dumps(json.loads(whole) | {"shape": shape}))
+        with pytest.raises(StoreDamaged, match="metadata of the array depth"):
+            open_cache(str(store)).read(["depth"], ["scene-0.mp4"])
+        assert ("metadata", "depth/zarr.json") in {(f.kind, f.key) for f in verify(str(store)).findings}
+    metadata.write_text(whole)
+
+    entry = first_entry(store)
+    rows = json.loads(entry.read_text())["rows"]
+    shutil.copy(entry, store / "entry")
+    reseal(entry, rows=[row | {"row": 2**50} for row in rows])
+    with pytest.raises(StoreDamaged, match="a store has at most"):
+        open_cache(str(store)).committed_ids()
+    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
+    (store / "entry").rename(entry)
+
+    reseal(store / "catalog/segment-000000.json", rows=2**50)
+    with pytest.raises(StoreDamaged, match="not a record of this format"):
+        open_cache(str(store)).committed_ids()
+
+
+def test_a_table_of_a_few_bytes_cannot_claim_millions_of_rows(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"row": pa.nulls(2**22, pa.int64())}), buffer, row_group_size=2**22)
+    data = buffer.getvalue()
+    assert len(data) < 2**14
+    objects = Objects(str(tmp_path / "store"))
+    objects.create("catalog/segment-000000-0.parquet", data)
+    digest = sha256_digest(data)
+    file = TableFile(
+        key="catalog/segment-000000-0.parquet", digest=digest, length=len(data), footer_length=8, footer_digest=digest
+    )
+    with pytest.raises(StoreDamaged, match="a row group of 4194304 rows"):
+        StoredTable(objects, file).read(["row"])
 
 
 def test_gc_removes_nothing_through_a_link(store: Path, outside: Path) -> None:
@@ -160,7 +206,8 @@ def test_gc_removes_nothing_beside_a_store_on_s3(s3: str, tiny_store: Path) -> N
 def test_names_in_a_store_cannot_command_a_terminal(store: Path, teacher_cache_command: Command) -> None:
     detail = "\x1b[2J\x1b]0;owned\x07\u202e[bold]"
     failed = {"status": "failed", "reason": "not_a_video", "detail": detail, "errors": {}}
-    change_first_entry(store, lambda entry: [row.update(failed) for row in entry["rows"]])
+    entry = first_entry(store)
+    reseal(entry, rows=[row | failed for row in json.loads(entry.read_text())["rows"]])
     (store / "depth/c/9\x1b[2J").write_bytes(b"an orphan")
     for arguments in (("status", store), ("verify", store), ("gc", store, "--dry-run", "--older-than", 0)):
         done = teacher_cache_command(*arguments, COLUMNS="200")
