@@ -153,7 +153,7 @@ def test_sizes_that_a_store_only_claims_are_not_allocated(store: Path) -> None:
     rows = json.loads(entry.read_text())["rows"]
     shutil.copy(entry, store / "entry")
     reseal(entry, rows=[row | {"row": 2**50} for row in rows])
-    with pytest.raises(StoreDamaged, match="a store has at most"):
+    with pytest.raises(StoreDamaged, match="a store has rows 0 to"):
         open_cache(str(store)).committed_ids()
     assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
     (store / "entry").rename(entry)
@@ -161,6 +161,19 @@ def test_sizes_that_a_store_only_claims_are_not_allocated(store: Path) -> None:
     reseal(store / "catalog/segment-000000.json", rows=2**50)
     with pytest.raises(StoreDamaged, match="not a record of this format"):
         open_cache(str(store)).committed_ids()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": None}, {"rows": "x"}, {"rows": [{"row": "x"}]}, {"unit": None}, {"objects": [1]}, {"objects": {"depth": {}}}]
+    + [{"rows": [{"row": row, "clip_id": "a", "status": "committed"}]} for row in (-5, 2**70)],
+)
+def test_an_entry_of_another_form_is_a_named_error(store: Path, change: dict[str, Any]) -> None:
+    entry = first_entry(store)
+    reseal(entry, **change)
+    with pytest.raises(StoreDamaged):
+        open_cache(str(store)).committed_ids()
+    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
 
 
 def test_a_table_of_a_few_bytes_cannot_claim_millions_of_rows(tmp_path: Path) -> None:
