@@ -71,7 +71,7 @@ class Worker:
     def run(self, item: WorkItem) -> UnitReport:
         """Do one unit and commit it. A clip that fails costs its own row."""
         clock = StageClock()
-        standing = self._journal.standing(item.unit.shard)
+        standing = self._journal.standing(item.unit.shard, item.volume)
         left = [part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing)]
         if not left:
             return _report(item.unit, standing[-1], clock, already_done=True)
@@ -79,7 +79,7 @@ class Worker:
         for batch in self._decoded(item.clips, shard, clock):
             shard.teach(batch)
         entry = shard.write()
-        already_done = not self._journal.commit(entry, len(standing))
+        already_done = not self._journal.commit(entry, standing)
         return _report(item.unit, entry, clock, already_done=already_done)
 
     def _decoded(

@@ -336,27 +336,35 @@ class Journal:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
         self._volume = read_volumes(objects).open
+        self._bound_keys: dict[int, frozenset[str]] = {}
 
-    def standing(self, shard: int) -> list[LedgerEntry]:
-        """The shard's entries in the open volume, in order."""
+    def standing(self, shard: int, since: int) -> list[LedgerEntry]:
+        """The shard's entries of all volumes from ``since`` on: those that its writer's plan did not know."""
+        closed = [
+            key for volume in range(since, self._volume) for key in sorted(self._in_bound(volume)) if shard_of(key) == shard
+        ]
+        found = self._objects.get_many(closed)
+        return [*(read_entry(key, found[key], self._objects.url) for key in closed if key in found), *self._in_open(shard)]
+
+    def _in_open(self, shard: int) -> list[LedgerEntry]:
         entries: list[LedgerEntry] = []
         while (data := self._objects.get(key := entry_key(self._volume, shard, len(entries)))) is not None:
             entries.append(read_entry(key, data, self._objects.url))
         return entries
 
-    def commit(self, entry: LedgerEntry, standing: int) -> bool:
+    def commit(self, entry: LedgerEntry, standing: Iterable[LedgerEntry] = ()) -> bool:
         """Make a unit visible; False if other workers committed all its parts first, whose entries stand.
 
-        ``standing`` is how many entries the shard had. Should another worker have committed some of the parts meanwhile,
-        only the others are committed: each part of a shard is committed once.
+        ``standing`` is what `standing` gave before the work began. Should another worker have committed some of the parts
+        meanwhile, only the others are committed: each part of a shard is committed once.
         """
-        left: LedgerEntry | None = entry
-        number = standing
+        left, number = _without(entry, standing), 0
         while left is not None:
-            if not self._objects.create(entry_key(self._volume, entry.unit.shard, number), seal(left)):
-                others = self.standing(entry.unit.shard)
-                left, number = _without(entry, {part for other in others for part in other.unit.parts}), len(others)
-            elif self._objects.get(closed_key(self._volume)) is None or self._is_bound_in(left, number):
+            key = entry_key(self._volume, entry.unit.shard, number)
+            if not self._objects.create(key, seal(left)):
+                others = self._in_open(entry.unit.shard)
+                left, number = _without(left, others), len(others)
+            elif self._objects.get(closed_key(self._volume)) is None or key in self._in_bound(self._volume):
                 return True
             else:
                 # The volume was closed meanwhile, and bound without this entry. The next one takes it, if no other worker did.
@@ -364,15 +372,18 @@ class Journal:
                 number = 0
         return False
 
-    def _is_bound_in(self, entry: LedgerEntry, number: int) -> bool:
-        """Whether a closed volume has the entry. Binds the volume, so that there is an answer."""
-        record = bind(self._objects, self._volume)
-        keys = StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist()
-        return entry_key(self._volume, entry.unit.shard, number) in keys
+    def _in_bound(self, volume: int) -> frozenset[str]:
+        """Keys of the entries that a closed volume has. Binds the volume if nobody has yet, so that there is an answer."""
+        if volume not in self._bound_keys:
+            record = bind(self._objects, volume)
+            keys = StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist()
+            self._bound_keys[volume] = frozenset(keys)
+        return self._bound_keys[volume]
 
 
-def _without(entry: LedgerEntry, parts: Collection[str]) -> LedgerEntry | None:
-    """The entry for its other parts alone; None if there are none."""
+def _without(entry: LedgerEntry, others: Iterable[LedgerEntry]) -> LedgerEntry | None:
+    """The entry for the parts alone that no other commits; None if there are none."""
+    parts = {part for other in others for part in other.unit.parts}
     left = tuple(part for part in entry.unit.parts if part not in parts)
     if not left:
         return None
