@@ -19,10 +19,14 @@ ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_
 """A key relative to the store. No part is empty or begins with a dot, so that none leads out of the store."""
 
 
+MOST_ROWS = 2**30
+"""Of a store. Readers make room for every row up to the last that the ledger speaks of."""
+
+
 class Unit(Frozen):
     """One unit of work: the rows of one shard, for a set of parts."""
 
-    shard: int = Field(ge=0)
+    shard: int = Field(ge=0, lt=MOST_ROWS)
     parts: tuple[PartName, ...] = Field(min_length=1)
     """In the order of `PARTS`."""
 
@@ -54,7 +58,7 @@ class ErrorFigure(Frozen):
 class RowOutcome(Frozen):
     """What became of one clip of the unit."""
 
-    row: int
+    row: int = Field(ge=0, lt=MOST_ROWS)
     clip_id: str
     status: Literal["committed", "failed"]
     reason: FailureReason | None = None

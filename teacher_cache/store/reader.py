@@ -273,7 +273,13 @@ class Cache:
         return [array for array in self._arrays_of(name) if array.optional == is_exact]
 
     def _signal_shape(self, signal: SignalName) -> Shape:
-        return self._encoding(signal).signal_shape(self._zarr_array(signal).shape[1:])
+        if signal not in self._shapes:
+            raise StoreDamaged(f"the metadata of the array {signal} of {self.url} is gone, or not that of such an array")
+        return self._shapes[signal]
+
+    @cached_property
+    def _shapes(self) -> dict[SignalName, Shape]:
+        return self._store.shapes()
 
     def _fetch(self, array: StoredArray, row: int) -> Values:
         try:
