@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -73,27 +71,13 @@ def workers() -> Iterator[Writers]:
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a folder: each run waits for the disk some thirty times."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
-        yield Path(made)
+def begin(workers: Writers, folder: Path, two_jobs: tuple[Job, Job]) -> Task:
+    return _rehearsed(workers, two_jobs[0], None, folder / "begin")
 
 
 @pytest.fixture(scope="module")
-def begin(workers: Writers, folder: Path, videos: Path) -> Task:
-    """A first run: three videos, one of which is none, and one signal."""
-    (folder / "broken.mp4").write_bytes(b"not a video")
-    job = _job(folder, [videos / "scene-0.mp4", folder / "broken.mp4", videos / "scene-1.mp4"], ["camray"])
-    return _rehearsed(workers, job, None)
-
-
-@pytest.fixture(scope="module")
-def grow(workers: Writers, folder: Path, videos: Path, begin: Task) -> Task:
-    """A later run: one more video and one more signal."""
-    known = [json.loads(line)["uri"] for line in Path(str(begin.job.videos.manifest)).read_text().splitlines()]
-    job = _job(folder, [*known, videos / "scene-2.mp4"], ["camray", "motion"])
-    return _rehearsed(workers, job, begin.undisturbed)
+def grow(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task) -> Task:
+    return _rehearsed(workers, two_jobs[1], begin.undisturbed, folder / "grow")
 
 
 @pytest.fixture(params=["begin", "grow"])
@@ -102,18 +86,11 @@ def task(request: pytest.FixtureRequest) -> Task:
     return found
 
 
-def _job(folder: Path, videos: list[Any], signals: list[str]) -> Job:
-    manifest = folder / f"{'-'.join(signals)}.jsonl"
-    manifest.write_text("".join(json.dumps({"uri": str(video), "id": Path(video).stem}) + "\n" for video in videos))
-    job = Jobs(folder, folder).value(folder / manifest.stem, videos={"manifest": str(manifest)}, signals=signals)
-    return Job.model_validate(job)
-
-
-def _rehearsed(workers: Writers, job: Job, before: Path | None) -> Task:
+def _rehearsed(workers: Writers, job: Job, before: Path | None, store: Path) -> Task:
     if before is not None:
-        shutil.copytree(before, job.store)
-    workers.rehearse(job)
-    task = Task(job, before, Path(job.store), steps=())
+        shutil.copytree(before, store)
+    workers.rehearse(job.model_copy(update={"store": str(store)}))
+    task = Task(job, before, store, steps=())
     with task.begun() as again:
         outcome = workers.run(again)
         assert outcome.status == "done", outcome.error
