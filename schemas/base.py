@@ -12,7 +12,23 @@ from pydantic import BaseModel, ConfigDict
 class Frozen(BaseModel):
     """An immutable value that refuses unknown fields, so a misspelt key never passes in silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A field's docstring is its description in the JSON Schema.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _with_digest(schema: dict[str, Any]) -> None:
+    schema["properties"]["digest"] = {
+        "description": "sha256 of the canonical JSON of all other fields.",
+        "pattern": "^sha256:[0-9a-f]{64}$",
+        "type": "string",
+    }
+    schema["required"] = [*schema.get("required", []), "digest"]
+
+
+class Sealed(Frozen):
+    """A value that a store keeps as a JSON object of its own, with a digest of itself beside its fields."""
+
+    model_config = ConfigDict(json_schema_extra=_with_digest)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from schemas.credentials import without_credentials
+
 
 class CacheError(Exception):
-    """The base of every error this project raises on purpose. Its text is for the user, never a traceback."""
+    """The base of every error this project raises on purpose. Its text is for the user, never a traceback.
+
+    Whatever was quoted into the text, no credential that a URL held comes out with it.
+    """
 
     exit_status: ClassVar[int] = 3
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_credentials(message))
 
     def __reduce__(self) -> tuple[object, tuple[type[CacheError], tuple[object, ...], dict[str, object]]]:
         # Errors come back from other processes; Python would call __init__ with the message alone.
@@ -99,5 +107,5 @@ class VideoError(CacheError):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, without_credentials(detail)  # the ledger keeps both
         super().__init__(f"{reason}: {detail}")

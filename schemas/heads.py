@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Sealed
 from schemas.recipe import Precision
 from schemas.signal import Shape, SignalName
 
@@ -30,7 +30,7 @@ class DPTHeadConfig(Frozen):
     """Name of each output channel, as the last linear layer gives it: ``log_depth``, not ``depth``."""
 
 
-class HeadsCard(Frozen):
+class HeadsCard(Sealed):
     """The frozen heads of one teacher, as a store keeps them."""
 
     family: str

@@ -21,6 +21,9 @@ class VideoSource(Frozen):
     """A JSON-lines file, one ``{"uri": …, "id": …?}`` a line. Relative uris are taken from the manifest's folder."""
     glob: str | None = None
     """A path or URL with wildcards (``**`` crosses folders)."""
+    check: Literal["content", "new"] = "content"
+    """Which videos' contents are looked at before a run: all, so that one that changed is taught again; or only those that
+    the store does not have yet, which at millions of videos saves hours."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
 from schemas.signal import SIGNAL_NAMES, SignalName
 
 PartName = SignalName | Literal["clock"]
 PARTS: tuple[PartName, ...] = ("clock", *SIGNAL_NAMES)
 """What a unit can write: the clock (when each frame was shown) and the signals."""
+
+
+ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")]
+"""A key relative to the store. No part is empty or begins with a dot, so that none leads out of the store."""
 
 
 class Unit(Frozen):
@@ -24,7 +28,7 @@ class Unit(Frozen):
 
     @property
     def name(self) -> str:
-        """The ledger object's stem, unique to the shard and the set of parts."""
+        """What messages call the unit."""
         return f"{self.shard:08d}-{'-'.join(self.parts)}"
 
 
@@ -57,6 +61,8 @@ class RowOutcome(Frozen):
     detail: str | None = None
     decoder: str | None = None
     """Name and version of the decoder that gave the frames."""
+    optional_arrays: tuple[str, ...] = ()
+    """The optional arrays that hold a chunk of this clip."""
     errors: dict[str, ErrorFigure] = Field(default_factory=dict)
 
 
@@ -70,11 +76,23 @@ class WorkItem(Frozen):
     """Rows of the shard that failed before, or were superseded: recorded again, not tried again."""
 
 
-class LedgerEntry(Frozen):
+class LedgerEntry(Sealed):
     """One committed unit. Holds no time, host or path, so that equal work gives equal bytes."""
 
     unit: Unit
     fingerprint: str
-    objects: dict[str, StoredObject]
+    objects: dict[ObjectKey, StoredObject]
     """Key in the store → what was created there."""
     rows: tuple[RowOutcome, ...]
+
+
+class Retirement(Sealed):
+    """Rows that are no longer good, because what was committed of them is damaged. Their clips are taught again in new rows.
+
+    What is damaged stays as it is, and as it was found: so a later check can tell it from new damage.
+    """
+
+    rows: tuple[int, ...]
+    clip_ids: tuple[str, ...]
+    found: dict[str, str | None]
+    """Key of each damaged object → the digest of what lies there now; None where it is gone."""

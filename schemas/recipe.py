@@ -11,7 +11,11 @@ from schemas.base import Frozen, canonical_json
 from schemas.clip import Preprocessing, Sampling
 from schemas.signal import SignalName
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of a store: its layout, records and metadata. docs/store-format.md says what each version is."""
+
+_RECIPE_VERSION = 1
+"""Of the fields of `Recipe`. It is hashed under the name that it had when stores were at version 1 too."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -57,9 +61,9 @@ class Recipe(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON of the recipe and the format version, as 64 hex digits."""
+        """sha256 of the canonical JSON of the recipe and the version of its fields, as 64 hex digits."""
         return hashlib.sha256(
-            canonical_json({"format_version": FORMAT_VERSION, "recipe": self.model_dump(mode="json")})
+            canonical_json({"format_version": _RECIPE_VERSION, "recipe": self.model_dump(mode="json")})
         ).hexdigest()
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:

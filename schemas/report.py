@@ -93,22 +93,15 @@ class DiffReport(Frozen):
     """Units of work the job would do; 0 where the recipes differ."""
 
 
+FindingKind = Literal[
+    "missing", "truncated", "digest", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata", "drift"
+]
+
+
 class Finding(Frozen):
     """Something wrong with a store."""
 
-    kind: Literal[
-        "missing",
-        "truncated",
-        "digest",
-        "shard_index",
-        "chunk_missing",
-        "orphan",
-        "ledger",
-        "catalog",
-        "heads",
-        "metadata",
-        "drift",
-    ]
+    kind: FindingKind
     key: str
     detail: str
     clip_ids: tuple[str, ...] = ()
@@ -144,6 +137,15 @@ class GarbageReport(Frozen):
     """Garbage left alone because a run at work might be about to commit it."""
 
 
+class ViewReport(Frozen):
+    """What `view` wrote."""
+
+    out: str
+    """The HTML page."""
+    clips: tuple[str, ...]
+    """Ids of the clips on it."""
+
+
 class DemoReport(Frozen):
     """What the demo made."""
 
@@ -156,3 +158,15 @@ class DemoReport(Frozen):
     """Mean over the first steps, by the part's name."""
     last_losses: dict[str, float]
     seconds: float
+
+
+class ErrorMessage(Frozen):
+    kind: str
+    """Name of the class in `schemas.errors`."""
+    message: str
+
+
+class ErrorReport(Frozen):
+    """What any command prints in place of its report where it stops with an error."""
+
+    error: ErrorMessage

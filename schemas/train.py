@@ -111,7 +111,7 @@ class DataConfig(Frozen):
     workers: int = Field(0, ge=0)
     """Processes that decode and read ahead; 0 does it between the steps."""
 
-    @field_validator("conversations", mode="before")
+    @field_validator("conversations", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_file_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value

@@ -25,7 +25,7 @@ from student_train.model import build_student
 from student_train.p4d import P4D
 from student_train.targets import TargetReader
 from teacher_cache import Cache, open_cache
-from teacher_cache.console import escape, progress_bar, stderr
+from teacher_cache.console import escape_lines, progress_bar, stderr
 
 CONFIG, METRICS, RESULT, STUDENT, TRAINING_ONLY = "config.json", "metrics.jsonl", "result.json", "student", "p4d"
 """What a run's folder holds: the settings, the losses, the report, the plain student, the training-only parts."""
@@ -49,7 +49,9 @@ def fit(config: TrainConfig, *, overwrite: bool = False) -> FitReport:
 
     joined = load_samples(cache, config.data)
     if joined.dropped:
-        stderr.print(f"{len(joined.dropped)} conversations are left out:\n{escape(some_of(joined.dropped))}", soft_wrap=True)
+        stderr.print(
+            f"{len(joined.dropped)} conversations are left out:\n{escape_lines(some_of(joined.dropped))}", soft_wrap=True
+        )
     frames = StudentFrames(student.image_size, config.data.frame_cache_mib * 2**20)
     collator = Collator(
         TargetReader(cache, p4d.signals),

@@ -12,8 +12,8 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, VideoError
 from schemas.report import Finding, Retaught
 from schemas.signal import SIGNALS, SignalName
+from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder import DecoderPool
-from teacher_cache.clips.sources import content_digest
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.plan import Progress, no_progress
 from teacher_cache.store.reader import Cache, open_cache

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport
+from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.console import escape, print_json, progress_bar, reported_errors, stdout
 
 app = typer.Typer(
@@ -60,6 +60,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="try clips that failed before again, as new rows")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="verify the store first, and teach what damage has hit again, as new rows")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a job. The same command begins it, goes on after a stop, and finds all done."""
@@ -72,7 +75,7 @@ def run(
             job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
         from teacher_cache.run import run_job  # only now: a mistake in the job shows at once
 
-        report = run_job(job, retry_failed=retry_failed, progress=progress_bar)
+        report = run_job(job, retry_failed=retry_failed, repair=repair, progress=progress_bar)
         if as_json:
             print_json(report)
         else:
@@ -161,7 +164,7 @@ def view(
 
         shown = write_report(store, clip or None, out)
         if as_json:
-            print_json({"out": str(out), "clips": shown})
+            print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
             stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from schemas.errors import CacheError, CouldNotRun
+from schemas.report import ErrorMessage, ErrorReport
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -38,8 +39,8 @@ def reported_errors(as_json: bool) -> Iterator[None]:
             yield
     except CacheError as error:
         if as_json:
-            print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            print_json(ErrorReport(error=ErrorMessage(kind=type(error).__name__, message=str(error))))
+        stderr.print(f"[bold red]error:[/] {escape_lines(str(error))}", soft_wrap=True)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         stderr.print("stopped; what was committed stays, and the same command goes on from there")
@@ -63,14 +64,19 @@ def _named_extras() -> Iterator[None]:
 
 
 def escape(text: str) -> str:
-    """Text as it is: brackets in a file name are not rich's markup."""
-    return text.replace("[", "\\[")
+    """Text as it is: brackets in a file name are not rich's markup, and what would command a terminal is spelt out."""
+    shown = "".join(c.encode("unicode_escape").decode() if unicodedata.category(c).startswith("C") else c for c in text)
+    return shown.replace("[", "\\[")
 
 
-def print_json(value: BaseModel | dict[str, object]) -> None:
+def escape_lines(text: str) -> str:
+    """`escape` for a text of our own making that has lines."""
+    return "\n".join(map(escape, text.split("\n")))
+
+
+def print_json(report: BaseModel) -> None:
     """One JSON object on standard output."""
-    text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     sys.stdout.flush()
 
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import overload
 
-from schemas.clip import Clip, Video
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.clip import Clip
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.ledger import PARTS, PartName, RowOutcome, Unit, WorkItem
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.report import DiffReport, PlanReport
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.sources import content_digests, list_videos
-from teacher_cache.clips.windows import Candidate, candidates
+from teacher_cache.clips.content import content_digests
+from teacher_cache.clips.sources import list_videos
+from teacher_cache.clips.tables import keys_of
+from teacher_cache.clips.windows import whole_videos, windows_of
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.ledger import Ledger, clip_counts
-from teacher_cache.store.store import find_store, open_store, require_recipe
+from teacher_cache.store.ledger import FAILED, Ledger, clip_counts
+from teacher_cache.store.store import Store, find_store, open_store, require_recipe
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family
 
@@ -40,36 +48,56 @@ class JobFacts:
     recipe: Recipe
     shapes: Mapping[SignalName, Shape]
     parts: tuple[PartName, ...]
-    digests: Mapping[Video, str | None]
-    """Each video's content; None where it cannot be read."""
+    videos: pa.Table
+    """As `teacher_cache.clips.tables.VIDEOS`."""
 
 
-def look_at(job: Job, progress: Progress = no_progress) -> JobFacts:
-    """Identify the teacher, resolve the recipe, list the videos and read their digests. Raises `BadInput`."""
+def look_at(job: Job) -> JobFacts:
+    """Identify the teacher, resolve the recipe and list the videos. Raises `BadInput`."""
     description = family(job.teacher.family).identify(job.teacher)
     recipe = resolve_recipe(job, description)
-    videos = list_videos(job.videos)
-    with progress("reading videos", len(videos), "videos") as advance:
-        digests = content_digests(videos, advance)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
-    return JobFacts(recipe, description.shapes, parts, {video: digests[video.id] for video in videos})
+    return JobFacts(recipe, description.shapes, parts, list_videos(job.videos))
 
 
-def find_candidates(
-    job: Job, facts: JobFacts, catalog: Catalog, retry: Collection[str] = (), progress: Progress = no_progress
-) -> tuple[Candidate, ...]:
-    """The job's clips. Videos are probed if the sampling needs it and the catalog does not have their windows."""
+def find_clips(
+    job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
+) -> pa.Table:
+    """The job's clips, as `teacher_cache.clips.tables.CLIPS`; ``again`` are rows whose clips are to be taught once more.
+
+    Videos' contents are digested, all or, under ``videos.check: new``, those alone that the store does not have or has to
+    teach again; a clip of any other has no digest here. Videos are probed if the sampling needs it and the catalog does
+    not have their windows.
+    """
+    again = np.empty(0, np.int64) if again is None else again
+    videos = _with_digests(job, facts.videos, catalog, again, progress)
     if facts.recipe.clips.sampling == "uniform":
-        progress = no_progress
-    with progress("counting frames", len(facts.digests), "videos") as advance:
-        return candidates(
+        return whole_videos(videos)
+    rows = catalog.rows_of_videos(videos["id"].to_pylist())
+    with progress("counting frames", videos.num_rows, "videos") as advance:
+        return windows_of(
             facts.recipe.clips,
-            facts.digests,
-            catalog.current(),
-            retry,
+            videos,
+            catalog.table(rows),
+            np.isin(rows, again),
             timeout_seconds=job.engine.decode_timeout_seconds,
             advance=advance,
         )
+
+
+def _with_digests(job: Job, videos: pa.Table, catalog: Catalog, again: Rows, progress: Progress) -> pa.Table:
+    wanted = np.ones(videos.num_rows, bool)
+    if job.videos.check == "new" and catalog.rows:
+        keys = keys_of(videos["id"].to_pylist())
+        wanted = ~catalog.has_videos(keys) | np.isin(keys, catalog.video_keys(again))
+    uris = videos["uri"].filter(pa.array(wanted)).to_pylist()
+    with progress("reading videos", len(uris), "videos") as advance:
+        found = content_digests(uris, advance)
+    if wanted.all():
+        return videos.append_column("content_digest", pa.array(found, pa.string()))
+    places = np.cumsum(wanted) - 1
+    digests = pa.array(found, pa.string()).take(pa.array(places, mask=~wanted))
+    return videos.append_column("content_digest", digests)
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
@@ -95,71 +123,101 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
     return Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
 
 
-def new_clips(candidates: Sequence[Candidate], catalog: Catalog, recipe: Recipe, retry: Collection[str] = ()) -> list[Clip]:
-    """Rows for the candidates that have none, whose video's content changed, or that are to be tried again."""
-    current = catalog.current()
+def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
+    """Rows for the clips that have none, whose video's content changed, or whose row is among ``again``.
 
-    def needs_row(candidate: Candidate) -> bool:
-        clip = current.get(candidate.clip_id)
-        if clip is None:
-            return True
-        # A video that cannot be read now says nothing about its content; what is committed stays good.
-        is_readable = candidate.content_digest is not None
-        return is_readable and (candidate.clip_id in retry or candidate.content_digest != clip.content_digest)
+    A table of `teacher_cache.clips.tables.CLIPS` and ``row``.
+    """
+    rows = catalog.rows_of_keys(keys_of(clips["clip_id"].to_pylist()))
+    catalog.require_distinct(clips["clip_id"], rows)
+    # A video that was not read, or cannot be read now, says nothing about its content; what is committed stays good.
+    is_readable = clips["content_digest"].is_valid().to_numpy()
+    is_known = rows >= 0
+    needs = ~is_known
+    compared = np.flatnonzero(is_known & is_readable)
+    compared = compared[np.argsort(rows[compared])]
+    now, then = clips["content_digest"].take(pa.array(compared)), catalog.table(rows[compared], ["content_digest"])
+    is_same = pc.fill_null(pc.equal(now, then["content_digest"]), fill_value=False).to_numpy()
+    needs[compared] = ~is_same
+    if again is not None:
+        needs |= is_readable & np.isin(rows, again)
+    return numbered_rows(clips.filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
 
-    first = catalog.next_row(recipe.layout.clips_per_shard)
-    wanted = filter(needs_row, candidates)
-    return [
-        Clip(
-            clip_id=c.clip_id,
-            row=first + place,
-            video=c.video.uri,
-            video_id=c.video.id,
-            content_digest=c.content_digest,
-            window_start=None if c.window is None else c.window.start,
-            window_stop=None if c.window is None else c.window.stop,
+
+def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
+    """Current rows whose clips are to be taught again in new ones: the retired, and the failed where they are asked for."""
+    rows = catalog.current
+    redo = np.isin(rows, list(ledger.retired))
+    if retry_failed:
+        redo |= ledger.status(rows, parts) == FAILED
+    return rows[redo]
+
+
+class WorkLeft(Sequence[WorkItem]):
+    """A unit for every shard that holds one of some rows and lacks some parts. Items are made as they are asked for."""
+
+    def __init__(self, recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], rows: Rows) -> None:
+        self._per_shard = recipe.layout.clips_per_shard
+        self._catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
+        # A retired row that could not be taught anew (its video is gone) leaves nothing to do in its old shard.
+        shards = np.unique(rows[~np.isin(rows, list(ledger.retired))] // self._per_shard)
+        lacks = np.array([~ledger.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
+        self._shards: NDArray[np.int64] = shards[lacks.any(axis=0)]
+        self._lacks: NDArray[np.bool_] = lacks[:, lacks.any(axis=0)]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, index: int) -> WorkItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[WorkItem]: ...
+    def __getitem__(self, index: int | slice) -> WorkItem | Sequence[WorkItem]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        missing = tuple(part for part, lacks in zip(self._parts, self._lacks[:, index], strict=True) if lacks)
+        rows = self._rows(int(self._shards[index]))
+        clips = self._catalog.clips(rows)
+        settled = {outcome.row: outcome for clip in clips if (outcome := self._settled(clip)) is not None}
+        return WorkItem(
+            unit=Unit(shard=int(self._shards[index]), parts=missing),
+            clips=tuple(clip for clip in clips if clip.row not in settled),
+            settled=tuple(settled.values()),
         )
-        for place, c in enumerate(wanted)
-    ]
 
+    @property
+    def rows(self) -> int:
+        """Rows of all the units, taught or not."""
+        return sum(len(self._rows(int(shard))) for shard in self._shards)
 
-def failed_ids(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName]) -> set[str]:
-    """Clips whose latest row failed in any of the parts."""
-    outcomes = {clip_id: ledger.outcome(clip.row, parts) for clip_id, clip in catalog.current().items()}
-    return {clip_id for clip_id, outcome in outcomes.items() if outcome is not None and outcome.status == "failed"}
+    def units(self, part: PartName) -> int:
+        """Units that write that part."""
+        return int(self._lacks[self._parts.index(part)].sum())
 
+    def clips(self, part: PartName) -> int:
+        """Rows that are to be taught in that part."""
+        shards = self._shards[self._lacks[self._parts.index(part)]]
+        rows = self._catalog.current
+        rows = rows[np.isin(rows // self._per_shard, shards)]
+        return int((self.ledger.status(rows, ["clock"]) != FAILED).sum())
 
-def work_left(
-    recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], clip_ids: Collection[str]
-) -> list[WorkItem]:
-    """A unit for every shard that holds one of ``clip_ids`` and lacks some of ``parts``."""
-    current = catalog.current()
-    shards: dict[int, list[Clip]] = defaultdict(list)
-    for clip in catalog.clips:
-        shards[clip.row // recipe.layout.clips_per_shard].append(clip)
-    wanted = {current[i].row // recipe.layout.clips_per_shard for i in clip_ids if i in current}
-    items = []
-    for shard in sorted(wanted):
-        missing = tuple(part for part in parts if (part, shard) not in ledger.done)
-        if missing:
-            items.append(_work_item(Unit(shard=shard, parts=missing), shards[shard], current, ledger))
-    return items
+    def _rows(self, shard: int) -> Rows:
+        return self._catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
 
+    def _settled(self, clip: Clip) -> RowOutcome | None:
+        """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded."""
+        latest = self._catalog.latest_row(clip)
+        if latest != clip.row:
+            detail = "its video has no such window now" if latest is None else f"row {latest} holds this clip now"
+            return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
+        failure = self.ledger.failure(clip.row, ["clock"])
+        if failure is None:
+            return None
+        reason, detail = failure
+        return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
 
-def _work_item(unit: Unit, clips: Sequence[Clip], current: Mapping[str, Clip], ledger: Ledger) -> WorkItem:
-    settled = [outcome for clip in clips if (outcome := _settled(clip, current, ledger)) is not None]
-    rows = {outcome.row for outcome in settled}
-    return WorkItem(unit=unit, clips=tuple(c for c in clips if c.row not in rows), settled=tuple(settled))
-
-
-def _settled(clip: Clip, current: Mapping[str, Clip], ledger: Ledger) -> RowOutcome | None:
-    """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded."""
-    latest = current.get(clip.clip_id)
-    if latest is None or latest.row != clip.row:
-        detail = "its video has no such window now" if latest is None else f"row {latest.row} holds this clip now"
-        return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
-    outcome = ledger.outcome(clip.row, ["clock"])
-    return outcome if outcome is not None and outcome.status == "failed" else None
+    def __iter__(self) -> Iterator[WorkItem]:
+        return (self[index] for index in range(len(self)))
 
 
 def diff_report(url: str, job: Job) -> DiffReport:
@@ -168,42 +226,53 @@ def diff_report(url: str, job: Job) -> DiffReport:
     facts = look_at(job)
     if differences := recipe.differences(facts.recipe):
         return DiffReport(store=url, differences=differences, new_clips=0, units=0)
-    plan = _plan(url, job, facts)
+    plan = _plan(url, job, facts, no_progress)
     return DiffReport(store=url, differences={}, new_clips=plan.new_clips, units=plan.units)
 
 
-def plan_report(job: Job) -> PlanReport:
+def plan_report(job: Job, progress: Progress = no_progress) -> PlanReport:
     """What `run` would do with this job now. Raises `BadInput`, `RecipeMismatch`."""
-    return _plan(job.store, job, look_at(job))
+    return _plan(job.store, job, look_at(job), progress)
 
 
-def _plan(url: str, job: Job, facts: JobFacts) -> PlanReport:
-    store = find_store(url)
-    catalog, ledger = Catalog((), 0), Ledger(())
-    if store is not None:
-        require_recipe(store, facts.recipe)
-        catalog, ledger = store.catalog(), store.ledger()
-    wanted = find_candidates(job, facts, catalog)
-    added = new_clips(wanted, catalog, facts.recipe)
-    if added:
-        catalog = catalog.with_segment(added)
-    items = work_left(facts.recipe, catalog, ledger, facts.parts, [c.clip_id for c in wanted])
+def _plan(url: str, job: Job, facts: JobFacts, progress: Progress) -> PlanReport:
+    store, catalog, ledger = state_of(url, facts.recipe)
+    again = rows_to_redo(catalog, ledger, facts.parts, retry_failed=False)
+    clips = find_clips(job, facts, catalog, again, progress)
+    added = new_rows(clips, catalog, facts.recipe, again)
+    if added.num_rows:
+        catalog = catalog.with_rows(added)
+    left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
     return PlanReport(
         store=url,
         store_exists=store is not None,
         fingerprint=facts.recipe.fingerprint,
-        clips=clip_counts(catalog, ledger, facts.parts),
-        new_clips=len(added),
-        units=len(items),
-        bytes_uncompressed=_bytes(facts, items),
-        put_requests=sum(1 + sum(len(stored_arrays(facts.recipe, p, facts.shapes)) for p in i.unit.parts) for i in items),
+        clips=clip_counts(catalog.current, ledger, facts.parts),
+        new_clips=added.num_rows,
+        units=len(left),
+        bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
+        put_requests=len(left) + sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
     )
 
 
-def _bytes(facts: JobFacts, items: Sequence[WorkItem]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in facts.parts:
-        clips = sum(len(item.clips) for item in items if part in item.unit.parts)
-        arrays = stored_arrays(facts.recipe, part, facts.shapes)
-        total[part] = clips * sum(a.dtype.itemsize * math.prod(a.shape) for a in arrays)
-    return total
+def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
+    """The store at ``url``, if there is one, with what it has. Raises `RecipeMismatch`."""
+    store = find_store(url)
+    if store is None:
+        return None, Catalog(), Ledger()
+    require_recipe(store, recipe)
+    return store, store.catalog(), store.ledger()
+
+
+def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:
+    """The current rows of the clips that have one."""
+    rows = catalog.rows_of_keys(keys_of(clips["clip_id"].to_pylist()))
+    return rows[rows >= 0]
+
+
+def _clip_bytes(facts: JobFacts, part: PartName) -> int:
+    return sum(a.dtype.itemsize * math.prod(a.shape) for a in _arrays(facts, part))
+
+
+def _arrays(facts: JobFacts, part: PartName) -> Sequence[StoredArray]:
+    return stored_arrays(facts.recipe, part, facts.shapes)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from schemas.credentials import holds_credentials
 from schemas.errors import BadInput, Unreachable
 
 # aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
@@ -30,13 +31,21 @@ def storage_options(url: str) -> dict[str, Any]:
 
 def filesystem(url: str) -> tuple[Any, str]:
     """(fsspec filesystem, path in it). Raises `BadInput` for a kind of URL that is unknown, or that holds credentials."""
-    if "@" in urlsplit(url).netloc:
-        raise BadInput("a URL holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+    refuse_credentials(url)
     try:
         fs, path = fsspec.url_to_fs(url, **storage_options(url))
     except (ImportError, ValueError) as error:
         raise BadInput(f"cannot use {url}: {error}") from None
     return fs, path
+
+
+def refuse_credentials(url: str) -> None:
+    """Raise `BadInput` if a URL holds a key or is signed: what is stored and shown has the URL in it."""
+    if holds_credentials(url):
+        raise BadInput(
+            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them: the environment has "
+            "them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), and a signed URL has an s3:// one behind it."
+        )
 
 
 @contextlib.contextmanager
@@ -61,7 +70,10 @@ def _first_line(error: BaseException) -> str:
 def _credentials_advice(url: str) -> str:
     if protocol(url) != "s3":
         return "Check who may read and write there."
-    return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on the bucket."
+    return (
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
+        "reading takes s3:GetObject and s3:ListBucket, a run s3:PutObject too, and gc s3:DeleteObject."
+    )
 
 
 def _advice(url: str) -> str:

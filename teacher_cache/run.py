@@ -3,53 +3,89 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from schemas.job import Job
-from schemas.report import RunReport, StageSeconds
-from teacher_cache.clips.windows import Candidate
-from teacher_cache.engine import engine
-from teacher_cache.plan import JobFacts, Progress, failed_ids, find_candidates, look_at, new_clips, no_progress, work_left
-from teacher_cache.store.catalog import Catalog
-from teacher_cache.store.store import Store, add_clips, add_parts, create_store, find_store, lengthen, require_recipe, status
-from teacher_cache.work import WorkerSpec
+from schemas.report import RunReport, StageSeconds, UnitReport
+from teacher_cache.engine import Engine, engine
+from teacher_cache.plan import (
+    JobFacts,
+    Progress,
+    WorkLeft,
+    find_clips,
+    look_at,
+    new_rows,
+    no_progress,
+    rows_of,
+    rows_to_redo,
+    state_of,
+)
+from teacher_cache.repair import retire_damaged
+from teacher_cache.store.store import (
+    Store,
+    add_clips,
+    add_parts,
+    create_store,
+    find_store,
+    lengthen,
+    require_recipe,
+    status,
+    tend_ledger,
+)
+from teacher_cache.work import Worker, WorkerSpec
 
 
-def run_job(job: Job, *, retry_failed: bool = False, progress: Progress = no_progress) -> RunReport:
-    """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed."""
+def run_job(job: Job, *, retry_failed: bool = False, repair: bool = False, progress: Progress = no_progress) -> RunReport:
+    """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
+
+    ``repair`` verifies the store first, and teaches every clip again that damage has hit.
+    """
     start = time.perf_counter()
     workers = engine(job.engine.kind)
-    facts = look_at(job, progress)
-    store, catalog, clips = _made_ready(job, facts, progress, retry_failed=retry_failed)
-    items = work_left(facts.recipe, catalog, store.ledger(), facts.parts, [c.clip_id for c in clips])
-    left = sum(len(item.clips) + len(item.settled) for item in items)
+    spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine)
+    facts = look_at(job)
+    if repair and (found := find_store(job.store)) is not None:
+        require_recipe(found, facts.recipe)
+        if retire_damaged(found, facts.shapes, progress):
+            Worker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
+    store, left, done_before = _made_ready(job, facts, progress, retry_failed=retry_failed)
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    if items:
-        with progress("teaching", left, "clips") as advance:
-            for report in workers.run(WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine), items):
+    if left:
+        with progress("teaching", left.rows, "clips") as advance:
+            for report in _worked(workers, spec, store, left):
                 advance(report.committed + report.failed)
                 for stage, seconds in report.seconds.model_dump().items():
                     stages[stage] += seconds
     state = status(store)
     return RunReport(
         **state.model_dump(),
-        done_before=len(clips) - left,
+        done_before=done_before,
         wall_seconds=time.perf_counter() - start,
         stage_seconds=StageSeconds(**stages),
     )
 
 
-def _made_ready(
-    job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool
-) -> tuple[Store, Catalog, tuple[Candidate, ...]]:
-    """The store with a row for every clip of the job and an array for every part."""
-    found = find_store(job.store)
-    if found is not None:
-        require_recipe(found, facts.recipe)
+def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int]:
+    """The store with a row for each clip of the job and an array for each part; the work left; how many clips have none."""
+    found, catalog, ledger = state_of(job.store, facts.recipe)
+    again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
+    clips = find_clips(job, facts, catalog, again, progress)
+    # Only now: a job whose videos cannot be reached leaves nothing behind.
     store = create_store(job.store, facts.recipe)
-    retry = failed_ids(store.catalog(), store.ledger(), store.parts) if retry_failed else set()
-    clips = find_candidates(job, facts, store.catalog(), retry, progress)
-    catalog = add_clips(store, lambda current: new_clips(clips, current, facts.recipe, retry))
+    catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     lengthen(store, catalog.rows)
+    left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
     # Parts are looked up once for each Store, and these were just made.
-    return Store(store.objects, store.recipe), catalog, clips
+    return Store(store.objects, store.recipe), left, clips.num_rows - left.rows
+
+
+def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[UnitReport]:
+    """Reports of the units as they are done; the ledger is kept short on the way."""
+    volume, entries = left.ledger.open_volume, left.ledger.open_entries
+    for report in workers.run(spec, left):
+        entries += 1
+        if tend_ledger(store, volume, entries, done=False):
+            volume, entries = volume + 1, 0
+        yield report
+    tend_ledger(store, volume, entries, done=True)

@@ -1,62 +1,115 @@
-"""Checks a store against its own ledger: every digest, shard index and chunk, and what should not be there."""
+"""Checks a store against its own ledger: every byte of every object, and what should not be there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pydantic import ValidationError
-
-from schemas.base import sha256_digest
+from schemas.base import canonical_json, sha256_digest
 from schemas.errors import BadInput, StoreDamaged
 from schemas.heads import HeadsCard
 from schemas.ledger import LedgerEntry, StoredObject
-from schemas.report import ClipCounts, Finding, GarbageReport, VerifyReport
+from schemas.report import ClipCounts, Finding, FindingKind, GarbageReport, VerifyReport
+from schemas.signal import Shape, SignalName
+from schemas.store import TableFile
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.plan import Progress, no_progress
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, catalog_files, read_catalog
 from teacher_cache.store.chunk import split_checksum
-from teacher_cache.store.layout import CATALOG, HEADS_CARD, HEADS_FILE, LEDGER, MARKERS, ROOT_METADATA, array_of, metadata_key
-from teacher_cache.store.ledger import Ledger, clip_counts, read_entry
+from teacher_cache.store.layout import (
+    CATALOG,
+    HEADS_CARD,
+    HEADS_FILE,
+    LEDGER,
+    MARKERS,
+    ROOT_METADATA,
+    VOLUME,
+    array_of,
+    closed_key,
+    metadata_key,
+    numbered,
+    shard_of,
+    stored_arrays,
+)
+from teacher_cache.store.ledger import Volumes, clip_counts, committed_texts, entry_keys, read_entry, read_volumes
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.records import unseal
 from teacher_cache.store.shard import unpack_shard
-from teacher_cache.store.store import Store, open_store
-from teacher_cache.store.template import array_rows
+from teacher_cache.store.store import Store, heads_are_whole, open_store
+from teacher_cache.store.table import StoredTable
+from teacher_cache.store.template import array_metadata, group_metadata, root_metadata
 
 # Each reader holds one whole shard.
 _READERS = 4
 
 
 def verify(url: str, progress: Progress = no_progress) -> VerifyReport:
-    """Read every committed object of a store and compare it with the ledger. Writes nothing."""
+    """Read every object of a store and compare it with what was committed. Writes nothing.
+
+    Raises `StoreDamaged` where the root's metadata is damaged: without it nothing says what the store is.
+    """
     store = open_store(url)
-    listed = store.objects.listing()
-    entries, findings = _entries(store, listed)
-    claims = [_Claim(entry, key, stored) for entry in entries for key, stored in entry.objects.items()]
-    with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
-        for found in readers.map(lambda claim: list(_check_object(store, claim)), claims):
-            findings += found
-            advance(1)
-    findings += _check_metadata(store, claims)
-    findings += _check_heads(store)
-    findings += [
-        Finding(kind="orphan", key=key, detail="no ledger entry names it; `gc` removes it") for key in _orphans(listed, entries)
-    ]
-    try:
-        catalog = store.catalog()
-        findings += _check_rows(entries, catalog, store)
-        counts = clip_counts(catalog, Ledger(tuple(entries)), store.parts)
-    except StoreDamaged as error:
-        findings.append(Finding(kind="catalog", key=CATALOG, detail=str(error)))
-        counts = ClipCounts(planned=0, committed=0, failed=0, pending=0)
+    found = examine(store, progress)
     return VerifyReport(
         store=url,
         fingerprint=store.recipe.fingerprint,
-        clips=counts,
-        objects_checked=len(claims),
-        bytes_checked=sum(claim.stored.length for claim in claims),
-        findings=tuple(findings),
+        clips=found.clips,
+        objects_checked=found.objects_checked,
+        bytes_checked=found.bytes_checked,
+        findings=tuple(damage.finding for damage in found.damages),
     )
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A finding, with what a repair needs."""
+
+    finding: Finding
+    rows: tuple[int, ...] = ()
+    """Rows whose committed values can no longer be trusted."""
+    digest: str | None = None
+    """What lies at the finding's key now; None where nothing does."""
+
+
+@dataclass
+class Examined:
+    """All that is wrong with a store."""
+
+    damages: list[Damage] = field(default_factory=list)
+    clips: ClipCounts = field(default_factory=lambda: ClipCounts(planned=0, committed=0, failed=0, pending=0))
+    objects_checked: int = 0
+    bytes_checked: int = 0
+
+
+def examine(store: Store, progress: Progress = no_progress) -> Examined:
+    """`verify`, with what `teacher_cache.repair` needs."""
+    examined = Examined()
+    listed = store.objects.listing()
+    damages = examined.damages
+    catalog = _catalog(store, damages)
+    volumes = _volumes(store, damages)
+    claims: list[_Claim] = []
+    if volumes is not None:
+        entries = list(_entries(store, volumes, catalog, damages))
+        claims = [_Claim(entry, key, stored) for entry in entries for key, stored in entry.objects.items()]
+        known = volumes.known_damage
+        with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
+            for damage in readers.map(lambda claim: _check_object(store, claim, known, volumes.retired_rows), claims):
+                damages += damage
+                advance(1)
+        damages += _check_copies(store, volumes, listed)
+    damages += _check_metadata(store, catalog, {array_of(claim.key) for claim in claims})
+    damages += _check_heads(store)
+    if catalog is not None and volumes is not None:
+        orphans = _orphans(store, listed, volumes, {claim.key for claim in claims})
+        damages += [_damage("orphan", key, "no ledger entry names it; `gc` removes it") for key in orphans]
+        if not any(damage.finding.kind == "ledger" for damage in damages):
+            examined.clips = clip_counts(catalog.current, store.ledger(), store.parts)
+    examined.objects_checked = len(claims)
+    examined.bytes_checked = sum(claim.stored.length for claim in claims)
+    return examined
 
 
 @dataclass(frozen=True)
@@ -67,122 +120,212 @@ class _Claim:
     key: str
     stored: StoredObject
 
-    def committed(self, clips_per_shard: int) -> dict[int, str]:
-        """Place in the shard → clip id of every clip that must be in the object."""
-        return {row.row % clips_per_shard: row.clip_id for row in self.entry.rows if row.status == "committed"}
+    def committed(self, clips_per_shard: int, retired: frozenset[int]) -> dict[int, tuple[int, str]]:
+        """Place in the shard → (row, clip id) of every clip that must be in the object."""
+        return {
+            row.row % clips_per_shard: (row.row, row.clip_id)
+            for row in self.entry.rows
+            if row.status == "committed" and row.row not in retired
+        }
 
 
-def _entries(store: Store, listed: Mapping[str, int]) -> tuple[list[LedgerEntry], list[Finding]]:
-    keys = [key for key in listed if _is_entry(key)]
-    entries, findings = [], []
-    for key, data in store.objects.get_many(keys).items():
-        try:
-            entries.append(read_entry(key, data, store.url))
-        except StoreDamaged as error:
-            findings.append(Finding(kind="ledger", key=key, detail=str(error)))
-    return entries, findings
+def _damage(kind: FindingKind, key: str, detail: str, hit: Sequence[tuple[int, str]] = (), data: bytes | None = None) -> Damage:
+    finding = Finding(kind=kind, key=key, detail=detail, clip_ids=tuple(clip_id for _, clip_id in hit))
+    return Damage(finding, tuple(row for row, _ in hit), None if data is None else sha256_digest(data))
 
 
-def _is_entry(key: str) -> bool:
-    return key.startswith(f"{LEDGER}/") and key.endswith(".json") and key != metadata_key(LEDGER)
+def _catalog(store: Store, damages: list[Damage]) -> Catalog | None:
+    try:
+        catalog = read_catalog(store.objects)
+        files = catalog_files(store.objects)
+    except StoreDamaged as error:
+        damages.append(_damage("catalog", CATALOG, str(error)))
+        return None
+    wrong = [
+        _damage("catalog", file.key, detail) for file in files.values() if (detail := StoredTable(store.objects, file).check())
+    ]
+    damages += wrong
+    return None if wrong else catalog
 
 
-def _check_rows(entries: Sequence[LedgerEntry], catalog: Catalog, store: Store) -> Iterator[Finding]:
-    """Entries must speak of this store, of the catalog's rows, and each part of a shard must be committed once."""
-    clip_at = {clip.row: clip.clip_id for clip in catalog.clips}
+def _volumes(store: Store, damages: list[Damage]) -> Volumes | None:
+    try:
+        return read_volumes(store.objects)
+    except StoreDamaged as error:
+        damages.append(_damage("ledger", LEDGER, str(error)))
+        return None
+
+
+def _entries(store: Store, volumes: Volumes, catalog: Catalog | None, damages: list[Damage]) -> Iterator[LedgerEntry]:
+    """Entries that can be read, speak of this store and of the catalog's rows, and commit each part of a shard once."""
+    clip_at = _ids(catalog)
     seen: dict[tuple[str, int], str] = {}
-    for entry in entries:
-        key, ids = f"{LEDGER}/{entry.unit.name}.json", tuple(row.clip_id for row in entry.rows)
-        if entry.fingerprint != store.recipe.fingerprint:
-            yield Finding(kind="ledger", key=key, detail="it was written under another recipe", clip_ids=ids)
-        if wrong := tuple(row.clip_id for row in entry.rows if clip_at.get(row.row) != row.clip_id):
-            yield Finding(kind="ledger", key=key, detail="its rows are not the catalog's", clip_ids=wrong)
-        for part in entry.unit.parts:
-            if (part, entry.unit.shard) in seen:
-                other = seen[part, entry.unit.shard]
-                yield Finding(kind="ledger", key=key, detail=f"{part} of this shard is committed by {other} too", clip_ids=ids)
-            seen[part, entry.unit.shard] = key
+    tables = [table for record in volumes.bound.values() for table in (record.state, record.texts)]
+    wrong = ((table.key, detail) for table in tables if (detail := StoredTable(store.objects, table).check()))
+    damages += [_damage("ledger", key, f"{detail}; `run --repair` binds its volume again") for key, detail in wrong]
+    for texts in committed_texts(store.objects, volumes, tolerant=True):
+        for key, data in texts.items():
+            hit = _rows_of_shard(shard_of(key), store, clip_at)
+            try:
+                entry = read_entry(key, data, store.url)
+            except StoreDamaged as error:
+                damages.append(_damage("ledger", key, str(error), hit, data))
+                continue
+            if entry.fingerprint != store.recipe.fingerprint:
+                damages.append(_damage("ledger", key, "it was written under another recipe", hit, data))
+                continue
+            if catalog is not None and any(clip_at.get(row.row) != row.clip_id for row in entry.rows):
+                damages.append(_damage("ledger", key, "its rows are not the catalog's", hit, data))
+                continue
+            twice = [part for part in entry.unit.parts if (part, entry.unit.shard) in seen]
+            if twice:
+                detail = f"{', '.join(twice)} of this shard: committed by {seen[twice[0], entry.unit.shard]} too"
+                damages.append(_damage("ledger", key, detail, hit, data))
+                continue
+            seen |= dict.fromkeys(((part, entry.unit.shard) for part in entry.unit.parts), key)
+            yield entry
 
 
-def _check_object(store: Store, claim: _Claim) -> Iterator[Finding]:
+def _ids(catalog: Catalog | None) -> dict[int, str]:
+    if catalog is None:
+        return {}
+    table = catalog.table(catalog.rows_between(0, catalog.rows), ["row", "clip_id"])
+    return dict(zip(table["row"].to_pylist(), table["clip_id"].to_pylist(), strict=True))
+
+
+def _rows_of_shard(shard: int, store: Store, clip_at: Mapping[int, str]) -> list[tuple[int, str]]:
+    per_shard = store.recipe.layout.clips_per_shard
+    return [(row, clip_at[row]) for row in range(shard * per_shard, (shard + 1) * per_shard) if row in clip_at]
+
+
+def _check_object(store: Store, claim: _Claim, known: Mapping[str, str | None], retired: frozenset[int]) -> list[Damage]:
     data = store.objects.get(claim.key)
-    expected = claim.committed(store.recipe.layout.clips_per_shard)
-    everyone = tuple(expected.values())
+    expected = claim.committed(store.recipe.layout.clips_per_shard, retired)
+    everyone = list(expected.values())
+    digest = None if data is None else sha256_digest(data)
+    if claim.key in known and known[claim.key] == digest and not everyone:
+        return []
     if data is None:
-        yield Finding(kind="missing", key=claim.key, detail="the ledger names it, and it is gone", clip_ids=everyone)
-        return
-    if sha256_digest(data) == claim.stored.digest:
-        missing, _ = _damaged_clips(data, expected, store)
-        if missing:
-            yield Finding(kind="chunk_missing", key=claim.key, detail="committed clips have no chunk in it", clip_ids=missing)
-        return
+        return [_damage("missing", claim.key, "the ledger names it, and it is gone", everyone)]
+    is_whole = digest == claim.stored.digest
     try:
         missing, damaged = _damaged_clips(data, expected, store)
     except StoreDamaged as error:
-        missing, damaged = everyone, ()
-        detail = str(error)
+        missing, damaged, detail = everyone, [], str(error)
     else:
-        detail = "its bytes are not those that were committed"
+        detail = "committed clips have no chunk in it" if is_whole else "its bytes are not those that were committed"
+    hit = list(dict.fromkeys((*missing, *damaged)))
+    if is_whole or known.get(claim.key) == digest:
+        return [_damage("chunk_missing", claim.key, detail, hit, data)] if hit else []
     if len(data) != claim.stored.length:
         detail = f"it has {len(data)} bytes, and {claim.stored.length} were committed; {detail}"
+    kind: FindingKind = "truncated" if len(data) < claim.stored.length else "digest"
     # Whole chunks under a wrong digest are another shard's: no clip in it can be trusted.
-    hit = tuple(dict.fromkeys((*missing, *damaged))) or everyone
-    yield Finding(kind="truncated" if len(data) < claim.stored.length else "digest", key=claim.key, detail=detail, clip_ids=hit)
+    return [_damage(kind, claim.key, detail, hit or everyone, data)]
 
 
-def _damaged_clips(data: bytes, expected: Mapping[int, str], store: Store) -> tuple[tuple[str, ...], tuple[str, ...]]:
+Hit = list[tuple[int, str]]
+
+
+def _damaged_clips(data: bytes, expected: Mapping[int, tuple[int, str]], store: Store) -> tuple[Hit, Hit]:
     """(clips without a chunk, clips whose chunk fails its checksum)."""
     chunks = unpack_shard(data, store.recipe.layout.clips_per_shard)
-    missing = tuple(clip_id for place, clip_id in expected.items() if place not in chunks)
-    damaged = tuple(clip_id for place, clip_id in expected.items() if place in chunks and not split_checksum(chunks[place])[1])
+    missing = [clip for place, clip in expected.items() if place not in chunks]
+    damaged = [clip for place, clip in expected.items() if place in chunks and not split_checksum(chunks[place])[1]]
     return missing, damaged
 
 
-def _check_metadata(store: Store, claims: Sequence[_Claim]) -> Iterator[Finding]:
-    keys = sorted({metadata_key(array_of(claim.key)) for claim in claims})
-    found = store.objects.get_many(keys)
-    for key in keys:
-        try:
-            array_rows(found[key])
-        except (KeyError, ValueError, TypeError, IndexError):
-            yield Finding(kind="metadata", key=key, detail="the array's metadata is gone or unreadable; `run` writes it again")
+def _check_copies(store: Store, volumes: Volumes, listed: Mapping[str, int]) -> Iterator[Damage]:
+    """The entries of bound volumes: their volumes no longer need them, but they are what a volume can be bound from again."""
+    closed = canonical_json({})
+    for key in (closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)):
+        if key in listed and (data := store.objects.get(key)) != closed:
+            yield _damage("ledger", key, "it is not as it was written; `run --repair` writes it again", (), data)
+    only_bound = Volumes(volumes.bound, (), {})
+    for texts in committed_texts(store.objects, only_bound, tolerant=True):
+        found = store.objects.get_many(list(texts))
+        for key, text in texts.items():
+            if found.get(key) != text:
+                detail = "it is not as its volume has it; `run --repair` writes it again"
+                yield _damage("ledger", key, detail, (), found.get(key))
 
 
-def _check_heads(store: Store) -> Iterator[Finding]:
+def expected_metadata(store: Store, rows: int, shapes: Mapping[SignalName, Shape]) -> dict[str, bytes]:
+    """Key → bytes of every metadata object that follows from the recipe, the catalog's length and the signals' shapes."""
+    expected = {ROOT_METADATA: root_metadata(store.recipe)}
+    expected |= {metadata_key(name): group_metadata({"description": text}) for name, text in MARKERS.items()}
+    per_shard = store.recipe.layout.clips_per_shard
+    arrays = _declared_arrays(store, shapes)
+    return expected | {metadata_key(array.name): array_metadata(array, rows, per_shard) for array in arrays}
+
+
+def _declared_arrays(store: Store, shapes: Mapping[SignalName, Shape]) -> list[StoredArray]:
+    parts = [part for part in store.parts if part == "clock" or part in shapes]
+    return [array for part in parts for array in stored_arrays(store.recipe, part, shapes)]
+
+
+def _check_metadata(store: Store, catalog: Catalog | None, committed: Iterable[str]) -> Iterator[Damage]:
+    expected: dict[str, bytes | None] = {}
+    if catalog is not None:
+        expected |= expected_metadata(store, catalog.rows, store.shapes())
+    # An array whose shape cannot be read, or that has objects and is not declared at all, has no metadata to hold it against.
+    declared = (*committed, *store.signals)
+    expected |= {key: None for name in declared if (key := metadata_key(name)) not in expected}
+    found = store.objects.get_many(list(expected))
+    for key, data in expected.items():
+        if found.get(key) != data or (data is None and catalog is not None):
+            detail = "it is gone" if key not in found else "it is not what recipe and catalog give"
+            yield _damage("metadata", key, f"{detail}; `run` with --repair writes it again", (), found.get(key))
+
+
+def _check_heads(store: Store) -> Iterator[Damage]:
     found = store.objects.get_many([HEADS_CARD, HEADS_FILE])
     if HEADS_CARD not in found:
+        if HEADS_FILE in found:
+            yield _damage("heads", HEADS_CARD, "it is gone; `run` with --repair writes it again")
         return
     try:
-        card = HeadsCard.model_validate_json(found[HEADS_CARD])
-    except ValidationError:
-        yield Finding(kind="heads", key=HEADS_CARD, detail="the card of the heads cannot be read")
+        card = unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, store.url)
+    except StoreDamaged as error:
+        yield _damage("heads", HEADS_CARD, str(error), (), found[HEADS_CARD])
         return
-    if HEADS_FILE not in found or sha256_digest(found[HEADS_FILE]) != card.weights:
-        yield Finding(kind="heads", key=HEADS_FILE, detail="it is gone, or not what its card says")
+    if not heads_are_whole(found.get(HEADS_FILE), card):
+        yield _damage("heads", HEADS_FILE, "it is gone, or not what its card says", (), found.get(HEADS_FILE))
 
 
-def _orphans(listed: Mapping[str, int], entries: Sequence[LedgerEntry]) -> list[str]:
-    known = {key for entry in entries for key in entry.objects}
-    known |= {ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS)}
-    known |= {metadata_key(array_of(key)) for key in listed if key.endswith(f"/{ROOT_METADATA}") and key.count("/") == 1}
-    return [key for key in listed if key not in known and not _is_entry(key) and not _is_segment(key)]
+def _orphans(store: Store, listed: Mapping[str, int], volumes: Volumes, committed: set[str]) -> list[str]:
+    """Objects that nothing names, in the order of their keys."""
+    known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
+    known |= {metadata_key(name) for name in (*store.signals, *(a.name for a in _declared_arrays(store, store.shapes())))}
+    known |= {key for record, file in catalog_files(store.objects).items() for key in (record, file.key)}
+    known |= {closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)}
+    known |= set(volumes.known_damage)
+    for volume, record in volumes.bound.items():
+        known |= {numbered(VOLUME, volume), record.state.key, record.texts.key}
+        known |= _bound_keys(store.objects, record.texts)
+    for volume in volumes.unbound:
+        known |= set(entry_keys(store.objects, volume))
+    return [key for key in listed if key not in known]
 
 
-def _is_segment(key: str) -> bool:
-    return key.startswith(f"{CATALOG}/segment-") and key.endswith(".parquet")
+def _bound_keys(objects: Objects, texts: TableFile) -> set[str]:
+    return set(StoredTable(objects, texts).read(["key"])["key"].to_pylist())
 
 
 def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> GarbageReport:
-    """Remove what no ledger entry names.
+    """Remove what nothing in the store names.
 
-    Raises `StoreDamaged` where an entry is unreadable: what it names would look like garbage. A run at work has
-    objects that no entry names yet, for as long as its unit takes; so only those older than ``older_than_hours`` go.
+    Raises `StoreDamaged` where the catalog or the ledger is unreadable: what they name would look like garbage. A run at
+    work has objects that no entry names yet, for as long as its unit takes; so only those older than ``older_than_hours`` go.
     """
     if older_than_hours < 0:
         raise BadInput(f"--older-than is {older_than_hours:g} hours; needed 0 or more")
     store = open_store(url)
     listed = store.objects.listing()
-    orphans = _orphans(listed, store.ledger().entries)
+    volumes = read_volumes(store.objects)
+    texts = committed_texts(store.objects, volumes)
+    committed = {key for found in texts for name, data in found.items() for key in read_entry(name, data, url).objects}
+    orphans = _orphans(store, listed, volumes, committed)
     limit = time.time() - older_than_hours * 3600
     old = [key for key in orphans if store.objects.modified_seconds(key) <= limit]
     for key in [] if dry_run else old:

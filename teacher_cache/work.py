@@ -18,7 +18,7 @@ from schemas.base import Frozen, sha256_digest
 from schemas.clip import Clip, FailureReason, FrameClock
 from schemas.errors import BadInput, CouldNotRun, StoreDamaged, VideoError
 from schemas.job import EngineJob, TeacherJob
-from schemas.ledger import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, WorkItem
+from schemas.ledger import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit, WorkItem
 from schemas.report import StageSeconds, UnitReport
 from schemas.signal import SIGNALS, SignalName
 from teacher_cache.clips.decode import DecodedClip
@@ -27,7 +27,7 @@ from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.store.chunk import encode_chunk, split_checksum
 from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.ledger import commit, committed_entry
+from teacher_cache.store.ledger import Journal
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.teachers.protocol import RawSignals
@@ -56,6 +56,7 @@ class Worker:
                 f"the weights at {spec.teacher.weights} are not those that {spec.store} was begun with; they changed since"
             )
         put_heads(self._store, self._teacher.heads())
+        self._journal = Journal(self._store.objects)
         self._decoders = DecoderPool(self._store.recipe.clips, spec.engine.decoders, spec.engine.decode_timeout_seconds)
 
     def __enter__(self) -> Self:
@@ -69,16 +70,17 @@ class Worker:
 
     def run(self, item: WorkItem) -> UnitReport:
         """Do one unit and commit it. A clip that fails costs its own row."""
-        done = committed_entry(self._store.objects, item.unit)
-        if done is not None:
-            return _report(done, StageClock(), already_done=True)
         clock = StageClock()
-        shard = _ShardInProgress(self, item, clock)
+        standing = self._journal.standing(item.unit.shard)
+        left = [part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing)]
+        if not left:
+            return _report(item.unit, standing[-1], clock, already_done=True)
+        shard = _ShardInProgress(self, item.model_copy(update={"unit": Unit(shard=item.unit.shard, parts=tuple(left))}), clock)
         for batch in self._decoded(item.clips, shard, clock):
             shard.teach(batch)
         entry = shard.write()
-        already_done = not commit(self._store.objects, entry)
-        return _report(entry, clock, already_done=already_done)
+        already_done = not self._journal.commit(entry, len(standing))
+        return _report(item.unit, entry, clock, already_done=already_done)
 
     def _decoded(
         self, clips: Sequence[Clip], shard: _ShardInProgress, clock: StageClock
@@ -221,10 +223,10 @@ def _device(engine: EngineJob) -> str:
     return "cuda"
 
 
-def _report(entry: LedgerEntry, clock: StageClock, *, already_done: bool) -> UnitReport:
+def _report(unit: Unit, entry: LedgerEntry, clock: StageClock, *, already_done: bool) -> UnitReport:
     committed = sum(row.status == "committed" for row in entry.rows)
     return UnitReport(
-        unit=entry.unit.name,
+        unit=unit.name,
         committed=committed,
         failed=len(entry.rows) - committed,
         bytes=sum(stored.length for stored in entry.objects.values()),

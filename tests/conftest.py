@@ -123,6 +123,20 @@ def s3(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return "s3://bucket"
 
 
+@pytest.fixture
+def act_as(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Be another identity of the S3 server from here on: ``act_as("reader")``; `s3_server.RIGHTS` says which there are."""
+    from s3fs import S3FileSystem
+
+    def become(identity: str) -> None:
+        for name, value in _server.environment_of(identity).items():
+            monkeypatch.setenv(name, value)
+        # s3fs shares connections by their options, and an open one keeps the identity it began with.
+        monkeypatch.setattr(S3FileSystem, "_cache", s3_server.CONNECTIONS.setdefault(identity, {}))
+
+    return become
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that ended."""
@@ -167,6 +181,17 @@ def teacher_cache_command() -> Command:
         return Finished(done.exit_code, done.stdout, done.stderr + trace)
 
     return run
+
+
+def is_one_clear_error(done: Finished, status: int, *said: str) -> None:
+    """A command stopped with one message that says all of ``said``, without a traceback or the S3 server's secret."""
+    assert done.status == status, done.err
+    assert "Traceback" not in done.err
+    # rich wraps nothing here, but a terminal's width must not decide a test
+    text = " ".join(done.err.split())
+    for part in said:
+        assert part in text
+    assert s3_server.SECRET_KEY not in done.err + done.out
 
 
 def tree(folder: Path) -> dict[str, bytes]:

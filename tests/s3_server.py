@@ -1,4 +1,7 @@
-"""A real S3 server (SeaweedFS) on loopback: started once, stopped by its process id, emptied between tests."""
+"""A real S3 server (SeaweedFS) on loopback: started once, stopped by its process id, emptied between tests.
+
+It knows an administrator, and one identity for each of the policies that users are given in `cluster/iam`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,21 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import s3fs
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-9f2c"
+
+IAM = Path(__file__).resolve().parents[1] / "cluster/iam"
+# identity → its policies, each with the prefix of the bucket it is about
+RIGHTS = {
+    "reader": {"reader": "store"},
+    "writer": {"writer": "store", "reader": "raw"},
+    "operator": {"operator": "store"},
+}
+# identity → its open connections; like s3fs's own, they live as long as the process
+CONNECTIONS: dict[str, dict[str, s3fs.S3FileSystem]] = {}
 
 
 @dataclass(frozen=True)
@@ -23,19 +37,41 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a user's shell holds to reach this server."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        """What an administrator's shell holds to reach this server."""
+        return {"AWS_ENDPOINT_URL": self.endpoint, "AWS_DEFAULT_REGION": "us-east-1", **_keys(ACCESS_KEY, SECRET_KEY)}
+
+    def environment_of(self, identity: str) -> dict[str, str]:
+        """What the shell of one of `RIGHTS` holds."""
+        return self.environment | _keys(f"{identity}-access", f"{identity}-{SECRET_KEY}")
 
     @cached_property
     def filesystem(self) -> s3fs.S3FileSystem:
         return s3fs.S3FileSystem(
             key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=self.endpoint, use_listings_cache=False, skip_instance_cache=True
         )
+
+
+def _keys(access: str, secret: str) -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
+
+
+def policy(name: str, bucket: str, prefix: str) -> str:
+    """A policy of `cluster/iam` for a place, as its users fill it in."""
+    return (IAM / f"{name}.json").read_text().replace("BUCKET", bucket).replace("PREFIX", prefix)
+
+
+def _configuration(bucket: str) -> dict[str, Any]:
+    """SeaweedFS's own form of identities and policies; a policy's content is the AWS document, as text."""
+    identities: list[dict[str, Any]] = [
+        {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
+    ]
+    policies = []
+    for identity, rights in RIGHTS.items():
+        key = {"accessKey": f"{identity}-access", "secretKey": f"{identity}-{SECRET_KEY}"}
+        names = [f"{name}-{prefix}" for name, prefix in rights.items()]
+        identities.append({"name": identity, "credentials": [key], "policyNames": names})
+        policies += [{"name": f"{n}-{p}", "content": policy(n, bucket, p)} for n, p in rights.items()]
+    return {"identities": identities, "policies": policies}
 
 
 def _free_ports(count: int) -> list[int]:
@@ -62,9 +98,8 @@ def _is_free(port: int) -> bool:
 
 def start(folder: Path, weed: str = "weed") -> S3Server:
     """Start a server whose data lie under ``folder``, and wait until it serves. Stop it with `stop`."""
-    identity = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
     (folder / "data").mkdir(parents=True)
-    (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "identities.json").write_text(json.dumps(_configuration("bucket")))
     master, volume, filer, s3 = _free_ports(4)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(

@@ -28,6 +28,7 @@ from teacher_cache import engine
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import _Decoder
 from teacher_cache.run import run_job
+from teacher_cache.store import store
 from teacher_cache.teachers import registry
 from teacher_cache.teachers.l4p import L4PFamily, L4PTeacher
 
@@ -193,6 +194,7 @@ def _stop_here(stop: Stop) -> None:
 
 def _keep_what_writes_nothing() -> None:
     """Let every decoded clip, and every answer of the tiny L4P, be worked out once."""
+    store._ENTRIES_PER_VOLUME = store._ENTRIES_WORTH_BINDING = 2  # so that a small store has volumes too
     torch.set_num_threads(1)  # threads of a pool would not be in the children
     decode: Callable[..., DecodedClip] = _Decoder.decode
     raw: Callable[..., Any] = L4PTeacher.raw

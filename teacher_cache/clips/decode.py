@@ -22,9 +22,9 @@ import numpy as np
 from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
+from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
-from teacher_cache.clips.sources import local_path
 from teacher_cache.remote import filesystem, reachable
 
 DECODER = f"decord {decord.__version__}"

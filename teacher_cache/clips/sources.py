@@ -1,47 +1,83 @@
-"""Which videos a job is about: a manifest or a glob → videos with ids, and a digest of each one's content."""
+"""Which videos a job is about: a manifest or a glob → a table of videos with ids."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
-from schemas.clip import Video
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
+from teacher_cache.clips.tables import VIDEOS, distinct
 from teacher_cache.remote import filesystem, reachable
 
-_BLOCK = 64 * 1024
-_READERS = 16
 
-
-def list_videos(source: VideoSource) -> list[Video]:
-    """The job's videos, each once, in the order they are listed. Raises `BadInput` if there is none."""
+def list_videos(source: VideoSource) -> pa.Table:
+    """The job's videos as a table of `VIDEOS`, each once, in the order they are listed. Raises `BadInput` if there is none."""
     videos = _from_manifest(source.manifest) if source.manifest is not None else _from_glob(str(source.glob))
-    by_id: dict[str, Video] = {}
-    for video in videos:
-        first = by_id.setdefault(video.id, video)
-        if first.uri != video.uri:
-            raise BadInput(f"two videos have the id {video.id!r}: {first.uri} and {video.uri}; give each its own id")
-    if not by_id:
+    if not videos.num_rows:
         place = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {source.glob} matches"
         raise BadInput(f"{place} no video; needed at least one")
-    return list(by_id.values())
+    return distinct(videos, "id", "uri", "two videos have the id")
 
 
-def _from_manifest(path: str) -> Iterator[Video]:
+def _from_manifest(path: str) -> pa.Table:
+    fs, place = filesystem(path)
+    data = _read_whole(fs, place, path)
     try:
-        fs, place = filesystem(path)
-        lines = _read_whole(fs, place, path).decode("utf-8").splitlines()
+        listed = _parsed(data)
+    except pa.ArrowInvalid:
+        listed = None
+    if listed is None or not _is_well_formed(listed):
+        listed = _line_by_line(data, path)
+    folder = path.rpartition("/")[0]
+    uri = listed["uri"]
+    ids = uri if listed["id"].null_count == listed.num_rows else pc.coalesce(listed["id"], uri)
+    if folder:
+        is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
+        uri = pc.if_else(is_absolute, uri, pc.binary_join_element_wise(folder, uri, "/"))
+    return pa.table([ids, uri], schema=VIDEOS)
+
+
+_MANIFEST = pa.schema({"uri": pa.string(), "id": pa.string()})
+
+
+def _parsed(data: bytes) -> pa.Table:
+    """The lines as a table: millions in seconds. Raises `pa.ArrowInvalid` for whatever `_line_by_line` can name."""
+    # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
+    reading = pj.ReadOptions(use_threads=False, block_size=1 << 24)
+    parsing = pj.ParseOptions(explicit_schema=_MANIFEST, unexpected_field_behavior="error")
+    if not data.strip():
+        return _MANIFEST.empty_table()
+    table = pj.read_json(pa.BufferReader(data), read_options=reading, parse_options=parsing)
+    table.validate(full=True)
+    return table
+
+
+# What an empty text or one that `require_keepable` might refuse looks like.
+_SUSPICIOUS = r"^$|[@?\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
+
+
+def _is_well_formed(listed: pa.Table) -> bool:
+    suspects = (pc.match_substring_regex(column.cast(pa.binary()), _SUSPICIOUS) for column in listed.columns)
+    return not listed["uri"].null_count and not any(pc.any(suspect).as_py() for suspect in suspects)
+
+
+def _line_by_line(data: bytes, path: str) -> pa.Table:
+    """The slow way, which finds the line that is wrong. Raises `BadInput`."""
+    try:
+        lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise BadInput(f"cannot read the manifest {path}: {error}") from None
-    folder = path.rpartition("/")[0]
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _manifest_line(line, f"{path}, line {number}", folder)
+    values = [_manifest_line(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    return pa.Table.from_pylist(values, schema=_MANIFEST)
 
 
 def _read_whole(fs: Any, place: str, path: str) -> bytes:
@@ -52,7 +88,7 @@ def _read_whole(fs: Any, place: str, path: str) -> bytes:
             raise BadInput(f"there is no manifest {path}") from None
 
 
-def _manifest_line(line: str, where: str, folder: str) -> Video:
+def _manifest_line(line: str, where: str) -> dict[str, str]:
     try:
         value = json.loads(line)
     except ValueError:
@@ -61,21 +97,36 @@ def _manifest_line(line: str, where: str, folder: str) -> Video:
         raise BadInput(f'{where}: needed an object with a text "uri"; found {line[:80]!r}')
     if unknown := value.keys() - {"uri", "id"}:
         raise BadInput(f'{where}: unknown key {min(unknown)!r}; a line has "uri" and, if wanted, "id"')
-    uri, name = value["uri"], value.get("id", value["uri"])
+    name = value.get("id", value["uri"])
     if not isinstance(name, str) or not name:
         raise BadInput(f'{where}: needed a text "id"; found {name!r}')
-    is_absolute = "://" in uri or uri.startswith("/")
-    return Video(uri=uri if is_absolute or not folder else f"{folder}/{uri}", id=name)
+    require_keepable((value["uri"], name), where)
+    return value
 
 
-def _from_glob(pattern: str) -> Iterator[Video]:
+def require_keepable(texts: Iterable[str], where: str) -> None:
+    """Raises `BadInput` for a uri or an id that a catalog cannot or must not keep."""
+    for text in texts:
+        if holds_credentials(text):
+            raise BadInput(
+                f"{where}: the URL {text} holds credentials, and the store would keep them. Give one without, such as the "
+                "s3:// URL behind a signed one, and an id without them; the environment has the credentials (AWS_*)."
+            )
+        if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
+            raise BadInput(f"{where}: {text!a} has control characters, or is not UTF-8; give the video another name")
+
+
+def _from_glob(pattern: str) -> pa.Table:
     fs, path = filesystem(pattern)
     with reachable(pattern):
         found = sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"])
     base = _fixed_folder(path)
-    for info in found:
-        if info["type"] == "file":
-            yield Video(uri=str(fs.unstrip_protocol(info["name"])).removeprefix("file://"), id=info["name"].removeprefix(base))
+    names = [info["name"] for info in found if info["type"] == "file"]
+    require_keepable(names, f"the glob {pattern}")
+    uris = [str(fs.unstrip_protocol(name)).removeprefix("file://") for name in names]
+    return pa.table(
+        [pa.array([name.removeprefix(base) for name in names], pa.string()), pa.array(uris, pa.string())], schema=VIDEOS
+    )
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -87,45 +138,3 @@ def _fixed_folder(pattern: str) -> str:
             break
         fixed.append(part)
     return f"{PurePosixPath(*fixed)}/" if fixed else ""
-
-
-def content_digests(videos: Iterable[Video], advance: Callable[[int], None] = lambda _: None) -> dict[str, str | None]:
-    """Video id → `content_digest`, read side by side; None where there is none."""
-    listed = list(videos)
-    with ThreadPoolExecutor(_READERS) as readers:
-        found: dict[str, str | None] = {}
-        for video, digest in zip(listed, readers.map(lambda v: content_digest(v.uri), listed), strict=True):
-            found[video.id] = digest
-            advance(1)
-        return found
-
-
-def content_digest(uri: str) -> str | None:
-    """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
-
-    Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
-    that encoders make; a file altered by hand in its middle only can escape.
-    """
-    fs, path = filesystem(uri)
-    with reachable(uri):
-        try:
-            length = int(fs.info(path)["size"])
-            blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
-        except FileNotFoundError:
-            return None
-    digest = hashlib.sha256(length.to_bytes(8, "little"))
-    for block in blocks:
-        digest.update(block)
-    return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def _sampled(length: int) -> list[tuple[int, int]]:
-    """Half-open byte ranges to hash of a file of that length; the whole of a short one."""
-    if length <= 3 * _BLOCK:
-        return [(0, length)] if length else []
-    return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a video on this machine's disk, or None for one that must be fetched."""
-    return Path(uri.removeprefix("file://")) if "://" not in uri or uri.startswith("file://") else None

@@ -3,93 +3,90 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from schemas.clip import Clip, Footage, Video, Window
-from schemas.errors import BadInput, VideoError
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.clip import Footage
+from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import DecoderPool
 from teacher_cache.clips.sampling import windows
+from teacher_cache.clips.tables import CLIPS, distinct
 
 _PROBES = 8
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A clip that the job is about, before it has a row."""
-
-    clip_id: str
-    video: Video
-    content_digest: str | None
-    window: Window | None = None
+def whole_videos(videos: pa.Table) -> pa.Table:
+    """One clip over the whole of each video, of ``id``, ``uri`` and ``content_digest``, as a table of `CLIPS`."""
+    nothing = pa.nulls(videos.num_rows, pa.int64())
+    columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing]
+    return pa.table(columns, schema=CLIPS)
 
 
-def candidates(
+def windows_of(
     recipe: ClipRecipe,
-    digests: Mapping[Video, str | None],
-    current: Mapping[str, Clip],
-    retry: Collection[str] = (),
+    videos: pa.Table,
+    known: pa.Table,
+    retry: NDArray[np.bool_],
     *,
     timeout_seconds: float = 120,
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Candidate, ...]:
-    """Every clip of the videos, in order. ``digests`` gives each video's content, ``current`` the store's clips.
+) -> pa.Table:
+    """The windows of the videos, as a table of `CLIPS`.
 
-    Under ``uniform`` that is one clip a video. Otherwise a video whose content the store already has is not opened: its
-    windows are in the catalog, unless a clip in ``retry`` is the failed row of a video that could not be probed. A video that
-    cannot be opened now gives one candidate without a window; the worker meets the same reason and records it.
+    ``known`` are clips of these videos that the store has. A video whose content it has is not opened: its windows are there,
+    unless one of its clips is to be tried again (``retry``, one for each of ``known``) and is the failed row of a video that
+    could not be probed. A video that cannot be opened now gives one clip without a window; the worker meets the same reason
+    and records it.
     """
-    if recipe.sampling == "uniform":
-        return tuple(Candidate(video.id, video, digest) for video, digest in digests.items())
-    rows: dict[str, list[Clip]] = defaultdict(list)
-    for clip in current.values():
-        rows[clip.video_id].append(clip)
-    known = {video for video, digest in digests.items() if _is_known(rows[video.id], digest, retry)}
-    advance(len(known))
-    unknown = [video for video, digest in digests.items() if video not in known and digest is not None]
-    footage = dict(zip(unknown, _probed(recipe, unknown, timeout_seconds, advance), strict=True))
-    found: list[Candidate] = []
-    for video, digest in digests.items():
-        if video in known:
-            found += [Candidate(clip.clip_id, video, digest, clip.window) for clip in rows[video.id]]
-        else:
-            found += _cut(recipe, video, digest, footage.get(video))
-    return _distinct(found)
+    of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
+    digests = videos["content_digest"].take(pa.array(of_video))
+    is_unread = digests.is_null().to_numpy(zero_copy_only=False)
+    is_same = pc.fill_null(pc.equal(digests, known["content_digest"]), fill_value=False).to_numpy(zero_copy_only=False)
+    is_whole = known["window_start"].is_null().to_numpy(zero_copy_only=False)
+    # A video that cannot be read now says nothing; its rows stay good.
+    stands = is_unread | (is_same & ~(is_whole & retry))
+    is_known = np.zeros(videos.num_rows, bool)
+    is_known[of_video] = True
+    is_known[of_video[~stands]] = False
+    advance(int(is_known.sum()))
+    kept = np.flatnonzero(is_known[of_video])
+    places = pa.array(of_video[kept])
+    old = known.select(CLIPS.names).take(pa.array(kept))
+    old = old.set_column(1, "video", videos["uri"].take(places)).set_column(
+        3, "content_digest", videos["content_digest"].take(places)
+    )
+    new = _cut(recipe, videos.filter(pa.array(~is_known)), timeout_seconds, advance)
+    return distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", "video", "two clips of different videos are called")
 
 
-def _distinct(found: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """A video called ``a#0000`` may be taken for the first window of ``a``."""
-    by_id: dict[str, Candidate] = {}
-    for candidate in found:
-        first = by_id.setdefault(candidate.clip_id, candidate)
-        if first is not candidate:
-            uris = f"{first.video.uri} and {candidate.video.uri}"
-            raise BadInput(f"clips of {uris} are both called {candidate.clip_id!r}; give one of the videos another id")
-    return tuple(found)
-
-
-def _is_known(rows: Sequence[Clip], digest: str | None, retry: Collection[str]) -> bool:
-    """Whether the rows are the clips of this content. A video that cannot be read now says nothing; its rows stay good."""
-    if not rows or digest not in (None, rows[0].content_digest):
-        return False
-    return digest is None or all(clip.window is not None or clip.clip_id not in retry for clip in rows)
+def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: Callable[[int], None]) -> pa.Table:
+    rows = videos.to_pylist()
+    footage = _probed(recipe, [row["uri"] for row in rows if row["content_digest"] is not None], timeout_seconds, advance)
+    clips: list[dict[str, Any]] = []
+    for row in rows:
+        found = next(footage) if row["content_digest"] is not None else None
+        video = {"video": row["uri"], "video_id": row["id"], "content_digest": row["content_digest"]}
+        if not isinstance(found, Footage):
+            clips.append(video | {"clip_id": row["id"]})
+            continue
+        for number, window in enumerate(windows(recipe, found)):
+            cut = {"clip_id": f"{row['id']}#{number:04d}", "window_start": window.start, "window_stop": window.stop}
+            clips.append(video | cut)
+    return pa.Table.from_pylist(clips, schema=CLIPS)
 
 
 def _probed(
-    recipe: ClipRecipe, videos: Sequence[Video], timeout_seconds: float, advance: Callable[[int], None]
+    recipe: ClipRecipe, uris: Sequence[str], timeout_seconds: float, advance: Callable[[int], None]
 ) -> Iterator[Footage | VideoError]:
-    if not videos:
+    if not uris:
         return
-    with DecoderPool(recipe, min(len(videos), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:
-        for footage in pool.probe(video.uri for video in videos):
+    with DecoderPool(recipe, min(len(uris), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:
+        for footage in pool.probe(uris):
             yield footage
             advance(1)
-
-
-def _cut(recipe: ClipRecipe, video: Video, digest: str | None, footage: Footage | VideoError | None) -> list[Candidate]:
-    if not isinstance(footage, Footage):
-        return [Candidate(video.id, video, digest)]
-    cut = windows(recipe, footage)
-    return [Candidate(f"{video.id}#{number:04d}", video, digest, window) for number, window in enumerate(cut)]

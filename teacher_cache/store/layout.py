@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from schemas.ledger import PartName, Unit
+from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.base import StoredArray
@@ -17,9 +17,12 @@ CATALOG, LEDGER, HEADS = "catalog", "ledger", "heads"
 HEADS_FILE, HEADS_CARD = f"{HEADS}/heads.safetensors", f"{HEADS}/card.json"
 
 
+SEGMENT = f"{CATALOG}/segment-"
+VOLUME, RETIREMENT = f"{LEDGER}/volume-", f"{LEDGER}/retired-"
+
 MARKERS = {
     CATALOG: "row, clip id, video and content digest, as Parquet segments",
-    LEDGER: "one JSON object for each committed unit of work",
+    LEDGER: "one JSON object for each committed unit of work, bound into volumes",
     HEADS: "the teacher's frozen heads, as safetensors with a card",
 }
 """Folders that are not arrays, and what their group metadata says of them."""
@@ -39,12 +42,29 @@ def array_of(key: str) -> str:
     return key.split("/", 1)[0]
 
 
-def unit_key(unit: Unit) -> str:
-    return f"{LEDGER}/{unit.name}.json"
+def numbered(prefix: str, number: int) -> str:
+    """Key of the record of that number: ``catalog/segment-000000.json``."""
+    return f"{prefix}{number:06d}.json"
 
 
-def segment_key(number: int) -> str:
-    return f"{CATALOG}/segment-{number:06d}.parquet"
+def volume_folder(volume: int) -> str:
+    """Where the entries of a volume of the ledger lie."""
+    return f"{LEDGER}/{volume:06d}"
+
+
+def entry_key(volume: int, shard: int, number: int) -> str:
+    """A shard's entries are counted from 0 within each volume."""
+    return f"{volume_folder(volume)}/{shard:08d}.{number}.json"
+
+
+def shard_of(entry: str) -> int:
+    """The shard that an entry is about, by its key."""
+    return int(entry.rpartition("/")[2].partition(".")[0])
+
+
+def closed_key(volume: int) -> str:
+    """The mark that a volume takes no more entries."""
+    return f"{volume_folder(volume)}/closed.json"
 
 
 def clock_arrays(frames: int) -> tuple[StoredArray, StoredArray]:

@@ -37,6 +37,7 @@ class Objects:
     def __init__(self, url: str) -> None:
         self._fs, root = filesystem(url)
         self._root = root.rstrip("/")
+        self._real_root = Path(self._root).resolve()
         self.url = url.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
@@ -47,9 +48,12 @@ class Objects:
         return isinstance(self._fs, LocalFileSystem)
 
     def _path(self, key: str) -> str:
-        if key.startswith("/") or ".." in key.split("/"):
+        path = f"{self._root}/{key}" if key else self._root
+        # On a disk, a part of the path may be a link to elsewhere.
+        is_elsewhere = self.is_local and not Path(path).resolve().is_relative_to(self._real_root)
+        if key.startswith("/") or ".." in key.split("/") or is_elsewhere:
             raise BadInput(f"the key {key!r} leads out of the store {self.url}")
-        return f"{self._root}/{key}" if key else self._root
+        return path
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
@@ -113,6 +117,8 @@ class Objects:
         """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
         with self.reachable():
             try:
+                if self.is_local:
+                    return _files(Path(self._root), Path(self._path(prefix)))
                 found = self._fs.find(self._path(prefix), detail=True)
             except FileNotFoundError:
                 return {}
@@ -126,12 +132,18 @@ class Objects:
 
     def folders(self) -> list[str]:
         """Names directly under the root that hold objects."""
+        return [name for name, is_folder in self.level().items() if is_folder]
+
+    def level(self, prefix: str = "") -> dict[str, bool]:
+        """Names directly under ``prefix``, in order, and whether each is a folder. What lies deeper is not listed."""
         with self.reachable():
             try:
-                found = self._fs.ls(self._root, detail=True)
+                found = self._fs.ls(self._path(prefix), detail=True)
             except FileNotFoundError:
-                return []
-        return sorted(i["name"].rstrip("/").rsplit("/", 1)[-1] for i in found if i["type"] == "directory")
+                return {}
+        return {
+            i["name"].rstrip("/").rsplit("/", 1)[-1]: i["type"] == "directory" for i in sorted(found, key=lambda i: i["name"])
+        }
 
     def delete(self, key: str) -> None:
         with self.reachable(), contextlib.suppress(FileNotFoundError):
@@ -146,6 +158,17 @@ class Objects:
     def reachable(self) -> AbstractContextManager[None]:
         """What any use of this place is wrapped in: raises `Unreachable`."""
         return reachable(self.url)
+
+
+def _files(root: Path, folder: Path) -> dict[str, int]:
+    """Path under ``root`` → bytes of every file in ``folder``, in order. Unlike fsspec's, it follows no link to a folder."""
+    found: dict[str, int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place) / name
+            with contextlib.suppress(FileNotFoundError):  # a writer's temporary, gone since
+                found[path.relative_to(root).as_posix()] = path.lstat().st_size
+    return dict(sorted(found.items()))
 
 
 def _already_there(error: OSError) -> bool:

@@ -6,7 +6,7 @@ Loads neither ray nor a teacher; torch only for a dataset or the heads.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 import zarr
+from numpy.typing import NDArray
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
+from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
+from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
+from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
+from teacher_cache.store.records import REPAIR_ADVICE, unseal
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
 # More requests in flight than this no longer pay, and each holds a clip in memory.
 _IN_FLIGHT = 8
 _CLOCK = ("timestamps", "frame_index")
+# Looking for a like-sounding name takes about a second among this many.
+_HINTS_AMONG = 10_000
 
 Values = np.ndarray[Any, Any]
 
@@ -65,11 +72,11 @@ class Cache:
         return self._store.signals
 
     @cached_property
-    def _current(self) -> dict[str, Clip]:
-        return self._store.catalog().current()
+    def _catalog(self) -> Catalog:
+        return self._store.catalog()
 
     @cached_property
-    def _ledger(self) -> Any:
+    def _ledger(self) -> Ledger:
         return self._store.ledger()
 
     @cached_property
@@ -80,25 +87,24 @@ class Cache:
         ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis. The last two are
         the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
         """
-        records = []
-        for clip in self._current.values():
-            outcome = self._ledger.outcome(clip.row, self._store.parts)
-            state = {"status": "pending", "reason": None, "detail": None}
-            if outcome is not None:
-                state = {"status": outcome.status, "reason": outcome.reason, "detail": outcome.detail}
-            records.append(clip.model_dump() | state)
-        text, number = pa.string(), pa.int64()
-        columns = {"clip_id": text, "video": text, "status": text, "reason": text, "detail": text, "row": number}
-        schema = pa.schema(columns | {"content_digest": text, "video_id": text, "window_start": number, "window_stop": number})
-        return pa.Table.from_pylist(records, schema=schema)
+        rows = self._catalog.current
+        status = self._ledger.status(rows, self._store.parts)
+        failures = {int(row): self._ledger.failure(int(row), self._store.parts) or ("", "") for row in rows[status == FAILED]}
+        names = pa.array(["pending", "committed", "failed", "pending"])
+        columns: dict[str, Any] = {name: self._catalog.table(rows, [name])[name] for name in ("clip_id", "video")}
+        columns["status"] = names.take(pa.array(status))
+        for place, name in enumerate(("reason", "detail")):
+            texts = [failures[row][place] for row in rows[status == FAILED].tolist()]
+            columns[name] = _scattered(texts, status == FAILED)
+        rest = ["row", "content_digest", "video_id", "window_start", "window_stop"]
+        columns |= zip(rest, self._catalog.table(rows, rest).columns, strict=True)
+        return pa.table(columns)
 
     def committed_ids(self) -> list[str]:
         """Ids of the clips that can be read in every signal, in the order of their rows."""
-        table = self.clips
-        statuses = table["status"].to_pylist()
-        return [
-            clip_id for clip_id, status in zip(table["clip_id"].to_pylist(), statuses, strict=True) if status == "committed"
-        ]
+        rows = self._catalog.current
+        committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
+        return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
         """Targets of some clips, in the order asked for.
@@ -110,7 +116,7 @@ class Cache:
         `StoreDamaged` where a committed chunk is gone or fails its checksum.
         """
         parts = [self._part(name) for name in signals]
-        rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
+        rows = self._readable_rows(clip_ids, parts)
         wanted = [array for name in signals for array in self._arrays_of(name)]
         with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
             fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
@@ -145,12 +151,17 @@ class Cache:
         return {name: values[:frames] for name, values in (stitched | clock).items() if name in (*signals, *_CLOCK)}
 
     def _clips_of(self, video_id: str) -> list[Clip]:
-        found = [clip for clip in self._current.values() if clip.video_id == video_id]
+        found = self._catalog.clips(self._catalog.rows_of_videos([video_id]))
         if not found:
-            close = difflib.get_close_matches(video_id, {clip.video_id for clip in self._current.values()}, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{hint}")
+            raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{self._hint(video_id, 'video_id')}")
         return found
+
+    def _hint(self, name: str, column: str) -> str:
+        rows = self._catalog.current
+        if len(rows) > _HINTS_AMONG:
+            return ""
+        close = difflib.get_close_matches(name, set(self._catalog.table(rows, [column])[column].to_pylist()), n=1)
+        return f" Did you mean {close[0]!r}?" if close else ""
 
     def _stack(self, name: str, rows: Sequence[int], fetched: Mapping[tuple[str, int], Values]) -> Values:
         arrays = self._arrays_of(name)
@@ -173,23 +184,26 @@ class Cache:
 
     def clip(self, clip_id: str) -> Clip:
         """What the catalog says of a clip. Raises `UnknownClip`."""
-        clip = self._current.get(clip_id)
-        if clip is None:
-            close = difflib.get_close_matches(clip_id, self._current, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UnknownClip(f"the store {self.url} has no clip {clip_id!r}, among {len(self._current)}.{hint}")
-        return clip
+        return self._catalog.clips(np.array([self._row(clip_id)]))[0]
 
-    def _readable_row(self, clip_id: str, parts: Iterable[PartName]) -> int:
-        clip = self.clip(clip_id)
-        outcome = self._ledger.outcome(clip.row, parts)
-        if outcome is None:
+    def _row(self, clip_id: str) -> int:
+        row = int(self._catalog.rows_of([clip_id])[0])
+        if row < 0:
+            count = len(self._catalog.current)
+            raise UnknownClip(f"the store {self.url} has no clip {clip_id!r}, among {count}.{self._hint(clip_id, 'clip_id')}")
+        return row
+
+    def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
+        rows = self._catalog.rows_of(clip_ids)
+        status = self._ledger.status(rows, parts)
+        for place in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
+            clip_id, row = clip_ids[place], self._row(clip_ids[place])
+            if status[place] == FAILED:
+                raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")))
             raise ClipPending(
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
             )
-        if outcome.status == "failed":
-            raise ClipFailed(clip_id, str(outcome.reason), str(outcome.detail))
-        return clip.row
+        return [int(row) for row in rows]
 
     @cached_property
     def _group(self) -> zarr.Group:
@@ -245,8 +259,13 @@ class Cache:
         from teacher_cache.heads.frozen import load_heads  # noqa: PLC0415  # torch
 
         found = self._store.objects.get_many([HEADS_CARD, HEADS_FILE])
-        if HEADS_CARD not in found:
+        if not found:
             return None
-        if HEADS_FILE not in found:
-            raise StoreDamaged(f"{self.url} has a card for its heads, but not {HEADS_FILE}")
-        return load_heads(found[HEADS_FILE], found[HEADS_CARD])
+        if len(found) == 1:
+            raise StoreDamaged(f"{self.url} has {min(found)}, and the other half of its heads is gone; {REPAIR_ADVICE}")
+        return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
+
+
+def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:
+    """The texts at the places where ``where`` holds, null elsewhere."""
+    return pa.array(texts, pa.string()).take(pa.array(np.maximum(np.cumsum(where) - 1, 0), mask=~where))

@@ -6,25 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from schemas.clip import Clip
+import pyarrow as pa
+
+from schemas.base import sha256_digest
 from schemas.errors import BadInput, RecipeMismatch, StoreNotFound
+from schemas.heads import HeadsCard
 from schemas.ledger import PARTS, PartName
 from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
 from schemas.signal import Shape, SignalName
-from teacher_cache.store.catalog import Catalog, append_segment, read_catalog
+from teacher_cache.store.catalog import Catalog, append_rows, read_catalog
 from teacher_cache.store.layout import (
     HEADS_CARD,
     HEADS_FILE,
     MARKERS,
     ROOT_METADATA,
-    array_of,
     metadata_key,
     stored_arrays,
 )
-from teacher_cache.store.ledger import Ledger, clip_counts, read_ledger
+from teacher_cache.store.ledger import FAILED, Ledger, clip_counts, close_volume, part_of, read_ledger
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.template import array_metadata, array_rows, group_metadata, read_root, root_metadata, with_rows
+from teacher_cache.store.records import seal
+from teacher_cache.store.template import (
+    array_metadata,
+    array_rows,
+    array_shape,
+    group_metadata,
+    read_root,
+    root_metadata,
+    with_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,12 @@ class Store:
     @property
     def signals(self) -> tuple[SignalName, ...]:
         return tuple(part for part in self.parts if part != "clock")
+
+    def shapes(self) -> dict[SignalName, Shape]:
+        """One clip's shape of each signal, by its array's metadata; without the signals whose metadata cannot be read."""
+        found = self.objects.get_many([metadata_key(signal) for signal in self.signals])
+        shapes = {signal: array_shape(found.get(metadata_key(signal), b"")) for signal in self.signals}
+        return {signal: shape for signal, shape in shapes.items() if shape is not None}
 
     def catalog(self) -> Catalog:
         return read_catalog(self.objects)
@@ -115,43 +132,67 @@ def lengthen(store: Store, rows: int) -> None:
     """
     arrays = [name for name in store.objects.folders() if name not in MARKERS]
     for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
-        if array_rows(data) < rows:
+        if array_shape(data) is not None and array_rows(data) < rows:
             store.objects.replace(key, with_rows(data, rows))
 
 
-def add_clips(store: Store, choose: Callable[[Catalog], Sequence[Clip]]) -> Catalog:
+def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Table]) -> Catalog:
     """Append the rows that ``choose`` wants beyond a catalog; it is asked again if another run appended first."""
-    while True:
+    while (rows := choose(catalog)).num_rows:
+        grown = append_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)
+        if grown is not None:
+            return grown
         catalog = store.catalog()
-        clips = choose(catalog)
-        if not clips:
-            return catalog
-        if append_segment(store.objects, catalog, clips):
-            return catalog.with_segment(clips)
+    return catalog
+
+
+# A closed volume of the ledger opens with a few requests; an open one costs one request for each of its entries.
+_ENTRIES_PER_VOLUME = 4096
+# A store whose work is done is likely to be opened often and added to rarely.
+_ENTRIES_WORTH_BINDING = 128
+
+
+def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
+    """Close the ledger's open volume if it has grown long, or if it is worth it now that the work is ``done``."""
+    if entries < (_ENTRIES_WORTH_BINDING if done else _ENTRIES_PER_VOLUME):
+        return False
+    close_volume(store.objects, volume)
+    return True
 
 
 def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
-    """Keep the teacher's heads: first the tensors, then the card that says they are whole."""
-    if heads is not None:
-        store.objects.create(HEADS_FILE, heads[0])
-        store.objects.create(HEADS_CARD, heads[1])
+    """Keep the teacher's heads: first the tensors, then the card that says they are whole.
+
+    Both follow from the teacher alone, so what is found damaged is written again.
+    """
+    if heads is None:
+        return
+    file, card = heads
+    sealed = seal(HeadsCard.model_validate_json(card))
+    for key, data in ((HEADS_FILE, file), (HEADS_CARD, sealed)):
+        if not store.objects.create(key, data) and store.objects.get(key) != data:
+            store.objects.replace(key, data)
+
+
+def heads_are_whole(tensors: bytes | None, card: HeadsCard) -> bool:
+    return tensors is not None and sha256_digest(tensors) == card.weights
 
 
 def status(store: Store) -> StatusReport:
     """The store's state, from the store alone."""
     catalog, ledger = store.catalog(), store.ledger()
+    rows = catalog.current
+    failed = rows[ledger.status(rows, store.parts) == FAILED]
     failures = []
-    for clip in catalog.current().values():
-        outcome = ledger.outcome(clip.row, store.parts)
-        if outcome is not None and outcome.status == "failed":
-            reason, detail = str(outcome.reason), str(outcome.detail)
-            failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
+    for clip in catalog.clips(failed):
+        reason, detail = ledger.failure(clip.row, store.parts) or ("", "")
+        failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
     return StatusReport(
         store=store.url,
         fingerprint=store.recipe.fingerprint,
         format_version=FORMAT_VERSION,
         signals=store.signals,
-        clips=clip_counts(catalog, ledger, store.parts),
+        clips=clip_counts(rows, ledger, store.parts),
         bytes=_bytes_by_signal(ledger, store.signals),
         failures=tuple(failures),
     )
@@ -159,8 +200,8 @@ def status(store: Store) -> StatusReport:
 
 def _bytes_by_signal(ledger: Ledger, signals: Sequence[SignalName]) -> dict[str, int]:
     total = dict.fromkeys(map(str, signals), 0)
-    for key, stored in ledger.objects.items():
-        signal = array_of(key).removesuffix("_scale")
+    for array in ledger.arrays():
+        signal = part_of(array)
         if signal in total:
-            total[signal] += stored.length
+            total[signal] += ledger.bytes_of(array)
     return total

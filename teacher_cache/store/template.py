@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import zarr
+from pydantic import ValidationError
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
@@ -13,6 +14,7 @@ from zarr.storage import MemoryStore
 from schemas.base import canonical_json
 from schemas.errors import BadInput, StoreDamaged
 from schemas.recipe import FORMAT_VERSION, Recipe
+from schemas.signal import Shape
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import zarr_codecs
 
@@ -42,10 +44,15 @@ def read_root(data: bytes, url: str) -> Recipe:
         raise BadInput(
             f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use the matching release."
         )
-    recipe = Recipe.model_validate(attributes["recipe"])
-    if recipe.fingerprint != attributes["fingerprint"]:
+    try:
+        recipe = Recipe.model_validate(attributes["recipe"])
+    except (ValidationError, KeyError):
         raise StoreDamaged(
-            f"the recipe of {url} does not give its fingerprint {attributes['fingerprint']}; its zarr.json was changed"
+            f"the recipe in the zarr.json of {url} is not one; it was changed. Restore it from a backup."
+        ) from None
+    if recipe.fingerprint != attributes.get("fingerprint"):
+        raise StoreDamaged(
+            f"the recipe of {url} does not give its fingerprint {attributes.get('fingerprint')}; its zarr.json was changed"
         )
     return recipe
 
@@ -73,6 +80,15 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
 
 def array_rows(metadata: bytes) -> int:
     return int(json.loads(metadata)["shape"][0])
+
+
+def array_shape(metadata: bytes) -> Shape | None:
+    """One clip's shape; None if this is not an array's metadata."""
+    try:
+        whole = tuple(json.loads(metadata)["shape"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return whole[1:] if all(isinstance(length, int) for length in whole) and len(whole) > 1 else None
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:

@@ -43,13 +43,13 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: P
     program = str(Path(sys.executable).parent / "teacher-cache")
     run = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (list(store.glob("ledger/0*.json")) and (teachers := teachers_of(run))):
+    while not (list(store.glob("ledger/0*/0*.json")) and (teachers := teachers_of(run))):
         assert time.monotonic() < deadline
         assert run.poll() is None
         time.sleep(0.005)
     for teacher in teachers:
         teacher.kill()
-    assert len(list(store.glob("ledger/0*.json"))) < 4  # there was work left to lose
+    assert len(list(store.glob("ledger/0*/0*.json"))) < 4  # there was work left to lose
     assert run.wait(120) == 0
     assert {k: v for k, v in tree(store).items() if not k.endswith(".tmp")} == tree(tmp_path / "local")
 

@@ -73,6 +73,30 @@ def test_no_key_leads_out_of_the_store(objects: Objects, key: str) -> None:
         objects.create(key, b"")
 
 
+def test_a_link_on_a_disk_leads_nowhere(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"not ours")
+    objects = Objects(str(root))
+    objects.create("a/own", b"1")
+    (root / "a/folder").symlink_to(outside, target_is_directory=True)
+    (root / "a/file").symlink_to(outside / "precious")
+    assert set(objects.listing()) == {"a/own", "a/file"}
+    for attempt in (
+        lambda: objects.get("a/folder/precious"),
+        lambda: objects.get_many(["a/own", "a/folder/precious"]),
+        lambda: objects.create("a/folder/new", b""),
+        lambda: objects.replace("a/file", b""),
+        lambda: objects.delete("a/folder/precious"),
+        lambda: objects.listing("a/folder"),
+    ):
+        with pytest.raises(BadInput, match="leads out of the store"):
+            attempt()
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"precious": b"not ours"}
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)  # where the store itself lies is its owner's affair
+    assert Objects(str(tmp_path / "link")).get("a/own") == b"1"
+
+
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(BadInput) as caught:
         Objects("s3://key:very-secret@bucket/store")

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import Jobs, tree
 
-from schemas.clip import Clip, Footage, Video, Window
+from schemas.clip import Footage, Window
 from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip, VideoError
 from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from teacher_cache import open_cache
+from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decode import decode_frames
 from teacher_cache.clips.decoder import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
-from teacher_cache.clips.sources import content_digest
-from teacher_cache.clips.windows import candidates
+from teacher_cache.clips.tables import CLIPS
+from teacher_cache.clips.windows import windows_of
 from teacher_cache.plan import diff_report, plan_report
 from teacher_cache.run import run_job
 from teacher_cache.verify import verify
@@ -53,7 +55,7 @@ def run(jobs: Jobs, folder: Path, store: Path, *, retry_failed: bool = False, **
     return run_job(job(jobs, folder, store, **changes), retry_failed=retry_failed)
 
 
-def windows_of(store: Path) -> dict[str, tuple[int | None, int | None]]:
+def stored_windows(store: Path) -> dict[str, tuple[int | None, int | None]]:
     return {c["clip_id"]: (c["window_start"], c["window_stop"]) for c in open_cache(str(store)).clips.to_pylist()}
 
 
@@ -62,7 +64,7 @@ def test_dense_gives_a_row_for_each_window(jobs: Jobs, folder: Path, tmp_path: P
     plan = plan_report(job(jobs, folder, store))
     assert (plan.new_clips, plan.units) == (4, 2)
     assert run(jobs, folder, store).clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
-    assert windows_of(store) == {
+    assert stored_windows(store) == {
         "long.mp4#0000": (0, 16), "long.mp4#0001": (8, 24), "long.mp4#0002": (16, 32), "short.mp4#0000": (0, 16),
     }  # fmt: skip
     cache = open_cache(str(store))
@@ -123,7 +125,7 @@ def test_new_content_supersedes_all_windows_of_a_video(jobs: Jobs, folder: Path,
     np.testing.assert_array_equal(open_cache(str(store)).read(["depth"], ["long.mp4#0000"])["depth"], old)
     (folder / "long.mp4").write_text("no video any more")
     assert run(jobs, folder, store, **more).clips.failed == 1
-    assert set(windows_of(store)) == {"long.mp4", "short.mp4#0000"}
+    assert set(stored_windows(store)) == {"long.mp4", "short.mp4#0000"}
     assert not verify(str(store)).findings
 
 
@@ -146,34 +148,35 @@ def test_a_video_that_cannot_be_probed_is_one_failed_row(jobs: Jobs, folder: Pat
     assert report.clips.committed == 3
     write_video(folder / "short.mp4", 20)
     assert run(jobs, folder, store).clips.model_dump() == {"planned": 5, "committed": 5, "failed": 0, "pending": 0}
-    assert "short.mp4" not in windows_of(store)
+    assert "short.mp4" not in stored_windows(store)
     assert not verify(str(store)).findings
 
 
 def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> None:
-    video = Video(uri=f"{folder}/long.mp4", id="long")
-    digest = content_digest(video.uri)
-    cut = candidates(DENSE, {video: digest}, {})
-    assert [(c.clip_id, c.window and c.window.start) for c in cut] == [("long#0000", 0), ("long#0001", 8), ("long#0002", 16)]
+    uri = f"{folder}/long.mp4"
+    digest = content_digest(uri)
 
-    def rows(windows: dict[str, Window | None]) -> dict[str, Clip]:
-        return {
-            name: Clip(
-                clip_id=name, row=row, video=video.uri, video_id="long", content_digest=digest,
-                window_start=w and w.start, window_stop=w and w.stop,
-            )
-            for row, (name, w) in enumerate(windows.items())
-        }  # fmt: skip
+    def cut(known: pa.Table, digest: str | None = digest, *, retry: bool = False, **clash: str) -> pa.Table:
+        ids, uris = ["long", *clash], [uri, *clash.values()]
+        videos = pa.table({"id": ids, "uri": uris, "content_digest": pa.array([digest] + [None] * len(clash), pa.string())})
+        return windows_of(DENSE, videos, known, np.full(known.num_rows, retry))
 
-    known = rows({"long#0000": Window(start=0, stop=16)})  # not what probing finds, which tells that it is not done
-    assert [c.clip_id for c in candidates(DENSE, {video: digest}, known)] == ["long#0000"]
-    assert [c.clip_id for c in candidates(DENSE, {video: None}, known)] == ["long#0000"]
-    unprobed = rows({"long": None})
-    assert [c.clip_id for c in candidates(DENSE, {video: digest}, unprobed)] == ["long"]
-    assert candidates(DENSE, {video: digest}, unprobed, retry={"long"}) == cut
-    clash = Video(uri=f"{folder}/gone.mp4", id="long#0000")
-    with pytest.raises(BadInput, match="both called 'long#0000'"):
-        candidates(DENSE, {video: digest, clash: None}, {})
+    def rows(clip_id: str, window: Window | None) -> pa.Table:
+        clip = {"clip_id": clip_id, "video": uri, "video_id": "long", "content_digest": digest}
+        span = {} if window is None else {"window_start": window.start, "window_stop": window.stop}
+        return pa.Table.from_pylist([clip | span], schema=CLIPS)
+
+    found = cut(CLIPS.empty_table())
+    assert found["clip_id"].to_pylist() == ["long#0000", "long#0001", "long#0002"]
+    assert found["window_start"].to_pylist() == [0, 8, 16]
+    known = rows("long#0000", Window(start=0, stop=16))  # not what probing finds, which tells that it is not done
+    assert cut(known)["clip_id"].to_pylist() == ["long#0000"]
+    assert cut(known, None)["clip_id"].to_pylist() == ["long#0000"]
+    unprobed = rows("long", None)
+    assert cut(unprobed)["clip_id"].to_pylist() == ["long"]
+    assert cut(unprobed, retry=True) == found
+    with pytest.raises(BadInput, match="called 'long#0000'"):
+        cut(CLIPS.empty_table(), **{"long#0000": f"{folder}/gone.mp4"})
 
 
 def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import VideoSource
-from teacher_cache.clips.sources import content_digest, content_digests, list_videos
+from teacher_cache.clips.content import content_digest, content_digests
+from teacher_cache.clips.sources import list_videos
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -25,14 +26,17 @@ def manifest(folder: Path, *lines: object) -> VideoSource:
 def test_a_glob_gives_ids_that_do_not_hold_where_the_videos_lie(tmp_path: Path) -> None:
     touch(tmp_path, "raw/a.mp4", "raw/deep/b.mp4", "raw/c.txt")
     videos = list_videos(VideoSource(glob=f"{tmp_path}/raw/**/*.mp4"))
-    assert {v.id: v.uri for v in videos} == {"a.mp4": f"{tmp_path}/raw/a.mp4", "deep/b.mp4": f"{tmp_path}/raw/deep/b.mp4"}
+    assert dict(zip(*videos.to_pydict().values(), strict=True)) == {
+        "a.mp4": f"{tmp_path}/raw/a.mp4",
+        "deep/b.mp4": f"{tmp_path}/raw/deep/b.mp4",
+    }
 
 
 def test_a_manifest_gives_each_video_once_with_uris_from_its_folder(tmp_path: Path) -> None:
     source = manifest(
         tmp_path, {"uri": "v/a.mp4"}, {"uri": "/abs/b.mp4", "id": "b"}, "", {"uri": "v/a.mp4"}, {"uri": "s3://x/c.mp4"}
     )
-    assert [(v.id, v.uri) for v in list_videos(source)] == [
+    assert list(zip(*list_videos(source).to_pydict().values(), strict=True)) == [
         ("v/a.mp4", f"{tmp_path}/v/a.mp4"), ("b", "/abs/b.mp4"), ("s3://x/c.mp4", "s3://x/c.mp4"),
     ]  # fmt: skip
 
@@ -78,7 +82,34 @@ def test_a_digest_is_of_the_content_alone(tmp_path: Path) -> None:
 def test_an_unreadable_video_has_no_digest(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     source = manifest(tmp_path, {"uri": "a.mp4"}, {"uri": "gone.mp4"})
-    digests = content_digests(list_videos(source))
-    assert digests["gone.mp4"] is None
-    assert digests["a.mp4"] is not None
-    assert digests["a.mp4"].startswith("sampled-sha256:")
+    here, gone = content_digests(list_videos(source)["uri"].to_pylist())
+    assert gone is None
+    assert here is not None
+    assert here.startswith("sampled-sha256:")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"uri": "https://bucket.s3.amazonaws.com/a.mp4?X-Amz-Credential=AKIA&X-Amz-Signature=5eCr3t", "id": "a"},
+        {"uri": "s3://AKIA:5eCr3t@bucket/a.mp4"},
+        {"uri": "a.mp4", "id": "https://host/a.mp4?sig=5eCr3t"},
+        "s3://AKIA:5eCr3t@bucket/a.mp4",
+    ],
+)
+def test_a_manifest_with_a_secret_is_refused_and_does_not_show_it(tmp_path: Path, line: object) -> None:
+    with pytest.raises(BadInput) as caught:
+        list_videos(manifest(tmp_path, {"uri": "first.mp4"}, line))
+    assert "line 2" in str(caught.value)
+    assert "5eCr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J.mp4", "a\nb.mp4", "a\udcff.mp4"])
+def test_a_name_that_commands_a_terminal_or_cannot_be_stored_is_refused(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "plain 日本　語.mp4")
+    assert list_videos(VideoSource(glob=f"{tmp_path}/*.mp4"))["id"].to_pylist() == ["plain 日本　語.mp4"]
+    (tmp_path / name).touch()
+    for source in (VideoSource(glob=f"{tmp_path}/*.mp4"), manifest(tmp_path, {"uri": "plain.mp4", "id": name})):
+        with pytest.raises(BadInput, match="control characters, or is not UTF-8") as caught:
+            list_videos(source)
+        assert ascii(name)[1:-1] in str(caught.value)

@@ -1,0 +1,68 @@
+"""JSON Schemas (draft 2020-12) of every model here, for editors and for readers in other languages.
+
+``python -m schemas.export [FOLDER]`` writes one file for each model that is no part of another; by default to `FOLDER`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+import schemas
+from schemas.base import Frozen, Sealed
+
+FOLDER = Path(__file__).parent / "json"
+SUFFIX = ".schema.json"
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title for each field that only says its name again."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002  # pydantic's own signature
+        return False
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Model's name → its schema, for every model of this package that is no part of another one's schema."""
+    for module in pkgutil.iter_modules(schemas.__path__, "schemas."):
+        importlib.import_module(module.name)
+    models = [model for model in _subclasses(Frozen) if model.__module__.startswith("schemas.") and model is not Sealed]
+    own = {model.__name__: model.model_json_schema(schema_generator=_Untitled) for model in models}
+    parts = {part for schema in own.values() for part in schema.get("$defs", {})}
+    heading = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {name: {**heading, "$id": f"urn:p4d-cache:schema:{name}", **own[name]} for name in sorted(own) if name not in parts}
+
+
+def _subclasses(model: type[Frozen]) -> Iterator[type[Frozen]]:
+    for subclass in model.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def files() -> dict[str, str]:
+    """File's name → its text."""
+    return {
+        f"{name}{SUFFIX}": json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in json_schemas().items()
+    }
+
+
+def export(folder: Path = FOLDER) -> None:
+    """Write the files, and remove those of models that are gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = files()
+    for path in folder.glob(f"*{SUFFIX}"):
+        if path.name not in written:
+            path.unlink()
+    for name, text in written.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    export(*map(Path, sys.argv[1:2]))

@@ -1,0 +1,49 @@
+"""JSON objects that carry their own digest, so that no changed bit in one goes unseen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from schemas.base import Sealed, canonical_json, sha256_digest
+from schemas.errors import StoreDamaged
+
+Record = TypeVar("Record", bound=Sealed)
+
+
+def seal(value: Sealed) -> bytes:
+    """Canonical JSON of the value and ``digest``: the sha256 of the canonical JSON of all else."""
+    return _sealed(value.model_dump(mode="json"))
+
+
+def _sealed(body: dict[str, Any]) -> bytes:
+    return canonical_json(body | {"digest": sha256_digest(canonical_json(body))})
+
+
+def unsealed(data: bytes, key: str, url: str) -> dict[str, Any]:
+    """The sealed value as plain JSON types. Raises `StoreDamaged` unless these are, bit for bit, sealed bytes."""
+    try:
+        body = json.loads(data)
+        del body["digest"]
+        holds = _sealed(body) == data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        holds = False
+    if not holds:
+        raise StoreDamaged(f"{key} of {url} is not as it was written: its digest does not hold. {REPAIR_ADVICE}")
+    return dict(body)
+
+
+def unseal(model: type[Record], data: bytes, key: str, url: str) -> Record:
+    """The inverse of `seal`. Raises `StoreDamaged`."""
+    body = unsealed(data, key, url)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreDamaged(f"{key} of {url} is whole, but not a record of this format ({where}: {first['msg']})") from None
+
+
+REPAIR_ADVICE = "`teacher-cache verify` names the clips that this hits, and `teacher-cache run JOB.yaml --repair` redoes them."

@@ -1,0 +1,132 @@
+"""Tables of a store: a Parquet file named by its own digest, and a JSON record that names the file.
+
+The record is created last and decides which of two writers was first. A file that no record names is garbage.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.base import sha256_digest
+from schemas.errors import StoreDamaged
+from schemas.store import TableFile
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.records import REPAIR_ADVICE
+
+# A file up to this long is fetched whole and its digest checked; of a longer one only the columns that are asked for.
+_WHOLE = 16 * 2**20
+_TAIL = 8
+"""Bytes at a Parquet file's end: the length of its footer, and the magic number."""
+ROWS_PER_GROUP = 2**16
+
+
+def create_table(objects: Objects, stem: str, table: pa.Table) -> TableFile:
+    """Write the table under ``stem`` and the beginning of its digest."""
+    file, data = table_file(stem, table)
+    objects.create(file.key, data)
+    return file
+
+
+def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
+    """What `create_table` writes. The same table gives the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
+    data = buffer.getvalue()
+    digest = sha256_digest(data)
+    footer_length = _TAIL + int.from_bytes(data[-_TAIL:-4], "little")
+    key = f"{stem}-{digest.removeprefix('sha256:')[:16]}.parquet"
+    footer_digest = sha256_digest(data[-footer_length:])
+    return TableFile(key=key, digest=digest, length=len(data), footer_length=footer_length, footer_digest=footer_digest), data
+
+
+def require_place(table_key: str, record_key: str, url: str) -> None:
+    """Raises `StoreDamaged` where a record names a table that is not its own: it was copied from another place."""
+    if not table_key.startswith(f"{record_key.removesuffix('.json')}-"):
+        raise StoreDamaged(f"{record_key} of {url} is about {table_key}; it was copied or renamed. {REPAIR_ADVICE}")
+
+
+class StoredTable:
+    """Reads columns of a table. Every byte it goes by is checked. Raises `StoreDamaged`."""
+
+    def __init__(self, objects: Objects, file: TableFile) -> None:
+        self._objects = objects
+        self._file = file
+        self._whole: bytes | None = None
+
+    def __reduce__(self) -> tuple[type[StoredTable], tuple[Objects, TableFile]]:
+        return StoredTable, (self._objects, self._file)
+
+    def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+        """Some columns, of all row groups or some."""
+        file = self._file
+        try:
+            with self._opened() as parquet:
+                wanted = list(range(parquet.num_row_groups) if groups is None else groups)
+                # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
+                return parquet.read_row_groups(wanted, columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreDamaged(f"{file.key} of {self._objects.url} cannot be read ({reason}). {REPAIR_ADVICE}") from None
+
+    def check(self) -> str | None:
+        """What is wrong with the whole file, or None."""
+        data = self._objects.get(self._file.key)
+        if data is None:
+            return "its record names it, and it is gone"
+        if sha256_digest(data) != self._file.digest:
+            return "its bytes are not those that its record names"
+        return None
+
+    def _opened(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._source(), pre_buffer=False, page_checksum_verification=True)
+
+    def _source(self) -> Any:
+        file, objects = self._file, self._objects
+        if file.length <= _WHOLE:
+            data = objects.get(file.key)
+            self._require(data is not None and sha256_digest(data) == file.digest)
+            return pa.BufferReader(data)
+        ranges = _RangeFile(objects, file)
+        self._require(sha256_digest(ranges.footer) == file.footer_digest)
+        return ranges
+
+    def _require(self, holds: bool) -> None:
+        if not holds:
+            raise StoreDamaged(
+                f"{self._file.key} of {self._objects.url} is gone, or not what its record names. {REPAIR_ADVICE}"
+            )
+
+
+class _RangeFile(io.RawIOBase):
+    """A long object as a file that fetches what is read of it; its footer once."""
+
+    def __init__(self, objects: Objects, file: TableFile) -> None:
+        self._objects, self._key, self._length = objects, file.key, file.length
+        self._footer_start = file.length - file.footer_length
+        self.footer = objects.get_range(file.key, self._footer_start, file.length)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        start, stop = self._at, self._length if size is None or size < 0 else min(self._at + size, self._length)
+        self._at = stop
+        split = min(max(start, self._footer_start), stop)
+        before = self._objects.get_range(self._key, start, split) if start < split else b""
+        return before + self.footer[split - self._footer_start : stop - self._footer_start]

@@ -1,0 +1,173 @@
+"""A catalog of ten million clips: how long it takes to open, and to plan a run that finds all done, and in how much memory.
+
+    python tests/benchmarks/scale.py [--clips 10000000] [--out tests/benchmarks/results/scale.json]
+
+Makes a store on the local disk that is real in its catalog, ledger and metadata and has no shard objects (neither opening nor
+planning looks at one), and the manifest of its videos. Then each step runs in a process of its own, as a user's would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from machine import processor
+
+from schemas.job import Job
+from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
+from teacher_cache.clips.tables import CLIPS
+from teacher_cache.plan import JobFacts, look_at
+from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
+from teacher_cache.store.layout import VOLUME, entry_key, numbered, shard_key, stored_arrays
+from teacher_cache.store.ledger import bound
+from teacher_cache.store.records import seal
+from teacher_cache.store.store import Store, add_parts, create_store
+
+_ENTRIES_PER_VOLUME = 4096
+_ROWS_AT_ONCE = 2**20
+_STEPS = {
+    "open, and find the rows of eight clips": """
+from teacher_cache import open_cache
+cache = open_cache(STORE)
+for number in range(0, CLIPS, CLIPS // 8 or 1):
+    cache.clip(f"raw/{number // 1000:06d}/clip-{number:09d}.mp4")
+""",
+    "status": """
+from teacher_cache.store.store import open_store, status
+assert status(open_store(STORE)).clips.committed == CLIPS
+""",
+    "plan a run that finds all done": """
+from pathlib import Path
+from schemas.job import Job
+from teacher_cache.config import load_yaml
+from teacher_cache.plan import plan_report
+report = plan_report(load_yaml(Path(JOB), Job))
+assert (report.clips.committed, report.new_clips, report.units) == (CLIPS, 0, 0), report
+""",
+}
+
+
+def video(number: int) -> str:
+    return f"raw/{number // 1000:06d}/clip-{number:09d}.mp4"
+
+
+def make_store(folder: Path, clips: int) -> Path:
+    """The store, its manifest and its job, whose path is returned."""
+    with (folder / "videos.jsonl").open("w") as manifest:
+        manifest.writelines(f'{{"uri": "s3://bucket/{video(n)}", "id": "{video(n)}"}}\n' for n in range(clips))
+    job = {
+        "videos": {"manifest": f"{folder}/videos.jsonl", "check": "new"},
+        "store": f"{folder}/store",
+        "teacher": {"preset": "tiny"},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    small = folder / "one.jsonl"
+    small.write_text('{"uri": "s3://bucket/one.mp4"}\n')
+    facts = look_at(Job.model_validate(job | {"videos": {"manifest": str(small)}}))
+    store = create_store(str(folder / "store"), facts.recipe)
+    catalog = Catalog()
+    for first in range(0, clips, _ROWS_AT_ONCE):
+        rows = numbered_rows(_clips(first, min(clips, first + _ROWS_AT_ONCE)), first)
+        catalog = append_rows(store.objects, catalog, rows, facts.recipe.layout.clips_per_shard) or catalog
+    add_parts(store, facts.parts, facts.shapes, catalog.rows)
+    _commit_all(store, facts, clips)
+    return path
+
+
+def _clips(first: int, stop: int) -> pa.Table:
+    ids = [video(number) for number in range(first, stop)]
+    digests = np.random.default_rng(first).bytes(32 * len(ids)).hex()
+    columns = {
+        "clip_id": ids,
+        "video": [f"s3://bucket/{name}" for name in ids],
+        "video_id": ids,
+        "content_digest": [f"sampled-sha256:{digests[64 * n : 64 * n + 64]}" for n in range(len(ids))],
+        "window_start": pa.nulls(len(ids), pa.int64()),
+        "window_stop": pa.nulls(len(ids), pa.int64()),
+    }
+    return pa.table(columns, schema=CLIPS)
+
+
+def _commit_all(store: Store, facts: JobFacts, clips: int) -> None:
+    shards = -(-clips // facts.recipe.layout.clips_per_shard)
+    for volume, first in enumerate(range(0, shards, _ENTRIES_PER_VOLUME)):
+        entries = _entries(facts, volume, range(first, min(shards, first + _ENTRIES_PER_VOLUME)), clips)
+        record, files = bound(volume, entries, store.url)
+        for key, data in (files | {numbered(VOLUME, volume): seal(record)}).items():
+            store.objects.create(key, data)
+
+
+def _entries(facts: JobFacts, volume: int, shards: range, clips: int) -> Iterator[dict[str, bytes]]:
+    per_shard = facts.recipe.layout.clips_per_shard
+    arrays = [array for part in facts.parts for array in stored_arrays(facts.recipe, part, facts.shapes)]
+    for shard in shards:
+        rows = range(shard * per_shard, min(clips, (shard + 1) * per_shard))
+        stored = StoredObject.model_construct(digest=f"sha256:{shard:064x}", length=10_000_000 + shard)
+        entry = LedgerEntry.model_construct(
+            unit=Unit.model_construct(shard=shard, parts=facts.parts),
+            fingerprint=facts.recipe.fingerprint,
+            objects={shard_key(array, shard): stored for array in arrays},
+            rows=tuple(
+                RowOutcome.model_construct(row=row, clip_id=video(row), status="committed", decoder="decord2 3.4")
+                for row in rows
+            ),
+        )
+        yield {entry_key(volume, shard, 0): seal(entry)}
+
+
+def measured(code: str, names: dict[str, Any]) -> dict[str, float]:
+    """Seconds and peak resident memory of a Python process that runs ``code``, its start and imports included."""
+    program = "\n".join(f"{name} = {value!r}" for name, value in names.items()) + code
+    # The kernel's own mark; getrusage would give this process's, which a child inherits.
+    program += "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {"seconds": round(seconds, 2), "peak_gib": round(int(done.stdout.split()[-2]) / 2**20, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=10_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/scale.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        start = time.perf_counter()
+        job = make_store(Path(made), arguments.clips)
+        made_in = time.perf_counter() - start
+        names = {"STORE": f"{made}/store", "JOB": str(job), "CLIPS": arguments.clips}
+        runs = {step: [measured(code, names) for _ in range(arguments.repeats)] for step, code in _STEPS.items()}
+        objects = [path for path in (Path(made) / "store").rglob("*") if path.is_file()]
+        result = {
+            "machine": processor(),
+            "clips": arguments.clips,
+            "made_in_seconds": round(made_in),
+            "objects": len(objects),
+            "catalog_bytes": sum(path.stat().st_size for path in objects if "catalog" in path.parts),
+            "ledger_state_bytes": sum(path.stat().st_size for path in objects if "-state-" in path.name),
+            "steps": {
+                step: {name: float(np.median([run[name] for run in found])) for name in found[0]} | {"runs": found}
+                for step, found in runs.items()
+            },
+        }
+    arguments.out.parent.mkdir(exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    sys.stdout.write(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
