@@ -8,6 +8,7 @@ the record is the volume; an entry that a writer believed dead adds later counts
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -323,44 +324,60 @@ def committed_texts(objects: Objects, volumes: Volumes, *, tolerant: bool = Fals
 
 
 class Journal:
-    """The ledger as one writer adds to it."""
+    """The ledger as one writer adds to it.
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._volume = read_volumes(objects).open
+    ``since`` is the volume that was open when the writer's work was planned: what others committed meanwhile is in it or in
+    a later one.
+    """
+
+    def __init__(self, objects: Objects, since: int) -> None:
+        self._objects, self._volume = objects, since
+        self._passed: dict[int, list[str]] = defaultdict(list)
+        """Shard → its entries in the volumes from ``since`` on that are closed."""
 
     def standing(self, shard: int) -> list[LedgerEntry]:
-        """The shard's entries in the open volume, in order."""
-        entries: list[LedgerEntry] = []
-        while (data := self._objects.get(key := entry_key(self._volume, shard, len(entries)))) is not None:
+        """The shard's entries since the work was planned, in order."""
+        self._pass_closed()
+        entries = [self._read(key) for key in self._passed[shard]]
+        while (data := self._objects.get(key := self._next_key(shard, len(entries)))) is not None:
             entries.append(read_entry(key, data, self._objects.url))
         return entries
 
-    def commit(self, entry: LedgerEntry, standing: int) -> bool:
+    def commit(self, entry: LedgerEntry) -> bool:
         """Make a unit visible; False if other workers committed all its parts first, whose entries stand.
 
-        ``standing`` is how many entries the shard had. Should another worker have committed some of the parts meanwhile,
-        only the others are committed: each part of a shard is committed once.
+        Should another worker have committed some of the parts meanwhile, only the others are committed: each part of a shard
+        is committed once.
         """
-        left: LedgerEntry | None = entry
-        number = standing
-        while left is not None:
-            if not self._objects.create(entry_key(self._volume, entry.unit.shard, number), seal(left)):
-                others = self.standing(entry.unit.shard)
-                left, number = _without(entry, {part for other in others for part in other.unit.parts}), len(others)
-            elif self._objects.get(closed_key(self._volume)) is None or self._is_bound_in(left, number):
+        shard = entry.unit.shard
+        while True:
+            standing = self.standing(shard)
+            left = _without(entry, {part for other in standing for part in other.unit.parts})
+            if left is None:
+                return False
+            key = self._next_key(shard, len(standing))
+            if self._objects.create(key, seal(left)) and self._counts(key):
                 return True
-            else:
-                # The volume was closed meanwhile, and bound without this entry. The next one takes it, if no other worker did.
-                self._volume += 1
-                number = 0
-        return False
 
-    def _is_bound_in(self, entry: LedgerEntry, number: int) -> bool:
-        """Whether a closed volume has the entry. Binds the volume, so that there is an answer."""
-        record = bind(self._objects, self._volume)
-        keys = StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist()
-        return entry_key(self._volume, entry.unit.shard, number) in keys
+    def _next_key(self, shard: int, standing: int) -> str:
+        return entry_key(self._volume, shard, standing - len(self._passed[shard]))
+
+    def _read(self, key: str) -> LedgerEntry:
+        return read_entry(key, self._objects.get(key) or b"", self._objects.url)
+
+    def _counts(self, key: str) -> bool:
+        """Whether an entry just created is in its volume: it is not if that was closed meanwhile, and bound without it."""
+        volume = self._volume
+        self._pass_closed()
+        return volume == self._volume or key in self._passed[shard_of(key)]
+
+    def _pass_closed(self) -> None:
+        """Go on to the first volume that takes entries. Binds those before it, so that it is settled what they hold."""
+        while self._objects.get(closed_key(self._volume)) is not None:
+            record = bind(self._objects, self._volume)
+            for key in StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist():
+                self._passed[shard_of(key)].append(key)
+            self._volume += 1
 
 
 def _without(entry: LedgerEntry, parts: Collection[str]) -> LedgerEntry | None:
