@@ -64,15 +64,18 @@ class Writers:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rehearse(self, job: Job) -> None:
+    def rehearse(self, job: Job, entries_per_volume: int) -> None:
         """Run a job undisturbed, in the process that all others fork from, and keep what decoders and teacher gave."""
-        self._connection.send(("rehearse", job))
+        self._connection.send(("rehearse", job, entries_per_volume))
         if error := self._connection.recv():
             raise RuntimeError(error)
 
-    def start(self, job: Job, stop: Stop | None = None, **environment: str) -> int:
-        """Begin a run; gives its process id."""
-        self._connection.send(("start", job, stop, environment))
+    def start(self, job: Job, entries_per_volume: int, stop: Stop | None = None, **environment: str) -> int:
+        """Begin a run; gives its process id.
+
+        A volume of the ledger is closed at ``entries_per_volume``, and at two when the run has done all there is.
+        """
+        self._connection.send(("start", job, entries_per_volume, stop, environment))
         return int(self._connection.recv())
 
     def wait(self, pid: int) -> Outcome:
@@ -80,9 +83,6 @@ class Writers:
         self._connection.send(("wait", pid))
         outcome: Outcome = self._connection.recv()
         return outcome
-
-    def run(self, job: Job, stop: Stop | None = None, **environment: str) -> Outcome:
-        return self.wait(self.start(job, stop, **environment))
 
     def proceed(self, pid: int) -> Outcome:
         """Let a paused run go on to its end."""
@@ -111,10 +111,10 @@ def _serve(requests: Connection) -> None:
     try:
         while True:
             match requests.recv():
-                case "rehearse", job:
-                    requests.send(_rehearsed(job))
-                case "start", job, stop, environment:
-                    pid, said = _forked(job, stop, environment)
+                case "rehearse", job, entries_per_volume:
+                    requests.send(_rehearsed(job, entries_per_volume))
+                case "start", job, entries_per_volume, stop, environment:
+                    pid, said = _forked(job, entries_per_volume, stop, environment)
                     running[pid] = said
                     requests.send(pid)
                 case "wait", pid:
@@ -125,15 +125,20 @@ def _serve(requests: Connection) -> None:
             os.waitpid(pid, 0)
 
 
-def _rehearsed(job: Job) -> str:
+def _rehearsed(job: Job, entries_per_volume: int) -> str:
     try:
-        run_job(job)
+        _run(job, entries_per_volume)
     except Exception:  # noqa: BLE001  # whatever it is, the test is told
         return traceback.format_exc()
     return ""
 
 
-def _forked(job: Job, stop: Stop | None, environment: dict[str, str]) -> tuple[int, int]:
+def _run(job: Job, entries_per_volume: int) -> None:
+    store._ENTRIES_PER_VOLUME, store._ENTRIES_WORTH_BINDING = entries_per_volume, 2  # a small store is to have volumes too
+    run_job(job)
+
+
+def _forked(job: Job, entries_per_volume: int, stop: Stop | None, environment: dict[str, str]) -> tuple[int, int]:
     """(process id of a run, pipe on which it says how it ended)."""
     listen, say = os.pipe()
     pid = os.fork()
@@ -143,7 +148,7 @@ def _forked(job: Job, stop: Stop | None, environment: dict[str, str]) -> tuple[i
     try:
         os.environ.update(environment)
         steps = _Steps(job.store, stop)
-        run_job(job)
+        _run(job, entries_per_volume)
         os.write(say, " ".join(["done", *steps.taken]).encode())
     except BaseException:  # noqa: BLE001  # whatever it is, the test is told
         os.write(say, f"failed {traceback.format_exc()}".encode())
@@ -194,7 +199,6 @@ def _stop_here(stop: Stop) -> None:
 
 def _keep_what_writes_nothing() -> None:
     """Let every decoded clip, and every answer of the tiny L4P, be worked out once."""
-    store._ENTRIES_PER_VOLUME = store._ENTRIES_WORTH_BINDING = 2  # so that a small store has volumes too
     torch.set_num_threads(1)  # threads of a pool would not be in the children
     decode: Callable[..., DecodedClip] = _Decoder.decode
     raw: Callable[..., Any] = L4PTeacher.raw
