@@ -50,12 +50,11 @@ def run_job(job: Job, *, retry_failed: bool = False, repair: bool = False, progr
             Worker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
     store, left, done_before = _made_ready(job, facts, progress, retry_failed=retry_failed)
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    if left:
-        with progress("teaching", left.rows, "clips") as advance:
-            for report in _worked(workers, spec, store, left):
-                advance(report.committed + report.failed)
-                for stage, seconds in report.seconds.model_dump().items():
-                    stages[stage] += seconds
+    with (progress if left else no_progress)("teaching", left.rows, "clips") as advance:
+        for report in _worked(workers, spec, store, left):
+            advance(report.committed + report.failed)
+            for stage, seconds in report.seconds.model_dump().items():
+                stages[stage] += seconds
     state = status(store)
     return RunReport(
         **state.model_dump(),
@@ -83,7 +82,11 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[UnitReport]:
     """Reports of the units as they are done; the ledger is kept short on the way."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
-    for report in workers.run(spec, left):
+    spec = spec.model_copy(update={"ledger_volume": volume})
+    # A run that was killed may have left the volume longer than it should be.
+    if tend_ledger(store, volume, entries, done=False):
+        volume, entries = volume + 1, 0
+    for report in workers.run(spec, left) if left else ():
         entries += 1
         if tend_ledger(store, volume, entries, done=False):
             volume, entries = volume + 1, 0

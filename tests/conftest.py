@@ -28,6 +28,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+# P4D_FAULTS=20 makes the tests that kill writers and damage stores twenty times as long.
+FAULTS = int(os.environ.get("P4D_FAULTS", "1"))
+
 # Clips of real footage that lie beside the repository where it is developed; never in it.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")

@@ -8,6 +8,7 @@ the record is the volume; an entry that a writer believed dead adds later counts
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -331,54 +332,60 @@ def committed_texts(objects: Objects, volumes: Volumes, *, tolerant: bool = Fals
 
 
 class Journal:
-    """The ledger as one writer adds to it."""
+    """The ledger as one writer adds to it.
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._volume = read_volumes(objects).open
-        self._bound_keys: dict[int, frozenset[str]] = {}
+    ``since`` is the volume that was open when the writer's work was planned: what others committed meanwhile is in it or in
+    a later one.
+    """
 
-    def standing(self, shard: int, since: int) -> list[LedgerEntry]:
-        """The shard's entries of all volumes from ``since`` on: those that its writer's plan did not know."""
-        closed = [
-            key for volume in range(since, self._volume) for key in sorted(self._in_bound(volume)) if shard_of(key) == shard
-        ]
-        found = self._objects.get_many(closed)
-        return [*(read_entry(key, found[key], self._objects.url) for key in closed if key in found), *self._in_open(shard)]
+    def __init__(self, objects: Objects, since: int) -> None:
+        self._objects, self._volume = objects, since
+        self._passed: dict[int, list[str]] = defaultdict(list)
+        """Shard → its entries in the volumes from ``since`` on that are closed."""
 
-    def _in_open(self, shard: int) -> list[LedgerEntry]:
-        entries: list[LedgerEntry] = []
-        while (data := self._objects.get(key := entry_key(self._volume, shard, len(entries)))) is not None:
+    def standing(self, shard: int) -> list[LedgerEntry]:
+        """The shard's entries since the work was planned, in order."""
+        self._pass_closed()
+        entries = [self._read(key) for key in self._passed[shard]]
+        while (data := self._objects.get(key := self._next_key(shard, len(entries)))) is not None:
             entries.append(read_entry(key, data, self._objects.url))
         return entries
 
-    def commit(self, entry: LedgerEntry, standing: Iterable[LedgerEntry] = ()) -> bool:
+    def commit(self, entry: LedgerEntry) -> bool:
         """Make a unit visible; False if other workers committed all its parts first, whose entries stand.
 
-        ``standing`` is what `standing` gave before the work began. Should another worker have committed some of the parts
-        meanwhile, only the others are committed: each part of a shard is committed once.
+        Should another worker have committed some of the parts meanwhile, only the others are committed: each part of a shard
+        is committed once.
         """
-        left, number = _without(entry, standing), 0
-        while left is not None:
-            key = entry_key(self._volume, entry.unit.shard, number)
-            if not self._objects.create(key, seal(left)):
-                others = self._in_open(entry.unit.shard)
-                left, number = _without(left, others), len(others)
-            elif self._objects.get(closed_key(self._volume)) is None or key in self._in_bound(self._volume):
+        shard = entry.unit.shard
+        while True:
+            standing = self.standing(shard)
+            left = _without(entry, standing)
+            if left is None:
+                return False
+            key = self._next_key(shard, len(standing))
+            if self._objects.create(key, seal(left)) and self._counts(key):
                 return True
-            else:
-                # The volume was closed meanwhile, and bound without this entry. The next one takes it, if no other worker did.
-                self._volume += 1
-                number = 0
-        return False
 
-    def _in_bound(self, volume: int) -> frozenset[str]:
-        """Keys of the entries that a closed volume has. Binds the volume if nobody has yet, so that there is an answer."""
-        if volume not in self._bound_keys:
-            record = bind(self._objects, volume)
-            keys = StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist()
-            self._bound_keys[volume] = frozenset(keys)
-        return self._bound_keys[volume]
+    def _next_key(self, shard: int, standing: int) -> str:
+        return entry_key(self._volume, shard, standing - len(self._passed[shard]))
+
+    def _read(self, key: str) -> LedgerEntry:
+        return read_entry(key, self._objects.get(key) or b"", self._objects.url)
+
+    def _counts(self, key: str) -> bool:
+        """Whether an entry just created is in its volume: it is not if that was closed meanwhile, and bound without it."""
+        volume = self._volume
+        self._pass_closed()
+        return volume == self._volume or key in self._passed[shard_of(key)]
+
+    def _pass_closed(self) -> None:
+        """Go on to the first volume that takes entries. Binds those before it, so that it is settled what they hold."""
+        while self._objects.get(closed_key(self._volume)) is not None:
+            record = bind(self._objects, self._volume)
+            for key in StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist():
+                self._passed[shard_of(key)].append(key)
+            self._volume += 1
 
 
 def _without(entry: LedgerEntry, others: Iterable[LedgerEntry]) -> LedgerEntry | None:

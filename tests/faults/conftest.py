@@ -1,0 +1,36 @@
+"""A small store in two steps: a first run, and one that grows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from conftest import Jobs
+
+from schemas.job import Job
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """In memory where the system has such a folder: each run waits for the disk some thirty times."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def two_jobs(folder: Path, videos: Path) -> tuple[Job, Job]:
+    """Four videos, of which one is none, and one signal; then one more video and one more signal. Three shards."""
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    first = [videos / "scene-0.mp4", videos / "scene-1.mp4", folder / "broken.mp4", videos / "scene-2.mp4"]
+    return job(folder, first, ["camray"]), job(folder, [*first, videos / "scene-3.mp4"], ["camray", "motion"])
+
+
+def job(folder: Path, videos: list[Path], signals: list[str]) -> Job:
+    """The tiny teacher over ``videos``, two clips a shard, into a store that is yet to be named."""
+    manifest = folder / f"{len(videos)}-videos.jsonl"
+    manifest.write_text("".join(json.dumps({"uri": str(video), "id": video.stem}) + "\n" for video in videos))
+    return Job.model_validate(Jobs(folder, folder).value("unnamed", videos={"manifest": str(manifest)}, signals=signals))
