@@ -6,6 +6,7 @@ raw ones until the shard is full.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import google_crc32c
@@ -13,8 +14,14 @@ import numpy as np
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
+from teacher_cache.encodings.base import StoredArray
+
+Buffer = bytes | memoryview
+
 _LEVEL = 3
 _CHECKSUM_BYTES = 4
+# The second field of blosc's header: bytes once decompressed.
+_BLOSC_LENGTH = struct.Struct("<I")
 
 
 def _shuffle(dtype: np.dtype[Any]) -> str:
@@ -36,12 +43,31 @@ def encode_chunk(values: np.ndarray[Any, Any]) -> bytes:
     return bytes(packed) + checksum(packed)
 
 
-def checksum(data: bytes | memoryview) -> bytes:
+def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) -> None:
+    """The inverse of `encode_chunk`, into ``out``: one clip of ``array``, in the order in which the chunk holds it.
+
+    Raises `ValueError` if the bytes fail their checksum or are not such a chunk.
+    """
+    packed, holds = split_checksum(data)
+    if not holds:
+        raise ValueError("the chunk fails its checksum")
+    try:
+        (length,) = _BLOSC_LENGTH.unpack_from(packed, 4)
+        if length != out.nbytes:
+            raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {out.nbytes}")
+        Blosc().decode(packed, out=out)
+    except (RuntimeError, struct.error) as error:
+        raise ValueError(str(error)) from None
+
+
+def checksum(data: Buffer) -> bytes:
     """crc32c as four little-endian bytes, as Zarr appends it."""
-    return int(google_crc32c.value(bytes(data))).to_bytes(_CHECKSUM_BYTES, "little")
+    # An array and not a memoryview, which the C function refuses.
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def split_checksum(data: bytes) -> tuple[bytes, bool]:
-    """(what the checksum covers, whether the checksum holds)."""
-    body = data[:-_CHECKSUM_BYTES]
-    return body, len(data) > _CHECKSUM_BYTES and checksum(body) == data[-_CHECKSUM_BYTES:]
+def split_checksum(data: Buffer) -> tuple[memoryview, bool]:
+    """(what the checksum covers, whether the checksum holds). Copies nothing."""
+    view = memoryview(data)
+    body = view[:-_CHECKSUM_BYTES]
+    return body, len(view) > _CHECKSUM_BYTES and checksum(body) == view[-_CHECKSUM_BYTES:]

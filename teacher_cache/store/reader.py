@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pyarrow as pa
 import zarr
 
@@ -23,6 +21,7 @@ from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
+from teacher_cache.store.fetch import ChunkReader, Values
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.store import Store, open_store
 
@@ -30,11 +29,7 @@ if TYPE_CHECKING:
     from teacher_cache.heads.frozen import FrozenHeads
     from teacher_cache.store.dataset import CachedTargets
 
-# More requests in flight than this no longer pay, and each holds a clip in memory.
-_IN_FLIGHT = 8
 _CLOCK = ("timestamps", "frame_index")
-
-Values = np.ndarray[Any, Any]
 
 
 def open_cache(url: str) -> Cache:
@@ -112,10 +107,8 @@ class Cache:
         parts = [self._part(name) for name in signals]
         rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
         wanted = [array for name in signals for array in self._arrays_of(name)]
-        with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
-            fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
-            fetched = {key: future.result() for key, future in fetches.items()}
-        return {name: self._stack(name, rows, fetched) for name in signals}
+        stored = self._chunks.read(wanted, rows)
+        return {name: self._physical(name, stored) for name in signals}
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -152,15 +145,11 @@ class Cache:
             raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{hint}")
         return found
 
-    def _stack(self, name: str, rows: Sequence[int], fetched: Mapping[tuple[str, int], Values]) -> Values:
-        arrays = self._arrays_of(name)
-        if not rows:
-            return np.empty((0, *arrays[0].shape), dtype=arrays[0].dtype if name in _CLOCK else np.float32)
+    def _physical(self, name: str, stored: Mapping[str, Values]) -> Values:
         if name in _CLOCK:
-            return np.stack([fetched[name, row] for row in rows])
+            return stored[name]
         signal = SIGNALS[cast("SignalName", name)]
-        decoder = encoding(signal.name, self.recipe.encodings[signal.name])
-        return np.stack([decoder.decode(signal, {a.name: fetched[a.name, row] for a in arrays}) for row in rows])
+        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, stored)
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in _CLOCK else name
@@ -192,6 +181,11 @@ class Cache:
         return clip.row
 
     @cached_property
+    def _chunks(self) -> ChunkReader:
+        scope = f"{self.url}@{self.recipe.fingerprint}"
+        return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, scope=scope)
+
+    @cached_property
     def _group(self) -> zarr.Group:
         with self._store.objects.reachable():
             return zarr.open_group(self._store.objects.zarr_store(), mode="r", use_consolidated=False)
@@ -214,23 +208,6 @@ class Cache:
         signal = cast("SignalName", name)
         shape: Shape = self._zarr_array(name).shape[1:]
         return stored_arrays(self.recipe, signal, {signal: shape})
-
-    def _fetch(self, array: StoredArray, row: int) -> Values:
-        try:
-            values = np.asarray(self._zarr_array(array.name)[row])
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamaged(
-                f"row {row} of {array.name} in {self.url} cannot be read ({error}); "
-                "`teacher-cache verify` lists what is damaged"
-            ) from None
-        # Zarr gives a missing chunk as fill values, which no encoding writes; one value tells.
-        first = values.flat[0]
-        if first == array.missing or (first != first and array.missing != array.missing):  # noqa: PLR0124  # NaN
-            raise StoreDamaged(
-                f"row {row} of {array.name} in {self.url} is committed, but its chunk is gone; "
-                "`teacher-cache verify` lists what is damaged"
-            )
-        return values
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``), shuffled by ``seed``; None keeps order."""
