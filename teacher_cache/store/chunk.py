@@ -43,8 +43,13 @@ def encode_chunk(values: np.ndarray[Any, Any]) -> bytes:
     return bytes(packed) + checksum(packed)
 
 
+def clip_buffer(array: StoredArray, clips: int) -> np.ndarray[Any, Any]:
+    """An empty (clip, *shape) array whose clips lie in memory as their chunks hold them, for `decode_chunk`."""
+    return np.empty((clips, *array.shape), array.dtype)
+
+
 def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) -> None:
-    """The inverse of `encode_chunk`, into ``out``: one clip of ``array``, in the order in which the chunk holds it.
+    """The inverse of `encode_chunk`, into ``out``: one clip of a `clip_buffer`. Nothing is copied on the way.
 
     Raises `ValueError` if the bytes fail their checksum or are not such a chunk.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ import numpy as np
 
 from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import StoredArray
-from teacher_cache.store.chunk import Buffer, decode_chunk
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk
 from teacher_cache.store.layout import shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import has_chunk, index_length, read_index
@@ -66,29 +66,33 @@ class ChunkReader:
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="chunks")
 
-    def read(self, arrays: Sequence[StoredArray], rows: Sequence[int]) -> dict[str, Values]:
-        """Array's name → its values of ``rows`` in their order: (row, *shape), in the array's dtype, owned by the caller.
+    def read(self, wanted: Iterable[tuple[StoredArray, Sequence[int]]]) -> dict[str, Values]:
+        """Array's name → its values of the rows wanted, in their order: (row, *shape), in the array's dtype, the caller's own.
 
         Raises `StoreDamaged` where a chunk is gone or fails its checksum, and `Unreachable`.
         """
-        values = {array.name: np.empty((len(rows), *array.shape), array.dtype) for array in arrays}
-        place_of = {row: place for place, row in reversed(list(enumerate(rows)))}
-        largest_first = sorted(arrays, key=lambda array: -values[array.name].nbytes)
-        fetches = [
-            self._threads.submit(self._read_chunk, array, row, values[array.name][place])
-            for array in largest_first
-            for row, place in place_of.items()
-        ]
+        values: dict[str, Values] = {}
+        chunks: list[tuple[StoredArray, int, Values]] = []
+        repeats: list[tuple[Values, Values]] = []
+        for array, rows in wanted:
+            values[array.name] = clip_buffer(array, len(rows))
+            first: dict[int, Values] = {}
+            for row, out in zip(rows, values[array.name], strict=True):
+                if row in first:
+                    repeats.append((first[row], out))
+                else:
+                    first[row] = out
+                    chunks.append((array, row, out))
+        chunks.sort(key=lambda chunk: -chunk[2].nbytes)  # so that no long one is left for the end
+        fetches = [self._threads.submit(self._read_chunk, *chunk) for chunk in chunks]
         try:
             for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
                 fetch.result()
         finally:
             for fetch in fetches:
                 fetch.cancel()
-        for place, row in enumerate(rows):
-            if place != place_of[row]:
-                for stored in values.values():
-                    stored[place] = stored[place_of[row]]
+        for source, target in repeats:
+            target[...] = source
         return values
 
     def _read_chunk(self, array: StoredArray, row: int, out: Values) -> None:

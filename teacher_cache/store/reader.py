@@ -106,8 +106,7 @@ class Cache:
         """
         parts = [self._part(name) for name in signals]
         rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
-        wanted = [array for name in signals for array in self._arrays_of(name)]
-        stored = self._chunks.read(wanted, rows)
+        stored = self._chunks.read((array, rows) for name in signals for array in self._arrays_of(name))
         return {name: self._physical(name, stored) for name in signals}
 
     def read_video(
