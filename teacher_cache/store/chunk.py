@@ -11,12 +11,17 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from numcodecs import blosc
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from teacher_cache.encodings.base import StoredArray
 
 Buffer = bytes | memoryview
+
+# With threads of its own, blosc lays out a chunk's blocks in the order in which they happened to be done, so equal values would
+# not give equal bytes. Its callers here have threads themselves.
+blosc.use_threads = False
 
 _LEVEL = 3
 _CHECKSUM_BYTES = 4
