@@ -58,6 +58,8 @@ class Format(Protocol):
     """Folder of its objects. Two formats of one place are two readers of what the first one writes."""
     sequential: bool
     """Whether it can be read only in its own order; ``Read`` then gives its next clips, as many as it is asked for."""
+    ours: bool
+    """Whether it is read with this project's client, and so is none of the peers to be measured against."""
 
     def write(self, url: str, clips: Sequence[Values]) -> None: ...
 
@@ -102,6 +104,7 @@ class OurStore:
     profile: EncodingProfile
     handed_over: str = "float32"
     sequential = False
+    ours = True
 
     @property
     def name(self) -> str:
@@ -211,6 +214,7 @@ class ZarrArrays:
     dtype: str = "float32"
     place: str = "zarr"
     sequential = False
+    ours = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         import zarr
@@ -263,8 +267,12 @@ class FilePerClip:
     load: Callable[[bytes], Any]
     place: str
     ranged: bool = False
-    """Whether the bytes are fetched by our client in place of s3fs."""
+    """Whether the bytes are fetched by our client in place of s3fs: what neither checksum nor compression costs."""
     sequential = False
+
+    @property
+    def ours(self) -> bool:
+        return self.ranged
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         fs, root = fsspec.url_to_fs(url)
@@ -309,6 +317,7 @@ class WebDataset:
     dtype: str
     name = place = "webdataset"
     sequential = True
+    ours = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         fs, root = fsspec.url_to_fs(url)
@@ -350,6 +359,7 @@ class MosaicML:
     name = "MosaicML streaming"
     place = "mosaicml"
     sequential = False
+    ours = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         columns = {name: f"ndarray:{self.dtype}:{','.join(map(str, v.shape))}" for name, v in clips[0].items()}
@@ -388,6 +398,7 @@ class LitData:
     name = "litData"
     place = "litdata"
     sequential = False
+    ours = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         from litdata.streaming.writer import BinaryWriter
@@ -403,7 +414,9 @@ class LitData:
     @contextmanager
     def open(self, url: str) -> Iterator[Read]:
         import litdata
+        from litdata.streaming import downloader
 
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # the server here is plain HTTP, which it has no option for
         with tempfile.TemporaryDirectory() as folder:
             dataset = litdata.StreamingDataset(url, cache_dir=folder)
             yield lambda numbers: [dataset[n] for n in numbers]

@@ -51,7 +51,11 @@ class Measured:
 
     def figures(self) -> dict[str, Any]:
         """What goes into the JSON."""
-        about: dict[str, Any] = {"name": self.form.name, "access": "sequential" if self.form.sequential else "random"}
+        about: dict[str, Any] = {
+            "name": self.form.name,
+            "access": "sequential" if self.form.sequential else "random",
+            "peer": not self.form.ours,
+        }
         if self.failure is not None:
             return about | {"failure": self.failure}
         return about | {
@@ -125,7 +129,7 @@ def goals(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     for title, rows in tables.items():
         ours = rows[0]
         measured = [row for row in rows if "failure" not in row]
-        peers = [r for r in measured if not r["name"].startswith(("this reader", formats.RawRanges.name))]
+        peers = [row for row in measured if row["peer"]]
         best = max(r["clips_per_second"] for r in peers if r["access"] == "random")
         raw = next(r["clips_per_second"] for r in measured if r["name"] == formats.RawRanges.name)
         least = min(r["client_cpu_seconds_per_clip"] for r in peers)
