@@ -26,7 +26,7 @@ from teacher_cache.store.shard import has_chunk, index_length, read_index
 # More requests in flight than this no longer pay, and each holds a chunk in memory.
 _IN_FLIGHT = 8
 # A shard whose values are no longer than this is read whole with its index.
-_SMALL_SHARD = 64 * 2**10
+_SMALL_SHARD = 16 * 2**10
 # Shards whose ends are kept: some hundred bytes each for large chunks, up to `_SMALL_SHARD` for small ones.
 _KEPT_SHARDS = 16384
 

@@ -117,19 +117,11 @@ class Objects:
     def get_range(self, key: str, start: int, stop: int) -> memoryview | None:
         """Bytes [start, stop) of an object, fewer where it ends before, or None if there is no such object.
 
-        They are valid until the same thread's next `get_range` or `get_tail`: copy what is to be kept.
+        They are valid until the same thread's next `get_range`: copy what is to be kept.
         """
         with self.reachable():
             try:
                 return self._ranges.read(self._path(key), start, stop)
-            except FileNotFoundError:
-                return None
-
-    def get_tail(self, key: str, length: int) -> memoryview | None:
-        """The last ``length`` bytes of an object (all of a shorter one), as `get_range` gives them."""
-        with self.reachable():
-            try:
-                return self._ranges.tail(self._path(key), length)
             except FileNotFoundError:
                 return None
 

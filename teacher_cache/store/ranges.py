@@ -44,9 +44,6 @@ class RangeReader(Protocol):
     def read(self, path: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of an object; fewer where it ends before."""
 
-    def tail(self, path: str, length: int) -> memoryview:
-        """The last ``length`` bytes of an object, or all of a shorter one."""
-
 
 def range_reader(fs: Any) -> RangeReader:
     """The reader for what an fsspec filesystem reaches, under the same settings and credentials."""
@@ -80,14 +77,6 @@ class _Disk:
         finally:
             os.close(file)
 
-    def tail(self, path: str, length: int) -> memoryview:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(file).st_size
-            return self._fill(file, max(0, size - length), size)
-        finally:
-            os.close(file)
-
     def _fill(self, file: int, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
         filled = 0
@@ -103,9 +92,6 @@ class _Fsspec:
     def read(self, path: str, start: int, stop: int) -> memoryview:
         return memoryview(self._fs.cat_file(path, start=start, end=stop))
 
-    def tail(self, path: str, length: int) -> memoryview:
-        return memoryview(self._fs.cat_file(path, start=-length))
-
 
 class _S3:
     def __init__(self, fs: Any) -> None:
@@ -119,13 +105,6 @@ class _S3:
             if stop - start <= _IN_ONE_PIECE:
                 return memoryview(obstore.get_range(store, key, start=start, end=stop))
             return self._streamed(store, key, start, stop)
-        except BaseError as error:
-            return _nothing_or_raise(error)
-
-    def tail(self, path: str, length: int) -> memoryview:
-        store, key = self._place(path)
-        try:
-            return memoryview(obstore.get(store, key, options={"range": {"suffix": length}}).bytes())
         except BaseError as error:
             return _nothing_or_raise(error)
 

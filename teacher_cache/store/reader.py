@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
-from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
+from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.catalog import Catalog
@@ -39,6 +40,7 @@ _CLOCK = ("timestamps", "frame_index")
 # Looking for a like-sounding name takes about a second among this many.
 _HINTS_AMONG = 10_000
 
+
 class StoredClips(NamedTuple):
     """Some of the clips that were asked for, as they are stored."""
 
@@ -52,19 +54,19 @@ Stored = dict[str, list[StoredClips]]
 """What ``signals`` may name → the clips by the arrays that hold them: nearly always one group of them all."""
 
 
-def open_cache(url: str) -> Cache:
-    """Open a store for reading, at any fsspec URL or local path. Raises `StoreNotFound`."""
-    return Cache(open_store(str(url)))
+def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
+    """Open a store for reading, at any fsspec URL or local path, with local disk before it. Raises `StoreNotFound`."""
+    return Cache(open_store(str(url)), disk)
 
 
 class Cache:
     """A store as its readers see it: the state of the moment it was opened. Picklable; a copy opens anew."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
+        self._store, self._disk = store, disk
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return open_cache, (self.url,)
+    def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
+        return open_cache, (self.url, self._disk)
 
     @property
     def url(self) -> str:
@@ -140,7 +142,9 @@ class Cache:
         parts = [self._part(name) for name in signals]
         rows = self._readable_rows(clip_ids, parts)
         held = {name: self._held(name, rows) for name in signals}
-        wanted = [(array, [rows[p] for p in places]) for groups in held.values() for places, arrays in groups for array in arrays]
+        wanted = [
+            (array, [rows[p] for p in places]) for groups in held.values() for places, arrays in groups for array in arrays
+        ]
         read = self._chunks.read(wanted)
         return {
             name: [StoredClips(places, {a.name: read[a.name] for a in arrays}) for places, arrays in groups]
@@ -208,8 +212,10 @@ class Cache:
     def _held(self, name: str, rows: Sequence[int]) -> list[tuple[list[int], list[StoredArray]]]:
         """(places in ``rows``, the arrays that hold those rows), for each way in which some of them are stored."""
         is_exact = self._ledger.has_optional(exact_array(name), np.array(rows, np.int64)).astype(bool)
-        arrays = self._arrays_of(name)
-        groups = [(np.flatnonzero(is_exact == optional).tolist(), [a for a in arrays if a.optional == optional]) for optional in (False, True)]
+        groups = []
+        for optional in (False, True):
+            places = np.flatnonzero(is_exact == optional).tolist()
+            groups.append((places, [array for array in self._arrays_of(name) if array.optional == optional]))
         return [group for group in groups if group[0]]
 
     def _decoded(self, name: str, arrays: Mapping[str, AnyArray]) -> AnyArray:

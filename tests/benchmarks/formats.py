@@ -29,6 +29,7 @@ from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
 from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.store.chunk import encode_chunk
 from teacher_cache.store.fetch import ChunkReader
@@ -45,7 +46,6 @@ CLIPS_PER_SHARD = 8
 
 Values = dict[SignalName, np.ndarray[Any, Any]]
 """Signal → one clip's values, as the teacher gives them (depth as its log)."""
-Shapes = dict[SignalName, Shape]
 Read = Callable[[Sequence[int]], object]
 """Clip numbers → their values, as the format's user gets them."""
 
@@ -67,11 +67,21 @@ class Format(Protocol):
         """A cold reader: nothing of a clip is kept from earlier reads."""
 
 
+SHAPES: dict[SignalName, Shape] = {
+    "f4d": (4, 8, 16, 16, 1408),
+    "depth": (16, 224, 224),
+    "flow": (16, 224, 224, 2),
+    "motion": (16, 224, 224),
+    "camray": (16, 16, 16, 6),
+}
+"""One clip's shapes of L4P giant's signals."""
+
+
 def synthetic_clip(seed: int) -> Values:
     """A clip of L4P giant's size: Gaussian features with a scale for each channel, smooth maps, unit rays."""
     rng = np.random.default_rng(seed)
-    features = rng.standard_normal((4, 8, 16, 16, 1408), np.float32) * np.exp(rng.normal(0, 0.5, 1408)).astype("f4")
-    rays = rng.standard_normal((16, 16, 16, 6), np.float32)
+    features = rng.standard_normal(SHAPES["f4d"], np.float32) * np.exp(rng.normal(0, 0.5, 1408)).astype("f4")
+    rays = rng.standard_normal(SHAPES["camray"], np.float32)
     return {
         "f4d": features,
         "depth": _smooth(rng, 1)[..., 0],
@@ -115,11 +125,13 @@ class OurStore:
         return f"ours-{self.profile}"
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
-        shapes: Shapes = {name: values.shape for name, values in clips[0].items()}
-        store = self.create(url, shapes, len(clips))
+        store = self.create(url, len(clips))
         for first in range(0, len(clips), CLIPS_PER_SHARD):
             rows = range(first, min(first + CLIPS_PER_SHARD, len(clips)))
-            self.put(store, shapes, rows, [self.compress(self.quantise(store.recipe, clips[row])) for row in rows])
+            self.put(store, rows, [self.compress(self.quantise(store.recipe, clips[row])) for row in rows])
+
+    def arrays(self, store: Store) -> list[StoredArray]:
+        return [array for name in SIGNAL_NAMES for array in stored_arrays(store.recipe, name, SHAPES)]
 
     def recipe(self) -> Recipe:
         job = Job.model_validate({"videos": {"glob": "*"}, "store": "none", "teacher": {}, "encoding": self.profile})
@@ -130,12 +142,12 @@ class OurStore:
             layout=Layout(clips_per_shard=CLIPS_PER_SHARD),
         )
 
-    def create(self, url: str, shapes: Shapes, count: int) -> Store:
+    def create(self, url: str, count: int) -> Store:
         store = create_store(url, self.recipe())
         names = [str(number) for number in range(count)]
         clips = [Clip(clip_id=n, row=int(n), video=n, video_id=n, content_digest=n) for n in names]
         add_clips(store, lambda catalog: () if catalog.clips else clips)
-        add_parts(store, SIGNAL_NAMES, shapes, count)
+        add_parts(store, SIGNAL_NAMES, SHAPES, count)
         return store
 
     def quantise(self, recipe: Recipe, clip: Values) -> Values:
@@ -149,16 +161,16 @@ class OurStore:
     def compress(self, stored: Values) -> dict[str, bytes]:
         return {name: encode_chunk(values) for name, values in stored.items()}
 
-    def put(self, store: Store, shapes: Shapes, rows: range, chunks: Sequence[dict[str, bytes]]) -> None:
+    def put(self, store: Store, rows: range, chunks: Sequence[dict[str, bytes]]) -> None:
         """Create the shard of ``rows`` in every array, and commit it."""
         shard = rows[0] // CLIPS_PER_SHARD
         objects = {}
-        for array in (a for name in SIGNAL_NAMES for a in stored_arrays(store.recipe, name, shapes)):
-            data = pack_shard(
-                {row % CLIPS_PER_SHARD: c[array.name] for row, c in zip(rows, chunks, strict=True)}, CLIPS_PER_SHARD
-            )
-            assert store.objects.create(shard_key(array, shard), data)
-            objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
+        for array in self.arrays(store):
+            held = {row % CLIPS_PER_SHARD: c[array.name] for row, c in zip(rows, chunks, strict=True) if array.name in c}
+            if held:
+                data = pack_shard(held, CLIPS_PER_SHARD)
+                assert store.objects.create(shard_key(array, shard), data)
+                objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
         outcomes = tuple(RowOutcome(row=row, clip_id=str(row), status="committed") for row in rows)
         unit = Unit(shard=shard, parts=SIGNAL_NAMES)
         commit(store.objects, LedgerEntry(unit=unit, fingerprint=store.recipe.fingerprint, objects=objects, rows=outcomes))
@@ -171,11 +183,7 @@ class OurStore:
             yield lambda numbers: cache.read(SIGNAL_NAMES, [str(n) for n in numbers])
             return
         store = open_store(url)
-        arrays = [
-            a
-            for name in SIGNAL_NAMES
-            for a in stored_arrays(store.recipe, name, {name: open_cache(url)._zarr_array(name).shape[1:]})
-        ]
+        arrays = self.arrays(store)
         chunks = ChunkReader(store.objects, CLIPS_PER_SHARD)
         yield lambda numbers: chunks.read((array, numbers) for array in arrays)
 

@@ -66,13 +66,12 @@ def stages(clips: Sequence[Values]) -> list[Measured]:
     """Ours in its parts: the encodings' arithmetic; and, of what it gives, compression, and all of it with the put."""
     ours = OurStore("fine")
     rows = range(len(clips))
-    shapes = {name: values.shape for name, values in clips[0].items()}
     recipe = ours.recipe()
     stored = [ours.quantise(recipe, clip) for clip in clips]
 
     def compress_and_put(url: str) -> None:
-        store = ours.create(url, shapes, len(clips))
-        ours.put(store, shapes, rows, [ours.compress(values) for values in stored])
+        store = ours.create(url, len(clips))
+        ours.put(store, rows, [ours.compress(values) for values in stored])
 
     return [
         Measured("ours, fine: compress and put", compress_and_put),

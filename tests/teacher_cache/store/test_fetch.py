@@ -22,7 +22,7 @@ from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store import fetch
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.fetch import ChunkReader
+from teacher_cache.store.fetch import ChunkReader, ChunkTier, CommittedShard
 from teacher_cache.store.layout import metadata_key, shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.ranges import _IN_ONE_PIECE
@@ -47,9 +47,24 @@ def written(url: str, array: StoredArray, values: dict[int, np.ndarray]) -> Obje
     objects = Objects(url)
     for shard in {row // K for row in values}:
         chunks = {row % K: encode_chunk(v) for row, v in values.items() if row // K == shard}
-        objects.create(shard_key(array, shard), pack_shard(chunks, K))
+        data = pack_shard(chunks, K)
+        objects.create(shard_key(array, shard), data)
+        _lengths[url, shard_key(array, shard)] = len(data)
     objects.create(metadata_key(array.name), array_metadata(array, max(values) + 1, K))
     return objects
+
+
+_lengths: dict[tuple[str, str], int] = {}
+
+
+def reader_of(objects: Objects, tier: ChunkTier | None = None) -> ChunkReader:
+    """A reader with a ledger that knows what `written` wrote."""
+
+    def committed(array: StoredArray, shard: int) -> CommittedShard:
+        key = shard_key(array, shard)
+        return CommittedShard(_lengths[objects.url, key], f"here/{key}")
+
+    return ChunkReader(objects, K, committed, tier)
 
 
 def random_rows(array: StoredArray, rows: set[int], seed: int = 0) -> dict[int, np.ndarray]:
@@ -66,7 +81,7 @@ def test_any_rows_in_any_order_are_what_zarr_reads(
     url = f"{place}/{next(_numbers)}"
     objects = written(url, array, random_rows(array, rows, seed))
     wanted = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=15))
-    read = ChunkReader(objects, K).read([(array, wanted)])[array.name]
+    read = reader_of(objects).read([(array, wanted)])[array.name]
     plain = zarr.open_array(objects.zarr_store(), path=array.name, mode="r")
     assert read.dtype == array.dtype
     assert read.shape == (len(wanted), *array.shape)
@@ -78,7 +93,7 @@ def test_arrays_are_read_together_each_with_its_own_rows(tmp_path: Path) -> None
     small, large = random_rows(SMALL, {0, 1, 5}), random_rows(LARGE, {2, 5})
     written(str(tmp_path), SMALL, small)
     objects = written(str(tmp_path), LARGE, large)
-    read = ChunkReader(objects, K).read([(SMALL, [5, 0]), (LARGE, [2])])
+    read = reader_of(objects).read([(SMALL, [5, 0]), (LARGE, [2])])
     np.testing.assert_array_equal(read["small"], [small[5], small[0]])
     np.testing.assert_array_equal(read["large"], [large[2]])
 
@@ -88,7 +103,7 @@ def test_chunks_that_come_in_pieces_are_whole(s3: str) -> None:
     values = np.random.default_rng(0).integers(-127, 128, array.shape, dtype=np.int8)
     assert len(encode_chunk(values)) > _IN_ONE_PIECE
     objects = written(f"{s3}/noise", array, {0: values, 1: values[::-1]})
-    read = ChunkReader(objects, K).read([(array, [1, 0, 1])])["noise"]
+    read = reader_of(objects).read([(array, [1, 0, 1])])["noise"]
     np.testing.assert_array_equal(read, [values[::-1], values, values[::-1]])
 
 
@@ -100,12 +115,8 @@ class Counted(Objects):
         self.asked: list[str] = []
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview | None:
-        self.asked.append("range")
+        self.asked.append("end" if stop == _lengths[self.url, key] else "range")
         return super().get_range(key, start, stop)
-
-    def get_tail(self, key: str, length: int) -> memoryview | None:
-        self.asked.append("tail")
-        return super().get_tail(key, length)
 
 
 @pytest.mark.parametrize(("array", "ranges"), [(SMALL, 0), (LARGE, 4)], ids=["small", "large"])
@@ -113,11 +124,11 @@ def test_requests_are_as_few_as_they_can_be(tmp_path: Path, array: StoredArray, 
     """One for each chunk and one for each shard's index, which is kept; none for chunks that lie beside it."""
     written(str(tmp_path), array, random_rows(array, {0, 1, 2, 3}))
     objects = Counted(str(tmp_path))
-    reader = ChunkReader(objects, K)
+    reader = reader_of(objects)
     reader.read([(array, [3, 1, 3, 0, 1, 2])])
-    assert sorted(objects.asked) == ["range"] * ranges + ["tail"]
+    assert sorted(objects.asked) == ["end"] + ["range"] * ranges
     reader.read([(array, [2, 2])])
-    assert sorted(objects.asked) == ["range"] * (ranges and ranges + 1) + ["tail"]
+    assert sorted(objects.asked) == ["end"] + ["range"] * (ranges and ranges + 1)
 
 
 def test_kept_indexes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +136,10 @@ def test_kept_indexes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     values = random_rows(LARGE, {0, 4, 8})
     written(str(tmp_path), LARGE, values)
     objects = Counted(str(tmp_path))
-    reader = ChunkReader(objects, K)
+    reader = reader_of(objects)
     for row in (0, 4, 0, 8, 0, 4):
         np.testing.assert_array_equal(reader.read([(LARGE, [row])])["large"][0], values[row])
-    assert objects.asked.count("tail") == 4  # 0, 4, 8 (which displaces 4, the longest unused), and 4 again
+    assert objects.asked.count("end") == 4  # 0, 4, 8 (which displaces 4, the longest unused), and 4 again
     assert len(reader._ends) == 2
 
 
@@ -149,15 +160,15 @@ def test_a_tier_keeps_chunks_and_is_asked_first(tmp_path: Path) -> None:
     written(str(tmp_path), LARGE, values)
     tier, objects = DictTier(), Counted(str(tmp_path))
     for _ in range(2):
-        read = ChunkReader(objects, K, scope="one store", tier=tier).read([(LARGE, [1, 0])])["large"]
+        read = reader_of(objects, tier).read([(LARGE, [1, 0])])["large"]
         np.testing.assert_array_equal(read, [values[1], values[0]])
     assert objects.asked.count("range") == 2
-    assert all(key.startswith("one store/large/c/0/0/0#") for key in tier.kept)
+    assert all(key.startswith("here/large/c/0/0/0#") for key in tier.kept)
     assert all(type(chunk) is bytes for chunk in tier.kept.values())
     key = next(iter(tier.kept))
     tier.kept[key] = tier.kept[key][:-1] + b"?"
     with pytest.raises(StoreDamaged, match="fails its checksum"):
-        ChunkReader(objects, K, scope="one store", tier=tier).read([(LARGE, [1, 0])])
+        reader_of(objects, tier).read([(LARGE, [1, 0])])
 
 
 def damage(url: str, key: str, change: Callable[[bytearray], bytes | bytearray | None]) -> None:
@@ -187,8 +198,8 @@ KINDS = {
     "only the index": (lambda data: data[-index_length(K) :], "cannot be read"),
     "empty": (lambda _: b"", "cannot be read"),
     "gone": (lambda _: None, "is committed, but its chunk is gone"),
-    "without the chunk": (lambda _: pack_shard({3: encode_chunk(np.zeros(3))}, K), "is committed, but its chunk is gone"),
-    "another array's": (lambda _: pack_shard({0: encode_chunk(np.zeros(7))}, K), "cannot be read .*56 bytes"),
+    "without the chunk": (lambda _: pack_shard({3: encode_chunk(np.zeros(3))}, K), "cannot be read|its chunk is gone"),
+    "another array's": (lambda _: pack_shard({0: encode_chunk(np.zeros(7))}, K), "cannot be read"),
 }
 
 
@@ -200,9 +211,9 @@ def test_damage_is_told_and_the_rest_still_reads(place: str, array: StoredArray,
     values = random_rows(array, {0, 5})
     objects = written(url, array, values)
     damage(url, shard_key(array, 0), change)
-    reader = ChunkReader(objects, K)
+    reader = reader_of(objects)
     for _ in range(2):  # what failed is not kept
-        with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .*{told}.*; `teacher-cache verify` lists"):
+        with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .*({told}).*; `teacher-cache verify` lists"):
             reader.read([(array, [5, 0])])
     np.testing.assert_array_equal(reader.read([(array, [5])])[array.name], [values[5]])
 
@@ -211,7 +222,7 @@ def test_a_shard_that_was_mended_is_read_again(tmp_path: Path) -> None:
     values = random_rows(LARGE, {0})
     objects = written(str(tmp_path), LARGE, values)
     path = tmp_path / shard_key(LARGE, 0)
-    reader, whole = ChunkReader(objects, K), path.read_bytes()
+    reader, whole = reader_of(objects), path.read_bytes()
     path.write_bytes(b"")
     with pytest.raises(StoreDamaged):
         reader.read([(LARGE, [0])])
@@ -223,7 +234,7 @@ def test_threads_that_read_at_once_share_indexes_and_buffers_safely(tmp_path: Pa
     values = random_rows(LARGE, set(range(12)))
     written(str(tmp_path), LARGE, values)
     objects = Counted(str(tmp_path))
-    reader = ChunkReader(objects, K)
+    reader = reader_of(objects)
     wrong: list[int] = []
 
     def read(seed: int) -> None:
@@ -238,7 +249,7 @@ def test_threads_that_read_at_once_share_indexes_and_buffers_safely(tmp_path: Pa
     for thread in threads:
         thread.join()
     assert not wrong
-    assert objects.asked.count("tail") == 3
+    assert objects.asked.count("end") == 3
 
 
 @pytest.mark.parametrize(
@@ -276,7 +287,4 @@ def test_objects_read_ranges_after_a_copy_to_another_process(place: str) -> None
     copy = pickle.loads(pickle.dumps(objects))
     assert bytes(copy.get_range("a", 2, 5)) == b"234"
     assert bytes(copy.get_range("a", 8, 50)) == b"89"
-    assert bytes(copy.get_tail("a", 3)) == b"789"
-    assert bytes(copy.get_tail("a", 99)) == b"0123456789"
     assert copy.get_range("b", 0, 1) is None
-    assert copy.get_tail("b", 1) is None
