@@ -160,7 +160,7 @@ class _ShardInProgress:
                 return
             encoder = encoding(signal, self._store.recipe.encodings[signal])
             encoded, error = encoder.encode(SIGNALS[signal], values)
-            if error.measured > error.bound * (1 + 1e-6):
+            if not error.measured <= error.bound * (1 + 1e-6):  # a NaN is no bound kept
                 found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {encoder.name}"
                 self.fail(clip, "encoding_bound", f"{found}; keep this signal in a store with `encoding: exact`")
                 return
