@@ -22,7 +22,7 @@ from schemas.report import DiffReport, PlanReport
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.content import content_digests
 from teacher_cache.clips.sources import list_videos
-from teacher_cache.clips.tables import keys_of
+from teacher_cache.clips.tables import among
 from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
@@ -63,15 +63,22 @@ def look_at(job: Job) -> JobFacts:
 def find_clips(
     job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
 ) -> pa.Table:
-    """The job's clips, as `teacher_cache.clips.tables.CLIPS`; ``again`` are rows whose clips are to be taught once more.
+    """The job's clips: `teacher_cache.clips.tables.CLIPS` and ``clip_key``. Those in the rows ``again`` are to be taught again.
 
     Videos' contents are digested, all or, under ``videos.check: new``, those alone that the store does not have or has to
     teach again; a clip of any other has no digest here. Videos are probed if the sampling needs it and the catalog does
     not have their windows.
     """
     again = np.empty(0, np.int64) if again is None else again
-    videos = _with_digests(job, facts.videos, catalog, again, progress)
-    if facts.recipe.clips.sampling == "uniform":
+    is_uniform = facts.recipe.clips.sampling == "uniform"
+    wanted = np.ones(facts.videos.num_rows, bool)
+    if job.videos.check == "new" and catalog.rows:
+        keys = facts.videos["key"].to_numpy()
+        # Under `uniform` a video's key is its clip's, which the planner looks up anyway.
+        wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
+        wanted |= among(keys, catalog.video_keys(again))
+    videos = _with_digests(facts.videos, wanted, progress)
+    if is_uniform:
         return whole_videos(videos)
     rows = catalog.rows_of_videos(videos["id"].to_pylist())
     with progress("counting frames", videos.num_rows, "videos") as advance:
@@ -85,18 +92,16 @@ def find_clips(
         )
 
 
-def _with_digests(job: Job, videos: pa.Table, catalog: Catalog, again: Rows, progress: Progress) -> pa.Table:
-    wanted = np.ones(videos.num_rows, bool)
-    if job.videos.check == "new" and catalog.rows:
-        keys = keys_of(videos["id"].to_pylist())
-        wanted = ~catalog.has_videos(keys) | np.isin(keys, catalog.video_keys(again))
+def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
+    """The videos with their ``content_digest``; null for one that is not wanted, or cannot be read."""
     uris = videos["uri"].filter(pa.array(wanted)).to_pylist()
     with progress("reading videos", len(uris), "videos") as advance:
         found = content_digests(uris, advance)
     if wanted.all():
         return videos.append_column("content_digest", pa.array(found, pa.string()))
-    places = np.cumsum(wanted) - 1
-    digests = pa.array(found, pa.string()).take(pa.array(places, mask=~wanted))
+    digests = pa.nulls(videos.num_rows, pa.string())
+    if found:
+        digests = pa.array(found, pa.string()).take(pa.array(np.cumsum(wanted) - 1, mask=~wanted))
     return videos.append_column("content_digest", digests)
 
 
@@ -128,7 +133,7 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
 
     A table of `teacher_cache.clips.tables.CLIPS` and ``row``.
     """
-    rows = catalog.rows_of_keys(keys_of(clips["clip_id"].to_pylist()))
+    rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
     catalog.require_distinct(clips["clip_id"], rows)
     # A video that was not read, or cannot be read now, says nothing about its content; what is committed stays good.
     is_readable = clips["content_digest"].is_valid().to_numpy()
@@ -141,7 +146,7 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
     needs[compared] = ~is_same
     if again is not None:
         needs |= is_readable & np.isin(rows, again)
-    return numbered_rows(clips.filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
+    return numbered_rows(clips.drop("clip_key").filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
 
 
 def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
@@ -266,7 +271,7 @@ def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
 
 def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:
     """The current rows of the clips that have one."""
-    rows = catalog.rows_of_keys(keys_of(clips["clip_id"].to_pylist()))
+    rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
     return rows[rows >= 0]
 
 

@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,7 @@ import pyarrow.json as pj
 from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
-from teacher_cache.clips.tables import VIDEOS, distinct
+from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
 from teacher_cache.remote import filesystem, reachable
 
 
@@ -30,34 +30,39 @@ def list_videos(source: VideoSource) -> pa.Table:
 
 def _from_manifest(path: str) -> pa.Table:
     fs, place = filesystem(path)
-    data = _read_whole(fs, place, path)
-    try:
-        listed = _parsed(data)
-    except pa.ArrowInvalid:
-        listed = None
+    with reachable(path):
+        try:
+            with fs.open(place, "rb") as file:
+                listed = _parsed(file)
+        except FileNotFoundError:
+            raise BadInput(f"there is no manifest {path}") from None
     if listed is None or not _is_well_formed(listed):
-        listed = _line_by_line(data, path)
+        with reachable(path):
+            listed = _line_by_line(bytes(fs.cat_file(place)), path)
     folder = path.rpartition("/")[0]
     uri = listed["uri"]
-    ids = uri if listed["id"].null_count == listed.num_rows else pc.coalesce(listed["id"], uri)
-    if folder:
-        is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
+    # Texts by the million are not copied where all are right as they are.
+    ids = {0: listed["id"], listed.num_rows: uri}.get(listed["id"].null_count)
+    ids = pc.coalesce(listed["id"], uri) if ids is None else ids
+    is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
+    if folder and not pc.all(is_absolute).as_py():
         uri = pc.if_else(is_absolute, uri, pc.binary_join_element_wise(folder, uri, "/"))
-    return pa.table([ids, uri], schema=VIDEOS)
+    return pa.table([ids, uri, column_keys(ids)], schema=VIDEOS)
 
 
 _MANIFEST = pa.schema({"uri": pa.string(), "id": pa.string()})
 
 
-def _parsed(data: bytes) -> pa.Table:
-    """The lines as a table: millions in seconds. Raises `pa.ArrowInvalid` for whatever `_line_by_line` can name."""
+def _parsed(file: BinaryIO) -> pa.Table | None:
+    """The lines as a table: millions in seconds. None for whatever `_line_by_line` can name."""
     # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
     reading = pj.ReadOptions(use_threads=False, block_size=1 << 24)
     parsing = pj.ParseOptions(explicit_schema=_MANIFEST, unexpected_field_behavior="error")
-    if not data.strip():
-        return _MANIFEST.empty_table()
-    table = pj.read_json(pa.BufferReader(data), read_options=reading, parse_options=parsing)
-    table.validate(full=True)
+    try:
+        table = pj.read_json(file, read_options=reading, parse_options=parsing)
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
     return table
 
 
@@ -78,14 +83,6 @@ def _line_by_line(data: bytes, path: str) -> pa.Table:
         raise BadInput(f"cannot read the manifest {path}: {error}") from None
     values = [_manifest_line(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
     return pa.Table.from_pylist(values, schema=_MANIFEST)
-
-
-def _read_whole(fs: Any, place: str, path: str) -> bytes:
-    with reachable(path):
-        try:
-            return bytes(fs.cat_file(place))
-        except FileNotFoundError:
-            raise BadInput(f"there is no manifest {path}") from None
 
 
 def _manifest_line(line: str, where: str) -> dict[str, str]:
@@ -124,9 +121,8 @@ def _from_glob(pattern: str) -> pa.Table:
     names = [info["name"] for info in found if info["type"] == "file"]
     require_keepable(names, f"the glob {pattern}")
     uris = [str(fs.unstrip_protocol(name)).removeprefix("file://") for name in names]
-    return pa.table(
-        [pa.array([name.removeprefix(base) for name in names], pa.string()), pa.array(uris, pa.string())], schema=VIDEOS
-    )
+    ids = [name.removeprefix(base) for name in names]
+    return pa.table([pa.array(ids, pa.string()), pa.array(uris, pa.string()), keys_of(ids)], schema=VIDEOS)
 
 
 def _fixed_folder(pattern: str) -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadInput
 
-VIDEOS = pa.schema({"id": pa.string(), "uri": pa.string()})
-"""A table of videos: what the user calls each, and where it is."""
+VIDEOS = pa.schema({"id": pa.string(), "uri": pa.string(), "key": pa.uint64()})
+"""A table of videos: what the user calls each, where it is, and the key of the id."""
 
 CLIPS = pa.schema(
     {
@@ -29,16 +29,48 @@ CLIPS = pa.schema(
 
 Keys = NDArray[np.uint64]
 
+_HASHED_AT_ONCE = 2**16
 
-def keys_of(texts: Iterable[str | None]) -> Keys:
-    """The 64-bit key of each text: the first eight bytes, little-endian, of its BLAKE2b-64; 0 for None."""
+
+def keys_of(texts: Iterable[str]) -> Keys:
+    """The 64-bit key of each text: the first eight bytes, little-endian, of its BLAKE2b-64."""
     blake2b = hashlib.blake2b
-    packed = b"".join(bytes(8) if text is None else blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(packed, dtype="<u8")
+    return np.frombuffer(b"".join([blake2b(text.encode(), digest_size=8).digest() for text in texts]), dtype="<u8")
+
+
+def column_keys(column: pa.ChunkedArray) -> Keys:
+    """`keys_of` a column, without holding all of its texts at once."""
+    starts = range(0, len(column), _HASHED_AT_ONCE)
+    return np.concatenate([np.empty(0, np.uint64), *(keys_of(column.slice(s, _HASHED_AT_ONCE).to_pylist()) for s in starts)])
+
+
+_SOUGHT_AT_ONCE = 2**20
+
+
+def places_among(keys: Keys, known: Keys) -> NDArray[np.int64]:
+    """Where each key stands in ``known``, which is ascending; -1 where it does not.
+
+    Sought in ascending order, which keeps the search in the processor's caches: many times faster at ten millions.
+    """
+    found = np.full(len(keys), -1)
+    for start in range(0, len(keys) if len(known) else 0, _SOUGHT_AT_ONCE):
+        some = keys[start : start + _SOUGHT_AT_ONCE]
+        order = np.argsort(some)
+        place = np.minimum(np.searchsorted(known, some[order]), len(known) - 1)
+        found[start + order] = np.where(known[place] == some[order], place, -1)
+    return found
+
+
+def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
+    """Whether each key is one of ``known``."""
+    return places_among(keys, np.sort(known)) >= 0
 
 
 def distinct(table: pa.Table, name: str, place: str, complaint: str) -> pa.Table:
     """The first row of each ``name``. Raises `BadInput` where a later one differs in ``place``."""
+    keys = np.sort(table["key"].to_numpy()) if "key" in table.column_names else None
+    if keys is not None and (keys[1:] != keys[:-1]).all():
+        return table  # other keys, other names
     names = pc.unique(table[name])
     if len(names) == table.num_rows:
         return table

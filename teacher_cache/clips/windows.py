@@ -16,16 +16,19 @@ from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import DecoderPool
 from teacher_cache.clips.sampling import windows
-from teacher_cache.clips.tables import CLIPS, distinct
+from teacher_cache.clips.tables import CLIPS, column_keys, distinct
 
 _PROBES = 8
 
 
 def whole_videos(videos: pa.Table) -> pa.Table:
-    """One clip over the whole of each video, of ``id``, ``uri`` and ``content_digest``, as a table of `CLIPS`."""
+    """One clip over the whole of each video, as a table of `CLIPS` and ``clip_key``.
+
+    ``videos`` are as `teacher_cache.clips.tables.VIDEOS`, with ``content_digest``.
+    """
     nothing = pa.nulls(videos.num_rows, pa.int64())
     columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing]
-    return pa.table(columns, schema=CLIPS)
+    return pa.table(columns, schema=CLIPS).append_column("clip_key", videos["key"])
 
 
 def windows_of(
@@ -37,7 +40,7 @@ def windows_of(
     timeout_seconds: float = 120,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
-    """The windows of the videos, as a table of `CLIPS`.
+    """The windows of the videos, as a table of `CLIPS` and ``clip_key``.
 
     ``known`` are clips of these videos that the store has. A video whose content it has is not opened: its windows are there,
     unless one of its clips is to be tried again (``retry``, one for each of ``known``) and is the failed row of a video that
@@ -62,7 +65,8 @@ def windows_of(
         3, "content_digest", videos["content_digest"].take(places)
     )
     new = _cut(recipe, videos.filter(pa.array(~is_known)), timeout_seconds, advance)
-    return distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", "video", "two clips of different videos are called")
+    clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", "video", "two clips of different videos are called")
+    return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
 
 
 def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: Callable[[int], None]) -> pa.Table:

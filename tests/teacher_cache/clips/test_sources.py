@@ -26,7 +26,7 @@ def manifest(folder: Path, *lines: object) -> VideoSource:
 def test_a_glob_gives_ids_that_do_not_hold_where_the_videos_lie(tmp_path: Path) -> None:
     touch(tmp_path, "raw/a.mp4", "raw/deep/b.mp4", "raw/c.txt")
     videos = list_videos(VideoSource(glob=f"{tmp_path}/raw/**/*.mp4"))
-    assert dict(zip(*videos.to_pydict().values(), strict=True)) == {
+    assert dict(zip(videos["id"].to_pylist(), videos["uri"].to_pylist(), strict=True)) == {
         "a.mp4": f"{tmp_path}/raw/a.mp4",
         "deep/b.mp4": f"{tmp_path}/raw/deep/b.mp4",
     }
@@ -36,7 +36,8 @@ def test_a_manifest_gives_each_video_once_with_uris_from_its_folder(tmp_path: Pa
     source = manifest(
         tmp_path, {"uri": "v/a.mp4"}, {"uri": "/abs/b.mp4", "id": "b"}, "", {"uri": "v/a.mp4"}, {"uri": "s3://x/c.mp4"}
     )
-    assert list(zip(*list_videos(source).to_pydict().values(), strict=True)) == [
+    videos = list_videos(source)
+    assert list(zip(videos["id"].to_pylist(), videos["uri"].to_pylist(), strict=True)) == [
         ("v/a.mp4", f"{tmp_path}/v/a.mp4"), ("b", "/abs/b.mp4"), ("s3://x/c.mp4", "s3://x/c.mp4"),
     ]  # fmt: skip
 
