@@ -1,6 +1,6 @@
 """Measures reading clips from S3 by this project's reader and by its peers, side by side: two tables, and the same as JSON.
 
-    PYTHONPATH=tests python tests/benchmarks/read.py              # some minutes, 10 GB of disk under --folder
+    PYTHONPATH=tests python tests/benchmarks/read.py              # five minutes, 10 GB of disk under --folder
 
 Every format holds the same clips of L4P giant's size on the same server (SeaweedFS, on this machine), and is read in the same
 shuffled order in batches of eight, cold, in turns; the median of the turns is told. The first table has every format hold the
@@ -142,7 +142,7 @@ def goals(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument(
         "--folder", type=Path, default=None, help="where the server keeps its data; the system's temporary folder"
     )

@@ -24,6 +24,7 @@ from typing import Any
 
 import formats
 import s3_server
+import torch
 from formats import Format, OurStore, Values
 from machine import processor
 from measuring import guarded, server_cpu
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "write.json")
     options = parser.parse_args()
     console = Console(width=None if os.isatty(1) else 150)
+    torch.set_num_threads(1)  # the arithmetic's seconds are those of one core, without threads that wait for each other
     clips = [formats.synthetic_clip(seed) for seed in range(options.clips)]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         server = s3_server.start(Path(folder), options.weed)
