@@ -90,6 +90,10 @@ class SignalMissing(BadInput):
     """A signal that the store does not hold."""
 
 
+class ViewRefused(BadInput):
+    """A signal that cannot be had in the view asked for."""
+
+
 class VideoError(CacheError):
     """One video cannot give its frames. It costs its own clips a failed row, and nothing else.
 

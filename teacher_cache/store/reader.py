@@ -20,11 +20,13 @@ from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, Sto
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
+from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.store import Store, open_store
+from teacher_cache.views import view_signal
 
 if TYPE_CHECKING:
     from teacher_cache.heads.frozen import FrozenHeads
@@ -58,6 +60,11 @@ class Cache:
     @property
     def recipe(self) -> Recipe:
         return self._store.recipe
+
+    @property
+    def size(self) -> int:
+        """Height and width of the teacher's picture, in pixels: what maps and crops are measured in."""
+        return self.recipe.clips.size
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
@@ -100,14 +107,15 @@ class Cache:
             clip_id for clip_id, status in zip(table["clip_id"].to_pylist(), statuses, strict=True) if status == "committed"
         ]
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of some clips, in the order asked for.
 
         ``signals`` may also name ``timestamps`` (float64 seconds) and ``frame_index`` (int32). Each array has the
         clips as its first axis; axes and units are those of `schemas.signal.SIGNALS`: float32, depth positive.
+        ``view`` crops and mirrors the maps as `teacher_cache.views` says; give the student's frames the same view.
 
-        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, and
-        `StoreDamaged` where a committed chunk is gone or fails its checksum.
+        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
+        and `StoreDamaged` where a committed chunk is gone or fails its checksum.
         """
         parts = [self._part(name) for name in signals]
         rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
@@ -115,7 +123,10 @@ class Cache:
         with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
             fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
             fetched = {key: future.result() for key, future in fetches.items()}
-        return {name: self._stack(name, rows, fetched) for name in signals}
+        return {name: self._seen(name, self._stack(name, rows, fetched), view) for name in signals}
+
+    def _seen(self, name: str, values: Values, view: View) -> Values:
+        return values if name in _CLOCK else view_signal(cast("SignalName", name), values, view, self.size)
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
