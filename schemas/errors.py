@@ -46,6 +46,10 @@ class Unreachable(CouldNotRun):
     """A store or a video lies where nothing answers, or where the credentials were refused."""
 
 
+class Forked(CouldNotRun):
+    """An open store was carried into another process by a fork."""
+
+
 class RecipeMismatch(BadInput):
     """A store was written under another recipe than the one asked for.
 

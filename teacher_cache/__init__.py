@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from teacher_cache.store.reader import Cache, open_cache
+    from teacher_cache.store.sampler import ResumableBatchSampler
+    from teacher_cache.store.targets import Targets
 
-__all__ = ["Cache", "open_cache"]
+_HOMES = {
+    "Cache": "teacher_cache.store.reader",
+    "ResumableBatchSampler": "teacher_cache.store.sampler",
+    "Targets": "teacher_cache.store.targets",
+    "open_cache": "teacher_cache.store.reader",
+}
+
+__all__ = ["Cache", "ResumableBatchSampler", "Targets", "open_cache"]
 
 
 def __getattr__(name: str) -> Any:
     # Decoder processes import a submodule of this package; loading the reader (zarr, pyarrow) for them would
     # cost each one a second and 100 MB.
-    if name in __all__:
-        from teacher_cache.store import reader  # noqa: PLC0415
-
-        return getattr(reader, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ Loads neither ray nor a teacher; torch only for a dataset or the heads.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -16,7 +17,7 @@ import pyarrow as pa
 import zarr
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
+from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
@@ -49,6 +50,7 @@ class Cache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return open_cache, (self.url,)
@@ -115,8 +117,9 @@ class Cache:
         ``view`` crops and mirrors the maps as `teacher_cache.views` says; give the student's frames the same view.
 
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
-        and `StoreDamaged` where a committed chunk is gone or fails its checksum.
+        `StoreDamaged` where a committed chunk is gone or fails its checksum, and `Forked` in a forked process.
         """
+        self._refuse_fork()
         parts = [self._part(name) for name in signals]
         rows = [self._readable_row(clip_id, parts) for clip_id in clip_ids]
         wanted = [array for name in signals for array in self._arrays_of(name)]
@@ -124,6 +127,13 @@ class Cache:
             fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
             fetched = {key: future.result() for key, future in fetches.items()}
         return {name: self._seen(name, self._stack(name, rows, fetched), view) for name in signals}
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise Forked(
+                f"{self.url} was opened in another process, of which this one is a fork; its connections and threads do not "
+                "survive that. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
+            )
 
     def _seen(self, name: str, values: Values, view: View) -> Values:
         return values if name in _CLOCK else view_signal(cast("SignalName", name), values, view, self.size)
