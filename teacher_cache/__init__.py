@@ -6,18 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from teacher_cache.store.disk import DiskTier
     from teacher_cache.store.reader import Cache, open_cache
     from teacher_cache.store.sampler import ResumableBatchSampler
     from teacher_cache.store.targets import Targets
 
 _HOMES = {
     "Cache": "teacher_cache.store.reader",
+    "DiskTier": "teacher_cache.store.disk",
     "ResumableBatchSampler": "teacher_cache.store.sampler",
     "Targets": "teacher_cache.store.targets",
     "open_cache": "teacher_cache.store.reader",
 }
 
-__all__ = ["Cache", "ResumableBatchSampler", "Targets", "open_cache"]
+__all__ = ["Cache", "DiskTier", "ResumableBatchSampler", "Targets", "open_cache"]
 
 
 def __getattr__(name: str) -> Any:

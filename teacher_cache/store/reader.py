@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 import zarr
+from zarr.abc.store import Store as ZarrStore
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
@@ -25,6 +26,7 @@ from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
+from teacher_cache.store.disk import DiskTier, ThroughDisk
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.store import Store, open_store
 from teacher_cache.views import view_signal
@@ -40,20 +42,20 @@ _CLOCK = ("timestamps", "frame_index")
 Values = np.ndarray[Any, Any]
 
 
-def open_cache(url: str) -> Cache:
-    """Open a store for reading, at any fsspec URL or local path. Raises `StoreNotFound`."""
-    return Cache(open_store(str(url)))
+def open_cache(url: str, disk: DiskTier | None = None) -> Cache:
+    """Open a store for reading, at any fsspec URL or local path, with local disk before it. Raises `StoreNotFound`."""
+    return Cache(open_store(str(url)), disk)
 
 
 class Cache:
     """A store as its readers see it: the state of the moment it was opened. Picklable; a copy opens anew."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, disk: DiskTier | None = None) -> None:
+        self._store, self._disk = store, disk
         self._process = os.getpid()
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return open_cache, (self.url,)
+    def __reduce__(self) -> tuple[Any, tuple[str, DiskTier | None]]:
+        return open_cache, (self.url, self._disk)
 
     @property
     def url(self) -> str:
@@ -215,7 +217,11 @@ class Cache:
     @cached_property
     def _group(self) -> zarr.Group:
         with self._store.objects.reachable():
-            return zarr.open_group(self._store.objects.zarr_store(), mode="r", use_consolidated=False)
+            store: ZarrStore = self._store.objects.zarr_store()
+            if self._disk is not None:
+                digests = {key: stored.digest for key, stored in self._ledger.objects.items()}
+                store = ThroughDisk(store, self._disk, digests)
+            return zarr.open_group(store, mode="r", use_consolidated=False)
 
     @cached_property
     def _zarr_arrays(self) -> dict[str, zarr.Array[Any]]:
