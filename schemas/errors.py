@@ -76,10 +76,10 @@ class ClipFailed(CacheError):
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, clip_id: str, reason: str, detail: str) -> None:
+    def __init__(self, clip_id: str, reason: str, detail: str, store: str) -> None:
         self.clip_id, self.reason, self.detail = clip_id, reason, detail
         super().__init__(
-            f"clip {clip_id!r} has no targets: {reason} ({detail}). "
+            f"clip {clip_id!r} has no targets: {reason} ({detail}), in the store {store}. "
             "Leave it out (cache.clips has every clip's status), or mend the video and run the job with --retry-failed."
         )
 
@@ -92,6 +92,10 @@ class ClipPending(CacheError):
 
 class SignalMissing(BadInput):
     """A signal that the store does not hold."""
+
+
+class JoinRefused(BadInput):
+    """Stores that are not of the same clips and frames, and so cannot be read as one."""
 
 
 class ViewRefused(BadInput):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from teacher_cache.store.disk import DiskTier
+    from teacher_cache.store.joined import JoinedCache, join_caches
     from teacher_cache.store.reader import Cache, open_cache
     from teacher_cache.store.sampler import ResumableBatchSampler
     from teacher_cache.store.targets import Targets
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Cache": "teacher_cache.store.reader",
     "DiskTier": "teacher_cache.store.disk",
+    "JoinedCache": "teacher_cache.store.joined",
     "ResumableBatchSampler": "teacher_cache.store.sampler",
     "Targets": "teacher_cache.store.targets",
+    "join_caches": "teacher_cache.store.joined",
     "open_cache": "teacher_cache.store.reader",
 }
 
-__all__ = ["Cache", "DiskTier", "ResumableBatchSampler", "Targets", "open_cache"]
+__all__ = ["Cache", "DiskTier", "JoinedCache", "ResumableBatchSampler", "Targets", "join_caches", "open_cache"]
 
 
 def __getattr__(name: str) -> Any:

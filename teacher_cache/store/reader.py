@@ -211,7 +211,7 @@ class Cache:
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
             )
         if outcome.status == "failed":
-            raise ClipFailed(clip_id, str(outcome.reason), str(outcome.detail))
+            raise ClipFailed(clip_id, str(outcome.reason), str(outcome.detail), self.url)
         return clip.row
 
     @cached_property
