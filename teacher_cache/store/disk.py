@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from zarr.abc.store import ByteRequest, Store
@@ -28,6 +28,7 @@ from teacher_cache.store.chunk import CHECKSUM_BYTES, checksum
 _TOTAL, _LOCK, _DRAFT = "total", "lock", "draft"
 # What eviction leaves: it looks at every file, so it makes room for many at once.
 _KEPT = 0.9
+_IN_FLIGHT = 8
 
 
 class DiskTier:
@@ -173,6 +174,8 @@ class ThroughDisk(WrapperStore[Store]):
     def __init__(self, store: Store, disk: DiskTier, digests: Mapping[str, str]) -> None:
         super().__init__(store)
         self._disk, self._digests = disk, digests
+        # Not the event loop's own threads: those resolve host names, which a fetch waits for.
+        self._threads = ThreadPoolExecutor(_IN_FLIGHT)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key not in self._digests:
@@ -186,6 +189,6 @@ class ThroughDisk(WrapperStore[Store]):
             return found.to_bytes()
 
         with contextlib.suppress(FileNotFoundError):
-            data = await asyncio.to_thread(self._disk.get, f"{self._digests[key]} {byte_range}", fetch)
+            data = await loop.run_in_executor(self._threads, self._disk.get, f"{self._digests[key]} {byte_range}", fetch)
             return prototype.buffer.from_bytes(data)
         return None

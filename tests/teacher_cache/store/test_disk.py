@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from hypothesis import strategies as st
 
 from schemas.errors import BadInput
 from teacher_cache import DiskTier, open_cache
+from teacher_cache.remote import filesystem
+from teacher_cache.store.objects import Objects
 
 
 class Source:
@@ -175,17 +176,19 @@ def test_a_bound_that_holds_nothing_is_refused_and_what_is_too_large_is_not_kept
     assert source.asked == ["a", "a"]
 
 
-def test_the_second_epoch_reads_nothing_from_the_store(tiny_store: Path, tmp_path: Path) -> None:
+def test_the_second_epoch_reads_nothing_from_the_store(tiny_store: Path, s3: str, tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
 
-    store = shutil.copytree(tiny_store, tmp_path / "store")
+    store = f"{s3}/store"
+    fs, _ = filesystem(store)
+    fs.put(str(tiny_store), store, recursive=True)
     signals = ["f4d", "depth", "flow", "motion", "camray"]
     disk = DiskTier(tmp_path / "tier", 10**9)
-    cache = open_cache(str(store), disk)
+    cache = open_cache(store, disk)
     first = cache.read(signals, cache.committed_ids())
-    for shards in store.glob("*/c"):
-        shutil.rmtree(shards)
-    for again in (cache, open_cache(str(store), disk), pickle.loads(pickle.dumps(cache))):
+    fs.rm(fs.glob(f"{store}/*/c"), recursive=True)
+    assert sum(Objects(store).listing("f4d/c").values()) == 0  # bytes; the server keeps a name for an empty folder
+    for again in (cache, open_cache(store, disk), pickle.loads(pickle.dumps(cache))):
         for name, values in again.read(signals, cache.committed_ids()).items():
             np.testing.assert_array_equal(values, first[name])
     dataset = cache.dataset(["depth"], seed=None)
