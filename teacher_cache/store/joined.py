@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -166,15 +166,14 @@ class JoinedCache:
                     )
 
     def _joined_clips(self) -> pa.Table:
-        tables = {name: cache.clips.combine_chunks() for name, cache in self.caches.items()}
+        tables = {name: cache.clips.drop_columns(["row"]).combine_chunks() for name, cache in self.caches.items()}
         ids = {name: table["clip_id"].combine_chunks() for name, table in tables.items()}
-        common = reduce(lambda left, right: left.filter(pc.is_in(left, value_set=right)), ids.values())
         if self._clip_set == "same":
             self._require_same(ids)
+        common = reduce(lambda left, right: left.filter(pc.is_in(left, value_set=right)), ids.values())
         aligned = {name: table.take(pc.index_in(common, value_set=ids[name])) for name, table in tables.items()}
-        (first, joined), *others = aligned.items()
-        for name, table in others:
-            self._require_content(joined, first, table, name)
+        for left, right in combinations(aligned, 2):
+            self._require_content(aligned[left], left, aligned[right], right)
         return _worst(aligned)
 
     def _require_same(self, ids: Mapping[str, pa.Array]) -> None:
@@ -200,21 +199,19 @@ class JoinedCache:
                 )
 
 
-def _worst(aligned: Mapping[str, pa.Table]) -> pa.Table:
+def _worst(tables: Mapping[str, pa.Table]) -> pa.Table:
     """The first table, each row with the worst status over all tables and the name of the one that it is of."""
-    (first, joined), *others = aligned.items()
-    joined = joined.drop_columns(["row"])
-    columns = {name: joined[name] for name in ("status", "reason", "detail")}
-    is_committed = pc.equal(columns["status"], "committed")
-    columns["store"] = pc.if_else(is_committed, pa.scalar(None, pa.string()), first)
-    for name, table in others:
-        worse = pc.greater(*(pc.index_in(status, value_set=_STATUSES) for status in (table["status"], columns["status"])))
-        theirs = {**{column: table[column] for column in columns if column != "store"}, "store": pa.scalar(name)}
-        columns = {column: pc.if_else(worse, theirs[column], mine) for column, mine in columns.items()}
-    for column, values in columns.items():
-        place = joined.schema.get_field_index(column)
-        joined = joined.append_column(column, values) if place < 0 else joined.set_column(place, column, values)
-    return joined
+    joined, *others = (table.append_column("store", pa.repeat(name, len(table))) for name, table in tables.items())
+    for table in others:
+        worse = pc.greater(*(pc.index_in(status, value_set=_STATUSES) for status in (table["status"], joined["status"])))
+        for column in ("status", "reason", "detail", "store"):
+            joined = _with(joined, column, pc.if_else(worse, table[column], joined[column]))
+    committed = pc.equal(joined["status"], "committed")
+    return _with(joined, "store", pc.if_else(committed, pa.scalar(None, pa.string()), joined["store"]))
+
+
+def _with(table: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(column), column, values)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
@@ -10,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
-from schemas.base import Frozen, canonical_json, sha256_digest
+from schemas.base import Frozen, canonical_json
 from schemas.errors import BadInput, CouldNotRun
 
 Key = TypeVar("Key", bound=Hashable)
 Batch = TypeVar("Batch")
 Tail = Literal["drop", "pad", "short"]
+
+_AT_ONCE = 2**16  # keys hashed at once: millions of ids as one JSON text would take gigabytes
 
 
 def epoch_order(count: int, seed: int | None, epoch: int) -> npt.NDArray[np.intp]:
@@ -108,7 +111,10 @@ class ResumableBatchSampler(Generic[Key]):
 
     @cached_property
     def fingerprint(self) -> str:
-        return sha256_digest(canonical_json(list(self.keys)))
+        digest = hashlib.sha256()
+        for start in range(0, len(self.keys), _AT_ONCE):
+            digest.update(canonical_json(list(self.keys[start : start + _AT_ONCE])))
+        return f"sha256:{digest.hexdigest()}"
 
     def __len__(self) -> int:
         """Batches that this rank has left in this epoch."""

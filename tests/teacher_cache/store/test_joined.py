@@ -113,7 +113,9 @@ def test_what_no_store_has_and_names_that_mean_nothing_are_said(joined: JoinedCa
 
 
 def test_a_dataset_and_a_student_take_what_is_joined(joined: JoinedCache) -> None:
-    from student_train import TargetReader
+    from schemas.train import DataConfig
+    from student_train import P4D, TargetReader
+    from student_train.data import load_samples
 
     copy = pickle.loads(pickle.dumps(joined))
     dataset = copy.dataset(["f4d", "flow"], seed=2)
@@ -125,6 +127,8 @@ def test_a_dataset_and_a_student_take_what_is_joined(joined: JoinedCache) -> Non
     ids = joined.committed_ids()
     targets, _ = TargetReader(joined, ["flow"])([ids[1], ids[0], ids[1]])
     np.testing.assert_array_equal(targets["flow"].numpy(), joined.read(["flow"], [ids[1], ids[0], ids[1]])["flow"])
+    assert [sample.clip_id for sample in load_samples(joined, DataConfig()).samples] == ids
+    assert P4D.for_store(joined, hidden_size=8, mode="latent").signals == ("f4d",)
     heads = joined.heads()
     assert heads is not None
     assert tuple(heads.card.f4d) == expected["f4d"].shape[1:]

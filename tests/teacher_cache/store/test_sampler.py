@@ -182,24 +182,21 @@ def test_numbers_that_do_not_fit_are_named(wrong: dict[str, Any], said: str) -> 
 
 def test_a_loader_with_workers_resumes_in_another_world(tiny_store: Path) -> None:
     dataset = open_cache(str(tiny_store)).dataset(["camray"], seed=3)
-    order = [dataset.clip_ids[i] for i in epoch_order(4, 3, 0)]
-
-    def loader(batches: ResumableBatchSampler[str], workers: int) -> DataLoader[Any]:
-        spawn = {"multiprocessing_context": "spawn"} if workers else {}
-        return DataLoader(dataset, batch_sampler=batches, num_workers=workers, **spawn)
-
-    first = dataset.batches(1)
-    tracked = first.track(loader(first, 1))
+    orders = [[dataset.clip_ids[i] for i in epoch_order(4, 3, epoch)] for epoch in range(2)]
+    batches = dataset.batches(1)
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=1, multiprocessing_context="spawn", persistent_workers=True)
+    tracked = batches.track(loader)
     batch = next(tracked)
-    assert batch["clip_id"] == order[:1]
-    assert torch.equal(batch["camray"][0], dataset[order[0]]["camray"])
-    state = first.state_dict()
+    assert torch.equal(batch["camray"][0], dataset[orders[0][0]]["camray"])
+    state = batches.state_dict()
     assert state["position"] == 1  # the worker has read further by now
-    tracked.close()
+    assert batch["clip_id"] + [clip_id for later in tracked for clip_id in later["clip_id"]] == orders[0]
+    assert [clip_id for later in batches.track(loader) for clip_id in later["clip_id"]] == orders[1]
     seen = []
     for rank in range(3):
         batches = dataset.batches(1, rank=rank, world_size=3)
         batches.load_state_dict(state)
-        seen += [clip_id for batch in batches.track(loader(batches, 0)) for clip_id in batch["clip_id"]]
+        for batch in batches.track(DataLoader(dataset, batch_sampler=batches)):
+            seen += batch["clip_id"]
         assert (batches.epoch, batches.position) == (1, 0)
-    assert seen == order[1:]
+    assert seen == orders[0][1:]
