@@ -14,7 +14,7 @@ from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 _LEVEL = 3
-CHECKSUM_BYTES = 4
+_CHECKSUM_BYTES = 4
 
 
 def _shuffle(dtype: np.dtype[Any]) -> str:
@@ -38,10 +38,10 @@ def encode_chunk(values: np.ndarray[Any, Any]) -> bytes:
 
 def checksum(data: bytes | memoryview) -> bytes:
     """crc32c as four little-endian bytes, as Zarr appends it."""
-    return int(google_crc32c.value(bytes(data))).to_bytes(CHECKSUM_BYTES, "little")
+    return int(google_crc32c.value(bytes(data))).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def split_checksum(data: bytes) -> tuple[bytes, bool]:
     """(what the checksum covers, whether the checksum holds)."""
-    body = data[:-CHECKSUM_BYTES]
-    return body, len(data) > CHECKSUM_BYTES and checksum(body) == data[-CHECKSUM_BYTES:]
+    body = data[:-_CHECKSUM_BYTES]
+    return body, len(data) > _CHECKSUM_BYTES and checksum(body) == data[-_CHECKSUM_BYTES:]

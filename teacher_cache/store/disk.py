@@ -23,12 +23,13 @@ from zarr.storage import WrapperStore
 
 from schemas.errors import BadInput
 from teacher_cache.lock import exclusive
-from teacher_cache.store.chunk import CHECKSUM_BYTES, checksum
+from teacher_cache.store.chunk import checksum
 
 _TOTAL, _LOCK, _DRAFT = "total", "lock", "draft"
 # What eviction leaves: it looks at every file, so it makes room for many at once.
 _KEPT = 0.9
 _IN_FLIGHT = 8
+_CHECKSUM_BYTES = len(checksum(b""))
 
 
 class DiskTier:
@@ -86,7 +87,7 @@ class DiskTier:
         return self.folder / name[:2] / name
 
     def _keep(self, path: Path, data: bytes) -> None:
-        length = len(data) + CHECKSUM_BYTES
+        length = len(data) + _CHECKSUM_BYTES
         if not self._writable or length > self.max_bytes:
             return
         try:
@@ -152,7 +153,7 @@ def _read(path: Path) -> bytes | None:
     """A file's bytes, now its latest use; None where there is none or it is damaged."""
     try:
         with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size - CHECKSUM_BYTES
+            length = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
             data = file.read(max(0, length))
             if length < 0 or file.read() != checksum(data):
                 return None
