@@ -14,7 +14,7 @@ from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_clip
-from teacher_cache.plan import find_candidates, look_at, new_clips, work_left
+from teacher_cache.plan import WorkLeft, find_clips, look_at, new_rows, rows_of
 from teacher_cache.run import run_job
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.teachers.l4p import L4P, PRESETS
@@ -30,7 +30,7 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
     cache = open_cache(str(tiny_store))
     ids = ["scene-2.mp4", "scene-0.mp4"]
     stored, read = cache.read_stored(NAMES, ids), cache.read(NAMES, ids)
-    dtypes = {name: clip[name].dtype for name in NAMES for clip in stored[name]}
+    dtypes = {name: clips.arrays[name].dtype for name in NAMES for clips in stored[name]}
     assert dtypes == {
         "f4d": np.int8,
         "depth": np.int16,
@@ -61,10 +61,10 @@ def test_a_store_in_earlier_encodings_is_read(jobs: Jobs, videos: Path, tiny_sto
     }
     recipe = facts.recipe.model_copy(update={"encodings": earlier})
     store = create_store(url, recipe)
-    candidates = find_candidates(job, facts, store.catalog())
-    catalog = add_clips(store, lambda current: new_clips(candidates, current, recipe))
+    clips = find_clips(job, facts, store.catalog())
+    catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
-    (item,) = work_left(recipe, catalog, store.ledger(), facts.parts, ["scene-0.mp4"])
+    (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
     with Worker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
         assert worker.run(item).committed == 1
 
@@ -107,7 +107,7 @@ def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
     raw = family("l4p").load(wild, "cpu").raw(frames, ["flow"])
     np.testing.assert_array_equal(read["flow"], raw["flow"].numpy())
     stored = cache.read_stored(["flow", "depth"], ["scene-1.mp4"])
-    assert [list(clip) for clip in stored["flow"] + stored["depth"]] == [["flow_exact"], ["depth"]]
+    assert [list(clips.arrays) for clips in stored["flow"] + stored["depth"]] == [["flow_exact"], ["depth"]]
     torch.testing.assert_close(cache.decode(stored)["flow"], raw["flow"], rtol=0, atol=0)
 
     shown = xarray.open_zarr(str(store), consolidated=False)
