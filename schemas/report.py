@@ -126,6 +126,16 @@ class VerifyReport(Frozen):
     """Clips that the teacher was run over again, where that was asked for."""
 
 
+class MigrationReport(Frozen):
+    """What was done to bring a store to this version."""
+
+    store: str
+    from_version: int
+    to_version: int
+    steps: tuple[str, ...]
+    """Names of the steps, in order; empty where the store was of this version already."""
+
+
 class GarbageReport(Frozen):
     """What `gc` removed, or would remove."""
 

@@ -170,6 +170,21 @@ def view(
 
 
 @app.command()
+def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
+    """Bring a store of an older format version to this one. No shard is touched; no other run may be at work."""
+    with reported_errors(as_json):
+        from teacher_cache.store.migrations import migrate as migrate_store
+
+        report = migrate_store(store)
+        if as_json:
+            print_json(report)
+        else:
+            for step in report.steps:
+                stdout.print(escape(step))
+            stdout.print(f"version {report.from_version} → {report.to_version}")
+
+
+@app.command()
 def gc(
     store: StoreUrl,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would go")] = False,

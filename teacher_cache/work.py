@@ -40,8 +40,6 @@ class WorkerSpec(Frozen):
     store: str
     teacher: TeacherJob
     engine: EngineJob
-    ledger_volume: int = 0
-    """The volume of the ledger that was open when the work was planned."""
 
 
 class Worker:
@@ -58,7 +56,7 @@ class Worker:
                 f"the weights at {spec.teacher.weights} are not those that {spec.store} was begun with; they changed since"
             )
         put_heads(self._store, self._teacher.heads())
-        self._journal = Journal(self._store.objects, spec.ledger_volume)
+        self._journal = Journal(self._store.objects)
         self._decoders = DecoderPool(self._store.recipe.clips, spec.engine.decoders, spec.engine.decode_timeout_seconds)
 
     def __enter__(self) -> Self:
@@ -73,7 +71,7 @@ class Worker:
     def run(self, item: WorkItem) -> UnitReport:
         """Do one unit and commit it. A clip that fails costs its own row."""
         clock = StageClock()
-        standing = self._journal.standing(item.unit.shard)
+        standing = self._journal.standing(item.unit.shard, item.volume)
         left = [part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing)]
         if not left:
             return _report(item.unit, standing[-1], clock, already_done=True)
@@ -81,7 +79,7 @@ class Worker:
         for batch in self._decoded(item.clips, shard, clock):
             shard.teach(batch)
         entry = shard.write()
-        already_done = not self._journal.commit(entry)
+        already_done = not self._journal.commit(entry, item.volume)
         return _report(item.unit, entry, clock, already_done=already_done)
 
     def _decoded(

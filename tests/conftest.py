@@ -23,8 +23,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # In CI a property test draws the same examples each time, so that a change is judged by what it changes; elsewhere it searches.
-settings.register_profile("ci", derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# How long one takes says nothing here: the first imports libraries, and other tests share the cores.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("here", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # P4D_FAULTS=20 makes the tests that kill writers and damage stores twenty times as long.
 FAULTS = int(os.environ.get("P4D_FAULTS", "1"))

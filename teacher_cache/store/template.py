@@ -32,18 +32,32 @@ def root_metadata(recipe: Recipe) -> bytes:
 
 
 def read_root(data: bytes, url: str) -> Recipe:
-    """The recipe in a root's ``zarr.json``. Refuses what is not a store of this format version."""
-    try:
-        attributes = json.loads(data)["attributes"]
-        version = attributes["format_version"]
-    except (ValueError, KeyError, TypeError):
+    """The recipe in a root's ``zarr.json``. Raises `BadInput` for what is not a store of this format version."""
+    version = read_version(data, url)
+    if version < FORMAT_VERSION:
         raise BadInput(
-            f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise BadInput(
-            f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use the matching release."
+            f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. "
+            f"`teacher-cache migrate {url}` brings it here."
         )
+    if version > FORMAT_VERSION:
+        raise BadInput(f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use a newer release.")
+    return read_recipe(data, url)
+
+
+def read_version(data: bytes, url: str) -> int:
+    """The format version in a root's ``zarr.json``. Raises `BadInput` for what is not a store."""
+    try:
+        version = json.loads(data)["attributes"]["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = None
+    if not isinstance(version, int) or version < 1:
+        raise BadInput(f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place")
+    return version
+
+
+def read_recipe(data: bytes, url: str) -> Recipe:
+    """The recipe in a root's ``zarr.json``. Raises `StoreDamaged` where it was changed."""
+    attributes = json.loads(data)["attributes"]
     try:
         recipe = Recipe.model_validate(attributes["recipe"])
     except (ValidationError, KeyError):

@@ -1,0 +1,110 @@
+"""The catalog in columns says what a plain walk over its rows would say."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.clip import Clip
+from schemas.errors import BadInput, StoreDamaged
+from teacher_cache.clips.tables import CLIPS, keys_of
+from teacher_cache.store import table as table_module
+from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows, read_catalog
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.table import StoredTable, create_table
+
+PER_SHARD = 4
+
+# A segment: for some videos, a content and how many windows it has (0: the video could not be probed).
+SEGMENTS = st.lists(
+    st.dictionaries(st.sampled_from("abcde"), st.tuples(st.sampled_from(["x", "y"]), st.integers(0, 3)), min_size=1), max_size=6
+)
+
+
+def clips(segment: dict[str, tuple[str, int]]) -> pa.Table:
+    rows = []
+    for video, (content, count) in segment.items():
+        same = {"video": f"s3://b/{video}.mp4", "video_id": video, "content_digest": content}
+        windows = [{"clip_id": f"{video}#{n}", "window_start": n, "window_stop": n + 4} for n in range(count)]
+        rows += [same | window for window in windows or [{"clip_id": video}]]
+    return pa.Table.from_pylist(rows, schema=CLIPS)
+
+
+def walked(rows: list[Clip]) -> dict[str, int]:
+    """The rule of the format, row by row."""
+    content = {clip.video_id: (clip.content_digest, clip.window is None) for clip in rows}
+    return {c.clip_id: c.row for c in rows if (c.content_digest, c.window is None) == content[c.video_id]}
+
+
+@given(SEGMENTS)
+def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
+    catalog, rows = Catalog(), []
+    for segment in segments:
+        added = numbered_rows(clips(segment), catalog.next_row(PER_SHARD))
+        rows += [Clip(**row) for row in added.to_pylist()]
+        catalog = catalog.with_rows(added)
+    expected = walked(rows)
+    assert catalog.current.tolist() == sorted(expected.values())
+    names = [*expected, "nobody"]
+    assert catalog.rows_of(names).tolist() == [*expected.values(), -1]
+    assert catalog.clips(catalog.current) == sorted((c for c in rows if c.row in expected.values()), key=lambda c: c.row)
+    assert all(catalog.latest_row(clip) == expected.get(clip.clip_id) for clip in rows)
+    for video in "abcde":
+        mine = [row for row in expected.values() if next(c for c in rows if c.row == row).video_id == video]
+        assert catalog.rows_of_videos([video]).tolist() == sorted(mine)
+        assert catalog.has_videos(keys_of([video]))[0] == any(c.video_id == video for c in rows)
+
+
+def test_segments_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long segments are cut, two of one number are not both taken, and what is read back is what was written."""
+    monkeypatch.setattr("teacher_cache.store.catalog._LONGEST_SEGMENT", 10)
+    objects = Objects(str(tmp_path))
+    many = clips({f"v{n}": ("x", 0) for n in range(30)})
+    grown = append_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
+    assert grown is not None
+    assert grown.segments == 4
+    assert append_rows(objects, Catalog(), numbered_rows(clips({"late": ("x", 0)}), 0), PER_SHARD) is None
+    again = append_rows(objects, grown, numbered_rows(clips({"v3": ("y", 0)}), grown.next_row(PER_SHARD)), PER_SHARD)
+    assert again is not None
+    read = read_catalog(objects)
+    assert read.rows == again.rows == 33
+    assert read.rows_of(["v3", "v4", "late"]).tolist() == [32, 4, -1]
+    assert read.table(read.rows_between(0, 30)).drop("row") == many
+    assert read.rows_between(28, 40).tolist() == [28, 29, 32]
+
+
+def test_two_ids_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teacher_cache.store.catalog.keys_of", lambda texts: np.array([len(t) for t in texts], np.uint64))
+    catalog = Catalog().with_rows(numbered_rows(clips({"a": ("x", 0), "bc": ("x", 0)}), 0))
+    catalog.require_distinct(pa.chunked_array([["bc", "a", "new"]]), np.array([1, 0, -1]))
+    with pytest.raises(BadInput, match="clip ids d and a have one key"):
+        catalog.require_distinct(pa.chunked_array([["bc", "d"]]), np.array([1, 0]))
+
+
+def test_a_long_table_is_read_in_part_and_checked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "_WHOLE", 0)
+    monkeypatch.setattr(table_module, "ROWS_PER_GROUP", 100)
+    objects = Objects(str(tmp_path))
+    written = pa.table({"a": list(range(250)), "b": [f"text {n * 7919}" for n in range(250)]})
+    file = create_table(objects, "t", written)
+    stored = StoredTable(objects, file)
+    assert stored.read(["b", "a"]) == written.select(["b", "a"])
+    assert stored.read(["a"], [1])["a"].to_pylist() == list(range(100, 200))
+    whole, rng = (tmp_path / file.key).read_bytes(), random.Random(1)
+    seen = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / file.key).write_bytes(damaged)
+        assert stored.check() is not None
+        try:
+            assert stored.read(["a", "b"]) == written  # a bit that no reader looks at
+        except StoreDamaged:
+            seen += 1
+    assert seen > 250
