@@ -11,7 +11,7 @@ from schemas.clip import ClipPolicy
 from schemas.recipe import Layout, Precision
 from schemas.signal import SIGNAL_NAMES, SignalName
 
-EncodingProfile = Literal["fine", "exact"]
+EncodingProfile = Literal["fine", "compact", "exact"]
 
 
 class VideoSource(Frozen):

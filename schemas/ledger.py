@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import SIGNAL_NAMES, SignalName, exact_array, is_exact_array
 
 PartName = SignalName | Literal["clock"]
 PARTS: tuple[PartName, ...] = ("clock", *SIGNAL_NAMES)
@@ -19,10 +19,14 @@ ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_
 """A key relative to the store. No part is empty or begins with a dot, so that none leads out of the store."""
 
 
+MOST_ROWS = 2**30
+"""Of a store. Readers make room for every row up to the last that the ledger speaks of."""
+
+
 class Unit(Frozen):
     """One unit of work: the rows of one shard, for a set of parts."""
 
-    shard: int = Field(ge=0)
+    shard: int = Field(ge=0, lt=MOST_ROWS)
     parts: tuple[PartName, ...] = Field(min_length=1)
     """In the order of `PARTS`."""
 
@@ -54,16 +58,22 @@ class ErrorFigure(Frozen):
 class RowOutcome(Frozen):
     """What became of one clip of the unit."""
 
-    row: int
+    row: int = Field(ge=0, lt=MOST_ROWS)
     clip_id: str
     status: Literal["committed", "failed"]
     reason: FailureReason | None = None
     detail: str | None = None
     decoder: str | None = None
     """Name and version of the decoder that gave the frames."""
-    optional_arrays: tuple[str, ...] = ()
-    """The optional arrays that hold a chunk of this clip."""
     errors: dict[str, ErrorFigure] = Field(default_factory=dict)
+    optional_arrays: tuple[str, ...] = ()
+    """Arrays that hold this clip in place of its signals' usual ones: ``SIGNAL_exact``."""
+
+    def holds(self, array: str) -> bool:
+        """Whether the row must have a chunk in an array of its unit."""
+        if self.status == "failed":
+            return False
+        return array in self.optional_arrays or not (is_exact_array(array) or exact_array(array) in self.optional_arrays)
 
 
 class WorkItem(Frozen):

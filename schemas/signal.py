@@ -54,3 +54,15 @@ SIGNALS: dict[SignalName, Signal] = {
 }
 
 Shape = tuple[int, ...]
+
+
+_EXACT = "_exact"
+
+
+def exact_array(array: str) -> str:
+    """The array that holds, in place of ``array``, the clips that its encoding cannot hold within its bound."""
+    return f"{array}{_EXACT}"
+
+
+def is_exact_array(array: str) -> bool:
+    return array.endswith(_EXACT)

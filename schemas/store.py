@@ -7,6 +7,9 @@ from pydantic import Field
 from schemas.base import Frozen, Sealed
 from schemas.ledger import ObjectKey
 
+LONGEST_SEGMENT = 2**20
+"""Rows. Longer ones are cut, so that reading one is never a matter of gigabytes."""
+
 
 class TableFile(Frozen):
     """A Parquet file as it was when it was created."""
@@ -25,7 +28,7 @@ class Segment(Sealed):
     """One segment of the catalog: consecutive rows from ``first_row``, each described by a row of the table."""
 
     first_row: int = Field(ge=0)
-    rows: int = Field(ge=1)
+    rows: int = Field(ge=1, le=LONGEST_SEGMENT)
     revises: bool
     """Whether any of its videos has earlier rows. Where no segment does, every row is current."""
     table: TableFile

@@ -276,4 +276,5 @@ def _clip_bytes(facts: JobFacts, part: PartName) -> int:
 
 
 def _arrays(facts: JobFacts, part: PartName) -> Sequence[StoredArray]:
-    return stored_arrays(facts.recipe, part, facts.shapes)
+    """The arrays that hold a part of a clip whose values the encoding can hold, as nearly all are."""
+    return [array for array in stored_arrays(facts.recipe, part, facts.shapes) if not array.optional]

@@ -122,10 +122,11 @@ class _Claim:
 
     def committed(self, clips_per_shard: int, retired: frozenset[int]) -> dict[int, tuple[int, str]]:
         """Place in the shard → (row, clip id) of every clip that must be in the object."""
+        array = array_of(self.key)
         return {
             row.row % clips_per_shard: (row.row, row.clip_id)
             for row in self.entry.rows
-            if row.status == "committed" and row.row not in retired
+            if row.holds(array) and row.row not in retired
         }
 
 

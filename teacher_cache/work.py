@@ -125,6 +125,8 @@ class _ShardInProgress:
         self._item, self._clock = item, clock
         self._signals: tuple[SignalName, ...] = tuple(part for part in item.unit.parts if part != "clock")
         self._outcomes: dict[int, RowOutcome] = {outcome.row: outcome for outcome in item.settled}
+        shapes = self._teacher.shapes
+        self._arrays = {a.name: a for part in item.unit.parts for a in stored_arrays(self._store.recipe, part, shapes)}
         self._chunks: dict[str, dict[int, bytes]] = {}
 
     def fail(self, clip: Clip, reason: FailureReason, detail: str) -> None:
@@ -157,17 +159,20 @@ class _ShardInProgress:
             errors[signal] = error
         place = clip.row % self._store.recipe.layout.clips_per_shard
         for name, values_ in arrays.items():
-            self._chunks.setdefault(name, {})[place] = encode_chunk(values_)
+            self._chunks.setdefault(name, {})[place] = encode_chunk(values_, self._arrays[name].compression)
         self._outcomes[clip.row] = RowOutcome(
-            row=clip.row, clip_id=clip.clip_id, status="committed", decoder=decoded.decoder, errors=errors
+            row=clip.row,
+            clip_id=clip.clip_id,
+            status="committed",
+            decoder=decoded.decoder,
+            errors=errors,
+            optional_arrays=tuple(name for name in arrays if self._arrays[name].optional),
         )
 
     def write(self) -> LedgerEntry:
         """Create the unit's shards; the entry returned is not yet committed."""
-        shapes = self._teacher.shapes
-        arrays = [a for part in self._item.unit.parts for a in stored_arrays(self._store.recipe, part, shapes)]
         objects: dict[str, StoredObject] = {}
-        for array in arrays:
+        for array in self._arrays.values():
             chunks = self._chunks.get(array.name, {})
             if chunks:  # Zarr writes no object for a shard without chunks
                 with self._clock.stage("put"):

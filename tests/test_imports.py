@@ -56,6 +56,19 @@ def test_imports_follow_the_design(package: str) -> None:
                 assert within(name, ALLOWED[package]), f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("package", OURS)
+def test_nothing_can_unpickle(package: str) -> None:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        used = {
+            name for name in imports(path) if within(name, ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"))
+        }
+        assert used <= {"pickle.UnpicklingError"}, path
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) in {"torch.load", "np.load"}:
+                safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}[ast.unparse(call.func)]
+                assert safe in map(ast.unparse, call.keywords), f"{path}, line {call.lineno}"
+
+
 def test_no_cycle_between_modules() -> None:
     modules = {
         ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p

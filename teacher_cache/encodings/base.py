@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,25 @@ from schemas.signal import Shape, Signal
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
+
+Values = np.ndarray[Any, Any]
+AnyArray = TypeVar("AnyArray", Values, "torch.Tensor")
+"""A numpy array or a tensor on any device: decoding is the same arithmetic on either."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The lossless codecs of one array, all of the Zarr v3 registry, so that any Zarr reader has them."""
+
+    codec: Literal["blosc", "zstd"] = "blosc"
+    """``blosc``: zstd behind Blosc's byte shuffle, for numbers wider than a byte. ``zstd``: zstd alone."""
+    level: int = 3
+    order: tuple[int, ...] | None = None
+    """The order in which a clip's axes are laid out before compression, outermost first; None keeps theirs."""
+
+
+SHUFFLED = Compression()
+"""What an array has that states no other; earlier stores know it alone."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +44,14 @@ class StoredArray:
     dtype: np.dtype[Any]
     dims: tuple[str, ...]
     missing: float | int
-    """The value that stands where there is no clip. Never a value that an encoding writes."""
+    """What the array holds throughout where there is no clip. No encoding writes a clip of nothing else."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    compression: Compression = SHUFFLED
+    optional: bool = False
+    """It holds only the clips that its signal's other arrays cannot hold, and in their place; the ledger names those clips."""
 
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, Values]
 """Stored array's name → one clip's values."""
 
 
@@ -44,16 +66,48 @@ class Encoding(Protocol):
         """The bound in words, kept in the array's attributes."""
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
-        """The arrays that hold the signal; the first is named after the signal."""
+        """The arrays that may hold the signal; the first is named after the signal."""
+
+    def signal_shape(self, stored: Shape) -> Shape:
+        """One clip's shape of the signal, given that of the first stored array."""
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """Encode one clip's raw signal, a float32 tensor on any device; the arithmetic runs on that device.
 
-        Returns little-endian arrays on the host and the measured error. The values must be finite.
+        Returns the arrays that hold this clip, little-endian on the host, and the measured error. A figure that is not
+        within its bound, NaN included, says that the arrays do not hold the clip.
         """
 
-    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Physical values as float32. Arrays may have a leading clip axis. Depth is positive, not its log."""
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        """Physical values as float32, of the arrays that `encode` gave; of tensors, a tensor on their device.
+
+        Arrays may have a leading clip axis. Depth is positive, not its log.
+        """
+
+
+def to_float32(values: AnyArray) -> AnyArray:
+    """The values as float32; integers become a new array."""
+    return values.astype(np.float32, copy=False) if isinstance(values, np.ndarray) else values.float()
+
+
+def to_int16(values: AnyArray) -> AnyArray:
+    """The values, int8, as a new array of int16."""
+    return values.astype(np.int16) if isinstance(values, np.ndarray) else values.short()
+
+
+def bytes_to_float32(values: AnyArray) -> AnyArray:
+    """int8 (..., 4, n), the bytes of little-endian float32 numbers, as float32 (..., n)."""
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values.swapaxes(-1, -2)).view("<f4")[..., 0]
+    return values.transpose(-1, -2).contiguous().view(values.float().dtype)[..., 0]
+
+
+def copied(values: AnyArray) -> AnyArray:
+    return values.copy() if isinstance(values, np.ndarray) else values.clone()
+
+
+def exp(values: AnyArray) -> AnyArray:
+    return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
 
 
 def figure(measure: str, error: torch.Tensor, values: torch.Tensor, measured: float, bound: float) -> ErrorFigure:

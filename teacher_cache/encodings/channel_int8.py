@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import Arrays, StoredArray, figure
+from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray, figure, to_float32
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -42,6 +42,9 @@ class ChannelInt8:
             ),
         )  # fmt: skip
 
+    def signal_shape(self, stored: Shape) -> Shape:
+        return stored
+
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         values = raw.float()
         largest = values.abs().amax(dim=tuple(range(1, values.ndim - 1)))  # (layer, channel)
@@ -58,8 +61,8 @@ class ChannelInt8:
         }
         return arrays, figure("error over the channel's largest magnitude", error, values, measured, _BOUND)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        values = arrays[signal.name].astype(np.float32)
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        values = to_float32(arrays[signal.name])
         scale = arrays[f"{signal.name}_scale"]  # (..., layer, channel)
         values *= scale.reshape(*scale.shape[:-1], *(1,) * (len(signal.dims) - 2), scale.shape[-1])
         return values

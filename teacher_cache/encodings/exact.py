@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import Arrays, StoredArray
+from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray, exp, to_float32
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -33,10 +33,13 @@ class Exact:
         }
         return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes),)
 
+    def signal_shape(self, stored: Shape) -> Shape:
+        return stored
+
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         stored = raw.float().cpu().contiguous().numpy().astype("<f4", copy=False)
         return {signal.name: stored}, ErrorFigure(measure="absolute error", measured=0.0, bound=0.0, relative_rms=0.0)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        values = arrays[signal.name].astype(np.float32)
-        return np.exp(values, out=values) if self.logarithm else values
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        values = to_float32(arrays[signal.name])
+        return exp(values) if self.logarithm else values

@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import Arrays, StoredArray, figure
+from teacher_cache.encodings.base import SHUFFLED, AnyArray, Arrays, Compression, StoredArray, exp, figure, to_float32
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -31,6 +31,7 @@ class UniformInteger:
     logarithm: bool = False
     """The stored quantity is the natural log; `decode` gives its exponential, and the error is relative to the value."""
     bound: float = 0.0
+    compression: Compression = SHUFFLED
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         attributes = {
@@ -42,7 +43,10 @@ class UniformInteger:
             "encoding": self.name,
             "error_bound": self.statement,
         }
-        return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes),)
+        return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes, self.compression),)
+
+    def signal_shape(self, stored: Shape) -> Shape:
+        return stored
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         values = raw.float() if self.clip is None else raw.float().clamp(-self.clip, self.clip)
@@ -57,6 +61,8 @@ class UniformInteger:
             return stored, figure("relative error", relative * physical, physical, float(relative.abs().max()), self.bound)
         return stored, figure(f"absolute error in {signal.units}", error, values, float(error.abs().max()), self.bound)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        values = arrays[signal.name].astype(np.float32) * np.float32(self.step) + np.float32(self.offset)
-        return np.exp(values, out=values) if self.logarithm else values
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        values = to_float32(arrays[signal.name])
+        values *= self.step
+        values += self.offset
+        return exp(values) if self.logarithm else values

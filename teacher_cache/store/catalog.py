@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
-from schemas.store import Segment, TableFile
+from schemas.store import LONGEST_SEGMENT, Segment, TableFile
 from teacher_cache.clips.tables import CLIPS, Keys, keys_of
 from teacher_cache.store.layout import CATALOG, SEGMENT, numbered
 from teacher_cache.store.objects import Objects
@@ -28,9 +28,6 @@ from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table,
 _KEYS = ("clip_key", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
 _TEXTS = ("row", *CLIPS.names)
-
-# Segments longer than this are cut, so that reading one is never a matter of gigabytes.
-_LONGEST_SEGMENT = 2**20
 
 Rows = NDArray[np.int64]
 _NONE = -1
@@ -234,7 +231,7 @@ def _read_segment(data: bytes, key: str, url: str) -> Segment:
 
 def append_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> Catalog | None:
     """Append rows as one or more segments; the catalog with them. None if another run appended first: read it again."""
-    longest = _LONGEST_SEGMENT // clips_per_shard * clips_per_shard
+    longest = LONGEST_SEGMENT // clips_per_shard * clips_per_shard
     for start in range(0, rows.num_rows, longest):
         part = _with_keys(rows.slice(start, longest))
         revises = bool(np.isin(part["video_key"].to_numpy(), catalog._video_keys).any())  # noqa: SLF001  # its own module

@@ -11,9 +11,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from numcodecs.zstd import Zstd
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
-_LEVEL = 3
+from teacher_cache.encodings.base import SHUFFLED, Compression, StoredArray
+
 _CHECKSUM_BYTES = 4
 
 
@@ -22,17 +24,33 @@ def _shuffle(dtype: np.dtype[Any]) -> str:
     return "noshuffle" if dtype.itemsize == 1 else "shuffle"
 
 
-def zarr_codecs(dtype: np.dtype[Any]) -> tuple[BytesCodec, BloscCodec, Crc32cCodec]:
-    """The codec chain that an array's metadata states: little-endian bytes, blosc with zstd, crc32c."""
-    blosc = BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=_LEVEL, shuffle=_shuffle(dtype), blocksize=0)  # type: ignore[arg-type]
-    return BytesCodec(endian="little"), blosc, Crc32cCodec()
+def zarr_codecs(array: StoredArray) -> tuple[list[TransposeCodec], BytesCodec, list[BloscCodec | ZstdCodec | Crc32cCodec]]:
+    """The codec chain that an array's metadata states, as Zarr's (filters, serializer, compressors).
+
+    The axes in the array's order of layout, little-endian bytes, the compressor, crc32c.
+    """
+    compression, item_size = array.compression, array.dtype.itemsize
+    filters = []
+    if compression.order is not None:
+        filters.append(TransposeCodec(order=(0, *(axis + 1 for axis in compression.order))))  # the clip axis stays first
+    compressor: BloscCodec | ZstdCodec
+    if compression.codec == "zstd":
+        compressor = ZstdCodec(level=compression.level)
+    else:
+        shuffle = _shuffle(array.dtype)
+        compressor = BloscCodec(typesize=item_size, cname="zstd", clevel=compression.level, shuffle=shuffle, blocksize=0)  # type: ignore[arg-type]
+    return filters, BytesCodec(endian="little"), [compressor, Crc32cCodec()]
 
 
-def encode_chunk(values: np.ndarray[Any, Any]) -> bytes:
+def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFLED) -> bytes:
     """The chunk's bytes under `zarr_codecs`. ``values`` are one clip's, in the array's dtype."""
-    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    shuffle = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}[_shuffle(values.dtype)]
-    packed = Blosc(cname="zstd", clevel=_LEVEL, shuffle=shuffle, blocksize=0).encode(little)
+    laid_out = values if compression.order is None else values.transpose(compression.order)
+    little = np.ascontiguousarray(laid_out, dtype=values.dtype.newbyteorder("<"))
+    if compression.codec == "zstd":
+        packed = Zstd(level=compression.level).encode(little)
+    else:
+        shuffle = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}[_shuffle(values.dtype)]
+        packed = Blosc(cname="zstd", clevel=compression.level, shuffle=shuffle, blocksize=0).encode(little)
     return bytes(packed) + checksum(packed)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.base import Sealed, canonical_json
 from schemas.errors import StoreDamaged
-from schemas.ledger import LedgerEntry, PartName, Retirement, RowOutcome
+from schemas.ledger import MOST_ROWS, LedgerEntry, PartName, Retirement, RowOutcome
 from schemas.report import ClipCounts
 from schemas.store import VolumeRecord
 from teacher_cache.store.layout import (
@@ -178,6 +178,8 @@ def _put(arrays: dict[str, NDArray[Any]], name: str, places: NDArray[np.int64], 
     if not len(places):
         return
     array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(places.max()) + 1
+    if needed > MOST_ROWS or places.min() < 0:
+        raise StoreDamaged(f"the ledger speaks of rows {places.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
     if needed > len(array):
         # Half as much again, so that growing by one volume after another stays linear.
         array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])
@@ -198,7 +200,13 @@ def _state(texts: Mapping[str, bytes], url: str) -> pa.Table:
     Their digests say that they are what a worker wrote, so they are not validated field by field: there may be thousands.
     """
     entries = [_in_place(key, unsealed(data, key, url), url) for key, data in texts.items()]
-    return pa.Table.from_pylist([_state_of(entry) for entry in entries], schema=_STATE)
+    try:
+        return pa.Table.from_pylist([_state_of(entry) for entry in entries], schema=_STATE)
+    except (LookupError, TypeError, AttributeError, OverflowError, pa.ArrowException):
+        # Someone else's: each one's digest holds, and it is not what a worker writes.
+        for key, data in texts.items():
+            unseal(LedgerEntry, data, key, url)
+        raise
 
 
 def _state_of(entry: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +224,7 @@ def _state_of(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_place(key: str, entry: dict[str, Any], url: str) -> dict[str, Any]:
-    if shard_of(key) != entry["unit"]["shard"]:
+    if not isinstance(entry.get("unit"), dict) or entry["unit"].get("shard") != shard_of(key):
         raise StoreDamaged(f"the ledger entry {key} of {url} is about another shard; it was copied or renamed. {REPAIR_ADVICE}")
     return entry
 

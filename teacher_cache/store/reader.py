@@ -21,8 +21,8 @@ from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, Sto
 from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
-from schemas.signal import SIGNALS, Shape, SignalName
-from teacher_cache.encodings.base import StoredArray
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.catalog import Catalog
@@ -32,6 +32,8 @@ from teacher_cache.store.records import REPAIR_ADVICE, unseal
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
+    import torch
+
     from teacher_cache.heads.frozen import FrozenHeads
     from teacher_cache.store.dataset import CachedTargets
 
@@ -42,6 +44,8 @@ _CLOCK = ("timestamps", "frame_index")
 _HINTS_AMONG = 10_000
 
 Values = np.ndarray[Any, Any]
+Stored = dict[str, list[Arrays]]
+"""Signal → for each clip, the stored arrays that hold it."""
 
 
 def open_cache(url: str) -> Cache:
@@ -115,13 +119,41 @@ class Cache:
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, and
         `StoreDamaged` where a committed chunk is gone or fails its checksum.
         """
+        stored = self.read_stored(signals, clip_ids)
+        return {
+            name: np.stack([self._decoded(name, clip) for clip in clips]) if clips else self._nothing(name)
+            for name, clips in stored.items()
+        }
+
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
+        """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
+
+        Raises what `read` raises.
+        """
         parts = [self._part(name) for name in signals]
         rows = self._readable_rows(clip_ids, parts)
-        wanted = [array for name in signals for array in self._arrays_of(name)]
         with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
-            fetches = {(a.name, row): readers.submit(self._fetch, a, row) for a in wanted for row in rows}
-            fetched = {key: future.result() for key, future in fetches.items()}
-        return {name: self._stack(name, rows, fetched) for name in signals}
+            fetches = {
+                name: [{a.name: readers.submit(self._fetch, a, row) for a in self._arrays_at(name, row)} for row in rows]
+                for name in signals
+            }
+            return {
+                name: [{key: future.result() for key, future in clip.items()} for clip in clips]
+                for name, clips in fetches.items()
+            }
+
+    def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        def moved(values: Values) -> torch.Tensor:
+            return torch.from_numpy(np.require(values, requirements="W")).to(device, non_blocking=True)
+
+        decoded = {}
+        for name, clips in stored.items():
+            tensors = [self._decoded(name, {key: moved(values) for key, values in clip.items()}) for clip in clips]
+            decoded[name] = torch.stack(tensors) if tensors else moved(self._nothing(name))
+        return decoded
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -163,15 +195,22 @@ class Cache:
         close = difflib.get_close_matches(name, set(self._catalog.table(rows, [column])[column].to_pylist()), n=1)
         return f" Did you mean {close[0]!r}?" if close else ""
 
-    def _stack(self, name: str, rows: Sequence[int], fetched: Mapping[tuple[str, int], Values]) -> Values:
-        arrays = self._arrays_of(name)
-        if not rows:
-            return np.empty((0, *arrays[0].shape), dtype=arrays[0].dtype if name in _CLOCK else np.float32)
+    def _decoded(self, name: str, arrays: Mapping[str, AnyArray]) -> AnyArray:
+        """One clip's values of what ``signals`` may name."""
         if name in _CLOCK:
-            return np.stack([fetched[name, row] for row in rows])
+            return arrays[name]
         signal = SIGNALS[cast("SignalName", name)]
-        decoder = encoding(signal.name, self.recipe.encodings[signal.name])
-        return np.stack([decoder.decode(signal, {a.name: fetched[a.name, row] for a in arrays}) for row in rows])
+        return self._encoding(signal.name).decode(signal, arrays)
+
+    def _nothing(self, name: str) -> Values:
+        """The values of no clips."""
+        if name in _CLOCK:
+            (array,) = self._arrays_of(name)
+            return np.empty((0, *array.shape), array.dtype)
+        return np.empty((0, *self._signal_shape(cast("SignalName", name))), np.float32)
+
+    def _encoding(self, signal: SignalName) -> Encoding:
+        return encoding(signal, self.recipe.encodings[signal])
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in _CLOCK else name
@@ -226,8 +265,21 @@ class Cache:
         if name in _CLOCK:
             return tuple(a for a in clock_arrays(self.recipe.clips.frames) if a.name == name)
         signal = cast("SignalName", name)
-        shape: Shape = self._zarr_array(name).shape[1:]
-        return stored_arrays(self.recipe, signal, {signal: shape})
+        return stored_arrays(self.recipe, signal, {signal: self._signal_shape(signal)})
+
+    def _arrays_at(self, name: str, row: int) -> list[StoredArray]:
+        """The arrays that hold a committed row."""
+        is_exact = bool(self._ledger.has_optional(exact_array(name), np.array([row]))[0])
+        return [array for array in self._arrays_of(name) if array.optional == is_exact]
+
+    def _signal_shape(self, signal: SignalName) -> Shape:
+        if signal not in self._shapes:
+            raise StoreDamaged(f"the metadata of the array {signal} of {self.url} is gone, or not that of such an array")
+        return self._shapes[signal]
+
+    @cached_property
+    def _shapes(self) -> dict[SignalName, Shape]:
+        return self._store.shapes()
 
     def _fetch(self, array: StoredArray, row: int) -> Values:
         try:
@@ -237,9 +289,8 @@ class Cache:
                 f"row {row} of {array.name} in {self.url} cannot be read ({error}); "
                 "`teacher-cache verify` lists what is damaged"
             ) from None
-        # Zarr gives a missing chunk as fill values, which no encoding writes; one value tells.
-        first = values.flat[0]
-        if first == array.missing or (first != first and array.missing != array.missing):  # noqa: PLR0124  # NaN
+        # Zarr gives a missing chunk as fill values; no encoding writes a clip of nothing else.
+        if _is_all(values, array.missing):
             raise StoreDamaged(
                 f"row {row} of {array.name} in {self.url} is committed, but its chunk is gone; "
                 "`teacher-cache verify` lists what is damaged"
@@ -264,6 +315,13 @@ class Cache:
         if len(found) == 1:
             raise StoreDamaged(f"{self.url} has {min(found)}, and the other half of its heads is gone; {REPAIR_ADVICE}")
         return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
+
+
+def _is_all(values: Values, missing: float) -> bool:
+    def is_missing(value: Any) -> Any:
+        return np.isnan(value) if np.isnan(missing) else value == missing
+
+    return bool(is_missing(values.flat[0]) and is_missing(values).all())
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:

@@ -14,7 +14,8 @@ from schemas.heads import HeadsCard
 from schemas.ledger import PARTS, PartName
 from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
-from schemas.signal import Shape, SignalName
+from schemas.signal import SIGNALS, Shape, SignalName
+from teacher_cache.encodings.registry import encoding
 from teacher_cache.store.catalog import Catalog, append_rows, read_catalog
 from teacher_cache.store.layout import (
     HEADS_CARD,
@@ -63,8 +64,12 @@ class Store:
     def shapes(self) -> dict[SignalName, Shape]:
         """One clip's shape of each signal, by its array's metadata; without the signals whose metadata cannot be read."""
         found = self.objects.get_many([metadata_key(signal) for signal in self.signals])
-        shapes = {signal: array_shape(found.get(metadata_key(signal), b"")) for signal in self.signals}
-        return {signal: shape for signal, shape in shapes.items() if shape is not None}
+        shapes: dict[SignalName, Shape] = {}
+        for signal in self.signals:
+            stored = array_shape(found.get(metadata_key(signal), b""))
+            if stored is not None and len(stored) == len(SIGNALS[signal].dims):  # no encoding adds or drops an axis
+                shapes[signal] = encoding(signal, self.recipe.encodings[signal]).signal_shape(stored)
+        return shapes
 
     def catalog(self) -> Catalog:
         return read_catalog(self.objects)

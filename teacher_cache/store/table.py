@@ -66,6 +66,7 @@ class StoredTable:
         file = self._file
         try:
             with self._opened() as parquet:
+                _require_our_groups(parquet.metadata)
                 wanted = list(range(parquet.num_row_groups) if groups is None else groups)
                 # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
                 return parquet.read_row_groups(wanted, columns=list(columns), use_threads=False)
@@ -100,6 +101,13 @@ class StoredTable:
             raise StoreDamaged(
                 f"{self._file.key} of {self._objects.url} is gone, or not what its record names. {REPAIR_ADVICE}"
             )
+
+
+def _require_our_groups(footer: pq.FileMetaData) -> None:
+    """Row groups are read whole. Raises `pa.ArrowInvalid` for longer ones than are ever written: a few bytes can claim them."""
+    longest = max((footer.row_group(number).num_rows for number in range(footer.num_row_groups)), default=0)
+    if longest > ROWS_PER_GROUP:
+        raise pa.ArrowInvalid(f"a row group of {longest} rows, and at most {ROWS_PER_GROUP} are written")
 
 
 class _RangeFile(io.RawIOBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import zarr
@@ -74,6 +75,7 @@ def read_recipe(data: bytes, url: str) -> Recipe:
 def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes:
     """``zarr.json`` of an array: clip axis first, one chunk a clip, one shard ``clips_per_shard`` clips."""
     memory = MemoryStore()
+    filters, serializer, compressors = zarr_codecs(array)
     zarr.create_array(
         memory,
         name=array.name,
@@ -81,8 +83,9 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
         dtype=array.dtype,
         chunks=(1, *array.shape),
         shards=(clips_per_shard, *array.shape),
-        serializer=zarr_codecs(array.dtype)[0],
-        compressors=zarr_codecs(array.dtype)[1:],
+        filters=filters,
+        serializer=serializer,
+        compressors=compressors,
         fill_value=array.missing,
         dimension_names=("clip", *array.dims),
         attributes=dict(array.attributes),
@@ -96,13 +99,18 @@ def array_rows(metadata: bytes) -> int:
     return int(json.loads(metadata)["shape"][0])
 
 
+# Some twenty times the values of the largest teacher's F4D. What reads a clip makes room for all of its values at once.
+_MOST_VALUES = 2**28
+
+
 def array_shape(metadata: bytes) -> Shape | None:
-    """One clip's shape; None if this is not an array's metadata."""
+    """One clip's shape; None if this is not an array's metadata, or that of one too large to be a clip's."""
     try:
-        whole = tuple(json.loads(metadata)["shape"])
+        _, *shape = json.loads(metadata)["shape"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return whole[1:] if all(isinstance(length, int) for length in whole) and len(whole) > 1 else None
+    is_shape = shape and all(isinstance(length, int) and length > 0 for length in shape)
+    return tuple(shape) if is_shape and math.prod(shape) <= _MOST_VALUES else None
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:

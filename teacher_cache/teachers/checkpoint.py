@@ -5,11 +5,11 @@ Nothing in a file is ever executed: a ``.ckpt`` is opened for its tensors alone,
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ def _open_lightning(path: Path) -> dict[str, Tensor]:
         raise _truncated(path, "it starts as a zip file, and the end is missing")
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise BadInput(
             f"{path} holds Python objects besides tensors ({found[1] if found else 'of a kind that is not allowed'}), "

@@ -76,8 +76,8 @@ def test_what_is_read_is_what_the_teacher_gave(tiny_store: Path, videos: Path) -
         np.testing.assert_allclose(read["flow"][place], raw["flow"], atol=1 / 32 + 1e-4)
         np.testing.assert_allclose(read["motion"][place], raw["motion"].clip(-8, 8), atol=1 / 16 + 1e-4)
         np.testing.assert_allclose(read["camray"][place], raw["camray"], atol=1e-4)
-        largest = np.abs(raw["f4d"]).max(axis=(1, 2, 3), keepdims=True)
-        assert (np.abs(read["f4d"][place] - raw["f4d"]) <= largest / 250).all()
+        error, power = (np.square(x).mean(axis=(1, 2, 3)) for x in (read["f4d"][place] - raw["f4d"], raw["f4d"]))
+        assert (error <= 0.0101**2 * power).all()  # the batch differs from the run's, and with it the order of some sums
         assert tuple(read["frame_index"][place]) == clip.clock.frame_index
         np.testing.assert_array_equal(read["timestamps"][place], clip.clock.timestamps_seconds)
     assert all(v.dtype == np.float32 for k, v in read.items() if k in ALL)

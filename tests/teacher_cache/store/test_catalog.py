@@ -63,7 +63,7 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
 
 def test_segments_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long segments are cut, two of one number are not both taken, and what is read back is what was written."""
-    monkeypatch.setattr("teacher_cache.store.catalog._LONGEST_SEGMENT", 10)
+    monkeypatch.setattr("teacher_cache.store.catalog.LONGEST_SEGMENT", 10)
     objects = Objects(str(tmp_path))
     many = clips({f"v{n}": ("x", 0) for n in range(30)})
     grown = append_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)

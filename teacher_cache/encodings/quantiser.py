@@ -1,0 +1,95 @@
+"""Values → integers whose step is set, channel by channel, by a bound on the RMS error. The torch half of `ChannelRMS`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+# Steps that are tried, as shares of sqrt(12) × bound × RMS, the step whose error is just the bound on average over values
+# that spread over many steps: about half of the channels are within it, and most others by the next. At the last one the
+# bound holds even if every value lies half a step off: sqrt(12) × 0.57 / 2 < 1.
+_SHARES = (1.0, 0.99, 0.98, 0.96, 0.93, 0.85, 0.57)
+
+
+class Quantised(NamedTuple):
+    """Some channels of one layer in steps, and what has each channel back: (low + 256 × high + centre) × scale."""
+
+    low: torch.Tensor
+    """int8 (time, y, x, channel)."""
+    high: torch.Tensor
+    """int8 (time, y, x, channel)."""
+    scale: torch.Tensor
+    """float32 (channel,)."""
+    centre: torch.Tensor
+    """int8 (channel,): the mean in steps."""
+    delta: torch.Tensor
+    """bool (channel,): whether time steps differ by less than they vary."""
+    error: torch.Tensor
+    """float64 (channel,): mean square of the error; infinite or NaN where float32 cannot hold the channel so."""
+    power: torch.Tensor
+    """float64 (channel,): mean square of the values."""
+
+
+def quantise(values: torch.Tensor, bound: float) -> Quantised:
+    """Quantise channels of one layer, float32 (time, y, x, channel), each to an RMS error of at most ``bound`` × its RMS."""
+    tokens = values.reshape(-1, values.shape[-1])
+    # Each channel is brought to a largest magnitude in [1, 2) by a power of two, which rounds nothing: then squares neither
+    # overflow nor vanish.
+    unit = torch.ldexp(torch.ones_like(tokens[0]), torch.frexp(tokens.abs().amax(0)).exponent - 1)
+    tokens = tokens / unit
+    rms = tokens.square().mean(0).sqrt()
+    integers, scale, error = _within(tokens, bound, rms)
+    holds = (scale * unit / unit == scale) & torch.isfinite((2 + scale) * unit)
+    error = torch.where(holds, error, math.inf)
+
+    centre = (tokens.mean(0) / scale).round()
+    frames = tokens.view(values.shape[0], -1, values.shape[-1])
+    delta = _mean_square(frames[1:] - frames[:-1]) < _mean_square(frames[1:] - centre * scale)
+    centred = integers.sub_(centre).short().view_as(values)
+    low = centred.to(torch.int8)  # its low byte
+    high = ((centred - low) >> 8).to(torch.int8)
+    square = unit.double().square()
+    return Quantised(
+        low, high, scale * unit, centre.to(torch.int8), delta, error.double().square() * square, rms.double().square() * square
+    )
+
+
+def relative_rms(blocks: Sequence[Quantised]) -> tuple[float, float]:
+    """RMS of the error over that of the values, (of the worst layer and channel, of all): NaN where one is."""
+    error, power = torch.cat([q.error for q in blocks]), torch.cat([q.power for q in blocks])
+    least = torch.finfo(power.dtype).tiny  # a channel of zeros has neither an error nor a power
+    worst, overall = (error / power.clamp_min(least)).max(), error.sum() / power.sum().clamp_min(least)
+    return float(worst.sqrt()), float(overall.sqrt())
+
+
+def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(tokens (token, channel) in steps, as whole float32; each channel's step; its RMS error, at most ``bound`` × ``rms``)."""
+    nominal = torch.where(rms > 0, math.sqrt(12) * bound * rms, torch.ones_like(rms))
+    scale = _short(nominal)
+    integers, error = _rounded(tokens, scale)
+    for share in _SHARES[1:]:
+        beyond = (error > bound * rms).nonzero().squeeze(1)
+        if not len(beyond):
+            break
+        scale[beyond] = _short(nominal[beyond] * share)
+        integers[:, beyond], error[beyond] = _rounded(tokens[:, beyond], scale[beyond])
+    return integers, scale, error
+
+
+def _short(steps: torch.Tensor) -> torch.Tensor:
+    """Of eight significant bits, which are enough for a step and compress better than 24."""
+    return steps.bfloat16().float()
+
+
+def _rounded(tokens: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens in steps, rounded; the RMS error of each channel)."""
+    integers = (tokens / scale).round_()
+    return integers, _mean_square(integers * scale - tokens).sqrt()
+
+
+def _mean_square(values: torch.Tensor) -> torch.Tensor:
+    """Over all axes but the last."""
+    return values.square().mean(tuple(range(values.dim() - 1)))

@@ -1,0 +1,71 @@
+"""A store without our reader: xarray shows its maps in physical units, and every Zarr reader finds the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from conftest import Command, Jobs
+
+from schemas.signal import SIGNALS
+from teacher_cache import open_cache
+
+MAPS = ("depth", "flow", "motion", "camray")
+
+
+@pytest.fixture
+def dataset(tiny_store: Path) -> xarray.Dataset:
+    return xarray.open_zarr(tiny_store, consolidated=False)
+
+
+def test_xarray_names_axes_units_and_meanings(dataset: xarray.Dataset) -> None:
+    for name, signal in SIGNALS.items():
+        array = dataset[name]
+        assert array.dims == ("clip", *signal.dims)
+        assert array.attrs["long_name"] == (f"natural log of: {signal.meaning}" if name == "depth" else signal.meaning)
+        assert array.attrs["units"] == ("ln(1)" if name == "depth" else signal.units)
+        assert array.attrs["error_bound"]
+    assert dataset["timestamps"].dims == dataset["frame_index"].dims == ("clip", "frame")
+    assert dataset["timestamps"].attrs["long_name"] == "presentation time of the frame in its video"
+
+
+def test_xarray_gives_what_our_reader_gives(dataset: xarray.Dataset, tiny_store: Path) -> None:
+    cache = open_cache(str(tiny_store))
+    rows = cache.clips["row"].to_pylist()
+    ours = cache.read([*MAPS, "frame_index"], cache.clips["clip_id"].to_pylist())
+    shown = {name: dataset[name].values[rows] for name in ours}
+    np.testing.assert_allclose(np.exp(shown["depth"]), ours["depth"], rtol=1e-5)
+    for name in ("flow", "motion", "camray", "frame_index"):
+        np.testing.assert_allclose(shown[name], ours[name], rtol=1e-6, atol=1e-6)
+    assert all(np.unique(shown[name]).size > 1 for name in MAPS)
+
+
+def test_zarr_and_tensorstore_read_the_same_numbers_as_we_do(tiny_store: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    cache = open_cache(str(tiny_store))
+    rows = cache.clips["row"].to_pylist()
+    ours = cache.read(["flow", "motion"], cache.clips["clip_id"].to_pylist())
+    for name, array in zarr.open_group(tiny_store, mode="r").arrays():
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tiny_store / name)}}
+        stored = tensorstore.open(spec, read=True, open=True).result().read().result()
+        np.testing.assert_array_equal(stored, np.asarray(array))
+        if name in ours:
+            decoded = stored[rows].astype(np.float32) * np.float32(array.attrs["scale_factor"])
+            np.testing.assert_array_equal(decoded + np.float32(array.attrs["add_offset"]), ours[name])
+
+
+def test_what_has_no_clip_reads_as_missing_never_as_zero(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "broken.mp4").write_text("no video")
+    (folder / "good.mp4").write_bytes((jobs.videos / "scene-0.mp4").read_bytes())
+    store = tmp_path / "store"
+    job = jobs.write(store, videos={"glob": f"{folder}/*.mp4"}, layout={"clips_per_shard": 3})
+    assert teacher_cache_command("run", job).status == 1
+    dataset = xarray.open_zarr(store, consolidated=False)
+    for name in (*MAPS, "f4d", "timestamps", "frame_index"):
+        assert np.isnan(dataset[name].values[0]).all()
+        assert np.isfinite(dataset[name].values[1]).all()

@@ -1,0 +1,87 @@
+"""Targets as they are stored: what a trainer moves to its device, and clips that an encoding could not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from conftest import Jobs
+
+from schemas.job import Job, TeacherJob
+from schemas.signal import SIGNAL_NAMES
+from teacher_cache import open_cache
+from teacher_cache.clips.decode import decode_clip
+from teacher_cache.run import run_job
+from teacher_cache.teachers.l4p import L4P, PRESETS
+from teacher_cache.teachers.registry import family
+from teacher_cache.teachers.seeded import seed_weights
+from teacher_cache.verify import verify
+
+NAMES = [*SIGNAL_NAMES, "timestamps"]
+
+
+def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> None:
+    cache = open_cache(str(tiny_store))
+    ids = ["scene-2.mp4", "scene-0.mp4"]
+    stored, read = cache.read_stored(NAMES, ids), cache.read(NAMES, ids)
+    dtypes = {name: clip[name].dtype for name in NAMES for clip in stored[name]}
+    assert dtypes == {
+        "f4d": np.int8,
+        "depth": np.int16,
+        "flow": np.int16,
+        "motion": np.int8,
+        "camray": "f4",
+        "timestamps": "f8",
+    }
+    decoded = cache.decode(stored, device="cuda" if torch.cuda.is_available() else "cpu")
+    assert list(decoded) == NAMES
+    for name, tensor in decoded.items():
+        assert tensor.dtype == (torch.float64 if name == "timestamps" else torch.float32)
+        torch.testing.assert_close(tensor.cpu(), torch.from_numpy(read[name]), rtol=1e-6, atol=0)
+    nothing = cache.decode(cache.read_stored(NAMES, []))
+    assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
+
+
+@pytest.fixture
+def wild(tmp_path: Path) -> TeacherJob:
+    """A teacher whose flow, at 5000 pixels, is beyond what 16 bits hold at 1/16 pixel."""
+    model = L4P(PRESETS["tiny"])
+    seed_weights(model, seed=1)
+    state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    last = [name for name in state if "flow_2d_backward" in name and name.endswith("head2.2.bias")]
+    assert last
+    for name in last:
+        state[name] += 5000
+    torch.save({"state_dict": state}, tmp_path / "wild.ckpt")
+    return TeacherJob(preset="tiny", weights=str(tmp_path / "wild.ckpt"))
+
+
+def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
+    jobs: Jobs, videos: Path, wild: TeacherJob, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    job = jobs.value(store, teacher=wild.model_dump(), signals=["depth", "flow"], videos={"glob": f"{videos}/scene-[01].mp4"})
+    job["engine"]["batch"] = 1
+    assert run_job(Job.model_validate(job)).clips.committed == 2
+    assert not verify(str(store)).findings
+
+    cache = open_cache(str(store))
+    read = cache.read(["flow", "depth"], ["scene-1.mp4"])
+    frames = torch.from_numpy(decode_clip(str(videos / "scene-1.mp4"), cache.recipe.clips).frames)[None]
+    raw = family("l4p").load(wild, "cpu").raw(frames, ["flow"])
+    np.testing.assert_array_equal(read["flow"], raw["flow"].numpy())
+    stored = cache.read_stored(["flow", "depth"], ["scene-1.mp4"])
+    assert [list(clip) for clip in stored["flow"] + stored["depth"]] == [["flow_exact"], ["depth"]]
+    torch.testing.assert_close(cache.decode(stored)["flow"], raw["flow"], rtol=0, atol=0)
+
+    shown = xarray.open_zarr(str(store), consolidated=False)
+    assert np.isnan(shown["flow"].values).all()  # never a value that is not so
+    np.testing.assert_array_equal(shown["flow_exact"].values[1], read["flow"][0])
+
+    (store / "flow_exact/c/0/0/0/0/0").unlink()
+    assert [(f.kind, f.key.split("/")[0], f.clip_ids) for f in verify(str(store)).findings] == [
+        ("missing", "flow_exact", ("scene-0.mp4", "scene-1.mp4"))
+    ]
