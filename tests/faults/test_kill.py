@@ -14,18 +14,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 from conftest import FAULTS, Command, Jobs, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_proxy import Fault, S3Proxy, proxy
 from writer import Outcome, Stop, Writers, writers
 
 from schemas.errors import StoreNotFound
 from schemas.job import Job
 from teacher_cache import open_cache
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.reader import Values
 from teacher_cache.verify import collect_garbage, verify
 
@@ -239,6 +241,42 @@ def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
             _reads_right(job, volumes)
 
     holds()
+
+
+FAULTS_OF_S3: tuple[Fault, ...] = get_args(Fault)
+
+
+def test_killed_or_misled_over_s3(begin: Task, s3: str) -> None:
+    """Requests that the writer never heard of again, that came twice, and that came when all was done."""
+    with proxy(os.environ["AWS_ENDPOINT_URL"]) as between:
+        through = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        through["AWS_ENDPOINT_URL"] = between.endpoint
+        assert _over_s3(begin, f"{s3}/undisturbed", through, between).status == "done"
+        changes, trials = between.changes, 2 * len(FAULTS_OF_S3) * FAULTS
+        assert changes > 15
+        for trial in range(trials):
+            fault, store = FAULTS_OF_S3[trial % len(FAULTS_OF_S3)], f"{s3}/{trial}"
+            at = 1 + trial * changes // trials
+            between.expect(at, fault)
+            outcome = _over_s3(begin, store, through, between)
+            assert outcome.status == ("done" if fault in {"answer lost", "sent twice"} else "killed"), (fault, at, outcome)
+            between.expect()
+            assert _over_s3(begin, store, through, between).status == "done", (fault, at)
+            if fault == "sent late":
+                between.release()
+            collect_garbage(store, older_than_hours=0, dry_run=False)
+            assert _tree_of(store) == begin.end, (fault, at)
+
+
+def _over_s3(task: Task, store: str, environment: dict[str, str], between: S3Proxy) -> Outcome:
+    job = task.job.model_copy(update={"store": store})
+    between.writer = task.workers.start(job, task.entries_per_volume, None, **environment)
+    return task.workers.wait(between.writer)
+
+
+def _tree_of(store: str) -> dict[str, bytes]:
+    objects = Objects(store)
+    return objects.get_many(list(objects.listing()))
 
 
 def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, command: Command) -> None:
