@@ -35,11 +35,13 @@ class S3Proxy:
 
     def expect(self, at: int = 0, fault: Fault | None = None) -> None:
         """Count anew, and be ready for the fault at that change, counted from 1. Say `writer` before it comes."""
-        self.changes, self._at, self._fault, self._held = 0, at, fault, b""
+        self.changes, self._at, self._fault = 0, at, fault
 
     def release(self) -> None:
         """Send the request that was held back."""
+        assert self._held
         asyncio.run(self._forwarded(self._held))
+        self._held = b""
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

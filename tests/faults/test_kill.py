@@ -252,7 +252,7 @@ def test_killed_or_misled_over_s3(begin: Task, s3: str) -> None:
         through = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         through["AWS_ENDPOINT_URL"] = between.endpoint
         assert _over_s3(begin, f"{s3}/undisturbed", through, between).status == "done"
-        changes, trials = between.changes, 2 * len(FAULTS_OF_S3) * FAULTS
+        changes, trials = between.changes, len(FAULTS_OF_S3) * FAULTS
         assert changes > 15
         for trial in range(trials):
             fault, store = FAULTS_OF_S3[trial % len(FAULTS_OF_S3)], f"{s3}/{trial}"
