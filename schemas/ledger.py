@@ -84,8 +84,6 @@ class WorkItem(Frozen):
     """Rows to teach."""
     settled: tuple[RowOutcome, ...]
     """Rows of the shard that failed before, or were superseded: recorded again, not tried again."""
-    volume: int = Field(ge=0)
-    """The volume of the ledger that was open when this was planned: what is committed in it or later was not known."""
 
 
 class LedgerEntry(Sealed):

@@ -183,7 +183,6 @@ class WorkLeft(Sequence[WorkItem]):
             unit=Unit(shard=int(self._shards[index]), parts=missing),
             clips=tuple(clip for clip in clips if clip.row not in settled),
             settled=tuple(settled.values()),
-            volume=self.ledger.open_volume,
         )
 
     @property

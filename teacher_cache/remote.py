@@ -15,7 +15,12 @@ from schemas.errors import BadInput, Unreachable
 
 # aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
 # silent for minutes.
-_S3_CONFIG = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}}
+S3_CONNECT_SECONDS, S3_READ_SECONDS, S3_ATTEMPTS = 5, 60, 3
+_S3_CONFIG = {
+    "connect_timeout": S3_CONNECT_SECONDS,
+    "read_timeout": S3_READ_SECONDS,
+    "retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS},
+}
 
 
 def protocol(url: str) -> str:

@@ -82,6 +82,7 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[UnitReport]:
     """Reports of the units as they are done; the ledger is kept short on the way."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
+    spec = spec.model_copy(update={"ledger_volume": volume})
     # A run that was killed may have left the volume longer than it should be.
     if tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0

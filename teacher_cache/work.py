@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Self, cast
 
@@ -33,6 +34,8 @@ from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.teachers.protocol import RawSignals
 from teacher_cache.teachers.registry import family
 
+_COMPRESSORS = 4
+
 
 class WorkerSpec(Frozen):
     """All that a worker on any machine needs to begin."""
@@ -40,6 +43,8 @@ class WorkerSpec(Frozen):
     store: str
     teacher: TeacherJob
     engine: EngineJob
+    ledger_volume: int = 0
+    """The volume of the ledger that was open when the work was planned."""
 
 
 class Worker:
@@ -56,7 +61,9 @@ class Worker:
                 f"the weights at {spec.teacher.weights} are not those that {spec.store} was begun with; they changed since"
             )
         put_heads(self._store, self._teacher.heads())
-        self._journal = Journal(self._store.objects)
+        self._journal = Journal(self._store.objects, spec.ledger_volume)
+        # The compressors release the GIL, so a batch is compressed while the next one is taught.
+        self._compressors = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="compress")
         self._decoders = DecoderPool(self._store.recipe.clips, spec.engine.decoders, spec.engine.decode_timeout_seconds)
 
     def __enter__(self) -> Self:
@@ -67,11 +74,12 @@ class Worker:
 
     def close(self) -> None:
         self._decoders.close()
+        self._compressors.shutdown(cancel_futures=True)
 
     def run(self, item: WorkItem) -> UnitReport:
         """Do one unit and commit it. A clip that fails costs its own row."""
         clock = StageClock()
-        standing = self._journal.standing(item.unit.shard, item.volume)
+        standing = self._journal.standing(item.unit.shard)
         left = [part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing)]
         if not left:
             return _report(item.unit, standing[-1], clock, already_done=True)
@@ -79,7 +87,7 @@ class Worker:
         for batch in self._decoded(item.clips, shard, clock):
             shard.teach(batch)
         entry = shard.write()
-        already_done = not self._journal.commit(entry, item.volume)
+        already_done = not self._journal.commit(entry)
         return _report(item.unit, entry, clock, already_done=already_done)
 
     def _decoded(
@@ -127,7 +135,8 @@ class _ShardInProgress:
         self._outcomes: dict[int, RowOutcome] = {outcome.row: outcome for outcome in item.settled}
         shapes = self._teacher.shapes
         self._arrays = {a.name: a for part in item.unit.parts for a in stored_arrays(self._store.recipe, part, shapes)}
-        self._chunks: dict[str, dict[int, bytes]] = {}
+        self._compressors = worker._compressors  # noqa: SLF001
+        self._chunks: dict[str, dict[int, Future[bytes]]] = {}
 
     def fail(self, clip: Clip, reason: FailureReason, detail: str) -> None:
         self._outcomes[clip.row] = RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
@@ -151,7 +160,7 @@ class _ShardInProgress:
                 return
             encoder = encoding(signal, self._store.recipe.encodings[signal])
             encoded, error = encoder.encode(SIGNALS[signal], values)
-            if error.measured > error.bound * (1 + 1e-6):
+            if not error.measured <= error.bound * (1 + 1e-6):  # a NaN is no bound kept
                 found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {encoder.name}"
                 self.fail(clip, "encoding_bound", f"{found}; keep this signal in a store with `encoding: exact`")
                 return
@@ -159,7 +168,8 @@ class _ShardInProgress:
             errors[signal] = error
         place = clip.row % self._store.recipe.layout.clips_per_shard
         for name, values_ in arrays.items():
-            self._chunks.setdefault(name, {})[place] = encode_chunk(values_, self._arrays[name].compression)
+            compression = self._arrays[name].compression
+            self._chunks.setdefault(name, {})[place] = self._compressors.submit(encode_chunk, values_, compression)
         self._outcomes[clip.row] = RowOutcome(
             row=clip.row,
             clip_id=clip.clip_id,
@@ -173,7 +183,8 @@ class _ShardInProgress:
         """Create the unit's shards; the entry returned is not yet committed."""
         objects: dict[str, StoredObject] = {}
         for array in self._arrays.values():
-            chunks = self._chunks.get(array.name, {})
+            with self._clock.stage("encode"):
+                chunks = {place: chunk.result() for place, chunk in self._chunks.get(array.name, {}).items()}
             if chunks:  # Zarr writes no object for a shard without chunks
                 with self._clock.stage("put"):
                     objects[shard_key(array, self._item.unit.shard)] = self._put(

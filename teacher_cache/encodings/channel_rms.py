@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _SCALE = slice(0, 4)
 _CENTRE, _DELTA = 4, 5
-_SIDE_TOKENS = 6
 _MISSING = -128
 _BLOCK = 256  # channels that are quantised at once, so that a processor's cache holds them
 
@@ -54,6 +53,7 @@ class ChannelRMS:
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         layers, times, height, width, channels = shape
+        assert height * width > _DELTA  # tokens enough for what stands beside the integers
         attributes = {
             "units": signal.units,
             "long_name": signal.meaning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,20 +50,31 @@ class UniformInteger:
         return stored
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        values = raw.float() if self.clip is None else raw.float().clamp(-self.clip, self.clip)
+        # By a power of two, float32 divides, rounds and subtracts exactly. By another step it would, at 2^16 steps, already be
+        # off by a visible part of one.
+        is_exact = math.frexp(self.step)[0] == 0.5 and self.offset == 0
+        values = raw.float() if is_exact else raw.double()
+        if self.clip is not None:
+            values = values.clamp(-self.clip, self.clip)
         limits = np.iinfo(self.dtype)
         lowest = limits.min + 1 if self.missing == limits.min else limits.min
-        # float64: at 2^16 steps a float32 quotient would already be off by a visible part of a step.
-        integers = ((values.double() - self.offset) / self.step).round().clamp(lowest, limits.max)
-        error = integers * self.step + self.offset - values.double()
+        integers = ((values - self.offset) / self.step).round_().clamp_(lowest, limits.max)
         stored: Arrays = {signal.name: integers.int().cpu().numpy().astype(self.dtype)}
+        error = integers.mul_(self.step).add_(self.offset).sub_(values)
+        least, largest = float(error.min()), float(error.max())
         if self.logarithm:
-            relative, physical = error.expm1(), values.double().exp()
-            return stored, figure("relative error", relative * physical, physical, float(relative.abs().max()), self.bound)
-        return stored, figure(f"absolute error in {signal.units}", error, values, float(error.abs().max()), self.bound)
+            measured = max(_expm1(largest), -_expm1(least))
+            physical = values.exp()
+            return stored, figure("relative error", error.expm1_().mul_(physical), physical, measured, self.bound)
+        return stored, figure(f"absolute error in {signal.units}", error, values, max(largest, -least), self.bound)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
         values = to_float32(arrays[signal.name])
         values *= self.step
         values += self.offset
         return exp(values) if self.logarithm else values
+
+
+def _expm1(value: float) -> float:
+    """Of an error in the log; infinite where math.expm1 would be too large a number."""
+    return math.expm1(value) if value < 1 or math.isnan(value) else math.inf

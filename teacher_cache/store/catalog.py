@@ -166,6 +166,11 @@ class Catalog:
         """The current rows of some videos, ascending."""
         return self.current[np.isin(self.video_keys(self.current), keys_of(video_ids))]
 
+    def segment_digest(self, row: int) -> str:
+        """Digest of the table of the segment that a row is in: it tells the row's clip and content from any other."""
+        part = next(part for part in self._parts if part.first_row <= row < part.first_row + part.rows)
+        return part.source.digest if isinstance(part.source, StoredTable) else ""
+
     def has_videos(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each video, by its key, has rows."""
         return np.isin(keys, self._video_keys)

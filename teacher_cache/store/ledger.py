@@ -8,6 +8,7 @@ the record is the volume; an entry that a writer believed dead adds later counts
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -337,17 +338,20 @@ class Journal:
     a later one.
     """
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._volume = read_volumes(objects).open
-        self._bound_keys: dict[int, frozenset[str]] = {}
+    def __init__(self, objects: Objects, since: int) -> None:
+        self._objects, self._volume = objects, since
+        self._passed: dict[int, list[str]] = defaultdict(list)
+        """Shard → its entries in the volumes from ``since`` on that are closed."""
 
-    def standing(self, shard: int, since: int) -> list[LedgerEntry]:
-        """The shard's entries of all volumes from ``since`` on: those that its writer's plan did not know."""
+    def standing(self, shard: int) -> list[LedgerEntry]:
+        """The shard's entries since the work was planned, in order."""
         self._pass_closed()
-        return [*self._in_bound(shard, since), *self._in_open(shard)]
+        entries = [self._read(key) for key in self._passed[shard]]
+        while (data := self._objects.get(key := self._next_key(shard, len(entries)))) is not None:
+            entries.append(read_entry(key, data, self._objects.url))
+        return entries
 
-    def commit(self, entry: LedgerEntry, since: int) -> bool:
+    def commit(self, entry: LedgerEntry) -> bool:
         """Make a unit visible; False if other workers committed all its parts first, whose entries stand.
 
         Should another worker have committed some of the parts meanwhile, only the others are committed: each part of a shard
@@ -355,47 +359,33 @@ class Journal:
         """
         shard = entry.unit.shard
         while True:
-            self._pass_closed()
-            in_open = self._in_open(shard)
-            left = _without(entry, [*self._in_bound(shard, since), *in_open])
+            standing = self.standing(shard)
+            left = _without(entry, standing)
             if left is None:
                 return False
-            key = entry_key(self._volume, shard, len(in_open))
+            key = self._next_key(shard, len(standing))
             if self._objects.create(key, seal(left)) and self._counts(key):
                 return True
 
-    def _pass_closed(self) -> None:
-        """Go on to the first volume that takes entries."""
-        while self._is_closed(self._volume):
-            self._volume += 1
+    def _next_key(self, shard: int, standing: int) -> str:
+        return entry_key(self._volume, shard, standing - len(self._passed[shard]))
 
-    def _is_closed(self, volume: int) -> bool:
-        return self._objects.get(closed_key(volume)) is not None
+    def _read(self, key: str) -> LedgerEntry:
+        return read_entry(key, self._objects.get(key) or b"", self._objects.url)
 
     def _counts(self, key: str) -> bool:
         """Whether an entry just created is in its volume: it is not if that was closed meanwhile, and bound without it."""
-        return not self._is_closed(self._volume) or key in self._keys_bound(self._volume)
+        volume = self._volume
+        self._pass_closed()
+        return volume == self._volume or key in self._passed[shard_of(key)]
 
-    def _in_open(self, shard: int) -> list[LedgerEntry]:
-        entries: list[LedgerEntry] = []
-        while (data := self._objects.get(key := entry_key(self._volume, shard, len(entries)))) is not None:
-            entries.append(read_entry(key, data, self._objects.url))
-        return entries
-
-    def _in_bound(self, shard: int, since: int) -> list[LedgerEntry]:
-        keys = [
-            key for volume in range(since, self._volume) for key in sorted(self._keys_bound(volume)) if shard_of(key) == shard
-        ]
-        found = self._objects.get_many(keys)
-        return [read_entry(key, found[key], self._objects.url) for key in keys if key in found]
-
-    def _keys_bound(self, volume: int) -> frozenset[str]:
-        """Keys of the entries that a closed volume has. Binds the volume if nobody has yet, so that there is an answer."""
-        if volume not in self._bound_keys:
-            record = bind(self._objects, volume)
-            keys = StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist()
-            self._bound_keys[volume] = frozenset(keys)
-        return self._bound_keys[volume]
+    def _pass_closed(self) -> None:
+        """Go on to the first volume that takes entries. Binds those before it, so that it is settled what they hold."""
+        while self._objects.get(closed_key(self._volume)) is not None:
+            record = bind(self._objects, self._volume)
+            for key in StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist():
+                self._passed[shard_of(key)].append(key)
+            self._volume += 1
 
 
 def _without(entry: LedgerEntry, others: Iterable[LedgerEntry]) -> LedgerEntry | None:

@@ -57,11 +57,11 @@ def _volumes_and_records(objects: Objects, recipe: Recipe) -> None:
             and append_rows(objects, catalog, rows, recipe.layout.clips_per_shard) is None
         ):
             raise BadInput(f"another program is writing to {objects.url}; stop it, then migrate again")
-    journal = Journal(objects)
+    journal = Journal(objects, since=0)
     entries = (_entry(objects, f"{LEDGER}/{name}") for name, is_folder in objects.level(LEDGER).items() if not is_folder)
     for entry in entries:
         if entry is not None:
-            journal.commit(entry, since=0)
+            journal.commit(entry)
     card = objects.get(HEADS_CARD)
     if card is not None and b'"digest"' not in card:
         objects.replace(HEADS_CARD, seal(HeadsCard.model_validate_json(card)))

@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from schemas.errors import BadInput
 from teacher_cache.remote import filesystem, protocol, reachable, storage_options
+from teacher_cache.store.ranges import RangeReader, range_reader
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
@@ -108,10 +110,20 @@ class Objects:
     def _absolute(self, path: str) -> str:
         return str(self._fs._strip_protocol(path))  # noqa: SLF001
 
-    def get_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of an object."""
+    @cached_property
+    def _ranges(self) -> RangeReader:
+        return range_reader(self._fs)
+
+    def get_range(self, key: str, start: int, stop: int) -> memoryview | None:
+        """Bytes [start, stop) of an object, fewer where it ends before, or None if there is no such object.
+
+        They are valid until the same thread's next `get_range`: copy what is to be kept.
+        """
         with self.reachable():
-            return bytes(self._fs.cat_file(self._path(key), start=start, end=stop))
+            try:
+                return self._ranges.read(self._path(key), start, stop)
+            except FileNotFoundError:
+                return None
 
     def listing(self, prefix: str = "") -> dict[str, int]:
         """Key → length in bytes of every object under ``prefix``, in the order of their keys."""

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
-import zarr
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
@@ -22,10 +20,11 @@ from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
-from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
+from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.fetch import ChunkReader, ChunkTier, CommittedShard, Values
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
@@ -37,30 +36,37 @@ if TYPE_CHECKING:
     from teacher_cache.heads.frozen import FrozenHeads
     from teacher_cache.store.dataset import CachedTargets
 
-# More requests in flight than this no longer pay, and each holds a clip in memory.
-_IN_FLIGHT = 8
 _CLOCK = ("timestamps", "frame_index")
 # Looking for a like-sounding name takes about a second among this many.
 _HINTS_AMONG = 10_000
 
-Values = np.ndarray[Any, Any]
-Stored = dict[str, list[Arrays]]
-"""Signal → for each clip, the stored arrays that hold it."""
+
+class StoredClips(NamedTuple):
+    """Some of the clips that were asked for, as they are stored."""
+
+    places: list[int]
+    """Which of them these are."""
+    arrays: Arrays
+    """Stored array's name → (clip, …) of these clips: integers, as a rule."""
 
 
-def open_cache(url: str) -> Cache:
-    """Open a store for reading, at any fsspec URL or local path. Raises `StoreNotFound`."""
-    return Cache(open_store(str(url)))
+Stored = dict[str, list[StoredClips]]
+"""What ``signals`` may name → the clips by the arrays that hold them: nearly always one group of them all."""
+
+
+def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
+    """Open a store for reading, at any fsspec URL or local path, with local disk before it. Raises `StoreNotFound`."""
+    return Cache(open_store(str(url)), disk)
 
 
 class Cache:
     """A store as its readers see it: the state of the moment it was opened. Picklable; a copy opens anew."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
+        self._store, self._disk = store, disk
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return open_cache, (self.url,)
+    def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
+        return open_cache, (self.url, self._disk)
 
     @property
     def url(self) -> str:
@@ -119,11 +125,13 @@ class Cache:
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, and
         `StoreDamaged` where a committed chunk is gone or fails its checksum.
         """
-        stored = self.read_stored(signals, clip_ids)
-        return {
-            name: np.stack([self._decoded(name, clip) for clip in clips]) if clips else self._nothing(name)
-            for name, clips in stored.items()
-        }
+        values = {}
+        for name, groups in self.read_stored(signals, clip_ids).items():
+            values[name] = self._empty(name, len(clip_ids))
+            for clips in groups:
+                for at, place in enumerate(clips.places):  # one at a time: a clip's features are 46 MB as float32
+                    values[name][place] = self._decoded(name, {key: stored[at] for key, stored in clips.arrays.items()})
+        return values
 
     def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
         """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
@@ -131,28 +139,34 @@ class Cache:
         Raises what `read` raises.
         """
         parts = [self._part(name) for name in signals]
+        parts = [self._part(name) for name in signals]
         rows = self._readable_rows(clip_ids, parts)
-        with self._store.objects.reachable(), ThreadPoolExecutor(_IN_FLIGHT) as readers:
-            fetches = {
-                name: [{a.name: readers.submit(self._fetch, a, row) for a in self._arrays_at(name, row)} for row in rows]
-                for name in signals
-            }
-            return {
-                name: [{key: future.result() for key, future in clip.items()} for clip in clips]
-                for name, clips in fetches.items()
-            }
+        held = {name: self._held(name, rows) for name in signals}
+        wanted = [
+            (array, [rows[p] for p in places]) for groups in held.values() for places, arrays in groups for array in arrays
+        ]
+        read = self._chunks.read(wanted)
+        return {
+            name: [StoredClips(places, {a.name: read[a.name] for a in arrays}) for places, arrays in groups]
+            for name, groups in held.items()
+        }
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
         import torch  # noqa: PLC0415  # `status` does not need it
 
         def moved(values: Values) -> torch.Tensor:
-            return torch.from_numpy(np.require(values, requirements="W")).to(device, non_blocking=True)
+            return torch.from_numpy(values).to(device, non_blocking=True)
 
         decoded = {}
-        for name, clips in stored.items():
-            tensors = [self._decoded(name, {key: moved(values) for key, values in clip.items()}) for clip in clips]
-            decoded[name] = torch.stack(tensors) if tensors else moved(self._nothing(name))
+        for name, groups in stored.items():
+            parts = [self._decoded(name, {key: moved(values) for key, values in clips.arrays.items()}) for clips in groups]
+            if len(parts) == 1:
+                decoded[name] = parts[0]
+                continue
+            decoded[name] = moved(self._empty(name, sum(len(clips.places) for clips in groups)))
+            for clips, values in zip(groups, parts, strict=True):
+                decoded[name][clips.places] = values
         return decoded
 
     def read_video(
@@ -195,22 +209,28 @@ class Cache:
         close = difflib.get_close_matches(name, set(self._catalog.table(rows, [column])[column].to_pylist()), n=1)
         return f" Did you mean {close[0]!r}?" if close else ""
 
+    def _held(self, name: str, rows: Sequence[int]) -> list[tuple[list[int], list[StoredArray]]]:
+        """(places in ``rows``, the arrays that hold those rows), for each way in which some of them are stored."""
+        is_exact = self._ledger.has_optional(exact_array(name), np.array(rows, np.int64)).astype(bool)
+        groups = []
+        for optional in (False, True):
+            places = np.flatnonzero(is_exact == optional).tolist()
+            groups.append((places, [array for array in self._arrays_of(name) if array.optional == optional]))
+        return [group for group in groups if group[0]]
+
     def _decoded(self, name: str, arrays: Mapping[str, AnyArray]) -> AnyArray:
-        """One clip's values of what ``signals`` may name."""
+        """Values of what ``signals`` may name, with the clips as first axis."""
         if name in _CLOCK:
             return arrays[name]
         signal = SIGNALS[cast("SignalName", name)]
-        return self._encoding(signal.name).decode(signal, arrays)
+        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays)
 
-    def _nothing(self, name: str) -> Values:
-        """The values of no clips."""
+    def _empty(self, name: str, clips: int) -> Values:
+        """Room for the values of some clips."""
         if name in _CLOCK:
             (array,) = self._arrays_of(name)
-            return np.empty((0, *array.shape), array.dtype)
-        return np.empty((0, *self._signal_shape(cast("SignalName", name))), np.float32)
-
-    def _encoding(self, signal: SignalName) -> Encoding:
-        return encoding(signal, self.recipe.encodings[signal])
+            return np.empty((clips, *array.shape), array.dtype)
+        return np.empty((clips, *self._shape(cast("SignalName", name))), np.float32)
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in _CLOCK else name
@@ -245,34 +265,22 @@ class Cache:
         return [int(row) for row in rows]
 
     @cached_property
-    def _group(self) -> zarr.Group:
-        with self._store.objects.reachable():
-            return zarr.open_group(self._store.objects.zarr_store(), mode="r", use_consolidated=False)
+    def _chunks(self) -> ChunkReader:
+        return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
-    @cached_property
-    def _zarr_arrays(self) -> dict[str, zarr.Array[Any]]:
-        return {}
-
-    def _zarr_array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._zarr_arrays:
-            try:
-                self._zarr_arrays[name] = cast("zarr.Array[Any]", self._group[name])
-            except KeyError:
-                raise StoreDamaged(f"the metadata of the array {name} of {self.url} is gone") from None
-        return self._zarr_arrays[name]
+    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
+        """A name says what is in the shard: which recipe, which rows of which videos, and how long it came out."""
+        length = self._ledger.shard_length(array.name, shard)
+        rows = self._catalog.segment_digest(shard * self.recipe.layout.clips_per_shard)
+        return CommittedShard(length, f"{self.recipe.fingerprint}/{rows}/{array.name}/{shard}/{length}")
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
         if name in _CLOCK:
             return tuple(a for a in clock_arrays(self.recipe.clips.frames) if a.name == name)
         signal = cast("SignalName", name)
-        return stored_arrays(self.recipe, signal, {signal: self._signal_shape(signal)})
+        return stored_arrays(self.recipe, signal, {signal: self._shape(signal)})
 
-    def _arrays_at(self, name: str, row: int) -> list[StoredArray]:
-        """The arrays that hold a committed row."""
-        is_exact = bool(self._ledger.has_optional(exact_array(name), np.array([row]))[0])
-        return [array for array in self._arrays_of(name) if array.optional == is_exact]
-
-    def _signal_shape(self, signal: SignalName) -> Shape:
+    def _shape(self, signal: SignalName) -> Shape:
         if signal not in self._shapes:
             raise StoreDamaged(f"the metadata of the array {signal} of {self.url} is gone, or not that of such an array")
         return self._shapes[signal]
@@ -280,22 +288,6 @@ class Cache:
     @cached_property
     def _shapes(self) -> dict[SignalName, Shape]:
         return self._store.shapes()
-
-    def _fetch(self, array: StoredArray, row: int) -> Values:
-        try:
-            values = np.asarray(self._zarr_array(array.name)[row])
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamaged(
-                f"row {row} of {array.name} in {self.url} cannot be read ({error}); "
-                "`teacher-cache verify` lists what is damaged"
-            ) from None
-        # Zarr gives a missing chunk as fill values; no encoding writes a clip of nothing else.
-        if _is_all(values, array.missing):
-            raise StoreDamaged(
-                f"row {row} of {array.name} in {self.url} is committed, but its chunk is gone; "
-                "`teacher-cache verify` lists what is damaged"
-            )
-        return values
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``), shuffled by ``seed``; None keeps order."""
@@ -315,13 +307,6 @@ class Cache:
         if len(found) == 1:
             raise StoreDamaged(f"{self.url} has {min(found)}, and the other half of its heads is gone; {REPAIR_ADVICE}")
         return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
-
-
-def _is_all(values: Values, missing: float) -> bool:
-    def is_missing(value: Any) -> Any:
-        return np.isnan(value) if np.isnan(missing) else value == missing
-
-    return bool(is_missing(values.flat[0]) and is_missing(values).all())
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:

@@ -7,11 +7,12 @@ both 2^64 - 1 where the row has no chunk, then the crc32c of that index.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from schemas.errors import StoreDamaged
-from teacher_cache.store.chunk import checksum, split_checksum
+from teacher_cache.store.chunk import Buffer, checksum, split_checksum
 
 _NO_CHUNK = np.uint64(2**64 - 1)
 
@@ -32,19 +33,33 @@ def index_length(clips_per_shard: int) -> int:
     return clips_per_shard * 16 + 4
 
 
+def read_index(tail: Buffer, clips_per_shard: int) -> np.ndarray[Any, Any]:
+    """Where the chunks lie, from a shard's last bytes (`index_length` of them or more).
+
+    Returns uint64 (place, (offset, length)), both 2^64 - 1 where a place has no chunk. Raises `StoreDamaged` if the index
+    does not hold.
+    """
+    length = index_length(clips_per_shard)
+    packed_index, holds = split_checksum(tail[-length:])
+    if len(tail) < length or not holds:
+        raise StoreDamaged("the shard's index fails its checksum")
+    return np.frombuffer(packed_index, dtype="<u8").reshape(clips_per_shard, 2)
+
+
+def has_chunk(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(place,) bool: which places of `read_index` hold a chunk."""
+    present: np.ndarray[Any, Any] = (index != _NO_CHUNK).any(axis=1)
+    return present
+
+
 def unpack_shard(data: bytes, clips_per_shard: int) -> dict[int, bytes]:
     """The inverse of `pack_shard`. Raises `StoreDamaged` if the index does not hold."""
-    length = index_length(clips_per_shard)
-    packed_index, holds = split_checksum(data[-length:])
-    if len(data) < length or not holds:
-        raise StoreDamaged("the shard's index fails its checksum")
-    index = np.frombuffer(packed_index, dtype="<u8").reshape(clips_per_shard, 2)
+    index = read_index(data, clips_per_shard)
+    end = len(data) - index_length(clips_per_shard)
     chunks: dict[int, bytes] = {}
-    for place, (offset, size) in enumerate(index):
-        if offset == _NO_CHUNK and size == _NO_CHUNK:
-            continue
-        start, stop = int(offset), int(offset) + int(size)
-        if stop > len(data) - length:
+    for place in np.flatnonzero(has_chunk(index)).tolist():
+        start, size = map(int, index[place])
+        if start + size > end:
             raise StoreDamaged(f"the shard's index points past its end for row {place} of the shard")
-        chunks[place] = data[start:stop]
+        chunks[place] = data[start : start + size]
     return chunks

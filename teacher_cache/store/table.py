@@ -61,6 +61,10 @@ class StoredTable:
     def __reduce__(self) -> tuple[type[StoredTable], tuple[Objects, TableFile]]:
         return StoredTable, (self._objects, self._file)
 
+    @property
+    def digest(self) -> str:
+        return self._file.digest
+
     def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         """Some columns, of all row groups or some."""
         file = self._file
@@ -116,7 +120,7 @@ class _RangeFile(io.RawIOBase):
     def __init__(self, objects: Objects, file: TableFile) -> None:
         self._objects, self._key, self._length = objects, file.key, file.length
         self._footer_start = file.length - file.footer_length
-        self.footer = objects.get_range(file.key, self._footer_start, file.length)
+        self.footer = self._fetched(self._footer_start, file.length)
         self._at = 0
 
     def readable(self) -> bool:
@@ -136,5 +140,11 @@ class _RangeFile(io.RawIOBase):
         start, stop = self._at, self._length if size is None or size < 0 else min(self._at + size, self._length)
         self._at = stop
         split = min(max(start, self._footer_start), stop)
-        before = self._objects.get_range(self._key, start, split) if start < split else b""
+        before = self._fetched(start, split) if start < split else b""
         return before + self.footer[split - self._footer_start : stop - self._footer_start]
+
+    def _fetched(self, start: int, stop: int) -> bytes:
+        found = self._objects.get_range(self._key, start, stop)
+        if found is None:
+            raise OSError(f"{self._key} is gone")
+        return bytes(found)

@@ -16,7 +16,6 @@ import functools
 import gc
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from live_bytes import peak_live_bytes
+from machine import processor
 from plain_l4p import plain_raw
 from rich.console import Console
 from rich.table import Table
@@ -250,11 +250,7 @@ def variants_for(
 
 def machine(device: str) -> dict[str, Any]:
     """What was measured on."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    about = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = processor() | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if device.startswith("cuda"):
         about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return about

@@ -64,7 +64,7 @@ def running_ray() -> Iterator[None]:
 
 
 def item(shard: int) -> WorkItem:
-    return WorkItem(unit=Unit(shard=shard, parts=("depth",)), clips=(), settled=(), volume=0)
+    return WorkItem(unit=Unit(shard=shard, parts=("depth",)), clips=(), settled=())
 
 
 @pytest.mark.usefixtures("running_ray")

@@ -14,6 +14,7 @@ import pytest
 from conftest import FAULTS, tree
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.vendor.pretty import RepresentationPrinter
 
 from schemas.errors import CacheError
 from schemas.job import Job, VideoSource
@@ -113,8 +114,13 @@ class Damage:
     def __repr__(self) -> str:
         return self.what
 
+    def _repr_pretty_(self, printer: RepresentationPrinter, _cycle: bool) -> None:
+        """Hypothesis would print the objects' bytes."""
+        printer.text(self.what)
+
     is_foreign: bool = False
     """Whether what is there now is a whole object, and another one."""
+    is_longer: bool = False
 
     @property
     def is_loss(self) -> bool:
@@ -130,13 +136,13 @@ def damages(draw: st.DrawFn, whole: Whole, keys: Sequence[str]) -> Damage:
         case "bit":
             place, bit = draw(st.integers(0, len(data) - 1)), draw(st.integers(0, 7))
             flipped = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
-            return Damage(f"bit {bit} of byte {place} of {key}: {data[place - 20 : place + 20]!r}", {key: flipped})
+            return Damage(f"bit {bit} of byte {place} of {key}: {data[max(0, place - 20) : place + 20]!r}", {key: flipped})
         case "cut":
             length = draw(st.integers(0, len(data) - 1))
             return Damage(f"{key} cut to {length} of {len(data)} bytes", {key: data[:length]})
         case "append":
             more = draw(st.binary(min_size=1, max_size=40))
-            return Damage(f"{more!r} behind {key}", {key: data + more})
+            return Damage(f"{more!r} behind {key}", {key: data + more}, is_longer=True)
         case "swap":
             other = draw(st.sampled_from(alike))
             return Damage(f"{key} and {other} swapped", {key: whole.objects[other], other: data}, True)
@@ -179,9 +185,7 @@ def test_every_damage_is_found(whole: Whole, place: str, examples: int) -> None:
     [
         ("ledger", 100),
         ("catalog", 100),
-        pytest.param(
-            "metadata", 100, marks=pytest.mark.xfail(reason="arrays' metadata is trusted, and zarr's errors come out")
-        ),
+        ("metadata", 100),
         ("root", 50),
     ],
 )
@@ -196,7 +200,9 @@ def test_no_damage_is_read(whole: Whole, place: str, examples: int) -> None:
 
 
 def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole) -> None:
-    """Those, and only those, that no longer read; all of the shard where it is another's."""
+    """Those, and only those, that no longer read; all of the shard where it is another's, or where other Zarr readers, which
+    look for the index at an object's end, find none.
+    """
 
     @settings(max_examples=500 * FAULTS, deadline=None)
     @given(damages(whole, _keys(whole, "shards")))
@@ -208,12 +214,11 @@ def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole) ->
                 name = key.split("/", maxsplit=1)[0]
                 hit = {clip_id for clip_id, _ in _unread(whole, whole.clip_ids, [name], is_foreign=damage.is_foreign)}
                 in_shard = {clip_id for f in findings.values() for clip_id in f.clip_ids}
-                assert set(finding.clip_ids) == hit or (damage.is_foreign and hit <= in_shard)
+                assert set(finding.clip_ids) == hit or ((damage.is_foreign or damage.is_longer) and hit <= in_shard)
 
     holds()
 
 
-@pytest.mark.xfail(reason="nothing that a reader has tells one whole shard of an array from another")
 def test_a_foreign_shard_is_not_read(whole: Whole) -> None:
     shards = _keys(whole, "shards")
     for key in shards:

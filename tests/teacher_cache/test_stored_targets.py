@@ -14,11 +14,14 @@ from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_clip
+from teacher_cache.plan import find_candidates, look_at, new_clips, work_left
 from teacher_cache.run import run_job
+from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.teachers.l4p import L4P, PRESETS
 from teacher_cache.teachers.registry import family
 from teacher_cache.teachers.seeded import seed_weights
 from teacher_cache.verify import verify
+from teacher_cache.work import Worker, WorkerSpec
 
 NAMES = [*SIGNAL_NAMES, "timestamps"]
 
@@ -43,6 +46,36 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
         torch.testing.assert_close(tensor.cpu(), torch.from_numpy(read[name]), rtol=1e-6, atol=0)
     nothing = cache.decode(cache.read_stored(NAMES, []))
     assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
+
+
+def test_a_store_in_earlier_encodings_is_read(jobs: Jobs, videos: Path, tiny_store: Path, tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    job = Job.model_validate(jobs.value(url, videos={"glob": f"{videos}/scene-0.mp4"}))
+    facts = look_at(job)
+    earlier = {
+        "f4d": "int8-channel",
+        "depth": "log-uint16",
+        "flow": "step16-int16",
+        "motion": "step8-int8",
+        "camray": "float32",
+    }
+    recipe = facts.recipe.model_copy(update={"encodings": earlier})
+    store = create_store(url, recipe)
+    candidates = find_candidates(job, facts, store.catalog())
+    catalog = add_clips(store, lambda current: new_clips(candidates, current, recipe))
+    add_parts(store, facts.parts, facts.shapes, catalog.rows)
+    (item,) = work_left(recipe, catalog, store.ledger(), facts.parts, ["scene-0.mp4"])
+    with Worker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
+        assert worker.run(item).committed == 1
+
+    assert not verify(url).findings
+    cache, now = open_cache(url), open_cache(str(tiny_store)).read(SIGNAL_NAMES, ["scene-0.mp4"])
+    read = cache.read(SIGNAL_NAMES, ["scene-0.mp4"])
+    decoded = cache.decode(cache.read_stored(SIGNAL_NAMES, ["scene-0.mp4"]))
+    for signal, values in read.items():
+        spread = np.abs(now[signal]).max()
+        np.testing.assert_allclose(values, now[signal], rtol=2e-3, atol=spread / 50 if signal == "f4d" else 0.2)
+        torch.testing.assert_close(decoded[signal], torch.from_numpy(values), rtol=1e-6, atol=0)
 
 
 @pytest.fixture

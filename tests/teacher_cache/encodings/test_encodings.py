@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.errors import BadInput
+from schemas.job import Job
 from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
 from teacher_cache.encodings.base import Arrays, Encoding
-from teacher_cache.encodings.registry import encoding, encodings
+from teacher_cache.encodings.registry import encoding, encodings, resolve
 
 SHAPES: dict[SignalName, tuple[int, ...]] = {
     "f4d": (2, 4, 3, 3, 5), "depth": (4, 6, 6), "flow": (4, 6, 6, 2), "motion": (4, 6, 6), "camray": (4, 3, 3, 6),
@@ -188,6 +189,18 @@ def test_decoding_leaves_what_it_is_given_alone() -> None:
         encoder.decode(SIGNALS[signal], arrays)
         for key, values in arrays.items():
             np.testing.assert_array_equal(values, before[key])
+
+
+def test_a_job_names_profiles_for_all_signals_or_for_each() -> None:
+    job = {"videos": {"glob": "*"}, "store": "s", "teacher": {}}
+    assert resolve(Job.model_validate(job)) == {
+        "f4d": "channel-rms-1%", "depth": "log-step-1/512", "flow": "step-1/16", "motion": "step-1/8", "camray": "float32",
+    }  # fmt: skip
+    assert resolve(Job.model_validate(job | {"encoding": "compact"})) == {
+        "f4d": "channel-rms-4%", "depth": "log-step-1/64", "flow": "step-1/4", "motion": "step-1/2", "camray": "float32",
+    }  # fmt: skip
+    mixed = resolve(Job.model_validate(job | {"encoding": {"f4d": "compact", "depth": "exact"}}))
+    assert (mixed["f4d"], mixed["depth"], mixed["flow"]) == ("channel-rms-4%", "float32", "step-1/16")
 
 
 def test_an_unknown_encoding_is_refused_with_those_known() -> None:

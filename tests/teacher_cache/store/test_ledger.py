@@ -78,11 +78,11 @@ def test_state_says_what_the_entries_say(
 ) -> None:
     """Whether a volume is bound or not, the arrays are those of a plain walk over the entries that were committed."""
     objects = Objects(str(tmp_path_factory.mktemp("ledger")))
-    journal = Journal(objects)
+    journal = Journal(objects, since=0)
     status: dict[tuple[str, int], int] = {}
     for number, (shard, parts, failed) in enumerate(units):
         new = {part for part in parts if (part, shard * PER_SHARD) not in status}
-        assert journal.commit(entry(shard, sorted(parts), sorted(failed)), since=0) == bool(new)
+        assert journal.commit(entry(shard, sorted(parts), sorted(failed))) == bool(new)
         for part in new:
             for place in range(PER_SHARD):
                 status[part, shard * PER_SHARD + place] = FAILED if place in failed else COMMITTED
@@ -110,10 +110,10 @@ def test_state_says_what_the_entries_say(
 def test_two_writers_with_other_parts(tmp_path: Path) -> None:
     """A late writer of fewer parts, and one of more: what is there stands, and only what is missing is added."""
     objects = Objects(str(tmp_path))
-    first, second = Journal(objects), Journal(objects)
-    assert first.commit(entry(0, ["clock", "depth"], writer=1), since=0)
-    assert second.commit(entry(0, ["clock", "depth", "flow"], failed=[1], writer=2), since=0)
-    assert not first.commit(entry(0, ["depth", "flow"], writer=1), since=0)
+    first, second = Journal(objects, since=0), Journal(objects, since=0)
+    assert first.commit(entry(0, ["clock", "depth"], writer=1))
+    assert second.commit(entry(0, ["clock", "depth", "flow"], failed=[1], writer=2))
+    assert not first.commit(entry(0, ["depth", "flow"], writer=1))
     found = committed_once(objects)
     assert set(found) == {("clock", 0), ("depth", 0), ("flow", 0)}
     assert list(found["flow", 0].objects) == ["flow/c/0/0"]
@@ -123,18 +123,29 @@ def test_two_writers_with_other_parts(tmp_path: Path) -> None:
 
 def test_a_writer_believed_dead_comes_after_the_volume_was_bound(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    late, later = Journal(objects), Journal(objects)
-    assert Journal(objects).commit(entry(0, ["depth"]), since=0)
+    late, later = Journal(objects, since=0), Journal(objects, since=0)
+    assert Journal(objects, since=0).commit(entry(0, ["depth"]))
     close_volume(objects, 0)
     assert read_volumes(objects).open == 1
-    assert not late.commit(entry(0, ["depth"]), since=0)  # done by another: nothing changes
-    assert later.commit(entry(1, ["depth"]), since=0)  # not done: the next volume takes it
+    assert not late.commit(entry(0, ["depth"]))  # done by another: nothing changes
+    assert later.commit(entry(1, ["depth"]))  # not done: the next volume takes it
     for shard in (0, 1):
-        anew = Journal(objects)  # of a run that planned before all this
-        assert not anew.commit(entry(shard, ["depth"]), since=0)
+        anew = Journal(objects, since=0)  # of a run that planned before all this
+        assert not anew.commit(entry(shard, ["depth"]))
     assert set(committed_once(objects)) == {("depth", 0), ("depth", 1)}
-    assert not (tmp_path / entry_key(0, 1, 0)).exists()  # nothing is left in a volume that takes no more
     assert (tmp_path / entry_key(1, 1, 0)).exists()
+
+
+def test_an_entry_that_came_after_its_volume_was_bound_counts_for_nothing(tmp_path: Path) -> None:
+    """As of a writer that was stopped between looking whether the volume is open and creating its entry there."""
+    objects = Objects(str(tmp_path))
+    assert Journal(objects, since=0).commit(entry(0, ["depth"]))
+    close_volume(objects, 0)
+    objects.create(entry_key(0, 1, 0), seal(entry(1, ["depth"])))
+    assert set(committed_once(objects)) == {("depth", 0)}
+    assert read_ledger(objects).status(np.arange(6), ["depth"]).tolist() == [COMMITTED] * 3 + [PENDING] * 3
+    assert Journal(objects, since=0).commit(entry(1, ["depth"]))
+    assert set(committed_once(objects)) == {("depth", 0), ("depth", 1)}
 
 
 def test_writers_at_once_while_volumes_are_closed(tmp_path: Path) -> None:
@@ -149,9 +160,9 @@ def test_writers_at_once_while_volumes_are_closed(tmp_path: Path) -> None:
     ]
 
     def write(writer: int) -> int:
-        journal, rng, made = Journal(objects), random.Random(writer), 0
+        journal, rng, made = Journal(objects, since=0), random.Random(writer), 0
         for shard in rng.sample(shards, len(shards)):
-            made += journal.commit(entry(shard, wanted[writer], writer=writer), since=0)
+            made += journal.commit(entry(shard, wanted[writer], writer=writer))
             if rng.random() < 0.15 and read_volumes(objects).unbound:
                 close_volume(objects, read_volumes(objects).open)
         return made
@@ -167,7 +178,7 @@ def test_writers_at_once_while_volumes_are_closed(tmp_path: Path) -> None:
 def test_what_is_damaged_of_a_bound_volume_is_bound_again(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
     for shard in range(5):
-        assert Journal(objects).commit(entry(shard, ["depth"]), since=0)
+        assert Journal(objects, since=0).commit(entry(shard, ["depth"]))
     close_volume(objects, 0)
     whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for path, data in whole.items():
@@ -182,7 +193,7 @@ def test_what_is_damaged_of_a_bound_volume_is_bound_again(tmp_path: Path) -> Non
 
 def test_an_entry_that_is_not_as_it_was_written(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    Journal(objects).commit(entry(4, ["depth"]), since=0)
+    Journal(objects, since=0).commit(entry(4, ["depth"]))
     path = tmp_path / entry_key(0, 4, 0)
     path.write_bytes(path.read_bytes().replace(b'"row":13', b'"row":12'))
     with pytest.raises(StoreDamaged, match=r"digest does not hold.*--repair"):

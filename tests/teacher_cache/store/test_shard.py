@@ -58,6 +58,12 @@ def test_no_flipped_bit_goes_unseen(chunk: bytes, bit: int, data: st.DataObject)
     assert not split_checksum(chunks[1])[1]
 
 
+def test_equal_values_give_equal_bytes() -> None:
+    """In chunks of many blocks too, which blosc's own threads would lay out in another order each time."""
+    values = np.random.default_rng(0).standard_normal((4, 500_000), np.float32)
+    assert len({encode_chunk(values) for _ in range(5)}) == 1
+
+
 def test_a_cut_shard_is_refused() -> None:
     data = pack_shard({0: encode_chunk(np.arange(10))}, 2)
     for length in (0, 3, len(data) - 1):

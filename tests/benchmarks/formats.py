@@ -1,0 +1,474 @@
+"""Ways to keep clips on S3, ours and its peers', each written and read as its own documentation shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import sys
+import tarfile
+import tempfile
+import types
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import numpy as np
+import safetensors.numpy
+import torch
+
+from schemas.base import sha256_digest
+from schemas.clip import Clip
+from schemas.job import EncodingProfile, Job
+from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
+from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
+from teacher_cache import open_cache
+from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.registry import encoding, resolve
+from teacher_cache.store.chunk import encode_chunk
+from teacher_cache.store.fetch import ChunkReader
+from teacher_cache.store.layout import shard_key, stored_arrays
+from teacher_cache.store.ledger import commit
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.store import Store, add_clips, add_parts, create_store, open_store
+
+IN_FLIGHT = 8
+"""Requests that every random-access reader may have open at once."""
+CLIPS_PER_SHARD = 8
+"""Also of the peers' shards, except MosaicML's, which are as long as it makes them by default."""
+
+Values = dict[SignalName, np.ndarray[Any, Any]]
+"""Signal → one clip's values, as the teacher gives them (depth as its log)."""
+Read = Callable[[Sequence[int]], object]
+"""Clip numbers → their values, as the format's user gets them."""
+
+
+class Format(Protocol):
+    """One way to keep clips."""
+
+    name: str
+    place: str
+    """Folder of its objects. Two formats of one place are two readers of what the first one writes."""
+    sequential: bool
+    """Whether it can be read only in its own order; ``Read`` then gives its next clips, as many as it is asked for."""
+    ours: bool
+    """Whether it is read with this project's client, and so is none of the peers to be measured against."""
+
+    def write(self, url: str, clips: Sequence[Values]) -> None: ...
+
+    def open(self, url: str) -> AbstractContextManager[Read]:
+        """A cold reader: nothing of a clip is kept from earlier reads."""
+
+
+SHAPES: dict[SignalName, Shape] = {
+    "f4d": (4, 8, 16, 16, 1408),
+    "depth": (16, 224, 224),
+    "flow": (16, 224, 224, 2),
+    "motion": (16, 224, 224),
+    "camray": (16, 16, 16, 6),
+}
+"""One clip's shapes of L4P giant's signals."""
+
+
+def synthetic_clip(seed: int) -> Values:
+    """A clip of L4P giant's size: Gaussian features with a scale for each channel, smooth maps, unit rays."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal(SHAPES["f4d"], np.float32) * np.exp(rng.normal(0, 0.5, 1408)).astype("f4")
+    rays = rng.standard_normal(SHAPES["camray"], np.float32)
+    return {
+        "f4d": features,
+        "depth": _smooth(rng, 1)[..., 0],
+        "flow": 4 * _smooth(rng, 2),
+        "motion": 3 * _smooth(rng, 1)[..., 0] - 2,
+        "camray": rays / np.linalg.norm(rays[..., :3], axis=-1, keepdims=True),
+    }
+
+
+def _smooth(rng: np.random.Generator, channels: int) -> np.ndarray[Any, Any]:
+    """(frame 16, 224, 224, channel): noise of 14 pixels' grain, interpolated, with one part in 500 of white noise."""
+    coarse = torch.from_numpy(rng.standard_normal((16, channels, 16, 16), np.float32))
+    fine = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bicubic").permute(0, 2, 3, 1).numpy()
+    return fine + rng.standard_normal(fine.shape, np.float32) / 500
+
+
+def stored_bytes(url: str) -> int:
+    return sum(Objects(url).listing().values())
+
+
+def _in_parallel(one: Callable[[int], object]) -> Iterator[Read]:
+    with ThreadPoolExecutor(IN_FLIGHT) as threads:
+        yield lambda numbers: list(threads.map(one, numbers))
+
+
+@dataclass
+class OurStore:
+    """A committed store, through the functions that a worker uses. ``handed_over``: ``float32`` or ``stored``."""
+
+    profile: EncodingProfile
+    handed_over: str = "float32"
+    sequential = False
+    ours = True
+
+    @property
+    def name(self) -> str:
+        return f"this reader, {self.handed_over}"
+
+    @property
+    def place(self) -> str:
+        return f"ours-{self.profile}"
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        store = self.create(url, len(clips))
+        for first in range(0, len(clips), CLIPS_PER_SHARD):
+            rows = range(first, min(first + CLIPS_PER_SHARD, len(clips)))
+            self.put(store, rows, [self.compress(self.quantise(store.recipe, clips[row])) for row in rows])
+
+    def arrays(self, store: Store) -> list[StoredArray]:
+        return [array for name in SIGNAL_NAMES for array in stored_arrays(store.recipe, name, SHAPES)]
+
+    def recipe(self) -> Recipe:
+        job = Job.model_validate({"videos": {"glob": "*"}, "store": "none", "teacher": {}, "encoding": self.profile})
+        return Recipe(
+            teacher=TeacherIdentity(family="synthetic", config={}, weights="none", dtype="float32"),
+            clips=ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=224, student_size=None),
+            encodings=resolve(job),
+            layout=Layout(clips_per_shard=CLIPS_PER_SHARD),
+        )
+
+    def create(self, url: str, count: int) -> Store:
+        store = create_store(url, self.recipe())
+        names = [str(number) for number in range(count)]
+        clips = [Clip(clip_id=n, row=int(n), video=n, video_id=n, content_digest=n) for n in names]
+        add_clips(store, lambda catalog: () if catalog.clips else clips)
+        add_parts(store, SIGNAL_NAMES, SHAPES, count)
+        return store
+
+    def quantise(self, recipe: Recipe, clip: Values) -> Values:
+        """What the encodings' arithmetic gives, which runs where the teacher does."""
+        stored: Values = {}
+        for name in SIGNAL_NAMES:
+            encoder = encoding(name, recipe.encodings[name])
+            stored |= encoder.encode(SIGNALS[name], torch.from_numpy(clip[name]))[0]
+        return stored
+
+    def compress(self, stored: Values) -> dict[str, bytes]:
+        return {name: encode_chunk(values) for name, values in stored.items()}
+
+    def put(self, store: Store, rows: range, chunks: Sequence[dict[str, bytes]]) -> None:
+        """Create the shard of ``rows`` in every array, and commit it."""
+        shard = rows[0] // CLIPS_PER_SHARD
+        objects = {}
+        for array in self.arrays(store):
+            held = {row % CLIPS_PER_SHARD: c[array.name] for row, c in zip(rows, chunks, strict=True) if array.name in c}
+            if held:
+                data = pack_shard(held, CLIPS_PER_SHARD)
+                assert store.objects.create(shard_key(array, shard), data)
+                objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
+        outcomes = tuple(RowOutcome(row=row, clip_id=str(row), status="committed") for row in rows)
+        unit = Unit(shard=shard, parts=SIGNAL_NAMES)
+        commit(store.objects, LedgerEntry(unit=unit, fingerprint=store.recipe.fingerprint, objects=objects, rows=outcomes))
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        if self.handed_over == "float32":
+            cache = open_cache(url)
+            cache.committed_ids()
+            yield lambda numbers: cache.read(SIGNAL_NAMES, [str(n) for n in numbers])
+            return
+        store = open_store(url)
+        arrays = self.arrays(store)
+        chunks = ChunkReader(store.objects, CLIPS_PER_SHARD)
+        yield lambda numbers: chunks.read((array, numbers) for array in arrays)
+
+
+class RawRanges(OurStore):
+    """The ceiling: the bytes of our store's chunks and nothing else, by our own client, not decoded."""
+
+    name = "raw ranged GET"
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        objects = Objects(url)
+        places: dict[int, list[tuple[str, int, int]]] = {}
+        for key in objects.listing():
+            if "/c/" not in key:
+                continue
+            start, shard = 0, int(key.split("/c/")[1].split("/")[0])
+            for place, chunk in unpack_shard(objects.get(key) or b"", CLIPS_PER_SHARD).items():
+                places.setdefault(shard * CLIPS_PER_SHARD + place, []).append((key, start, start + len(chunk)))
+                start += len(chunk)
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+
+            def get(place: tuple[str, int, int]) -> None:
+                data = objects.get_range(*place)
+                assert data is not None
+                assert len(data) == place[2] - place[1]
+
+            yield lambda numbers: list(threads.map(get, (place for n in numbers for place in places[n])))
+
+
+@dataclass
+class ZarrArrays:
+    """Zarr arrays, one chunk a clip, with Zarr's default compression where they are not our store's."""
+
+    name: str
+    dtype: str = "float32"
+    place: str = "zarr"
+    sequential = False
+    ours = False
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        import zarr
+
+        group = zarr.open_group(url, mode="w")
+        for name, values in clips[0].items():
+            shape = (len(clips), *values.shape)
+            array = group.create_array(name, shape=shape, chunks=(1, *values.shape), dtype=self.dtype)
+            with ThreadPoolExecutor(IN_FLIGHT) as threads:
+                list(threads.map(lambda i, array=array, name=name: array.__setitem__(i, clips[i][name]), range(len(clips))))
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        import zarr
+
+        arrays = [array for _, array in zarr.open_group(url, mode="r", use_consolidated=False).arrays()]
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            yield lambda numbers: list(
+                threads.map(lambda job: np.asarray(job[0][job[1]]), [(a, n) for n in numbers for a in arrays])
+            )
+
+
+class TensorStoreArrays(ZarrArrays):
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        import tensorstore
+        import zarr
+
+        bucket, _, path = url.removeprefix("s3://").partition("/")
+        place = {"driver": "s3", "bucket": bucket, "endpoint": os.environ["AWS_ENDPOINT_URL"], "aws_region": "us-east-1"}
+        arrays = [
+            tensorstore.open({"driver": "zarr3", "kvstore": place | {"path": f"{path}/{name}/"}}, open=True).result()
+            for name in zarr.open_group(url, mode="r", use_consolidated=False).array_keys()
+        ]
+
+        def read(numbers: Sequence[int]) -> object:
+            with ThreadPoolExecutor(IN_FLIGHT) as threads:  # eight in flight, no more
+                return list(threads.map(lambda job: job[0][job[1]].read().result(), [(a, n) for n in numbers for a in arrays]))
+
+        yield read
+
+
+@dataclass
+class FilePerClip:
+    """One object a clip, of a format that a function each writes and reads."""
+
+    name: str
+    dtype: str
+    dump: Callable[[Values], bytes]
+    load: Callable[[bytes], Any]
+    place: str
+    ranged: bool = False
+    """Whether the bytes are fetched by our client in place of s3fs: what neither checksum nor compression costs."""
+    sequential = False
+
+    @property
+    def ours(self) -> bool:
+        return self.ranged
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        fs, root = fsspec.url_to_fs(url)
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            list(threads.map(lambda i: fs.pipe_file(f"{root}/{i}", self.dump(_cast(clips[i], self.dtype))), range(len(clips))))
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        fs, root = fsspec.url_to_fs(url)
+        lengths = {i["name"]: i["size"] for i in fs.ls(root, detail=True)}
+        objects = Objects(url)
+
+        def fetch(number: int) -> Any:
+            if not self.ranged:
+                return self.load(fs.cat_file(f"{root}/{number}"))
+            data = objects.get_range(str(number), 0, lengths[f"{root}/{number}"])
+            assert data is not None
+            return self.load(bytes(data))
+
+        yield from _in_parallel(fetch)
+
+
+def _cast(clip: Values, dtype: str) -> Values:
+    return {name: values.astype(dtype, copy=False) for name, values in clip.items()}
+
+
+def _npz(clip: Values, save: Callable[..., None] = np.savez) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer, **clip)
+    return buffer.getvalue()
+
+
+def _load_npz(data: bytes) -> Values:
+    with np.load(io.BytesIO(data)) as arrays:
+        return dict(arrays)
+
+
+@dataclass
+class WebDataset:
+    """Tar files of one npz a clip, read one after another through one pipe."""
+
+    dtype: str
+    name = place = "webdataset"
+    sequential = True
+    ours = False
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        fs, root = fsspec.url_to_fs(url)
+        for first in range(0, len(clips), CLIPS_PER_SHARD):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                for number, clip in enumerate(clips[first : first + CLIPS_PER_SHARD], first):
+                    data = _npz(_cast(clip, self.dtype))
+                    entry = tarfile.TarInfo(f"{number:06d}.npz")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+            fs.pipe_file(f"{root}/{first // CLIPS_PER_SHARD:06d}.tar", buffer.getvalue(), chunksize=5 * 2**30)
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        import webdataset
+
+        fs, root = fsspec.url_to_fs(url)
+
+        def opened(samples: Any) -> Iterator[dict[str, Any]]:
+            for sample in samples:
+                with fs.open(sample["url"], "rb", block_size=8 * 2**20, cache_type="readahead") as stream:
+                    yield {"url": sample["url"], "stream": stream}
+
+        pipeline = webdataset.DataPipeline(
+            webdataset.SimpleShardList(sorted(fs.ls(root, detail=False))), opened, webdataset.tariterators.tar_file_expander,
+            webdataset.tariterators.group_by_keys, webdataset.decode(),
+        )  # fmt: skip
+        with closing(iter(pipeline)) as samples:
+            yield lambda numbers: [next(samples) for _ in numbers]
+
+
+@dataclass
+class MosaicML:
+    """MDS shards, each fetched to a local folder whole when a clip of it is asked for."""
+
+    dtype: str
+    compression: str | None = None
+    name = "MosaicML streaming"
+    place = "mosaicml"
+    sequential = False
+    ours = False
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        columns = {name: f"ndarray:{self.dtype}:{','.join(map(str, v.shape))}" for name, v in clips[0].items()}
+        with tempfile.TemporaryDirectory() as folder:
+            with _mosaic().MDSWriter(out=folder, columns=columns, compression=self.compression) as writer:
+                for clip in clips:
+                    writer.write(_cast(clip, self.dtype))
+            _upload(Path(folder), url)
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = _mosaic().StreamingDataset(remote=url, local=folder, batch_size=CLIPS_PER_SHARD)
+            yield from _in_parallel(dataset.__getitem__)
+
+
+def _mosaic() -> Any:
+    """`streaming.base`, without the packages for vision and text beside it and what they import."""
+    if "streaming" not in sys.modules:
+        found = importlib.util.find_spec("streaming")
+        if found is None:
+            raise ModuleNotFoundError("No module named 'streaming'", name="streaming")
+        package = types.ModuleType("streaming")
+        package.__path__ = list(found.submodule_search_locations or ())
+        sys.modules["streaming"] = package
+    return importlib.import_module("streaming.base")
+
+
+@dataclass
+class LitData:
+    """Chunks of serialised clips; one that is asked for by number is fetched by range."""
+
+    dtype: str
+    compression: str | None = None
+    name = "litData"
+    place = "litdata"
+    sequential = False
+    ours = False
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        from litdata.streaming.writer import BinaryWriter
+
+        with tempfile.TemporaryDirectory() as folder:
+            writer = BinaryWriter(folder, chunk_size=CLIPS_PER_SHARD, compression=self.compression)
+            for number, clip in enumerate(clips):
+                writer[number] = _cast(clip, self.dtype)
+            writer.done()
+            writer.merge()
+            _upload(Path(folder), url)
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        import litdata
+        from litdata.streaming import downloader
+
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # the server here is plain HTTP, which it has no option for
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = litdata.StreamingDataset(url, cache_dir=folder)
+            yield lambda numbers: [dataset[n] for n in numbers]
+
+
+def _upload(folder: Path, url: str) -> None:
+    fs, root = fsspec.url_to_fs(url)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        fs.pipe_file(f"{root}/{path.relative_to(folder)}", path.read_bytes(), chunksize=5 * 2**30)
+
+
+def _safetensors(name: str, dtype: str, *, ranged: bool = False) -> FilePerClip:
+    return FilePerClip(name, dtype, safetensors.numpy.save, safetensors.numpy.load, "safetensors", ranged)
+
+
+def same_bytes() -> list[Format]:
+    """Every format with the teacher's float32, lossless, in its own plain way."""
+    ours = OurStore("exact")
+    return [
+        ours,
+        RawRanges("exact"),
+        ZarrArrays("zarr-python, our store", place=ours.place),
+        TensorStoreArrays("tensorstore, our store", place=ours.place),
+        _safetensors("safetensors a clip, s3fs", "float32"),
+        _safetensors("safetensors a clip, our client", "float32", ranged=True),
+        FilePerClip("npz a clip, s3fs", "float32", _npz, _load_npz, "npz"),
+        WebDataset("float32"),
+        MosaicML("float32"),
+        LitData("float32"),
+    ]
+
+
+def as_users_store_it() -> list[Format]:
+    """Ours under `fine`, and the peers in float16 with the compression that their documentation shows."""
+    return [
+        OurStore("fine", "stored"),
+        OurStore("fine", "float32"),
+        RawRanges("fine"),
+        ZarrArrays("zarr-python", "float16"),
+        TensorStoreArrays("tensorstore", "float16"),
+        _safetensors("safetensors a clip, s3fs", "float16"),
+        _safetensors("safetensors a clip, our client", "float16", ranged=True),
+        FilePerClip("npz a clip, compressed, s3fs", "float16", partial(_npz, save=np.savez_compressed), _load_npz, "npz"),
+        WebDataset("float16"),
+        MosaicML("float16", "zstd"),
+        LitData("float16", "zstd"),
+    ]

@@ -1,0 +1,188 @@
+"""Measures reading clips from S3 by this project's reader and by its peers, side by side: two tables, and the same as JSON.
+
+    python tests/benchmarks/read.py              # some minutes, 10 GB of disk under --folder
+
+Every format holds the same clips of L4P giant's size on the same server (SeaweedFS, on this machine), and is read in the same
+shuffled order in batches of eight, cold, in turns; the median of the turns is told. The first table has every format hold the
+teacher's float32; the second has each as its users would. Peers that are not installed are named (`pip install '.[bench]'`).
+The server shares this machine's cores, so its CPU time limits every rate; it is told apart from the client's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import formats
+import numpy as np
+import s3_server
+from formats import Format, Values
+from machine import processor
+from measuring import guarded, server_cpu
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+BATCH = 8
+TABLES = {"same bytes": formats.same_bytes, "as its users store it": formats.as_users_store_it}
+
+
+@dataclass
+class Measured:
+    """What one format cost, a figure a turn."""
+
+    form: Format
+    url: str
+    bytes_per_clip: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    """Clips a second."""
+    client: list[float] = field(default_factory=list)
+    """CPU seconds a clip of this process."""
+    server: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """What goes into the JSON."""
+        about: dict[str, Any] = {
+            "name": self.form.name,
+            "access": "sequential" if self.form.sequential else "random",
+            "peer": not self.form.ours,
+        }
+        if self.failure is not None:
+            return about | {"failure": self.failure}
+        return about | {
+            "clips_per_second": statistics.median(self.rates),
+            "clips_per_second_all": self.rates,
+            "client_cpu_seconds_per_clip": statistics.median(self.client),
+            "server_cpu_seconds_per_clip": statistics.median(self.server),
+            "bytes_per_clip": self.bytes_per_clip,
+        }
+
+
+def read_all(measured: Measured, order: Sequence[int], server: s3_server.S3Server) -> None:
+    """One turn: every clip once, in batches."""
+    with measured.form.open(measured.url) as read:
+        began, client, served = time.perf_counter(), time.process_time(), server_cpu(server)
+        for first in range(0, len(order), BATCH):
+            read(order[first : first + BATCH])
+        seconds = time.perf_counter() - began
+        measured.rates.append(len(order) / seconds)
+        measured.client.append((time.process_time() - client) / len(order))
+        measured.server.append((server_cpu(server) - served) / len(order))
+
+
+def measure(
+    forms: Sequence[Format], clips: Sequence[Values], turns: int, server: s3_server.S3Server, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Write every format, then read them in turns."""
+    every = [Measured(form, f"s3://bucket/{form.place}") for form in forms]
+    written: set[str] = set()
+    for measured in every:
+        if measured.url not in written:
+            say(f"writing {measured.form.name}")
+            guarded(measured, lambda m=measured: m.form.write(m.url, clips))
+            written.add(measured.url)
+        measured.bytes_per_clip = formats.stored_bytes(measured.url) / len(clips)
+    rng = np.random.default_rng(0)
+    for turn in range(turns):
+        order = rng.permutation(len(clips)).tolist()
+        for measured in every:
+            say(f"turn {turn + 1}: {measured.form.name}")
+            guarded(measured, lambda m=measured, order=order: read_all(m, order, server))
+    server.filesystem.rm("bucket", recursive=True)
+    return [measured.figures() for measured in every]
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    shown = Table(title=title)
+    for name in ("reader", "access", "clips/s", "of ours", "client CPU ms", "of ours", "server CPU ms", "MB/clip"):
+        shown.add_column(name, justify="left" if name in ("reader", "access") else "right")
+    ours = rows[0]
+    for row in rows:
+        if "failure" in row:
+            shown.add_row(row["name"], row["access"], row["failure"])
+            continue
+        shown.add_row(
+            row["name"],
+            row["access"],
+            f"{row['clips_per_second']:.3g}",
+            f"{row['clips_per_second'] / ours['clips_per_second']:.0%}",
+            f"{row['client_cpu_seconds_per_clip'] * 1e3:.3g}",
+            f"{row['client_cpu_seconds_per_clip'] / ours['client_cpu_seconds_per_clip']:.0%}",
+            f"{row['server_cpu_seconds_per_clip'] * 1e3:.3g}",
+            f"{row['bytes_per_clip'] / 1e6:.3g}",
+        )
+    return shown
+
+
+def goals(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Ours over what it is held against: the best random-access peer's rate, the raw GET's rate, a peer's least CPU."""
+    found = {}
+    for title, rows in tables.items():
+        ours = rows[0]
+        measured = [row for row in rows if "failure" not in row]
+        peers = [row for row in measured if row["peer"]]
+        best = max(r["clips_per_second"] for r in peers if r["access"] == "random")
+        raw = next(r["clips_per_second"] for r in measured if r["name"] == formats.RawRanges.name)
+        least = min(r["client_cpu_seconds_per_clip"] for r in peers)
+        found[f"{title}: rate over the best random-access peer's"] = ours["clips_per_second"] / best
+        found[f"{title}: rate over the raw ranged GET's"] = ours["clips_per_second"] / raw
+        found[f"{title}: client CPU over the least of a peer"] = ours["client_cpu_seconds_per_clip"] / least
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where the server keeps its data; the system's temporary folder"
+    )
+    parser.add_argument("--weed", default="weed", help="the SeaweedFS program")
+    parser.add_argument("--out", type=Path, default=RESULTS / "read.json")
+    options = parser.parse_args()
+    console = Console(width=None if os.isatty(1) else 150)
+    clips = [formats.synthetic_clip(seed) for seed in range(options.clips)]
+    tables = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        server = s3_server.start(Path(folder), options.weed)
+        os.environ.update(server.environment)
+        try:
+            for title, forms in TABLES.items():
+                server.filesystem.mkdir("bucket")
+                with console.status(title) as status:
+                    tables[title] = measure(forms(), clips, options.turns, server, status.update)
+        finally:
+            s3_server.stop(server)
+    result = {
+        "benchmark": "read",
+        "machine": processor(),
+        "server": "SeaweedFS on the same machine",
+        "clips": options.clips,
+        "batch": BATCH,
+        "clips_per_shard": formats.CLIPS_PER_SHARD,
+        "in_flight": formats.IN_FLIGHT,
+        "turns": options.turns,
+        "float32_bytes_per_clip": sum(values.nbytes for values in clips[0].values()),
+        "tables": tables,
+        "goals": goals(tables),
+    }
+    for title, rows in tables.items():
+        console.print(table(title, rows))
+    for goal, ratio in result["goals"].items():
+        console.print(f"{goal}: {ratio:.2f}")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
