@@ -222,7 +222,7 @@ def _check_object(store: Store, claim: _Claim, known: Mapping[str, str | None], 
         detail = f"it has {len(data)} bytes, and {claim.stored.length} were committed; {detail}"
     kind: FindingKind = "truncated" if len(data) < claim.stored.length else "digest"
     # Whole chunks under a wrong digest are another shard's: no clip in it can be trusted.
-    return [_damage(kind, claim.key, detail, hit or everyone, data)]
+    return [_damage(kind, claim.key, detail, hit if damaged else everyone, data)]
 
 
 Hit = list[tuple[int, str]]
