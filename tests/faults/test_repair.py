@@ -13,7 +13,7 @@ from conftest import tree
 from schemas.job import Job
 from teacher_cache import open_cache
 from teacher_cache.run import run_job
-from teacher_cache.verify import verify
+from teacher_cache.verify import collect_garbage, verify
 
 CLIPS = ["scene-0", "scene-1", "scene-2"]
 NAMES = ("camray", "timestamps")
@@ -76,3 +76,12 @@ def _damage(store: Path, how: str) -> None:
         case "entry":
             entry = min((store / "ledger").rglob("*0000.0.json"))
             entry.write_bytes(entry.read_bytes()[:50])
+
+
+def test_a_catalog_table_whose_record_is_lost_is_named_and_not_garbage(tiny_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    (store / "catalog/segment-000000.json").unlink()
+    (table,) = (str(path.relative_to(store)) for path in store.glob("catalog/*.parquet"))
+    (finding,) = (finding for finding in verify(str(store)).findings if finding.key == table)
+    assert "the record is lost" in finding.detail
+    assert table not in collect_garbage(str(store), older_than_hours=0, dry_run=True).removed
