@@ -23,7 +23,7 @@ AnyArray = TypeVar("AnyArray", Values, "torch.Tensor")
 class Compression:
     """The lossless codecs of one array, all of the Zarr v3 registry, so that any Zarr reader has them."""
 
-    codec: Literal["blosc", "zstd"] = "blosc"
+    codec: Literal["blosc", "zstd", "none"] = "blosc"
     """``blosc``: zstd behind Blosc's byte shuffle, for numbers wider than a byte. ``zstd``: zstd alone."""
     level: int = 3
     order: tuple[int, ...] | None = None
@@ -32,6 +32,8 @@ class Compression:
 
 SHUFFLED = Compression()
 """What an array has that states no other; earlier stores know it alone."""
+RAW = Compression("none")
+"""For numbers that are mostly noise, whose few per cent are not worth the time."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +80,20 @@ class Encoding(Protocol):
         within its bound, NaN included, says that the arrays do not hold the clip.
         """
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """Physical values as float32, of the arrays that `encode` gave; of tensors, a tensor on their device.
 
-        Arrays may have a leading clip axis. Depth is positive, not its log.
+        Arrays may have a leading clip axis. Depth is positive, not its log. The values are in ``out`` if it is given, and
+        else may be those of ``arrays`` themselves, where these are physical.
         """
 
 
-def to_float32(values: AnyArray) -> AnyArray:
-    """The values as float32; integers become a new array."""
+def to_float32(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
+    """The values as float32, in ``out`` if it is given; without it, integers become a new array."""
+    if out is not None:
+        out[...] = values
+        return out
     return values.astype(np.float32, copy=False) if isinstance(values, np.ndarray) else values.float()
-
-
-def to_int16(values: AnyArray) -> AnyArray:
-    """The values, int8, as a new array of int16."""
-    return values.astype(np.int16) if isinstance(values, np.ndarray) else values.short()
 
 
 def bytes_to_float32(values: AnyArray) -> AnyArray:
@@ -102,12 +103,11 @@ def bytes_to_float32(values: AnyArray) -> AnyArray:
     return values.transpose(-1, -2).contiguous().view(values.float().dtype)[..., 0]
 
 
-def copied(values: AnyArray) -> AnyArray:
-    return values.copy() if isinstance(values, np.ndarray) else values.clone()
-
-
-def exp(values: AnyArray) -> AnyArray:
-    return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
+def exp(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
+    """The exponential of float32 values, in ``out`` if it is given."""
+    if isinstance(values, np.ndarray):
+        return np.exp(values, out=out)
+    return values.exp() if out is None else out.copy_(values).exp_()
 
 
 def figure(measure: str, error: torch.Tensor, values: torch.Tensor, measured: float, bound: float) -> ErrorFigure:

@@ -61,8 +61,8 @@ class ChannelInt8:
         }
         return arrays, figure("error over the channel's largest magnitude", error, values, measured, _BOUND)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
-        values = to_float32(arrays[signal.name])
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        values = to_float32(arrays[signal.name], out)
         scale = arrays[f"{signal.name}_scale"]  # (..., layer, channel)
         values *= scale.reshape(*scale.shape[:-1], *(1,) * (len(signal.dims) - 2), scale.shape[-1])
         return values

@@ -10,16 +10,7 @@ import numpy as np
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import (
-    AnyArray,
-    Arrays,
-    Compression,
-    StoredArray,
-    bytes_to_float32,
-    copied,
-    to_float32,
-    to_int16,
-)
+from teacher_cache.encodings.base import AnyArray, Arrays, Compression, StoredArray, bytes_to_float32, to_float32
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -95,20 +86,22 @@ class ChannelRMS:
         figure = ErrorFigure(measure=measure, measured=worst, bound=self.bound, relative_rms=overall)
         return {signal.name: planes.cpu().numpy()}, figure
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         planes = arrays[signal.name]  # (..., layer, plane, y, x, channel)
         times = planes.shape[-4] // 2
         low, high = planes[..., :times, :, :, :], planes[..., times : 2 * times, :, :, :]
         side = planes[..., 2 * times :, :, :, :]
         side = side.reshape(*side.shape[:-4], 1, 1, -1, side.shape[-1])  # (..., layer, 1, 1, token, channel)
         centre, delta = side[..., _CENTRE, :], side[..., _DELTA, :]  # (..., layer, 1, 1, channel)
+        values = to_float32(low, out)
         if delta.any():
-            low = copied(low)
+            step, chosen = low[..., 0, :, :, :], -delta  # all bits where delta is 1
             for time in range(1, times):
-                low[..., time, :, :, :] += low[..., time - 1, :, :, :] * delta
-        integers = to_int16(centre)[..., None, :, :, :] + low
-        if high.any():
-            integers += to_int16(high) * 256
-        values = to_float32(integers)
+                step = (step & chosen) + low[..., time, :, :, :]
+                values[..., time, :, :, :] = step
+        for time in range(times):
+            if high[..., time, :, :, :].any():
+                values[..., time, :, :, :] += to_float32(high[..., time, :, :, :]) * 256
+        values += to_float32(centre)[..., None, :, :, :]
         values *= bytes_to_float32(side[..., _SCALE, :])[..., None, :, :, :]
         return values

@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.ledger import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray, exp, to_float32
+from teacher_cache.encodings.base import AnyArray, Arrays, Compression, StoredArray, exp, to_float32
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Exact:
     """Every bit of the teacher's float32 output (depth as its log, as the network gives it)."""
 
-    name: str = "float32"
+    name: str
+    compression: Compression
     statement: str = "lossless"
     logarithm: bool = False
 
@@ -31,7 +32,7 @@ class Exact:
             "encoding": self.name,
             "error_bound": self.statement,
         }
-        return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes),)
+        return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes, self.compression),)
 
     def signal_shape(self, stored: Shape) -> Shape:
         return stored
@@ -40,6 +41,6 @@ class Exact:
         stored = raw.float().cpu().contiguous().numpy().astype("<f4", copy=False)
         return {signal.name: stored}, ErrorFigure(measure="absolute error", measured=0.0, bound=0.0, relative_rms=0.0)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
-        values = to_float32(arrays[signal.name])
-        return exp(values) if self.logarithm else values
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        stored = arrays[signal.name]
+        return exp(stored, out) if self.logarithm else to_float32(stored, out)

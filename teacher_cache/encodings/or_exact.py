@@ -47,6 +47,8 @@ class OrExact:
         arrays, error = self.exact.encode(signal, raw)
         return {exact_array(signal.name): arrays[signal.name]}, error
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         exact = arrays.get(exact_array(signal.name))
-        return self.lossy.decode(signal, arrays) if exact is None else self.exact.decode(signal, {signal.name: exact})
+        if exact is None:
+            return self.lossy.decode(signal, arrays, out)
+        return self.exact.decode(signal, {signal.name: exact}, out)

@@ -68,11 +68,12 @@ class UniformInteger:
             return stored, figure("relative error", error.expm1_().mul_(physical), physical, measured, self.bound)
         return stored, figure(f"absolute error in {signal.units}", error, values, max(largest, -least), self.bound)
 
-    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray]) -> AnyArray:
-        values = to_float32(arrays[signal.name])
+    def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        values = to_float32(arrays[signal.name], out)
         values *= self.step
-        values += self.offset
-        return exp(values) if self.logarithm else values
+        if self.offset:
+            values += self.offset
+        return exp(values, values) if self.logarithm else values
 
 
 def _expm1(value: float) -> float:

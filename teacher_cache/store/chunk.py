@@ -7,6 +7,7 @@ raw ones until the shard is full.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import google_crc32c
@@ -19,6 +20,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, Zst
 from teacher_cache.encodings.base import SHUFFLED, Compression, StoredArray
 
 Buffer = bytes | memoryview
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 
 # With threads of its own, blosc lays out a chunk's blocks in the order in which they happened to be done, so equal values would
 # not give equal bytes. Its callers here have threads themselves.
@@ -37,42 +39,42 @@ def _shuffle(dtype: np.dtype[Any]) -> str:
 def zarr_codecs(array: StoredArray) -> tuple[list[TransposeCodec], BytesCodec, list[BloscCodec | ZstdCodec | Crc32cCodec]]:
     """The codec chain that an array's metadata states, as Zarr's (filters, serializer, compressors).
 
-    The axes in the array's order of layout, little-endian bytes, the compressor, crc32c.
+    The axes in the array's order of layout, little-endian bytes, the compressor if there is one, crc32c.
     """
     compression, item_size = array.compression, array.dtype.itemsize
     filters = []
     if compression.order is not None:
         filters.append(TransposeCodec(order=(0, *(axis + 1 for axis in compression.order))))  # the clip axis stays first
-    compressor: BloscCodec | ZstdCodec
+    compressors: list[BloscCodec | ZstdCodec | Crc32cCodec] = [Crc32cCodec()]
     if compression.codec == "zstd":
-        compressor = ZstdCodec(level=compression.level)
-    else:
+        compressors.insert(0, ZstdCodec(level=compression.level))
+    elif compression.codec == "blosc":
         shuffle = _shuffle(array.dtype)
-        compressor = BloscCodec(typesize=item_size, cname="zstd", clevel=compression.level, shuffle=shuffle, blocksize=0)  # type: ignore[arg-type]
-    return filters, BytesCodec(endian="little"), [compressor, Crc32cCodec()]
+        blosc_codec = BloscCodec(typesize=item_size, cname="zstd", clevel=compression.level, shuffle=shuffle, blocksize=0)  # type: ignore[arg-type]
+        compressors.insert(0, blosc_codec)
+    return filters, BytesCodec(endian="little"), compressors
 
 
 def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFLED) -> bytes:
     """The chunk's bytes under `zarr_codecs`. ``values`` are one clip's, in the array's dtype."""
     laid_out = values if compression.order is None else values.transpose(compression.order)
     little = np.ascontiguousarray(laid_out, dtype=values.dtype.newbyteorder("<"))
+    packed: Any = little.reshape(-1).view(np.uint8)
     if compression.codec == "zstd":
         packed = Zstd(level=compression.level).encode(little)
-    else:
+    elif compression.codec == "blosc":
         shuffle = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE}[_shuffle(values.dtype)]
         packed = Blosc(cname="zstd", clevel=compression.level, shuffle=shuffle, blocksize=0).encode(little)
-    return bytes(packed) + checksum(packed)
+    return b"".join((packed, checksum(packed)))
 
 
-def clip_buffer(array: StoredArray, clips: int) -> np.ndarray[Any, Any]:
-    """An empty (clip, *shape) array whose clips lie in memory as their chunks hold them, for `decode_chunk`.
+def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty) -> np.ndarray[Any, Any]:
+    """An uninitialised (clip, *shape) array whose clips lie in memory as their chunks hold them, for `decode_chunk`.
 
-    Where the chunk has other axes outermost than the clip, this is a strided view.
+    Where the chunk has other axes outermost than the clip, this is a strided view. ``empty`` gives the memory.
     """
-    order = array.compression.order
-    if order is None:
-        return np.empty((clips, *array.shape), array.dtype)
-    laid_out = np.empty((clips, *(array.shape[axis] for axis in order)), array.dtype)
+    order = _order(array)
+    laid_out = empty((clips, *(array.shape[axis] for axis in order)), array.dtype)
     return laid_out.transpose(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
@@ -81,20 +83,43 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
 
     Raises `ValueError` if the bytes fail their checksum or are not such a chunk.
     """
+    packed = _checked(data)
+    try:
+        match array.compression.codec:
+            case "none":
+                out[...] = _as_they_are(packed, array)
+            case "zstd":
+                Zstd().decode(packed, out=out.transpose(_order(array)))
+            case "blosc":
+                (length,) = _BLOSC_LENGTH.unpack_from(packed, 4)
+                if length != out.nbytes:
+                    raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {out.nbytes}")
+                Blosc().decode(packed, out=out.transpose(_order(array)))
+    except (RuntimeError, struct.error) as error:
+        raise ValueError(str(error)) from None
+
+
+def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:
+    """The clip's values in the chunk's own memory; None if they are compressed. Raises what `decode_chunk` raises."""
+    return _as_they_are(_checked(data), array) if array.compression.codec == "none" else None
+
+
+def _checked(data: Buffer) -> memoryview:
     packed, holds = split_checksum(data)
     if not holds:
         raise ValueError("the chunk fails its checksum")
-    laid_out = out if array.compression.order is None else out.transpose(array.compression.order)
-    try:
-        if array.compression.codec == "zstd":
-            Zstd().decode(packed, out=laid_out)
-            return
-        (length,) = _BLOSC_LENGTH.unpack_from(packed, 4)
-        if length != out.nbytes:
-            raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {out.nbytes}")
-        Blosc().decode(packed, out=laid_out)
-    except (RuntimeError, struct.error) as error:
-        raise ValueError(str(error)) from None
+    return packed
+
+
+def _as_they_are(packed: memoryview, array: StoredArray) -> np.ndarray[Any, Any]:
+    order = _order(array)
+    values = np.frombuffer(packed, array.dtype.newbyteorder("<")).reshape([array.shape[axis] for axis in order])
+    return values.transpose([order.index(axis) for axis in range(len(order))])
+
+
+def _order(array: StoredArray) -> tuple[int, ...]:
+    """The clip's axes as its chunk has them, outermost first."""
+    return array.compression.order or tuple(range(len(array.shape)))
 
 
 def checksum(data: Buffer) -> bytes:

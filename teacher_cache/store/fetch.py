@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import StoredArray
-from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, split_checksum
+from teacher_cache.store.buffers import BufferPool
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, split_checksum, view_chunk
 from teacher_cache.store.layout import shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import has_chunk, index_length, read_index
@@ -62,6 +64,27 @@ class _ShardEnd:
     data: bytes
 
 
+class ClipsToDecode(NamedTuple):
+    """Rows of one signal, and where their values go."""
+
+    arrays: Sequence[StoredArray]
+    """Which hold it."""
+    rows: Sequence[int]
+    outs: Sequence[Values]
+    """For each row."""
+    decode: Callable[[Mapping[str, Values], Values], object]
+    """(stored array's name → a clip's values, where the decoded ones go). Called in several threads at once."""
+
+
+class _Place(NamedTuple):
+    """Where a row's values go, and what puts them there. Of equal names and rows the values are equal."""
+
+    name: str
+    row: int
+    out: Values
+    fill: Callable[[int, Values], None]
+
+
 class ChunkReader:
     """Reads rows of a store's arrays, which the ledger must vouch for: what is not there is damage. Safe in threads."""
 
@@ -76,6 +99,7 @@ class ChunkReader:
         self._objects, self._clips_per_shard, self._committed, self._tier = objects, clips_per_shard, committed, tier
         self._ends: OrderedDict[str, Future[_ShardEnd]] = OrderedDict()
         self._lock = threading.Lock()
+        self.buffers = BufferPool()
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -87,32 +111,58 @@ class ChunkReader:
         Raises `StoreDamaged` where a chunk is gone or fails its checksum, and `Unreachable`.
         """
         values: dict[str, Values] = {}
-        chunks: list[tuple[StoredArray, int, Values]] = []
-        repeats: list[tuple[Values, Values]] = []
+        places: list[_Place] = []
         for array, rows in wanted:
-            values[array.name] = clip_buffer(array, len(rows))
-            first: dict[int, Values] = {}
-            for row, out in zip(rows, values[array.name], strict=True):
-                if row in first:
-                    repeats.append((first[row], out))
-                else:
-                    first[row] = out
-                    chunks.append((array, row, out))
-        chunks.sort(key=lambda chunk: -chunk[2].nbytes)  # so that no long one is left for the end
-        fetches = [self._threads.submit(self._read_chunk, *chunk) for chunk in chunks]
+            values[array.name] = clip_buffer(array, len(rows), self.buffers.empty)
+            fill = partial(self._read_chunk, array)
+            places += [_Place(array.name, row, out, fill) for row, out in zip(rows, values[array.name], strict=True)]
+        self._fill(places)
+        return values
+
+    def read_each(self, wanted: Iterable[ClipsToDecode]) -> None:
+        """Decode rows into arrays of the caller's, each as soon as it is there. Raises what `read` raises."""
+        self._fill(
+            _Place(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
+            for clips in wanted
+            for row, out in zip(clips.rows, clips.outs, strict=True)
+        )
+
+    def _fill(self, places: Iterable[_Place]) -> None:
+        """Fill every place; those of the same name and row with one request."""
+        first: dict[tuple[str, int], _Place] = {}
+        repeats = [place for place in places if first.setdefault((place.name, place.row), place) is not place]
+        longest_first = sorted(first.values(), key=lambda place: -place.out.nbytes)  # so that no long one is left for the end
+        fetches = [self._threads.submit(place.fill, place.row, place.out) for place in longest_first]
         try:
             for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
                 fetch.result()
         finally:
             for fetch in fetches:
                 fetch.cancel()
-        for source, target in repeats:
-            target[...] = source
-        return values
+        for place in repeats:
+            place.out[...] = first[place.name, place.row].out
 
     def _read_chunk(self, array: StoredArray, row: int, out: Values) -> None:
-        try:
+        with self._damage_told(array, row):
             decode_chunk(self._chunk(array, row), array, out)
+
+    def _decode_clip(self, clips: ClipsToDecode, row: int, out: Values) -> None:
+        stored = {}
+        for array in clips.arrays:
+            with self._damage_told(array, row):
+                chunk = self._chunk(array, row)
+                # The chunk's own memory is good until this thread's next chunk, so that of the last one may be used.
+                values = view_chunk(chunk, array) if array is clips.arrays[-1] else None
+                if values is None:
+                    values = clip_buffer(array, 1, self.buffers.empty)[0]
+                    decode_chunk(chunk, array, values)
+                stored[array.name] = values
+        clips.decode(stored, out)
+
+    @contextmanager
+    def _damage_told(self, array: StoredArray, row: int) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise self._damaged(array, row, "is committed, but its chunk is gone") from None
         except (ValueError, StoreDamaged) as error:

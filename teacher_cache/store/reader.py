@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -26,7 +26,7 @@ from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
 from teacher_cache.store.catalog import Catalog
-from teacher_cache.store.fetch import ChunkReader, ChunkTier, CommittedShard, Values
+from teacher_cache.store.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
 from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
@@ -51,6 +51,16 @@ class StoredClips(NamedTuple):
     """Which of them these are."""
     arrays: Arrays
     """Stored array's name → (clip, …) of these clips: integers, as a rule."""
+
+
+class _Group(NamedTuple):
+    """Clips of one signal that the same arrays hold."""
+
+    places: list[int]
+    """Which of those that were asked for."""
+    rows: list[int]
+    """Of these."""
+    arrays: list[StoredArray]
 
 
 Stored = dict[str, list[StoredClips]]
@@ -126,7 +136,7 @@ class Cache:
         return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
-        """Targets of some clips, in the order asked for.
+        """Targets of some clips, in the order asked for. Each is decoded while the next ones are fetched.
 
         ``signals`` may also name ``timestamps`` (float64 seconds) and ``frame_index`` (int32). Each array has the
         clips as its first axis; axes and units are those of `schemas.signal.SIGNALS`: float32, depth positive.
@@ -135,12 +145,14 @@ class Cache:
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
         `StoreDamaged` where a committed chunk is gone or fails its checksum, and `Forked` in a forked process.
         """
-        values = {}
-        for name, groups in self.read_stored(signals, clip_ids).items():
-            values[name] = self._empty(name, len(clip_ids))
-            for clips in groups:
-                for at, place in enumerate(clips.places):  # one at a time: a clip's features are 46 MB as float32
-                    values[name][place] = self._decoded(name, {key: stored[at] for key, stored in clips.arrays.items()})
+        values: dict[str, Values] = {}
+        wanted = []
+        for name, groups in self._groups(signals, clip_ids).items():
+            shape, dtype = self._decoded_form(name)
+            values[name] = self._chunks.buffers.empty((len(clip_ids), *shape), dtype)
+            decode = partial(self._decoded, name)
+            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][p] for p in g.places], decode) for g in groups]
+        self._chunks.read_each(wanted)
         return {name: self._seen(name, found, view) for name, found in values.items()}
 
     def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
@@ -148,16 +160,10 @@ class Cache:
 
         Raises what `read` raises.
         """
-        self._refuse_fork()
-        parts = [self._part(name) for name in signals]
-        rows = self._readable_rows(clip_ids, parts)
-        held = {name: self._held(name, rows) for name in signals}
-        wanted = [
-            (array, [rows[p] for p in places]) for groups in held.values() for places, arrays in groups for array in arrays
-        ]
-        read = self._chunks.read(wanted)
+        held = self._groups(signals, clip_ids)
+        read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
         return {
-            name: [StoredClips(places, {a.name: read[a.name] for a in arrays}) for places, arrays in groups]
+            name: [StoredClips(group.places, {a.name: read[a.name] for a in group.arrays}) for group in groups]
             for name, groups in held.items()
         }
 
@@ -184,7 +190,8 @@ class Cache:
             if len(parts) == 1:
                 decoded[name] = parts[0]
                 continue
-            decoded[name] = moved(self._empty(name, sum(len(clips.places) for clips in groups)))
+            shape, dtype = self._decoded_form(name)
+            decoded[name] = moved(np.empty((sum(len(clips.places) for clips in groups), *shape), dtype))
             for clips, values in zip(groups, parts, strict=True):
                 decoded[name][clips.places] = values
         return decoded
@@ -229,28 +236,38 @@ class Cache:
         close = difflib.get_close_matches(name, set(self._catalog.table(rows, [column])[column].to_pylist()), n=1)
         return f" Did you mean {close[0]!r}?" if close else ""
 
-    def _held(self, name: str, rows: Sequence[int]) -> list[tuple[list[int], list[StoredArray]]]:
-        """(places in ``rows``, the arrays that hold those rows), for each way in which some of them are stored."""
-        is_exact = self._ledger.has_optional(exact_array(name), np.array(rows, np.int64)).astype(bool)
+    def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
+        """What ``signals`` name → the clips by the arrays that hold them."""
+        self._refuse_fork()
+        parts = [self._part(name) for name in signals]
+        rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
+        return {name: self._groups_of(name, rows) for name in signals}
+
+    def _groups_of(self, name: str, rows: NDArray[np.int64]) -> list[_Group]:
+        is_exact = self._ledger.has_optional(exact_array(name), rows).astype(bool)
         groups = []
         for optional in (False, True):
-            places = np.flatnonzero(is_exact == optional).tolist()
-            groups.append((places, [array for array in self._arrays_of(name) if array.optional == optional]))
-        return [group for group in groups if group[0]]
+            places = np.flatnonzero(is_exact == optional)
+            arrays = [array for array in self._arrays_of(name) if array.optional == optional]
+            groups.append(_Group(places.tolist(), rows[places].tolist(), arrays))
+        return [group for group in groups if group.places]
 
-    def _decoded(self, name: str, arrays: Mapping[str, AnyArray]) -> AnyArray:
-        """Values of what ``signals`` may name, with the clips as first axis."""
+    def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """Values of what ``signals`` may name, of one clip or with the clips as first axis; in ``out`` if it is given."""
         if name in _CLOCK:
-            return arrays[name]
+            if out is None:
+                return arrays[name]
+            out[...] = arrays[name]
+            return out
         signal = SIGNALS[cast("SignalName", name)]
-        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays)
+        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays, out)
 
-    def _empty(self, name: str, clips: int) -> Values:
-        """Room for the values of some clips."""
+    def _decoded_form(self, name: str) -> tuple[Shape, np.dtype[Any]]:
+        """Shape and dtype of one clip's values."""
         if name in _CLOCK:
             (array,) = self._arrays_of(name)
-            return np.empty((clips, *array.shape), array.dtype)
-        return np.empty((clips, *self._shape(cast("SignalName", name))), np.float32)
+            return array.shape, array.dtype
+        return self._shape(cast("SignalName", name)), np.dtype(np.float32)
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in _CLOCK else name

@@ -19,25 +19,26 @@ from typing import Any, Protocol
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import safetensors.numpy
 import torch
 
 from schemas.base import sha256_digest
-from schemas.clip import Clip
 from schemas.job import EncodingProfile, Job
 from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
 from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache
-from teacher_cache.encodings.base import StoredArray
+from teacher_cache.clips.tables import CLIPS
+from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
+from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.fetch import ChunkReader
 from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.ledger import commit
+from teacher_cache.store.ledger import Journal
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import pack_shard, unpack_shard
-from teacher_cache.store.store import Store, add_clips, add_parts, create_store, open_store
+from teacher_cache.store.store import Store, add_parts, create_store
 
 IN_FLIGHT = 8
 """Requests that every random-access reader may have open at once."""
@@ -128,10 +129,7 @@ class OurStore:
         store = self.create(url, len(clips))
         for first in range(0, len(clips), CLIPS_PER_SHARD):
             rows = range(first, min(first + CLIPS_PER_SHARD, len(clips)))
-            self.put(store, rows, [self.compress(self.quantise(store.recipe, clips[row])) for row in rows])
-
-    def arrays(self, store: Store) -> list[StoredArray]:
-        return [array for name in SIGNAL_NAMES for array in stored_arrays(store.recipe, name, SHAPES)]
+            self.put(store, rows, [self.compress(store.recipe, self.quantise(store.recipe, clips[row])) for row in rows])
 
     def recipe(self) -> Recipe:
         job = Job.model_validate({"videos": {"glob": "*"}, "store": "none", "teacher": {}, "encoding": self.profile})
@@ -144,9 +142,10 @@ class OurStore:
 
     def create(self, url: str, count: int) -> Store:
         store = create_store(url, self.recipe())
-        names = [str(number) for number in range(count)]
-        clips = [Clip(clip_id=n, row=int(n), video=n, video_id=n, content_digest=n) for n in names]
-        add_clips(store, lambda catalog: () if catalog.clips else clips)
+        ids = [str(number) for number in range(count)]
+        columns = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
+        clips = pa.Table.from_pydict(columns | dict.fromkeys(("window_start", "window_stop"), [None] * count), CLIPS)
+        append_rows(store.objects, Catalog(), numbered_rows(clips, 0), CLIPS_PER_SHARD)
         add_parts(store, SIGNAL_NAMES, SHAPES, count)
         return store
 
@@ -158,14 +157,15 @@ class OurStore:
             stored |= encoder.encode(SIGNALS[name], torch.from_numpy(clip[name]))[0]
         return stored
 
-    def compress(self, stored: Values) -> dict[str, bytes]:
-        return {name: encode_chunk(values) for name, values in stored.items()}
+    def compress(self, recipe: Recipe, stored: Values) -> dict[str, bytes]:
+        compression = _compression(recipe)
+        return {name: encode_chunk(values, compression[name]) for name, values in stored.items()}
 
     def put(self, store: Store, rows: range, chunks: Sequence[dict[str, bytes]]) -> None:
         """Create the shard of ``rows`` in every array, and commit it."""
         shard = rows[0] // CLIPS_PER_SHARD
         objects = {}
-        for array in self.arrays(store):
+        for array in _arrays(store.recipe):
             held = {row % CLIPS_PER_SHARD: c[array.name] for row, c in zip(rows, chunks, strict=True) if array.name in c}
             if held:
                 data = pack_shard(held, CLIPS_PER_SHARD)
@@ -173,19 +173,23 @@ class OurStore:
                 objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
         outcomes = tuple(RowOutcome(row=row, clip_id=str(row), status="committed") for row in rows)
         unit = Unit(shard=shard, parts=SIGNAL_NAMES)
-        commit(store.objects, LedgerEntry(unit=unit, fingerprint=store.recipe.fingerprint, objects=objects, rows=outcomes))
+        entry = LedgerEntry(unit=unit, fingerprint=store.recipe.fingerprint, objects=objects, rows=outcomes)
+        assert Journal(store.objects, since=0).commit(entry)
 
     @contextmanager
     def open(self, url: str) -> Iterator[Read]:
-        if self.handed_over == "float32":
-            cache = open_cache(url)
-            cache.committed_ids()
-            yield lambda numbers: cache.read(SIGNAL_NAMES, [str(n) for n in numbers])
-            return
-        store = open_store(url)
-        arrays = self.arrays(store)
-        chunks = ChunkReader(store.objects, CLIPS_PER_SHARD)
-        yield lambda numbers: chunks.read((array, numbers) for array in arrays)
+        cache = open_cache(url)
+        cache.committed_ids()
+        read = cache.read if self.handed_over == "float32" else cache.read_stored
+        yield lambda numbers: read(SIGNAL_NAMES, [str(n) for n in numbers])
+
+
+def _arrays(recipe: Recipe) -> list[StoredArray]:
+    return [array for name in SIGNAL_NAMES for array in stored_arrays(recipe, name, SHAPES)]
+
+
+def _compression(recipe: Recipe) -> dict[str, Compression]:
+    return {array.name: array.compression for array in _arrays(recipe)}
 
 
 class RawRanges(OurStore):

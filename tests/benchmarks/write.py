@@ -1,6 +1,6 @@
 """Measures what writing a clip costs a core, for this project and for its peers: a table, and the same as JSON.
 
-    python tests/benchmarks/write.py             # two minutes, 10 GB of disk under --folder
+    PYTHONPATH=tests python tests/benchmarks/write.py             # two minutes, 10 GB of disk under --folder
 
 The same clips of L4P giant's size, written to the same server (SeaweedFS, on this machine) by each format in turns; the CPU
 seconds of this process are told, the server's apart. For ours also what compressing and what putting costs, and the encodings'
@@ -71,11 +71,11 @@ def stages(clips: Sequence[Values]) -> list[Measured]:
 
     def compress_and_put(url: str) -> None:
         store = ours.create(url, len(clips))
-        ours.put(store, rows, [ours.compress(values) for values in stored])
+        ours.put(store, rows, [ours.compress(recipe, values) for values in stored])
 
     return [
         Measured("ours, fine: compress and put", compress_and_put),
-        Measured("ours, fine: compress alone", lambda _: [ours.compress(values) for values in stored]),
+        Measured("ours, fine: compress alone", lambda _: [ours.compress(recipe, values) for values in stored]),
         Measured(
             "ours, fine: the encodings' arithmetic, on the CPU", lambda _: [ours.quantise(recipe, clip) for clip in clips]
         ),

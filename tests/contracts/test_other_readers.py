@@ -24,7 +24,8 @@ def dataset(tiny_store: Path) -> xarray.Dataset:
 def test_xarray_names_axes_units_and_meanings(dataset: xarray.Dataset) -> None:
     for name, signal in SIGNALS.items():
         array = dataset[name]
-        assert array.dims == ("clip", *signal.dims)
+        # Beside the integers of each time step, the features' array has planes of their high bytes and scales.
+        assert array.dims == ("clip", *("plane" if dim == "token_time" else dim for dim in signal.dims))
         assert array.attrs["long_name"] == (f"natural log of: {signal.meaning}" if name == "depth" else signal.meaning)
         assert array.attrs["units"] == ("ln(1)" if name == "depth" else signal.units)
         assert array.attrs["error_bound"]
@@ -66,6 +67,10 @@ def test_what_has_no_clip_reads_as_missing_never_as_zero(tmp_path: Path, jobs: J
     job = jobs.write(store, videos={"glob": f"{folder}/*.mp4"}, layout={"clips_per_shard": 3})
     assert teacher_cache_command("run", job).status == 1
     dataset = xarray.open_zarr(store, consolidated=False)
-    for name in (*MAPS, "f4d", "timestamps", "frame_index"):
+    for name in (*MAPS, "timestamps", "frame_index"):
         assert np.isnan(dataset[name].values[0]).all()
         assert np.isfinite(dataset[name].values[1]).all()
+    planes = zarr.open_array(store, path="f4d", mode="r")
+    assert (np.asarray(planes[0]) == planes.fill_value).all()
+    assert planes.fill_value == np.iinfo(planes.dtype).min
+    assert (np.asarray(planes[1]) != planes.fill_value).any()

@@ -48,18 +48,17 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
     assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
 
 
-def test_a_store_in_earlier_encodings_is_read(jobs: Jobs, videos: Path, tiny_store: Path, tmp_path: Path) -> None:
+VERSION_1 = {"f4d": "int8-channel", "depth": "log-uint16", "flow": "step16-int16", "motion": "step8-int8"}
+
+
+@pytest.mark.parametrize("earlier", [VERSION_1, dict.fromkeys(VERSION_1, "float32")], ids=["int8", "float32"])
+def test_a_store_in_earlier_encodings_is_read(
+    jobs: Jobs, videos: Path, tiny_store: Path, tmp_path: Path, earlier: dict[str, str]
+) -> None:
     url = str(tmp_path / "store")
     job = Job.model_validate(jobs.value(url, videos={"glob": f"{videos}/scene-0.mp4"}))
     facts = look_at(job)
-    earlier = {
-        "f4d": "int8-channel",
-        "depth": "log-uint16",
-        "flow": "step16-int16",
-        "motion": "step8-int8",
-        "camray": "float32",
-    }
-    recipe = facts.recipe.model_copy(update={"encodings": earlier})
+    recipe = facts.recipe.model_copy(update={"encodings": earlier | {"camray": "float32"}})
     store = create_store(url, recipe)
     clips = find_clips(job, facts, store.catalog())
     catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))

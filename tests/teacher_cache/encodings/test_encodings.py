@@ -38,7 +38,7 @@ def raw_values(signal: SignalName, seed: int, spread: float) -> torch.Tensor:
 
 
 def physical(signal: SignalName, raw: torch.Tensor, name: str) -> np.ndarray:
-    if signal == "motion" and name != "float32":
+    if signal == "motion" and not name.startswith("float32"):
         raw = raw.clamp(-8, 8)
     return (raw.double().exp() if signal == "depth" else raw.double()).numpy()
 
@@ -79,7 +79,13 @@ def check_clip(signal: SignalName, encoder: Encoding, raw: torch.Tensor) -> None
         assert error <= figure.bound * (1 + 1e-4) + (1e-5 if figure.bound == 0 else 0)
         # What was measured is what a reader sees, up to float32's own rounding.
         assert error == pytest.approx(figure.measured, rel=1e-2, abs=1e-5)
+    room = np.full_like(decoded, 7)
+    assert encoder.decode(SIGNALS[signal], arrays, room) is room
+    np.testing.assert_array_equal(room, decoded)
     tensor = encoder.decode(SIGNALS[signal], as_tensors(arrays))
+    given = torch.full_like(tensor, 7)
+    assert encoder.decode(SIGNALS[signal], as_tensors(arrays), given) is given
+    torch.testing.assert_close(given, tensor, rtol=0, atol=0, equal_nan=True)
     assert tensor.dtype == torch.float32
     if signal == "depth":
         np.testing.assert_allclose(tensor.numpy(), decoded, rtol=1e-6)
@@ -200,9 +206,11 @@ def test_a_job_names_profiles_for_all_signals_or_for_each() -> None:
         "f4d": "channel-rms-4%", "depth": "log-step-1/64", "flow": "step-1/4", "motion": "step-1/2", "camray": "float32",
     }  # fmt: skip
     mixed = resolve(Job.model_validate(job | {"encoding": {"f4d": "compact", "depth": "exact"}}))
-    assert (mixed["f4d"], mixed["depth"], mixed["flow"]) == ("channel-rms-4%", "float32", "step-1/16")
+    assert (mixed["f4d"], mixed["depth"], mixed["flow"]) == ("channel-rms-4%", "float32-raw", "step-1/16")
 
 
 def test_an_unknown_encoding_is_refused_with_those_known() -> None:
-    with pytest.raises(BadInput, match="'wavelet'; this version reads float32, log-step-1/512, log-step-1/64, log-uint16"):
+    with pytest.raises(
+        BadInput, match="'wavelet'; this version reads float32, float32-raw, log-step-1/512, log-step-1/64, log-uint16"
+    ):
         encoding("depth", "wavelet")
