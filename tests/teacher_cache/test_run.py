@@ -186,7 +186,7 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(jobs: Jobs, tmp_p
     with pytest.raises(RecipeMismatch) as caught:
         run(jobs, store, **changes)
     assert set(caught.value.differences) == {
-        "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "layout.clips_per_shard",
+        "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "encodings.camray", "layout.clips_per_shard",
     }  # fmt: skip
     assert diff_report(str(store), Job.model_validate(jobs.value(store, **changes))).differences == caught.value.differences
     assert diff_report(str(store), Job.model_validate(jobs.value(store))).units == 0
