@@ -54,6 +54,10 @@ class Unreachable(CouldNotRun):
     """A store or a video lies where nothing answers, or where the credentials were refused."""
 
 
+class Forked(CouldNotRun):
+    """An open store was carried into another process by a fork."""
+
+
 class RecipeMismatch(BadInput):
     """A store was written under another recipe than the one asked for.
 
@@ -80,10 +84,10 @@ class ClipFailed(CacheError):
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, clip_id: str, reason: str, detail: str) -> None:
+    def __init__(self, clip_id: str, reason: str, detail: str, store: str) -> None:
         self.clip_id, self.reason, self.detail = clip_id, reason, detail
         super().__init__(
-            f"clip {clip_id!r} has no targets: {reason} ({detail}). "
+            f"clip {clip_id!r} has no targets: {reason} ({detail}), in the store {store}. "
             "Leave it out (cache.clips has every clip's status), or mend the video and run the job with --retry-failed."
         )
 
@@ -96,6 +100,14 @@ class ClipPending(CacheError):
 
 class SignalMissing(BadInput):
     """A signal that the store does not hold."""
+
+
+class JoinRefused(BadInput):
+    """Stores that are not of the same clips and frames, and so cannot be read as one."""
+
+
+class ViewRefused(BadInput):
+    """A signal that cannot be had in the view asked for."""
 
 
 class VideoError(CacheError):

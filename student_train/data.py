@@ -20,7 +20,7 @@ from student_train.targets import TargetReader
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from teacher_cache import Cache
+    from teacher_cache import Targets
 
 QUESTION = "<video>\nDescribe this video."
 _SHOWN = 5
@@ -57,7 +57,7 @@ class SampleDataset(Dataset[Sample]):
         return self.samples[index]
 
 
-def load_samples(cache: Cache, config: DataConfig) -> Joined:
+def load_samples(cache: Targets, config: DataConfig) -> Joined:
     """The conversations that the config names, each joined with its clip; without any, one built-in sample for each clip.
 
     Raises `BadInput` for a conversation whose clip has no targets, unless ``without_targets`` says to drop it.
@@ -88,7 +88,7 @@ def some_of(lines: Sequence[str]) -> str:
     return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
-def built_in_samples(cache: Cache, index: ClipIndex, config: DataConfig) -> list[Sample]:
+def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> list[Sample]:
     """One question and answer for each committed clip: its length, which the frame times tell and a student can learn."""
     clip_ids = cache.committed_ids()
     if not clip_ids:

@@ -17,7 +17,7 @@ from student_train.losses import Count, explicit_loss, latent_loss
 from student_train.perception import PerceptionDecoder, perception_decoder
 
 if TYPE_CHECKING:
-    from teacher_cache import Cache
+    from teacher_cache import Targets
 
 _DECODER = DecoderConfig()
 
@@ -60,7 +60,7 @@ class P4D(nn.Module):
     @classmethod
     def for_store(
         cls,
-        cache: Cache,
+        cache: Targets,
         hidden_size: int,
         recipe: LossRecipe = RECIPES["paper"],
         *,
@@ -146,7 +146,7 @@ class P4D(nn.Module):
         save_file(self.decoder.state_dict(), folder / "decoder.safetensors")
 
 
-def f4d_shape(cache: Cache) -> tuple[int, int, int, int, int]:
+def f4d_shape(cache: Targets) -> tuple[int, int, int, int, int]:
     """(layer, token_time, token_y, token_x, channel) of the store's F4D, read off its first committed clip."""
     if "f4d" not in cache.signals:
         raise BadInput(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from teacher_cache import Cache
+    from teacher_cache import Targets
 
 Values = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ class TargetBatch(NamedTuple):
 class TargetReader:
     """Reads targets by clip id. Picklable, as the open store is: a copy in another process opens it anew."""
 
-    def __init__(self, cache: Cache, signals: Sequence[str]) -> None:
+    def __init__(self, cache: Targets, signals: Sequence[str]) -> None:
         self.cache = cache
         self.signals = tuple(signals)
 

@@ -25,6 +25,7 @@ from teacher_cache.store.layout import (
     LEDGER,
     MARKERS,
     ROOT_METADATA,
+    SEGMENT,
     VOLUME,
     array_of,
     closed_key,
@@ -105,6 +106,8 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     if catalog is not None and volumes is not None:
         orphans = _orphans(store, listed, volumes, {claim.key for claim in claims})
         damages += [_damage("orphan", key, "no ledger entry names it; `gc` removes it") for key in orphans]
+        detail = "it has no record: a run was stopped before that, and the next one goes on, or the record is lost"
+        damages += [_damage("orphan", key, detail) for key in _unrecorded(listed, catalog_files(store.objects))]
         if not any(damage.finding.kind == "ledger" for damage in damages):
             examined.clips = clip_counts(catalog.current, store.ledger(), store.parts)
     examined.objects_checked = len(claims)
@@ -222,7 +225,7 @@ def _check_object(store: Store, claim: _Claim, known: Mapping[str, str | None], 
         detail = f"it has {len(data)} bytes, and {claim.stored.length} were committed; {detail}"
     kind: FindingKind = "truncated" if len(data) < claim.stored.length else "digest"
     # Whole chunks under a wrong digest are another shard's: no clip in it can be trusted.
-    return [_damage(kind, claim.key, detail, hit or everyone, data)]
+    return [_damage(kind, claim.key, detail, hit if damaged else everyone, data)]
 
 
 Hit = list[tuple[int, str]]
@@ -298,7 +301,8 @@ def _orphans(store: Store, listed: Mapping[str, int], volumes: Volumes, committe
     """Objects that nothing names, in the order of their keys."""
     known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
     known |= {metadata_key(name) for name in (*store.signals, *(a.name for a in _declared_arrays(store, store.shapes())))}
-    known |= {key for record, file in catalog_files(store.objects).items() for key in (record, file.key)}
+    files = catalog_files(store.objects)
+    known |= {key for record, file in files.items() for key in (record, file.key)}
     known |= {closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)}
     known |= set(volumes.known_damage)
     for volume, record in volumes.bound.items():
@@ -306,7 +310,17 @@ def _orphans(store: Store, listed: Mapping[str, int], volumes: Volumes, committe
         known |= _bound_keys(store.objects, record.texts)
     for volume in volumes.unbound:
         known |= set(entry_keys(store.objects, volume))
+    known |= set(_unrecorded(listed, files))
     return [key for key in listed if key not in known]
+
+
+def _unrecorded(listed: Iterable[str], recorded: Mapping[str, TableFile]) -> list[str]:
+    """Tables of the catalog beyond its last record: of a run that was stopped before the record, or of one that is lost.
+
+    They are not garbage: the next run may need one, and a lost record can be made again from nothing else.
+    """
+    first = numbered(SEGMENT, len(recorded)).removesuffix(".json")
+    return [key for key in listed if key.startswith(SEGMENT) and key.endswith(".parquet") and key >= first]
 
 
 def _bound_keys(objects: Objects, texts: TableFile) -> set[str]:

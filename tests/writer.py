@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -54,7 +55,7 @@ class Outcome:
 
     status: Literal["done", "killed", "paused", "failed"]
     steps: tuple[str, ...] = ()
-    """Each change to the store's folder, of a run that was done, by the name of its audit event."""
+    """Each change to the store's folder, of a run that was done: its audit event and path, such as ``os.link ledger/…``."""
     error: str = ""
 
 
@@ -149,9 +150,9 @@ def _forked(job: Job, entries_per_volume: int, stop: Stop | None, environment: d
         os.environ.update(environment)
         steps = _Steps(job.store, stop)
         _run(job, entries_per_volume)
-        os.write(say, " ".join(["done", *steps.taken]).encode())
+        os.write(say, "\n".join(["done", *steps.taken]).encode())
     except BaseException:  # noqa: BLE001  # whatever it is, the test is told
-        os.write(say, f"failed {traceback.format_exc()}".encode())
+        os.write(say, f"failed\n{traceback.format_exc()}".encode())
     finally:
         os._exit(0)
 
@@ -161,10 +162,10 @@ def _waited(pid: int, running: dict[int, int]) -> Outcome:
     if os.WIFSTOPPED(status):
         return Outcome("paused")
     with os.fdopen(running.pop(pid)) as said:
-        word, _, rest = said.read().partition(" ")
+        word, _, rest = said.read().partition("\n")
     if os.WIFSIGNALED(status):
         return Outcome("killed")
-    return Outcome("done", steps=tuple(rest.split())) if word == "done" else Outcome("failed", error=rest)
+    return Outcome("done", steps=tuple(rest.splitlines())) if word == "done" else Outcome("failed", error=rest)
 
 
 class _Steps:
@@ -180,9 +181,12 @@ class _Steps:
             opened, _, flags = arguments
             paths, is_change = [opened], bool(flags & _WRITING)
         else:
-            paths, is_change = list(arguments), event in _CHANGES
-        if is_change and any(isinstance(p, str | os.PathLike) and os.fspath(p).startswith(self._folder) for p in paths):
-            self.taken.append(event)
+            # The last path is the one that changes: that of a link is its new name.
+            paths, is_change = [a for a in reversed(arguments) if isinstance(a, str | os.PathLike)], event in _CHANGES
+        path = os.fspath(paths[0]) if is_change and isinstance(paths[0], str | os.PathLike) else ""
+        # A folder that is there already is not made again.
+        if path.startswith(self._folder) and not (event == "os.mkdir" and Path(path).is_dir()):
+            self.taken.append(f"{event} {path[len(self._folder) + 1 :]}")
             if self._stop is not None and len(self.taken) == self._stop.step:
                 _stop_here(self._stop)
 

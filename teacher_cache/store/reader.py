@@ -6,6 +6,7 @@ Loads neither ray nor a teacher; torch only for a dataset or the heads.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,11 +16,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
+from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import AnyArray, Arrays, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.stitch import STITCHED, Alignment, overwrite, stitch
@@ -29,6 +31,7 @@ from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, clock_arrays, sto
 from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
 from teacher_cache.store.store import Store, open_store
+from teacher_cache.views import view_signal
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +77,7 @@ class Cache:
 
     def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
         self._store, self._disk = store, disk
+        self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
         return open_cache, (self.url, self._disk)
@@ -85,6 +89,11 @@ class Cache:
     @property
     def recipe(self) -> Recipe:
         return self._store.recipe
+
+    @property
+    def size(self) -> int:
+        """Height and width of the teacher's picture, in pixels: what maps and crops are measured in."""
+        return self.recipe.clips.size
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
@@ -126,14 +135,15 @@ class Cache:
         committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
         return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of some clips, in the order asked for. Each is decoded while the next ones are fetched.
 
         ``signals`` may also name ``timestamps`` (float64 seconds) and ``frame_index`` (int32). Each array has the
         clips as its first axis; axes and units are those of `schemas.signal.SIGNALS`: float32, depth positive.
+        ``view`` crops and mirrors the maps as `teacher_cache.views` says; give the student's frames the same view.
 
-        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, and
-        `StoreDamaged` where a committed chunk is gone or fails its checksum.
+        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
+        `StoreDamaged` where a committed chunk is gone or fails its checksum, and `Forked` in a forked process.
         """
         values: dict[str, Values] = {}
         wanted = []
@@ -143,7 +153,7 @@ class Cache:
             decode = partial(self._decoded, name)
             wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][p] for p in g.places], decode) for g in groups]
         self._chunks.read_each(wanted)
-        return values
+        return {name: self._seen(name, found, view) for name, found in values.items()}
 
     def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
         """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
@@ -156,6 +166,16 @@ class Cache:
             name: [StoredClips(group.places, {a.name: read[a.name] for a in group.arrays}) for group in groups]
             for name, groups in held.items()
         }
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise Forked(
+                f"{self.url} was opened in another process, of which this one is a fork; its connections and threads do not "
+                "survive that. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
+            )
+
+    def _seen(self, name: str, values: Values, view: View) -> Values:
+        return values if name in _CLOCK else view_signal(cast("SignalName", name), values, view, self.size)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
@@ -218,6 +238,7 @@ class Cache:
 
     def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
         """What ``signals`` name → the clips by the arrays that hold them."""
+        self._refuse_fork()
         parts = [self._part(name) for name in signals]
         rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
         return {name: self._groups_of(name, rows) for name in signals}
@@ -274,7 +295,7 @@ class Cache:
         for place in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
             clip_id, row = clip_ids[place], self._row(clip_ids[place])
             if status[place] == FAILED:
-                raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")))
+                raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")), self.url)
             raise ClipPending(
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
             )

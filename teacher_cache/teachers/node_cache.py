@@ -5,17 +5,16 @@ The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. I
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput, CouldNotRun
 from teacher_cache.heads.tensors import file_digest
+from teacher_cache.lock import exclusive
 from teacher_cache.remote import filesystem, reachable
 
 FOLDER_VARIABLE = "P4D_CACHE_DIR"
@@ -67,7 +66,7 @@ def made_once(kind: str, key: list[str], suffix: str, make: Callable[[Path], Non
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not _whole(file):  # workers that find it whole do not wait for each other
-            with _locked(file):
+            with exclusive(file.with_name(f"{file.name}.lock")):
                 if not _whole(file):
                     _make(file, make)
     except OSError as error:
@@ -122,11 +121,3 @@ def _make(file: Path, make: Callable[[Path], None]) -> None:
     record_part = file.with_name(f"{file.name}.digest.part")
     record_part.write_text(digest)
     record_part.replace(_record(file))
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Held by one process; the system releases it when that process ends, however it ends."""
-    with file.with_name(f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -104,7 +104,7 @@ def test_no_request_of_a_run_is_one_that_the_write_once_policy_denies(
     Objects("s3://bucket/raw").create("scene-2.mp4", (jobs.videos / "scene-2.mp4").read_bytes())
     puts.clear()
     assert teacher_cache_command("run", job).status == 0  # grows the arrays, so it replaces their lengths
-    lengths = {f"bucket/store/{array}/zarr.json" for array in ("depth", "camray", "timestamps", "frame_index")}
+    lengths = {f"bucket/store/{array}/zarr.json" for array in ("depth", "depth_exact", "camray", "timestamps", "frame_index")}
     assert {key for key, conditional in puts if not conditional and key.startswith("bucket/store/")} == lengths
     stored = {f"bucket/{key}" for key in Objects("s3://bucket").listing("store")}
     assert {key for key in stored if not any(fnmatchcase(key, pattern) for pattern in protected)} == lengths

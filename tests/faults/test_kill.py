@@ -14,17 +14,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 from conftest import FAULTS, Command, Jobs, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_proxy import Fault, S3Proxy, proxy
 from writer import Outcome, Stop, Writers, writers
 
 from schemas.errors import StoreNotFound
 from schemas.job import Job
 from teacher_cache import open_cache
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.reader import Values
 from teacher_cache.verify import collect_garbage, verify
 
@@ -40,7 +43,7 @@ class Task:
     """The store as the job finds it; None where there is none."""
     undisturbed: Path
     steps: tuple[str, ...] = ()
-    """Every change to the store's folder that an undisturbed run makes, by the name of its audit event."""
+    """Every change to the store's folder that an undisturbed run makes, as `Outcome` has them."""
 
     @cached_property
     def end(self) -> dict[str, bytes]:
@@ -108,8 +111,9 @@ def volumes(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Ta
     return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "volumes").rehearsed()
 
 
-@pytest.fixture(params=["begin", "grow", "volumes"])
+@pytest.fixture(params=["begin", "grow"])
 def task(request: pytest.FixtureRequest) -> Task:
+    """A task in which it is no matter of timing which entry a volume holds."""
     found: Task = request.getfixturevalue(request.param)
     return found
 
@@ -144,37 +148,41 @@ def _reads_right(job: Job, task: Task) -> None:
 def test_killed_at_every_step(task: Task) -> None:
     """Just before each one, and in the middle of every file that one writes."""
     for step, name in enumerate(task.steps, 1):
-        for how in ("kill", "tear") if name == "open" else ("kill",):
-            with task.begun() as job:
-                assert task.run(job, Stop(step, how)).status == "killed", f"at step {step}, {name}"
-                _reads_right(job, task)
-                assert task.run(job).status == "done", f"after step {step}, {name}"
-                _ends_as_undisturbed(job, task)
+        _is_killed(task, step, "kill")
+        if name.startswith("open "):
+            _is_killed(task, step, "tear")
 
 
-@pytest.fixture(params=["begin", "grow"])
-def settled(request: pytest.FixtureRequest) -> Task:
-    """A task in which it is no matter of timing which entry a volume holds."""
-    found: Task = request.getfixturevalue(request.param)
-    return found
+def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task) -> None:
+    for step, name in enumerate(volumes.steps, 1):
+        if " ledger" in name:
+            _is_killed(volumes, step, "kill")
 
 
-def test_a_run_believed_dead_that_finishes_late_changes_nothing(settled: Task) -> None:
+def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
+    with task.begun() as job:
+        assert task.run(job, Stop(step, how)).status == "killed", task.steps[step - 1]
+        _reads_right(job, task)
+        assert task.run(job).status == "done", task.steps[step - 1]
+        _ends_as_undisturbed(job, task)
+
+
+def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task) -> None:
     """It pauses, another run does all there is, and it goes on."""
-    for step in range(1, len(settled.steps) + 1, 5):
-        with settled.begun() as job:
-            late = settled.start(job, Stop(step, "pause"))
-            assert settled.workers.wait(late).status == "paused"
-            assert settled.run(job).status == "done"
-            _reads_right(job, settled)
-            outcome = settled.workers.proceed(late)
+    for step in range(1, len(task.steps) + 1, 8):
+        with task.begun() as job:
+            late = task.start(job, Stop(step, "pause"))
+            assert task.workers.wait(late).status == "paused"
+            assert task.run(job).status == "done"
+            _reads_right(job, task)
+            outcome = task.workers.proceed(late)
             assert outcome.status == "done", outcome.error
-            _ends_as_undisturbed(job, settled)
+            _ends_as_undisturbed(job, task)
 
 
 def test_a_run_of_before_the_store_grew_finishes_late(begin: Task, grow: Task) -> None:
     """Arrays may be left too short for plain Zarr readers, which the next run mends; nothing else is touched."""
-    for step in range(1, len(begin.steps) + 1, 5):
+    for step in range(1, len(begin.steps) + 1, 8):
         with begin.begun() as job:
             late = begin.start(job, Stop(step, "pause"))
             assert begin.workers.wait(late).status == "paused"
@@ -206,13 +214,13 @@ def _disturbed(job: Job, task: Task, crews: list[list[Stop | None]]) -> None:
     assert {task.workers.proceed(run).status for run in late} <= {"done"}
 
 
-def test_any_disturbance_at_any_step(settled: Task) -> None:
-    @settings(max_examples=25 * FAULTS, deadline=None)
+def test_any_disturbance_at_any_step(task: Task) -> None:
+    @settings(max_examples=10 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
-        with settled.begun() as job:
-            _disturbed(job, settled, crews)
-            _ends_as_undisturbed(job, settled)
+        with task.begun() as job:
+            _disturbed(job, task, crews)
+            _ends_as_undisturbed(job, task)
 
     holds()
 
@@ -220,7 +228,7 @@ def test_any_disturbance_at_any_step(settled: Task) -> None:
 def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
     """Which entry a volume holds is then a matter of timing; what is committed is not."""
 
-    @settings(max_examples=25 * FAULTS, deadline=None)
+    @settings(max_examples=10 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with volumes.begun() as job:
@@ -233,6 +241,42 @@ def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
             _reads_right(job, volumes)
 
     holds()
+
+
+FAULTS_OF_S3: tuple[Fault, ...] = get_args(Fault)
+
+
+def test_killed_or_misled_over_s3(begin: Task, s3: str) -> None:
+    """Requests that the writer never heard of again, that came twice, and that came when all was done."""
+    with proxy(os.environ["AWS_ENDPOINT_URL"]) as between:
+        through = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        through["AWS_ENDPOINT_URL"] = between.endpoint
+        assert _over_s3(begin, f"{s3}/undisturbed", through, between).status == "done"
+        changes, trials = between.changes, len(FAULTS_OF_S3) * FAULTS
+        assert changes > 15
+        for trial in range(trials):
+            fault, store = FAULTS_OF_S3[trial % len(FAULTS_OF_S3)], f"{s3}/{trial}"
+            at = 1 + trial * changes // trials
+            between.expect(at, fault)
+            outcome = _over_s3(begin, store, through, between)
+            assert outcome.status == ("done" if fault in {"answer lost", "sent twice"} else "killed"), (fault, at, outcome)
+            between.expect()
+            assert _over_s3(begin, store, through, between).status == "done", (fault, at)
+            if fault == "sent late":
+                between.release()
+            collect_garbage(store, older_than_hours=0, dry_run=False)
+            assert _tree_of(store) == begin.end, (fault, at)
+
+
+def _over_s3(task: Task, store: str, environment: dict[str, str], between: S3Proxy) -> Outcome:
+    job = task.job.model_copy(update={"store": store})
+    between.writer = task.workers.start(job, task.entries_per_volume, None, **environment)
+    return task.workers.wait(between.writer)
+
+
+def _tree_of(store: str) -> dict[str, bytes]:
+    objects = Objects(store)
+    return objects.get_many(list(objects.listing()))
 
 
 def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, command: Command) -> None:

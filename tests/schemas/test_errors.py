@@ -13,7 +13,7 @@ from schemas.errors import BadInput, CacheError, ClipFailed, RecipeMismatch, Unk
         BadInput("a file is missing"),
         RecipeMismatch("s3://b/s", {"teacher.weights": ("old", "new")}),
         UnknownClip("no clip 'x'"),
-        ClipFailed("clip", "not_a_video", "text"),
+        ClipFailed("clip", "not_a_video", "text", "store"),
         VideoError("no_frames", "none"),
     ],
 )

@@ -186,7 +186,7 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(jobs: Jobs, tmp_p
     with pytest.raises(RecipeMismatch) as caught:
         run(jobs, store, **changes)
     assert set(caught.value.differences) == {
-        "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "layout.clips_per_shard",
+        "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "encodings.camray", "layout.clips_per_shard",
     }  # fmt: skip
     assert diff_report(str(store), Job.model_validate(jobs.value(store, **changes))).differences == caught.value.differences
     assert diff_report(str(store), Job.model_validate(jobs.value(store))).units == 0
@@ -281,3 +281,23 @@ def test_garbage_is_what_no_entry_names(jobs: Jobs, three: Path, tmp_path: Path)
     assert len(collect_garbage(str(store), older_than_hours=0, dry_run=False).removed) == 2
     assert tree(store) == committed
     assert status(open_store(str(store))).clips.committed == 3
+
+
+def test_only_new_videos_are_looked_at_where_the_job_says_so(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
+    store, new = tmp_path / "store", {"videos": {"glob": f"{three}/*.mp4", "check": "new"}}
+    (three / "scene-1.mp4").write_text("not a video")
+    assert run(jobs, store, **new).clips.model_dump() == {"planned": 3, "committed": 2, "failed": 1, "pending": 0}
+    shutil.copy(videos / "scene-3.mp4", three / "scene-0.mp4")  # other content, which nobody looks at
+    (three / "scene-2.mp4").unlink()
+    shutil.copy(videos / "scene-3.mp4", three)
+    plan = plan_report(Job.model_validate(jobs.value(store, **new)))
+    assert (plan.new_clips, plan.units) == (1, 1)
+    assert run(jobs, store, **new).done_before == 2  # of the videos that the glob finds now
+    shutil.copy(videos / "scene-1.mp4", three)
+    report = run(jobs, store, **new, retry_failed=True)  # what is tried again is looked at again
+    assert report.clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
+    digest = dict(zip(*(open_cache(str(store)).clips[name].to_pylist() for name in ("clip_id", "content_digest")), strict=True))
+    assert digest["scene-0.mp4"] != digest["scene-3.mp4"]
+    assert run(jobs, store, **source(three)).clips.planned == 4
+    digest = dict(zip(*(open_cache(str(store)).clips[name].to_pylist() for name in ("clip_id", "content_digest")), strict=True))
+    assert digest["scene-0.mp4"] == digest["scene-3.mp4"]

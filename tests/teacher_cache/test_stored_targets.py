@@ -14,7 +14,7 @@ from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_clip
-from teacher_cache.plan import WorkLeft, find_clips, look_at, new_rows
+from teacher_cache.plan import WorkLeft, find_clips, look_at, new_rows, rows_of
 from teacher_cache.run import run_job
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.teachers.l4p import L4P, PRESETS
@@ -63,7 +63,7 @@ def test_a_store_in_earlier_encodings_is_read(
     clips = find_clips(job, facts, store.catalog())
     catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
-    (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, catalog.current)
+    (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
     with Worker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
         assert worker.run(item).committed == 1
 

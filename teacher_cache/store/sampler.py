@@ -1,0 +1,191 @@
+"""The order of an epoch, cut into batches for every rank, with a position that outlives the run. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+
+from schemas.base import Frozen, canonical_json
+from schemas.errors import BadInput, CouldNotRun
+
+Key = TypeVar("Key", bound=Hashable)
+Batch = TypeVar("Batch")
+Tail = Literal["drop", "pad", "short"]
+
+_AT_ONCE = 2**16  # keys hashed at once: millions of ids as one JSON text would take gigabytes
+
+
+def epoch_order(count: int, seed: int | None, epoch: int) -> npt.NDArray[np.intp]:
+    """A permutation of 0 … count - 1 that is a function of its arguments alone; without a seed, the identity.
+
+    It sorts the raw output of PCG64, which NumPy promises to keep; `Generator.permutation` may change with a release.
+    """
+    if seed is None:
+        return np.arange(count)
+    raw = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(count)
+    return np.argsort(raw, kind="stable")
+
+
+class SamplerState(Frozen):
+    """Where training stands in its data. The same on every rank, and good for any other number of ranks and workers."""
+
+    seed: int | None
+    epoch: int = Field(ge=0)
+    position: int = Field(ge=0)
+    """Samples of the epoch's order that all ranks together have consumed."""
+    fingerprint: str
+    """Digest of the keys, in their order."""
+
+
+class ResumableBatchSampler(Generic[Key]):
+    """Batches of keys for one rank: a ``batch_sampler`` for torch's DataLoader. Resumes exactly, whatever the world is then.
+
+    An epoch's order is a function of seed, epoch and keys alone. Each step takes the next ``world_size`` · ``batch_size``
+    samples of it, and each rank its slice, so a position in samples says all that was seen, and another number of ranks, of
+    workers or of samples in a batch goes on from there: nothing twice, nothing left out. ::
+
+        dataset = cache.dataset(["f4d", "depth"], seed=0)
+        batches = dataset.batches(8, rank=rank, world_size=world_size)
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=4, multiprocessing_context="spawn")
+        if resuming:
+            batches.load_state_dict(checkpoint["batches"])
+        while batches.epoch < epochs:
+            for batch in batches.track(loader):
+                train(batch)
+                if it_is_time:
+                    save({"batches": batches.state_dict(), ...})  # on one rank: all have the same
+
+    Workers read ahead of training, so a sampler cannot know what was trained on: `track` counts a batch when the loop gets
+    it, and at an epoch's end goes on to the next. A loop that cannot be wrapped calls `advance` for each batch instead, or
+    `set_epoch` before each epoch and does without resuming. The loader must keep batches in order, as it does by default.
+
+    ``keys`` are what the dataset is asked for: clip ids, or ``range(len(dataset))`` for a dataset of one's own. ``tail`` is
+    for the last samples of an epoch, where they are too few for all ranks: ``drop`` leaves them out; ``pad`` fills up with
+    the epoch's first samples, which are then seen twice; ``short`` shares them out, so that each sample is seen just once,
+    but the ranks' last batches differ in size by one, and some ranks have none where fewer samples than ranks are left.
+
+    Raises `BadInput` where the numbers do not fit together.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        batch_size: int,
+        *,
+        seed: int | None = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        tail: Tail = "drop",
+    ) -> None:
+        self.keys, self.batch_size, self.seed, self.tail = keys, batch_size, seed, tail
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.position = 0, 0
+        self._handed_out: tuple[int, int] | None = None
+        self._require()
+
+    def _require(self) -> None:
+        if self.batch_size < 1 or not 0 <= self.rank < self.world_size or (self.seed or 0) < 0:
+            raise BadInput(
+                f"batch_size {self.batch_size}, rank {self.rank} of world_size {self.world_size} and seed {self.seed} do not "
+                "go together: a batch has at least 1 sample, ranks count from 0 to world_size - 1, and a seed is not negative"
+            )
+        if self.tail not in ("drop", "pad", "short"):
+            raise BadInput(f"no tail is called {self.tail!r}; there are drop, pad and short")
+        least = {"drop": self._step, "pad": 1, "short": self.world_size}[self.tail]
+        if len(self.keys) < least:
+            raise BadInput(
+                f"an epoch has {len(self.keys)} samples, and with tail={self.tail!r}, {self.world_size} ranks and batches of "
+                f"{self.batch_size} it needs {least}; take smaller batches, or tail='pad'"
+            )
+
+    @property
+    def _step(self) -> int:
+        """Samples that all ranks together take at once."""
+        return self.batch_size * self.world_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for start in range(0, len(self.keys), _AT_ONCE):
+            digest.update(canonical_json(list(self.keys[start : start + _AT_ONCE])))
+        return f"sha256:{digest.hexdigest()}"
+
+    def __len__(self) -> int:
+        """Batches that this rank has left in this epoch."""
+        return self._left(self.rank)
+
+    def _left(self, rank: int) -> int:
+        full, rest = divmod(len(self.keys) - self.position, self._step)
+        return full + {"drop": False, "pad": rest > 0, "short": rest > rank}[self.tail]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """This rank's batches from the first sample on that is not counted as consumed."""
+        if not len(self):  # the rest of the epoch is other ranks'
+            resumed = self._handed_out is None
+            self._move(self.epoch + 1, 0)
+            if resumed:
+                return
+        began = self.epoch, self.position
+        if began == self._handed_out:
+            raise CouldNotRun(
+                f"epoch {self.epoch} was handed out to its end, and none of it was counted, so it would come again unshuffled; "
+                "iterate over `track(loader)`, or call `advance` after each batch or `set_epoch` before each epoch"
+            )
+        order = epoch_order(len(self.keys), self.seed, self.epoch)
+        for start in range(self.position, self.position + len(self) * self._step, self._step):
+            together = order[start : start + self._step]
+            if self.tail == "pad":
+                together = np.concatenate([together, np.resize(order, self._step - len(together))])
+            yield [self.keys[i] for i in np.array_split(together, self.world_size)[self.rank]]
+        self._handed_out = began
+
+    def track(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, each counted as consumed when it is handed over: a state taken in the loop's body has it."""
+        for batch in loader:
+            self.advance()
+            yield batch
+        if not len(self):  # until now this rank stood where the others do, who had one batch more
+            self._move(self.epoch + 1, 0)
+
+    def advance(self) -> None:
+        """Count one more batch of every rank as consumed; after an epoch's last one, go on to the next epoch."""
+        self._move(self.epoch, min(self.position + self._step, len(self.keys)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch, or stay where this epoch stands."""
+        self._handed_out = None
+        if epoch != self.epoch:
+            self._move(epoch, 0)
+
+    def _move(self, epoch: int, position: int) -> None:
+        self.epoch, self.position = epoch, position
+        if not self._left(rank=0):  # the tail is shared out from rank 0 on
+            self.epoch, self.position = epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """`SamplerState` as a plain dictionary."""
+        state = SamplerState(seed=self.seed, epoch=self.epoch, position=self.position, fingerprint=self.fingerprint)
+        return state.model_dump()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises `BadInput` if the state is of other keys or another seed, or no state at all."""
+        try:
+            loaded = SamplerState.model_validate(dict(state))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise BadInput(f"this is not a sampler's state: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if loaded.fingerprint != self.fingerprint or loaded.position > len(self.keys):
+            raise BadInput(
+                f"the state is of other samples ({loaded.fingerprint}) than these {len(self.keys)} ({self.fingerprint}), so "
+                "its position means nothing here; give the same keys in the same order, or begin an epoch with `set_epoch`"
+            )
+        if loaded.seed != self.seed:
+            raise BadInput(f"the state is of the seed {loaded.seed}, and the seed here is {self.seed}; give the state's seed")
+        self._handed_out = None
+        self._move(loaded.epoch, loaded.position)

@@ -1,0 +1,114 @@
+"""Between a writer and an S3 server: lets all requests through, but for one that it loses, repeats or holds back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal["killed before", "killed after", "answer lost", "sent twice", "sent late"]
+"""What happens at the request: the writer is killed before the server gets it, or after (and hears nothing); the answer alone
+is lost; the server gets it twice, and the second answer is given; the writer is killed, and `S3Proxy.release` sends it."""
+
+_CHANGES = (b"PUT ", b"POST ", b"DELETE ")
+
+
+class S3Proxy:
+    """One request a connection. The Host header stays the client's: the signature covers it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = ""
+        self.changes = 0
+        """Requests so far that change something."""
+        self._server = urlsplit(endpoint)
+        self.writer = 0
+        """Process id of whom to kill."""
+        self._at: int = 0
+        self._fault: Fault | None = None
+        self._held = b""
+
+    def expect(self, at: int = 0, fault: Fault | None = None) -> None:
+        """Count anew, and be ready for the fault at that change, counted from 1. Say `writer` before it comes."""
+        self.changes, self._at, self._fault = 0, at, fault
+
+    def release(self) -> None:
+        """Send the request that was held back."""
+        assert self._held
+        asyncio.run(self._forwarded(self._held))
+        self._held = b""
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            request = await _request(reader, writer)
+            writer.write(await self._through(request))
+            await writer.drain()
+        writer.close()
+
+    async def _through(self, request: bytes) -> bytes:
+        self.changes += request.startswith(_CHANGES)
+        if not request.startswith(_CHANGES) or self.changes != self._at:
+            return await self._forwarded(request)
+        match self._fault:
+            case "killed after":
+                await self._forwarded(request)
+            case "answer lost":
+                await self._forwarded(request)
+                return b""
+            case "sent twice":
+                await self._forwarded(request)
+                return await self._forwarded(request)
+            case "sent late":
+                self._held = request
+        os.kill(self.writer, signal.SIGKILL)
+        return b""
+
+    async def _forwarded(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(self._server.hostname, self._server.port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """A whole request, to be sent on a connection of its own."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if re.search(rb"(?i)\r\nexpect: 100-continue", head):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    body = await reader.readexactly(int(length[1])) if length else b""
+    if re.search(rb"(?i)\r\ntransfer-encoding: *chunked", head):
+        body = await reader.readuntil(b"\r\n0\r\n\r\n")
+    head = re.sub(rb"(?i)\r\n(expect|connection):[^\r]*", b"", head)
+    return head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body
+
+
+@contextlib.contextmanager
+def proxy(endpoint: str) -> Iterator[S3Proxy]:
+    """A proxy before an S3 server, on a port that is free."""
+    made = S3Proxy(endpoint)
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(made._answer, "127.0.0.1", 0, limit=1 << 26)
+        made.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ready.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.serve_forever()
+
+    task = loop.create_task(serve())
+    thread = threading.Thread(target=loop.run_until_complete, args=(task,))
+    thread.start()
+    ready.wait()
+    try:
+        yield made
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
