@@ -79,7 +79,7 @@ def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty) -> np.n
 
 
 def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) -> None:
-    """The inverse of `encode_chunk`, into ``out``: one clip of a `clip_buffer`. Nothing is copied on the way.
+    """The inverse of `encode_chunk`, into ``out``: one clip of a `clip_buffer`. Only what is not compressed is copied.
 
     Raises `ValueError` if the bytes fail their checksum or are not such a chunk.
     """

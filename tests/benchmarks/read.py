@@ -24,6 +24,7 @@ from typing import Any
 import formats
 import numpy as np
 import s3_server
+import torch
 from formats import Format, Values
 from machine import processor
 from measuring import guarded, server_cpu
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "read.json")
     options = parser.parse_args()
     console = Console(width=None if os.isatty(1) else 150)
+    torch.set_num_threads(1)  # encoding, before anything is measured: threads would wait for each other and the server
     clips = [formats.synthetic_clip(seed) for seed in range(options.clips)]
     tables = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -8,7 +8,8 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -19,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StoreDamaged
-from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.base import RAW, Compression, StoredArray
 from teacher_cache.store import fetch
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.fetch import ChunkReader, ChunkTier, CommittedShard
+from teacher_cache.store.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard
 from teacher_cache.store.layout import metadata_key, shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.ranges import _IN_ONE_PIECE
@@ -32,6 +33,8 @@ from teacher_cache.store.template import array_metadata
 K = 4
 SMALL = StoredArray("small", (3,), np.dtype("<f8"), ("x",), float("nan"))
 LARGE = StoredArray("large", (40, 1000), np.dtype("<i2"), ("x", "y"), -(2**15))
+RAW_LARGE = replace(LARGE, name="raw", compression=RAW)
+TURNED = replace(LARGE, name="turned", compression=Compression("none", order=(1, 0)))
 _numbers = itertools.count()
 
 
@@ -46,7 +49,7 @@ def written(url: str, array: StoredArray, values: dict[int, np.ndarray]) -> Obje
     """A store of one array with these rows."""
     objects = Objects(url)
     for shard in {row // K for row in values}:
-        chunks = {row % K: encode_chunk(v) for row, v in values.items() if row // K == shard}
+        chunks = {row % K: encode_chunk(v, array.compression) for row, v in values.items() if row // K == shard}
         data = pack_shard(chunks, K)
         objects.create(shard_key(array, shard), data)
         _lengths[url, shard_key(array, shard)] = len(data)
@@ -74,7 +77,7 @@ def random_rows(array: StoredArray, rows: set[int], seed: int = 0) -> dict[int, 
 
 @given(data=st.data(), rows=st.sets(st.integers(0, 11), min_size=1), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("array", [SMALL, LARGE], ids=lambda array: array.name)
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED], ids=lambda array: array.name)
 def test_any_rows_in_any_order_are_what_zarr_reads(
     place: str, array: StoredArray, data: st.DataObject, rows: set[int], seed: int
 ) -> None:
@@ -96,6 +99,25 @@ def test_arrays_are_read_together_each_with_its_own_rows(tmp_path: Path) -> None
     read = reader_of(objects).read([(SMALL, [5, 0]), (LARGE, [2])])
     np.testing.assert_array_equal(read["small"], [small[5], small[0]])
     np.testing.assert_array_equal(read["large"], [large[2]])
+
+
+@pytest.mark.parametrize("together", [(SMALL, LARGE), (RAW_LARGE, LARGE), (RAW_LARGE, TURNED)], ids=["packed", "mixed", "raw"])
+def test_clips_are_decoded_each_where_it_belongs(place: str, together: tuple[StoredArray, ...]) -> None:
+    """From all the arrays that hold them, whose chunks are good at once; a row that is wanted twice is decoded once."""
+    url = f"{place}/{next(_numbers)}"
+    rows = {array.name: random_rows(array, {0, 1, 2, 5}, seed) for seed, array in enumerate(together)}
+    objects = [written(url, array, rows[array.name]) for array in together]
+    order, decoded = [5, 0, 5, 2, 1], []
+    outs = [np.zeros((), np.float64) for _ in order]
+
+    def decode(stored: Mapping[str, np.ndarray], out: np.ndarray) -> None:
+        decoded.append(None)
+        out[...] = sum(place * values.sum() for place, values in enumerate(stored.values(), 1))
+
+    reader_of(objects[0]).read_each([ClipsToDecode(together, order, outs, decode)])
+    assert len(decoded) == 4
+    for row, out in zip(order, outs, strict=True):
+        assert out == sum(place * rows[array.name][row].sum() for place, array in enumerate(together, 1))
 
 
 def test_chunks_that_come_in_pieces_are_whole(s3: str) -> None:
