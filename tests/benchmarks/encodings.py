@@ -35,7 +35,7 @@ from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
 from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.scenes import frame_times, random_scene, render_scene
-from teacher_cache.store.chunk import encode_chunk, split_checksum
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.teachers.l4p import L4P, PRESETS, normalise
 from teacher_cache.teachers.seeded import seed_weights
 
@@ -170,12 +170,9 @@ def encoder_of(signal: SignalName, profile: EncodingProfile) -> Encoding:
 
 def unpack(chunk: bytes, array: StoredArray) -> np.ndarray:
     """The inverse of `encode_chunk`."""
-    body, holds = split_checksum(chunk)
-    assert holds
-    codec = Zstd() if array.compression.codec == "zstd" else Blosc()
-    order = array.compression.order or tuple(range(len(array.shape)))
-    laid_out = np.frombuffer(codec.decode(body), array.dtype).reshape([array.shape[axis] for axis in order])
-    return laid_out.transpose(np.argsort(order))
+    (out,) = clip_buffer(array, 1)
+    decode_chunk(chunk, array, out)
+    return out
 
 
 def gaussian_bits(signal: SignalName, encoder: Encoding, raw: torch.Tensor, arrays: Mapping[str, np.ndarray]) -> float | None:

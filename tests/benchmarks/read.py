@@ -1,6 +1,6 @@
 """Measures reading clips from S3 by this project's reader and by its peers, side by side: two tables, and the same as JSON.
 
-    PYTHONPATH=tests python tests/benchmarks/read.py              # five minutes, 10 GB of disk under --folder
+    PYTHONPATH=.:tests python tests/benchmarks/read.py              # five minutes, 10 GB of disk under --folder
 
 Every format holds the same clips of L4P giant's size on the same server (SeaweedFS, on this machine), and is read in the same
 shuffled order in batches of eight, cold, in turns; the median of the turns is told. The first table has every format hold the

@@ -1,6 +1,6 @@
 """Measures what writing a clip costs a core, for this project and for its peers: a table, and the same as JSON.
 
-    PYTHONPATH=tests python tests/benchmarks/write.py             # two minutes, 10 GB of disk under --folder
+    PYTHONPATH=.:tests python tests/benchmarks/write.py             # two minutes, 10 GB of disk under --folder
 
 The same clips of L4P giant's size, written to the same server (SeaweedFS, on this machine) by each format in turns; the CPU
 seconds of this process are told, the server's apart. For ours also what compressing and what putting costs, and the encodings'
