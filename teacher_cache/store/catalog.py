@@ -79,8 +79,9 @@ class Catalog:
     @cached_property
     def _places(self) -> Rows:
         """Every row that is there: segments begin on shards, so rows between two of them may not be."""
-        parts = [np.arange(part.first_row, part.first_row + part.rows) for part in self._parts]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        if sum(part.rows for part in self._parts) == self.rows:
+            return np.arange(self.rows)
+        return np.concatenate([np.arange(part.first_row, part.first_row + part.rows) for part in self._parts])
 
     def _keys(self, name: str) -> Keys:
         found = [part.read([name])[name].to_numpy() for part in self._parts]
@@ -111,12 +112,11 @@ class Catalog:
 
     @cached_property
     def _by_clip(self) -> tuple[Keys, Rows]:
-        """(keys of the current clips, ascending; the row of each)."""
+        """(keys of the current clips in the order of their rows; their places in the order of their keys)."""
         keys = self._keys("clip_key")
         if len(self.current) < len(keys):
             keys = keys[np.searchsorted(self._places, self.current)]
-        order = np.argsort(keys)
-        return keys[order], self.current[order]
+        return keys, np.argsort(keys)
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
         """The current row of each clip, -1 for one that the catalog does not hold."""
@@ -124,9 +124,17 @@ class Catalog:
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """The current row of each clip by its key, -1 where there is none."""
-        known, rows = self._by_clip
-        found = places_among(keys, known)
-        found[found >= 0] = rows[found[found >= 0]]
+        known, order = self._by_clip
+        if not len(known):
+            return np.full(len(keys), _NONE)
+        if len(keys) < _FEW:
+            place = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
+            place[known[place] != keys] = _NONE
+        else:
+            place = places_among(keys, known[order])
+            place[place >= 0] = order[place[place >= 0]]
+        found = np.full(len(keys), _NONE)
+        found[place >= 0] = self.current[place[place >= 0]]
         return found
 
     def table(self, rows: Rows, columns: Sequence[str] = _TEXTS) -> pa.Table:
@@ -195,6 +203,8 @@ class Catalog:
                 )
 
 
+# Fewer clips than this are sought through the order of the keys, without copying the keys into that order.
+_FEW = 2**16
 # Row groups of 65536 clips, some ten megabytes each.
 _GROUPS_KEPT = 8
 

@@ -52,7 +52,10 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
     expected = walked(rows)
     assert catalog.current.tolist() == sorted(expected.values())
     names = [*expected, "nobody"]
-    assert catalog.rows_of(names).tolist() == [*expected.values(), -1]
+    for few in (2**16, 0):  # both ways of searching
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("teacher_cache.store.catalog._FEW", few)
+            assert catalog.rows_of(names).tolist() == [*expected.values(), -1]
     assert catalog.clips(catalog.current) == sorted((c for c in rows if c.row in expected.values()), key=lambda c: c.row)
     assert all(catalog.latest_row(clip) == expected.get(clip.clip_id) for clip in rows)
     for video in "abcde":
