@@ -1,9 +1,9 @@
-"""A map-style torch dataset over a store's committed clips."""
+"""Map-style torch datasets over a store's committed clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -11,9 +11,47 @@ from torch.utils.data import Dataset
 from teacher_cache.store.sampler import ResumableBatchSampler, Tail, epoch_order
 
 if TYPE_CHECKING:
+    from teacher_cache.store.reader import Cache, Stored
     from teacher_cache.store.targets import Targets
 
 Item = dict[str, "str | torch.Tensor"]
+
+
+class StoredBatch(NamedTuple):
+    """A batch as it is stored. Out of a loader its arrays are tensors."""
+
+    clip_ids: list[str]
+    stored: Stored
+    """For `Cache.decode`."""
+
+
+class StoredTargets(Dataset[StoredBatch]):
+    """Whole batches of clips as they are stored: integers that go to the device as they are, and are scaled there. Picklable.
+
+    A key is a batch of clip ids, so that a loader takes the sampler's batches as they are::
+
+        dataset = cache.stored_dataset(["f4d", "depth"])
+        batches = dataset.batches(8)
+        loader = DataLoader(dataset, sampler=batches, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+        for clip_ids, stored in batches.track(loader):
+            targets = cache.decode(stored, device="cuda")
+    """
+
+    def __init__(self, cache: Cache, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
+        self._cache, self._signals, self._seed = cache, signals, seed
+        self.clip_ids = clip_ids
+
+    def batches(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
+    ) -> ResumableBatchSampler[str]:
+        """The ``sampler`` for a DataLoader without batches of its own, as `CachedTargets.batches`."""
+        return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def __getitem__(self, clip_ids: Sequence[str]) -> StoredBatch:
+        return StoredBatch(list(clip_ids), self._cache.read_stored(self._signals, clip_ids))
 
 
 class CachedTargets(Dataset[Item]):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
 
     from teacher_cache.heads.frozen import FrozenHeads
-    from teacher_cache.store.dataset import CachedTargets
+    from teacher_cache.store.dataset import CachedTargets, StoredTargets
 
 _CLOCK = ("timestamps", "frame_index")
 # Looking for a like-sounding name takes about a second among this many.
@@ -182,7 +182,7 @@ class Cache:
         import torch  # noqa: PLC0415  # `status` does not need it
 
         def moved(values: Values) -> torch.Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
+            return torch.as_tensor(values).to(device, non_blocking=True)  # a loader has made tensors of them
 
         decoded = {}
         for name, groups in stored.items():
@@ -333,6 +333,16 @@ class Cache:
         for name in signals:
             self._part(name)
         return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stored_dataset(
+        self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+    ) -> StoredTargets:
+        """A torch dataset of whole batches as `read_stored` gives them, for `decode` on the trainer's device."""
+        from teacher_cache.store.dataset import StoredTargets  # noqa: PLC0415  # torch
+
+        for name in signals:
+            self._part(name)
+        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads as a torch module, or None for a teacher that has none."""
