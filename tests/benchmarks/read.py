@@ -6,11 +6,17 @@ Every format holds the same clips of L4P giant's size on the same server (Seawee
 shuffled order in batches of eight, cold, in turns; the median of the turns is told. The first table has every format hold the
 teacher's float32; the second has each as its users would. Peers that are not installed are named (`pip install '.[bench]'`).
 The server shares this machine's cores, so its CPU time limits every rate; it is told apart from the client's.
+
+    … python tests/benchmarks/read.py --gbit 1 --out tests/benchmarks/results/read-1-gbit.json
+
+measures the second table alone, over a link of that speed: there bytes count, as they do for a reader with more cores than
+network.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -26,6 +32,7 @@ import numpy as np
 import s3_server
 import torch
 from formats import Format, Values
+from link import link
 from machine import processor
 from measuring import guarded, server_cpu
 from rich.console import Console
@@ -148,6 +155,7 @@ def main() -> None:
         "--folder", type=Path, default=None, help="where the server keeps its data; the system's temporary folder"
     )
     parser.add_argument("--weed", default="weed", help="the SeaweedFS program")
+    parser.add_argument("--gbit", type=float, help="speed of a link between the readers and the server; none when absent")
     parser.add_argument("--out", type=Path, default=RESULTS / "read.json")
     options = parser.parse_args()
     console = Console(width=None if os.isatty(1) else 150)
@@ -157,15 +165,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         server = s3_server.start(Path(folder), options.weed)
         os.environ.update(server.environment)
+        chosen = dict(list(TABLES.items())[1:]) if options.gbit else TABLES
         try:
-            for title, forms in TABLES.items():
-                server.filesystem.mkdir("bucket")
-                with console.status(title) as status:
-                    tables[title] = measure(forms(), clips, options.turns, server, status.update)
+            with contextlib.ExitStack() as stack:
+                if options.gbit:
+                    os.environ["AWS_ENDPOINT_URL"] = stack.enter_context(link(server.endpoint, options.gbit))
+                for title, forms in chosen.items():
+                    server.filesystem.mkdir("bucket")
+                    with console.status(title) as status:
+                        tables[title] = measure(forms(), clips, options.turns, server, status.update)
         finally:
             s3_server.stop(server)
     result = {
         "benchmark": "read",
+        "link_gbit": options.gbit,
         "machine": processor(),
         "server": "SeaweedFS on the same machine",
         "clips": options.clips,
