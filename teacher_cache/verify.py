@@ -104,10 +104,11 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     damages += _check_metadata(store, catalog, {array_of(claim.key) for claim in claims})
     damages += _check_heads(store)
     if catalog is not None and volumes is not None:
-        orphans = _orphans(store, listed, volumes, {claim.key for claim in claims})
+        files = catalog_files(store.objects)
+        orphans = _orphans(store, listed, volumes, files, {claim.key for claim in claims})
         damages += [_damage("orphan", key, "no ledger entry names it; `gc` removes it") for key in orphans]
         detail = "it has no record: a run was stopped before that, and the next one goes on, or the record is lost"
-        damages += [_damage("orphan", key, detail) for key in _unrecorded(listed, catalog_files(store.objects))]
+        damages += [_damage("orphan", key, detail) for key in _unrecorded(listed, files)]
         if not any(damage.finding.kind == "ledger" for damage in damages):
             examined.clips = clip_counts(catalog.current, store.ledger(), store.parts)
     examined.objects_checked = len(claims)
@@ -297,11 +298,12 @@ def _check_heads(store: Store) -> Iterator[Damage]:
         yield _damage("heads", HEADS_FILE, "it is gone, or not what its card says", (), found.get(HEADS_FILE))
 
 
-def _orphans(store: Store, listed: Mapping[str, int], volumes: Volumes, committed: set[str]) -> list[str]:
+def _orphans(
+    store: Store, listed: Mapping[str, int], volumes: Volumes, files: Mapping[str, TableFile], committed: set[str]
+) -> list[str]:
     """Objects that nothing names, in the order of their keys."""
     known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
     known |= {metadata_key(name) for name in (*store.signals, *(a.name for a in _declared_arrays(store, store.shapes())))}
-    files = catalog_files(store.objects)
     known |= {key for record, file in files.items() for key in (record, file.key)}
     known |= {closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)}
     known |= set(volumes.known_damage)
@@ -340,7 +342,7 @@ def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> Garb
     volumes = read_volumes(store.objects)
     texts = committed_texts(store.objects, volumes)
     committed = {key for found in texts for name, data in found.items() for key in read_entry(name, data, url).objects}
-    orphans = _orphans(store, listed, volumes, committed)
+    orphans = _orphans(store, listed, volumes, catalog_files(store.objects), committed)
     limit = time.time() - older_than_hours * 3600
     old = [key for key in orphans if store.objects.modified_seconds(key) <= limit]
     for key in [] if dry_run else old:

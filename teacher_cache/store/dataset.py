@@ -25,7 +25,23 @@ class StoredBatch(NamedTuple):
     """For `Cache.decode`."""
 
 
-class StoredTargets(Dataset[StoredBatch]):
+class _Shuffled:
+    """Clips in an order that goes by the seed. None keeps them as they are."""
+
+    clip_ids: tuple[str, ...]
+    _seed: int | None
+
+    def batches(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
+    ) -> ResumableBatchSampler[str]:
+        """One rank's batches of clip ids, shuffled by the seed, for a DataLoader over this dataset."""
+        return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+
+class StoredTargets(_Shuffled, Dataset[StoredBatch]):
     """Whole batches of clips as they are stored: integers that go to the device as they are, and are scaled there. Picklable.
 
     A key is a batch of clip ids, so that a loader takes the sampler's batches as they are::
@@ -41,24 +57,15 @@ class StoredTargets(Dataset[StoredBatch]):
         self._cache, self._signals, self._seed = cache, signals, seed
         self.clip_ids = clip_ids
 
-    def batches(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
-    ) -> ResumableBatchSampler[str]:
-        """The ``sampler`` for a DataLoader without batches of its own, as `CachedTargets.batches`."""
-        return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
-
-    def __len__(self) -> int:
-        return len(self.clip_ids)
-
     def __getitem__(self, clip_ids: Sequence[str]) -> StoredBatch:
         return StoredBatch(list(clip_ids), self._cache.read_stored(self._signals, clip_ids))
 
 
-class CachedTargets(Dataset[Item]):
+class CachedTargets(_Shuffled, Dataset[Item]):
     """Clips as ``{"clip_id": str, signal: tensor}``, a loader's whole batch fetched at once. Picklable.
 
     Asked for a clip id, it gives that clip; asked for a number, the clip at that place in the order of `set_epoch`. With
-    `batches` the order is the sampler's, which can resume, and `set_epoch` is not needed.
+    `batches` as a loader's ``batch_sampler`` the order is the sampler's, which can resume, and `set_epoch` is not needed.
     """
 
     def __init__(self, targets: Targets, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
@@ -72,15 +79,6 @@ class CachedTargets(Dataset[Item]):
         Persistent workers keep the order that they were started with; `batches` has no such trap.
         """
         self._order = epoch_order(len(self.clip_ids), self._seed, epoch)
-
-    def batches(
-        self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
-    ) -> ResumableBatchSampler[str]:
-        """The ``batch_sampler`` for a DataLoader over this dataset, shuffled by its seed: one rank's batches of clip ids."""
-        return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
-
-    def __len__(self) -> int:
-        return len(self.clip_ids)
 
     def __getitem__(self, key: int | str) -> Item:
         return self.__getitems__([key])[0]
