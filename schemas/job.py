@@ -48,16 +48,42 @@ class EngineJob(Frozen):
     """Where the work runs and how fast; nothing here changes a stored value."""
 
     kind: str = "local"
-    gpus_per_teacher: float = Field(0, ge=0)
     teachers: int = Field(1, ge=1)
-    """How many teachers run at once (``ray``)."""
+    """The most teachers at once (``ray``). Fewer work where the cluster has no room for more, and join as it grows."""
+    min_teachers: int = Field(1, ge=1)
+    """The fewest to work with (``ray``): the job waits while it has not so many."""
+    start_timeout_seconds: float = Field(900, gt=0)
+    """How long to wait for ``min_teachers``, at the start or after machines were lost, before the job stops."""
+    gpus_per_teacher: float = Field(0, ge=0)
+    """0 teaches on the CPU; a fraction shares a GPU; more than one puts a copy of the network on each."""
+    cpus_per_teacher: float = Field(1, gt=0)
+    """CPU cores that Ray sets aside for a teacher's encoding and writing."""
+    teacher_resources: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources that a teacher needs besides, such as ``{"spot": 0.01}``: they say on which nodes it may be."""
     batch: int = Field(8, ge=1)
     """Clips in one teacher forward."""
     decoders: int = Field(1, ge=1)
-    """Decoder processes of each teacher."""
+    """Decoder processes for each teacher. Under ``ray`` they may be on any node with a free CPU core."""
+    decoder_resources: dict[str, float] = Field(default_factory=dict)
+    """Custom Ray resources that a decoder needs besides a core, to keep decoding on nodes that offer them."""
+    decode_device: Literal["cpu", "cuda"] = "cpu"
+    """``cuda`` decodes with the GPU's own decoder where it knows the codec."""
     decode_timeout_seconds: float = Field(120, gt=0)
+    """How long one clip's frames may take before their decoder is killed."""
     threads_per_teacher: int | None = Field(None, ge=1)
     """CPU threads of each teacher's arithmetic; PyTorch's own choice when absent."""
+    max_failed_share: float = Field(0.5, gt=0, le=1)
+    """The run stops once more than this share of its clips, and more than 20, have failed."""
+    grace_seconds: float = Field(20, ge=0)
+    """How long a run that is told to stop (SIGTERM) may take to commit what is in work."""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.min_teachers > self.teachers:
+            raise ValueError(f"`min_teachers` is {self.min_teachers}, more than `teachers`, {self.teachers}")
+        if self.gpus_per_teacher > 1 and self.gpus_per_teacher % 1:
+            raise ValueError(f"`gpus_per_teacher` is {self.gpus_per_teacher:g}; above 1 it must be whole")
+        return self
 
 
 class Job(Frozen):

@@ -38,20 +38,31 @@ class StatusReport(Frozen):
 class StageSeconds(Frozen):
     """Where a unit's time went. Stages overlap, so they need not sum to the wall time."""
 
+    decode: float = 0.0
+    """CPU seconds of the decoders."""
     decode_wait: float = 0.0
+    """Seconds that the unit waited for frames."""
     teach: float = 0.0
+    """Seconds that a device was held."""
     encode: float = 0.0
+    """CPU seconds of encoding and compression."""
     put: float = 0.0
+    """Seconds that the unit waited for the store."""
 
 
 class UnitReport(Frozen):
     """What a worker tells the engine about one finished unit."""
 
+    event: Literal["unit_done"] = "unit_done"
     unit: str
+    teacher: str = ""
+    """Which teacher did it; as in `schemas.event.TeacherStarted`."""
     committed: int
     failed: int
     bytes: int
     seconds: StageSeconds
+    failures: tuple[FailedClip, ...] = ()
+    """Those of its clips that failed, save those that had failed before."""
     already_done: bool = False
     """Another worker had committed the unit first; its entry stands."""
 

@@ -1,4 +1,4 @@
-"""What an engine is: units of work in, reports out, on however many machines. Found by name among installed packages."""
+"""What an engine is: units of work in, events out, on however many machines. Found by name among installed packages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from schemas.errors import BadInput
+from schemas.event import EngineEvent
 from schemas.ledger import WorkItem
-from schemas.report import UnitReport
 from teacher_cache.work import WorkerSpec
 
 GROUP = "teacher_cache.engines"
@@ -17,8 +17,8 @@ GROUP = "teacher_cache.engines"
 class Engine(Protocol):
     """Repeats `teacher_cache.work.Worker.run` over units. Units are independent and safe to repeat."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[UnitReport]:
-        """Do every item, in any order, and report each as it is done. Raises what a worker raises."""
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[EngineEvent]:
+        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises."""
 
 
 def engine(kind: str) -> Engine:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from schemas.event import EngineEvent, Event, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import RunReport, StageSeconds, UnitReport
 from teacher_cache.engine import Engine, engine
@@ -34,11 +35,25 @@ from teacher_cache.store.store import (
 )
 from teacher_cache.work import Worker, WorkerSpec
 
+Listener = Callable[[Event], None]
 
-def run_job(job: Job, *, retry_failed: bool = False, repair: bool = False, progress: Progress = no_progress) -> RunReport:
+
+def _nobody(_: Event) -> None:
+    pass
+
+
+def run_job(
+    job: Job,
+    *,
+    retry_failed: bool = False,
+    repair: bool = False,
+    progress: Progress = no_progress,
+    listen: Listener = _nobody,
+) -> RunReport:
     """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
 
-    ``repair`` verifies the store first, and teaches every clip again that damage has hit.
+    ``repair`` verifies the store first, and teaches every clip again that damage has hit. ``listen`` is told of every event
+    of the teaching, as it happens.
     """
     start = time.perf_counter()
     workers = engine(job.engine.kind)
@@ -49,18 +64,28 @@ def run_job(job: Job, *, retry_failed: bool = False, repair: bool = False, progr
         if retire_damaged(found, facts.shapes, progress):
             Worker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
     store, left, done_before = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    listen(
+        RunStarted(
+            store=job.store,
+            fingerprint=facts.recipe.fingerprint,
+            clips=left.rows,
+            units=len(left),
+            done_before=done_before,
+        )
+    )
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     with (progress if left else no_progress)("teaching", left.rows, "clips") as advance:
-        for report in _worked(workers, spec, store, left):
-            advance(report.committed + report.failed)
-            for stage, seconds in report.seconds.model_dump().items():
-                stages[stage] += seconds
+        for event in _worked(workers, spec, store, left):
+            listen(event)
+            if isinstance(event, UnitReport):
+                advance(event.committed + event.failed)
+                for stage, seconds in event.seconds.model_dump().items():
+                    stages[stage] += seconds
     state = status(store)
+    wall_seconds = time.perf_counter() - start
+    listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
     return RunReport(
-        **state.model_dump(),
-        done_before=done_before,
-        wall_seconds=time.perf_counter() - start,
-        stage_seconds=StageSeconds(**stages),
+        **state.model_dump(), done_before=done_before, wall_seconds=wall_seconds, stage_seconds=StageSeconds(**stages)
     )
 
 
@@ -79,16 +104,17 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
     return Store(store.objects, store.recipe), left, clips.num_rows - left.rows
 
 
-def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[UnitReport]:
-    """Reports of the units as they are done; the ledger is kept short on the way."""
+def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[EngineEvent]:
+    """The engine's events; the ledger is kept short on the way."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
     spec = spec.model_copy(update={"ledger_volume": volume})
     # A run that was killed may have left the volume longer than it should be.
     if tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0
-    for report in workers.run(spec, left) if left else ():
-        entries += 1
-        if tend_ledger(store, volume, entries, done=False):
-            volume, entries = volume + 1, 0
-        yield report
+    for event in workers.run(spec, left) if left else ():
+        if isinstance(event, UnitReport):
+            entries += 1
+            if tend_ledger(store, volume, entries, done=False):
+                volume, entries = volume + 1, 0
+        yield event
     tend_ledger(store, volume, entries, done=True)
