@@ -15,6 +15,23 @@ class ClipCounts(Frozen):
     pending: int
 
 
+class Requests(Frozen):
+    """Requests to object stores, as they are billed: an answer that had to be asked for again counts once."""
+
+    put: int = 0
+    """Of objects created or written anew, those refused because the object was there included."""
+    get: int = 0
+    """Of objects, ranges of them and their lengths, those for an object that is not there included."""
+    list: int = 0
+    """Pages of listings."""
+
+    def __add__(self, other: Requests) -> Requests:
+        return Requests(put=self.put + other.put, get=self.get + other.get, list=self.list + other.list)
+
+    def __mul__(self, times: int) -> Requests:
+        return Requests(put=self.put * times, get=self.get * times, list=self.list * times)
+
+
 class FailedClip(Frozen):
     clip_id: str
     video: str
@@ -61,6 +78,10 @@ class UnitReport(Frozen):
     failed: int
     bytes: int
     seconds: StageSeconds
+    requests: Requests = Requests()
+    """What the worker asked of the store since its last report."""
+    video_requests: Requests = Requests()
+    """What it and its decoders asked of the places of the videos."""
     failures: tuple[FailedClip, ...] = ()
     """Those of its clips that failed, save those that had failed before."""
     already_done: bool = False

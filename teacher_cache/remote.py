@@ -21,6 +21,9 @@ _S3_CONFIG = {
     "read_timeout": S3_READ_SECONDS,
     "retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS},
 }
+# With more than one part at a time, s3fs asks for an object's length before each GET, and opens a long one once more than it
+# reads it; for an object that is not there it lists the folder too. Requests are billed, and a round trip each.
+_S3_OPTIONS = {"config_kwargs": _S3_CONFIG, "use_listings_cache": False, "max_concurrency": 1}
 
 
 def protocol(url: str) -> str:
@@ -31,7 +34,7 @@ def protocol(url: str) -> str:
 
 def storage_options(url: str) -> dict[str, Any]:
     """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
-    return {"config_kwargs": _S3_CONFIG, "use_listings_cache": False} if protocol(url) == "s3" else {}
+    return _S3_OPTIONS if protocol(url) == "s3" else {}
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3_proxy
 import s3_server
 import yaml
 from hypothesis import settings
@@ -137,6 +138,19 @@ def act_as(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr(S3FileSystem, "_cache", s3_server.CONNECTIONS.setdefault(identity, {}))
 
     return become
+
+
+@pytest.fixture
+def counting(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_proxy.CountingProxy]:
+    """The S3 server behind a proxy that counts what is asked of the folders of ``s3://bucket``."""
+    from s3fs import S3FileSystem
+
+    assert s3
+    with s3_proxy.proxy(os.environ["AWS_ENDPOINT_URL"], s3_proxy.CountingProxy) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        # s3fs shares connections by their options, and an open one goes past the proxy.
+        monkeypatch.setattr(S3FileSystem, "_cache", {})
+        yield made
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Fault = Literal["killed before", "killed after", "answer lost", "sent twice", "sent late"]
 """What happens at the request: the writer is killed before the server gets it, or after (and hears nothing); the answer alone
@@ -76,6 +77,32 @@ class S3Proxy:
         return answer
 
 
+class CountingProxy(S3Proxy):
+    """Counts what comes by, as S3 bills it, apart for the objects under a prefix of their paths and all others."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self.asked: Counter[tuple[str, str]] = Counter()
+        """(top folder in the bucket, ``put`` | ``get`` | ``list``) → requests so far."""
+
+    async def _forwarded(self, request: bytes) -> bytes:
+        method, target, _ = request.split(b" ", 2)
+        url = urlsplit(target.decode())
+        query = parse_qs(url.query, keep_blank_values=True)
+        is_listing = method == b"GET" and "list-type" in query
+        path = query["prefix"][0] if is_listing else url.path.strip("/").partition("/")[2]
+        kind = "list" if is_listing else {b"PUT": "put", b"GET": "get", b"HEAD": "get"}.get(method, "other")
+        self.asked[unquote(path).partition("/")[0], kind] += 1
+        return await super()._forwarded(request)
+
+    def take(self, folder: str) -> dict[str, int]:
+        """What was asked of the folder since the last time."""
+        return {kind: self.asked.pop((folder, kind), 0) for kind in ("put", "get", "list")}
+
+
+Proxy = TypeVar("Proxy", bound=S3Proxy)
+
+
 async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
     """A whole request, to be sent on a connection of its own."""
     head = await reader.readuntil(b"\r\n\r\n")
@@ -90,9 +117,9 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @contextlib.contextmanager
-def proxy(endpoint: str) -> Iterator[S3Proxy]:
+def proxy(endpoint: str, kind: type[Proxy] = S3Proxy) -> Iterator[Proxy]:  # type: ignore[assignment]
     """A proxy before an S3 server, on a port that is free."""
-    made = S3Proxy(endpoint)
+    made = kind(endpoint)
     loop, ready = asyncio.new_event_loop(), threading.Event()
 
     async def serve() -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from teacher_cache.remote import filesystem, reachable
+from teacher_cache.tally import OF_VIDEOS, counted
 
 _BLOCK = 64 * 1024
 _READERS = 16
@@ -32,8 +33,9 @@ def content_digest(uri: str) -> str | None:
     fs, path = filesystem(uri)
     with reachable(uri):
         try:
-            length = int(fs.info(path)["size"])
-            blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
+            with counted(OF_VIDEOS, fs):
+                length = int(fs.info(path)["size"])
+                blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
         except FileNotFoundError:
             return None
     digest = hashlib.sha256(length.to_bytes(8, "little"))

@@ -26,6 +26,7 @@ from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.remote import filesystem, reachable
+from teacher_cache.tally import OF_VIDEOS, counted
 
 DECODER = f"decord {decord.__version__}"
 
@@ -117,7 +118,8 @@ def _on_disk(uri: str) -> Iterator[Path]:
         fs, place = filesystem(uri)
         with reachable(uri):
             try:
-                fs.get_file(place, str(copy))
+                with counted(OF_VIDEOS, fs, "get"):
+                    fs.get_file(place, str(copy))
             except FileNotFoundError:
                 raise VideoError("video_missing", f"there is no object {uri}") from None
         yield copy

@@ -28,7 +28,9 @@ import numpy as np
 from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import CacheError, CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
+from schemas.report import Requests
 from teacher_cache.clips.decode import DecodedClip, decode_clip, probe
+from teacher_cache.tally import OF_VIDEOS
 
 _READ = 1 << 20
 
@@ -126,6 +128,7 @@ class _Decoder:
         except (EOFError, BrokenPipeError):
             self.kill()
             raise VideoError("decoder_crashed", f"the decoder's process ended with {_ending(process.returncode)}") from None
+        OF_VIDEOS.merge(Requests.model_validate(answer["requests"]))
         if "reason" in answer:
             raise VideoError(answer["reason"], answer["detail"])
         if "trouble" in answer:
@@ -207,6 +210,7 @@ def _end_with_parent(parent: int) -> None:
 def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         header, payload = _answer(json.loads(line))
+        header["requests"] = OF_VIDEOS.take().model_dump()
         answers.write(json.dumps(header).encode() + b"\n" + payload)
         answers.flush()
 

@@ -17,6 +17,7 @@ from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
 from teacher_cache.remote import filesystem, reachable
+from teacher_cache.tally import OF_VIDEOS, counted
 
 
 def list_videos(source: VideoSource) -> pa.Table:
@@ -32,7 +33,7 @@ def _from_manifest(path: str) -> pa.Table:
     fs, place = filesystem(path)
     with reachable(path):
         try:
-            with fs.open(place, "rb") as file:
+            with counted(OF_VIDEOS, fs), fs.open(place, "rb") as file:
                 listed = _parsed(file)
         except FileNotFoundError:
             raise BadInput(f"there is no manifest {path}") from None
@@ -115,7 +116,7 @@ def require_keepable(texts: Iterable[str], where: str) -> None:
 
 def _from_glob(pattern: str) -> pa.Table:
     fs, path = filesystem(pattern)
-    with reachable(pattern):
+    with reachable(pattern), counted(OF_VIDEOS, fs):
         found = sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"])
     base = _fixed_folder(path)
     names = [info["name"] for info in found if info["type"] == "file"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.storage import FsspecStore, LocalStore
 
 from schemas.errors import BadInput
+from schemas.report import Requests
 from teacher_cache.remote import filesystem, protocol, reachable, storage_options
 from teacher_cache.store.ranges import RangeReader, range_reader
+from teacher_cache.tally import RequestKind, Tally, counted
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
@@ -41,9 +43,17 @@ class Objects:
         self._root = root.rstrip("/")
         self._real_root = Path(self._root).resolve()
         self.url = url.rstrip("/")
+        self._tally = Tally()
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
         return Objects, (self.url,)
+
+    def take_requests(self) -> Requests:
+        """What was asked of the place since the last time. On a disk: what would be asked of an object store in its stead.
+
+        A request that had to be repeated counts once, a listing once for each page.
+        """
+        return self._tally.take()
 
     @property
     def is_local(self) -> bool:
@@ -59,7 +69,7 @@ class Objects:
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
-        with self.reachable():
+        with self._asking("put"):
             if self.is_local:
                 return _create_file(Path(self._path(key)), data)
             try:
@@ -72,7 +82,7 @@ class Objects:
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object anew. Only for what can be derived again at any time (an array's length)."""
-        with self.reachable():
+        with self._asking("put"):
             if self.is_local:
                 path = Path(self._path(key))
                 temporary = _temporary(path)
@@ -86,7 +96,7 @@ class Objects:
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
-        with self.reachable():
+        with self._asking("get"):
             try:
                 return bytes(self._fs.cat_file(self._path(key)))
             except FileNotFoundError:
@@ -97,7 +107,7 @@ class Objects:
         if not keys:
             return {}
         by_path = {self._path(key): key for key in keys}
-        with self.reachable():
+        with self._asking("get", len(by_path)):
             found = self._fs.cat(list(by_path), on_error="return")
         if isinstance(found, bytes):
             return {keys[0]: found}
@@ -119,6 +129,7 @@ class Objects:
 
         They are valid until the same thread's next `get_range`: copy what is to be kept.
         """
+        self._tally.add("get")
         with self.reachable():
             try:
                 return self._ranges.read(self._path(key), start, stop)
@@ -127,7 +138,7 @@ class Objects:
 
     def listing(self, prefix: str = "") -> dict[str, int]:
         """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
-        with self.reachable():
+        with self._asking("list"):
             try:
                 if self.is_local:
                     return _files(Path(self._root), Path(self._path(prefix)))
@@ -139,7 +150,7 @@ class Objects:
 
     def modified_seconds(self, key: str) -> float:
         """When the object was written, in seconds since 1970."""
-        with self.reachable():
+        with self._asking("get"):
             return float(self._fs.modified(self._path(key)).timestamp())
 
     def folders(self) -> list[str]:
@@ -148,7 +159,7 @@ class Objects:
 
     def level(self, prefix: str = "") -> dict[str, bool]:
         """Names directly under ``prefix``, in order, and whether each is a folder. What lies deeper is not listed."""
-        with self.reachable():
+        with self._asking("list"):
             try:
                 found = self._fs.ls(self._path(prefix), detail=True)
             except FileNotFoundError:
@@ -158,7 +169,7 @@ class Objects:
         }
 
     def delete(self, key: str) -> None:
-        with self.reachable(), contextlib.suppress(FileNotFoundError):
+        with self._asking(), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
     def zarr_store(self) -> FsspecStore | LocalStore:
@@ -166,6 +177,11 @@ class Objects:
         if self.is_local:
             return LocalStore(self._root, read_only=True)
         return FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
+
+    @contextmanager
+    def _asking(self, kind: RequestKind | None = None, count: int = 1) -> Iterator[None]:
+        with self.reachable(), counted(self._tally, self._fs, kind, count):
+            yield
 
     def reachable(self) -> AbstractContextManager[None]:
         """What any use of this place is wrapped in: raises `Unreachable`."""
