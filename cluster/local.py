@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from schemas.clip import Clip
+from schemas.job import Job
 from schemas.ledger import WorkItem
-from schemas.report import UnitReport
+from schemas.report import PilotReport, UnitReport
+from teacher_cache.pilot import pilot
 from teacher_cache.work import Worker, WorkerSpec
 
 
@@ -16,3 +19,6 @@ class LocalEngine:
         with Worker(spec) as worker:
             for item in items:
                 yield worker.run(item)
+
+    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
+        return pilot(job, clips)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -86,6 +86,28 @@ class EngineJob(Frozen):
         return self
 
 
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Prices(Frozen):
+    """What `plan` counts the cost with. Nothing is assumed: what has no price here has no line in the cost."""
+
+    currency: str | None = None
+    """What the prices are in, for people to read."""
+    gpu_hour: Price | None = None
+    """An hour of one GPU."""
+    core_hour: Price | None = None
+    """An hour of one CPU core."""
+    put_per_1000: Price | None = None
+    get_per_1000: Price | None = None
+    """HEAD requests are billed as GETs."""
+    list_per_1000: Price | None = None
+    storage_gb_month: Price | None = None
+    """A gigabyte (10^9 bytes) kept in the store for a month."""
+    egress_gb: Price | None = None
+    """A gigabyte of videos brought out of where they lie."""
+
+
 class Job(Frozen):
     """One run of `teacher-cache`."""
 
@@ -97,6 +119,7 @@ class Job(Frozen):
     encoding: EncodingProfile | dict[SignalName, EncodingProfile] = "fine"
     layout: Layout = Layout()
     engine: EngineJob = EngineJob()
+    prices: Prices = Prices()
 
     @field_validator("signals")
     @classmethod

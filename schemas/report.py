@@ -88,13 +88,99 @@ class UnitReport(Frozen):
     """Another worker had committed the unit first; its entry stands."""
 
 
+class JobRequests(Frozen):
+    """Requests by what they are for. Videos on a disk take none; a store on a disk is counted as an object store would be."""
+
+    store: Requests
+    videos: Requests
+    """To list, digest, probe and fetch the videos."""
+
+
+class Hours(Frozen):
+    """How long machines are held, idle time not included."""
+
+    gpu: float
+    """Of GPUs, while they teach."""
+    core: float
+    """Of CPU cores: decoding, encoding and, where no GPU teaches, teaching."""
+
+
 class RunReport(StatusReport):
-    """A run's end: the store's state, and what this run did."""
+    """A run's end: the store's state, and what this run did and used, in the terms of `PlanReport`."""
 
     done_before: int
     """Clips that were committed or failed before this run began."""
     wall_seconds: float
     stage_seconds: StageSeconds
+    bytes_added: dict[str, int]
+    """Committed bytes of each signal of the job that the store has more than before."""
+    requests: JobRequests
+    hours: Hours
+
+
+class Spread(Frozen):
+    """A figure's spread over the units that it was measured on."""
+
+    median: float
+    least: float
+    most: float
+
+
+class PilotReport(Frozen):
+    """Some of a job's clips taught for measure, with the job's own teacher, encodings and engine settings.
+
+    Everything is per clip that was tried, failed ones included, so that it scales with the clips of the job. What was done
+    before the teacher was warm is left out.
+    """
+
+    clips: int
+    """Clips measured."""
+    failed: dict[str, int]
+    """Reason → how many of them failed."""
+    units: int
+    """Units of work that they were measured in."""
+    bytes: dict[str, float]
+    """Stored bytes of each signal, without the shards' indexes."""
+    seconds: StageSeconds
+    spread: dict[str, Spread]
+    """Stage of `StageSeconds` → its seconds over the units; only the stages that took any time."""
+    video_bytes: float
+    """Bytes of the videos, each as often as it was read."""
+    video_requests: float
+    """GETs of videos."""
+    memory_bytes: int
+    """The most memory that the process with the teacher held; its decoders are others."""
+
+
+class NodeSize(Frozen):
+    """What keeps one GPU always busy; where the CPU teaches, what keeps one teacher busy."""
+
+    clips_per_second: float
+    """That it teaches."""
+    decode_cores: float
+    encode_cores: float
+    video_bytes_per_second: float
+    """From where the videos lie."""
+    store_bytes_per_second: float
+    """To the store."""
+
+
+class Estimate(Frozen):
+    """What a job would use, from a pilot."""
+
+    bytes: dict[str, int]
+    """Stored bytes of each signal for the clips to do."""
+    video_bytes: int
+    """To be read of videos."""
+    failed_clips: int
+    """How many would fail, if as large a share does as in the pilot."""
+    stage_seconds: StageSeconds
+    hours: Hours
+    wall_hours: float
+    """With the job's teachers and decoders, once all are at work."""
+    limited_by: Literal["teach", "decode", "encode"]
+    """The stage that the wall time goes by."""
+    node: NodeSize
 
 
 class PlanReport(Frozen):
@@ -105,13 +191,24 @@ class PlanReport(Frozen):
     fingerprint: str
     clips: ClipCounts
     """As they would stand once the job's new clips are in the catalog."""
+    videos: int
+    """Videos that the job lists."""
     new_clips: int
+    clips_to_do: int
+    """Clips to be taught, in any signal."""
     units: int
     """Units of work to do."""
     bytes_uncompressed: dict[str, int]
     """Stored bytes of each signal for the clips to do, before the lossless codec."""
-    put_requests: int
-    """Objects to create."""
+    objects: int
+    """Shards and ledger entries to create."""
+    requests: JobRequests
+    pilot: PilotReport | None = None
+    estimate: Estimate | None = None
+    """What only a pilot can tell."""
+    cost: dict[str, float]
+    """Item → what it costs by the job's prices, for those that have a price and can be told. ``storage_month`` is a month's."""
+    currency: str | None = None
 
 
 class DiffReport(Frozen):

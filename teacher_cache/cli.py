@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
-from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport, ViewReport
+from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.console import escape, print_json, progress_bar, reported_errors, stdout
 
 app = typer.Typer(
@@ -30,25 +31,39 @@ StoreUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 _FAILURES_SHOWN = 20
+_BOX = box.SIMPLE_HEAD
 
 
 @app.command()
-def plan(job_file: JobFile, as_json: AsJson = False) -> None:
-    """Say what a job would do; write nothing."""
+def plan(
+    job_file: JobFile,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="teach N of the clips into a folder that is thrown away, and tell hours and cost",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job would do and what it would use; write nothing to its store."""
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.config import load_yaml
         from teacher_cache.plan import plan_report
 
-        report = plan_report(load_yaml(job_file, Job))
+        job = load_yaml(job_file, Job)
+        if pilot is None:
+            report = plan_report(job, progress_bar)
+        else:
+            from teacher_cache.pilot import plan_with_pilot  # it loads the teacher's libraries
+
+            report = plan_with_pilot(job, pilot, progress_bar)
         if as_json:
             print_json(report)
-            return
-        stdout.print(f"store        {escape(report.store)} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
-        stdout.print(f"fingerprint  {report.fingerprint[:16]}")
-        _print_counts(report.clips)
-        stdout.print(f"to do        {report.units} units of work, {report.put_requests} objects, {report.new_clips} new clips")
-        _print_sizes("bytes before the lossless codec", report.bytes_uncompressed)
+        else:
+            _print_plan(report)
 
 
 @app.command()
@@ -221,6 +236,110 @@ def demo(
             print_json(report)
         else:
             print_demo(report)
+
+
+def _print_plan(report: PlanReport) -> None:
+    stdout.print(f"store        {escape(report.store)} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
+    stdout.print(f"fingerprint  {report.fingerprint[:16]}")
+    _print_counts(report.clips)
+    stdout.print(
+        f"to do        {report.clips_to_do:,} clips ({report.new_clips:,} new) of {report.videos:,} videos, "
+        f"in {report.units:,} units of work and {report.objects:,} objects",
+        soft_wrap=True,
+    )
+    stdout.print(_sizes_table(report))
+    stdout.print(_requests_table(report))
+    if report.pilot is None or report.estimate is None:
+        stdout.print("Hours, stored sizes and most of the cost take a measurement: --pilot 64 teaches 64 of the clips for it.")
+    else:
+        _print_estimate(report.pilot, report.estimate)
+    if any(report.cost.values()):
+        stdout.print(_cost_table(report.cost, report.currency))
+
+
+def _sizes_table(report: PlanReport) -> Table:
+    table = Table("signal", box=_BOX)
+    table.add_column("before the codec", justify="right")
+    stored = report.estimate.bytes if report.estimate else {}
+    if stored:
+        table.add_column("stored", justify="right")
+        table.add_column("a clip", justify="right")
+    for signal, size in report.bytes_uncompressed.items():
+        row = [signal, _size(size)]
+        if signal in stored:
+            row += [_size(stored[signal]), _size(stored[signal] / max(1, report.clips_to_do))]
+        table.add_row(*row)
+    if stored:
+        total = sum(stored.values())
+        whole = sum(report.bytes_uncompressed.values())
+        table.add_row("all", _size(whole), _size(total), _size(total / max(1, report.clips_to_do)))
+    return table
+
+
+def _requests_table(report: PlanReport) -> Table:
+    table = Table("requests", box=_BOX)
+    for kind in ("PUT", "GET", "LIST"):
+        table.add_column(kind, justify="right")
+    for purpose, asked in (("store", report.requests.store), ("videos", report.requests.videos)):
+        table.add_row(purpose, f"{asked.put:,}", f"{asked.get:,}", f"{asked.list:,}")
+    return table
+
+
+def _print_estimate(pilot: PilotReport, estimate: Estimate) -> None:
+    table = Table("stage", box=_BOX)
+    for heading in ("a clip", "least to most", "all clips"):
+        table.add_column(heading, justify="right")
+    for stage, spread in pilot.spread.items():
+        mean, total = getattr(pilot.seconds, stage), getattr(estimate.stage_seconds, stage)
+        extent = f"{spread.least * 1000:.1f} to {spread.most * 1000:.1f} ms"
+        table.add_row(stage.replace("_", " "), f"{mean * 1000:.1f} ms", extent, _duration(total))
+    stdout.print(table)
+    failed = ", ".join(f"{count} × {reason}" for reason, count in pilot.failed.items())
+    stdout.print(
+        f"pilot        {pilot.clips} clips in {pilot.units} units"
+        + (f"; failed: {failed}, which makes about {estimate.failed_clips:,} of all" if failed else "; none failed")
+    )
+    stdout.print(f"hours        {_figure(estimate.hours.gpu)} GPU, {_figure(estimate.hours.core)} CPU core")
+    stdout.print(f"wall time    {_duration(estimate.wall_hours * 3600)}; what it waits for is to {estimate.limited_by}")
+    node, holder = estimate.node, "GPU" if estimate.hours.gpu else "teacher"
+    stdout.print(
+        f"each {holder:<8}{node.clips_per_second:.2f} clips/s, which takes {node.decode_cores:.1f} cores to decode, "
+        f"{node.encode_cores:.1f} to encode, {_size(node.video_bytes_per_second)}/s of videos in and "
+        f"{_size(node.store_bytes_per_second)}/s out; the teacher's process has held {_size(pilot.memory_bytes)}"
+    )
+
+
+_COST_ITEMS = {
+    "gpu": "GPU hours",
+    "core": "CPU core hours",
+    "put": "PUT requests",
+    "get": "GET requests",
+    "list": "LIST requests",
+    "egress": "videos read",
+    "storage_month": "storage, each month",
+}
+
+
+def _cost_table(cost: Mapping[str, float], currency: str | None) -> Table:
+    table = Table("cost", box=_BOX)
+    table.add_column(escape(currency or "amount"), justify="right")
+    for item, amount in cost.items():
+        if amount:
+            table.add_row(_COST_ITEMS[item], _figure(amount))
+    once = sum(amount for item, amount in cost.items() if item != "storage_month")
+    table.add_row("all, once", _figure(once))
+    return table
+
+
+def _figure(value: float) -> str:
+    """With two decimals, or more where these would say nothing."""
+    return f"{value:,.2f}" if value == 0 or value >= 1 else f"{value:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _print_run(report: RunReport) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
+from schemas.clip import Clip
 from schemas.errors import BadInput
 from schemas.event import EngineEvent
+from schemas.job import Job
 from schemas.ledger import WorkItem
+from schemas.report import PilotReport
 from teacher_cache.work import WorkerSpec
 
 GROUP = "teacher_cache.engines"
@@ -19,6 +22,9 @@ class Engine(Protocol):
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[EngineEvent]:
         """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises."""
+
+    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
+        """`teacher_cache.pilot.pilot`, on a machine where a teacher of this job would be. Writes nothing to the job's store."""
 
 
 def engine(kind: str) -> Engine:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -18,18 +19,21 @@ from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.ledger import PARTS, PartName, RowOutcome, Unit, WorkItem
 from schemas.recipe import ClipRecipe, Recipe
-from schemas.report import DiffReport, PlanReport
+from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.content import content_digests
+from schemas.store import LONGEST_SEGMENT
+from teacher_cache.clips.content import content_digests, local_path
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.clips.tables import among
 from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
+from teacher_cache.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.ledger import FAILED, Ledger, clip_counts
 from teacher_cache.store.store import Store, find_store, open_store, require_recipe
+from teacher_cache.tally import OF_VIDEOS
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family
 
@@ -50,6 +54,10 @@ class JobFacts:
     parts: tuple[PartName, ...]
     videos: pa.Table
     """As `teacher_cache.clips.tables.VIDEOS`."""
+
+    @property
+    def signals(self) -> tuple[SignalName, ...]:
+        return tuple(part for part in self.parts if part != "clock")
 
 
 def look_at(job: Job) -> JobFacts:
@@ -163,7 +171,7 @@ class WorkLeft(Sequence[WorkItem]):
 
     def __init__(self, recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], rows: Rows) -> None:
         self._per_shard = recipe.layout.clips_per_shard
-        self._catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
+        self.catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
         # A retired row that could not be taught anew (its video is gone) leaves nothing to do in its old shard.
         shards = np.unique(rows[~np.isin(rows, list(ledger.retired))] // self._per_shard)
         lacks = np.array([~ledger.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
@@ -182,7 +190,7 @@ class WorkLeft(Sequence[WorkItem]):
             return [self[i] for i in range(*index.indices(len(self)))]
         missing = tuple(part for part, lacks in zip(self._parts, self._lacks[:, index], strict=True) if lacks)
         rows = self._rows(int(self._shards[index]))
-        clips = self._catalog.clips(rows)
+        clips = self.catalog.clips(rows)
         settled = {outcome.row: outcome for clip in clips if (outcome := self._settled(clip)) is not None}
         return WorkItem(
             unit=Unit(shard=int(self._shards[index]), parts=missing),
@@ -201,17 +209,25 @@ class WorkLeft(Sequence[WorkItem]):
 
     def clips(self, part: PartName) -> int:
         """Rows that are to be taught in that part."""
-        shards = self._shards[self._lacks[self._parts.index(part)]]
-        rows = self._catalog.current
+        return len(self._rows_to_teach(self._shards[self._lacks[self._parts.index(part)]]))
+
+    @cached_property
+    def to_teach(self) -> Rows:
+        """Rows that are to be taught in any part, ascending."""
+        return self._rows_to_teach(self._shards)
+
+    def _rows_to_teach(self, shards: NDArray[np.int64]) -> Rows:
+        rows = self.catalog.current
         rows = rows[np.isin(rows // self._per_shard, shards)]
-        return int((self.ledger.status(rows, ["clock"]) != FAILED).sum())
+        to_teach: Rows = rows[self.ledger.status(rows, ["clock"]) != FAILED]
+        return to_teach
 
     def _rows(self, shard: int) -> Rows:
-        return self._catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
+        return self.catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
 
     def _settled(self, clip: Clip) -> RowOutcome | None:
         """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded."""
-        latest = self._catalog.latest_row(clip)
+        latest = self.catalog.latest_row(clip)
         if latest != clip.row:
             detail = "its video has no such window now" if latest is None else f"row {latest} holds this clip now"
             return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
@@ -231,33 +247,123 @@ def diff_report(url: str, job: Job) -> DiffReport:
     facts = look_at(job)
     if differences := recipe.differences(facts.recipe):
         return DiffReport(store=url, differences=differences, new_clips=0, units=0)
-    plan = _plan(url, job, facts, no_progress)
-    return DiffReport(store=url, differences={}, new_clips=plan.new_clips, units=plan.units)
+    outlook = _outlook(url, job, facts, no_progress)
+    return DiffReport(store=url, differences={}, new_clips=outlook.new_clips, units=len(outlook.left))
 
 
-def plan_report(job: Job, progress: Progress = no_progress) -> PlanReport:
-    """What `run` would do with this job now. Raises `BadInput`, `RecipeMismatch`."""
-    return _plan(job.store, job, look_at(job), progress)
+PilotRun = Callable[[Job, tuple[Clip, ...]], PilotReport]
+"""Teaches some clips of a job for measure: `teacher_cache.engine.Engine.pilot`."""
 
 
-def _plan(url: str, job: Job, facts: JobFacts, progress: Progress) -> PlanReport:
-    store, catalog, ledger = state_of(url, facts.recipe)
-    again = rows_to_redo(catalog, ledger, facts.parts, retry_failed=False)
-    clips = find_clips(job, facts, catalog, again, progress)
-    added = new_rows(clips, catalog, facts.recipe, again)
-    if added.num_rows:
-        catalog = catalog.with_rows(added)
+def plan_report(
+    job: Job, progress: Progress = no_progress, *, pilot_clips: int = 0, run_pilot: PilotRun | None = None
+) -> PlanReport:
+    """What `run` would do with this job now, and, with a pilot of ``pilot_clips``, what it would use.
+
+    Raises `BadInput`, `RecipeMismatch`.
+    """
+    OF_VIDEOS.take()
+    outlook = _outlook(job.store, job, look_at(job), progress)
+    pilot = None
+    if run_pilot is not None:
+        clips = _chosen(outlook.left, pilot_clips)
+        with progress("pilot", len(clips), "clips") as advance:
+            # Where only some signals are to be added, the others are not taught again.
+            signals = tuple(signal for signal in job.signals if outlook.left.units(signal)) or job.signals
+            pilot = run_pilot(job.model_copy(update={"signals": signals}), clips)
+            advance(len(clips))
+    return _report(job, outlook, pilot)
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """What a job would find and do."""
+
+    facts: JobFacts
+    store: Store | None
+    known: Catalog
+    """The store's catalog as it is."""
+    catalog: Catalog
+    """With the job's new rows."""
+    new_clips: int
+    left: WorkLeft
+    video_requests: Requests
+    """What it took to look at the videos; a run does the same."""
+
+
+def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
+    store, known, ledger = state_of(url, facts.recipe)
+    again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
+    clips = find_clips(job, facts, known, again, progress)
+    added = new_rows(clips, known, facts.recipe, again)
+    catalog = known.with_rows(added) if added.num_rows else known
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
+    return _Outlook(facts, store, known, catalog, added.num_rows, left, OF_VIDEOS.take())
+
+
+def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
+    facts, left, store = outlook.facts, outlook.left, outlook.store
+    to_do = left.to_teach
+    is_fetched = local_path(facts.videos["uri"][0].as_py()) is None
+    fetches = float(is_fetched) if pilot is None else pilot.video_requests
+    work = _store_work(job, outlook)
+    requests = JobRequests(
+        store=store_requests(work), videos=outlook.video_requests + Requests(get=round(fetches * len(to_do)))
+    )
+    billed = requests.videos if local_path(job.store) else requests.store + requests.videos
+    used = None
+    if pilot is not None:
+        by_signal = {str(s): SignalWork(left.clips(s), left.units(s) * len(_arrays(facts, s))) for s in facts.signals}
+        used = estimate(pilot, len(to_do), by_signal, facts.recipe.layout.clips_per_shard, job.engine)
     return PlanReport(
-        store=url,
+        store=job.store,
         store_exists=store is not None,
         fingerprint=facts.recipe.fingerprint,
-        clips=clip_counts(catalog.current, ledger, facts.parts),
-        new_clips=added.num_rows,
+        clips=clip_counts(outlook.catalog.current, left.ledger, facts.parts),
+        videos=facts.videos.num_rows,
+        new_clips=outlook.new_clips,
+        clips_to_do=len(to_do),
         units=len(left),
         bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
-        put_requests=len(left) + sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
+        objects=len(left) + work.shards,
+        requests=requests,
+        pilot=pilot,
+        estimate=used,
+        cost=cost(job.prices, billed, is_fetched, used),
+        currency=job.prices.currency,
     )
+
+
+def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
+    facts, store, left = outlook.facts, outlook.store, outlook.left
+    arrays = {part: len(stored_arrays(facts.recipe, part, facts.shapes)) for part in facts.parts}
+    found = () if store is None else store.parts
+    return StoreWork(
+        # Where there is no store, one request says so.
+        opened=Requests(get=1) if store is None else store.objects.take_requests(),
+        exists=store is not None,
+        segments_before=outlook.known.segments,
+        new_segments=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
+        arrays=sum(arrays.values()),
+        arrays_before=sum(arrays[part] for part in facts.parts if part in found),
+        units=len(left),
+        shards=sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
+        teachers=teachers_of(job.engine, len(left)),
+        has_heads="f4d" in facts.shapes,
+        bound_volumes=left.ledger.bound_volumes,
+        open_entries=left.ledger.open_entries,
+    )
+
+
+def _chosen(left: WorkLeft, count: int) -> tuple[Clip, ...]:
+    """That many of the clips to do, spread over them: one at random from each of as many equal stretches. Raises `BadInput`."""
+    rows = left.to_teach
+    if not len(rows):
+        raise BadInput("the job has no clip left to teach, so there is nothing to measure; plan it without a pilot")
+    if not 1 <= count <= len(rows):
+        raise BadInput(f"a pilot of {count} clips was asked for; give a number from 1 to {len(rows)}, the clips to teach")
+    edges = np.arange(count + 1) * len(rows) // count
+    return tuple(left.catalog.clips(rows[np.random.default_rng(0).integers(edges[:-1], edges[1:])]))
 
 
 def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 from schemas.event import EngineEvent, Event, RunFinished, RunStarted
 from schemas.job import Job
-from schemas.report import RunReport, StageSeconds, UnitReport
+from schemas.report import JobRequests, Requests, RunReport, StageSeconds, UnitReport
 from teacher_cache.engine import Engine, engine
+from teacher_cache.estimate import hours
 from teacher_cache.plan import (
     JobFacts,
     Progress,
@@ -26,6 +27,7 @@ from teacher_cache.store.store import (
     Store,
     add_clips,
     add_parts,
+    bytes_by_signal,
     create_store,
     find_store,
     lengthen,
@@ -33,6 +35,7 @@ from teacher_cache.store.store import (
     status,
     tend_ledger,
 )
+from teacher_cache.tally import OF_VIDEOS
 from teacher_cache.work import Worker, WorkerSpec
 
 Listener = Callable[[Event], None]
@@ -56,14 +59,18 @@ def run_job(
     of the teaching, as it happens.
     """
     start = time.perf_counter()
+    OF_VIDEOS.take()
     workers = engine(job.engine.kind)
     spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine)
     facts = look_at(job)
+    repaired = Requests()
     if repair and (found := find_store(job.store)) is not None:
         require_recipe(found, facts.recipe)
         if retire_damaged(found, facts.shapes, progress):
             Worker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
-    store, left, done_before = _made_ready(job, facts, progress, retry_failed=retry_failed)
+        repaired = found.objects.take_requests()
+    store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    asked, of_videos = asked + repaired, OF_VIDEOS.take()
     listen(
         RunStarted(
             store=job.store,
@@ -81,16 +88,28 @@ def run_job(
                 advance(event.committed + event.failed)
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
+                asked, of_videos = asked + event.requests, of_videos + event.video_requests
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
+    before = bytes_by_signal(left.ledger, facts.signals)
+    stage_seconds = StageSeconds(**stages)
     return RunReport(
-        **state.model_dump(), done_before=done_before, wall_seconds=wall_seconds, stage_seconds=StageSeconds(**stages)
+        **state.model_dump(),
+        done_before=done_before,
+        wall_seconds=wall_seconds,
+        stage_seconds=stage_seconds,
+        bytes_added={signal: state.bytes[signal] - size for signal, size in before.items()},
+        requests=JobRequests(store=asked + store.objects.take_requests(), videos=of_videos + OF_VIDEOS.take()),
+        hours=hours(stage_seconds, job.engine),
     )
 
 
-def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int]:
-    """The store with a row for each clip of the job and an array for each part; the work left; how many clips have none."""
+def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int, Requests]:
+    """The store with a row for each clip of the job and an array for each part; the work left; how many clips have none.
+
+    The last is what was asked of the store by other connections than the returned one's.
+    """
     found, catalog, ledger = state_of(job.store, facts.recipe)
     again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
@@ -101,7 +120,8 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
     lengthen(store, catalog.rows)
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
     # Parts are looked up once for each Store, and these were just made.
-    return Store(store.objects, store.recipe), left, clips.num_rows - left.rows
+    asked = Requests(get=1) if found is None else found.objects.take_requests()
+    return Store(store.objects, store.recipe), left, clips.num_rows - left.rows, asked
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[EngineEvent]:

@@ -31,6 +31,7 @@ from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.ledger import Journal
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
+from teacher_cache.tally import OF_VIDEOS
 from teacher_cache.teachers.protocol import RawSignals
 from teacher_cache.teachers.registry import family
 
@@ -82,13 +83,18 @@ class Worker:
         standing = self._journal.standing(item.unit.shard)
         left = [part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing)]
         if not left:
-            return _report(item.unit, standing[-1], clock, already_done=True)
+            return self._told(_report(item.unit, standing[-1], clock, already_done=True))
         shard = _ShardInProgress(self, item.model_copy(update={"unit": Unit(shard=item.unit.shard, parts=tuple(left))}), clock)
         for batch in self._decoded(item.clips, shard, clock):
             shard.teach(batch)
         entry = shard.write()
         already_done = not self._journal.commit(entry)
-        return _report(item.unit, entry, clock, already_done=already_done)
+        return self._told(_report(item.unit, entry, clock, already_done=already_done))
+
+    def _told(self, report: UnitReport) -> UnitReport:
+        """With what was asked of store and videos since the last report."""
+        asked = {"requests": self._store.objects.take_requests(), "video_requests": OF_VIDEOS.take()}
+        return report.model_copy(update=asked)
 
     def _decoded(
         self, clips: Sequence[Clip], shard: _ShardInProgress, clock: StageClock

@@ -75,6 +75,7 @@ class Ledger:
     """The volume that takes entries now."""
     open_entries: int = 0
     """How many it has."""
+    bound_volumes: int = 0
 
     def status(self, rows: NDArray[np.int64], parts: Sequence[PartName]) -> NDArray[np.uint8]:
         """What each row is over all of ``parts``: retired, or failed if it failed in any, or pending while any is."""
@@ -107,9 +108,13 @@ class Ledger:
         """Bytes of a committed shard object; 0 where the ledger names none."""
         return int(_at(self._lengths.get(array), np.array([shard]))[0])
 
+    def shard_lengths(self, array: str) -> NDArray[np.int64]:
+        """Bytes of an array's shard objects, by the shard's number; 0 where the ledger names none."""
+        return self._lengths.get(array, np.zeros(0, np.int64))
+
     def bytes_of(self, array: str) -> int:
         """Committed bytes of an array."""
-        return int(self._lengths.get(array, np.zeros(0, np.int64)).sum())
+        return int(self.shard_lengths(array).sum())
 
     def arrays(self) -> list[str]:
         """Names of the arrays that have committed objects."""
@@ -281,7 +286,7 @@ def read_ledger(objects: Objects) -> Ledger:
             ledger.add(_state(texts, objects.url))
             count += len(texts)
         ledger.open_entries = count
-    ledger.open_volume = volumes.open
+    ledger.open_volume, ledger.bound_volumes = volumes.open, len(volumes.bound)
     for retirement in volumes.retirements.values():
         ledger.retire(retirement.rows)
     return ledger

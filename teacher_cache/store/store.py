@@ -80,9 +80,12 @@ class Store:
 
 def find_store(url: str) -> Store | None:
     """The store at ``url``, or None where there is none. Raises `BadInput` if something else is there."""
-    objects = Objects(url)
+    return _store_of(Objects(url))
+
+
+def _store_of(objects: Objects) -> Store | None:
     root = objects.get(ROOT_METADATA)
-    return None if root is None else Store(objects, read_root(root, url))
+    return None if root is None else Store(objects, read_root(root, objects.url))
 
 
 def open_store(url: str) -> Store:
@@ -106,8 +109,7 @@ def create_store(url: str, recipe: Recipe) -> Store:
     """Make an empty store, or find that it is there. Raises `RecipeMismatch` if it is there under another recipe."""
     objects = Objects(url)
     if not objects.create(ROOT_METADATA, root_metadata(recipe)):
-        store = open_store(url)
-        require_recipe(store, recipe)
+        require_recipe(_store_of(objects) or open_store(url), recipe)
     # Folders that are Zarr groups let any Zarr reader walk the store without a complaint about foreign objects.
     for name, description in MARKERS.items():
         objects.create(metadata_key(name), group_metadata({"description": description}))
@@ -165,6 +167,19 @@ def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
     return True
 
 
+def volumes_to_bind(entries: int, units: int) -> tuple[list[int], int]:
+    """What `tend_ledger` comes to while so many units are committed to an open volume that has ``entries``.
+
+    Returns (the number of entries of each volume that is bound, that of the one that stays open).
+    """
+    bound = []
+    if entries >= _ENTRIES_PER_VOLUME:
+        bound, entries = [entries], 0
+    full, entries = divmod(entries + units, _ENTRIES_PER_VOLUME)
+    bound += [_ENTRIES_PER_VOLUME] * full
+    return ([*bound, entries], 0) if entries >= _ENTRIES_WORTH_BINDING else (bound, entries)
+
+
 def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
     """Keep the teacher's heads: first the tensors, then the card that says they are whole.
 
@@ -198,12 +213,13 @@ def status(store: Store) -> StatusReport:
         format_version=FORMAT_VERSION,
         signals=store.signals,
         clips=clip_counts(rows, ledger, store.parts),
-        bytes=_bytes_by_signal(ledger, store.signals),
+        bytes=bytes_by_signal(ledger, store.signals),
         failures=tuple(failures),
     )
 
 
-def _bytes_by_signal(ledger: Ledger, signals: Sequence[SignalName]) -> dict[str, int]:
+def bytes_by_signal(ledger: Ledger, signals: Sequence[SignalName]) -> dict[str, int]:
+    """Committed bytes of each signal."""
     total = dict.fromkeys(map(str, signals), 0)
     for array in ledger.arrays():
         signal = part_of(array)

@@ -1,0 +1,67 @@
+"""A teacher family of an installed package, which holds its device for a set time a batch, as a GPU would.
+
+Its preset is that time in milliseconds. What it gives is worked out from the frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from schemas.job import TeacherJob
+from schemas.recipe import TeacherIdentity
+from schemas.signal import Shape, SignalName
+from teacher_cache.heads import RawSignals
+from teacher_cache.teachers.protocol import TeacherDescription
+
+SIZE = 56
+WARM_UP_BATCHES = 20
+"""How many batches' time the first one takes besides."""
+SHAPES: dict[SignalName, Shape] = {"depth": (16, SIZE, SIZE), "flow": (16, SIZE, SIZE, 2), "motion": (16, SIZE, SIZE)}
+
+
+class PacedTeacher:
+    def __init__(self, description: TeacherDescription, batch_seconds: float) -> None:
+        self.identity, self.shapes = description.identity, description.shapes
+        self.image_size, self.frames = description.image_size, description.frames
+        self._batch_seconds, self._is_warm = batch_seconds, False
+
+    def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
+        start = time.perf_counter()
+        light = frames.float().mean(-1) / 255
+        ahead, behind = light.roll(1, 1), light.roll(1, 2)
+        raw: RawSignals = {"depth": light - 0.5, "flow": torch.stack([ahead, behind], -1), "motion": 4 * (light - ahead)}
+        # The first forward of a network is slow everywhere.
+        held = self._batch_seconds * (1 if self._is_warm else 1 + WARM_UP_BATCHES)
+        self._is_warm = True
+        time.sleep(max(0.0, held - (time.perf_counter() - start)))
+        return {signal: values for signal, values in raw.items() if signal in signals}
+
+    def heads(self) -> None:
+        return None
+
+
+class PacedFamily:
+    presets = ("20",)
+
+    def identify(self, _: TeacherJob) -> TeacherDescription:
+        identity = TeacherIdentity(family="paced", config={}, weights="none", dtype="float32")
+        return TeacherDescription(identity=identity, image_size=SIZE, frames=16, shapes=SHAPES)
+
+    def load(self, job: TeacherJob, _: str) -> PacedTeacher:
+        return PacedTeacher(self.identify(job), float(job.preset) / 1000)
+
+
+FAMILY = PacedFamily()
+
+
+def install(folder: Path) -> str:
+    """Make a folder that, on the path beside that of this file, is an installed package with the family ``paced``."""
+    about = folder / "paced-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: paced\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[teacher_cache.teachers]\npaced = paced:FAMILY\n")
+    return str(folder)
