@@ -332,8 +332,10 @@ def _cost_table(cost: Mapping[str, float], currency: str | None) -> Table:
 
 
 def _figure(value: float) -> str:
-    """With two decimals, or more where these would say nothing."""
-    return f"{value:,.2f}" if value == 0 or value >= 1 else f"{value:.2g}"
+    """With two decimals, or four where these would say nothing."""
+    if 0 < value < 0.0001:
+        return "< 0.0001"
+    return f"{value:,.2f}" if value == 0 or value >= 1 else f"{value:.4f}"
 
 
 def _duration(seconds: float) -> str:

@@ -33,13 +33,17 @@ class StoreWork:
     """Of the catalog; each takes at most `schemas.store.LONGEST_SEGMENT` rows."""
     arrays: int
     """That the job's parts are stored in, those for rare clips included."""
-    arrays_before: int
-    """That the store has of those; the length of each is kept up with the catalog."""
+    arrays_there: int
+    """That the store has of those."""
+    others_there: int
+    """Arrays of other parts that it has: the length of each is kept up with the catalog."""
     units: int
     shards: int
     """Shard objects to create."""
     teachers: int
     has_heads: bool
+    row_groups: int
+    """Of the catalog, that hold the clips to do."""
     bound_volumes: int
     """Volumes of the ledger that are bound already."""
     open_entries: int
@@ -71,11 +75,13 @@ def store_requests(work: StoreWork) -> Requests:
 
 
 def _made_ready(work: StoreWork) -> Requests:
-    found = work.arrays_before if work.exists else 0
     root = Requests(put=1, get=1 if work.exists else 0)
-    declared = Requests(put=work.arrays, get=found)
-    lengthened = Requests(list=1, get=work.arrays, put=found if work.new_segments else 0)
-    return root + Requests(put=len(MARKERS)) + Requests(put=2) * work.new_segments + declared + lengthened
+    declared = Requests(put=work.arrays, get=work.arrays_there)
+    longer = work.arrays_there + work.others_there if work.new_segments else 0
+    lengthened = Requests(list=1, get=work.arrays + work.others_there, put=longer)
+    # Rows are added in view of the videos that are known, and then looked up by the clips' keys in all segments, new and old.
+    added = Requests(put=2 * work.new_segments, get=work.new_segments + (2 * work.segments_before if work.new_segments else 0))
+    return root + Requests(put=len(MARKERS)) + added + declared + lengthened
 
 
 def _worked(work: StoreWork) -> Requests:
@@ -84,7 +90,7 @@ def _worked(work: StoreWork) -> Requests:
         return Requests()
     heads = Requests(put=2) * work.teachers + Requests(get=2) * (work.teachers - (0 if work.exists else 1))
     opened = Requests(get=1) * work.teachers + (heads if work.has_heads else Requests())
-    return opened + Requests(get=5, put=1) * work.units + Requests(put=work.shards)
+    return opened + Requests(get=work.row_groups) + Requests(get=5, put=1) * work.units + Requests(put=work.shards)
 
 
 def _binding(entries: int, volumes_before: int) -> Requests:

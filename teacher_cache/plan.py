@@ -287,6 +287,8 @@ class _Outlook:
     """With the job's new rows."""
     new_clips: int
     left: WorkLeft
+    opened: Requests
+    """What it took to look at the store; a run does the same."""
     video_requests: Requests
     """What it took to look at the videos; a run does the same."""
 
@@ -296,9 +298,11 @@ def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outloo
     again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)
+    # Where there is no store, one request says so.
+    opened = Requests(get=1) if store is None else store.objects.take_requests()
     catalog = known.with_rows(added) if added.num_rows else known
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
-    return _Outlook(facts, store, known, catalog, added.num_rows, left, OF_VIDEOS.take())
+    return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, OF_VIDEOS.take())
 
 
 def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
@@ -336,20 +340,21 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
 
 def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
     facts, store, left = outlook.facts, outlook.store, outlook.left
-    arrays = {part: len(stored_arrays(facts.recipe, part, facts.shapes)) for part in facts.parts}
     found = () if store is None else store.parts
+    arrays = {part: len(stored_arrays(facts.recipe, part, facts.shapes)) for part in {*found, *facts.parts}}
     return StoreWork(
-        # Where there is no store, one request says so.
-        opened=Requests(get=1) if store is None else store.objects.take_requests(),
+        opened=outlook.opened,
         exists=store is not None,
         segments_before=outlook.known.segments,
         new_segments=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
-        arrays=sum(arrays.values()),
-        arrays_before=sum(arrays[part] for part in facts.parts if part in found),
+        arrays=sum(arrays[part] for part in facts.parts),
+        arrays_there=sum(arrays[part] for part in facts.parts if part in found),
+        others_there=sum(arrays[part] for part in found if part not in facts.parts),
         units=len(left),
         shards=sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
         teachers=teachers_of(job.engine, len(left)),
         has_heads="f4d" in facts.shapes,
+        row_groups=outlook.catalog.row_groups(left.to_teach),
         bound_volumes=left.ledger.bound_volumes,
         open_entries=left.ledger.open_entries,
     )

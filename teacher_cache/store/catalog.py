@@ -158,6 +158,11 @@ class Catalog:
             self._groups[part, group] = self._parts[part].read(_TEXTS, [group])
         return self._groups[part, group]
 
+    def row_groups(self, rows: Rows) -> int:
+        """In how many row groups of the segments some rows lie."""
+        inside = (rows[(rows >= p.first_row) & (rows < p.first_row + p.rows)] - p.first_row for p in self._parts)
+        return sum(len(np.unique(places // ROWS_PER_GROUP)) for places in inside)
+
     def clips(self, rows: Rows) -> list[Clip]:
         """The clips of some rows, ascending."""
         return [Clip.model_construct(**row) for row in self.table(rows).to_pylist()]
