@@ -145,9 +145,7 @@ class PilotReport(Frozen):
     spread: dict[str, Spread]
     """Stage of `StageSeconds` → its seconds over the units; only the stages that took any time."""
     video_bytes: float
-    """Bytes of the videos, each as often as it was read."""
-    video_requests: float
-    """GETs of videos."""
+    """Length of the clip's video. A job reads a video once for all its clips: where it has several, it takes less than this."""
     memory_bytes: int
     """The most memory that the process with the teacher held; its decoders are others."""
 

@@ -12,16 +12,20 @@ from schemas.event import EngineEvent
 from schemas.job import Job
 from schemas.ledger import WorkItem
 from schemas.report import PilotReport
+from teacher_cache.stop import Stop
 from teacher_cache.work import WorkerSpec
 
 GROUP = "teacher_cache.engines"
 
 
 class Engine(Protocol):
-    """Repeats `teacher_cache.work.Worker.run` over units. Units are independent and safe to repeat."""
+    """Repeats `teacher_cache.work.Worker`'s steps over units. Units are independent and safe to repeat."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[EngineEvent]:
-        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises."""
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises.
+
+        Told to ``stop``, it begins nothing more, finishes what is in work within ``engine.grace_seconds``, and ends.
+        """
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
         """`teacher_cache.pilot.pilot`, on a machine where a teacher of this job would be. Writes nothing to the job's store."""

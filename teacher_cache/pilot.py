@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 
 import pyarrow as pa
 
 from schemas.clip import Clip
-from schemas.errors import BadInput
+from schemas.errors import BadInput, Stopped
 from schemas.job import Job
 from schemas.ledger import PARTS
 from schemas.recipe import Layout, Recipe
@@ -21,15 +23,13 @@ from teacher_cache.clips.tables import CLIPS
 from teacher_cache.engine import engine
 from teacher_cache.plan import Progress, WorkLeft, no_progress, plan_report, resolve_recipe
 from teacher_cache.remote import filesystem, reachable
+from teacher_cache.stop import stop_on_sigterm
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.ledger import Ledger, part_of
 from teacher_cache.store.shard import index_length
 from teacher_cache.store.store import Store, add_parts, create_store, status
 from teacher_cache.teachers.registry import family
 from teacher_cache.work import WorkerSpec
-
-_WARM_UP_UNIT = "00000000-"
-"""What the name of the first shard's unit begins with."""
 
 
 def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> PlanReport:
@@ -42,7 +42,7 @@ def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> P
 def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
     """Teach these clips as the job would, on this machine, into a temporary folder. Raises `BadInput` where all of them fail.
 
-    A first unit, of clips that are taught once more later, is not measured: with it the teacher loads and warms up.
+    A first unit for each device, of clips that are taught once more later, is not measured: with it the teacher warms up.
     """
     description = family(job.teacher.family).identify(job.teacher)
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
@@ -50,8 +50,17 @@ def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
     with tempfile.TemporaryDirectory(prefix="teacher-cache-pilot-") as folder:
         store, left = _made_ready(folder, job, recipe, description.shapes, clips)
         spec = WorkerSpec(store=folder, teacher=job.teacher, engine=job.engine)
-        units = [event for event in engine("local").run(spec, left) if isinstance(event, UnitReport)]
-        return _measured(job, store, clips, [unit for unit in units if not unit.unit.startswith(_WARM_UP_UNIT)])
+        with stop_on_sigterm() as stop:
+            units = [event for event in engine("local").run(spec, left, stop) if isinstance(event, UnitReport)]
+        if stop.is_set:
+            raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
+        warm_up = {item.unit.name for item in left[: _copies(job)]}
+        return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
+
+
+def _copies(job: Job) -> int:
+    """Copies of the network that one teacher has, each of which has to warm up."""
+    return max(1, math.floor(job.engine.gpus_per_teacher))
 
 
 def _clips_per_unit(job: Job, clips: int) -> int:
@@ -63,12 +72,15 @@ def _clips_per_unit(job: Job, clips: int) -> int:
 def _made_ready(
     url: str, job: Job, recipe: Recipe, shapes: Mapping[SignalName, Shape], clips: tuple[Clip, ...]
 ) -> tuple[Store, WorkLeft]:
-    """A store with the clips to measure behind a first unit of clips to warm up with."""
+    """A store with the clips to measure behind units of clips to warm up with."""
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
     per_shard = recipe.layout.clips_per_shard
-    warm_up = [c.model_copy(update={"clip_id": f"warm-up {c.clip_id}", "video_id": f"warm-up {c.video_id}"}) for c in clips]
+    warm_up = [
+        clip.model_copy(update={"clip_id": f"warm-up {number} {clip.clip_id}", "video_id": f"warm-up {clip.video_id}"})
+        for number, clip in enumerate(islice(cycle(clips), per_shard * _copies(job)))
+    ]
     store, catalog = create_store(url, recipe), Catalog()
-    for some in (warm_up[:per_shard], clips):
+    for some in (warm_up, clips):
         table = pa.Table.from_pylist([clip.model_dump(exclude={"row"}) for clip in some], schema=CLIPS)
         rows = numbered_rows(table, catalog.next_row(per_shard))
         catalog = append_rows(store.objects, catalog, rows, per_shard) or catalog
@@ -93,7 +105,6 @@ def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[U
         seconds=StageSeconds(**seconds | {"teach": statistics.fmean(_per_clip(unit, "teach") for unit in full)}),
         spread={stage: found for stage, found in spread.items() if found.most},
         video_bytes=sum(map(_video_bytes, clips)) / len(clips),
-        video_requests=sum(unit.video_requests.get for unit in units) / len(clips),
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
@@ -117,7 +128,7 @@ def _bytes(job: Job, store: Store) -> dict[str, int]:
     for array in ledger.arrays():
         signal = part_of(array)
         if signal in total:
-            lengths = ledger.shard_lengths(array)[1:]
+            lengths = ledger.shard_lengths(array)[_copies(job) :]
             index = index_length(store.recipe.layout.clips_per_shard)
             total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
     return total

@@ -309,7 +309,8 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
     facts, left, store = outlook.facts, outlook.left, outlook.store
     to_do = left.to_teach
     is_fetched = local_path(facts.videos["uri"][0].as_py()) is None
-    fetches = float(is_fetched) if pilot is None else pilot.video_requests
+    # Each video is fetched once, with one GET, for all its clips.
+    fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)
     requests = JobRequests(
         store=store_requests(work), videos=outlook.video_requests + Requests(get=round(fetches * len(to_do)))

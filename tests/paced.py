@@ -18,7 +18,7 @@ from teacher_cache.heads import RawSignals
 from teacher_cache.teachers.protocol import TeacherDescription
 
 SIZE = 56
-WARM_UP_BATCHES = 20
+WARM_UP_BATCHES = 5
 """How many batches' time the first one takes besides."""
 SHAPES: dict[SignalName, Shape] = {"depth": (16, SIZE, SIZE), "flow": (16, SIZE, SIZE, 2), "motion": (16, SIZE, SIZE)}
 
@@ -45,7 +45,7 @@ class PacedTeacher:
 
 
 class PacedFamily:
-    presets = ("20",)
+    presets = ("0",)
 
     def identify(self, _: TeacherJob) -> TeacherDescription:
         identity = TeacherIdentity(family="paced", config={}, weights="none", dtype="float32")
