@@ -42,7 +42,7 @@ def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> P
 def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
     """Teach these clips as the job would, on this machine, into a temporary folder. Raises `BadInput` where all of them fail.
 
-    A first unit for each device, of clips that are taught once more later, is not measured: with it the teacher warms up.
+    The first units, of clips that are taught once more later, are not measured: with them the teacher warms up.
     """
     description = family(job.teacher.family).identify(job.teacher)
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
@@ -54,13 +54,13 @@ def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
             units = [event for event in engine("local").run(spec, left, stop) if isinstance(event, UnitReport)]
         if stop.is_set:
             raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
-        warm_up = {item.unit.name for item in left[: _copies(job)]}
+        warm_up = {item.unit.name for item in left[: _warm_up_units(job)]}
         return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
 
 
-def _copies(job: Job) -> int:
-    """Copies of the network that one teacher has, each of which has to warm up."""
-    return max(1, math.floor(job.engine.gpus_per_teacher))
+def _warm_up_units(job: Job) -> int:
+    """Two for each copy of the network that a teacher has: a device has one unit, and another beside it may be the first."""
+    return 2 * max(1, math.floor(job.engine.gpus_per_teacher))
 
 
 def _clips_per_unit(job: Job, clips: int) -> int:
@@ -77,7 +77,7 @@ def _made_ready(
     per_shard = recipe.layout.clips_per_shard
     warm_up = [
         clip.model_copy(update={"clip_id": f"warm-up {number} {clip.clip_id}", "video_id": f"warm-up {clip.video_id}"})
-        for number, clip in enumerate(islice(cycle(clips), per_shard * _copies(job)))
+        for number, clip in enumerate(islice(cycle(clips), per_shard * _warm_up_units(job)))
     ]
     store, catalog = create_store(url, recipe), Catalog()
     for some in (warm_up, clips):
@@ -128,7 +128,7 @@ def _bytes(job: Job, store: Store) -> dict[str, int]:
     for array in ledger.arrays():
         signal = part_of(array)
         if signal in total:
-            lengths = ledger.shard_lengths(array)[_copies(job) :]
+            lengths = ledger.shard_lengths(array)[_warm_up_units(job) :]
             index = index_length(store.recipe.layout.clips_per_shard)
             total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
     return total

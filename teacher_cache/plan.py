@@ -312,9 +312,7 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
     # Each video is fetched once, with one GET, for all its clips.
     fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)
-    requests = JobRequests(
-        store=store_requests(work), videos=outlook.video_requests + Requests(get=round(fetches * len(to_do)))
-    )
+    requests = JobRequests(store=store_requests(work), videos=outlook.video_requests + Requests(get=fetches))
     billed = requests.videos if local_path(job.store) else requests.store + requests.videos
     used = None
     if pilot is not None:
