@@ -235,8 +235,9 @@ class _Run:
             return
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
-        if block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]:
-            return  # decoded twice, since a teacher was lost that had the first
+        is_known = block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]
+        if is_known or not self._feed.wants(block.unit):
+            return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
         if owner is None:
             self._blocks[block.unit][block.number] = ref
         else:
