@@ -53,7 +53,7 @@ def run_job(
     """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
 
     ``repair`` verifies the store first, and teaches every clip again that damage has hit. ``listen`` is told of every event
-    of the teaching, as it happens.
+    of the teaching, as it happens; ``progress`` shows what goes before it.
     """
     start = time.perf_counter()
     workers = engine(job.engine.kind)
@@ -74,13 +74,11 @@ def run_job(
         )
     )
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    with (progress if left else no_progress)("teaching", left.rows, "clips") as advance:
-        for event in _worked(workers, spec, store, left):
-            listen(event)
-            if isinstance(event, UnitReport):
-                advance(event.committed + event.failed)
-                for stage, seconds in event.seconds.model_dump().items():
-                    stages[stage] += seconds
+    for event in _worked(workers, spec, store, left):
+        listen(event)
+        if isinstance(event, UnitReport):
+            for stage, seconds in event.seconds.model_dump().items():
+                stages[stage] += seconds
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
