@@ -62,7 +62,8 @@ class Sample:
 class News:
     """Something that whoever watches a run should see."""
 
-    time: float
+    after_seconds: float
+    """When, counted from the run's beginning."""
     text: str
 
 
@@ -124,7 +125,7 @@ class RunProgress:
         """The progress once ``event`` was told, at ``now``."""
         latest = self._samples[-1]
         now = max(now, latest.time)
-        news = tuple(News(now, text) for text in self.notable(event))
+        news = tuple(News(now - self.began, text) for text in self.notable(event))
         told = replace(self._told(event, now), news=(*self.news, *news)[-_NEWS_KEPT:])
         sample = Sample(now, _added(latest.at(now), event), sum(told.teachers.values()))
         return replace(told, samples=_kept(self._samples, sample))
@@ -175,8 +176,9 @@ class RunProgress:
             case Stopping():
                 said = [f"stopping: {event.reason}; {event.grace_seconds:g} s to commit what is in work"]
             case UnitReport():
-                first = {f.reason: f for f in reversed(event.failures) if f.reason not in self.failures}
-                said = [f"first {reason}: {f.clip_id}: {f.detail}" for reason, f in first.items()]
+                # The first of each reason, in the order of the clips.
+                new = {f.reason: f for f in reversed(event.failures) if f.reason not in self.failures}
+                said = [f"first {f.reason}: {f.clip_id}: {f.detail}" for f in event.failures if new.get(f.reason) is f]
             case _:
                 said = []
         return tuple(" ".join(without_credentials(text).split()) for text in said)

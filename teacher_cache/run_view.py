@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from schemas.event import Event, RunFinished, RunStarted
 from teacher_cache.console import escape, in_terminal, printable, size, stderr, stdout
-from teacher_cache.progress import Figures, RunProgress
+from teacher_cache.progress import Figures, News, RunProgress
 
 LOG_SECONDS = 30.0
 """How far apart the lines of a log are, if nothing is said to the contrary."""
@@ -169,10 +170,13 @@ def _labelled(label: str, parts: Sequence[str]) -> list[str]:
 def _failures(figures: Figures) -> list[str]:
     if not figures.failed:
         return []
-    reasons = [f"{reason} {count}" for reason, count in list(figures.failures.items())[:_REASONS_SHOWN]]
-    more = ["…"] if len(figures.failures) > _REASONS_SHOWN else []
-    told = f" ({', '.join([*reasons, *more])})" if reasons else ""
+    told = f" ({', '.join(_reasons(figures))})" if figures.failures else ""
     return [f"{figures.failed} failed{told}"]
+
+
+def _reasons(figures: Figures) -> list[str]:
+    shown = [f"{reason} {count}" for reason, count in list(figures.failures.items())[:_REASONS_SHOWN]]
+    return [*shown, "…"] if len(figures.failures) > _REASONS_SHOWN else shown
 
 
 def _screen(store: str, figures: Figures) -> RenderableType:
@@ -182,19 +186,19 @@ def _screen(store: str, figures: Figures) -> RenderableType:
         [_count(figures), duration(figures.elapsed_seconds), *_rates(figures)],
         _teachers(figures),
         _labelled("time in", _stages(figures)),
-        _failures(figures),
+        [f"{figures.failed} failed", *_reasons(figures)] if figures.failed else [],
     )
     styles = ("", "", "dim", "red")
     return Group(
         heading,
-        ProgressBar(total=max(1, figures.clips), completed=figures.done),
+        Padding(ProgressBar(total=max(1, figures.clips), completed=figures.done), 0),  # which ends its line
         *(Flow(parts, style) for parts, style in zip(groups, styles, strict=True) if parts),
-        *(_news(item.text) for item in figures.news),
+        *(_news(item) for item in figures.news),
     )
 
 
-def _news(text: str) -> Text:
-    return Text(printable(text), no_wrap=True, overflow="ellipsis", style="dim")
+def _news(item: News) -> Text:
+    return Text(f"{duration(item.after_seconds)} {printable(item.text)}", no_wrap=True, overflow="ellipsis", style="dim")
 
 
 @dataclass(frozen=True)
