@@ -13,6 +13,7 @@ from rich.table import Table
 from schemas.event import Event
 from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.console import escape, print_json, progress_bar, reported_errors, size, stdout
+from teacher_cache.run_view import LOG_SECONDS, run_view
 
 app = typer.Typer(
     name="teacher-cache",
@@ -76,7 +77,7 @@ def run(
     ] = None,
     log_every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart the lines are where standard error is a log")
-    ] = 30,
+    ] = LOG_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Run a job. The same command begins it, goes on after a stop, and finds all done."""
@@ -92,7 +93,6 @@ def run(
         told = [] if events is None else [listeners.enter_context(event_log(events))]
         from teacher_cache.plan import no_progress
         from teacher_cache.run import run_job  # only now: a mistake in the job shows at once
-        from teacher_cache.run_view import run_view
 
         progress = no_progress if events == STANDARD_ERROR else progress_bar
         if events != STANDARD_ERROR:
@@ -112,12 +112,23 @@ def run(
 
 
 @app.command()
-def status(store: StoreUrl, as_json: AsJson = False) -> None:
+def status(
+    store: StoreUrl,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="look again and again until all clips are done, or Ctrl-C, and only then report")
+    ] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart --watch looks")] = 10,
+    as_json: AsJson = False,
+) -> None:
     """Show what a store holds, from the store itself."""
     with reported_errors(as_json):
         from teacher_cache.store.store import open_store
         from teacher_cache.store.store import status as store_status
 
+        if watch:
+            from teacher_cache.watch import watch as watch_store
+
+            watch_store(open_store(store), every)
         report = store_status(open_store(store))
         if as_json:
             print_json(report)

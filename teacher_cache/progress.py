@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from schemas.credentials import without_credentials
 from schemas.event import Event, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
-from schemas.report import UnitReport
+from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
 """What "the last minute" is."""
@@ -68,14 +68,22 @@ class News:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What to show of a run at one moment. None where it is not known."""
+class Counts:
+    """How far something is."""
 
     clips: int
-    """All that the run is to do."""
+    """All that there is to do."""
     done: int
     """Of these, committed or failed."""
     failed: int
+    failures: Mapping[str, int]
+    """Failed clips by reason, most first."""
+
+
+@dataclass(frozen=True)
+class Figures(Counts):
+    """What to show of a run at one moment. None where it is not known."""
+
     elapsed_seconds: float
     clips_per_second: float | None
     """Since the first teacher began."""
@@ -91,8 +99,6 @@ class Figures:
     busy_recent: float | None
     stages: Mapping[str, float]
     """Each stage's share of all stages' seconds, largest first."""
-    failures: Mapping[str, int]
-    """Failed clips by reason, most first."""
     state: str
     """``starting``, ``teaching``, ``waiting``, ``stopping`` or ``done``."""
     news: tuple[News, ...]
@@ -236,6 +242,43 @@ class Rates:
     def busy(self) -> float | None:
         # Before the first unit is done nobody has said how long a device was held.
         return min(1.0, self.done.teach / self.done.devices) if self.done.teach > 0 and self.done.devices > 0 else None
+
+
+@dataclass(frozen=True)
+class StoreCounts:
+    """A store at a moment, as `teacher_cache.store.watch` finds it."""
+
+    clips: ClipCounts
+    bytes: int
+    failures: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StoreFigures(Counts):
+    """What to show of a store that is watched."""
+
+    watched_seconds: float
+    clips_per_second: float | None
+    """Since it has been watched, as all rates here."""
+    bytes_per_second: float | None
+    eta_seconds: float | None
+
+
+def store_figures(first: StoreCounts, now: StoreCounts, seconds: float) -> StoreFigures:
+    """A store ``seconds`` after it was ``first`` looked at. Rows to be taught again do not count against it."""
+    done = now.clips.committed + now.clips.failed
+    more = Totals(clips=max(0, done - first.clips.committed - first.clips.failed), bytes=max(0, now.bytes - first.bytes))
+    rates = Rates(seconds, more)
+    return StoreFigures(
+        clips=now.clips.planned,
+        done=done,
+        failed=now.clips.failed,
+        failures=_largest_first(now.failures),
+        watched_seconds=seconds,
+        clips_per_second=rates.clips_per_second,
+        bytes_per_second=rates.bytes_per_second,
+        eta_seconds=_eta(now.clips.pending, rates.clips_per_second),
+    )
 
 
 def _between(first: Sample, latest: Sample, now: float) -> Rates:

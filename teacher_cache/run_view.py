@@ -20,7 +20,7 @@ from rich.text import Text
 
 from schemas.event import Event, RunFinished, RunStarted
 from teacher_cache.console import escape, in_terminal, printable, size, stderr, stdout
-from teacher_cache.progress import Figures, News, RunProgress
+from teacher_cache.progress import Counts, Figures, News, RunProgress
 
 LOG_SECONDS = 30.0
 """How far apart the lines of a log are, if nothing is said to the contrary."""
@@ -99,17 +99,17 @@ def _in_log(seen: _Seen, log_seconds: float) -> Iterator[Callable[[Event], None]
 
     def lines() -> None:
         while not ended.wait(log_seconds):
-            _log(log_line(seen.figures()))
+            log(log_line(seen.figures()))
 
     writer = threading.Thread(target=lines, name="log-lines", daemon=True)
 
     def listen(event: Event) -> None:
         for text in seen.take(event):
-            _log(text)
+            log(text)
         if isinstance(event, RunFinished):
             ended.set()
         elif seen.has_work and not writer.is_alive() and not ended.is_set():
-            _log(f"teaching {seen.progress.clips} clips")
+            log(f"teaching {seen.progress.clips} clips")
             writer.start()
 
     try:
@@ -119,7 +119,7 @@ def _in_log(seen: _Seen, log_seconds: float) -> Iterator[Callable[[Event], None]
         _say_end(seen)
 
 
-def _log(text: str) -> None:
+def log(text: str) -> None:
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stderr.print(f"{stamp} {escape(text)}", soft_wrap=True)
 
@@ -131,25 +131,32 @@ def _say_end(seen: _Seen) -> None:
 
 def log_line(figures: Figures) -> str:
     """All figures in one line, such as ``12/40 clips (30%), 2.1 clips/s, …``."""
-    return ", ".join([_count(figures), *_rates(figures), *_teachers(figures), *_failures(figures)])
+    return ", ".join([counted(figures), *_rates(figures), *_teachers(figures), *failed(figures)])
 
 
 def end_line(figures: Figures) -> str:
     """How far a run came, in one line."""
-    rate = _per_second(figures.clips_per_second)
+    rate = clips_per_second(figures.clips_per_second)
     parts = [f"{figures.done} of {figures.clips} clips in {duration(figures.elapsed_seconds)}", f"{rate} clips/s"]
     busy = [] if figures.busy is None else [f"teachers busy {figures.busy:.0%}"]
-    return ", ".join([*parts, *busy, *_failures(figures)])
+    return ", ".join([*parts, *busy, *failed(figures)])
 
 
-def _count(figures: Figures) -> str:
+def counted(figures: Counts) -> str:
     return f"{figures.done}/{figures.clips} clips ({_percent(figures.done, figures.clips)})"
 
 
+def bar(figures: Counts) -> RenderableType:
+    return Padding(ProgressBar(total=max(1, figures.clips), completed=figures.done), 0)  # a bar alone does not end its line
+
+
 def _rates(figures: Figures) -> list[str]:
-    per_second, recent = _per_second(figures.clips_per_second), _per_second(figures.clips_per_second_recent)
-    written = "–" if figures.bytes_per_second is None else size(figures.bytes_per_second)
-    return [f"{per_second} clips/s ({recent} in the last minute)", f"{written}/s", f"ETA {eta(figures.eta_seconds)}"]
+    whole, recent = clips_per_second(figures.clips_per_second), clips_per_second(figures.clips_per_second_recent)
+    return [
+        f"{whole} clips/s ({recent} in the last minute)",
+        bytes_per_second(figures.bytes_per_second),
+        f"ETA {eta(figures.eta_seconds)}",
+    ]
 
 
 def _teachers(figures: Figures) -> list[str]:
@@ -167,14 +174,14 @@ def _labelled(label: str, parts: Sequence[str]) -> list[str]:
     return [f"{label} {parts[0]}", *parts[1:]] if parts else []
 
 
-def _failures(figures: Figures) -> list[str]:
+def failed(figures: Counts) -> list[str]:
     if not figures.failed:
         return []
-    told = f" ({', '.join(_reasons(figures))})" if figures.failures else ""
+    told = f" ({', '.join(reasons(figures))})" if figures.failures else ""
     return [f"{figures.failed} failed{told}"]
 
 
-def _reasons(figures: Figures) -> list[str]:
+def reasons(figures: Counts) -> list[str]:
     shown = [f"{reason} {count}" for reason, count in list(figures.failures.items())[:_REASONS_SHOWN]]
     return [*shown, "…"] if len(figures.failures) > _REASONS_SHOWN else shown
 
@@ -183,15 +190,15 @@ def _screen(store: str, figures: Figures) -> RenderableType:
     """The view in a terminal."""
     heading = Text(f"{figures.state} → {printable(store)}", no_wrap=True, overflow="ellipsis", style="bold")
     groups = (
-        [_count(figures), duration(figures.elapsed_seconds), *_rates(figures)],
+        [counted(figures), duration(figures.elapsed_seconds), *_rates(figures)],
         _teachers(figures),
         _labelled("time in", _stages(figures)),
-        [f"{figures.failed} failed", *_reasons(figures)] if figures.failed else [],
+        [f"{figures.failed} failed", *reasons(figures)] if figures.failed else [],
     )
     styles = ("", "", "dim", "red")
     return Group(
         heading,
-        Padding(ProgressBar(total=max(1, figures.clips), completed=figures.done), 0),  # which ends its line
+        bar(figures),
         *(Flow(parts, style) for parts, style in zip(groups, styles, strict=True) if parts),
         *(_news(item) for item in figures.news),
     )
@@ -236,7 +243,11 @@ def eta(seconds: float | None) -> str:
     return "–" if seconds is None else duration(seconds)
 
 
-def _per_second(rate: float | None) -> str:
+def bytes_per_second(rate: float | None) -> str:
+    return f"{'–' if rate is None else size(rate)}/s"
+
+
+def clips_per_second(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:.3g}" if rate < 100 else f"{rate:.0f}"
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 from conftest import Command, Jobs, is_one_clear_error
 from rich.console import Console
+from terminal import HIDE_CURSOR, SHOW_CURSOR, Terminal, paced
 
 from schemas.event import RunStarted, Stopping, TeacherLost, TeacherStarted
 from schemas.export import FOLDER
@@ -30,10 +25,8 @@ from teacher_cache.event_log import event_log, line
 from teacher_cache.progress import RunProgress
 from teacher_cache.run_view import _screen, duration, flowed, log_line
 
-PACKAGES = Path(__file__).resolve().parents[1] / "packages"
 PROGRAM = str(Path(sys.executable).parent / "teacher-cache")
 SECRET = "https://user:wJalrXUt@host/v.mp4"
-SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 EVENTS = [
     RunStarted(store=f"s3://bucket/{'long/' * 20}store", fingerprint="f", clips=100, units=50, done_before=3),
@@ -148,70 +141,7 @@ def test_a_log_on_a_full_disk_does_not_end_the_run() -> None:
         assert told(0.1, stderr=full).stdout == "told all\n"
 
 
-# --- the command itself, in a terminal
-
-
-class Terminal:
-    """A command in a terminal of its own, and all that it wrote there."""
-
-    def __init__(self, command: list[str], columns: int, **environment: str) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.settings = termios.tcgetattr(slave)
-        environment = {"TERM": "xterm-256color", **environment}
-        kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, start_new_session=True, env=kept | environment
-        )
-        self._slave, self._chunks = slave, []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                chunk = os.read(self._master, 65536)
-            except OSError:
-                return
-            self._chunks.append(chunk)
-
-    @property
-    def text(self) -> str:
-        return b"".join(self._chunks).decode(errors="replace")
-
-    def wait_for(self, pattern: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline, self.text
-            assert self.process.poll() is None, self.text
-            time.sleep(0.02)
-
-    def end(self, seconds: float = 60) -> bytes:
-        """Wait for the end; returns what it wrote to standard output."""
-        out, _ = self.process.communicate(timeout=seconds)
-        time.sleep(0.2)
-        return out
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.is_as_before = termios.tcgetattr(self._slave) == self.settings
-        os.close(self._slave)
-        os.close(self._master)
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        terminal.close()
-        assert terminal.is_as_before
-
-
-def paced(seconds: float) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
-    return {"PYTHONPATH": path, "P4D_PACE": str(seconds)}
+# --- the command itself
 
 
 def validated(path: Path) -> list[dict[str, object]]:
