@@ -34,6 +34,9 @@ class _Stderr(io.TextIOBase):
     cannot be written is lost, and the run is not.
     """
 
+    is_gone = False
+    """Whether its reader has gone for good."""
+
     def write(self, text: str) -> int:
         self._try(lambda file: file.write(text))
         return len(text)
@@ -61,11 +64,13 @@ class _Stderr(io.TextIOBase):
             action(self._file)
         except OSError as error:
             if error.errno in {errno.EPIPE, errno.EIO}:
-                # For good. Python would try once more to write what is left, at the end, and report that in the exit status.
+                # Python would try once more to write what is left, at the end, and report that in the exit status.
+                self.is_gone = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
 
-stderr = Console(file=cast("TextIO", _Stderr()), highlight=False)
+_STDERR = _Stderr()
+stderr = Console(file=cast("TextIO", _STDERR), highlight=False)
 stdout = Console(highlight=False)
 
 
@@ -123,6 +128,11 @@ def escape_lines(text: str) -> str:
 def in_terminal() -> bool:
     """Whether standard error is a screen that can be drawn on. Not a log, whatever ``FORCE_COLOR`` says of it."""
     return stderr.file.isatty() and stderr.is_interactive
+
+
+def is_read() -> bool:
+    """Whether anybody may still see what goes to standard error."""
+    return not _STDERR.is_gone
 
 
 def size(count: float) -> str:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from schemas.errors import Unreachable
-from teacher_cache.console import in_terminal, printable, stderr, stdout
+from teacher_cache.console import in_terminal, is_read, printable, stderr, stdout
 from teacher_cache.progress import StoreCounts, StoreFigures, store_figures
 from teacher_cache.run_view import Flow, bar, bytes_per_second, clips_per_second, counted, duration, eta, failed, log, reasons
 from teacher_cache.store.catalog import Catalog
@@ -51,7 +51,7 @@ class StoreWatch:
 
 
 def watch(store: Store, every_seconds: float) -> None:
-    """Show a store on standard error until all its clips are done, or Ctrl-C."""
+    """Show a store on standard error until all its clips are done, Ctrl-C, or nobody reads that any more."""
     looking = StoreWatch(store)
     first, start = looking.look(), time.monotonic()
     latest, note = first, ""
@@ -63,7 +63,7 @@ def watch(store: Store, every_seconds: float) -> None:
     with _shown(lambda: _screen(store.url, figures(), note)) as tell:
         tell(store_line(figures()))
         # A store that is just being made has no clips yet.
-        while latest.clips.pending or not latest.clips.planned:
+        while (latest.clips.pending or not latest.clips.planned) and is_read():
             time.sleep(every_seconds)
             try:
                 latest, note = looking.look(), ""

@@ -102,6 +102,21 @@ def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, ti
     assert "Z 4/4 clips (100%), " in log.read_text().splitlines()[-1]
 
 
+def test_watching_ends_when_nobody_reads_it(tiny_store: Path, tmp_path: Path) -> None:
+    """As in ``status --watch 2>&1 | head``, on a store that will never be done."""
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    next(store.glob("ledger/000000/0*.json")).unlink()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [PROGRAM, "status", str(store), "--watch", "--every", "0.1", "--json"],
+        stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 0
+    assert StatusReport.model_validate_json(done.stdout).clips.pending == 2
+
+
 def test_rates_are_those_since_the_watching_began() -> None:
     def counts(committed: int, failed: int, size: int) -> StoreCounts:
         planned = ClipCounts(planned=100, committed=committed, failed=failed, pending=100 - committed - failed)
