@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StoreDamaged
@@ -235,6 +235,7 @@ STEP = st.one_of(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(STEP, max_size=14))
 def test_a_reader_that_goes_on_knows_what_a_new_one_finds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, set[PartName]]]
