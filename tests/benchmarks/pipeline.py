@@ -39,7 +39,7 @@ from teacher_cache.run import run_job
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
 RESULTS = Path(__file__).parent / "results"
-PACED = Path(__file__).resolve().parents[1] / "paced"
+PACKAGES = Path(__file__).resolve().parents[1] / "packages"
 SCENES = 4
 SECONDS, FPS, HEIGHT, WIDTH = 5, 24, 720, 1280
 
@@ -91,7 +91,7 @@ def job_at(pace: float, kind: str, decoders: int, videos: Path, store: str) -> J
         {
             "videos": {"glob": f"{videos}/*.mp4"},
             "store": store,
-            "teacher": {"family": "paced", "preset": f"giant@{pace:g}"},
+            "teacher": {"family": "synthetic", "preset": f"giant@{pace:g}"},
             "layout": {"clips_per_shard": 8},
             "engine": {"kind": kind, "batch": 4, "decoders": decoders, "threads_per_teacher": 1},
         }
@@ -187,8 +187,8 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=None if os.isatty(1) else 160)
     # Found like any installed teacher, here and in Ray's workers.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(PACED), os.environ.get("PYTHONPATH", "")])
-    sys.path.insert(0, str(PACED))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(PACKAGES))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         videos = Path(folder) / "videos"

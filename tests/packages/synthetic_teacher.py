@@ -1,8 +1,8 @@
 """A teacher that holds its device for a set time a batch, as a GPU would, and leaves the cores to the rest of the job.
 
-It is a teacher family like any other's package: with this folder on PYTHONPATH, ``teacher: {family: paced, preset: giant@2}``
-is one that teaches two clips a second, and ``tiny@2`` gives signals of a small network's shapes. What it gives are tensors of
-the sizes and the statistics of L4P's, which are encoded, compressed and written like them; they show nothing.
+With this folder on PYTHONPATH it is an installed family: ``teacher: {family: synthetic, preset: giant@2}`` teaches two clips a
+second, and ``tiny@2`` gives signals of a small network's shapes. What it gives are tensors of the sizes and the statistics of
+L4P's, which are encoded, compressed and written like them; they show nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from teacher_cache.teachers.l4p_config import FRAMES, PRESETS
 from teacher_cache.teachers.protocol import RawSignals, TeacherDescription
 
 
-class PacedTeacher:
+class SyntheticTeacher:
     """See `teacher_cache.teachers.protocol.Teacher`."""
 
     def __init__(self, description: TeacherDescription, clips_per_second: float) -> None:
@@ -50,7 +50,7 @@ def _signal(name: SignalName, shape: Shape) -> torch.Tensor:
     return (smooth if vector else smooth[..., 0]).contiguous()
 
 
-class PacedFamily:
+class SyntheticFamily:
     """See `teacher_cache.teachers.protocol.TeacherFamily`. A preset is a network's size and a pace: ``giant@2``."""
 
     presets = ("giant@1", "tiny@1")
@@ -58,13 +58,13 @@ class PacedFamily:
     def identify(self, job: TeacherJob) -> TeacherDescription:
         size, config = job.preset.partition("@")[0], None
         if size not in PRESETS:
-            raise BadInput(f"the paced teacher has {', '.join(PRESETS)}, as in giant@2; found {job.preset!r}")
+            raise BadInput(f"the synthetic teacher has {', '.join(PRESETS)}, as in giant@2; found {job.preset!r}")
         config = PRESETS[size]
-        identity = TeacherIdentity(family="paced", config={"size": size}, weights=f"sha256:{'0' * 64}", dtype=job.dtype)
+        identity = TeacherIdentity(family="synthetic", config={"size": size}, weights=f"sha256:{'0' * 64}", dtype=job.dtype)
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=dict(config.shapes))
 
-    def load(self, job: TeacherJob, device: str) -> PacedTeacher:  # noqa: ARG002  # it holds none
-        return PacedTeacher(self.identify(job), float(job.preset.partition("@")[2]))
+    def load(self, job: TeacherJob, device: str) -> SyntheticTeacher:  # noqa: ARG002  # it holds none
+        return SyntheticTeacher(self.identify(job), float(job.preset.partition("@")[2]))
 
 
-FAMILY = PacedFamily()
+FAMILY = SyntheticFamily()
