@@ -1,4 +1,4 @@
-"""JSON Schemas of the parts of KubeRay's RayCluster and RayJob that are Ray's own, for KubeRay 1.4 and newer.
+"""JSON Schemas of the parts of KubeRay's RayCluster and RayJob that are Ray's own, for KubeRay 1.6 and newer.
 
 Written by hand after the fields, types and enumerations of KubeRay's API reference (``ray.io/v1``); it is not KubeRay's CRD.
 Pod templates are left open here: Kubernetes' own schemas check them.
@@ -64,6 +64,7 @@ CLUSTER_SPEC = _closed(
     ["headGroupSpec"],
     suspend=FLAG,
     managedBy=TEXT,
+    authOptions=_closed([], mode=_choice("disabled", "token")),
     autoscalerOptions=AUTOSCALER_OPTIONS,
     headServiceAnnotations=TEXTS,
     enableInTreeAutoscaling=FLAG,

@@ -198,6 +198,14 @@ def test_the_dashboard_and_every_port_are_closed_to_the_outside() -> None:
         assert not any("hostPath" in volume for volume in pod["spec"].get("volumes", []))
 
 
+def test_ray_serves_nobody_without_its_token() -> None:
+    assert "--env RAY_AUTH_MODE=token" in aws()["docker"]["run_options"]
+    user = re.search(r"useradd .* (\w+)", (CLUSTER / "Containerfile").read_text())[1]
+    home = f"/home/{user}"
+    assert aws()["file_mounts"][f"{home}/.ray/auth_token"] == "~/.ray/auth_token", "where Ray looks for it"
+    assert manifest("RayCluster")["spec"]["authOptions"] == {"mode": "token"}
+
+
 def test_only_the_cluster_and_the_operator_reach_the_pods() -> None:
     policy = manifest("NetworkPolicy")
     assert policy["metadata"]["namespace"] == manifest("RayJob")["metadata"]["namespace"]
