@@ -122,7 +122,9 @@ class _Threads:
     def _decode(self, decoder: Decoder) -> None:
         while (span := self._wait_for(self._feed.next_span)) is not None:
             for block, clips in zip(self._where_room_is(span.blocks), decode_span(decoder, span), strict=False):
-                self._inbox.put(block.unit, block.number, clips)
+                with self._changed:
+                    if self._feed.wants(block.unit):
+                        self._inbox.put(block.unit, block.number, clips)
 
     def _where_room_is(self, blocks: Sequence[Block]) -> Iterator[Block]:
         """Each block once it may be decoded; fewer if the run ends."""
@@ -139,9 +141,9 @@ class _Threads:
             with self._changed:
                 item, blocks = self._feed.item(unit), self._feed.blocks(unit)
             taught = self._worker.teach(item, self._inbox.clips(unit, blocks))
-            self._inbox.forget(unit)
             with self._changed:
                 self._feed.taught(unit)
+                self._inbox.forget(unit)
                 self._changed.notify_all()
             self._may_write.acquire()
             self._writers.submit(self._guarded, partial(self._write, unit, taught))

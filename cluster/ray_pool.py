@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -20,9 +20,13 @@ from typing import Any, Self
 # without a GPU share keeps the devices its container gives it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:
+    # A Ray of our own is of this machine alone; by Ray's name for it, its ports then listen on the loopback address only.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 
+from cluster.metrics import Metrics
 from cluster.ray_decode import decode
 from cluster.ray_teacher import TeacherActor
 from schemas.errors import CacheError, CouldNotRun
@@ -62,8 +66,10 @@ class RayEngine:
         recipe = open_store(spec.store).recipe
         with _connected(spec.engine):
             _require_resources(spec.engine)
-            with _Run(spec, recipe, items) as run:
-                yield from run.events(stop)
+            with _Run(spec, recipe, items) as run, closing(Metrics({"store": spec.store}, units=len(items))) as metrics:
+                for event in run.events(stop):
+                    metrics.record(event)
+                    yield event
 
 
 @dataclass(eq=False)
@@ -235,8 +241,9 @@ class _Run:
             return
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
-        if block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]:
-            return  # decoded twice, since a teacher was lost that had the first
+        is_known = block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]
+        if is_known or not self._feed.wants(block.unit):
+            return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
         if owner is None:
             self._blocks[block.unit][block.number] = ref
         else:

@@ -79,6 +79,8 @@ class Feed:
         self._unbegun: list[int] = []
         """In order."""
         self._spans: deque[Span] = deque()
+        self._again: deque[Span] = deque()
+        """Spans of units that were begun before."""
         self._unended: list[Block] = []
         """Blocks whose last video may go on in the next unit."""
 
@@ -94,14 +96,24 @@ class Feed:
         return len(_blocks(unit, self._items[unit]))
 
     def place(self, unit: int) -> bool:
-        """Whether there is room for what is decoded of the unit; from then on, there is."""
+        """Whether there is room for what is decoded of the unit; from then on, there is. A taught unit takes none."""
+        if not self.wants(unit) or not self._items[unit].clips:
+            return True
         has_room = unit in self._placed or unit == self._untaught[0] or len(self._placed) < self.ahead
+        # Decoders that wait for room would wait for a unit that waits for one of them: they go on until one is free.
+        has_room = has_room or bool(self._again)
         if has_room:
             self._placed.add(unit)
         return has_room
 
+    def wants(self, unit: int) -> bool:
+        """Whether anything is to be done with what is decoded of the unit: not where another run has done it meanwhile."""
+        return unit in self._untaught
+
     def next_span(self) -> Span | None:
         """What to decode next; None if nothing is left, or while there is no room for it."""
+        if self._again:
+            return self._again.popleft()
         while not self._spans and self._next is not None and (self._unended or self._may_open()):
             self._open()  # a video that goes on in later units is handed over whole
         if not self._spans or not self.place(self._spans[0].blocks[0].unit):
@@ -112,10 +124,10 @@ class Feed:
         """The next unit to teach, which is then somebody's; None if there is none now."""
         if not self._unbegun and self._next is not None and self._may_open():
             self._open()
-        unit = next((unit for unit in self._unbegun if unit in self._placed or not self._items[unit].clips), None)
-        if unit is not None:
-            self._unbegun.remove(unit)
-        return unit
+        # In order: were all teachers at units whose videos a decoder has not come to, the decoders would wait for them.
+        if not self._unbegun or not self.place(self._unbegun[0]):
+            return None
+        return self._unbegun.pop(0)
 
     def taught(self, unit: int) -> None:
         """Nothing decoded of the unit is kept any more."""
@@ -132,7 +144,7 @@ class Feed:
             insort(self._untaught, unit)
         self._placed.add(unit)
         insort(self._unbegun, unit)
-        self._spans.extendleft(Span((block,)) for block in reversed(_blocks(unit, self._items[unit])))
+        self._again.extend(Span((block,)) for block in _blocks(unit, self._items[unit]))
 
     def _may_open(self) -> bool:
         return len(self._placed) < self.ahead or not self._untaught

@@ -59,7 +59,7 @@ def run_job(
     """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
 
     ``repair`` verifies the store first, and teaches every clip again that damage has hit. ``listen`` is told of every event
-    of the teaching, as it happens.
+    of the teaching, as it happens; ``progress`` shows what goes before it.
     """
     start = time.perf_counter()
     OF_VIDEOS.take()
@@ -85,13 +85,12 @@ def run_job(
     )
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     failures = _Failures(job.engine.max_failed_share)
-    with (progress if left else no_progress)("teaching", left.rows, "clips") as advance, stop_on_sigterm() as stop:
+    with stop_on_sigterm() as stop:
         units = 0
         for event in _worked(workers, spec, store, left, stop):
             listen(event)
             if isinstance(event, UnitReport):
                 units += 1
-                advance(event.committed + event.failed)
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
                 asked, of_videos = asked + event.requests, of_videos + event.video_requests

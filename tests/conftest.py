@@ -17,6 +17,7 @@ import s3_proxy
 import s3_server
 import yaml
 from hypothesis import settings
+from terminal import Terminal
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -146,7 +147,7 @@ def counting(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_proxy.Coun
     from s3fs import S3FileSystem
 
     assert s3
-    with s3_proxy.proxy(os.environ["AWS_ENDPOINT_URL"], s3_proxy.CountingProxy) as made:
+    with s3_proxy.proxy(os.environ["AWS_ENDPOINT_URL"], kind=s3_proxy.CountingProxy) as made:
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
         # s3fs shares connections by their options, and an open one goes past the proxy.
         monkeypatch.setattr(S3FileSystem, "_cache", {})
@@ -197,6 +198,16 @@ def teacher_cache_command() -> Command:
         return Finished(done.exit_code, done.stdout, done.stderr + trace)
 
     return run
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    """Where a test puts each terminal that it opens: what was set there must be as before at the end."""
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
+        assert terminal.is_as_before
 
 
 def is_one_clear_error(done: Finished, status: int, *said: str) -> None:

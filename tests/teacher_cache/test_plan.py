@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paced
 import pytest
 from conftest import Command, Jobs, is_one_clear_error
 from hypothesis import Phase, given, settings
@@ -48,18 +47,18 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _paced_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cold_family() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(paced.install(tmp_path_factory.mktemp("site") / "packages"))
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "packages"))
         yield
 
 
-def paced_job(store: str | Path, videos: dict[str, str], **changes: Any) -> Job:
+def cold_job(store: str | Path, videos: dict[str, str], **changes: Any) -> Job:
     """A job of a teacher that takes a batch of four, and no time."""
     base: dict[str, Any] = {
         "videos": videos,
         "store": str(store),
-        "teacher": {"family": "paced", "preset": "0"},
+        "teacher": {"family": "cold", "preset": "0"},
         "signals": ["depth", "flow", "motion"],
         "layout": {"clips_per_shard": 8},
         "engine": {"batch": 4, "decoders": 2, "threads_per_teacher": 1},
@@ -75,9 +74,11 @@ def test_a_job_uses_what_its_plan_says(counting: CountingProxy, many: Path) -> N
     fs, _ = filesystem("s3://bucket")
     for video in many.iterdir():
         fs.put_file(str(video), f"bucket/raw/{video.name}")
+    from cold_teacher import WARM_UP_BATCHES
+
     batch_seconds = 0.15  # long beside what a busy machine adds to it
-    teacher = {"family": "paced", "preset": "150"}
-    job = paced_job("s3://bucket/store", {"glob": "s3://bucket/raw/*.mp4"}, teacher=teacher)
+    teacher = {"family": "cold", "preset": "150"}
+    job = cold_job("s3://bucket/store", {"glob": "s3://bucket/raw/*.mp4"}, teacher=teacher)
     plan = plan_with_pilot(job, 16)
     assert counting.take("store")["put"] == 0
     assert plan.estimate is not None
@@ -89,7 +90,7 @@ def test_a_job_uses_what_its_plan_says(counting: CountingProxy, many: Path) -> N
         assert size == used.bytes[signal] > 0
         assert near(plan.estimate.bytes[signal], size), signal
     # The plan is of a warm teacher; that the pilot's was cold at first must not show in it.
-    assert near(plan.estimate.stage_seconds.teach, used.stage_seconds.teach - paced.WARM_UP_BATCHES * batch_seconds)
+    assert near(plan.estimate.stage_seconds.teach, used.stage_seconds.teach - WARM_UP_BATCHES * batch_seconds)
     for folder, predicted, counted in (
         ("store", plan.requests.store, used.requests.store),
         ("raw", plan.requests.videos, used.requests.videos),
@@ -126,8 +127,8 @@ def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path
         def job(videos: int) -> Job:
             manifest = folder / f"{videos}.jsonl"
             manifest.write_text("".join(lines[:videos]))
-            teacher = {"family": "paced", "preset": "0"}
-            return paced_job(
+            teacher = {"family": "cold", "preset": "0"}
+            return cold_job(
                 folder / "store",
                 {"manifest": str(manifest)},
                 signals=draw(signals),
@@ -241,7 +242,7 @@ def test_a_teacher_on_the_cpu_holds_its_threads() -> None:
 
 
 def test_a_pilot_can_be_sent_to_another_machine(many: Path, tmp_path: Path) -> None:
-    job = paced_job(tmp_path / "store", {"glob": f"{many}/0*.mp4"})
+    job = cold_job(tmp_path / "store", {"glob": f"{many}/0*.mp4"})
     seen: list[Any] = []
 
     def elsewhere(*arguments: Any) -> PilotReport:
@@ -264,7 +265,7 @@ def test_clips_that_fail_in_the_pilot_are_counted(many: Path, tmp_path: Path) ->
     good = [str(many / f"{n:02d}.mp4") for n in range(4)]
     uris = [*good, *(str(tmp_path / f"bad-{n}.mp4") for n in range(4))]
     (tmp_path / "videos.jsonl").write_text("".join(f'{{"uri": "{uri}"}}\n' for uri in uris))
-    job = paced_job(tmp_path / "store", {"manifest": str(tmp_path / "videos.jsonl")})
+    job = cold_job(tmp_path / "store", {"manifest": str(tmp_path / "videos.jsonl")})
     plan = plan_with_pilot(job, 8)
     assert plan.pilot is not None
     assert plan.estimate is not None
@@ -275,14 +276,14 @@ def test_clips_that_fail_in_the_pilot_are_counted(many: Path, tmp_path: Path) ->
 
 
 def test_bad_pilots_say_what_is_wrong(many: Path, tmp_path: Path) -> None:
-    job = paced_job(tmp_path / "store", {"glob": f"{many}/0*.mp4"})
+    job = cold_job(tmp_path / "store", {"glob": f"{many}/0*.mp4"})
     with pytest.raises(BadInput, match="a pilot of 0 clips measures nothing"):
         plan_with_pilot(job, 0)
     with pytest.raises(BadInput, match="a pilot of 11 clips was asked for; give a number from 1 to 10"):
         plan_with_pilot(job, 11)
     for number in range(3):
         (tmp_path / f"bad-{number}.mp4").write_bytes(b"no video" if number else b"")
-    bad = paced_job(tmp_path / "store", {"glob": f"{tmp_path}/bad-*.mp4"})
+    bad = cold_job(tmp_path / "store", {"glob": f"{tmp_path}/bad-*.mp4"})
     with pytest.raises(BadInput, match=r"none of the pilot's 3 clips could be taught: 2 × not_a_video, 1 × video_empty"):
         plan_with_pilot(bad, 3)
     run_job(job)

@@ -1,13 +1,13 @@
-"""A teacher family of an installed package, which holds its device for a set time a batch, as a GPU would.
+"""A teacher that takes a set time for each batch and much longer for its first one, as networks do.
 
-Its preset is that time in milliseconds. What it gives is worked out from the frames.
+With this folder on PYTHONPATH it is an installed family, `cold`; its preset is the time in milliseconds. What it gives is
+worked out from the frames.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 
@@ -23,7 +23,7 @@ WARM_UP_BATCHES = 5
 SHAPES: dict[SignalName, Shape] = {"depth": (16, SIZE, SIZE), "flow": (16, SIZE, SIZE, 2), "motion": (16, SIZE, SIZE)}
 
 
-class PacedTeacher:
+class ColdTeacher:
     def __init__(self, description: TeacherDescription, batch_seconds: float) -> None:
         self.identity, self.shapes = description.identity, description.shapes
         self.image_size, self.frames = description.image_size, description.frames
@@ -44,24 +44,15 @@ class PacedTeacher:
         return None
 
 
-class PacedFamily:
+class ColdFamily:
     presets = ("0",)
 
     def identify(self, _: TeacherJob) -> TeacherDescription:
-        identity = TeacherIdentity(family="paced", config={}, weights="none", dtype="float32")
+        identity = TeacherIdentity(family="cold", config={}, weights="none", dtype="float32")
         return TeacherDescription(identity=identity, image_size=SIZE, frames=16, shapes=SHAPES)
 
-    def load(self, job: TeacherJob, _: str) -> PacedTeacher:
-        return PacedTeacher(self.identify(job), float(job.preset) / 1000)
+    def load(self, job: TeacherJob, _: str) -> ColdTeacher:
+        return ColdTeacher(self.identify(job), float(job.preset) / 1000)
 
 
-FAMILY = PacedFamily()
-
-
-def install(folder: Path) -> str:
-    """Make a folder that, on the path beside that of this file, is an installed package with the family ``paced``."""
-    about = folder / "paced-0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: paced\nVersion: 0\n")
-    (about / "entry_points.txt").write_text("[teacher_cache.teachers]\npaced = paced:FAMILY\n")
-    return str(folder)
+FAMILY = ColdFamily()
