@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,7 +182,8 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Give units to the teachers that have room, to those with the fewest first."""
-        while self._begins_more:
+        at_work = sum(teacher.started is not None for teacher in self._teachers)
+        while self._begins_more and at_work >= min(self._engine.min_teachers, self._units_left):
             free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
             if not free or (unit := self._feed.next_unit()) is None:
                 return
@@ -383,7 +386,11 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
         local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+        # Ray prints what it says of dead workers between the lines of standard output, whatever it is told of logs; the
+        # run's events say it, and standard output is one JSON object's.
+        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = os.environ.get("RAY_ADDRESS", "this machine")
         raise CouldNotRun(f"cannot use Ray at {place}: {str(error).splitlines()[0]}") from None
@@ -391,6 +398,15 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler that there is: Ray sets one of its own, which ends the driver at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_resources(engine: EngineJob) -> None:
