@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +38,10 @@ from schemas.ledger import WorkItem
 from schemas.recipe import Recipe
 from schemas.report import UnitReport
 from teacher_cache.feed import Block, Feed
+from teacher_cache.memory import WorkerBytes, require_host_memory, worker_bytes
 from teacher_cache.stop import Stop
 from teacher_cache.store.store import open_store
+from teacher_cache.teachers.registry import family
 from teacher_cache.work import WorkerSpec
 
 _LOOK_SECONDS = 0.5
@@ -63,10 +67,14 @@ class RayEngine:
     """Uses the cluster that ``RAY_ADDRESS`` names, or starts Ray on this machine for the length of the job."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        recipe = open_store(spec.store).recipe
+        store = open_store(spec.store)
+        needed = worker_bytes(store.recipe, store.shapes(), family(spec.teacher.family), spec.teacher, spec.engine)
         with _connected(spec.engine):
-            _require_resources(spec.engine)
-            with _Run(spec, recipe, items) as run, closing(Metrics({"store": spec.store}, units=len(items))) as metrics:
+            _require_resources(spec.engine, needed)
+            with (
+                _Run(spec, store.recipe, needed, items) as run,
+                closing(Metrics({"store": spec.store}, units=len(items))) as metrics,
+            ):
                 for event in run.events(stop):
                     metrics.record(event)
                     yield event
@@ -91,12 +99,12 @@ class _Teacher:
 class _Run:
     """One run of the engine. Use as a context manager."""
 
-    def __init__(self, spec: WorkerSpec, recipe: Recipe, items: Sequence[WorkItem]) -> None:
-        self._spec, self._engine, self._recipe = spec, spec.engine, recipe
+    def __init__(self, spec: WorkerSpec, recipe: Recipe, needed: WorkerBytes, items: Sequence[WorkItem]) -> None:
+        self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
         self._units_left = len(items)
         self._feed = Feed(items, ahead=1)
         self._room = _Room(spec.engine, recipe)
-        self._patience = _Patience(spec.engine)
+        self._patience = _Patience(spec.engine, needed)
         self._teachers: list[_Teacher] = []
         self._owners: dict[int, _Teacher] = {}
         self._hired = 0
@@ -158,6 +166,7 @@ class _Run:
             num_cpus=self._engine.cpus_per_teacher,
             num_gpus=self._engine.gpus_per_teacher,
             resources=self._engine.teacher_resources,
+            memory=self._needed.host,
             max_concurrency=_CALLS_AT_ONCE,
         )
         teacher = _Teacher(name, actor.remote(self._spec, name))
@@ -180,7 +189,8 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Give units to the teachers that have room, to those with the fewest first."""
-        while self._begins_more:
+        at_work = sum(teacher.started is not None for teacher in self._teachers)
+        while self._begins_more and at_work >= min(self._engine.min_teachers, self._units_left):
             free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
             if not free or (unit := self._feed.next_unit()) is None:
                 return
@@ -329,8 +339,8 @@ class _Room:
 class _Patience:
     """How long a run goes on without enough teachers, or without anything happening."""
 
-    def __init__(self, engine: EngineJob) -> None:
-        self._engine = engine
+    def __init__(self, engine: EngineJob, needed: WorkerBytes) -> None:
+        self._engine, self._needed = engine, needed
         self._short_since: float | None = None
         self._last = self._said = time.monotonic()
 
@@ -346,7 +356,7 @@ class _Patience:
             self._short_since = now
         short = 0.0 if self._short_since is None else now - self._short_since
         idle = now - self._last
-        needs = f"each needs {_needs(engine)}"
+        needs = f"each needs {_needs(engine, self._needed)}"
         if short > engine.start_timeout_seconds:
             raise CouldNotRun(
                 f"Ray had room for {teachers} of at least {engine.min_teachers} teachers in {short:.0f} s; {needs}. Add nodes "
@@ -362,9 +372,10 @@ class _Patience:
             yield Waiting(teachers=teachers, detail=f"Ray has placed {teachers} of {engine.teachers} teachers; {needs}")
 
 
-def _needs(engine: EngineJob) -> str:
-    gpus = f"{engine.gpus_per_teacher:g} GPUs and " if engine.gpus_per_teacher else ""
-    return f"{gpus}{engine.cpus_per_teacher:g} cores{_custom(engine.teacher_resources)}"
+def _needs(engine: EngineJob, needed: WorkerBytes) -> str:
+    gpus = f"{engine.gpus_per_teacher:g} GPUs, " if engine.gpus_per_teacher else ""
+    memory = f"{needed.host / 1e9:.1f} GB of memory"
+    return f"{gpus}{engine.cpus_per_teacher:g} cores, {memory}{_custom(engine.teacher_resources)}"
 
 
 def _custom(resources: Mapping[str, float]) -> str:
@@ -383,7 +394,11 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
         local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+        # Ray prints what it says of dead workers between the lines of standard output, whatever it is told of logs; the
+        # run's events say it, and standard output is one JSON object's.
+        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = os.environ.get("RAY_ADDRESS", "this machine")
         raise CouldNotRun(f"cannot use Ray at {place}: {str(error).splitlines()[0]}") from None
@@ -393,11 +408,23 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         ray.shutdown()
 
 
-def _require_resources(engine: EngineJob) -> None:
-    """Refuse what could never start: Ray would wait for the missing GPU without a word."""
-    found = ray.cluster_resources().get("GPU", 0.0)
-    if "RAY_ADDRESS" not in os.environ and found < engine.gpus_per_teacher:
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler that there is: Ray sets one of its own, which ends the driver at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _require_resources(engine: EngineJob, needed: WorkerBytes) -> None:
+    """Refuse what could never start: Ray would wait for the missing GPU, or memory, without a word. A cluster may yet grow."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    found = ray.cluster_resources()
+    if found.get("GPU", 0.0) < engine.gpus_per_teacher:
         raise CouldNotRun(
-            f"engine.gpus_per_teacher is {engine.gpus_per_teacher:g}, and Ray finds {found:g} GPUs on this machine; "
-            "set it to 0 to teach on the CPU, or RAY_ADDRESS to a cluster that has them"
+            f"engine.gpus_per_teacher is {engine.gpus_per_teacher:g}, and Ray finds {found.get('GPU', 0.0):g} GPUs on this "
+            "machine; set it to 0 to teach on the CPU, or RAY_ADDRESS to a cluster that has them"
         )
+    require_host_memory(needed, int(found.get("memory", 0.0)), "Ray on this machine")

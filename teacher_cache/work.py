@@ -28,6 +28,15 @@ from schemas.signal import SIGNALS, SignalName
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.registry import encoding
+from teacher_cache.memory import (
+    COMPRESSORS,
+    ENCODED_CLIPS,
+    devices_of,
+    machine_bytes,
+    require_device_memory,
+    require_host_memory,
+    worker_bytes,
+)
 from teacher_cache.store.chunk import encode_chunk, split_checksum
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.ledger import Journal
@@ -36,8 +45,6 @@ from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.tally import OF_VIDEOS
 from teacher_cache.teachers.protocol import RawSignals, Teacher
 from teacher_cache.teachers.registry import family
-
-_COMPRESSORS = 4
 
 
 class WorkerSpec(Frozen):
@@ -63,6 +70,7 @@ class Worker:
         self.batch = spec.engine.batch
         self.store = open_store(spec.store)
         self.devices = _devices(spec.engine)
+        self._require_memory(spec)
         teachers = [family(spec.teacher.family).load(spec.teacher, device) for device in self.devices]
         if teachers[0].identity != self.store.recipe.teacher:
             raise BadInput(
@@ -76,9 +84,17 @@ class Worker:
         self._journal = Journal(self.store.objects, spec.ledger_volume)
         self._committing = threading.Lock()
         # The compressors release the GIL, so they work beside a teacher.
-        self.compressors = ThreadPoolExecutor(_COMPRESSORS, thread_name_prefix="compress")
-        self.encoded = threading.BoundedSemaphore(2 * _COMPRESSORS)
+        self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
+        self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
         """A clip's place between teaching and compression. Without it, a fast teacher would fill the memory."""
+
+    def _require_memory(self, spec: WorkerSpec) -> None:
+        """Raises `CouldNotRun` before anything large is loaded."""
+        needed = worker_bytes(self.store.recipe, self.store.shapes(), family(spec.teacher.family), spec.teacher, spec.engine)
+        require_host_memory(needed, machine_bytes(), "this machine")
+        for device in self.devices if spec.engine.gpus_per_teacher else ():
+            total = torch.cuda.get_device_properties(device).total_memory
+            require_device_memory(needed, int(total * min(1, spec.engine.gpus_per_teacher)), device)
 
     @property
     def teaching_at_once(self) -> int:
@@ -315,7 +331,7 @@ def _devices(engine: EngineJob) -> tuple[str, ...]:
     """A device for each copy of the network."""
     if engine.gpus_per_teacher == 0:
         return ("cpu",)
-    wanted, found = max(1, int(engine.gpus_per_teacher)), torch.cuda.device_count()
+    wanted, found = devices_of(engine), torch.cuda.device_count()
     if found < wanted:
         raise CouldNotRun(
             f"engine.gpus_per_teacher is {engine.gpus_per_teacher:g}, and PyTorch finds {found} GPUs here; "

@@ -20,7 +20,7 @@ from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.heads import RawSignals
 from teacher_cache.teachers.batch import require_fit
-from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
+from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
 __all__ = ["FAMILY", "PRESETS", "ClassicalFamily", "ClassicalTeacher"]
 
@@ -144,6 +144,11 @@ class ClassicalFamily:
         if device != "cpu":
             raise CouldNotRun(f"the classical teacher runs on the CPU, got {device!r}. Set `engine.gpus_per_teacher: 0`.")
         return ClassicalTeacher(self.identify(job))
+
+    def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        """Frames in colour and grey, both maps in float32 as they are made and as they are given, and what OpenCV holds."""
+        pixels = batch * FRAMES * PRESETS[job.preset] ** 2
+        return ForwardBytes(weights=0, working=pixels * (3 + 1 + 2 * 4 * (1 + 2)) + 64 * 2**20 * bool(signals))
 
 
 FAMILY: TeacherFamily = ClassicalFamily()

@@ -28,7 +28,7 @@ from teacher_cache.teachers.checkpoint import PUBLISHED, check_finite, read_chec
 from teacher_cache.teachers.l4p_config import FRAMES, MAPS, PRESETS, SEEDED, TASKS, L4PConfig
 from teacher_cache.teachers.l4p_encoder import VideoEncoder
 from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_remote, made_once
-from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
+from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 from teacher_cache.teachers.seeded import seed_weights, tensors_digest
 
 __all__ = ["FAMILY", "L4P", "PRESETS", "L4PConfig", "L4PFamily", "L4PTeacher"]
@@ -196,6 +196,14 @@ class L4PFamily:
         else:
             model = _load_converted(config, weights, identity)
         return L4PTeacher(model, identity, device, compile_model=job.compile)
+
+    def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        """The forward's memory by its shapes."""
+        from teacher_cache.teachers.l4p_cost import forward_bytes  # noqa: PLC0415  # it reckons with this module's network
+
+        config, _ = _resolve(job)
+        found = forward_bytes(config, job.dtype, batch, signals)
+        return ForwardBytes(weights=found.weights, working=found.peak - found.weights)
 
 
 FAMILY: TeacherFamily = L4PFamily()

@@ -14,7 +14,7 @@ from teacher_cache.heads import RawSignals
 if TYPE_CHECKING:
     import torch  # planning and verifying go by a teacher's description alone, and do not wait for torch
 
-__all__ = ["RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
+__all__ = ["ForwardBytes", "RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
 
 
 class Teacher(Protocol):
@@ -51,6 +51,14 @@ class TeacherDescription(Frozen):
     """One clip's array shape for every signal it can give, axes as in `schemas.signal.SIGNALS`."""
 
 
+class ForwardBytes(Frozen):
+    """What one forward takes of its device's memory, in bytes."""
+
+    weights: int
+    working: int
+    """The most that is live at once besides the weights: frames, activations, signals."""
+
+
 class TeacherFamily(Protocol):
     """A kind of teacher, found by its name among the entry points of ``teacher_cache.teachers``."""
 
@@ -68,3 +76,6 @@ class TeacherFamily(Protocol):
 
         Raises BadInput for weights that do not fit, CouldNotRun where the machine lacks the device.
         """
+
+    def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        """Predict the memory of `Teacher.raw` on ``batch`` clips, without loading anything."""

@@ -31,6 +31,9 @@ class _PacedFamily:
     def identify(self, job):
         return L4P.identify(job)
 
+    def forward_bytes(self, job, batch, signals):
+        return L4P.forward_bytes(job, batch, signals)
+
     def load(self, job, device):
         return _Paced(L4P.load(job, device))
 

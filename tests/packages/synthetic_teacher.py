@@ -7,6 +7,7 @@ L4P's, which are encoded, compressed and written like them; they show nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 
@@ -17,7 +18,7 @@ from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.teachers.l4p_config import FRAMES, PRESETS
-from teacher_cache.teachers.protocol import RawSignals, TeacherDescription
+from teacher_cache.teachers.protocol import ForwardBytes, RawSignals, TeacherDescription
 
 
 class SyntheticTeacher:
@@ -62,6 +63,10 @@ class SyntheticFamily:
         config = PRESETS[size]
         identity = TeacherIdentity(family="synthetic", config={"size": size}, weights=f"sha256:{'0' * 64}", dtype=job.dtype)
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=dict(config.shapes))
+
+    def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        shapes = self.identify(job).shapes
+        return ForwardBytes(weights=0, working=4 * sum(math.prod(shapes[signal]) for signal in signals) * batch)
 
     def load(self, job: TeacherJob, device: str) -> SyntheticTeacher:  # noqa: ARG002  # it holds none
         return SyntheticTeacher(self.identify(job), float(job.preset.partition("@")[2]))
