@@ -181,6 +181,14 @@ class Estimate(Frozen):
     node: NodeSize
 
 
+class TeacherMemory(Frozen):
+    """The most bytes that a teacher's process will hold, predicted."""
+
+    host: int
+    device: int
+    """On each GPU; 0 where the CPU teaches."""
+
+
 class PlanReport(Frozen):
     """What a job would do. Made without writing anything."""
 
@@ -201,6 +209,7 @@ class PlanReport(Frozen):
     objects: int
     """Shards and ledger entries to create."""
     requests: JobRequests
+    memory: TeacherMemory
     pilot: PilotReport | None = None
     estimate: Estimate | None = None
     """What only a pilot can tell."""

@@ -288,6 +288,8 @@ def _print_plan(report: PlanReport) -> None:
     )
     stdout.print(_sizes_table(report))
     stdout.print(_requests_table(report))
+    on_gpu = f" and {size(report.memory.device)} on each GPU" if report.memory.device else ""
+    stdout.print(f"memory       up to {size(report.memory.host)}{on_gpu} for each teacher's process", soft_wrap=True)
     if report.pilot is None or report.estimate is None:
         stdout.print("Hours, stored sizes and most of the cost take a measurement: --pilot 64 teaches 64 of the clips for it.")
     else:

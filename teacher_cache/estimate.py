@@ -33,6 +33,8 @@ class StoreWork:
     """Of the catalog; each takes at most `schemas.store.LONGEST_SEGMENT` rows."""
     arrays: int
     """That the job's parts are stored in, those for rare clips included."""
+    signals: int
+    """Of the store, once the job's are in it."""
     arrays_there: int
     """That the store has of those."""
     others_there: int
@@ -89,7 +91,7 @@ def _worked(work: StoreWork) -> Requests:
     if not work.units:
         return Requests()
     heads = Requests(put=2) * work.teachers + Requests(get=2) * (work.teachers - (0 if work.exists else 1))
-    opened = Requests(get=1) * work.teachers + (heads if work.has_heads else Requests())
+    opened = Requests(get=1 + len(PARTS) + work.signals) * work.teachers + (heads if work.has_heads else Requests())
     return opened + Requests(get=work.row_groups) + Requests(get=5, put=1) * work.units + Requests(put=work.shards)
 
 

@@ -19,7 +19,7 @@ from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.ledger import PARTS, PartName, RowOutcome, Unit, WorkItem
 from schemas.recipe import ClipRecipe, Recipe
-from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests
+from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
 from schemas.signal import Shape, SignalName
 from schemas.store import LONGEST_SEGMENT
 from teacher_cache.clips.content import content_digests, local_path
@@ -29,6 +29,7 @@ from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
+from teacher_cache.memory import worker_bytes
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.ledger import FAILED, Ledger, clip_counts
@@ -312,6 +313,8 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
     # Each video is fetched once, with one GET, for all its clips.
     fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)
+    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
+    memory = worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
     requests = JobRequests(store=store_requests(work), videos=outlook.video_requests + Requests(get=fetches))
     billed = requests.videos if local_path(job.store) else requests.store + requests.videos
     used = None
@@ -330,6 +333,7 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
         bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
         objects=len(left) + work.shards,
         requests=requests,
+        memory=TeacherMemory(host=memory.host, device=memory.device),
         pilot=pilot,
         estimate=used,
         cost=cost(job.prices, billed, is_fetched, used),
@@ -347,6 +351,7 @@ def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
         segments_before=outlook.known.segments,
         new_segments=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
         arrays=sum(arrays[part] for part in facts.parts),
+        signals=len(arrays.keys() - {"clock"}),
         arrays_there=sum(arrays[part] for part in facts.parts if part in found),
         others_there=sum(arrays[part] for part in found if part not in facts.parts),
         units=len(left),

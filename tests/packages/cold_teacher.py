@@ -15,7 +15,7 @@ from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.heads import RawSignals
-from teacher_cache.teachers.protocol import TeacherDescription
+from teacher_cache.teachers.protocol import ForwardBytes, TeacherDescription
 
 SIZE = 56
 WARM_UP_BATCHES = 5
@@ -50,6 +50,9 @@ class ColdFamily:
     def identify(self, _: TeacherJob) -> TeacherDescription:
         identity = TeacherIdentity(family="cold", config={}, weights="none", dtype="float32")
         return TeacherDescription(identity=identity, image_size=SIZE, frames=16, shapes=SHAPES)
+
+    def forward_bytes(self, _: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        return ForwardBytes(weights=0, working=batch * (4 + len(signals)) * 16 * SIZE**2 * 3 * 4)
 
     def load(self, job: TeacherJob, _: str) -> ColdTeacher:
         return ColdTeacher(self.identify(job), float(job.preset) / 1000)
