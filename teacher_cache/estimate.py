@@ -63,7 +63,8 @@ class SignalWork:
 def store_requests(work: StoreWork) -> Requests:
     """All that a run asks of its store, step by step as `teacher_cache.run` does it, if nothing is repeated.
 
-    Shards of clips that the encoding cannot hold come on top; so do a few requests for clips that fail.
+    Shards of clips that the encoding cannot hold come on top; so do a few requests for clips that fail, and for a volume of the
+    ledger that is bound by several at once.
     """
     bound, left_open = volumes_to_bind(work.open_entries, work.units)
     volumes = work.bound_volumes
