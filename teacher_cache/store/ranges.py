@@ -18,10 +18,11 @@ import obstore
 from botocore import UNSIGNED
 from botocore.exceptions import NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from teacher_cache.remote import S3_ATTEMPTS, S3_CONNECT_SECONDS, S3_READ_SECONDS
+from teacher_cache.patience import NotNow, is_passing_status
+from teacher_cache.remote import S3_CONNECT_SECONDS, s3_read_seconds
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -133,10 +134,10 @@ def _s3_store(fs: Any, bucket: str) -> S3Store:
         client_options={
             "allow_http": True,  # where the endpoint says so
             "connect_timeout": timedelta(seconds=S3_CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=S3_READ_SECONDS),
+            "read_timeout": timedelta(seconds=s3_read_seconds()),
             "timeout": timedelta(hours=1),  # of a whole body: a slow one is read as long as it goes on
         },
-        retry_config={"max_retries": S3_ATTEMPTS - 1},
+        retry_config={"max_retries": 0},  # `Patience` repeats requests
         **(
             {"skip_signature": True}
             if about.config.signature_version is UNSIGNED
@@ -176,5 +177,9 @@ def _nothing_or_raise(error: BaseError) -> memoryview:
         return memoryview(b"")
     message = re.search(r"<Message>(.*?)</Message>", text)
     told = message[1] if message else status[1] if status else text.splitlines()[0].rpartition(" - ")[2]
-    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    raise (PermissionError if refused else OSError)(told) from None
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        raise PermissionError(told) from None
+    number = int(status[1].split()[0]) if status else None
+    if isinstance(error, GenericError) and (number is None or is_passing_status(number)):
+        raise NotNow(told, number) from None
+    raise OSError(told) from None
