@@ -13,7 +13,7 @@ import fsspec
 
 from schemas.credentials import holds_credentials
 from schemas.errors import BadInput, Unreachable
-from teacher_cache.patience import Patience, session
+from teacher_cache.patience import NotNow, Patience, session
 
 S3_CONNECT_SECONDS = 5
 _S3_READ_SECONDS = 60
@@ -107,6 +107,8 @@ def reachable(url: str) -> Iterator[None]:
     except PermissionError as error:
         raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
+        if isinstance(error, NotNow) and error.status is None:
+            raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
         raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url)}") from None
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from teacher_cache.store.ranges import RangeReader, range_reader
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
 _SINGLE_PUT_LIMIT = 5 * 2**30
+
+# Objects fetched at once.
+_AT_ONCE = 32
 
 # What an object's S3 metadata call the creation that made it, a random number.
 _CREATION = "p4d-creation"
@@ -101,40 +105,18 @@ class Objects:
     def _put_options(self) -> dict[str, Any]:
         return {"chunksize": _SINGLE_PUT_LIMIT} if protocol(self.url) == "s3" else {}
 
-    def _get_options(self) -> dict[str, Any]:
-        # Else s3fs asks for the length first, and where there is no such object for a listing too.
-        return {"max_concurrency": 1} if protocol(self.url) == "s3" else {}
-
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
         path = self._path(key)
-        return reach_if_there(self.url, lambda: bytes(self._fs.cat_file(path, **self._get_options())))
+        return reach_if_there(self.url, lambda: self._ranges.whole(path))
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of each object, fetched together. Objects that are not there are left out."""
         if not keys:
             return {}
-        left = {self._path(key): key for key in keys}
-        found: dict[str, bytes] = {}
-
-        def fetch() -> None:
-            answers = self._fs.cat(list(left), on_error="return", **self._get_options())
-            # A lone path's answer comes by itself.
-            by_path = answers if isinstance(answers, dict) else dict.fromkeys(left, answers)
-            for path, answer in by_path.items():
-                if isinstance(answer, FileNotFoundError):
-                    del left[self._absolute(path)]
-                elif not isinstance(answer, Exception):
-                    found[left.pop(self._absolute(path))] = bytes(answer)
-            for answer in by_path.values():
-                if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
-                    raise answer
-
-        reach(self.url, fetch)
-        return {key: found[key] for key in keys if key in found}
-
-    def _absolute(self, path: str) -> str:
-        return str(self._fs._strip_protocol(path))  # noqa: SLF001
+        with ThreadPoolExecutor(min(_AT_ONCE, len(keys)), thread_name_prefix="objects") as threads:
+            found = dict(zip(keys, threads.map(self.get, keys), strict=True))
+        return {key: data for key, data in found.items() if data is not None}
 
     @cached_property
     def _ranges(self) -> RangeReader:

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import botocore.session
@@ -45,6 +46,9 @@ class RangeReader(Protocol):
     def read(self, path: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of an object; fewer where it ends before."""
 
+    def whole(self, path: str) -> bytes:
+        """All bytes of an object, the caller's own."""
+
 
 def range_reader(fs: Any) -> RangeReader:
     """The reader for what an fsspec filesystem reaches, under the same settings and credentials."""
@@ -78,6 +82,9 @@ class _Disk:
         finally:
             os.close(file)
 
+    def whole(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
     def _fill(self, file: int, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
         filled = 0
@@ -92,6 +99,9 @@ class _Fsspec:
 
     def read(self, path: str, start: int, stop: int) -> memoryview:
         return memoryview(self._fs.cat_file(path, start=start, end=stop))
+
+    def whole(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(path))
 
 
 class _S3:
@@ -108,6 +118,13 @@ class _S3:
             return self._streamed(store, key, start, stop)
         except BaseError as error:
             return _nothing_or_raise(error)
+
+    def whole(self, path: str) -> bytes:
+        store, key = self._place(path)
+        try:
+            return obstore.get(store, key).bytes().to_bytes()
+        except BaseError as error:
+            return bytes(_nothing_or_raise(error))
 
     def _streamed(self, store: S3Store, key: str, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
