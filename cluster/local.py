@@ -1,18 +1,168 @@
-"""The reference engine: one worker, in this process."""
+"""The reference engine: one worker, in this process, whose threads decode, teach and write beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from platform import node
+from queue import Empty, SimpleQueue
+from typing import Self, TypeVar
 
+from schemas.event import EngineEvent, Stopping, TeacherStarted
 from schemas.ledger import WorkItem
-from schemas.report import UnitReport
-from teacher_cache.work import Worker, WorkerSpec
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.feed import Block, Feed, Inbox, InboxClosed, decode_span
+from teacher_cache.stop import Stop
+from teacher_cache.work import TaughtUnit, Worker, WorkerSpec
+
+_LOOK_SECONDS = 0.2
+"""How often to look whether the run is told to stop."""
+_TEACHER = "local"
+
+Found = TypeVar("Found")
 
 
 class LocalEngine:
-    """Does the units one after another. Every other engine must end with the same store."""
+    """Every other engine must end with the same store."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[UnitReport]:
-        with Worker(spec) as worker:
-            for item in items:
-                yield worker.run(item)
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        with Worker(spec) as worker, _Threads(spec, worker, items) as threads:
+            yield TeacherStarted(teacher=_TEACHER, node=node(), devices=worker.devices)
+            stopping = False
+            while not threads.is_done:
+                if stop.is_set and not stopping:
+                    stopping = True
+                    threads.begin_no_more()
+                    yield Stopping(reason=stop.reason, grace_seconds=spec.engine.grace_seconds)
+                if stop.has_lasted(spec.engine.grace_seconds):
+                    return
+                event = threads.next_event()
+                if event is not None:
+                    yield event
+
+
+class _Threads:
+    """The threads of a run, and what they share. Use as a context manager."""
+
+    def __init__(self, spec: WorkerSpec, worker: Worker, items: Sequence[WorkItem]) -> None:
+        engine = spec.engine
+        self._worker = worker
+        self._inbox = Inbox()
+        self._events: SimpleQueue[EngineEvent | BaseException] = SimpleQueue()
+        self._writers = ThreadPoolExecutor(engine.writers, thread_name_prefix="write")
+        self._may_write = threading.Semaphore(engine.writers)
+        """A taught unit's place in memory."""
+        # What follows is touched under this alone.
+        self._changed = threading.Condition()
+        self._feed = Feed(items, ahead=worker.teaching_at_once + engine.decoders)
+        self._in_work = 0
+        self._begins_more = True
+        self._is_closed = False
+        clips = worker.store.recipe.clips
+        self._decoders = [Decoder(clips, engine.decode_timeout_seconds, engine.decode_device) for _ in range(engine.decoders)]
+        tasks: list[Callable[[], None]] = [partial(self._decode, decoder) for decoder in self._decoders]
+        tasks += [self._teach] * worker.teaching_at_once
+        self._threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for task in tasks]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._inbox.close()
+        for decoder in self._decoders:
+            decoder.kill()
+        for thread in self._threads:
+            thread.join()
+        self._writers.shutdown(cancel_futures=True)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no further event will come."""
+        with self._changed:
+            is_idle = self._feed.is_finished if self._begins_more else self._in_work == 0
+            return is_idle and self._events.empty()
+
+    def next_event(self) -> EngineEvent | None:
+        """The next event; None if there is none for a moment. Raises what a thread raised."""
+        try:
+            event = self._events.get(timeout=_LOOK_SECONDS)
+        except Empty:
+            return None
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def begin_no_more(self) -> None:
+        with self._changed:
+            self._begins_more = False
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except InboxClosed:
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised again where the events are read
+            if not self._is_closed:  # what is torn down complains in vain
+                self._events.put(error)
+
+    def _decode(self, decoder: Decoder) -> None:
+        while (span := self._wait_for(self._feed.next_span)) is not None:
+            for block, clips in zip(self._where_room_is(span.blocks), decode_span(decoder, span), strict=False):
+                with self._changed:
+                    if self._feed.wants(block.unit):
+                        self._inbox.put(block.unit, block.number, clips)
+
+    def _where_room_is(self, blocks: Sequence[Block]) -> Iterator[Block]:
+        """Each block once it may be decoded; fewer if the run ends."""
+        for block in blocks:
+            if self._wait_for(partial(self._room, block)) is None:
+                return
+            yield block
+
+    def _room(self, block: Block) -> Block | None:
+        return block if self._feed.place(block.unit) else None
+
+    def _teach(self) -> None:
+        while (unit := self._wait_for(self._begun)) is not None:
+            with self._changed:
+                item, blocks = self._feed.item(unit), self._feed.blocks(unit)
+            taught = self._worker.teach(item, self._inbox.clips(unit, blocks))
+            with self._changed:
+                self._feed.taught(unit)
+                self._inbox.forget(unit)
+                self._changed.notify_all()
+            self._may_write.acquire()
+            self._writers.submit(self._guarded, partial(self._write, unit, taught))
+
+    def _write(self, unit: int, taught: TaughtUnit) -> None:
+        try:
+            report = self._worker.write(taught)
+        finally:
+            self._may_write.release()
+        with self._changed:
+            self._feed.finish(unit)
+            self._in_work -= 1
+            self._events.put(report.model_copy(update={"teacher": _TEACHER}))
+            self._changed.notify_all()
+
+    def _begun(self) -> int | None:
+        unit = self._feed.next_unit() if self._begins_more else None
+        self._in_work += unit is not None
+        return unit
+
+    def _wait_for(self, choose: Callable[[], Found | None]) -> Found | None:
+        """What ``choose`` gives once that is not None; None when the run ends."""
+        with self._changed:
+            while not (self._is_closed or self._feed.is_finished):
+                if (found := choose()) is not None:
+                    self._changed.notify_all()  # a unit may have been opened
+                    return found
+                self._changed.wait()
+        return None

@@ -1,94 +1,396 @@
-"""The Ray engine: a pool of teacher actors that take units until none is left."""
+"""The Ray engine: a pool of teacher actors that grows and shrinks with the cluster, fed by decode tasks on any node.
+
+The driver here holds no frames, only references to them: it says which span is decoded next, which teacher has which unit, and
+what follows when a process or a machine is gone.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import signal
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
 
 # Before Ray is imported, which reads them once: no usage statistics leave the user's machines, and a worker
 # without a GPU share keeps the devices its container gives it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:
+    # A Ray of our own is of this machine alone; by Ray's name for it, its ports then listen on the loopback address only.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 
+from cluster.metrics import Metrics
+from cluster.ray_decode import decode
+from cluster.ray_teacher import TeacherActor
 from schemas.errors import CacheError, CouldNotRun
+from schemas.event import EngineEvent, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.job import EngineJob
 from schemas.ledger import WorkItem
+from schemas.recipe import Recipe
 from schemas.report import UnitReport
-from teacher_cache.work import Worker, WorkerSpec
+from teacher_cache.feed import Block, Feed
+from teacher_cache.stop import Stop
+from teacher_cache.store.store import open_store
+from teacher_cache.work import WorkerSpec
 
-# A machine that dies takes its units with it; each is tried this many times more, on whatever machine Ray finds.
-_RETRIES = 3
+_LOOK_SECONDS = 0.5
+"""How often to look around when nothing happens."""
+_RESOURCES_SECONDS = 2
+"""How often to ask what the cluster has."""
+_SAY_SECONDS = 30
+"""How often to say what the run waits for."""
+_DEATHS = 4
+"""So many teachers may die with one unit in work, or one after another before any unit is done."""
+_STORE_SHARE = 0.4
+"""How much of Ray's object store decoded frames may take."""
+_CALLS_AT_ONCE = 64
+"""Of one teacher: some teach, some write, and blocks come in beside them."""
 
+_UNREAD_BLOCKS = 2
+"""Blocks that a decode task may be ahead of what was asked of it."""
 
-class _TeacherActor:
-    """`Worker` on a Ray node. Errors meant for the user travel as values: Ray would wrap them in its own tracebacks."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
-        self._worker: Worker | None = None
-
-    def run(self, item: WorkItem) -> UnitReport | CacheError:
-        try:
-            self._worker = self._worker or Worker(self._spec)
-            return self._worker.run(item)
-        except CacheError as error:
-            return error
+_Answer = Callable[[Any], EngineEvent | None]
 
 
 class RayEngine:
     """Uses the cluster that ``RAY_ADDRESS`` names, or starts Ray on this machine for the length of the job."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[UnitReport]:
-        with _connected():
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        recipe = open_store(spec.store).recipe
+        with _connected(spec.engine):
             _require_resources(spec.engine)
-            actor_class = ray.remote(_TeacherActor).options(
-                num_cpus=1, num_gpus=spec.engine.gpus_per_teacher, max_restarts=_RETRIES, max_task_retries=_RETRIES
+            with _Run(spec, recipe, items) as run, closing(Metrics({"store": spec.store}, units=len(items))) as metrics:
+                for event in run.events(stop):
+                    metrics.record(event)
+                    yield event
+
+
+@dataclass(eq=False)
+class _Teacher:
+    """An actor, and the units that it has."""
+
+    name: str
+    actor: Any
+    started: TeacherStarted | None = None
+    teaching: set[int] = field(default_factory=set)
+    writing: set[int] = field(default_factory=set)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can teach another unit: each device has one, and another waits for it."""
+        return self.started is not None and len(self.teaching) <= len(self.started.devices)
+
+
+class _Run:
+    """One run of the engine. Use as a context manager."""
+
+    def __init__(self, spec: WorkerSpec, recipe: Recipe, items: Sequence[WorkItem]) -> None:
+        self._spec, self._engine, self._recipe = spec, spec.engine, recipe
+        self._units_left = len(items)
+        self._feed = Feed(items, ahead=1)
+        self._room = _Room(spec.engine, recipe)
+        self._patience = _Patience(spec.engine)
+        self._teachers: list[_Teacher] = []
+        self._owners: dict[int, _Teacher] = {}
+        self._hired = 0
+        self._deaths = 0
+        """Of teachers, since a unit was last done."""
+        self._deaths_with: Counter[int] = Counter()
+        """Unit → teachers that died while they had it."""
+        self._blocks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
+        """Unit → its decoded blocks that no teacher has yet, by number."""
+        self._handed: defaultdict[int, set[int]] = defaultdict(set)
+        """Unit → its blocks that a teacher has."""
+        self._decoding: dict[Any, deque[Block]] = {}
+        """Each decode task → the blocks still to come of it."""
+        self._asked: dict[Any, tuple[_Teacher, _Answer]] = {}
+        """What a teacher was asked → the teacher, and what follows from its answer."""
+        self._begins_more = True
+        self._decode = ray.remote(decode).options(
+            num_returns="streaming",
+            num_cpus=1,
+            resources=self._engine.decoder_resources,
+            max_retries=-1,  # of lost machines; what a video does to its decoder is a value
+            _generator_backpressure_num_objects=_UNREAD_BLOCKS,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for task in self._decoding:
+            ray.cancel(task, force=True)
+        for teacher in self._teachers:
+            ray.kill(teacher.actor)
+
+    def events(self, stop: Stop) -> Iterator[EngineEvent]:
+        while not (self._feed.is_finished if self._begins_more else not self._owners):
+            if stop.is_set and self._begins_more:
+                self._begins_more = False
+                yield Stopping(reason=stop.reason, grace_seconds=self._engine.grace_seconds)
+            if stop.has_lasted(self._engine.grace_seconds):
+                return
+            self._staff()
+            self._decode_more()
+            self._hand_out()
+            yield from self._answers()
+            yield from self._patience.events(sum(teacher.started is not None for teacher in self._teachers))
+
+    def _staff(self) -> None:
+        """Ask Ray for the teachers that are wanted: those it has no room for wait there, and an autoscaler sees them."""
+        self._room.look()
+        wanted = min(self._room.teachers, self._units_left)
+        while len(self._teachers) < wanted:
+            self._hire()
+        self._feed.ahead = self._room.units(len(self._teachers))
+
+    def _hire(self) -> None:
+        self._hired += 1
+        name = f"teacher-{self._hired}"
+        actor = ray.remote(TeacherActor).options(
+            num_cpus=self._engine.cpus_per_teacher,
+            num_gpus=self._engine.gpus_per_teacher,
+            resources=self._engine.teacher_resources,
+            max_concurrency=_CALLS_AT_ONCE,
+        )
+        teacher = _Teacher(name, actor.remote(self._spec, name))
+        self._teachers.append(teacher)
+        self._ask(teacher, teacher.actor.start.remote(), partial(self._on_started, teacher))
+
+    def _on_started(self, teacher: _Teacher, started: TeacherStarted) -> EngineEvent:
+        teacher.started = started
+        return started
+
+    def _decode_more(self) -> None:
+        while len(self._decoding) < self._engine.decoders * len(self._teachers):
+            span = self._feed.next_span()
+            if span is None:
+                return
+            task = self._decode.remote(
+                span, self._recipe.clips, self._engine.decode_timeout_seconds, self._engine.decode_device
             )
-            actors = [actor_class.remote(spec) for _ in range(min(spec.engine.teachers, len(items)))]
-            yield from _results(actors, items)
+            self._decoding[task] = deque(span.blocks)
 
+    def _hand_out(self) -> None:
+        """Give units to the teachers that have room, to those with the fewest first."""
+        at_work = sum(teacher.started is not None for teacher in self._teachers)
+        while self._begins_more and at_work >= min(self._engine.min_teachers, self._units_left):
+            free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
+            if not free or (unit := self._feed.next_unit()) is None:
+                return
+            teacher = min(free, key=lambda t: len(t.teaching))
+            teacher.teaching.add(unit)
+            self._owners[unit] = teacher
+            item, blocks = self._feed.item(unit), self._feed.blocks(unit)
+            self._ask(teacher, teacher.actor.teach.remote(unit, item, blocks), partial(self._on_taught, teacher, unit))
+            for number, block in self._blocks.pop(unit, {}).items():
+                self._hand_over(teacher, unit, number, block)
 
-def _results(actors: Sequence[Any], items: Sequence[WorkItem]) -> Iterator[UnitReport]:
-    """Reports in the order they come in. Each actor has one unit in work and one waiting, so that it never idles."""
-    waiting = iter(items)
-    actor_of: dict[Any, Any] = {}
+    def _hand_over(self, teacher: _Teacher, unit: int, number: int, block: Any) -> None:
+        self._handed[unit].add(number)
+        self._ask(teacher, teacher.actor.take.remote(unit, number, block), _nothing)
 
-    def give(actor: Any) -> None:
-        item = next(waiting, None)
-        if item is not None:
-            actor_of[actor.run.remote(item)] = actor
+    def _on_taught(self, teacher: _Teacher, unit: int, _: None) -> None:
+        teacher.teaching.discard(unit)
+        teacher.writing.add(unit)
+        self._handed.pop(unit, None)
+        self._feed.taught(unit)
+        self._ask(teacher, teacher.actor.write.remote(unit), partial(self._on_written, teacher, unit))
 
-    for actor in [*actors, *actors]:
-        give(actor)
-    while actor_of:
-        ready, _ = ray.wait(list(actor_of), num_returns=1)
-        actor = actor_of.pop(ready[0])
+    def _on_written(self, teacher: _Teacher, unit: int, report: UnitReport) -> EngineEvent:
+        teacher.writing.discard(unit)
+        del self._owners[unit]
+        self._feed.finish(unit)
+        self._units_left -= 1
+        self._deaths = 0
+        return report
+
+    def _ask(self, teacher: _Teacher, asked: Any, answer: _Answer) -> None:
+        self._asked[asked] = teacher, answer
+
+    def _answers(self) -> Iterator[EngineEvent]:
+        """What follows from the answers that are there, once there is one."""
+        tasks = [task for task, blocks in self._decoding.items() if not blocks or self._feed.place(blocks[0].unit)]
+        waited = [*self._asked, *tasks]
+        if not waited:
+            time.sleep(_LOOK_SECONDS)
+            return
+        ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0, fetch_local=False)
+        if not ready:
+            ready, _ = ray.wait(waited, num_returns=1, timeout=_LOOK_SECONDS, fetch_local=False)
+        for found in ready:
+            self._patience.something_happened()
+            if found in self._decoding:
+                self._on_block(found)
+            elif found in self._asked:  # a teacher found dead takes all that it was asked with it
+                yield from self._answer(found)
+
+    def _on_block(self, task: Any) -> None:
+        """A decode task has another block, or is at its end."""
+        blocks = self._decoding[task]
         try:
-            result = ray.get(ready[0])
-        except ray.exceptions.RayActorError as error:
-            raise CouldNotRun(
-                f"a teacher's process died {_RETRIES + 1} times ({str(error).splitlines()[0]}); memory is the usual cause. "
-                "Lower engine.batch or engine.teachers, then run the job again: it goes on from what is committed."
-            ) from None
+            ref = next(task)
+        except StopIteration:
+            del self._decoding[task]
+            return
+        block = blocks.popleft()
+        owner = self._owners.get(block.unit)
+        is_known = block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]
+        if is_known or not self._feed.wants(block.unit):
+            return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
+        if owner is None:
+            self._blocks[block.unit][block.number] = ref
+        else:
+            self._hand_over(owner, block.unit, block.number, ref)
+
+    def _answer(self, asked: Any) -> Iterator[EngineEvent]:
+        teacher, answer = self._asked.pop(asked)
+        try:
+            result = ray.get(asked)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, ray.exceptions.RayError):
+                raise  # a fault of ours
+            yield self._lose(teacher, error)
+            return
+        except ray.exceptions.RayError as error:
+            yield self._lose(teacher, error)
+            return
         if isinstance(result, CacheError):
             raise result
-        give(actor)
-        yield result
+        event = answer(result)
+        if event is not None:
+            yield event
+
+    def _lose(self, teacher: _Teacher, error: Exception) -> EngineEvent:
+        """The teacher's process, its machine, or frames on their way to it are gone: others do its units."""
+        ray.kill(teacher.actor)
+        self._teachers.remove(teacher)
+        self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
+        units = sorted(teacher.teaching | teacher.writing)
+        self._deaths += 1
+        self._deaths_with.update(units)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if self._deaths >= _DEATHS or any(self._deaths_with[unit] >= _DEATHS for unit in units):
+            raise CouldNotRun(
+                f"teachers died {_DEATHS} times over the same work; the last because: {reason}. Memory is the usual cause: "
+                "lower engine.batch, engine.writers or engine.teachers, then run the job again: it goes on from what is "
+                "committed."
+            )
+        for unit in units:
+            del self._owners[unit]
+            self._handed.pop(unit, None)
+            self._blocks.pop(unit, None)
+            self._feed.begin_again(unit)
+        node = teacher.started.node if teacher.started is not None else ""
+        return TeacherLost(teacher=teacher.name, node=node, reason=reason, units=len(units))
+
+
+def _nothing(_: object) -> None:
+    pass
+
+
+class _Room:
+    """What the cluster has room for, looked up now and then: it may grow and shrink."""
+
+    def __init__(self, engine: EngineJob, recipe: Recipe) -> None:
+        clips = recipe.clips
+        self._engine = engine
+        self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
+        self._looked = -math.inf
+        self._resources: dict[str, float] = {}
+
+    def look(self) -> None:
+        if time.monotonic() - self._looked > _RESOURCES_SECONDS:
+            self._resources, self._looked = ray.cluster_resources(), time.monotonic()
+
+    @property
+    def teachers(self) -> int:
+        """The most that leave a core to decode with, where decoders have no nodes of their own."""
+        engine = self._engine
+        if engine.decoder_resources:
+            return engine.teachers
+        fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
+        return max(engine.min_teachers, min(engine.teachers, fit))
+
+    def units(self, teachers: int) -> int:
+        """Of how many units decoded clips may lie in the object store: for each teacher, those it teaches and the next ones."""
+        engine = self._engine
+        wanted = teachers * (max(1, math.floor(engine.gpus_per_teacher)) + 1 + engine.decoders)
+        fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
+        return max(1, min(wanted, fit))
+
+
+class _Patience:
+    """How long a run goes on without enough teachers, or without anything happening."""
+
+    def __init__(self, engine: EngineJob) -> None:
+        self._engine = engine
+        self._short_since: float | None = None
+        self._last = self._said = time.monotonic()
+
+    def something_happened(self) -> None:
+        self._last = time.monotonic()
+
+    def events(self, teachers: int) -> Iterator[EngineEvent]:
+        """A `Waiting` now and then while there are too few teachers. Raises `CouldNotRun` once that has lasted too long."""
+        now, engine = time.monotonic(), self._engine
+        if teachers >= engine.min_teachers:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+        short = 0.0 if self._short_since is None else now - self._short_since
+        idle = now - self._last
+        needs = f"each needs {_needs(engine)}"
+        if short > engine.start_timeout_seconds:
+            raise CouldNotRun(
+                f"Ray had room for {teachers} of at least {engine.min_teachers} teachers in {short:.0f} s; {needs}. Add nodes "
+                "that have it, ask for less, or raise engine.start_timeout_seconds."
+            )
+        if idle > engine.start_timeout_seconds + engine.decode_timeout_seconds:
+            raise CouldNotRun(
+                f"nothing happened for {idle:.0f} s with {teachers} teachers at work. A decoder needs one free core"
+                f"{_custom(engine.decoder_resources)}: see `ray status`, and add nodes or lower engine.cpus_per_teacher."
+            )
+        if max(short, idle) > _SAY_SECONDS and now - self._said > _SAY_SECONDS:
+            self._said = now
+            yield Waiting(teachers=teachers, detail=f"Ray has placed {teachers} of {engine.teachers} teachers; {needs}")
+
+
+def _needs(engine: EngineJob) -> str:
+    gpus = f"{engine.gpus_per_teacher:g} GPUs and " if engine.gpus_per_teacher else ""
+    return f"{gpus}{engine.cpus_per_teacher:g} cores{_custom(engine.teacher_resources)}"
+
+
+def _custom(resources: Mapping[str, float]) -> str:
+    return "".join(f" and {amount:g} of {name!r}" for name, amount in resources.items())
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
+def _connected(engine: EngineJob) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    local: dict[str, Any] = {}
+    if "RAY_ADDRESS" not in os.environ:
+        # Here a job may have more processes than there are cores, as with the local engine. The dashboard opens a port; whoever
+        # wants it starts Ray themselves.
+        cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
+        local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
     try:
-        # The dashboard opens a port; whoever wants it starts Ray themselves.
-        is_remote = "RAY_ADDRESS" in os.environ
-        ray.init(log_to_driver=False, logging_level="ERROR", **({} if is_remote else {"include_dashboard": False}))
+        # Ray prints what it says of dead workers between the lines of standard output, whatever it is told of logs; the
+        # run's events say it, and standard output is one JSON object's.
+        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = os.environ.get("RAY_ADDRESS", "this machine")
         raise CouldNotRun(f"cannot use Ray at {place}: {str(error).splitlines()[0]}") from None
@@ -96,6 +398,15 @@ def _connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler that there is: Ray sets one of its own, which ends the driver at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_resources(engine: EngineJob) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
@@ -29,6 +29,13 @@ class Sealed(Frozen):
     """A value that a store keeps as a JSON object of its own, with a digest of itself beside its fields."""
 
     model_config = ConfigDict(json_schema_extra=_with_digest)
+
+
+class Timed(Frozen):
+    """A value that is written down as it happens."""
+
+    time: AwareDatetime | None = None
+    """When it was written down, in UTC; absent until then."""
 
 
 def canonical_json(value: Any) -> bytes:

@@ -42,6 +42,12 @@ class CouldNotRun(CacheError):
     exit_status: ClassVar[int] = 3
 
 
+class Stopped(CacheError):
+    """The run was told to stop from outside, and did. What it committed stays."""
+
+    exit_status: ClassVar[int] = 143  # 128 + SIGTERM, as shells have it
+
+
 class StoreNotFound(BadInput):
     """There is no store at the given place."""
 

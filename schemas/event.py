@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Frozen
+from schemas.base import Timed
 from schemas.report import ClipCounts, UnitReport
 
 
-class RunStarted(Frozen):
+class RunStarted(Timed):
     """A run knows its work."""
 
     event: Literal["run_started"] = "run_started"
@@ -23,7 +23,7 @@ class RunStarted(Frozen):
     """Clips of the job that were committed or had failed before."""
 
 
-class TeacherStarted(Frozen):
+class TeacherStarted(Timed):
     """A teacher is loaded, and takes units from now on."""
 
     event: Literal["teacher_started"] = "teacher_started"
@@ -35,7 +35,7 @@ class TeacherStarted(Frozen):
     """``cpu``, ``cuda:0``, …: it has a copy of the network on each."""
 
 
-class TeacherLost(Frozen):
+class TeacherLost(Timed):
     """A teacher's process ended, or its machine is gone. Its units are done by others."""
 
     event: Literal["teacher_lost"] = "teacher_lost"
@@ -46,7 +46,7 @@ class TeacherLost(Frozen):
     """Units that it had in work."""
 
 
-class Waiting(Frozen):
+class Waiting(Timed):
     """The run has work, and too few teachers for it."""
 
     event: Literal["waiting"] = "waiting"
@@ -56,7 +56,7 @@ class Waiting(Frozen):
     """What it waits for."""
 
 
-class Stopping(Frozen):
+class Stopping(Timed):
     """The run was told to stop: what is in work is finished, nothing new begins."""
 
     event: Literal["stopping"] = "stopping"
@@ -64,7 +64,7 @@ class Stopping(Frozen):
     grace_seconds: float
 
 
-class RunFinished(Frozen):
+class RunFinished(Timed):
     """All units are committed."""
 
     event: Literal["run_finished"] = "run_finished"

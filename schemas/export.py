@@ -16,7 +16,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 import schemas
-from schemas.base import Frozen, Sealed
+from schemas.base import Frozen, Sealed, Timed
 
 FOLDER = Path(__file__).parent / "json"
 SUFFIX = ".schema.json"
@@ -33,7 +33,9 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     """Model's name → its schema, for every model of this package that is no part of another one's schema."""
     for module in pkgutil.iter_modules(schemas.__path__, "schemas."):
         importlib.import_module(module.name)
-    models = [model for model in _subclasses(Frozen) if model.__module__.startswith("schemas.") and model is not Sealed]
+    models = [
+        model for model in _subclasses(Frozen) if model.__module__.startswith("schemas.") and model not in {Sealed, Timed}
+    ]
     own = {model.__name__: model.model_json_schema(schema_generator=_Untitled) for model in models}
     parts = {part for schema in own.values() for part in schema.get("$defs", {})}
     heading = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

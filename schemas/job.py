@@ -62,6 +62,8 @@ class EngineJob(Frozen):
     """Custom Ray resources that a teacher needs besides, such as ``{"spot": 0.01}``: they say on which nodes it may be."""
     batch: int = Field(8, ge=1)
     """Clips in one teacher forward."""
+    writers: int = Field(4, ge=1)
+    """Units that a teacher's process may be writing to the store while it teaches the next."""
     decoders: int = Field(1, ge=1)
     """Decoder processes for each teacher. Under ``ray`` they may be on any node with a free CPU core."""
     decoder_resources: dict[str, float] = Field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.base import Frozen
+from schemas.base import Frozen, Timed
 from schemas.signal import SignalName
 
 
@@ -50,7 +50,7 @@ class StageSeconds(Frozen):
     """Seconds that the unit waited for the store."""
 
 
-class UnitReport(Frozen):
+class UnitReport(Timed):
     """What a worker tells the engine about one finished unit."""
 
     event: Literal["unit_done"] = "unit_done"

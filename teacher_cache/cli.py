@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from schemas.event import Event
 from schemas.report import ClipCounts, RunReport, StatusReport, VerifyReport, ViewReport
-from teacher_cache.console import escape, print_json, progress_bar, reported_errors, stdout
+from teacher_cache.console import escape, print_json, progress_bar, reported_errors, size, stdout
+from teacher_cache.run_view import LOG_SECONDS, run_view
 
 app = typer.Typer(
     name="teacher-cache",
@@ -54,6 +57,7 @@ def plan(job_file: JobFile, as_json: AsJson = False) -> None:
 @app.command()
 def run(
     job_file: JobFile,
+    *,
     engine: Annotated[
         str | None, typer.Option(help="local or ray; the job's own `engine.kind` when absent", show_default=False)
     ] = None,
@@ -63,19 +67,43 @@ def run(
     repair: Annotated[
         bool, typer.Option("--repair", help="verify the store first, and teach what damage has hit again, as new rows")
     ] = False,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="also write each event as a line of JSON to the end of this file; - is standard error, then without the view",
+            show_default=False,
+        ),
+    ] = None,
+    log_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart the lines are where standard error is a log")
+    ] = LOG_SECONDS,
     as_json: AsJson = False,
 ) -> None:
     """Run a job. The same command begins it, goes on after a stop, and finds all done."""
-    with reported_errors(as_json):
+    with reported_errors(as_json), ExitStack() as listeners:
         from schemas.job import Job
         from teacher_cache.config import load_yaml
 
         job = load_yaml(job_file, Job)
         if engine is not None:
             job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        from teacher_cache.event_log import STANDARD_ERROR, event_log
+
+        told = [] if events is None else [listeners.enter_context(event_log(events))]
+        from teacher_cache.plan import no_progress
         from teacher_cache.run import run_job  # only now: a mistake in the job shows at once
 
-        report = run_job(job, retry_failed=retry_failed, repair=repair, progress=progress_bar)
+        progress = no_progress if events == STANDARD_ERROR else progress_bar
+        if events != STANDARD_ERROR:
+            told.append(listeners.enter_context(run_view(log_every)))
+
+        def listen(event: Event) -> None:
+            for tell in told:
+                tell(event)
+
+        report = run_job(job, retry_failed=retry_failed, repair=repair, progress=progress, listen=listen)
+        listeners.close()  # the view is gone before the report is shown
         if as_json:
             print_json(report)
         else:
@@ -84,12 +112,23 @@ def run(
 
 
 @app.command()
-def status(store: StoreUrl, as_json: AsJson = False) -> None:
+def status(
+    store: StoreUrl,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="look again and again until all clips are done, or Ctrl-C, and only then report")
+    ] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart --watch looks")] = 10,
+    as_json: AsJson = False,
+) -> None:
     """Show what a store holds, from the store itself."""
     with reported_errors(as_json):
         from teacher_cache.store.store import open_store
         from teacher_cache.store.store import status as store_status
 
+        if watch:
+            from teacher_cache.watch import watch as watch_store
+
+            watch_store(open_store(store), every)
         report = store_status(open_store(store))
         if as_json:
             print_json(report)
@@ -203,7 +242,7 @@ def gc(
             stdout.print(escape(key), soft_wrap=True)
         verb = "would remove" if dry_run else "removed"
         stdout.print(
-            f"{verb} {len(report.removed)} objects, {_size(report.bytes)}; left {len(report.kept_younger)} younger ones"
+            f"{verb} {len(report.removed)} objects, {size(report.bytes)}; left {len(report.kept_younger)} younger ones"
         )
 
 
@@ -253,12 +292,12 @@ def _print_counts(clips: ClipCounts) -> None:
 
 
 def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
-    stdout.print(f"{title:<12} " + ", ".join(f"{name} {_size(size)}" for name, size in sizes.items()), soft_wrap=True)
+    stdout.print(f"{title:<12} " + ", ".join(f"{name} {size(count)}" for name, count in sizes.items()), soft_wrap=True)
 
 
 def _print_verify(report: VerifyReport) -> None:
     _print_counts(report.clips)
-    stdout.print(f"checked      {report.objects_checked} objects, {_size(report.bytes_checked)}")
+    stdout.print(f"checked      {report.objects_checked} objects, {size(report.bytes_checked)}")
     for clip in report.retaught:
         drift = ", ".join(f"{signal} {value:.2g}" for signal, value in clip.drift.items())
         stdout.print(f"taught again {escape(clip.clip_id)}: relative difference {drift}", soft_wrap=True)
@@ -269,12 +308,6 @@ def _print_verify(report: VerifyReport) -> None:
     for finding in report.findings:
         table.add_row(finding.kind, escape(finding.key), escape(finding.detail), escape(", ".join(finding.clip_ids)))
     stdout.print(table)
-
-
-def _size(count: float) -> str:
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    power = min(len(units) - 1, (len(str(int(count))) - 1) // 3)
-    return f"{count / 1000**power:.{0 if power == 0 else 1}f} {units[power]}"
 
 
 def main() -> None:

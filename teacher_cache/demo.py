@@ -19,6 +19,7 @@ from teacher_cache.config import load_yaml
 from teacher_cache.console import escape, stderr, stdout
 from teacher_cache.plan import Progress
 from teacher_cache.run import run_job
+from teacher_cache.run_view import run_view
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 from teacher_cache.verify import verify
 
@@ -33,7 +34,8 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
     make_videos(out / "videos", progress)
     job = load_yaml(job_file, Job)
     _step("teaching: the L4P network at its tiny preset, with seeded weights (not trained: its maps are patterns)")
-    run_report = run_job(job, progress=progress)
+    with run_view() as listen:
+        run_report = run_job(job, progress=progress, listen=listen)
     _step("verifying the store")
     verified = verify(job.store, progress)
     if verified.findings:

@@ -9,16 +9,20 @@ from typing import Protocol, cast
 from schemas.errors import BadInput
 from schemas.event import EngineEvent
 from schemas.ledger import WorkItem
+from teacher_cache.stop import Stop
 from teacher_cache.work import WorkerSpec
 
 GROUP = "teacher_cache.engines"
 
 
 class Engine(Protocol):
-    """Repeats `teacher_cache.work.Worker.run` over units. Units are independent and safe to repeat."""
+    """Repeats `teacher_cache.work.Worker`'s steps over units. Units are independent and safe to repeat."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem]) -> Iterator[EngineEvent]:
-        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises."""
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises.
+
+        Told to ``stop``, it begins nothing more, finishes what is in work within ``engine.grace_seconds``, and ends.
+        """
 
 
 def engine(kind: str) -> Engine:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
+from schemas.errors import CouldNotRun, Stopped
 from schemas.event import EngineEvent, Event, RunFinished, RunStarted
 from schemas.job import Job
-from schemas.report import RunReport, StageSeconds, UnitReport
+from schemas.report import FailedClip, RunReport, StageSeconds, UnitReport
 from teacher_cache.engine import Engine, engine
 from teacher_cache.plan import (
     JobFacts,
@@ -22,6 +24,7 @@ from teacher_cache.plan import (
     state_of,
 )
 from teacher_cache.repair import retire_damaged
+from teacher_cache.stop import Stop, stop_on_sigterm
 from teacher_cache.store.store import (
     Store,
     add_clips,
@@ -54,7 +57,7 @@ def run_job(
     """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
 
     ``repair`` verifies the store first, and teaches every clip again that damage has hit. ``listen`` is told of every event
-    of the teaching, as it happens.
+    of the teaching, as it happens; ``progress`` shows what goes before it.
     """
     start = time.perf_counter()
     workers = engine(job.engine.kind)
@@ -75,19 +78,62 @@ def run_job(
         )
     )
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    with (progress if left else no_progress)("teaching", left.rows, "clips") as advance:
-        for event in _worked(workers, spec, store, left):
+    failures = _Failures(job.engine.max_failed_share)
+    with stop_on_sigterm() as stop:
+        units = 0
+        for event in _worked(workers, spec, store, left, stop):
             listen(event)
             if isinstance(event, UnitReport):
-                advance(event.committed + event.failed)
+                units += 1
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
+                failures.add(event)
+        if units < len(left):
+            raise Stopped(
+                f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from there"
+            )
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
     return RunReport(
         **state.model_dump(), done_before=done_before, wall_seconds=wall_seconds, stage_seconds=StageSeconds(**stages)
     )
+
+
+# So few say nothing about the rest.
+_FAILURES_ALLOWED = 20
+
+
+class _Failures:
+    """The clips of a run that failed, and when they are too many to go on."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._tried = 0
+        self._reasons: Counter[str] = Counter()
+        self._examples: dict[str, FailedClip] = {}
+
+    def add(self, report: UnitReport) -> None:
+        """Raises `CouldNotRun` where more than the share that may fail has failed."""
+        self._tried += report.committed + len(report.failures)
+        for clip in report.failures:
+            self._reasons[clip.reason] += 1
+            self._examples.setdefault(clip.reason, clip)
+        failed = self._reasons.total()
+        if failed > _FAILURES_ALLOWED and failed > self._most * self._tried:
+            raise CouldNotRun(
+                f"{failed} of the {self._tried} clips tried so far failed, more than engine.max_failed_share allows "
+                f"({self._most:g}):\n{self._counted()}\n"
+                "Mend what they have in common, or raise engine.max_failed_share; then run the job again: it goes on from what "
+                "is committed, and with --retry-failed tries these again."
+            )
+
+    def _counted(self) -> str:
+        lines = []
+        for reason, count in self._reasons.most_common():
+            example = self._examples[reason]
+            lines.append(f"  {count} {reason}, such as {example.clip_id!r}: {example.detail}")
+        return "\n".join(lines)
 
 
 def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int]:
@@ -105,14 +151,14 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
     return Store(store.objects, store.recipe), left, clips.num_rows - left.rows
 
 
-def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft) -> Iterator[EngineEvent]:
+def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:
     """The engine's events; the ledger is kept short on the way."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
     spec = spec.model_copy(update={"ledger_volume": volume})
     # A run that was killed may have left the volume longer than it should be, or closed and not bound.
     if settle_ledger(store, volume) or tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0
-    for event in workers.run(spec, left) if left else ():
+    for event in workers.run(spec, left, stop) if left else ():
         if isinstance(event, UnitReport):
             entries += 1
             if tend_ledger(store, volume, entries, done=False):

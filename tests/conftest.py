@@ -16,6 +16,7 @@ import pytest
 import s3_server
 import yaml
 from hypothesis import settings
+from terminal import Terminal
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -183,6 +184,16 @@ def teacher_cache_command() -> Command:
         return Finished(done.exit_code, done.stdout, done.stderr + trace)
 
     return run
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    """Where a test puts each terminal that it opens: what was set there must be as before at the end."""
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
+        assert terminal.is_as_before
 
 
 def is_one_clear_error(done: Finished, status: int, *said: str) -> None:

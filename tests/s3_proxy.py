@@ -156,13 +156,13 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @contextlib.contextmanager
-def proxy(endpoint: str) -> Iterator[S3Proxy]:
-    """A proxy before an S3 server, on a port that is free."""
+def proxy(endpoint: str, port: int = 0) -> Iterator[S3Proxy]:
+    """A proxy before an S3 server, on that port, or on one that is free."""
     made = S3Proxy(endpoint)
     loop, ready = asyncio.new_event_loop(), threading.Event()
 
     async def serve() -> None:
-        server = await asyncio.start_server(made._answer, "127.0.0.1", 0, limit=1 << 26)
+        server = await asyncio.start_server(made._answer, "127.0.0.1", port, limit=1 << 26)
         made.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ready.set()
         with contextlib.suppress(asyncio.CancelledError):

@@ -27,7 +27,7 @@ from schemas.errors import VideoError
 from schemas.job import Job
 from teacher_cache import engine
 from teacher_cache.clips.decode import DecodedClip
-from teacher_cache.clips.decoder import _Decoder
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.run import run_job
 from teacher_cache.store import store
 from teacher_cache.teachers import registry
@@ -148,6 +148,7 @@ def _forked(job: Job, entries_per_volume: int, stop: Stop | None, environment: d
         return pid, listen
     try:
         os.environ.update(environment)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # here, in the main thread: Python ignores it
         steps = _Steps(job.store, stop)
         _run(job, entries_per_volume)
         os.write(say, "\n".join(["done", *steps.taken]).encode())
@@ -194,7 +195,6 @@ class _Steps:
 def _stop_here(stop: Stop) -> None:
     if stop.how == "tear":
         # The kernel writes up to the limit, and then kills.
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (stop.torn_bytes, resource.RLIM_INFINITY))
     else:
@@ -204,12 +204,12 @@ def _stop_here(stop: Stop) -> None:
 def _keep_what_writes_nothing() -> None:
     """Let every decoded clip, and every answer of the tiny L4P, be worked out once."""
     torch.set_num_threads(1)  # threads of a pool would not be in the children
-    decode: Callable[..., DecodedClip] = _Decoder.decode
+    decode: Callable[..., DecodedClip] = Decoder.decode
     raw: Callable[..., Any] = L4PTeacher.raw
     decoded: dict[Any, DecodedClip | VideoError] = {}
     taught: dict[Any, Any] = {}
 
-    def decode_once(decoder: _Decoder, uri: str, window: Any) -> DecodedClip:
+    def decode_once(decoder: Decoder, uri: str, window: Any) -> DecodedClip:
         key = uri, window, decoder.recipe
         if key not in decoded:
             try:
@@ -227,7 +227,7 @@ def _keep_what_writes_nothing() -> None:
             taught[key] = raw(teacher, frames, signals)
         return dict(taught[key])
 
-    _Decoder.decode, L4PTeacher.raw = decode_once, raw_once  # type: ignore[method-assign]
+    Decoder.decode, L4PTeacher.raw = decode_once, raw_once  # type: ignore[method-assign]
     loading = [(L4PFamily, "identify"), (L4PFamily, "load"), (L4PTeacher, "heads")]
     for owner, name in [*loading, (registry, "entry_points"), (engine, "entry_points")]:
         setattr(owner, name, functools.cache(getattr(owner, name)))

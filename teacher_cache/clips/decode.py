@@ -39,6 +39,7 @@ class DecodedClip:
     clock: FrameClock
     decoder: str
     """Name and version of what decoded it."""
+    cpu_seconds: float = 0.0
 
 
 def probe(uri: str) -> Footage:

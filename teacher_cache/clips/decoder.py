@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +39,7 @@ class DecoderPool:
     """A few decoder processes behind one ordered stream of clips."""
 
     def __init__(self, recipe: ClipRecipe, processes: int, timeout_seconds: float) -> None:
-        self._decoders = [_Decoder(recipe, timeout_seconds) for _ in range(processes)]
+        self._decoders = [Decoder(recipe, timeout_seconds) for _ in range(processes)]
         self._free = list(self._decoders)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
@@ -47,14 +47,14 @@ class DecoderPool:
         self, uris: Iterable[str], windows: Iterable[Window | None] = repeat(None), ahead: int = 2
     ) -> Iterator[DecodedClip | VideoError]:
         """One clip for each uri (and window), in order; at most ``ahead`` clips for each process wait decoded."""
-        asked = (partial(_Decoder.decode, uri=u, window=w) for u, w in zip(uris, windows, strict=False))
+        asked = (partial(Decoder.decode, uri=u, window=w) for u, w in zip(uris, windows, strict=False))
         return self._stream(asked, ahead)
 
     def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
         """What each video holds, in order."""
-        return self._stream((partial(_Decoder.probe, uri=u) for u in uris), ahead=2)
+        return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
 
-    def _stream(self, asked: Iterable[Callable[[_Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
+    def _stream(self, asked: Iterable[Callable[[Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
         waiting: deque[Future[Result | VideoError]] = deque()
         limit = len(self._decoders) * ahead
         try:
@@ -68,7 +68,7 @@ class DecoderPool:
             for future in waiting:
                 future.cancel()
 
-    def _asked(self, ask: Callable[[_Decoder], Result]) -> Result | VideoError:
+    def _asked(self, ask: Callable[[Decoder], Result]) -> Result | VideoError:
         decoder = self._free.pop()  # there are as many threads as decoders
         try:
             return ask(decoder)
@@ -90,7 +90,7 @@ class DecoderPool:
 
 
 @dataclass
-class _Decoder:
+class Decoder:
     """One decoder process, started when first needed and again after it was lost.
 
     A video that lies elsewhere is fetched before the process is asked: how long that may take is `Patience`'s to say, and
@@ -99,6 +99,7 @@ class _Decoder:
 
     recipe: ClipRecipe
     timeout_seconds: float
+    device: str = "cpu"
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def decode(self, uri: str, window: Window | None) -> DecodedClip:
@@ -108,6 +109,13 @@ class _Decoder:
             answer, frames = self._exchange(request)
         values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
         return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"])
+
+    def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
+        for window in windows:
+            try:
+                yield self.decode(uri, window)
+            except VideoError as error:
+                yield error
 
     def probe(self, uri: str) -> Footage:
         """Raises as `decode` does."""

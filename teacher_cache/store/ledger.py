@@ -66,7 +66,7 @@ _FETCHED_AT_ONCE = 512
 
 @dataclass
 class Ledger:
-    """What is committed, by row and by shard, as arrays. Grows by `add`, and is not changed once it is read."""
+    """What is committed, by row and by shard, as arrays. Grows by `add`: entries, and what it already has once more."""
 
     _status: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     _optional: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -256,38 +256,63 @@ class Volumes:
         return {key: digest for retirement in self.retirements.values() for key, digest in retirement.found.items()}
 
 
-def read_volumes(objects: Objects) -> Volumes:
+NO_VOLUMES = Volumes({}, (), {})
+
+
+def read_volumes(objects: Objects, known: Volumes = NO_VOLUMES) -> Volumes:
+    """Which volumes and records there are now. Those ``known`` from an earlier reading are not fetched again."""
     names = objects.level(LEDGER)
     records = [f"{LEDGER}/{name}" for name, is_folder in names.items() if not is_folder]
     records = [key for key in records if key.startswith((VOLUME, RETIREMENT)) and key.endswith(".json")]
-    found = objects.get_many(records)
-    bound = {}
-    for key in (key for key in records if key.startswith(VOLUME)):
+    known_keys = {numbered(VOLUME, volume) for volume in known.bound} | known.retirements.keys()
+    found = objects.get_many([key for key in records if key not in known_keys])
+    bound = dict(known.bound)
+    for key in (key for key in found if key.startswith(VOLUME)):
         record = unseal(VolumeRecord, found[key], key, objects.url)
         for table in (record.state, record.texts):
             require_place(table.key, key, objects.url)
         bound[int(key.removeprefix(VOLUME).removesuffix(".json"))] = record
     folders = [int(name) for name, is_folder in names.items() if is_folder and name.isdigit()]
-    retirements = {key: unseal(Retirement, found[key], key, objects.url) for key in records if key.startswith(RETIREMENT)}
-    return Volumes(bound, tuple(sorted(set(folders) - bound.keys())), retirements)
+    retirements = {key: unseal(Retirement, found[key], key, objects.url) for key in found if key.startswith(RETIREMENT)}
+    return Volumes(bound, tuple(sorted(set(folders) - bound.keys())), {**known.retirements, **retirements})
 
 
 def read_ledger(objects: Objects) -> Ledger:
     """Read what is committed. Raises `StoreDamaged` if an entry is unreadable or is not where its unit belongs."""
-    volumes = read_volumes(objects)
-    ledger = Ledger()
-    for record in volumes.bound.values():
-        ledger.add(StoredTable(objects, record.state).read(_STATE.names))
-    for volume in volumes.unbound:
-        count = 0
-        for texts in _texts_of(objects, volume, ignoring=volumes.known_damage):
-            ledger.add(_state(texts, objects.url))
-            count += len(texts)
-        ledger.open_entries = count
-    ledger.open_volume = volumes.open
-    for retirement in volumes.retirements.values():
-        ledger.retire(retirement.rows)
-    return ledger
+    return LedgerReader(objects).read()
+
+
+class LedgerReader:
+    """Reads the ledger again and again, each time only what was added since: a listing or two, and the new entries.
+
+    An entry that came too late for its volume may be counted until its worker has committed it in the next one.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._ledger = Ledger()
+        self._volumes = NO_VOLUMES
+        self._bound: set[int] = set()
+        """Bound volumes that were taken in."""
+        self._seen: dict[int, set[str]] = {}
+        """Unbound volume → the keys of its entries that were taken in."""
+
+    def read(self) -> Ledger:
+        """What is committed now, always in the same object. Raises `StoreDamaged`, as `read_ledger` does."""
+        self._volumes = read_volumes(self._objects, self._volumes)
+        for volume in sorted(self._volumes.bound.keys() - self._bound):
+            self._ledger.add(StoredTable(self._objects, self._volumes.bound[volume].state).read(_STATE.names))
+            self._bound.add(volume)
+        self._seen = {volume: self._seen.get(volume, set()) for volume in self._volumes.unbound}
+        for volume, seen in self._seen.items():
+            for texts in _texts_of(self._objects, volume, ignoring=self._volumes.known_damage.keys() | seen):
+                self._ledger.add(_state(texts, self._objects.url))
+                seen.update(texts)
+        self._ledger.open_volume = self._volumes.open
+        self._ledger.open_entries = len(self._seen.get(self._volumes.open, ()))
+        for retirement in self._volumes.retirements.values():
+            self._ledger.retire(retirement.rows)
+        return self._ledger
 
 
 _ENTRY = re.compile(r"(\d{8,})\.(\d+)\.json")

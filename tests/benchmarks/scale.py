@@ -50,6 +50,14 @@ from teacher_cache.store.store import open_store, status
 # ready
 assert status(open_store(STORE)).clips.committed == CLIPS
 """,
+    "look once more, as `status --watch` does": """
+from teacher_cache.store.store import open_store
+from teacher_cache.watch import StoreWatch
+watch = StoreWatch(open_store(STORE))
+watch.look()
+# ready
+assert watch.look().clips.committed == CLIPS
+""",
     "plan a run that finds all done": """
 from pathlib import Path
 from schemas.job import Job

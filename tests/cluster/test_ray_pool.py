@@ -17,6 +17,7 @@ from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import EngineJob, TeacherJob
 from schemas.ledger import Unit, WorkItem
+from teacher_cache.stop import Stop
 from teacher_cache.work import WorkerSpec
 
 ONE_TEACHER = {"kind": "ray", "batch": 2, "threads_per_teacher": 1}
@@ -28,7 +29,7 @@ def teachers_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(run.pid).children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::_TeacherActor"):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::TeacherActor"):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -57,7 +58,7 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: P
 @pytest.fixture
 def running_ray() -> Iterator[None]:
     """Ray that the caller has started: the engine uses it, and leaves it running."""
-    ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     yield
     assert ray.is_initialized()
     ray.shutdown()
@@ -68,10 +69,11 @@ def item(shard: int) -> WorkItem:
 
 
 @pytest.mark.usefixtures("running_ray")
-def test_what_a_worker_raises_comes_back_as_it_was(tmp_path: Path) -> None:
-    spec = WorkerSpec(store=str(tmp_path / "none"), teacher=TeacherJob(preset="tiny"), engine=EngineJob(kind="ray"))
-    with pytest.raises(BadInput, match="there is no store at"):
-        list(RayEngine().run(spec, [item(0), item(1)]))
+def test_what_a_worker_raises_comes_back_as_it_was(tiny_store: Path) -> None:
+    other = TeacherJob(preset="tiny", dtype="bfloat16")
+    spec = WorkerSpec(store=str(tiny_store), teacher=other, engine=EngineJob(kind="ray"))
+    with pytest.raises(BadInput, match="are not those that"):
+        list(RayEngine().run(spec, [item(0), item(1)], Stop()))
     greedy = spec.model_copy(update={"engine": EngineJob(kind="ray", gpus_per_teacher=64)})
     with pytest.raises(CouldNotRun, match=r"gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):
-        list(RayEngine().run(greedy, [item(0)]))
+        list(RayEngine().run(greedy, [item(0)], Stop()))

@@ -27,6 +27,7 @@ from writer import Outcome, Stop, Writers, writers
 from schemas.errors import StoreNotFound
 from schemas.job import Job
 from teacher_cache import open_cache
+from teacher_cache.store.ledger import committed_texts, read_volumes
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.reader import Values
 from teacher_cache.verify import collect_garbage, verify
@@ -42,6 +43,8 @@ class Task:
     before: Path | None
     """The store as the job finds it; None where there is none."""
     undisturbed: Path
+    by_timing: bool = False
+    """Whether it is a matter of timing which volume of the ledger an entry is in: units are written beside each other."""
     steps: tuple[str, ...] = ()
     """Every change to the store's folder that an undisturbed run makes, as `Outcome` has them."""
 
@@ -108,7 +111,7 @@ def grow(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task)
 @pytest.fixture(scope="module")
 def volumes(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task) -> Task:
     """A run that closes one volume after another."""
-    return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "volumes").rehearsed()
+    return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "volumes", by_timing=True).rehearsed()
 
 
 @pytest.fixture(params=["begin", "grow"])
@@ -126,11 +129,26 @@ def _differing(job: Job, task: Task) -> set[str]:
 
 def _ends_as_undisturbed(job: Job, task: Task) -> None:
     """Nothing lost, nothing twice, nothing changed; and what is left over is what `gc` says, and gone after it."""
+    if task.by_timing:
+        collect_garbage(job.store, older_than_hours=0, dry_run=False)
+        report, undisturbed = verify(job.store), verify(str(task.undisturbed))
+        assert report.findings == ()
+        assert report.clips == undisturbed.clips
+        assert _entries(job.store) == _entries(str(task.undisturbed))
+        assert {key for key in _differing(job, task) if not key.startswith("ledger/")} == set()
+        return
     left_over = _differing(job, task)
     assert left_over.isdisjoint(task.end)
     removed = collect_garbage(job.store, older_than_hours=0, dry_run=False).removed
     assert set(removed) == left_over
     assert _differing(job, task) == set()
+
+
+def _entries(store: str) -> list[bytes]:
+    """What the ledger holds, in whatever volumes."""
+    objects = Objects(store)
+    texts = [text for some in committed_texts(objects, read_volumes(objects)) for text in some.values()]
+    return sorted(texts)
 
 
 def _reads_right(job: Job, task: Task) -> None:
@@ -161,7 +179,8 @@ def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task) -> None
 
 def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
     with task.begun() as job:
-        assert task.run(job, Stop(step, how)).status == "killed", task.steps[step - 1]
+        ways = {"killed", "done"} if task.by_timing else {"killed"}  # a volume fewer takes fewer steps
+        assert task.run(job, Stop(step, how)).status in ways, task.steps[step - 1]
         _reads_right(job, task)
         assert task.run(job).status == "done", task.steps[step - 1]
         _ends_as_undisturbed(job, task)
@@ -233,11 +252,7 @@ def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
     def holds(crews: list[list[Stop | None]]) -> None:
         with volumes.begun() as job:
             _disturbed(job, volumes, crews)
-            collect_garbage(job.store, older_than_hours=0, dry_run=False)
-            report, undisturbed = verify(job.store), verify(str(volumes.undisturbed))
-            assert report.findings == ()
-            assert (report.clips, report.bytes_checked) == (undisturbed.clips, undisturbed.bytes_checked)
-            assert {key for key in _differing(job, volumes) if not key.startswith("ledger/")} == set()
+            _ends_as_undisturbed(job, volumes)
             _reads_right(job, volumes)
 
     holds()

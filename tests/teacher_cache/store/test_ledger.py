@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StoreDamaged
@@ -23,6 +23,7 @@ from teacher_cache.store.ledger import (
     RETIRED,
     Journal,
     Ledger,
+    LedgerReader,
     close_volume,
     committed_texts,
     mend,
@@ -250,3 +251,72 @@ def test_nothing_is_committed_in_an_empty_ledger(tmp_path: Path) -> None:
     assert ledger.status(ROWS, PARTS).tolist() == [PENDING] * len(ROWS)
     assert Ledger().status(ROWS, ()).tolist() == [PENDING] * len(ROWS)
     assert closed_key(0) == "ledger/000000/closed.json"
+
+
+class Counted(Objects):
+    """Objects that keep what was asked of them."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.listed: list[str] = []
+        self.fetched: list[str] = []
+
+    def level(self, prefix: str = "") -> dict[str, bool]:
+        self.listed.append(prefix)
+        return super().level(prefix)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        self.fetched += keys
+        return super().get_many(keys)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("commit"), st.integers(0, 9), st.sets(st.sampled_from(PARTS), min_size=1)),
+    st.tuples(st.just("close"), st.none(), st.none()),
+    st.tuples(st.just("retire"), st.integers(0, 29), st.none()),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(STEP, max_size=14))
+def test_a_reader_that_goes_on_knows_what_a_new_one_finds(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, set[PartName]]]
+) -> None:
+    objects = Counted(str(tmp_path_factory.mktemp("ledger")))
+    journal, reader = Journal(Objects(objects.url), since=0), LedgerReader(objects)
+    fetched: list[str] = []
+    for what, number, parts in steps:
+        if what == "commit":
+            journal.commit(entry(number, sorted(parts), failed=[0]))
+        elif what == "retire":
+            record_retirement(Objects(objects.url), Retirement(rows=(number,), clip_ids=(f"c{number}",), found={}))
+        elif read_volumes(Objects(objects.url)).unbound:
+            close_volume(Objects(objects.url), read_volumes(Objects(objects.url)).open)
+        objects.listed.clear()
+        objects.fetched.clear()
+        mine, anew = reader.read(), read_ledger(Objects(objects.url))
+        assert len(objects.listed) <= 2
+        fetched += objects.fetched
+        for part in PARTS:
+            assert mine.status(ROWS, [part]).tolist() == anew.status(ROWS, [part]).tolist()
+            assert mine.is_done(part, np.arange(10)).tolist() == anew.is_done(part, np.arange(10)).tolist()
+        assert [mine.bytes_of(name) for name in mine.arrays()] == [anew.bytes_of(name) for name in anew.arrays()]
+        assert [mine.failure(row, PARTS) for row in ROWS.tolist()] == [anew.failure(row, PARTS) for row in ROWS.tolist()]
+        assert (mine.open_volume, mine.open_entries) == (anew.open_volume, anew.open_entries)
+    assert len(fetched) == len(set(fetched))  # nothing is fetched twice
+
+
+def test_a_reader_that_could_not_read_reads_it_the_next_time(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    reader = LedgerReader(objects)
+    reader.read()
+    for shard in range(2):
+        Journal(objects, since=0).commit(entry(shard, ["depth"]))
+    close_volume(objects, 0)
+    table = next(tmp_path.glob("ledger/volume-*-state*"))
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1])
+    with pytest.raises(StoreDamaged):
+        reader.read()
+    table.write_bytes(whole)
+    assert reader.read().status(np.arange(6), ["depth"]).tolist() == [COMMITTED] * 6

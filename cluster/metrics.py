@@ -1,0 +1,121 @@
+"""Events of a run in, Prometheus metrics out, through the agent that Ray runs on each node.
+
+Ray prefixes the names with ``ray_``, and offers its own beside them: GPU and CPU use, memory, the object store.
+Rates and shares are for whoever reads them to reckon: `cluster/grafana/p4d-cache.json` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from schemas.base import Frozen
+from schemas.credentials import without_credentials
+from schemas.event import Event, RunFinished, RunStarted, TeacherLost, TeacherStarted
+from schemas.report import UnitReport
+from teacher_cache.console import escape, stderr
+
+
+class _Metric(Frozen):
+    kind: type[Counter | Gauge]
+    description: str
+    labels: tuple[str, ...] = ()
+    """Besides those of the run."""
+
+
+METRICS: Mapping[str, _Metric] = {
+    "p4d_clips_total": _Metric(kind=Counter, description="Clips done, by status: committed or failed.", labels=("status",)),
+    "p4d_failures_total": _Metric(kind=Counter, description="Clips that failed, by reason.", labels=("reason",)),
+    "p4d_units_total": _Metric(kind=Counter, description="Units of work done."),
+    "p4d_written_bytes_total": _Metric(kind=Counter, description="Bytes of the shards written."),
+    "p4d_stage_seconds_total": _Metric(
+        kind=Counter, description="Seconds spent in each stage, as schemas.report.StageSeconds has them.", labels=("stage",)
+    ),
+    "p4d_teachers_lost_total": _Metric(kind=Counter, description="Teachers whose process ended, or whose machine is gone."),
+    "p4d_units_left": _Metric(kind=Gauge, description="Units of work not done yet."),
+    "p4d_teachers": _Metric(kind=Gauge, description="Teachers at work."),
+    "p4d_devices": _Metric(kind=Gauge, description="Devices that the teachers at work have."),
+}
+"""What is exported, by name."""
+
+
+class Metrics:
+    """One run's metrics. Tell it of every event; whatever goes wrong in it is said once, and does not disturb the run.
+
+    ``labels`` are on each metric, such as ``{"store": …}``. ``units`` is how many there are to do; an engine knows it, and a
+    `RunStarted` says it too.
+    """
+
+    def __init__(self, labels: Mapping[str, str], units: int = 0) -> None:
+        self._labels = {name: without_credentials(value) for name, value in labels.items()}
+        self._devices: dict[str, int] = {}
+        self._units_left = units
+        self._metrics: dict[str, Any] = {}
+        self._complained = False
+        self._safely(self._begin)
+
+    def record(self, event: Event) -> None:
+        self._safely(lambda: self._record(event))
+
+    def close(self) -> None:
+        """Say that nobody is at work any more, however the run ended."""
+        self._devices = {}
+        self._safely(self._set_gauges)
+
+    def _begin(self) -> None:
+        self._metrics = {
+            name: metric.kind(name, metric.description, (*self._labels, *metric.labels)) for name, metric in METRICS.items()
+        }
+        self._set_gauges()
+
+    def _record(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._units_left = event.units
+            case TeacherStarted():
+                self._devices[event.teacher] = len(event.devices)
+            case TeacherLost():
+                self._devices.pop(event.teacher, None)
+                self._add("p4d_teachers_lost_total", 1)
+            case UnitReport():
+                self._units_left = max(0, self._units_left - 1)
+                self._record_unit(event)
+            case RunFinished():
+                self._devices = {}
+            case _:
+                pass
+        self._set_gauges()
+
+    def _record_unit(self, report: UnitReport) -> None:
+        self._add("p4d_units_total", 1)
+        self._add("p4d_clips_total", report.committed, status="committed")
+        self._add("p4d_clips_total", report.failed, status="failed")
+        self._add("p4d_written_bytes_total", 0 if report.already_done else report.bytes)
+        for failure in report.failures:
+            self._add("p4d_failures_total", 1, reason=failure.reason)
+        for stage, seconds in report.seconds.model_dump().items():
+            self._add("p4d_stage_seconds_total", seconds, stage=stage)
+
+    def _set_gauges(self) -> None:
+        values = {
+            "p4d_units_left": self._units_left,
+            "p4d_teachers": len(self._devices),
+            "p4d_devices": sum(self._devices.values()),
+        }
+        for name, value in values.items():
+            self._metrics[name].set(value, tags=self._labels)
+
+    def _add(self, name: str, value: float, **labels: str) -> None:
+        if value > 0:  # Ray refuses to add nothing
+            self._metrics[name].inc(value, tags={**self._labels, **labels})
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  # measuring a run must not end it, whatever Ray does
+            if not self._complained:
+                self._complained = True
+                said = f"cannot export metrics: {type(error).__name__}: {error}; the run goes on without them"
+                stderr.print(f"[yellow]warning:[/] {escape(said)}", soft_wrap=True)

@@ -1,0 +1,37 @@
+"""Decoding as Ray tasks: they run on any node that has a core to spare, with teachers or without. Loads no torch."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import Iterator
+
+from schemas.errors import CacheError
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.feed import Decoded, Span, decode_span
+
+DecodedBlock = tuple[Decoded, ...] | CacheError
+"""The clips of a block, or what keeps the whole run from going on, as a value: Ray would wrap it in its own traceback."""
+
+
+def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: str) -> Iterator[DecodedBlock]:
+    """One value for each block of the span, whatever happens: Ray counts them when it makes a lost one again."""
+    blocks = decode_span(_decoder(recipe, timeout_seconds, device), span)
+    trouble: CacheError | None = None
+    for _ in span.blocks:
+        if trouble is None:
+            try:
+                yield next(blocks)
+                continue
+            except CacheError as error:
+                trouble = error
+        yield trouble
+
+
+@functools.cache
+def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: str) -> Decoder:
+    """This process's decoder, which goes from task to task."""
+    decoder = Decoder(recipe, timeout_seconds, device)
+    atexit.register(decoder.kill)
+    return decoder

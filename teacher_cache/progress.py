@@ -1,0 +1,334 @@
+"""Events of a run and a clock in, what to show of it out: rates, what is left, how busy the teachers are. No I/O.
+
+Times are seconds of one clock that any caller may choose; one that stands still or goes back does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeVar
+
+from schemas.credentials import without_credentials
+from schemas.event import Event, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.report import ClipCounts, UnitReport
+
+RECENT_SECONDS = 60.0
+"""What "the last minute" is."""
+# What is left is reckoned from more than the last minute, in which a slow teacher may end no unit at all.
+_STEADY_SECONDS = 600.0
+# Totals are kept at most this often, so that thousands of units a minute cost no more than a few.
+_SAMPLE_SECONDS = 1.0
+_NEWS_KEPT = 4
+
+_STATE_AFTER = {
+    TeacherStarted: "teaching",
+    UnitReport: "teaching",
+    Waiting: "waiting",
+    Stopping: "stopping",
+    RunFinished: "done",
+}
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a run until some moment."""
+
+    clips: int = 0
+    bytes: float = 0.0
+    teach: float = 0.0
+    """Seconds in which a device was held."""
+    devices: float = 0.0
+    """Seconds in which a device was there to be held: devices of the teachers at work × time."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The totals at a time, and how many devices there were from then on."""
+
+    time: float
+    totals: Totals
+    devices: int
+
+    def at(self, time: float) -> Totals:
+        """The totals at a later time, if nothing was told in between."""
+        return replace(self.totals, devices=self.totals.devices + self.devices * max(0.0, time - self.time))
+
+
+@dataclass(frozen=True)
+class News:
+    """Something that whoever watches a run should see."""
+
+    after_seconds: float
+    """When, counted from the run's beginning."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far something is."""
+
+    clips: int
+    """All that there is to do."""
+    done: int
+    """Of these, committed or failed."""
+    failed: int
+    failures: Mapping[str, int]
+    """Failed clips by reason, most first."""
+
+
+@dataclass(frozen=True)
+class Figures(Counts):
+    """What to show of a run at one moment. None where it is not known."""
+
+    elapsed_seconds: float
+    clips_per_second: float | None
+    """Since the first teacher began."""
+    clips_per_second_recent: float | None
+    """Over the last minute."""
+    bytes_per_second: float | None
+    """Written, over the last minute."""
+    eta_seconds: float | None
+    teachers: int
+    devices: int
+    busy: float | None
+    """The share of their time in which the teachers' devices were held. A unit counts when it is done."""
+    busy_recent: float | None
+    stages: Mapping[str, float]
+    """Each stage's share of all stages' seconds, largest first."""
+    state: str
+    """``starting``, ``teaching``, ``waiting``, ``stopping`` or ``done``."""
+    news: tuple[News, ...]
+    """The latest, oldest first."""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A run, folded from its events: ``progress = progress.after(event, now)``. Never larger than a few hundred numbers."""
+
+    began: float
+    clips: int = 0
+    committed: int = 0
+    failed: int = 0
+    failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    stages: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    teachers: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Those at work, and how many devices each has."""
+    teaching_since: float | None = None
+    state: str = "starting"
+    news: tuple[News, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    """Oldest first; the first is older than all windows."""
+
+    @property
+    def done(self) -> int:
+        return self.committed + self.failed
+
+    def after(self, event: Event, now: float) -> RunProgress:
+        """The progress once ``event`` was told, at ``now``."""
+        latest = self._samples[-1]
+        now = max(now, latest.time)
+        news = tuple(News(now - self.began, text) for text in self.notable(event))
+        told = replace(self._told(event, now), news=(*self.news, *news)[-_NEWS_KEPT:])
+        sample = Sample(now, _added(latest.at(now), event), sum(told.teachers.values()))
+        return replace(told, samples=_kept(self._samples, sample))
+
+    @property
+    def _samples(self) -> tuple[Sample, ...]:
+        return self.samples or (Sample(self.began, Totals(), 0),)
+
+    def _told(self, event: Event, now: float) -> RunProgress:
+        match event:
+            case RunStarted():
+                return replace(self, clips=event.clips)
+            case TeacherStarted():
+                teachers = MappingProxyType({**self.teachers, event.teacher: len(event.devices)})
+                since = now if self.teaching_since is None else self.teaching_since
+                return replace(self, teachers=teachers, teaching_since=since, state=self._state_after(event))
+            case TeacherLost():
+                left = {name: devices for name, devices in self.teachers.items() if name != event.teacher}
+                return replace(self, teachers=MappingProxyType(left))
+            case UnitReport():
+                return replace(
+                    self,
+                    committed=self.committed + event.committed,
+                    failed=self.failed + event.failed,
+                    failures=_sum(self.failures, _reasons(event)),
+                    stages=_sum(self.stages, event.seconds.model_dump()),
+                    teaching_since=self.began if self.teaching_since is None else self.teaching_since,
+                    state=self._state_after(event),
+                )
+            case _:
+                return replace(self, state=self._state_after(event))
+
+    def _state_after(self, event: TeacherStarted | UnitReport | Waiting | Stopping | RunFinished) -> str:
+        """A run that is done stays so, and one that stops does not go back to teaching."""
+        to = _STATE_AFTER[type(event)]
+        return self.state if self.state in {"stopping", "done"} and to != "done" else to
+
+    def notable(self, event: Event) -> tuple[str, ...]:
+        """What to say of an event that is about to be told: one line each; of most events nothing."""
+        match event:
+            case TeacherStarted():
+                said = [f"{event.teacher} started on {event.node} ({', '.join(event.devices)})"]
+            case TeacherLost():
+                back = f"; {event.units} units go to others" if event.units else ""
+                said = [f"{event.teacher} on {event.node} is lost: {event.reason}{back}"]
+            case Waiting():
+                said = [f"waiting with {event.teachers} teachers: {event.detail}"]
+            case Stopping():
+                said = [f"stopping: {event.reason}; {event.grace_seconds:g} s to commit what is in work"]
+            case UnitReport():
+                # The first of each reason, in the order of the clips.
+                new = {f.reason: f for f in reversed(event.failures) if f.reason not in self.failures}
+                said = [f"first {f.reason}: {f.clip_id}: {f.detail}" for f in event.failures if new.get(f.reason) is f]
+            case _:
+                said = []
+        return tuple(" ".join(without_credentials(text).split()) for text in said)
+
+    def figures(self, now: float) -> Figures:
+        latest = self._samples[-1]
+        now = max(now, latest.time)
+        began = self.began if self.teaching_since is None else self.teaching_since
+        at_work = _between(Sample(began, Totals(), 0), latest, now)
+        recent, steady = (self._window(now, began, seconds) for seconds in (RECENT_SECONDS, _STEADY_SECONDS))
+        all_stages = sum(self.stages.values())
+        return Figures(
+            clips=self.clips,
+            done=self.done,
+            failed=self.failed,
+            elapsed_seconds=now - self.began,
+            clips_per_second=at_work.clips_per_second,
+            clips_per_second_recent=recent.clips_per_second,
+            bytes_per_second=recent.bytes_per_second,
+            eta_seconds=_eta(self.clips - self.done, steady.clips_per_second or at_work.clips_per_second),
+            teachers=len(self.teachers),
+            devices=sum(self.teachers.values()),
+            busy=at_work.busy,
+            busy_recent=recent.busy,
+            stages={stage: seconds / all_stages for stage, seconds in _largest_first(self.stages).items() if seconds > 0},
+            failures=_largest_first(self.failures),
+            state=self.state,
+            news=self.news,
+        )
+
+    def _window(self, now: float, began: float, seconds: float) -> Rates:
+        """The rates over the last ``seconds``, or since the run's ``began`` if that is later."""
+        start = max(began, now - seconds)
+        before = [sample for sample in self._samples if sample.time <= start]
+        first = Sample(start, before[-1].at(start) if before else Totals(), 0)
+        return _between(first, self._samples[-1], now)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was done in a stretch of time."""
+
+    seconds: float
+    done: Totals
+
+    @property
+    def clips_per_second(self) -> float | None:
+        return self.done.clips / self.seconds if self.seconds > 0 else None
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        return self.done.bytes / self.seconds if self.seconds > 0 else None
+
+    @property
+    def busy(self) -> float | None:
+        # Before the first unit is done nobody has said how long a device was held.
+        return min(1.0, self.done.teach / self.done.devices) if self.done.teach > 0 and self.done.devices > 0 else None
+
+
+@dataclass(frozen=True)
+class StoreCounts:
+    """A store at a moment, as `teacher_cache.store.watch` finds it."""
+
+    clips: ClipCounts
+    bytes: int
+    failures: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StoreFigures(Counts):
+    """What to show of a store that is watched."""
+
+    watched_seconds: float
+    clips_per_second: float | None
+    """Since it has been watched, as all rates here."""
+    bytes_per_second: float | None
+    eta_seconds: float | None
+
+
+def store_figures(first: StoreCounts, now: StoreCounts, seconds: float) -> StoreFigures:
+    """A store ``seconds`` after it was ``first`` looked at. Rows to be taught again do not count against it."""
+    done = now.clips.committed + now.clips.failed
+    more = Totals(clips=max(0, done - first.clips.committed - first.clips.failed), bytes=max(0, now.bytes - first.bytes))
+    rates = Rates(seconds, more)
+    return StoreFigures(
+        clips=now.clips.planned,
+        done=done,
+        failed=now.clips.failed,
+        failures=_largest_first(now.failures),
+        watched_seconds=seconds,
+        clips_per_second=rates.clips_per_second,
+        bytes_per_second=rates.bytes_per_second,
+        eta_seconds=_eta(now.clips.pending, rates.clips_per_second),
+    )
+
+
+def _between(first: Sample, latest: Sample, now: float) -> Rates:
+    end, start = latest.at(now), first.totals
+    done = Totals(
+        clips=end.clips - start.clips,
+        bytes=end.bytes - start.bytes,
+        teach=end.teach - start.teach,
+        devices=end.devices - start.devices,
+    )
+    return Rates(now - first.time, done)
+
+
+def _kept(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
+    """The samples with a new one, without those that no window reaches back to."""
+    if len(samples) >= 2 and new.time - samples[-2].time < _SAMPLE_SECONDS:
+        samples = samples[:-1]
+    oldest = new.time - _STEADY_SECONDS
+    reached = next((place for place, sample in enumerate(samples[1:]) if sample.time > oldest), max(0, len(samples) - 1))
+    return (*samples[reached:], new)
+
+
+def _added(totals: Totals, event: Event) -> Totals:
+    if not isinstance(event, UnitReport):
+        return totals
+    return replace(
+        totals,
+        clips=totals.clips + event.committed + event.failed,
+        # What another worker had written is in the store, and was not written by this run.
+        bytes=totals.bytes + (0 if event.already_done else event.bytes),
+        teach=totals.teach + event.seconds.teach,
+    )
+
+
+def _reasons(report: UnitReport) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for failure in report.failures:
+        found[failure.reason] = found.get(failure.reason, 0) + 1
+    return found
+
+
+def _sum(total: Mapping[str, N], more: Mapping[str, N]) -> Mapping[str, N]:
+    return MappingProxyType({name: total.get(name, 0) + more.get(name, 0) for name in {**total, **more}})
+
+
+def _largest_first(counts: Mapping[str, N]) -> dict[str, N]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _eta(left: int, clips_per_second: float | None) -> float | None:
+    if left <= 0:
+        return 0.0
+    return left / clips_per_second if clips_per_second else None

@@ -1,0 +1,211 @@
+"""Under Ray, whoever dies: a teacher, a decoder, a machine, the driver, told so or not. The store ends as if none had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Command, Jobs, tree
+from ray.cluster_utils import Cluster
+from terminal import paced
+
+from schemas.report import RunReport
+
+PROGRAM = str(Path(sys.executable).parent / "teacher-cache")
+CLIPS = 24
+TEACHER = {"teacher": 1}
+"""A custom resource that a node offers to one teacher."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head that decodes and two nodes that teach, all on this machine and on the loopback address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in paced(0.25).items():
+            patch.setenv(name, value)
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+        patch.setenv("P4D_CACHE_DIR", str(tmp_path_factory.mktemp("node")))
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **SMALL})
+        for _ in range(2):
+            add_teaching_node(started)
+        patch.setenv("RAY_ADDRESS", started.address)
+        yield started
+        started.shutdown()
+
+
+SMALL = {"object_store_memory": 100 * 2**20}
+
+
+def add_teaching_node(cluster: Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, resources=TEACHER, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, bytes]:
+    """The store of `many`, as the local engine makes it."""
+    from schemas.job import Job
+    from teacher_cache.run import run_job
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    report = run_job(Job.model_validate(many(folder, videos, kind="local")))
+    assert report.clips.committed == CLIPS
+    return tree(folder / "store")
+
+
+def many(folder: Path, videos: Path, **engine: Any) -> dict[str, Any]:
+    """A job of 24 clips, two a shard, of four videos under many names."""
+    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": f"clip-{n:02d}"} for n in range(CLIPS)]
+    (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    family = "l4p" if engine.get("kind") == "local" and "slow" not in engine else "paced"
+    engine.pop("slow", None)
+    return Jobs(folder, videos).value(
+        folder / "store",
+        videos={"manifest": str(folder / "videos.jsonl")},
+        teacher={"family": family, "preset": "tiny"},
+        signals=["camray", "depth"],
+        engine={"batch": 2, "threads_per_teacher": 1} | engine,
+    )
+
+
+@dataclass
+class Run:
+    """A run of the job at work, and what its events say so far."""
+
+    job: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.log = self.job.with_name("events.jsonl")
+        self.log.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [PROGRAM, "run", str(self.job), "--events", str(self.log), "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | self.environment,
+        )  # fmt: skip
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 180) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=seconds)
+        return self.process.returncode, out.decode(), err.decode()
+
+    def ends_well(self) -> RunReport:
+        status, out, err = self.end()
+        assert status == 0, err
+        return RunReport.model_validate_json(out)
+
+
+def write(folder: Path, videos: Path, **engine: Any) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(many(folder, videos, **engine)))
+    return path
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Ray's workers under this process's nodes that do ``name`` now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{name}"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def is_as_undisturbed(store: Path, undisturbed: dict[str, bytes], command: Command) -> None:
+    assert command("teacher-cache", "gc", store, "--older-than", "0").status == 0
+    assert tree(store) == undisturbed
+    assert command("teacher-cache", "verify", store).status == 0
+
+
+TEACHERS = {"kind": "ray", "teachers": 2, "cpus_per_teacher": 0.5, "teacher_resources": TEACHER}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_driver_a_teacher_and_a_decoder_are_killed(
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command
+) -> None:
+    job = write(tmp_path, videos, **TEACHERS)
+    run = Run(job)
+    run.wait_for(lambda: len(run.events("unit_done")) >= 2)
+    run.process.kill()
+    run.end()
+    before = command("teacher-cache", "status", tmp_path / "store", "--json").json["clips"]
+    assert 0 < before["committed"] < CLIPS
+
+    again = Run(job)
+    again.wait_for(lambda: again.events("unit_done"))
+    again.wait_for(lambda: processes("decode"))
+    decoder, teacher = processes("decode")[0], processes("TeacherActor")[0]
+    decoder.kill()
+    teacher.kill()
+    report = again.ends_well()
+    assert report.clips.committed == CLIPS
+    assert report.done_before >= before["committed"]
+    assert len(again.events("teacher_lost")) == 1
+    is_as_undisturbed(tmp_path / "store", undisturbed, command)
+
+
+def test_nodes_are_lost_and_others_come(
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command, cluster: Cluster
+) -> None:
+    """With fewer than ``min_teachers`` the run waits; a node that joins gets a teacher."""
+    run = Run(write(tmp_path, videos, min_teachers=2, **TEACHERS))
+    run.wait_for(lambda: len(run.events("teacher_started")) == 2 and len(run.events("unit_done")) >= 2)
+    lost, kept = cluster.list_all_nodes()[1:]
+    cluster.remove_node(lost, allow_graceful=False)
+    run.wait_for(lambda: run.events("teacher_lost"))
+    add_teaching_node(cluster)
+    run.wait_for(lambda: len(run.events("teacher_started")) == 3)
+    report = run.ends_well()
+    assert report.clips.committed == CLIPS
+    nodes = {event["teacher"] for event in run.events("unit_done")}
+    assert nodes == {"teacher-1", "teacher-2", "teacher-3"}
+    is_as_undisturbed(tmp_path / "store", undisturbed, command)
+    assert kept in cluster.list_all_nodes()
+
+
+@pytest.mark.parametrize("kind", ["local", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_told_to_stop_it_commits_what_is_in_work(
+    kind: str, tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command
+) -> None:
+    """SIGTERM, as a spot machine gets it some time before it is taken away."""
+    engine = TEACHERS if kind == "ray" else {"kind": kind, "slow": True}
+    job = write(tmp_path, videos, **engine)
+    run = Run(job)
+    run.wait_for(lambda: len(run.events("unit_done")) >= 1)
+    run.process.send_signal(signal.SIGTERM)
+    status, out, err = run.end()
+    assert status == 143, err
+    assert "Traceback" not in err
+    assert "stopped by SIGTERM with" in json.loads(out)["error"]["message"]
+    (stopping,) = run.events("stopping")
+    assert stopping["reason"] == "SIGTERM"
+    done = len(run.events("unit_done"))
+    assert 1 <= done < CLIPS // 2
+    # Everything begun was committed: nothing is left for `gc`.
+    assert command("teacher-cache", "gc", tmp_path / "store", "--older-than", "0", "--json").json["removed"] == []
+    assert command("teacher-cache", "status", tmp_path / "store", "--json").json["clips"]["committed"] == 2 * done
+
+    assert Run(job).ends_well().clips.committed == CLIPS
+    is_as_undisturbed(tmp_path / "store", undisturbed, command)
