@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.remote import filesystem, reach_if_there
 
 _BLOCK = 64 * 1024
 _READERS = 16
@@ -30,12 +30,15 @@ def content_digest(uri: str) -> str | None:
     that encoders make; a file altered by hand in its middle only can escape.
     """
     fs, path = filesystem(uri)
-    with reachable(uri):
-        try:
-            length = int(fs.info(path)["size"])
-            blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
-        except FileNotFoundError:
-            return None
+
+    def look() -> tuple[int, list[bytes]]:
+        length = int(fs.info(path)["size"])
+        return length, [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
+
+    found = reach_if_there(uri, look)
+    if found is None:
+        return None
+    length, blocks = found
     digest = hashlib.sha256(length.to_bytes(8, "little"))
     for block in blocks:
         digest.update(block)

@@ -25,7 +25,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.remote import fetch
 
 DECODER = f"decord {decord.__version__}"
 
@@ -92,7 +92,7 @@ def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
 
 @contextlib.contextmanager
 def _opened(uri: str) -> Iterator[Any]:
-    with _on_disk(uri) as path:
+    with on_disk(uri) as path:
         if path.stat().st_size == 0:
             raise VideoError("video_empty", "the file has zero bytes")
         try:
@@ -105,8 +105,8 @@ def _opened(uri: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _on_disk(uri: str) -> Iterator[Path]:
-    """The video as a file on disk: where it lies, or a copy for as long as it is read."""
+def on_disk(uri: str) -> Iterator[Path]:
+    """The video as a file on disk: where it lies, or a copy for as long as it is read. Raises `VideoError`, `Unreachable`."""
     local = local_path(uri)
     if local is not None:
         if not local.is_file():
@@ -115,12 +115,8 @@ def _on_disk(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
         copy = Path(folder) / "video"
-        fs, place = filesystem(uri)
-        with reachable(uri):
-            try:
-                fs.get_file(place, str(copy))
-            except FileNotFoundError:
-                raise VideoError("video_missing", f"there is no object {uri}") from None
+        if not fetch(uri, copy):
+            raise VideoError("video_missing", f"there is no object {uri}")
         yield copy
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from schemas.clip import Footage, FrameClock, Window
 from schemas.errors import CacheError, CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, decode_clip, probe
+from teacher_cache.clips.decode import DecodedClip, decode_clip, on_disk, probe
 
 _READ = 1 << 20
 
@@ -91,7 +91,11 @@ class DecoderPool:
 
 @dataclass
 class Decoder:
-    """One decoder process, started when first needed and again after it was lost."""
+    """One decoder process, started when first needed and again after it was lost.
+
+    A video that lies elsewhere is fetched before the process is asked: how long that may take is `Patience`'s to say, and
+    the deadline is for decoding alone, so that a server that is away for a while fails no clip.
+    """
 
     recipe: ClipRecipe
     timeout_seconds: float
@@ -100,8 +104,9 @@ class Decoder:
 
     def decode(self, uri: str, window: Window | None) -> DecodedClip:
         """Raises `VideoError`, or `CouldNotRun` for what is not the video's fault."""
-        request = {"uri": uri, "recipe": self.recipe.model_dump(), "window": window and window.model_dump()}
-        answer, frames = self._exchange(request)
+        with on_disk(uri) as path:
+            request = {"uri": str(path), "recipe": self.recipe.model_dump(), "window": window and window.model_dump()}
+            answer, frames = self._exchange(request)
         values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
         return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"])
 
@@ -114,7 +119,8 @@ class Decoder:
 
     def probe(self, uri: str) -> Footage:
         """Raises as `decode` does."""
-        return Footage.model_validate(self._exchange({"uri": uri})[0]["footage"])
+        with on_disk(uri) as path:
+            return Footage.model_validate(self._exchange({"uri": str(path)})[0]["footage"])
 
     def _exchange(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """One request to the process, and its answer with the bytes behind it."""

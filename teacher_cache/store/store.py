@@ -22,6 +22,7 @@ from teacher_cache.store.layout import (
     HEADS_FILE,
     MARKERS,
     ROOT_METADATA,
+    closed_key,
     metadata_key,
     stored_arrays,
 )
@@ -160,6 +161,14 @@ _ENTRIES_WORTH_BINDING = 128
 def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
     """Close the ledger's open volume if it has grown long, or if it is worth it now that the work is ``done``."""
     if entries < (_ENTRIES_WORTH_BINDING if done else _ENTRIES_PER_VOLUME):
+        return False
+    close_volume(store.objects, volume)
+    return True
+
+
+def settle_ledger(store: Store, volume: int) -> bool:
+    """Bind the volume if a run that was killed closed it and did no more; whether it was closed."""
+    if store.objects.get(closed_key(volume)) is None:
         return False
     close_volume(store.objects, volume)
     return True
