@@ -15,8 +15,9 @@ from PIL import Image
 from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DECODER, DecodedClip, decode_clip, decode_frames
+from teacher_cache.clips.decode import DecodedClip, decode_clip, decode_frames
 from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.decord_video import DECODER
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices
 

@@ -1,0 +1,68 @@
+"""A video opened by decord, the decoder that is tried first: fastest on a CPU, and it applies quarter turns itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import decord
+import numpy as np
+
+from schemas.clip import Footage
+from schemas.errors import VideoError
+from teacher_cache.clips.preprocess import Frame
+from teacher_cache.clips.video import TimedFrame
+
+DECODER = f"decord {decord.__version__}"
+
+
+class DecordVideo:
+    """`teacher_cache.clips.video.OpenVideo`, by decord."""
+
+    decoder = DECODER
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        fps = float(reader.get_avg_fps())
+        self.footage = Footage(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
+        """Frames one by one; decord gives the following frame when one is asked for twice in a row, so nobody may."""
+        for index in indices:
+            try:
+                picture = _packed_rows(self._reader[index].asnumpy())
+                seconds = float(self._reader.get_frame_timestamp(index)[0])
+            except (decord.DECORDError, IndexError) as error:
+                raise VideoError("decode_error", _message(error)) from None
+            yield TimedFrame(picture, seconds)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[DecordVideo]:
+    """`teacher_cache.clips.video.Opener`."""
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+    except (decord.DECORDError, RuntimeError) as error:
+        raise VideoError("not_a_video", _message(error)) from None
+    except AssertionError:  # how decord says that it counted none
+        raise VideoError("no_frames", "the video holds no frame") from None
+    yield DecordVideo(reader)
+
+
+def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
+    """(height, width, RGB) without padding.
+
+    decord takes FFmpeg's bytes per row over the width for the number of channels. Where the padded row is just four
+    thirds of the packed one (a width of 96 or 144) it so gives a frame of "4 channels", and its own batches fail.
+    """
+    height, width, _ = frame.shape
+    return np.ascontiguousarray(frame.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
+
+
+def _message(error: Exception) -> str:
+    """The errors of decord hold a source location and a stack; the reason is the rest of the first line."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first.rpartition("] ")[2] or first
