@@ -37,4 +37,4 @@ class OpenVideo(Protocol):
 
 
 Opener = Callable[[Path], AbstractContextManager[OpenVideo]]
-"""Opens a file that has bytes. Raises `VideoError`: not_a_video, or no_frames."""
+"""Opens a file that has bytes. Raises `VideoError` where the decoder cannot, or cannot be trusted with it."""

@@ -15,9 +15,9 @@ from PIL import Image
 from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
+from teacher_cache.clips.av_video import DECODERS
 from teacher_cache.clips.decode import DecodedClip, decode_clip, decode_frames
 from teacher_cache.clips.decoder import DecoderPool
-from teacher_cache.clips.decord_video import DECODER
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices
 
@@ -30,7 +30,7 @@ def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     assert clip.frames.dtype == np.uint8
     assert clip.clock.frame_index == frame_indices(RECIPE, Footage(frames=20, fps=24), None)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
-    assert clip.decoder == DECODER
+    assert clip.decoder == DECODERS["cpu"]
 
 
 def test_decoded_frames_are_those_that_were_encoded(videos: Path) -> None:
