@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 MILLISECOND = Fraction(1, 1000)
 STEP = 10
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 
 
 def pictures(count: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -41,6 +42,7 @@ def write(
         stream: Any = container.add_stream(codec, rate=25, options=dict(options or {}))
         stream.height, stream.width, stream.pix_fmt, stream.thread_count = *frames.shape[1:3], pixels, 1
         stream.codec_context.time_base = stream.time_base = time_base
+        container.start_encoding()
         packets = []
         for frame, stamp in zip(frames, stamps, strict=True):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -51,3 +53,44 @@ def write(
             packet.dts += shift
             container.mux(packet)
     return path
+
+
+def write_audio(path: Path) -> Path:
+    """Half a second of silence, and no video."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("aac", rate=44100, layout="mono")
+        for start in range(0, 20 * 1024, 1024):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            silence.rate, silence.pts = 44100, start
+            container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    return path
+
+
+def claiming_size(jpegs: bytes, height: int, width: int) -> bytes:
+    """Motion JPEG whose every header claims another size than its data have."""
+    start_of_frame = b"\xff\xc0\x00\x11\x08"
+    first, *others = jpegs.split(start_of_frame)
+    return first + b"".join(
+        start_of_frame + height.to_bytes(2, "big") + width.to_bytes(2, "big") + other[4:] for other in others
+    )
+
+
+def with_packets(source: Path, path: Path, changed: Callable[[int, Any], None]) -> Path:
+    """A copy of a video whose packets, in the order of decoding, were each changed by ``changed(number, packet)``."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(packet for packet in old.demux(video=0) if packet.size):
+            packet.stream = stream
+            changed(number, packet)
+            new.mux(packet)
+    return path
+
+
+def damage(video: Path, number: int) -> None:
+    """Overwrite the data of one packet with zeros."""
+    with av.open(str(video)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+    data = bytearray(video.read_bytes())
+    data[packet.pos + 5 : packet.pos + packet.size] = bytes(packet.size - 5)
+    video.write_bytes(data)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.clip import Footage, FrameClock, Window
+from schemas.clip import FailureReason, Footage, FrameClock, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
@@ -98,7 +98,8 @@ def clips_of(
             yield indices
             continue
         try:
-            kept |= _small_frames(video, recipe, sorted(set(indices) - kept.keys()))
+            with _within_memory("decode_error"):
+                kept |= _small_frames(video, recipe, sorted(set(indices) - kept.keys()))
         except VideoError as error:
             yield error
             continue
@@ -125,6 +126,15 @@ def _small_frames(video: OpenVideo, recipe: ClipRecipe, indices: Sequence[int]) 
     return {index: TimedFrame(preprocess(frame.picture[None], recipe)[0], frame.seconds) for index, frame in found}
 
 
+@contextlib.contextmanager
+def _within_memory(reason: FailureReason) -> Iterator[None]:
+    """Turns want of memory, which is bounded where videos are decoded, into a `VideoError`."""
+    try:
+        yield
+    except MemoryError:
+        raise VideoError(reason, "its pictures take more memory than a decoder may have") from None
+
+
 def _clip(frames: Sequence[TimedFrame], indices: tuple[int, ...], decoder: str, cpu_seconds: float) -> DecodedClip:
     clock = FrameClock(frame_index=indices, timestamps_seconds=tuple(frame.seconds for frame in frames))
     return DecodedClip(np.stack([frame.picture for frame in frames]), clock, decoder, cpu_seconds)
@@ -146,7 +156,8 @@ def _opened_by_the_first(path: Path, openers: Mapping[str, Opener], stack: conte
     refusals: dict[str, VideoError] = {}
     for name, opener in openers.items():
         try:
-            return stack.enter_context(opener(path))
+            with _within_memory("not_a_video"):
+                return stack.enter_context(opener(path))
         except VideoError as error:
             refusals[name] = error
     detail = "; ".join(f"{name}: {error.detail}" for name, error in refusals.items())

@@ -34,10 +34,7 @@ from teacher_cache.clips.video import Device
 
 _READ = 1 << 20
 
-# What one decoder process may hold, so that a header which claims a giant picture costs its own clip and not the machine.
-# An 8K video in 10 bits, with the 16 frames that a codec may keep, takes 2 GiB.
-_MEMORY_BYTES = 4 << 30
-
+_LAST_BREATH_SECONDS = 5
 _STOPPED = "the decoder was stopped while it was at work"
 
 Result = TypeVar("Result")
@@ -63,6 +60,9 @@ class Decoder:
     timeout_seconds: float
     """Deadline of each clip, from when it is asked for: the first one's covers fetching and opening the video."""
     device: Device = "cpu"
+    memory_bytes: int = 4 << 30
+    """What the process may allocate, so that a giant picture costs its own clip and not the machine. An 8K video in 10 bits, of
+    which a codec may keep 16 frames, takes half of this. On ``cuda`` nothing is bounded: its driver maps as it will."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _using: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     """Held while the process's pipes are used, so that they are not closed under who reads."""
@@ -167,6 +167,8 @@ class Decoder:
                 detail = f"decoding took longer than {self.timeout_seconds:g} s, and its process was killed"
                 raise _Lost("decode_timeout", detail) from None
             except (EOFError, BrokenPipeError):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LAST_BREATH_SECONDS)  # its pipes are closed a little before its end is told
                 self._end()
                 if self._kills != self._kills_when_asked:
                     raise CouldNotRun(_STOPPED) from None
@@ -178,8 +180,9 @@ class Decoder:
             if self.process is not None and self.process.poll() is None:
                 return
             self._end()
+            bound = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "teacher_cache.clips.decoder", str(os.getpid())],
+                [sys.executable, "-m", "teacher_cache.clips.decoder", str(os.getpid()), str(bound)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
@@ -338,11 +341,10 @@ def _refusal(error: VideoError) -> Answer:
     return {"reason": error.reason, "detail": error.detail}, b""
 
 
-def _bound_memory() -> None:
-    """Bounds what the process allocates. Not its address space: a GPU's driver reserves terabytes of that."""
+def _bound_memory(wanted: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(_MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    if wanted != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _end_with_parent(parent: int) -> None:
@@ -359,15 +361,15 @@ def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
             answers.flush()
 
 
-def _main(parent: int) -> None:
+def _main(parent: int, memory_bytes: int) -> None:
     # What a native library prints must not end up between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    _bound_memory()
+    _bound_memory(memory_bytes)
     _serve(sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))

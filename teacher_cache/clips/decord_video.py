@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from schemas.clip import Footage
 from schemas.errors import VideoError
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import TimedFrame
+
+_VARYING = re.compile(r"\S+\.cc:\d+: |\(-?\w+ vs\. -?\w+\)|(?<=Error reading) .*")
 
 DECODER = f"decord {decord.__version__}"
 
@@ -70,6 +73,6 @@ def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
 
 
 def _message(error: Exception) -> str:
-    """The errors of decord hold a source location and a stack; the reason is the rest of the first line."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return first.rpartition("] ")[2] or first
+    """What decord says, without places in its source and without what differs from run to run: paths of copies, addresses."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition("] ")[2]
+    return _VARYING.sub("", said).strip()
