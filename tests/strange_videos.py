@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 MILLISECOND = Fraction(1, 1000)
 STEP = 10
@@ -56,9 +57,12 @@ def write(
 
 
 def write_audio(path: Path) -> Path:
-    """Half a second of silence, and no video."""
+    """Half a second of silence with a picture on its cover, and no video."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=44100, layout="mono")
+        cover: Any = container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt, cover.disposition = 64, 64, "yuvj420p", Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(pictures(1, 64, 64)[0], format="rgb24")) + cover.encode())
         for start in range(0, 20 * 1024, 1024):
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.rate, silence.pts = 44100, start

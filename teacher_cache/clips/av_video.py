@@ -40,6 +40,9 @@ class AvVideo:
         self.decoder, self.footage = DECODERS[device], packets.footage
         self._path, self._packets, self._device = path, packets, device
         self._seeks = True
+        self._running: Iterator[Any] = iter(())
+        self._following = 0
+        """Number of the frame that comes next of ``_running``."""
         self._begin()
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
@@ -49,9 +52,12 @@ class AvVideo:
             except av.error.FFmpegError as error:
                 raise VideoError("decode_error", f"frame {index} of {self.footage.frames}: {message(error)}") from None
 
-    def try_first(self) -> None:
+    def require_first(self) -> None:
         """Decode one frame, which is how to know that a device can. Raises `VideoError`, or what PyAV raises."""
-        self._frame(0)
+        first = next(self._running, None)
+        if first is None:
+            raise VideoError("decode_error", "no frame comes")
+        self._running = itertools.chain([first], self._running)
 
     def close(self) -> None:
         self._container.close()
@@ -132,7 +138,7 @@ def opened(path: Path, device: Device = "cpu") -> Iterator[AvVideo]:
 
 def _require_decoding(video: AvVideo) -> None:
     try:
-        video.try_first()
+        video.require_first()
     except (av.error.FFmpegError, VideoError) as error:
         raise VideoError("not_a_video", f"the device does not decode it: {message(error)}") from None
 

@@ -35,7 +35,7 @@ from teacher_cache.clips.video import Device
 _READ = 1 << 20
 
 _LAST_BREATH_SECONDS = 5
-_STOPPED = "the decoder was stopped while it was at work"
+_STOPPED = "the decoder was stopped, or asked for other clips, while it was at work"
 
 Result = TypeVar("Result")
 Answer = tuple[dict[str, Any], bytes]
@@ -66,8 +66,10 @@ class Decoder:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _using: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     """Held while the process's pipes are used, so that they are not closed under who reads."""
-    _kills: int = field(default=0, init=False, repr=False)
-    _kills_when_asked: int = field(default=0, init=False, repr=False)
+    _is_asked: bool = field(default=False, init=False, repr=False)
+    """Whether the process owes answers."""
+    _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    """The process that was last told to end by `kill`."""
 
     def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
         """One answer for each window, in order; the video is fetched and opened once for all of them.
@@ -76,43 +78,52 @@ class Decoder:
         hit, and the windows left are asked of a new process. After a second one, or where the video did not even open, they
         all fail with that reason, untried: a video that hangs costs two deadlines, however many windows it has.
 
-        Raises `CouldNotRun` for what is not the video's fault. An iterator may be left unfinished.
+        Raises `CouldNotRun` for what is not the video's fault. An iterator may be left unfinished; another request ends it.
         """
         left = deque(windows)
         lost_before = False
         while left:
             is_open = False
+            deadline = self._deadline()
+            process = self._start()
             try:
-                deadline = self._ask({"uri": uri, "windows": [window and window.model_dump() for window in left]})
-                self._read(deadline)
+                self._ask(process, {"uri": uri, "windows": [window and window.model_dump() for window in left]}, deadline)
+                self._read(process, deadline)
                 is_open = True
                 while left:
-                    answer = self._read_clip(deadline)
+                    answer = self._read_clip(process, deadline)
                     left.popleft()
+                    self._is_asked = bool(left)
                     yield answer
                     deadline = self._deadline()
             except VideoError as refusal:  # of the video as a whole
+                self._is_asked = False
                 yield from _each(left, refusal)
             except _Lost as lost:
                 yield from _each(left, lost.error, 1 if is_open and not lost_before else len(left))
                 lost_before = True
             finally:
                 if left:  # there is more to come from the process, and nobody to read it
-                    self._end()
+                    self._end(process)
 
     def probe(self, uri: str) -> Footage:
         """What a video holds. Raises `VideoError`, or `CouldNotRun` for what is not the video's fault."""
+        deadline = self._deadline()
+        process = self._start()
         try:
-            return Footage.model_validate(self._read(self._ask({"uri": uri}))[0]["footage"])
+            self._ask(process, {"uri": uri}, deadline)
+            return Footage.model_validate(self._read(process, deadline)[0]["footage"])
         except _Lost as lost:
             raise lost.error from None
+        finally:
+            self._is_asked = False
 
     def kill(self) -> None:
         """End the process; another thread that waits for its answer gets `CouldNotRun`. A next request starts a new one."""
-        self._kills += 1
         if (process := self.process) is not None:
+            self._killed = process
             process.kill()  # who reads from it now sees its end, and lets go
-        self._end()
+            self._end(process)
 
     def __enter__(self) -> Self:
         return self
@@ -123,28 +134,39 @@ class Decoder:
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout_seconds
 
-    def _ask(self, request: dict[str, Any]) -> float:
-        """Send a request; the deadline of its first answer."""
-        deadline = self._deadline()
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A process that lives and owes no answer. One that died with nothing asked of it cost no clip."""
+        with self._using:
+            if self.process is not None and (self._is_asked or self.process.poll() is not None):
+                self._end(self.process)
+            if self.process is None:
+                bound = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "teacher_cache.clips.decoder", str(os.getpid()), str(bound)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
+                )
+            self._is_asked = True
+            return self.process
+
+    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float) -> None:
         line = json.dumps(request | {"recipe": self.recipe.model_dump(), "device": self.device}).encode() + b"\n"
-        self._kills_when_asked = self._kills
-        self._start()
-        with self._noticing_loss() as process:
+        with self._noticing_loss(process):
             assert process.stdin is not None
             _write(process.stdin, line, deadline)
-        return deadline
 
-    def _read_clip(self, deadline: float) -> DecodedClip | VideoError:
+    def _read_clip(self, process: subprocess.Popen[bytes], deadline: float) -> DecodedClip | VideoError:
         try:
-            answer, frames = self._read(deadline)
+            answer, frames = self._read(process, deadline)
         except VideoError as error:
             return error
         values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
         return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"], answer["cpu_seconds"])
 
-    def _read(self, deadline: float) -> Answer:
+    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> Answer:
         """The next answer of the process. Raises `VideoError` and `CouldNotRun` as it says, `_Lost` where it says nothing."""
-        with self._noticing_loss() as process:
+        with self._noticing_loss(process):
             assert process.stdout is not None
             answer = json.loads(_read_line(process.stdout, deadline))
             frames = _read_exactly(process.stdout, int(np.prod(answer["shape"])), deadline) if "shape" in answer else b""
@@ -155,46 +177,32 @@ class Decoder:
         return answer, frames
 
     @contextlib.contextmanager
-    def _noticing_loss(self) -> Iterator[subprocess.Popen[bytes]]:
+    def _noticing_loss(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         with self._using:
-            if self.process is None:
+            if self.process is not process:
                 raise CouldNotRun(_STOPPED)
-            process = self.process
             try:
-                yield process
+                yield
             except TimeoutError:
-                self._end()
+                self._end(process)
                 detail = f"decoding took longer than {self.timeout_seconds:g} s, and its process was killed"
                 raise _Lost("decode_timeout", detail) from None
             except (EOFError, BrokenPipeError):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST_BREATH_SECONDS)  # its pipes are closed a little before its end is told
-                self._end()
-                if self._kills != self._kills_when_asked:
+                self._end(process)
+                if self._killed is process:
                     raise CouldNotRun(_STOPPED) from None
                 raise _Lost("decoder_crashed", f"the decoder's process ended with {_ending(process.returncode)}") from None
 
-    def _start(self) -> None:
-        """Have a process that lives. One that died with nothing asked of it cost no clip."""
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process, if it is still the one."""
         with self._using:
-            if self.process is not None and self.process.poll() is None:
+            if self.process is not process:
                 return
-            self._end()
-            bound = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "teacher_cache.clips.decoder", str(os.getpid()), str(bound)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
-            )
-
-    def _end(self) -> None:
-        with self._using:
-            if self.process is None:
-                return
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(BrokenPipeError):
                     if pipe is not None:
                         pipe.close()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import av
 import av.error
+from av.stream import Disposition
 
 from schemas.clip import Footage
 from schemas.errors import VideoError
@@ -80,7 +81,7 @@ def read_packets(path: Path) -> Packets:
 def main_stream(container: Any) -> Any:
     """The video stream that a player shows, to be decoded by one thread. Raises `VideoError`."""
     stream = container.streams.best("video")
-    if stream is None:
+    if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:  # a sound's cover
         raise VideoError("not_a_video", "the file has no video stream that can be decoded")
     stream.thread_count = 1
     return stream
