@@ -26,13 +26,16 @@ def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda
 def content_digest(uri: str) -> str | None:
     """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
 
+    Of what is no file, as a folder or a pipe, it is that of nothing: opening it will say what is wrong.
+
     Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
     that encoders make; a file altered by hand in its middle only can escape.
     """
     fs, path = filesystem(uri)
 
     def look() -> tuple[int, list[bytes]]:
-        length = int(fs.info(path)["size"])
+        info = fs.info(path)
+        length = int(info["size"]) if info["type"] == "file" else 0
         return length, [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
 
     found = reach_if_there(uri, look)

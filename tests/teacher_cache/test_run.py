@@ -309,7 +309,7 @@ def test_too_many_failures_stop_the_run_with_their_reasons_counted(tmp_path: Pat
     lines = [{"uri": str(broken if n % 3 else videos / "scene-0.mp4"), "id": f"{n:02d}"} for n in range(60)]
     (tmp_path / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
     job = jobs.value(tmp_path / "store", videos={"manifest": str(tmp_path / "videos.jsonl")}, signals=["camray"])
-    with pytest.raises(CouldNotRun, match=r"max_failed_share allows \(0.5\):\n  2\d not_a_video, such as '01'"):
+    with pytest.raises(CouldNotRun, match=r"max_failed_share allows \(0.5\):\n  2\d not_a_video, such as '"):
         run_job(Job.model_validate(job))
     assert status(open_store(str(tmp_path / "store"))).clips.pending > 0
 
