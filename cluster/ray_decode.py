@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import Decoder
+from teacher_cache.clips.video import Device
 from teacher_cache.feed import Decoded, Span, decode_span
+from teacher_cache.patience import expect
 
 DecodedBlock = tuple[Decoded, ...] | CacheError
 """The clips of a block, or what keeps the whole run from going on, as a value: Ray would wrap it in its own traceback."""
 
 
-def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: str) -> Iterator[DecodedBlock]:
+def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Iterator[DecodedBlock]:
     """One value for each block of the span, whatever happens: Ray counts them when it makes a lost one again."""
+    for video in {clip.video for block in span.blocks for clip in block.clips}:
+        expect(video)  # the driver has read it
     blocks = decode_span(_decoder(recipe, timeout_seconds, device), span)
     trouble: CacheError | None = None
     for _ in span.blocks:
@@ -30,7 +34,7 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: str) 
 
 
 @functools.cache
-def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: str) -> Decoder:
+def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Decoder:
     """This process's decoder, which goes from task to task."""
     decoder = Decoder(recipe, timeout_seconds, device)
     atexit.register(decoder.kill)

@@ -106,4 +106,4 @@ class FrameClock(Frozen):
     frame_index: tuple[int, ...]
     """Source frame number of each frame, counted from 0."""
     timestamps_seconds: tuple[float, ...]
-    """Presentation time of each frame, in seconds."""
+    """Presentation time of each frame, in seconds, as the video says it: the first frame of all need not be at 0."""

@@ -16,7 +16,7 @@ class ClipCounts(Frozen):
 
 
 class Requests(Frozen):
-    """Requests to object stores, as they are billed: an answer that had to be asked for again counts once."""
+    """Requests to object stores, as they are billed: one that the server could not answer, and was sent again, counts once."""
 
     put: int = 0
     """Of objects created or written anew, those refused because the object was there included."""

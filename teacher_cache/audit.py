@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from schemas.errors import BadInput, VideoError
 from schemas.report import Finding, Retaught
 from schemas.signal import SIGNALS, SignalName
 from teacher_cache.clips.content import content_digest
-from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.decode import DecodedClip
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.plan import Progress, no_progress
 from teacher_cache.store.reader import Cache, open_cache
@@ -45,10 +47,9 @@ def reteach(
     findings: list[Finding] = []
     with (
         progress("teaching again", len(clips), "clips") as advance,
-        DecoderPool(cache.recipe.clips, 1, _DECODE_TIMEOUT_SECONDS) as decoders,
+        Decoder(cache.recipe.clips, _DECODE_TIMEOUT_SECONDS) as decoder,
     ):
-        decoded = decoders.map((clip.video for clip in clips), (clip.window for clip in clips))
-        for clip, result in zip(clips, decoded, strict=True):
+        for clip, result in zip(clips, _decoded(decoder, clips), strict=True):
             if isinstance(result, VideoError):
                 findings.append(_finding(clip, f"its video does not decode now: {result}"))
             elif content_digest(clip.video) != clip.content_digest:
@@ -60,6 +61,12 @@ def reteach(
                     findings.append(_finding(clip, f"the teacher now differs from the store in {', '.join(beyond)}"))
             advance(1)
     return tuple(found), tuple(findings)
+
+
+def _decoded(decoder: Decoder, clips: Sequence[Clip]) -> Iterator[DecodedClip | VideoError]:
+    """Each clip's frames, in order; clips of one video stand side by side, and it is opened once for them."""
+    for video, of_video in itertools.groupby(clips, lambda clip: clip.video):
+        yield from decoder.clips(video, [clip.window for clip in of_video])
 
 
 def _spread(cache: Cache, count: int) -> Sequence[Clip]:

@@ -75,7 +75,7 @@ stdout = Console(highlight=False)
 
 
 # A package that only some commands need → the extra that brings it.
-_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "demo"}
+_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "teach"}
 
 
 @contextmanager

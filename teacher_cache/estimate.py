@@ -63,37 +63,47 @@ class SignalWork:
 def store_requests(work: StoreWork) -> Requests:
     """All that a run asks of its store, step by step as `teacher_cache.run` does it, if nothing is repeated.
 
-    Shards of clips that the encoding cannot hold come on top; so do a few requests for clips that fail, and for a volume of the
-    ledger that is bound by several at once.
+    Shards of clips that the encoding cannot hold come on top; so do a few requests for clips that fail, of teachers that
+    wait for a volume of the ledger to be bound, and for shards that have entries in the open one already.
     """
     bound, left_open = volumes_to_bind(work.open_entries, work.units)
     volumes = work.bound_volumes
     total = work.opened + _made_ready(work) + _worked(work)
     for entries in bound:
         total += _binding(entries, volumes)
-        # A teacher that meets a closed volume opens its record and its table, and looks whether the next one is closed.
-        total += Requests(get=3) * (work.teachers if work.units else 0)
         volumes += 1
+    # A teacher that meets a closed volume opens its record and its table, and looks whether the next one is closed. None meets
+    # one that is bound when the work is done.
+    met = len(bound) - (left_open == 0) if bound and work.units else 0
+    total += Requests(get=3) * met * work.teachers
     return total + _told(work, volumes, left_open)
 
 
+_FOUND = Requests(get=1)
+"""To create what is there already: S3 is asked whose it is."""
+
+
 def _made_ready(work: StoreWork) -> Requests:
-    root = Requests(put=1, get=1 if work.exists else 0)
-    declared = Requests(put=work.arrays, get=work.arrays_there)
+    root = Requests(put=1 + len(MARKERS)) + (_FOUND * (1 + len(MARKERS)) + Requests(get=1) if work.exists else Requests())
+    declared = Requests(put=work.arrays) + (_FOUND + Requests(get=1)) * work.arrays_there
     longer = work.arrays_there + work.others_there if work.new_segments else 0
     lengthened = Requests(list=1, get=work.arrays + work.others_there, put=longer)
     # Rows are added in view of the videos that are known, and then looked up by the clips' keys in all segments, new and old.
     added = Requests(put=2 * work.new_segments, get=work.new_segments + (2 * work.segments_before if work.new_segments else 0))
-    return root + Requests(put=len(MARKERS)) + added + declared + lengthened
+    closed = Requests(get=1)  # whether the ledger's open volume was closed by a run that was killed
+    return root + added + declared + lengthened + closed
 
 
 def _worked(work: StoreWork) -> Requests:
-    """A teacher opens the store and offers its heads, of which one's are taken; a unit looks twice who has committed it."""
+    """A teacher opens the store and offers its heads, of which one's are taken.
+
+    A unit looks who has committed it, and, before it is taught and once it is committed, whether its volume is closed.
+    """
     if not work.units:
         return Requests()
-    heads = Requests(put=2) * work.teachers + Requests(get=2) * (work.teachers - (0 if work.exists else 1))
+    heads = Requests(put=2) * work.teachers + (_FOUND + Requests(get=1)) * 2 * (work.teachers - (0 if work.exists else 1))
     opened = Requests(get=1 + len(PARTS) + work.signals) * work.teachers + (heads if work.has_heads else Requests())
-    return opened + Requests(get=work.row_groups) + Requests(get=5, put=1) * work.units + Requests(put=work.shards)
+    return opened + Requests(get=work.row_groups) + Requests(get=3, put=1) * work.units + Requests(put=work.shards)
 
 
 def _binding(entries: int, volumes_before: int) -> Requests:

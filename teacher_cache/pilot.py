@@ -22,7 +22,7 @@ from schemas.signal import Shape, SignalName
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.engine import engine
 from teacher_cache.plan import Progress, WorkLeft, no_progress, plan_report, resolve_recipe
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.remote import filesystem, reach_if_there
 from teacher_cache.stop import stop_on_sigterm
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.ledger import Ledger, part_of
@@ -136,11 +136,7 @@ def _bytes(job: Job, store: Store) -> dict[str, int]:
 
 def _video_bytes(clip: Clip) -> int:
     fs, path = filesystem(clip.video)
-    with reachable(clip.video):
-        try:
-            return int(fs.info(path)["size"])
-        except FileNotFoundError:
-            return 0
+    return reach_if_there(clip.video, lambda: int(fs.info(path)["size"])) or 0
 
 
 def _all_failed(failures: Sequence[FailedClip]) -> str:

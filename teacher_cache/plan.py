@@ -192,7 +192,9 @@ class WorkLeft(Sequence[WorkItem]):
         missing = tuple(part for part, lacks in zip(self._parts, self._lacks[:, index], strict=True) if lacks)
         rows = self._rows(int(self._shards[index]))
         clips = self.catalog.clips(rows)
-        settled = {outcome.row: outcome for clip in clips if (outcome := self._settled(clip)) is not None}
+        latest = self.catalog.rows_of([clip.clip_id for clip in clips]).tolist()
+        outcomes = (self._settled(clip, row) for clip, row in zip(clips, latest, strict=True))
+        settled = {outcome.row: outcome for outcome in outcomes if outcome is not None}
         return WorkItem(
             unit=Unit(shard=int(self._shards[index]), parts=missing),
             clips=tuple(clip for clip in clips if clip.row not in settled),
@@ -202,7 +204,7 @@ class WorkLeft(Sequence[WorkItem]):
     @property
     def rows(self) -> int:
         """Rows of all the units, taught or not."""
-        return sum(len(self._rows(int(shard))) for shard in self._shards)
+        return self.catalog.rows_within(self._shards * self._per_shard, (self._shards + 1) * self._per_shard)
 
     def units(self, part: PartName) -> int:
         """Units that write that part."""
@@ -226,11 +228,13 @@ class WorkLeft(Sequence[WorkItem]):
     def _rows(self, shard: int) -> Rows:
         return self.catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
 
-    def _settled(self, clip: Clip) -> RowOutcome | None:
-        """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded."""
-        latest = self.catalog.latest_row(clip)
+    def _settled(self, clip: Clip, latest: int) -> RowOutcome | None:
+        """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded.
+
+        ``latest`` is the clip's current row, -1 where it has none.
+        """
         if latest != clip.row:
-            detail = "its video has no such window now" if latest is None else f"row {latest} holds this clip now"
+            detail = "its video has no such window now" if latest < 0 else f"row {latest} holds this clip now"
             return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
         failure = self.ledger.failure(clip.row, ["clock"])
         if failure is None:

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from schemas.credentials import holds_credentials
 from schemas.errors import BadInput, Unreachable
+from teacher_cache.patience import NotNow, Patience, session
 
-# aiobotocore's own patience (60 s to connect, 5 tries, and s3fs tries that 5 times again) would keep a wrong endpoint
-# silent for minutes.
-S3_CONNECT_SECONDS, S3_READ_SECONDS, S3_ATTEMPTS = 5, 60, 3
-_S3_CONFIG = {
-    "connect_timeout": S3_CONNECT_SECONDS,
-    "read_timeout": S3_READ_SECONDS,
-    "retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS},
-}
-# With more than one part at a time, s3fs asks for an object's length before each GET, and opens a long one once more than it
-# reads it; for an object that is not there it lists the folder too. Requests are billed, and a round trip each.
-_S3_OPTIONS = {"config_kwargs": _S3_CONFIG, "use_listings_cache": False, "max_concurrency": 1}
+S3_CONNECT_SECONDS = 5
+_S3_READ_SECONDS = 60
+
+Result = TypeVar("Result")
 
 
 def protocol(url: str) -> str:
@@ -34,7 +29,24 @@ def protocol(url: str) -> str:
 
 def storage_options(url: str) -> dict[str, Any]:
     """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
-    return _S3_OPTIONS if protocol(url) == "s3" else {}
+    if protocol(url) != "s3":
+        return {}
+    return {
+        "config_kwargs": {"connect_timeout": S3_CONNECT_SECONDS, "read_timeout": s3_read_seconds(), "retries": _NO_RETRIES},
+        "use_listings_cache": False,
+        # With more than one part at a time, s3fs asks for an object's length before it reads it, and for one that is not there
+        # lists the folder too. Requests are billed, and a round trip each.
+        "max_concurrency": 1,
+    }
+
+
+# `Patience` repeats requests.
+_NO_RETRIES = {"mode": "standard", "total_max_attempts": 1}
+
+
+def s3_read_seconds() -> float:
+    """How long an S3 server may be silent before an answer, or in the middle of one, until the request is sent again."""
+    return float(os.environ.get("P4D_S3_READ_SECONDS", _S3_READ_SECONDS))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -44,7 +56,41 @@ def filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.url_to_fs(url, **storage_options(url))
     except (ImportError, ValueError) as error:
         raise BadInput(f"cannot use {url}: {error}") from None
+    make_patient(fs)
     return fs, path
+
+
+def make_patient(fs: Any) -> None:
+    """Put S3 requests of an fsspec filesystem under `Patience`. Filesystems are shared: do it before each use of one."""
+    if "s3" in fs.protocol:
+        fs.retries = 1
+        fs.session = fs.session or session()
+
+
+def reach(url: str, operation: Callable[[], Result]) -> Result:
+    """What an operation at a place gives; it is tried again while it fails for a passing reason. Raises `Unreachable`."""
+    with reachable(url):
+        return Patience(url).ask(operation)
+
+
+def reach_if_there(url: str, operation: Callable[[], Result]) -> Result | None:
+    """As `reach`; None where the operation finds that what it wants is not there."""
+    with reachable(url):
+        try:
+            return Patience(url).ask(operation)
+        except FileNotFoundError:
+            return None
+
+
+def fetch(url: str, file: Path) -> bool:
+    """Copy an object to a file on this machine; False where there is no such object. Raises `Unreachable`."""
+    fs, path = filesystem(url)
+
+    def copy() -> bool:
+        fs.get_file(path, str(file))
+        return True
+
+    return reach_if_there(url, copy) is not None
 
 
 def refuse_credentials(url: str) -> None:
@@ -64,6 +110,8 @@ def reachable(url: str) -> Iterator[None]:
     except PermissionError as error:
         raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
+        if isinstance(error, NotNow) and error.status is None:
+            raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
         raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url)}") from None
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):

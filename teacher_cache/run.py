@@ -35,6 +35,7 @@ from teacher_cache.store.store import (
     find_store,
     lengthen,
     require_recipe,
+    settle_ledger,
     status,
     tend_ledger,
 )
@@ -174,8 +175,8 @@ def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, sto
     """The engine's events; the ledger is kept short on the way."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
     spec = spec.model_copy(update={"ledger_volume": volume})
-    # A run that was killed may have left the volume longer than it should be.
-    if tend_ledger(store, volume, entries, done=False):
+    # A run that was killed may have left the volume longer than it should be, or closed and not bound.
+    if settle_ledger(store, volume) or tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0
     for event in workers.run(spec, left, stop) if left else ():
         if isinstance(event, UnitReport):

@@ -1,8 +1,8 @@
 """Counting what is asked of object stores: requests in, a `Requests` out.
 
-S3's own client tells of each request that was answered, so pages of a listing, and whatever else a library asks on its own,
-are counted as they are; an answer of 5xx, which is asked again and not billed, is not. Of other places the caller says what it
-asks.
+s3fs's client tells of each request that was answered, so pages of a listing, and whatever else a library asks on its own, are
+counted as they are; an answer of 5xx, which is asked again and not billed, is not; one that breaks off and is asked again
+counts each time, as it is billed. What is asked of other places, or through other clients, the caller says.
 """
 
 from __future__ import annotations
@@ -29,11 +29,6 @@ class Tally:
         with self._lock:
             self._count[kind] += count
 
-    def merge(self, requests: Requests) -> None:
-        """Add what another process counted."""
-        for kind in self._count:
-            self.add(kind, getattr(requests, kind))
-
     def take(self) -> Requests:
         """What was counted since the last time; the count begins anew."""
         with self._lock:
@@ -43,7 +38,7 @@ class Tally:
 
 
 OF_VIDEOS = Tally()
-"""What this process, and the decoders that it started, asked of the places where videos and their lists lie."""
+"""What this process asked of the places where videos and their lists lie. Its decoders read only what it has fetched."""
 
 
 # fsspec runs a call in its own thread, under the caller's context.
@@ -51,10 +46,10 @@ _COUNTED_IN: ContextVar[Tally | None] = ContextVar("counted_in", default=None)
 
 
 @contextmanager
-def counted(tally: Tally, fs: Any, otherwise: RequestKind | None = None, count: int = 1) -> Iterator[None]:
+def counted(tally: Tally, fs: Any, otherwise: RequestKind | None = None) -> Iterator[None]:
     """What is asked of an fsspec filesystem inside is counted in ``tally``.
 
-    ``otherwise`` says what is asked (``count`` times), for a filesystem that does not tell of it itself; None counts nothing.
+    ``otherwise`` says what is asked, once, for a filesystem that does not tell of it itself; None counts nothing.
     """
     tells = _tells(fs)
     token = _COUNTED_IN.set(tally)
@@ -63,7 +58,7 @@ def counted(tally: Tally, fs: Any, otherwise: RequestKind | None = None, count: 
     finally:
         _COUNTED_IN.reset(token)
         if otherwise is not None and not tells:
-            tally.add(otherwise, count)
+            tally.add(otherwise)
 
 
 def _tells(fs: Any) -> bool:

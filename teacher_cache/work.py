@@ -37,6 +37,7 @@ from teacher_cache.memory import (
     require_host_memory,
     worker_bytes,
 )
+from teacher_cache.patience import expect
 from teacher_cache.store.chunk import encode_chunk, split_checksum
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.ledger import Journal
@@ -68,6 +69,7 @@ class Worker:
         if spec.engine.threads_per_teacher is not None:
             torch.set_num_threads(spec.engine.threads_per_teacher)
         self.batch = spec.engine.batch
+        expect(spec.store)
         self.store = open_store(spec.store)
         self.devices = _devices(spec.engine)
         self._require_memory(spec)
@@ -82,7 +84,6 @@ class Worker:
         for teacher in teachers:
             self._free.put(teacher)
         self._journal = Journal(self.store.objects, spec.ledger_volume)
-        self._committing = threading.Lock()
         # The compressors release the GIL, so they work beside a teacher.
         self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
@@ -121,8 +122,7 @@ class Worker:
 
     def teach(self, item: WorkItem, decoded: Iterator[DecodedClip | VideoError]) -> TaughtUnit:
         """Teach and encode a unit's clips, which come decoded in the item's order. A clip that fails costs its own row."""
-        with self._committing:
-            standing = self._journal.standing(item.unit.shard)
+        standing = self._journal.standing(item.unit.shard)
         left = tuple(part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing))
         if not left:
             return TaughtUnit(self, item, standing[-1])
@@ -136,7 +136,7 @@ class Worker:
         if unit.standing is not None:
             return self._told(unit.report(unit.standing, already_done=True))
         entry = unit.write()
-        with unit.clock.stage("put"), self._committing:
+        with unit.clock.stage("put"):
             already_done = not self._journal.commit(entry)
         return self._told(unit.report(entry, already_done=already_done))
 

@@ -1,23 +1,54 @@
-"""Between a writer and an S3 server: lets all requests through, but for one that it loses, repeats or holds back."""
+"""Between clients and an S3 server: lets all requests through, but for one that it loses, repeats or holds back, or for those
+that its weather spoils."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import random
 import re
 import signal
+import socket
+import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Fault = Literal["killed before", "killed after", "answer lost", "sent twice", "sent late"]
 """What happens at the request: the writer is killed before the server gets it, or after (and hears nothing); the answer alone
 is lost; the server gets it twice, and the second answer is given; the writer is killed, and `S3Proxy.release` sends it."""
 
+Trouble = Literal["500", "503", "hang", "reset", "lost", "cut", "slow"]
+"""What spoils a request: an answer of that status, no answer, a connection reset before the server has it or (``lost``) after,
+half an answer, or one that takes its time."""
+
 _CHANGES = (b"PUT ", b"POST ", b"DELETE ")
+_ANSWERS = {"500": ("Internal Server Error", "InternalError"), "503": ("Service Unavailable", "SlowDown")}
+_SLOW_SECONDS = 0.3
+
+Weather = Callable[[bytes], Trouble | None]
+"""A request's first bytes, method and path → what spoils it."""
+
+
+def changeable(share: float, seed: int, kinds: Sequence[Trouble] = get_args(Trouble)) -> Weather:
+    """Spoils that share of all requests."""
+    chance = random.Random(seed)
+    return lambda _: chance.choice(kinds) if chance.random() < share else None
+
+
+def each_once(trouble: Trouble, methods: tuple[bytes, ...] = _CHANGES) -> Weather:
+    """Spoils every request the first time that it comes."""
+    seen: set[bytes] = set()
+
+    def weather(request: bytes) -> Trouble | None:
+        is_new = request.startswith(methods) and request not in seen
+        seen.add(request)
+        return trouble if is_new else None
+
+    return weather
 
 
 class S3Proxy:
@@ -33,6 +64,11 @@ class S3Proxy:
         self._at: int = 0
         self._fault: Fault | None = None
         self._held = b""
+        self.weather: Weather = lambda _: None
+        self.troubles: list[tuple[Trouble, str]] = []
+        """What was spoilt so far, how and which request."""
+        self.requests: list[str] = []
+        """Method and path of all that came."""
 
     def expect(self, at: int = 0, fault: Fault | None = None) -> None:
         """Count anew, and be ready for the fault at that change, counted from 1. Say `writer` before it comes."""
@@ -47,9 +83,39 @@ class S3Proxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             request = await _request(reader, writer)
-            writer.write(await self._through(request))
+            line = request[: request.index(b" HTTP/")]
+            self.requests.append(line.decode())
+            trouble = self.weather(line)
+            if trouble is None:
+                writer.write(await self._through(request))
+            else:
+                self.troubles.append((trouble, line.decode()))
+                writer.write(await self._spoilt(trouble, request, reader, writer))
             await writer.drain()
         writer.close()
+
+    async def _spoilt(
+        self, trouble: Trouble, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
+        match trouble:
+            case "500" | "503":
+                reason, code = _ANSWERS[trouble]
+                body = f"<Error><Code>{code}</Code><Message>made by the test</Message></Error>"
+                return f"HTTP/1.1 {trouble} {reason}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+            case "hang":
+                await reader.read()  # until the client has had enough
+            case "cut":
+                answer = await self._forwarded(request)
+                return answer[: (answer.index(b"\r\n\r\n") + len(answer)) // 2]
+            case "slow":
+                await asyncio.sleep(_SLOW_SECONDS)
+                return await self._forwarded(request)
+            case "lost":
+                await self._forwarded(request)
+        # Without a farewell: the client's system sees a reset.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        return b""
 
     async def _through(self, request: bytes) -> bytes:
         self.changes += request.startswith(_CHANGES)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import s3fs
 
@@ -34,6 +35,8 @@ CONNECTIONS: dict[str, dict[str, s3fs.S3FileSystem]] = {}
 class S3Server:
     endpoint: str
     process: subprocess.Popen[bytes]
+    folder: Path
+    command: tuple[str, ...]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,21 +104,30 @@ def start(folder: Path, weed: str = "weed") -> S3Server:
     (folder / "data").mkdir(parents=True)
     (folder / "identities.json").write_text(json.dumps(_configuration("bucket")))
     master, volume, filer, s3 = _free_ports(4)
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                weed, "-logtostderr=true", "server", "-filer", "-s3", f"-dir={folder / 'data'}",
-                f"-s3.config={folder / 'identities.json'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-                f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
-                "-master.volumeSizeLimitMB=256", "-volume.max=100", "-volume.minFreeSpace=1",
-            ],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    server = S3Server(f"http://127.0.0.1:{s3}", process)
+    command = (
+        weed, "-logtostderr=true", "server", "-filer", "-s3", f"-dir={folder / 'data'}",
+        f"-s3.config={folder / 'identities.json'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+        f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-master.electionTimeout=1s",
+        "-master.volumeSizeLimitMB=256", "-volume.max=100", "-volume.minFreeSpace=1",
+    )  # fmt: skip
+    return _serving(f"http://127.0.0.1:{s3}", folder, command)
+
+
+def start_again(server: S3Server) -> S3Server:
+    """A server that was stopped, over the same data and on the same ports."""
+    return _serving(server.endpoint, server.folder, server.command)
+
+
+def _serving(endpoint: str, folder: Path, command: tuple[str, ...]) -> S3Server:
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    server = S3Server(endpoint, process, folder, command)
     deadline = time.monotonic() + 60
     while True:
         try:
+            with socket.create_connection((urlsplit(endpoint).hostname, urlsplit(endpoint).port)):
+                pass  # the client below is slow to try again
             server.filesystem.ls("/")
         except Exception as error:  # the server answers in its own way while it starts
             if time.monotonic() > deadline or process.poll() is not None:

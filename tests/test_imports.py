@@ -118,7 +118,7 @@ def test_reading_a_store_loads_no_ray_and_no_teacher(tiny_store: Path) -> None:
         "cache.read(['depth'], cache.committed_ids()[:1])\ncache.dataset(['f4d'])[0]\nassert cache.heads() is not None"
     )
     assert "zarr" in loaded
-    heavy = {m for m in loaded if within(m, ("ray", "transformers", "decord", "teacher_cache.teachers", "cluster"))}
+    heavy = {m for m in loaded if within(m, ("ray", "transformers", "av", "decord", "teacher_cache.teachers", "cluster"))}
     assert not heavy
 
 

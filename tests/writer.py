@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -204,22 +204,16 @@ def _stop_here(stop: Stop) -> None:
 def _keep_what_writes_nothing() -> None:
     """Let every decoded clip, and every answer of the tiny L4P, be worked out once."""
     torch.set_num_threads(1)  # threads of a pool would not be in the children
-    decode: Callable[..., DecodedClip] = Decoder.decode
+    decode: Callable[..., Iterator[DecodedClip | VideoError]] = Decoder.clips
     raw: Callable[..., Any] = L4PTeacher.raw
     decoded: dict[Any, DecodedClip | VideoError] = {}
     taught: dict[Any, Any] = {}
 
-    def decode_once(decoder: Decoder, uri: str, window: Any) -> DecodedClip:
-        key = uri, window, decoder.recipe
-        if key not in decoded:
-            try:
-                decoded[key] = decode(decoder, uri, window)
-            except VideoError as error:
-                decoded[key] = error
-        found = decoded[key]
-        if isinstance(found, VideoError):
-            raise found
-        return found
+    def decode_once(decoder: Decoder, uri: str, windows: Sequence[Any]) -> Iterator[DecodedClip | VideoError]:
+        keys = [(uri, window, decoder.recipe) for window in windows]
+        new = [key for key in keys if key not in decoded]
+        decoded.update(zip(new, decode(decoder, uri, [window for _, window, _ in new]), strict=True))
+        return iter([decoded[key] for key in keys])
 
     def raw_once(teacher: L4PTeacher, frames: torch.Tensor, signals: Any) -> Any:
         key = frames.numpy().tobytes(), tuple(signals)
@@ -227,7 +221,7 @@ def _keep_what_writes_nothing() -> None:
             taught[key] = raw(teacher, frames, signals)
         return dict(taught[key])
 
-    Decoder.decode, L4PTeacher.raw = decode_once, raw_once  # type: ignore[method-assign]
+    Decoder.clips, L4PTeacher.raw = decode_once, raw_once  # type: ignore[method-assign]
     loading = [(L4PFamily, "identify"), (L4PFamily, "load"), (L4PTeacher, "heads")]
     for owner, name in [*loading, (registry, "entry_points"), (engine, "entry_points")]:
         setattr(owner, name, functools.cache(getattr(owner, name)))

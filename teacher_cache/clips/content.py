@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.remote import filesystem, reach_if_there
 from teacher_cache.tally import OF_VIDEOS, counted
 
 _BLOCK = 64 * 1024
@@ -27,17 +27,23 @@ def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda
 def content_digest(uri: str) -> str | None:
     """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
 
+    Of what is no file, as a folder or a pipe, it is that of nothing: opening it will say what is wrong.
+
     Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
     that encoders make; a file altered by hand in its middle only can escape.
     """
     fs, path = filesystem(uri)
-    with reachable(uri):
-        try:
-            with counted(OF_VIDEOS, fs):
-                length = int(fs.info(path)["size"])
-                blocks = [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
-        except FileNotFoundError:
-            return None
+
+    def look() -> tuple[int, list[bytes]]:
+        info = fs.info(path)
+        length = int(info["size"]) if info["type"] == "file" else 0
+        return length, [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
+
+    with counted(OF_VIDEOS, fs):
+        found = reach_if_there(uri, look)
+    if found is None:
+        return None
+    length, blocks = found
     digest = hashlib.sha256(length.to_bytes(8, "little"))
     for block in blocks:
         digest.update(block)

@@ -1,6 +1,4 @@
-"""From a video's uri to uint8 frames and their clock, with decord.
-
-Frames come as they are meant to be seen: decord applies a quarter turn in the video's metadata (checked by tests).
+"""From a video's uri to uint8 frames and their clock, by the first decoder that opens it.
 
 Call these where a damaged file may take the process down with it; `teacher_cache.clips.decoder` runs them in a
 process of their own.
@@ -9,26 +7,41 @@ process of their own.
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import decord
 import numpy as np
 
-from schemas.clip import Footage, FrameClock, Window
+from schemas.clip import FailureReason, Footage, FrameClock, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
+from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.clips.video import Device, Opener, OpenVideo, TimedFrame
+from teacher_cache.remote import fetch, filesystem
 from teacher_cache.tally import OF_VIDEOS, counted
 
-DECODER = f"decord {decord.__version__}"
+OPENERS: Mapping[Device, Mapping[str, Opener]] = {
+    "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},
+    "cuda": {
+        "PyAV on cuda": partial(av_video.opened, device="cuda"),
+        "PyAV": av_video.opened,
+        "decord": decord_video.opened,
+    },
+}
+"""The decoders tried on each device, in order. What the first opens but does not decode is decode_error, and no other's.
+
+PyAV is first because it knows which frame it has decoded: by the frame's time, each time. decord counts, and so gives other
+frames than were asked for, without a word: after its seeks in MPEG-TS, in fragmented mp4 and in open groups of pictures; where
+an edit list hides frames; and all frames after one that is damaged. Its frames of a sound 8-bit H.264 video are the same to the
+last bit. It is also FFmpeg within, so that what PyAV finds damaged it would at best guess.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,13 +53,14 @@ class DecodedClip:
     clock: FrameClock
     decoder: str
     """Name and version of what decoded it."""
-    cpu_seconds: float = 0.0
+    cpu_seconds: float
+    """CPU time of all threads of the process from the answer before this one to this one; opening is in the first."""
 
 
-def probe(uri: str) -> Footage:
+def probe(uri: str, device: Device = "cpu") -> Footage:
     """How much there is of a video. Raises `VideoError` with the reason."""
-    with _opened(uri) as reader:
-        return _footage(reader)
+    with opened(uri, device) as video:
+        return video.footage
 
 
 def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> DecodedClip:
@@ -54,79 +68,118 @@ def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> D
 
     Raises `VideoError` with the reason.
     """
-    with _opened(uri) as reader:
-        indices = frame_indices(recipe, _footage(reader), window)
-        frames = _frames(reader, indices)
-        seconds = tuple(float(reader.get_frame_timestamp(i)[0]) for i in indices)
-    return DecodedClip(preprocess(frames, recipe), FrameClock(frame_index=indices, timestamps_seconds=seconds), DECODER)
+    began = time.process_time()
+    with opened(uri) as video:
+        (clip,) = clips_of(video, recipe, [window], began)
+    if isinstance(clip, VideoError):
+        raise clip
+    return clip
 
 
 def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
     """The named frames at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
-    with _opened(uri) as reader:
-        return _frames(reader, frame_index)
+    with opened(uri) as video:
+        wanted = sorted(set(frame_index))
+        frames = dict(zip(wanted, video.frames(wanted), strict=True))
+    return np.stack([frames[index].picture for index in frame_index])
 
 
-def _footage(reader: Any) -> Footage:
-    fps = float(reader.get_avg_fps())
-    return Footage(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
+def clips_of(
+    video: OpenVideo, recipe: ClipRecipe, windows: Sequence[Window | None], began: float
+) -> Iterator[DecodedClip | VideoError]:
+    """One answer for each window, in order. A frame of several windows is decoded once, and kept small until its last one.
 
-
-def _frames(reader: Any, indices: Sequence[int]) -> Frame:
-    """Each wanted frame is read once, in order: decord gives the following frame when one is asked for twice in a row."""
-    try:
-        frames = {index: _packed_rows(reader[index].asnumpy()) for index in sorted(set(indices))}
-    except (decord.DECORDError, IndexError) as error:
-        raise VideoError("decode_error", _message(error)) from None
-    return np.stack([frames[index] for index in indices])
-
-
-def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
-    """(height, width, RGB) without padding.
-
-    decord takes FFmpeg's bytes per row over the width for the number of channels. Where the padded row is just four
-    thirds of the packed one (a width of 96 or 144) it so gives a frame of "4 channels", and its own batches fail.
+    ``began`` is `time.process_time` when work on the video began.
     """
-    height, width, _ = frame.shape
-    return np.ascontiguousarray(frame.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
+    planned = [_planned(recipe, video.footage, window) for window in windows]
+    last_use = {index: place for place, indices in enumerate(planned) for index in _found(indices)}
+    kept: dict[int, TimedFrame] = {}
+    for place, indices in enumerate(planned):
+        if isinstance(indices, VideoError):
+            yield indices
+            continue
+        try:
+            with _within_memory("decode_error"):
+                kept |= _small_frames(video, recipe, sorted(set(indices) - kept.keys()))
+        except VideoError as error:
+            yield error
+            continue
+        now = time.process_time()
+        yield _clip([kept[index] for index in indices], indices, video.decoder, now - began)
+        began = now
+        kept = {index: frame for index, frame in kept.items() if last_use[index] > place}
+
+
+def _planned(recipe: ClipRecipe, footage: Footage, window: Window | None) -> tuple[int, ...] | VideoError:
+    try:
+        return frame_indices(recipe, footage, window)
+    except VideoError as error:
+        return error
+
+
+def _found(indices: tuple[int, ...] | VideoError) -> tuple[int, ...]:
+    return () if isinstance(indices, VideoError) else indices
+
+
+def _small_frames(video: OpenVideo, recipe: ClipRecipe, indices: Sequence[int]) -> dict[int, TimedFrame]:
+    """Frames brought to the teacher's size one by one: full-size frames never pile up."""
+    found = zip(indices, video.frames(indices), strict=True)
+    return {index: TimedFrame(preprocess(frame.picture[None], recipe)[0], frame.seconds) for index, frame in found}
 
 
 @contextlib.contextmanager
-def _opened(uri: str) -> Iterator[Any]:
-    with _on_disk(uri) as path:
+def _within_memory(reason: FailureReason) -> Iterator[None]:
+    """Turns want of memory, which is bounded where videos are decoded, into a `VideoError`."""
+    try:
+        yield
+    except MemoryError:
+        raise VideoError(reason, "its pictures take more memory than a decoder may have") from None
+
+
+def _clip(frames: Sequence[TimedFrame], indices: tuple[int, ...], decoder: str, cpu_seconds: float) -> DecodedClip:
+    clock = FrameClock(frame_index=indices, timestamps_seconds=tuple(frame.seconds for frame in frames))
+    return DecodedClip(np.stack([frame.picture for frame in frames]), clock, decoder, cpu_seconds)
+
+
+@contextlib.contextmanager
+def opened(uri: str, device: Device = "cpu") -> Iterator[OpenVideo]:
+    """A video, opened by the first decoder that can.
+
+    Raises `VideoError`: where none can, with the first one's reason and what each said.
+    """
+    with on_disk(uri) as path, contextlib.ExitStack() as stack:
         if path.stat().st_size == 0:
             raise VideoError("video_empty", "the file has zero bytes")
+        yield _opened_by_the_first(path, OPENERS[device], stack)
+
+
+def _opened_by_the_first(path: Path, openers: Mapping[str, Opener], stack: contextlib.ExitStack) -> OpenVideo:
+    refusals: dict[str, VideoError] = {}
+    for name, opener in openers.items():
         try:
-            reader = decord.VideoReader(str(path), num_threads=1)
-        except (decord.DECORDError, RuntimeError) as error:
-            raise VideoError("not_a_video", _message(error)) from None
-        except AssertionError:  # how decord says that it counted none
-            raise VideoError("no_frames", "the video holds no frame") from None
-        yield reader
+            with _within_memory("not_a_video"):
+                return stack.enter_context(opener(path))
+        except VideoError as error:
+            refusals[name] = error
+    detail = "; ".join(f"{name}: {error.detail}" for name, error in refusals.items())
+    raise VideoError(next(iter(refusals.values())).reason, detail)
 
 
 @contextlib.contextmanager
-def _on_disk(uri: str) -> Iterator[Path]:
-    """The video as a file on disk: where it lies, or a copy for as long as it is read."""
+def on_disk(uri: str) -> Iterator[Path]:
+    """The video as a file on disk: where it lies, or a copy for as long as it is read. Raises `VideoError`, `Unreachable`."""
     local = local_path(uri)
     if local is not None:
-        if not local.is_file():
+        if not local.exists():
             raise VideoError("video_missing", f"there is no file {local}")
+        if not local.is_file():
+            raise VideoError("not_a_video", f"{local} is not a file")
         yield local
         return
     with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
         copy = Path(folder) / "video"
-        fs, place = filesystem(uri)
-        with reachable(uri):
-            try:
-                with counted(OF_VIDEOS, fs, "get"):
-                    fs.get_file(place, str(copy))
-            except FileNotFoundError:
-                raise VideoError("video_missing", f"there is no object {uri}") from None
+        with counted(OF_VIDEOS, filesystem(uri)[0], "get"):
+            is_there = fetch(uri, copy)
+        if not is_there:
+            raise VideoError("video_missing", f"there is no object {uri}")
         yield copy
-
-
-def _message(error: Exception) -> str:
-    """The errors of decord hold a source location and a stack; the reason is the rest of the first line."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return first.rpartition("] ")[2] or first

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from schemas.errors import BadInput
@@ -25,12 +27,17 @@ def preprocess(frames: Frame, recipe: ClipRecipe) -> Frame:
 
 
 def _l4p(frame: Frame, size: int) -> Frame:
-    """As L4P's own loader (arXiv 2502.13078): antialiased to size² and back, then bilinear without antialiasing."""
+    """As L4P's own loader (arXiv 2502.13078): antialiased to size² and back, then bilinear without antialiasing.
+
+    The last step looks at two rows and two columns for each of its own, and only those become floating point.
+    """
     height, width = frame.shape[:2]
     smooth = Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR)
-    back = np.asarray(smooth.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
-    rows = _interpolate(back, size, axis=0)
-    return np.asarray(_interpolate(rows, size, axis=1).round().clip(0, 255), dtype=np.uint8)
+    back = np.asarray(smooth.resize((width, height), Image.Resampling.BILINEAR))
+    columns, rows = _taps(width, size), _taps(height, size)
+    wanted = back.take(rows.places, 0).take(columns.places, 1).astype(np.float32)
+    blended = _blend(_blend(wanted, rows.weight[:, None, None], axis=0), columns.weight[:, None], axis=1)
+    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
 
 
 def _student(frame: Frame, student_size: int, size: int) -> Frame:
@@ -39,14 +46,23 @@ def _student(frame: Frame, student_size: int, size: int) -> Frame:
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _interpolate(values: np.ndarray[Any, Any], size: int, axis: int) -> np.ndarray[Any, Any]:
+class _Taps(NamedTuple):
     """Linear interpolation of one axis at half-pixel centres, without antialiasing (align_corners false)."""
-    length = values.shape[axis]
+
+    places: NDArray[np.intp]
+    """Of each value wanted, the place before it, and then of each the place after it."""
+    weight: NDArray[np.float32]
+    """Of the place after."""
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(length: int, size: int) -> _Taps:
     position = ((np.arange(size) + 0.5) * length / size - 0.5).clip(0, length - 1)
     low = np.floor(position).astype(np.intp)
-    high = np.minimum(low + 1, length - 1)
-    shape = [1] * values.ndim
-    shape[axis] = size
-    weight = (position - low).astype(np.float32).reshape(shape)
-    blended: np.ndarray[Any, Any] = values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
-    return blended
+    return _Taps(np.concatenate([low, np.minimum(low + 1, length - 1)]), (position - low).astype(np.float32))
+
+
+def _blend(values: NDArray[np.float32], weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The two halves of an axis into one: the places before, and those after by their weight."""
+    low, high = np.split(values, 2, axis)
+    return low * (1 - weight) + high * weight

@@ -21,11 +21,15 @@ def windows(recipe: ClipRecipe, footage: Footage) -> tuple[Window, ...]:
     ``fps`` sets one window after another. ``dense`` begins one every half window, as L4P does (arXiv 2502.13078): the
     track is continued to a multiple of that stride, T = ceil(max(n, 16) / 8) * 8, and has (T - 16) / 8 + 1 windows.
     """
+    return tuple(Window(start=start, stop=start + recipe.frames) for start in _starts(recipe, footage))
+
+
+def _starts(recipe: ClipRecipe, footage: Footage) -> range:
     assert recipe.sampling != "uniform"
     size = recipe.frames
     stride = size if recipe.sampling == "fps" else size // 2
     length = math.ceil(max(_taken(recipe, footage), size) / stride) * stride
-    return tuple(Window(start=start, stop=start + size) for start in range(0, length - size + 1, stride))
+    return range(0, length - size + 1, stride)
 
 
 def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -> tuple[int, ...]:
@@ -42,7 +46,7 @@ def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -
         return tuple(int(i) for i in np.round(np.linspace(0, footage.frames - 1, recipe.frames)))
     if window is None:
         raise VideoError("not_probed", "the video opens now, and did not when it was planned; run again with --retry-failed")
-    if window not in windows(recipe, footage):
+    if window.start not in _starts(recipe, footage) or window.stop - window.start != recipe.frames:
         found = f"the video has {footage.frames} frames, and frames {window.start} to {window.stop} were planned"
         raise VideoError("decode_error", f"{found}; it changed since")
     taken = _taken(recipe, footage)

@@ -16,7 +16,7 @@ from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.remote import filesystem, reach, reach_if_there
 from teacher_cache.tally import OF_VIDEOS, counted
 
 
@@ -31,15 +31,20 @@ def list_videos(source: VideoSource) -> pa.Table:
 
 def _from_manifest(path: str) -> pa.Table:
     fs, place = filesystem(path)
-    with reachable(path):
-        try:
-            with counted(OF_VIDEOS, fs), fs.open(place, "rb") as file:
-                listed = _parsed(file)
-        except FileNotFoundError:
-            raise BadInput(f"there is no manifest {path}") from None
+
+    def read() -> tuple[pa.Table | None]:
+        with fs.open(place, "rb") as file:
+            return (_parsed(file),)
+
+    with counted(OF_VIDEOS, fs):
+        found = reach_if_there(path, read)
+    if found is None:
+        raise BadInput(f"there is no manifest {path}")
+    listed = found[0]
     if listed is None or not _is_well_formed(listed):
-        with reachable(path):
-            listed = _line_by_line(bytes(fs.cat_file(place)), path)
+        with counted(OF_VIDEOS, fs):
+            data = reach(path, lambda: bytes(fs.cat_file(place)))
+        listed = _line_by_line(data, path)
     folder = path.rpartition("/")[0]
     uri = listed["uri"]
     # Texts by the million are not copied where all are right as they are.
@@ -116,8 +121,8 @@ def require_keepable(texts: Iterable[str], where: str) -> None:
 
 def _from_glob(pattern: str) -> pa.Table:
     fs, path = filesystem(pattern)
-    with reachable(pattern), counted(OF_VIDEOS, fs):
-        found = sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"])
+    with counted(OF_VIDEOS, fs):
+        found = reach(pattern, lambda: sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"]))
     base = _fixed_folder(path)
     names = [info["name"] for info in found if info["type"] == "file"]
     require_keepable(names, f"the glob {pattern}")

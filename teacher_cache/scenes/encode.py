@@ -13,7 +13,7 @@ def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float 
     """Write frames (frame, y, x, RGB) as H.264 in 4:2:0 (``yuv420p``), which every player decodes.
 
     ``crf`` is x264's constant rate factor: 18 is visually lossless, larger is smaller. Raises ValueError where the frames have
-    another shape or type, or an odd height or width, which 4:2:0 cannot hold. Needs PyAV (the ``demo`` extra).
+    another shape or type, or an odd height or width, which 4:2:0 cannot hold. Needs PyAV (the ``teach`` extra).
     """
     import av  # noqa: PLC0415  # reading or rendering scenes does not take the codec libraries
 

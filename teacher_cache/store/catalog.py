@@ -172,6 +172,10 @@ class Catalog:
         first, last = np.searchsorted(self._places, [start, stop])
         return self._places[first:last]
 
+    def rows_within(self, starts: Rows, stops: Rows) -> int:
+        """How many rows are there in all the ranges [start, stop), which do not overlap."""
+        return int((np.searchsorted(self._places, stops) - np.searchsorted(self._places, starts)).sum())
+
     def rows_of_videos(self, video_ids: Sequence[str]) -> Rows:
         """The current rows of some videos, ascending."""
         return self.current[among(self.video_keys(self.current), keys_of(video_ids))]
@@ -186,11 +190,6 @@ class Catalog:
         if rows is None:
             return self._video_keys
         return self._video_keys[np.searchsorted(self._places, rows)] if len(rows) else np.empty(0, np.uint64)
-
-    def latest_row(self, clip: Clip) -> int | None:
-        """The current row of the clip; None if its video has no such window any more."""
-        row = int(self.rows_of([clip.clip_id])[0])
-        return None if row == _NONE else row
 
     def require_distinct(self, clip_ids: pa.ChunkedArray, rows: Rows) -> None:
         """Raises `BadInput` where a clip was found by its key in a row of another clip: one search in 10^12."""

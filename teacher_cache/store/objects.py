@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,19 @@ from zarr.storage import FsspecStore, LocalStore
 
 from schemas.errors import BadInput
 from schemas.report import Requests
-from teacher_cache.remote import filesystem, protocol, reachable, storage_options
+from teacher_cache.remote import filesystem, make_patient, protocol, reach, reach_if_there, storage_options
 from teacher_cache.store.ranges import RangeReader, range_reader
 from teacher_cache.tally import RequestKind, Tally, counted
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
 _SINGLE_PUT_LIMIT = 5 * 2**30
+
+# Objects fetched at once.
+_AT_ONCE = 32
+
+# What an object's S3 metadata call the creation that made it, a random number.
+_CREATION = "p4d-creation"
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -35,7 +42,7 @@ class Objects:
     """The objects under one root.
 
     Keys are relative, with ``/`` between parts. Picklable: a copy in another process connects anew.
-    Every method raises `Unreachable` when the place does not answer or refuses the credentials.
+    Every method raises `Unreachable` when the place refuses the credentials, or does not answer for longer than `Patience` has.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,11 +56,14 @@ class Objects:
         return Objects, (self.url,)
 
     def take_requests(self) -> Requests:
-        """What was asked of the place since the last time. On a disk: what would be asked of an object store in its stead.
+        """What was asked of the place since the last time. On a disk: what would be asked of S3 in its stead.
 
-        A request that had to be repeated counts once, a listing once for each page.
+        A request that had to be sent again counts once, a listing once for each page.
         """
         return self._tally.take()
+
+    def _asking(self, kind: RequestKind | None = None) -> AbstractContextManager[None]:
+        return counted(self._tally, self._fs, kind)
 
     @property
     def is_local(self) -> bool:
@@ -69,56 +79,65 @@ class Objects:
 
     def create(self, key: str, data: bytes) -> bool:
         """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
+        path = self._path(key)
         with self._asking("put"):
-            if self.is_local:
-                return _create_file(Path(self._path(key)), data)
-            try:
-                self._fs.pipe_file(self._path(key), data, mode="create", **self._put_options())
-            except OSError as error:
-                if not _already_there(error):
-                    raise
-                return False
-            return True
+            if not self.is_local:
+                mark = {_CREATION: uuid.uuid4().hex}
+                return reach(self.url, lambda: self._create_remote(path, data, mark))
+            is_new = reach(self.url, lambda: _create_file(Path(path), data))
+        if not is_new:
+            self._tally.add("get")  # S3 would be asked whose the object is
+        return is_new
+
+    def _create_remote(self, path: str, data: bytes, mark: dict[str, str]) -> bool:
+        """``mark`` is this creation's own: a request may be done and its answer lost, and the next finds its object there."""
+        is_s3 = protocol(self.url) == "s3"
+        options = self._put_options() | ({"Metadata": mark} if is_s3 else {})
+        try:
+            self._fs.pipe_file(path, data, mode="create", **options)
+        except OSError as error:
+            if not _already_there(error):
+                raise
+            return is_s3 and mark.items() <= self._metadata(path).items()
+        return True
+
+    def _metadata(self, path: str) -> dict[str, str]:
+        try:
+            return dict(self._fs.metadata(path))
+        except FileNotFoundError:  # deleted since
+            return {}
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object anew. Only for what can be derived again at any time (an array's length)."""
-        with self._asking("put"):
+        path = self._path(key)
+
+        def put() -> None:
             if self.is_local:
-                path = Path(self._path(key))
-                temporary = _temporary(path)
+                temporary = _temporary(Path(path))
                 _write_synced(temporary, data)
                 temporary.replace(path)
             else:
-                self._fs.pipe_file(self._path(key), data, **self._put_options())
+                self._fs.pipe_file(path, data, **self._put_options())
+
+        with self._asking("put"):
+            reach(self.url, put)
 
     def _put_options(self) -> dict[str, Any]:
         return {"chunksize": _SINGLE_PUT_LIMIT} if protocol(self.url) == "s3" else {}
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
-        with self._asking("get"):
-            try:
-                return bytes(self._fs.cat_file(self._path(key)))
-            except FileNotFoundError:
-                return None
+        path = self._path(key)
+        self._tally.add("get")  # S3's is asked of a client that does not tell
+        return reach_if_there(self.url, lambda: self._ranges.whole(path))
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Bytes of each object, fetched together. Objects that are not there are left out."""
         if not keys:
             return {}
-        by_path = {self._path(key): key for key in keys}
-        with self._asking("get", len(by_path)):
-            found = self._fs.cat(list(by_path), on_error="return")
-        if isinstance(found, bytes):
-            return {keys[0]: found}
-        for value in found.values():
-            if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
-                with self.reachable():
-                    raise value
-        return {by_path[self._absolute(p)]: bytes(v) for p, v in found.items() if not isinstance(v, Exception)}
-
-    def _absolute(self, path: str) -> str:
-        return str(self._fs._strip_protocol(path))  # noqa: SLF001
+        with ThreadPoolExecutor(min(_AT_ONCE, len(keys)), thread_name_prefix="objects") as threads:
+            found = dict(zip(keys, threads.map(self.get, keys), strict=True))
+        return {key: data for key, data in found.items() if data is not None}
 
     @cached_property
     def _ranges(self) -> RangeReader:
@@ -129,29 +148,25 @@ class Objects:
 
         They are valid until the same thread's next `get_range`: copy what is to be kept.
         """
+        path = self._path(key)
         self._tally.add("get")
-        with self.reachable():
-            try:
-                return self._ranges.read(self._path(key), start, stop)
-            except FileNotFoundError:
-                return None
+        return reach_if_there(self.url, lambda: self._ranges.read(path, start, stop))
 
     def listing(self, prefix: str = "") -> dict[str, int]:
         """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
+        path = self._path(prefix)
         with self._asking("list"):
-            try:
-                if self.is_local:
-                    return _files(Path(self._root), Path(self._path(prefix)))
-                found = self._fs.find(self._path(prefix), detail=True)
-            except FileNotFoundError:
-                return {}
+            if self.is_local:
+                return reach_if_there(self.url, lambda: _files(Path(self._root), Path(path))) or {}
+            found = reach_if_there(self.url, lambda: self._fs.find(path, detail=True)) or {}
         # S3 has no folders, but some servers list an empty placeholder that ends in "/".
         return {p[len(self._root) + 1 :]: int(i["size"]) for p, i in sorted(found.items()) if not p.endswith("/")}
 
     def modified_seconds(self, key: str) -> float:
         """When the object was written, in seconds since 1970."""
+        path = self._path(key)
         with self._asking("get"):
-            return float(self._fs.modified(self._path(key)).timestamp())
+            return reach(self.url, lambda: float(self._fs.modified(path).timestamp()))
 
     def folders(self) -> list[str]:
         """Names directly under the root that hold objects."""
@@ -159,33 +174,25 @@ class Objects:
 
     def level(self, prefix: str = "") -> dict[str, bool]:
         """Names directly under ``prefix``, in order, and whether each is a folder. What lies deeper is not listed."""
+        path = self._path(prefix)
         with self._asking("list"):
-            try:
-                found = self._fs.ls(self._path(prefix), detail=True)
-            except FileNotFoundError:
-                return {}
+            found = reach_if_there(self.url, lambda: self._fs.ls(path, detail=True)) or []
         return {
             i["name"].rstrip("/").rsplit("/", 1)[-1]: i["type"] == "directory" for i in sorted(found, key=lambda i: i["name"])
         }
 
     def delete(self, key: str) -> None:
-        with self._asking(), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(key))
+        path = self._path(key)
+        with self._asking():
+            reach_if_there(self.url, lambda: self._fs.rm_file(path))
 
     def zarr_store(self) -> FsspecStore | LocalStore:
         """A read-only Zarr store over the same objects."""
         if self.is_local:
             return LocalStore(self._root, read_only=True)
-        return FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
-
-    @contextmanager
-    def _asking(self, kind: RequestKind | None = None, count: int = 1) -> Iterator[None]:
-        with self.reachable(), counted(self._tally, self._fs, kind, count):
-            yield
-
-    def reachable(self) -> AbstractContextManager[None]:
-        """What any use of this place is wrapped in: raises `Unreachable`."""
-        return reachable(self.url)
+        store = FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
+        make_patient(store.fs)
+        return store
 
 
 def _files(root: Path, folder: Path) -> dict[str, int]:

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import botocore.session
@@ -18,10 +19,11 @@ import obstore
 from botocore import UNSIGNED
 from botocore.exceptions import NoCredentialsError
 from fsspec.implementations.local import LocalFileSystem
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from teacher_cache.remote import S3_ATTEMPTS, S3_CONNECT_SECONDS, S3_READ_SECONDS
+from teacher_cache.patience import NotNow, is_passing_status
+from teacher_cache.remote import S3_CONNECT_SECONDS, s3_read_seconds
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -43,6 +45,9 @@ class RangeReader(Protocol):
 
     def read(self, path: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of an object; fewer where it ends before."""
+
+    def whole(self, path: str) -> bytes:
+        """All bytes of an object, the caller's own."""
 
 
 def range_reader(fs: Any) -> RangeReader:
@@ -77,6 +82,9 @@ class _Disk:
         finally:
             os.close(file)
 
+    def whole(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
     def _fill(self, file: int, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
         filled = 0
@@ -91,6 +99,9 @@ class _Fsspec:
 
     def read(self, path: str, start: int, stop: int) -> memoryview:
         return memoryview(self._fs.cat_file(path, start=start, end=stop))
+
+    def whole(self, path: str) -> bytes:
+        return bytes(self._fs.cat_file(path))
 
 
 class _S3:
@@ -107,6 +118,13 @@ class _S3:
             return self._streamed(store, key, start, stop)
         except BaseError as error:
             return _nothing_or_raise(error)
+
+    def whole(self, path: str) -> bytes:
+        store, key = self._place(path)
+        try:
+            return obstore.get(store, key).bytes().to_bytes()
+        except BaseError as error:
+            return bytes(_nothing_or_raise(error))
 
     def _streamed(self, store: S3Store, key: str, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
@@ -133,10 +151,10 @@ def _s3_store(fs: Any, bucket: str) -> S3Store:
         client_options={
             "allow_http": True,  # where the endpoint says so
             "connect_timeout": timedelta(seconds=S3_CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=S3_READ_SECONDS),
+            "read_timeout": timedelta(seconds=s3_read_seconds()),
             "timeout": timedelta(hours=1),  # of a whole body: a slow one is read as long as it goes on
         },
-        retry_config={"max_retries": S3_ATTEMPTS - 1},
+        retry_config={"max_retries": 0},  # `Patience` repeats requests
         **(
             {"skip_signature": True}
             if about.config.signature_version is UNSIGNED
@@ -176,5 +194,9 @@ def _nothing_or_raise(error: BaseError) -> memoryview:
         return memoryview(b"")
     message = re.search(r"<Message>(.*?)</Message>", text)
     told = message[1] if message else status[1] if status else text.splitlines()[0].rpartition(" - ")[2]
-    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    raise (PermissionError if refused else OSError)(told) from None
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        raise PermissionError(told) from None
+    number = int(status[1].split()[0]) if status else None
+    if isinstance(error, GenericError) and (number is None or is_passing_status(number)):
+        raise NotNow(told, number) from None
+    raise OSError(told) from None

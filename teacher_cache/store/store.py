@@ -22,6 +22,7 @@ from teacher_cache.store.layout import (
     HEADS_FILE,
     MARKERS,
     ROOT_METADATA,
+    closed_key,
     metadata_key,
     stored_arrays,
 )
@@ -178,6 +179,14 @@ def volumes_to_bind(entries: int, units: int) -> tuple[list[int], int]:
     full, entries = divmod(entries + units, _ENTRIES_PER_VOLUME)
     bound += [_ENTRIES_PER_VOLUME] * full
     return ([*bound, entries], 0) if entries >= _ENTRIES_WORTH_BINDING else (bound, entries)
+
+
+def settle_ledger(store: Store, volume: int) -> bool:
+    """Bind the volume if a run that was killed closed it and did no more; whether it was closed."""
+    if store.objects.get(closed_key(volume)) is None:
+        return False
+    close_volume(store.objects, volume)
+    return True
 
 
 def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from schemas.errors import BadInput, CouldNotRun
 from teacher_cache.heads.tensors import file_digest
 from teacher_cache.lock import exclusive
-from teacher_cache.remote import filesystem, reachable
+from teacher_cache.patience import Patience
+from teacher_cache.remote import filesystem, reach, reachable
 
 FOLDER_VARIABLE = "P4D_CACHE_DIR"
 _VERSION_FIELDS = ("size", "ETag", "LastModified", "mtime", "created", "updated", "md5Hash", "content_md5")
@@ -46,8 +47,7 @@ def fetched(weights: str) -> Path:
     version = [f"{name}={info[name]}" for name in _VERSION_FIELDS if name in info]
 
     def fetch(part: Path) -> None:
-        with reachable(weights):
-            fs.get_file(path, str(part))
+        reach(weights, lambda: fs.get_file(path, str(part)))
         found, needed = part.stat().st_size, info.get("size")
         if needed is not None and found != needed:
             raise CouldNotRun(f"{weights} has {needed:,} bytes, and {found:,} of them came. Run the job again.")
@@ -92,7 +92,7 @@ def _look(weights: str) -> tuple[Any, str, dict[str, Any]]:
     fs, path = filesystem(weights)
     with reachable(weights):
         try:
-            return fs, path, dict(fs.info(path))
+            return fs, path, dict(Patience(weights).ask(lambda: fs.info(path)))
         except FileNotFoundError as error:  # over HTTP also where no server answers: the cause tells
             why = f" ({error.__cause__})" if error.__cause__ else ""
             raise BadInput(f"there are no weights at {weights}{why}. Give the path or URL of a file.") from None

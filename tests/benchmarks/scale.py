@@ -91,14 +91,14 @@ def make_store(folder: Path, clips: int) -> Path:
     store = create_store(str(folder / "store"), facts.recipe)
     catalog = Catalog()
     for first in range(0, clips, _ROWS_AT_ONCE):
-        rows = numbered_rows(_clips(first, min(clips, first + _ROWS_AT_ONCE)), first)
+        rows = numbered_rows(clips_table(first, min(clips, first + _ROWS_AT_ONCE)), first)
         catalog = append_rows(store.objects, catalog, rows, facts.recipe.layout.clips_per_shard) or catalog
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     _commit_all(store, facts, clips)
     return path
 
 
-def _clips(first: int, stop: int) -> pa.Table:
+def clips_table(first: int, stop: int) -> pa.Table:
     ids = [video(number) for number in range(first, stop)]
     digests = np.random.default_rng(first).bytes(32 * len(ids)).hex()
     columns = {
@@ -139,8 +139,8 @@ def _entries(facts: JobFacts, volume: int, shards: range, clips: int) -> Iterato
         yield {entry_key(volume, shard, 0): seal(entry)}
 
 
-def measured(code: str, names: dict[str, Any]) -> dict[str, float]:
-    """Of a Python process that runs ``code``: seconds in all and after its imports, and peak resident memory."""
+def measured(code: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Of a Python process that runs ``code``: seconds in all and after its imports, peak memory, numbers it printed."""
     program = "\n".join(f"{name} = {value!r}" for name, value in names.items())
     program += code.replace("# ready", "import time; ready = time.perf_counter()")
     program += "\nprint(time.perf_counter() - ready)"
@@ -151,11 +151,12 @@ def measured(code: str, names: dict[str, Any]) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(done.stderr)
-    own, *_, peak_kib, _ = done.stdout.split()
+    *printed, own, _, peak_kib, _ = done.stdout.split()
     return {
         "seconds": round(seconds, 2),
         "seconds_after_imports": round(float(own), 2),
         "peak_gb": round(int(peak_kib) * 1024 / 1e9, 2),
+        "printed": [float(number) for number in printed],
     }
 
 
@@ -182,7 +183,8 @@ def main() -> None:
             "catalog_bytes": sum(path.stat().st_size for path in objects if "catalog" in path.parts),
             "ledger_state_bytes": sum(path.stat().st_size for path in objects if "-state-" in path.name),
             "steps": {
-                step: {name: float(np.median([run[name] for run in found])) for name in found[0]} | {"runs": found}
+                step: {name: float(np.median([run[name] for run in found])) for name in found[0] if name != "printed"}
+                | {"runs": found}
                 for step, found in runs.items()
             },
         }

@@ -148,4 +148,4 @@ def test_it_drops_into_a_loop_of_ones_own(tiny_store: Path) -> None:
 def test_it_loads_no_transformers() -> None:
     code = "from student_train import P4D, TargetReader, perception_decoder\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"transformers", "decord", "ray"} & set(done.stdout.split())
+    assert not {"transformers", "av", "decord", "ray"} & set(done.stdout.split())

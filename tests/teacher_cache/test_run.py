@@ -12,7 +12,7 @@ import pytest
 import zarr
 from conftest import Jobs, tree
 
-from schemas.errors import BadInput, ClipFailed, RecipeMismatch, SignalMissing, UnknownClip
+from schemas.errors import BadInput, ClipFailed, CouldNotRun, RecipeMismatch, SignalMissing, UnknownClip
 from schemas.job import Job
 from schemas.report import RunReport
 from teacher_cache import open_cache
@@ -301,3 +301,18 @@ def test_only_new_videos_are_looked_at_where_the_job_says_so(jobs: Jobs, three: 
     assert run(jobs, store, **source(three)).clips.planned == 4
     digest = dict(zip(*(open_cache(str(store)).clips[name].to_pylist() for name in ("clip_id", "content_digest")), strict=True))
     assert digest["scene-0.mp4"] == digest["scene-3.mp4"]
+
+
+def test_too_many_failures_stop_the_run_with_their_reasons_counted(tmp_path: Path, videos: Path, jobs: Jobs) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    lines = [{"uri": str(broken if n % 3 else videos / "scene-0.mp4"), "id": f"{n:02d}"} for n in range(60)]
+    (tmp_path / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    job = jobs.value(tmp_path / "store", videos={"manifest": str(tmp_path / "videos.jsonl")}, signals=["camray"])
+    with pytest.raises(CouldNotRun, match=r"max_failed_share allows \(0.5\):\n  2\d not_a_video, such as '"):
+        run_job(Job.model_validate(job))
+    assert status(open_store(str(tmp_path / "store"))).clips.pending > 0
+
+    job["engine"]["max_failed_share"] = 1
+    report = run_job(Job.model_validate(job))
+    assert report.clips.model_dump() == {"planned": 60, "committed": 20, "failed": 40, "pending": 0}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from PIL import Image
 from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DECODER, DecodedClip, decode_clip, decode_frames
-from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.av_video import DECODERS
+from teacher_cache.clips.decode import decode_clip, decode_frames
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices
 
@@ -29,7 +28,7 @@ def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     assert clip.frames.dtype == np.uint8
     assert clip.clock.frame_index == frame_indices(RECIPE, Footage(frames=20, fps=24), None)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
-    assert clip.decoder == DECODER
+    assert clip.decoder == DECODERS["cpu"]
 
 
 def test_decoded_frames_are_those_that_were_encoded(videos: Path) -> None:
@@ -97,72 +96,13 @@ def test_preprocessing_follows_its_named_recipe() -> None:
     assert (preprocess(flat, RECIPE) == 200).all()
 
 
-@pytest.fixture
-def damaged(tmp_path: Path, videos: Path) -> dict[str, Path]:
-    files = {name: tmp_path / f"{name}.mp4" for name in ("text", "empty", "cut", "missing")}
-    files["text"].write_text("this is no video\n" * 100)
-    files["empty"].touch()
-    files["cut"].write_bytes((videos / "scene-0.mp4").read_bytes()[:500])
-    return files
-
-
-def test_each_kind_of_damage_has_its_reason(damaged: dict[str, Path]) -> None:
-    reasons = {}
-    with DecoderPool(RECIPE, 2, timeout_seconds=60) as pool:
-        for name, result in zip(damaged, pool.map(map(str, damaged.values())), strict=True):
-            assert isinstance(result, VideoError)
-            assert "\n" not in result.detail
-            reasons[name] = result.reason
-    assert reasons == {"text": "not_a_video", "empty": "video_empty", "cut": "not_a_video", "missing": "video_missing"}
-
-
-def test_results_come_in_order_and_damage_costs_its_own_clip(damaged: dict[str, Path], videos: Path) -> None:
-    good = [str(videos / f"scene-{i}.mp4") for i in range(4)]
-    uris = [good[0], str(damaged["text"]), good[1], good[2], str(damaged["missing"]), good[3]]
-    with DecoderPool(RECIPE, 2, timeout_seconds=60) as pool:
-        results = list(pool.map(uris))
-    assert [isinstance(r, DecodedClip) for r in results] == [True, False, True, True, False, True]
-    direct = decode_clip(good[2], RECIPE)
-    assert isinstance(results[3], DecodedClip)
-    np.testing.assert_array_equal(results[3].frames, direct.frames)
-    assert results[3].clock == direct.clock
-
-
-def test_a_decoder_that_hangs_is_killed_and_the_next_clip_decodes(tmp_path: Path, videos: Path) -> None:
-    """A pipe that nobody writes to stands for a video that never ends: opening it blocks for good."""
-    os.mkfifo(tmp_path / "endless.mp4")
-    with DecoderPool(RECIPE, 1, timeout_seconds=5) as pool:
-        start = time.monotonic()
-        results = list(pool.map([f"file://{tmp_path}/endless.mp4", str(videos / "scene-0.mp4")]))
-    assert isinstance(results[0], VideoError)
-    assert isinstance(results[1], DecodedClip)
-    assert time.monotonic() - start < 30
-
-
-def test_a_decoder_killed_at_work_costs_its_clip_and_is_replaced(videos: Path) -> None:
-    with DecoderPool(RECIPE, 1, timeout_seconds=60) as pool:
-        good = str(videos / "scene-0.mp4")
-        assert isinstance(next(pool.map([good])), DecodedClip)
-        process = pool._decoders[0].process
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)  # it will not answer before it dies
-        stream = pool.map([good, good], ahead=3)
-        killer = subprocess.Popen([sys.executable, "-c", f"import time,os; time.sleep(1); os.kill({process.pid}, 9)"])
-        first, second = list(stream)
-        killer.wait()
-    assert isinstance(first, VideoError)
-    assert first.reason == "decoder_crashed"
-    assert "SIGKILL" in first.detail
-    assert isinstance(second, DecodedClip)
-
-
 def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
     """Even one that never sees the end of its requests, as if it hung in a video: here it reads a pipe it holds open itself."""
     os.mkfifo(tmp_path / "requests")
     code = (
         "import subprocess, sys, os\n"
         f"requests = os.open({str(tmp_path / 'requests')!r}, os.O_RDWR)\n"
-        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder', str(os.getpid())]\n"
+        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder', str(os.getpid()), '-1']\n"
         "p = subprocess.Popen(command, stdin=requests, stdout=subprocess.DEVNULL)\n"
         "print(p.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )

@@ -174,5 +174,5 @@ def test_heads_can_move_to_half_precision_by_hand():
 def test_a_trainer_needs_no_teacher_to_load_heads():
     script = "import sys, teacher_cache.heads.frozen; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-    heavy = ("teacher_cache.teachers", "ray", "transformers", "decord", "zarr", "pyarrow")
+    heavy = ("teacher_cache.teachers", "ray", "transformers", "av", "decord", "zarr", "pyarrow")
     assert not [name for name in loaded if name.startswith(heavy)]

@@ -7,7 +7,7 @@ import pytest
 
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
-av = pytest.importorskip("av", reason="PyAV is in the demo extra")
+av = pytest.importorskip("av", reason="PyAV is in the teach extra")
 
 
 @pytest.fixture(scope="module")

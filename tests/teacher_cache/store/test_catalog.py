@@ -57,7 +57,7 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
             patch.setattr("teacher_cache.store.catalog._FEW", few)
             assert catalog.rows_of(names).tolist() == [*expected.values(), -1]
     assert catalog.clips(catalog.current) == sorted((c for c in rows if c.row in expected.values()), key=lambda c: c.row)
-    assert all(catalog.latest_row(clip) == expected.get(clip.clip_id) for clip in rows)
+    assert all(catalog.rows_of([clip.clip_id])[0] == expected.get(clip.clip_id, -1) for clip in rows)
     for video in "abcde":
         mine = [row for row in expected.values() if next(c for c in rows if c.row == row).video_id == video]
         assert catalog.rows_of_videos([video]).tolist() == sorted(mine)

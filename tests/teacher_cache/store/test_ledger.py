@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,6 +163,8 @@ def test_writers_at_once_while_volumes_are_closed(tmp_path: Path) -> None:
 
     def write(writer: int) -> int:
         journal, rng, made = Journal(objects, since=0), random.Random(writer), 0
+        for shard in rng.sample(shards, 6):
+            journal.standing(shard)  # as before a unit is taught; out of date by the time that it is committed
         for shard in rng.sample(shards, len(shards)):
             made += journal.commit(entry(shard, wanted[writer], writer=writer))
             if rng.random() < 0.15 and read_volumes(objects).unbound:
@@ -174,6 +177,45 @@ def test_writers_at_once_while_volumes_are_closed(tmp_path: Path) -> None:
     assert len(read_volumes(objects).bound) > 1
     ledger = read_ledger(objects)
     assert (ledger.status(np.arange(36), ["clock", "depth", "flow"]) == COMMITTED).all()
+
+
+class Watched(Objects):
+    """Keeps the keys that were read."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.read: list[str] = []
+
+    def get(self, key: str) -> bytes | None:
+        self.read.append(key)
+        return super().get(key)
+
+
+def test_writers_wait_for_the_one_who_folds_a_volume(tmp_path: Path) -> None:
+    """None of them reads the volume's entries, which at a thousand writers are four million requests."""
+    objects = Objects(str(tmp_path))
+    for shard in range(80):
+        assert Journal(objects, since=0).commit(entry(shard, ["depth"]))
+    objects.create(closed_key(0), b"{}")
+    writers = [Watched(str(tmp_path)) for _ in range(6)]
+    with ThreadPoolExecutor(len(writers)) as threads:
+        looks = [threads.submit(Journal(writer, since=0).standing, 100) for writer in writers]
+        time.sleep(0.3)
+        assert not any(look.done() for look in looks)
+        close_volume(objects, 0)
+        assert [look.result() for look in looks] == [[]] * 6
+    entries = {entry_key(0, shard, 0) for shard in range(80)}
+    assert not any(entries & set(writer.read) for writer in writers)
+
+
+def test_a_volume_whose_folder_died_is_folded_by_a_writer(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    for shard in range(3):
+        assert Journal(objects, since=0).commit(entry(shard, ["depth"]))
+    objects.create(closed_key(0), b"{}")
+    with ThreadPoolExecutor(4) as threads:
+        assert not any(threads.map(lambda shard: Journal(objects, since=0).commit(entry(shard, ["depth"])), range(3)))
+    assert read_volumes(objects).bound[0].entries == 3
 
 
 def test_what_is_damaged_of_a_bound_volume_is_bound_again(tmp_path: Path) -> None:

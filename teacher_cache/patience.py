@@ -1,0 +1,226 @@
+"""Trying again what fails for a passing reason. In: one operation at a place; out: what it gives, or the error that stays.
+
+Every request to S3 that s3fs makes comes by `Patience` through botocore's own hook, so that a listing of a thousand pages, or
+five hundred objects fetched at once, repeats the one request that failed. What fails outside a request's answer (a body cut
+short), or in another client (obstore, HTTP), makes `Patience` repeat the whole operation. Nothing else repeats anything: the
+clients' own retries are off.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
+from itertools import count
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from schemas.credentials import without_credentials
+
+PATIENCE_VARIABLE = "P4D_PATIENCE_SECONDS"
+_PATIENCE_SECONDS = 600.0
+"""How long a place that has answered this process may be away: long enough to stop a server and start it again."""
+
+_NOBODY_SECONDS, _TROUBLED_SECONDS = 3.0, 30.0
+"""How long a place that has never answered it well may be silent, or answer with 5xx alone: its address may be wrong."""
+
+_FEWEST_TRIES = 3
+"""Of each request, however long they take."""
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 10.0
+_TOLD_AFTER_SECONDS, _TOLD_EVERY_SECONDS = 10.0, 60.0
+
+_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_PASSING_CODES = frozenset(
+    {
+        "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout",
+        "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "XAmzContentSHA256Mismatch",
+    }
+)  # fmt: skip
+"""Error codes of S3 that pass under whatever status. A conditional create that met a delete is to be sent again."""
+
+_PASSING = frozenset(
+    {
+        "aiohttp.client_exceptions.ClientConnectionError",
+        "aiohttp.client_exceptions.ClientPayloadError",
+        "botocore.exceptions.ConnectionError",
+        "botocore.exceptions.HTTPClientError",
+        "botocore.exceptions.IncompleteReadError",
+        "botocore.parsers.ResponseParserError",
+        "builtins.ConnectionError",
+        "builtins.TimeoutError",
+        "fsspec.exceptions.FSTimeoutError",
+        "http.client.IncompleteRead",
+    }
+)
+"""Kinds of exceptions; by name, because importing all these clients takes longer than opening a store on a disk."""
+
+_STAYING = frozenset({"aiohttp.client_exceptions.ClientSSLError", "botocore.exceptions.SSLError"})
+"""Kinds of the above that do not pass."""
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class NotNow(OSError):
+    """A request failed for a reason that passes; ``status`` is the HTTP status, where one came."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Patience:
+    """What one operation at a place may still take: its requests are repeated, with full jitter, until that is spent.
+
+    Its clock starts at the first failure since a request of the operation was last answered. For one operation only.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._place = _place(url)
+        self._since: float | None = None
+        self._spent = False
+
+    def ask(self, operation: Callable[[], Result]) -> Result:
+        """What the operation gives. Its last error, where that stays, or the patience is spent."""
+        before = _current.set(self)
+        try:
+            for tries in count(1):
+                try:
+                    found = operation()
+                except Exception as error:
+                    reason = passing_reason(error)
+                    wait_seconds = None if reason is None else self.wait_seconds(tries, reason, _status_of(error))
+                    if wait_seconds is None:
+                        raise
+                    time.sleep(wait_seconds)
+                else:
+                    self.answered()
+                    return found
+        finally:
+            _current.reset(before)
+        raise AssertionError
+
+    def answered(self) -> None:
+        """The place did what it was asked, or said for good that it does not."""
+        self._since = None
+        _places.add(self._place)
+
+    def wait_seconds(self, tries: int, reason: str, status: int | None) -> float | None:
+        """How long to wait after a request's ``tries``-th failure, counted from 1; None where the patience is spent."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        lasts = now - self._since
+        self._spent = self._spent or (tries >= _FEWEST_TRIES and lasts > _limit_seconds(self._place, status))
+        if self._spent:
+            return None
+        _tell(self._place, reason, lasts)
+        # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter
+        return random.uniform(0, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 20)))  # noqa: S311
+
+
+def expect(url: str) -> None:
+    """Be patient with a place from the first request on, because another process has reached it."""
+    _places.add(_place(url))
+
+
+def passing_reason(error: BaseException) -> str | None:
+    """Why the same request may fare better later, in words; None where it will not."""
+    for one in (error, error.__cause__):
+        answer = getattr(one, "response", None)
+        if isinstance(answer, Mapping):
+            return _reason_of_answer(answer)
+        if isinstance(one, NotNow):
+            return str(one)
+        if _is_a(one, {"aiohttp.client_exceptions.ClientResponseError"}):
+            return str(one) if _status_of(one) in _PASSING_STATUS else None
+        if _is_a(one, _PASSING) and not _is_a(one, _STAYING):
+            return str(one) or type(one).__name__
+    return None
+
+
+def is_passing_status(status: int) -> bool:
+    """Of HTTP."""
+    return status in _PASSING_STATUS
+
+
+def _is_a(error: BaseException | None, kinds: Collection[str]) -> bool:
+    return any(f"{kind.__module__}.{kind.__qualname__}" in kinds for kind in type(error).__mro__)
+
+
+def session() -> Any:
+    """A session for s3fs whose requests are repeated as the operation's `Patience` says."""
+    made = importlib.import_module("aiobotocore.session").AioSession()  # s3fs, whose session it is, imports it too
+    made.register("needs-retry.s3", _needs_retry, unique_id="p4d-patience")
+    return made
+
+
+_current: ContextVar[Patience | None] = ContextVar("patience", default=None)
+"""The operation's that this thread is in; fsspec carries the context into its event loop."""
+
+_places: set[str] = set()
+"""Those that answered this process."""
+
+_told: dict[str, float] = {}
+_telling = threading.Lock()
+
+
+def _place(url: str) -> str:
+    """What an outage is of: an S3 endpoint, or a server. Buckets and paths of it come and go together."""
+    parts = urlsplit(url)
+    return os.environ.get("AWS_ENDPOINT_URL", "s3") if parts.scheme in {"s3", "s3a"} else f"{parts.scheme}://{parts.netloc}"
+
+
+def _limit_seconds(place: str, status: int | None) -> float:
+    limit = float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_SECONDS))
+    if place in _places:
+        return limit
+    return min(limit, _NOBODY_SECONDS if status is None else _TROUBLED_SECONDS)
+
+
+def _needs_retry(
+    response: tuple[Any, Mapping[str, Any]] | None,
+    attempts: int,
+    caught_exception: Exception | None,
+    request_dict: dict[str, Any],
+    **_: Any,
+) -> float | None:
+    """What botocore asks after each request: how many seconds until it is sent again; None where it is not."""
+    patience = _current.get() or request_dict["context"].setdefault("p4d-patience", Patience(request_dict["url"]))
+    answer = None if response is None else response[1]
+    reason = _reason_of_answer(answer) if answer is not None else passing_reason(caught_exception or OSError())
+    if reason is None:
+        if answer is not None:
+            patience.answered()
+        return None
+    return patience.wait_seconds(attempts, reason, None if answer is None else _status(answer))
+
+
+def _status(answer: Mapping[str, Any]) -> int:
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    found = getattr(error, "status", None)
+    return found if isinstance(found, int) else None
+
+
+def _reason_of_answer(answer: Mapping[str, Any]) -> str | None:
+    status, code = _status(answer), answer.get("Error", {}).get("Code", "")
+    return f"{status} {code}" if status in _PASSING_STATUS or code in _PASSING_CODES else None
+
+
+def _tell(place: str, reason: str, lasts: float) -> None:
+    """Say now and then that the process is waiting, so that it does not look hung."""
+    now = time.monotonic()
+    with _telling:
+        if lasts < _TOLD_AFTER_SECONDS or now - _told.get(place, -_TOLD_EVERY_SECONDS) < _TOLD_EVERY_SECONDS:
+            return
+        _told[place] = now
+    _log.warning("%s", without_credentials(f"{place} has not answered for {lasts:.0f} s ({reason}); trying on"))

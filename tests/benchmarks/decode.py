@@ -1,0 +1,212 @@
+"""Measures decoding, in clips a second of one core: a video opened once for all its windows against once for each.
+
+    python tests/benchmarks/decode.py     # two cores, three minutes
+
+CPU time is that of all threads of the process that decodes, with opening, fetching and preprocessing to 224. The ways take
+turns, and medians are told. Beside ours stands decord alone, used as it is in most loaders: opened anew for every clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import decord
+import numpy as np
+import psutil
+import s3_server
+from machine import processor
+from rich.console import Console
+from rich.table import Table
+
+from schemas.clip import Footage, Window
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.decode import DecodedClip, probe
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.clips.preprocess import preprocess
+from teacher_cache.clips.sampling import frame_indices, windows
+
+RESULTS = Path(__file__).parent / "results"
+UNIFORM = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=224, student_size=None)
+DENSE = UNIFORM.model_copy(update={"sampling": "dense"})
+TIMEOUT_SECONDS = 300
+Windows = Sequence[Window | None]
+
+
+def render(path: Path, height: int, width: int, frames: int) -> Path:
+    """An H.264 video, 30 frames a second: a texture that moves, and noise over its middle."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 256, (height // 8 + 64, width // 8 + 64, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30, options={"crf": "26", "preset": "veryfast"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for i in range(frames):
+            picture = texture[2 * i % 200 : 2 * i % 200 + height, 3 * i % 200 : 3 * i % 200 + width].copy()
+            middle = picture[height // 4 : height // 2, width // 4 : width // 2]
+            middle[:] = 96 + rng.integers(0, 64, (*middle.shape[:2], 1), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@dataclass
+class Way:
+    """A way to decode the windows of a video, and what was measured of it."""
+
+    name: str
+    run: Callable[[], float]
+    """Gives the CPU seconds it took."""
+    clips: int
+    cpu_seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def measure(self) -> None:
+        start = time.perf_counter()
+        self.cpu_seconds.append(self.run() / self.clips)
+        self.seconds.append((time.perf_counter() - start) / self.clips)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "clips": self.clips,
+            "clips_per_core_second": 1 / statistics.median(self.cpu_seconds),
+            "cpu_seconds_per_clip": statistics.median(self.cpu_seconds),
+            "cpu_seconds_per_clip_all": self.cpu_seconds,
+            "seconds_per_clip": statistics.median(self.seconds),
+        }
+
+
+def by_decord(video: Path, recipe: ClipRecipe, wanted: Windows) -> float:
+    begun = time.process_time()
+    for window in wanted:
+        reader = decord.VideoReader(str(video), num_threads=1)
+        indices = frame_indices(recipe, footage_of(video), window)
+        pictures = {index: reader[index].asnumpy() for index in sorted(set(indices))}
+        preprocess(np.stack([pictures[index] for index in indices]), recipe)
+    return time.process_time() - begun
+
+
+@functools.cache
+def footage_of(video: Path) -> Footage:
+    return probe(str(video))
+
+
+def by_decoder(decoder: Decoder, uri: str, groups: Sequence[Windows]) -> float:
+    """Each group of windows is one request: the video is fetched and opened once for it."""
+    assert decoder.process is not None
+    begun = _cpu(decoder)
+    for group in groups:
+        answers = list(decoder.clips(uri, group))
+        assert all(isinstance(answer, DecodedClip) for answer in answers)
+    return _cpu(decoder) - begun
+
+
+def _cpu(decoder: Decoder) -> float:
+    assert decoder.process is not None
+    times = psutil.Process(decoder.process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def ways(video: Path, on_s3: str, uniform: Decoder, dense: Decoder) -> list[Way]:
+    track = windows(DENSE, footage_of(video))
+    apart = [[window] for window in track]
+    count = len(track)
+    return [
+        Way("uniform: decord alone", lambda: by_decord(video, UNIFORM, [None]), 1),
+        Way("uniform: ours", lambda: by_decoder(uniform, str(video), [[None]]), 1),
+        Way("dense: decord alone, opened for each window", lambda: by_decord(video, DENSE, track), count),
+        Way("dense: ours, opened for each window", lambda: by_decoder(dense, str(video), apart), count),
+        Way("dense: ours, opened once", lambda: by_decoder(dense, str(video), [track]), count),
+        Way("dense, on S3: ours, fetched for each window", lambda: by_decoder(dense, on_s3, apart), count),
+        Way("dense, on S3: ours, fetched once", lambda: by_decoder(dense, on_s3, [track]), count),
+    ]
+
+
+def memory(video: Path) -> dict[str, Any]:
+    """The most that a decoder process ever held, after a quarter of a video's windows and after all of them."""
+    with Decoder(DENSE, TIMEOUT_SECONDS) as decoder:
+        track = windows(DENSE, decoder.probe(str(video)))
+        opened = _peak_bytes(decoder)
+        peaks = []
+        for part in (track[: len(track) // 4], track):
+            assert all(isinstance(answer, DecodedClip) for answer in decoder.clips(str(video), part))
+            peaks.append(_peak_bytes(decoder))
+    return {"windows": len(track), "opened": opened, "after_a_quarter": peaks[0], "after_all": peaks[1]}
+
+
+def _peak_bytes(decoder: Decoder) -> int:
+    assert decoder.process is not None
+    lines = Path(f"/proc/{decoder.process.pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@contextlib.contextmanager
+def server(folder: Path, weed: str) -> Iterator[s3_server.S3Server]:
+    running = s3_server.start(folder, weed)
+    os.environ.update(running.environment)
+    running.filesystem.mkdir("bucket")
+    try:
+        yield running
+    finally:
+        s3_server.stop(running)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--weed", default="weed", help="the SeaweedFS program")
+    parser.add_argument("--out", type=Path, default=RESULTS / "decode.json")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        s3 = stack.enter_context(server(folder / "s3", options.weed))
+        video = render(folder / "720p.mp4", 720, 1280, 150)
+        s3.filesystem.put_file(str(video), "bucket/720p.mp4")
+        uniform, dense = (stack.enter_context(Decoder(recipe, TIMEOUT_SECONDS)) for recipe in (UNIFORM, DENSE))
+        measured = ways(video, "s3://bucket/720p.mp4", uniform, dense)
+        for decoder in (uniform, dense):
+            decoder.probe("s3://bucket/720p.mp4")  # starts the process and its connection
+        for _ in range(options.turns):
+            for way in measured:
+                way.measure()
+        result = {
+            "benchmark": "decode",
+            "machine": processor(),
+            "server": "SeaweedFS on the same machine",
+            "video": {"height": 720, "width": 1280, "frames": 150, "codec": "H.264", "bytes": video.stat().st_size},
+            "turns": options.turns,
+            "ways": [way.figures for way in measured],
+            "peak_bytes": {
+                "2160p, 48 frames": memory(render(folder / "2160p.mp4", 2160, 3840, 48)),
+                "360p, 1500 frames": memory(render(folder / "360p.mp4", 360, 640, 1500)),
+            },
+        }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table("way", "clips/s per core", "CPU s/clip", "s/clip")
+    for way in result["ways"]:
+        figures = (way["clips_per_core_second"], way["cpu_seconds_per_clip"], way["seconds_per_clip"])
+        table.add_row(way["name"], *(f"{figure:.3g}" for figure in figures))
+    console = Console()
+    console.print(table)
+    for name, peak in result["peak_bytes"].items():
+        console.print(f"{name}: " + ", ".join(f"{k} {v / 1e6:.0f} MB" for k, v in peak.items() if k != "windows"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Sound videos of every kind give the right frames at their times; damaged ones the right frames or an error, never others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import strange_videos
+from strange_videos import FRAGMENTED, pictures
+
+from schemas.clip import Window
+from schemas.errors import VideoError
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips import av_video, decord_video
+from teacher_cache.clips.decode import clips_of, decode_frames, opened
+from teacher_cache.clips.video import OpenVideo
+
+Pictures = np.ndarray[Any, np.dtype[np.uint8]]
+
+COUNT = 20
+PICTURES = pictures(COUNT, 66, 98)
+B_FRAMES = {"bf": "3", "b-adapt": "0"}
+GROUPS = {"g": "5", "bf": "2"}
+OPEN_GROUPS = {"x264-params": "keyint=6:min-keyint=6:open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
+UNEVEN = [0, 10, 20, 500, 510, 520, 1000, 1033, 1066, 2000, 2001, 2002, 2003, 3000, 3500, 3600, 3601, 3700, 9000, 9001]
+RATE = {"time_base": Fraction(1, 25), "stamps": range(COUNT)}
+
+
+def which(picture: Pictures, truth: Pictures) -> int:
+    """The number of the picture that a decoded one is."""
+    assert picture.shape == truth.shape[1:]
+    errors = np.abs(truth.astype(int) - picture).mean((1, 2, 3))
+    assert errors.min() < 6
+    return int(errors.argmin())
+
+
+def seen(video: OpenVideo, order: Sequence[int], truth: Pictures) -> list[tuple[int, float] | str]:
+    """(number, seconds) of each frame as it was decoded, or the reason why it was not; asked one by one, in this order."""
+    found: list[tuple[int, float] | str] = []
+    for index in order:
+        try:
+            (frame,) = video.frames([index])
+            found.append((which(frame.picture, truth), round(frame.seconds, 3)))
+        except VideoError as error:
+            found.append(error.reason)
+    return found
+
+
+def orders(count: int) -> list[list[int]]:
+    return [
+        list(range(count)),
+        list(range(0, count, 7)),
+        list(range(count))[::-1],
+        random.Random(0).sample(range(count), count),
+    ]
+
+
+SOUND: dict[str, dict[str, Any]] = {
+    "one.mp4": {"frames": PICTURES[:1]},
+    "one.mkv": {"frames": PICTURES[:1]},
+    "odd.mp4": {"frames": pictures(COUNT, 67, 101), "pixels": "yuv444p"},
+    "odd.webm": {"frames": pictures(COUNT, 67, 101), "codec": "libvpx-vp9"},
+    "flat.webm": {"frames": pictures(COUNT, 1, 97), "codec": "libvpx-vp9"},
+    "thin.webm": {"frames": pictures(COUNT, 97, 1), "codec": "libvpx-vp9"},
+    "dot.mkv": {"frames": pictures(COUNT, 1, 1), "codec": "ffv1"},
+    "uneven.mp4": {"stamps": UNEVEN, "options": GROUPS},
+    "uneven.mkv": {"stamps": UNEVEN, "options": GROUPS},
+    "ten bits hevc.mp4": {"codec": "libx265", "pixels": "yuv420p10le", "options": {"x265-params": "log-level=none"}},
+    "ten bits h264.mp4": {"pixels": "yuv420p10le"},
+    "ten bits av1.mp4": {"codec": "libsvtav1", "pixels": "yuv420p10le"},
+    "ten bits 422.mov": {"codec": "prores_ks", "pixels": "yuv422p10le"},
+    "av1.mkv": {"codec": "libsvtav1"},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"auto-alt-ref": "1", "lag-in-frames": "10", "g": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "10", "b": "1M"}},
+    "late.mp4": {"shift": 5000, "options": GROUPS},
+    "late.mkv": {"shift": 5000, "options": GROUPS},
+    "late.ts": {"shift": 5000, "options": GROUPS},
+    "no edit list.mp4": {"options": GROUPS, "container_options": {"use_editlist": "0", "movflags": "negative_cts_offsets"}},
+    "b-frames.mkv": {"options": B_FRAMES},
+    "b-frames.avi": {"options": B_FRAMES, **RATE},
+    "b-frames.h264": {"options": B_FRAMES},
+    "groups.mp4": {"options": GROUPS},
+    "groups.ts": {"options": GROUPS, "begins": 0.08},  # the muxer delays all frames by as many as are reordered
+    "groups.mpg": {"frames": PICTURES[:, :64, :96], "codec": "mpeg2video", "begins": 0.54, **RATE},
+    "fragments.mp4": {"options": GROUPS, "container_options": FRAGMENTED, "begins": 0.08},
+    "open groups.mp4": {"options": OPEN_GROUPS},
+    "gaps.avi": {"codec": "mjpeg", "pixels": "yuvj420p", "stamps": UNEVEN},
+    "frames.ivf": {"codec": "libvpx-vp9"},
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_each_frame_is_the_right_one_at_its_time(tmp_path: Path, name: str) -> None:
+    asked = dict(SOUND[name])
+    truth, begins, shift = asked.pop("frames", PICTURES), asked.pop("begins", 0.0), asked.get("shift", 0)
+    video = strange_videos.write(tmp_path / name, truth, **asked)
+    stamps = asked.get("stamps", range(0, 40 * COUNT, 40))
+    seconds = [float((stamp + shift) * asked.get("time_base", strange_videos.MILLISECOND)) + begins for stamp in stamps]
+    for order in orders(len(truth)):
+        with opened(str(video)) as it:
+            assert it.footage.frames == len(truth)
+            assert it.decoder == av_video.DECODERS["cpu"]
+            found = seen(it, order, truth)
+        assert [number for number, _ in found] == order
+        np.testing.assert_allclose([time for _, time in found], [seconds[i] for i in order], atol=2e-3)
+
+
+def test_what_an_edit_list_hides_is_not_there(tmp_path: Path) -> None:
+    """The first ten of twenty frames are decoded and never shown."""
+    video = strange_videos.write(tmp_path / "edited.mp4", PICTURES, options=B_FRAMES, shift=-400)
+    for order in orders(10):
+        with opened(str(video)) as it:
+            assert it.footage.frames == 10
+            assert seen(it, order, PICTURES) == [(10 + i, round(0.04 * i, 3)) for i in order]
+
+
+def test_times_that_go_back(tmp_path: Path) -> None:
+    """Every frame that is given has its own time; without reordering, they are in the order of the file."""
+    times = [40 * i - (130 if i > 12 else 0) for i in range(COUNT)]
+
+    def turn_back(number: int, packet: Any) -> None:
+        packet.pts, packet.dts = times[number], number - COUNT
+
+    source = strange_videos.write(tmp_path / "jpegs.mkv", PICTURES, codec="mjpeg", pixels="yuvj420p")
+    video = strange_videos.with_packets(source, tmp_path / "back.mkv", turn_back)
+    for order in orders(COUNT):
+        with opened(str(video)) as it:
+            assert seen(it, order, PICTURES) == [(i, times[i] / 1000) for i in order]
+
+    shown: dict[int, int] = {}  # of a picture, its time
+
+    def turn_back_groups(number: int, packet: Any) -> None:
+        shown[packet.pts // 40] = packet.pts - (250 if number >= 10 else 0)
+        packet.pts, packet.dts = shown[packet.pts // 40], number - COUNT
+
+    source = strange_videos.write(tmp_path / "groups.mkv", PICTURES, options=B_FRAMES | {"g": "10"})
+    video = strange_videos.with_packets(source, tmp_path / "groups back.mkv", turn_back_groups)
+    for order in orders(COUNT):
+        with opened(str(video)) as it:
+            found = seen(it, order, PICTURES)
+        assert len([frame for frame in found if frame == "decode_error"]) < len(order)
+        for frame, index in zip(found, order, strict=True):
+            assert frame == "decode_error" or (frame[1] * 1000 == shown[int(frame[0])] == sorted(shown.values())[index])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.mp4", {"codec": "mpeg4"}),
+        ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
+        ("a.mkv", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+        ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "10"}}),
+    ],
+)
+def test_damage_moves_no_frame_to_another_s_place(tmp_path: Path, name: str, kind: dict[str, Any]) -> None:
+    """All frames are right but the damaged packet's, and at most those up to the next place where decoding can begin."""
+    noise = np.random.default_rng(0).integers(-4, 5, PICTURES.shape)  # so that a packet has something to lose
+    video = strange_videos.write(tmp_path / name, (PICTURES + noise).clip(0, 255).astype(np.uint8), **kind)
+    strange_videos.damage(video, 7)
+    for order in orders(COUNT):
+        with opened(str(video)) as it:
+            found = dict(zip(order, seen(it, order, PICTURES), strict=True))
+        assert found.get(7, "decode_error") == "decode_error"
+        for index in {*range(7), *range(10, COUNT)} & found.keys():
+            assert found[index] == (index, round(0.04 * index, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("a.mp4", {}, "not_a_video"),  # its index is at its end
+        ("a.mp4", {"container_options": {"movflags": "faststart"}}, None),
+        ("a.mp4", {"container_options": FRAGMENTED, "options": {"g": "5"}}, None),
+        ("a.mkv", {}, None),
+        ("a.webm", {"codec": "libvpx-vp9"}, None),
+        ("a.ts", {}, None),
+    ],
+)
+def test_a_video_cut_short(tmp_path: Path, name: str, kind: dict[str, Any], reason: str | None) -> None:
+    """Gives its first frames; a window beyond them is decode_error at once."""
+    noise = np.random.default_rng(0).integers(-4, 5, PICTURES.shape)
+    video = strange_videos.write(tmp_path / name, (PICTURES + noise).clip(0, 255).astype(np.uint8), **kind)
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) * 6 // 10])
+    recipe = ClipRecipe(frames=2, sampling="dense", preprocessing="l4p", size=14, student_size=None)
+    windows = [Window(start=start, stop=start + 2) for start in range(COUNT - 1)]
+    if reason is not None:
+        with pytest.raises(VideoError, match=reason), opened(str(video)):
+            pass
+        return
+    with opened(str(video)) as it:
+        answers = list(clips_of(it, recipe, windows, began=0.0))
+        numbers = [
+            (i, frame) for i, frame in enumerate(seen(it, range(it.footage.frames), PICTURES)) if frame != "decode_error"
+        ]
+    good = [answer for answer in answers if not isinstance(answer, VideoError)]
+    assert 2 <= len(good) < COUNT - 4
+    assert answers[: len(good)] == good
+    assert {answer.reason for answer in answers[len(good) :] if isinstance(answer, VideoError)} == {"decode_error"}
+    assert all(frame[0] == i for i, frame in numbers)
+
+
+@pytest.mark.parametrize("kind", [{}, {"options": B_FRAMES}, {"codec": "libvpx-vp9"}, {"frames": pictures(COUNT, 66, 144)}])
+def test_decord_gives_the_same_frames_of_what_it_is_trusted_with(tmp_path: Path, kind: dict[str, Any]) -> None:
+    truth = kind.get("frames", PICTURES)
+    video = strange_videos.write(tmp_path / "a.mp4", **{"frames": truth} | kind)
+    with decord_video.opened(video) as other, av_video.opened(video) as it:
+        assert other.footage == it.footage
+        for one, two in zip(other.frames(range(COUNT)), it.frames(range(COUNT)), strict=True):
+            np.testing.assert_array_equal(one.picture, two.picture)
+            assert one.seconds == pytest.approx(two.seconds, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["groups.mp4", "groups.ts", "b-frames.avi", "one.mkv", "open groups.mp4"])
+def test_decord_is_not_trusted_where_it_miscounts(tmp_path: Path, name: str) -> None:
+    asked = {"frames": PICTURES} | SOUND[name]
+    asked.pop("begins", None)
+    video = strange_videos.write(tmp_path / name, **asked)
+    with pytest.raises(VideoError, match="cannot be told apart"), decord_video.opened(video):
+        pass
+
+
+def test_real_footage(real_videos: Path) -> None:
+    """Frames asked for one by one, from the last to the first, are those of one pass."""
+    for path in sorted(real_videos.glob("*.[mw][pke][4vb]*")):
+        with av_video.opened(path) as video:
+            wanted = sorted({*range(0, video.footage.frames, 29), video.footage.frames - 1})
+            whole = list(video.frames(range(video.footage.frames)))
+            for index in wanted[::-1]:
+                np.testing.assert_array_equal(decode_frames(str(path), [index])[0], whole[index].picture)
+            assert [frame.seconds for frame in whole] == sorted(frame.seconds for frame in whole)
