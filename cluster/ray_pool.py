@@ -54,6 +54,8 @@ _DEATHS = 4
 """So many teachers may die with one unit in work, or one after another before any unit is done."""
 _STORE_SHARE = 0.4
 """How much of Ray's object store decoded frames may take."""
+_DECODER_GPUS = 0.05
+"""Share of a GPU that a decoder has which uses the GPU's own."""
 _CALLS_AT_ONCE = 64
 """Of one teacher: some teach, some write, and blocks come in beside them."""
 
@@ -124,6 +126,7 @@ class _Run:
         self._decode = ray.remote(decode).options(
             num_returns="streaming",
             num_cpus=1,
+            num_gpus=_DECODER_GPUS if self._engine.decode_device == "cuda" else 0,
             resources=self._engine.decoder_resources,
             max_retries=-1,  # of lost machines; what a video does to its decoder is a value
             _generator_backpressure_num_objects=_UNREAD_BLOCKS,

@@ -69,7 +69,8 @@ class EngineJob(Frozen):
     decoder_resources: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources that a decoder needs besides a core, to keep decoding on nodes that offer them."""
     decode_device: Literal["cpu", "cuda"] = "cpu"
-    """``cuda`` decodes with the GPU's own decoder where it knows the codec."""
+    """``cuda`` decodes with the GPU's own decoder what that knows, and the rest on the CPU. Under ``ray`` each decoder then
+    takes a twentieth of a GPU, so ``gpus_per_teacher`` must leave room, such as 0.8 with four decoders."""
     decode_timeout_seconds: float = Field(120, gt=0)
     """How long one clip's frames may take before their decoder is killed."""
     threads_per_teacher: int | None = Field(None, ge=1)

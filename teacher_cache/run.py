@@ -179,7 +179,7 @@ def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, sto
     if settle_ledger(store, volume) or tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0
     for event in workers.run(spec, left, stop) if left else ():
-        if isinstance(event, UnitReport):
+        if isinstance(event, UnitReport) and not event.already_done:  # what others committed may be in an earlier volume
             entries += 1
             if tend_ledger(store, volume, entries, done=False):
                 volume, entries = volume + 1, 0

@@ -91,6 +91,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     damages = examined.damages
     catalog = _catalog(store, damages)
     volumes = _volumes(store, damages)
+    entries: list[LedgerEntry] = []
     claims: list[_Claim] = []
     if volumes is not None:
         entries = list(_entries(store, volumes, catalog, damages))
@@ -106,6 +107,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     if catalog is not None and volumes is not None:
         files = catalog_files(store.objects)
         orphans = _orphans(store, listed, volumes, files, {claim.key for claim in claims})
+        orphans = [key for key in orphans if not _came_late(store, key, entries)]
         damages += [_damage("orphan", key, "no ledger entry names it; `gc` removes it") for key in orphans]
         detail = "it has no record: a run was stopped before that, and the next one goes on, or the record is lost"
         damages += [_damage("orphan", key, detail) for key in _unrecorded(listed, files)]
@@ -296,6 +298,20 @@ def _check_heads(store: Store) -> Iterator[Damage]:
         return
     if not heads_are_whole(found.get(HEADS_FILE), card):
         yield _damage("heads", HEADS_FILE, "it is gone, or not what its card says", (), found.get(HEADS_FILE))
+
+
+def _came_late(store: Store, key: str, entries: Sequence[LedgerEntry]) -> bool:
+    """Whether an object that nothing names is an entry that was written while its volume closed, and then in the next one.
+
+    That happens in any run of more than one volume. `gc` removes it; nothing is wrong with the store.
+    """
+    if not key.startswith(f"{LEDGER}/") or not key.rpartition("/")[2][:1].isdigit():
+        return False
+    try:
+        entry = read_entry(key, store.objects.get(key) or b"", store.url)
+    except (StoreDamaged, ValueError):
+        return False
+    return any(entry == other for other in entries if other.unit.shard == entry.unit.shard)
 
 
 def _orphans(
