@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ DECODERS: Mapping[Device, str] = {
     "cuda": f"PyAV {av.__version__} (libavcodec {_LIBAVCODEC}, cuda)",
 }
 
+_SKIPPING = frozenset({"h264", "hevc"})
+"""FFmpeg's decoders that can leave out a frame from which no other is predicted; the others stay the same to the last bit."""
+
 
 class AvVideo:
     """`teacher_cache.clips.video.OpenVideo`, by PyAV.
@@ -41,16 +45,28 @@ class AvVideo:
         self._path, self._packets, self._device = path, packets, device
         self._seeks = True
         self._running: Iterator[Any] = iter(())
-        self._following = 0
-        """Number of the frame that comes next of ``_running``."""
+        self._following: float = 0
+        """Number of the frame that comes next of ``_running``; infinite where that is not known."""
+        self._wanted: frozenset[int] = frozenset()
+        self._passed: float = -math.inf
+        """The last of the time stamps wanted. Before it, what is not wanted, and needed for no other frame, is not decoded."""
         self._begin()
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
-        for index in indices:
-            try:
-                yield self._frame(index)
-            except av.error.FFmpegError as error:
-                raise VideoError("decode_error", f"frame {index} of {self.footage.frames}: {message(error)}") from None
+        stamps = self._packets.stamps
+        self._wanted = frozenset(stamps[index] for index in indices) if stamps else frozenset()
+        self._passed = max(self._wanted, default=-math.inf)
+        last = None
+        try:
+            for index in indices:
+                try:
+                    yield self._frame(index)
+                except av.error.FFmpegError as error:
+                    raise VideoError("decode_error", f"frame {index} of {self.footage.frames}: {message(error)}") from None
+                last = index
+        finally:
+            if indices and last != indices[-1]:  # of the frames before the last one, not all were decoded
+                self._following = math.inf
 
     def require_first(self) -> None:
         """Decode one frame, which is how to know that a device can. Raises `VideoError`, or what PyAV raises."""
@@ -108,7 +124,11 @@ class AvVideo:
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
         """Frames as they come. A packet that does not decode loses its own, if the frames' times tell which the others are."""
+        codec = self._stream.codec_context
         for packet in packets:
+            if codec.name in _SKIPPING and packet.pts is not None:
+                is_passed = packet.pts < self._passed and packet.pts not in self._wanted
+                codec.skip_frame = "NONREF" if is_passed else "DEFAULT"
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:

@@ -1,0 +1,65 @@
+"""The same plain steps by Ray Data, to be measured beside the engine of actors: decode in tasks, teach and write in an actor.
+
+With this folder on PYTHONPATH it is an installed engine: ``engine: {kind: ray_data}``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from cluster.ray_pool import _connected
+from schemas.event import EngineEvent, TeacherStarted
+from schemas.ledger import WorkItem
+from schemas.report import UnitReport
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.feed import Feed, decode_span
+from teacher_cache.stop import Stop
+from teacher_cache.store.store import open_store
+from teacher_cache.work import Worker, WorkerSpec
+
+
+class _Decode:
+    def __init__(self, recipe: Any, timeout_seconds: float) -> None:
+        self._decoder = Decoder(recipe, timeout_seconds)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item = pickle.loads(row["item"])
+        feed = Feed([item], ahead=1)
+        clips = []
+        while (span := feed.next_span()) is not None:
+            clips += [clip for block in decode_span(self._decoder, span) for clip in block]
+        return {"unit": pickle.dumps((item, clips), protocol=5)}
+
+
+class _TeachAndWrite:
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._worker = Worker(spec)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item, clips = pickle.loads(row["unit"])
+        report = self._worker.write(self._worker.teach(item, iter(clips)))
+        return {"report": report.model_dump_json()}
+
+
+class RayDataEngine:
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:  # noqa: ARG002
+        engine, recipe = spec.engine, open_store(spec.store).recipe
+        with _connected(engine):
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            units = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
+            decoded = units.map(
+                _Decode,
+                fn_constructor_args=(recipe.clips, engine.decode_timeout_seconds),
+                num_cpus=1,
+                concurrency=engine.decoders,
+            )
+            done = decoded.map(_TeachAndWrite, fn_constructor_args=(spec,), num_cpus=1, concurrency=engine.teachers)
+            yield TeacherStarted(teacher="ray data", node="", devices=("cpu",))
+            for row in done.iter_rows():
+                yield UnitReport.model_validate_json(row["report"])
