@@ -5,16 +5,26 @@ from __future__ import annotations
 import atexit
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
+from schemas.report import Requests
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import Device
 from teacher_cache.feed import Decoded, Span, decode_span
 from teacher_cache.patience import expect
+from teacher_cache.tally import OF_VIDEOS
 
-DecodedBlock = tuple[Decoded, ...] | CacheError
-"""The clips of a block, or what keeps the whole run from going on, as a value: Ray would wrap it in its own traceback."""
+
+@dataclass(frozen=True)
+class DecodedBlock:
+    """The clips of a block, or what keeps the whole run from going on, as a value: Ray would wrap it in its own traceback."""
+
+    clips: tuple[Decoded, ...]
+    requests: Requests
+    """To the places of the videos, since the block before."""
+    trouble: CacheError | None = None
 
 
 def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Iterator[DecodedBlock]:
@@ -24,13 +34,12 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
     blocks = decode_span(_decoder(recipe, timeout_seconds, device), span)
     trouble: CacheError | None = None
     for _ in span.blocks:
-        if trouble is None:
-            try:
-                yield next(blocks)
-                continue
-            except CacheError as error:
-                trouble = error
-        yield trouble
+        clips: tuple[Decoded, ...] = ()
+        try:
+            clips = next(blocks, ())
+        except CacheError as error:
+            trouble = error
+        yield DecodedBlock(clips, OF_VIDEOS.take(), trouble)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 # Before Ray is imported, which reads them once: no usage statistics leave the user's machines, and a worker
 # without a GPU share keeps the devices its container gives it.
@@ -31,14 +31,16 @@ import ray
 from cluster.metrics import Metrics
 from cluster.ray_decode import decode
 from cluster.ray_teacher import TeacherActor
+from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun
 from schemas.event import EngineEvent, Stopping, TeacherLost, TeacherStarted, Waiting
-from schemas.job import EngineJob
+from schemas.job import EngineJob, Job
 from schemas.ledger import WorkItem
 from schemas.recipe import Recipe
-from schemas.report import UnitReport
+from schemas.report import PilotReport, UnitReport
 from teacher_cache.feed import Block, Feed
 from teacher_cache.memory import WorkerBytes, require_host_memory, worker_bytes
+from teacher_cache.pilot import pilot
 from teacher_cache.stop import Stop
 from teacher_cache.store.store import open_store
 from teacher_cache.teachers.registry import family
@@ -80,6 +82,28 @@ class RayEngine:
                 for event in run.events(stop):
                     metrics.record(event)
                     yield event
+
+    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
+        """On one node that has room for a teacher and its decoders."""
+        engine = job.engine
+        with _connected(engine):
+            task = ray.remote(_pilot).options(
+                num_gpus=engine.gpus_per_teacher,
+                num_cpus=engine.cpus_per_teacher + engine.decoders,
+                resources=engine.teacher_resources,
+                max_retries=_DEATHS,
+            )
+            report = ray.get(task.remote(job, clips))
+        if isinstance(report, CacheError):
+            raise report
+        return cast("PilotReport", report)
+
+
+def _pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport | CacheError:
+    try:
+        return pilot(job, clips)
+    except CacheError as error:
+        return error
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from schemas.event import TeacherStarted
 from schemas.ledger import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.feed import Inbox, InboxClosed
+from teacher_cache.tally import OF_VIDEOS
 from teacher_cache.work import TaughtUnit, Worker, WorkerSpec
 
 
@@ -34,10 +35,11 @@ class TeacherActor:
 
     def take(self, unit: int, number: int, block: DecodedBlock) -> CacheError | None:
         """A decoded block of a unit that this teacher has, or will have."""
-        if isinstance(block, CacheError):
+        OF_VIDEOS.merge(block.requests)
+        if block.trouble is not None:
             self._inbox.close()
-            return block
-        self._inbox.put(unit, number, block)
+            return block.trouble
+        self._inbox.put(unit, number, block.clips)
         return None
 
     def teach(self, unit: int, item: WorkItem, blocks: int) -> CacheError | None:

@@ -29,6 +29,12 @@ class Tally:
         with self._lock:
             self._count[kind] += count
 
+    def merge(self, requests: Requests) -> None:
+        """Add what another process counted."""
+        with self._lock:
+            for kind in self._count:
+                self._count[kind] += getattr(requests, kind)
+
     def take(self) -> Requests:
         """What was counted since the last time; the count begins anew."""
         with self._lock:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from conftest import Command, Jobs, tree
+from conftest import Command, Jobs, is_one_clear_error, tree
 
 from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
@@ -53,6 +53,18 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: P
     assert len(list(store.glob("ledger/0*/0*.json"))) < 4  # there was work left to lose
     assert run.wait(120) == 0
     assert {k: v for k, v in tree(store).items() if not k.endswith(".tmp")} == tree(tmp_path / "local")
+
+
+def test_a_plan_s_pilot_runs_where_a_teacher_would(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+    job = jobs.write(tmp_path / "store", engine=ONE_TEACHER)
+    planned = command("teacher-cache", "plan", job, "--pilot", 4, "--json")
+    assert planned.status == 0, planned.err
+    assert planned.json["pilot"]["clips"] == 4
+    assert planned.json["estimate"]["stage_seconds"]["decode"] > 0
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "broken.mp4").write_bytes(b"none")
+    job = jobs.write(tmp_path / "store", videos={"glob": f"{tmp_path}/*.mp4"}, engine=ONE_TEACHER)
+    is_one_clear_error(command("teacher-cache", "plan", job, "--pilot", 1), 2, "none of the pilot's 1 clips could be taught")
 
 
 @pytest.fixture

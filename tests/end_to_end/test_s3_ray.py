@@ -27,6 +27,9 @@ def test_real_footage_to_s3_with_ray(s3: str, jobs: Jobs, command: Command, real
     assert ran.status == 0, ran.err
     assert ran.json["clips"] == {"planned": 5, "committed": 5, "failed": 0, "pending": 0}
 
+    assert sum(ran.json["bytes_added"].values()) == sum(ran.json["bytes"].values())
+    assert ran.json["requests"]["store"]["put"] > 5
+
     status = command("teacher-cache", "status", store, "--json")
     assert status.status == 0
     assert status.json["clips"]["committed"] == 5
@@ -87,3 +90,20 @@ def by_formula(planes: np.ndarray) -> np.ndarray:
     low = np.where(delta[:, :, None, None, None], low.cumsum(2, dtype=np.int8), low)
     expand = np.s_[:, :, None, None, None]
     return (low + 256 * high + centre[expand]).astype(np.float32) * scale[expand]
+
+
+def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(s3: str, jobs: Jobs, command: Command, videos: Path) -> None:
+    """By decoders in tasks of their own, whose requests the run counts; three windows a video, cut by shards of two."""
+    import fsspec
+
+    fs = fsspec.filesystem("s3")
+    for path in sorted(videos.glob("*.mp4"))[:2]:
+        fs.put_file(str(path), f"bucket/videos/{path.name}")
+    job = jobs.write(f"{s3}/store", videos={"glob": f"{s3}/videos/*.mp4"}, clips={"sampling": "fps", "fps": 60}, **RAY)
+    local = command("teacher-cache", "plan", job, "--json")
+    assert local.json["clips_to_do"] > local.json["videos"] == 2
+    ran = command("teacher-cache", "run", job, "--engine", "ray", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["clips"]["committed"] == local.json["clips_to_do"]
+    asked, planned = ran.json["requests"]["videos"], local.json["requests"]["videos"]
+    assert asked == planned
