@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, cast
@@ -22,9 +22,6 @@ from typing import Any, Self, cast
 # without a GPU share keeps the devices its container gives it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if "RAY_ADDRESS" not in os.environ:
-    # A Ray of our own is of this machine alone; by Ray's name for it, its ports then listen on the loopback address only.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 
@@ -424,7 +421,7 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         # Ray prints what it says of dead workers between the lines of standard output, whatever it is told of logs; the
         # run's events say it, and standard output is one JSON object's.
         ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
-        with _own_sigterm():
+        with _own_sigterm(), _on_loopback() if local else nullcontext():
             ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = os.environ.get("RAY_ADDRESS", "this machine")
@@ -433,6 +430,25 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on the loopback address alone, as it does where it knows no other machines.
+
+    Its processes take that from the environment, and this one from a constant that Ray read when it was imported.
+    """
+    constants = ray._private.ray_constants  # noqa: SLF001  # there is no other way to it
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    in_environment = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if in_environment is not None:
+            os.environ[name] = in_environment
 
 
 @contextmanager

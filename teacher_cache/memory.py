@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,15 @@ def worker_bytes(
 def devices_of(engine: EngineJob) -> int:
     """How many copies of the network a teacher's process has."""
     return max(1, int(engine.gpus_per_teacher))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since it began. `getrusage` also knows what it was forked from."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine_bytes() -> int:

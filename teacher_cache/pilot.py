@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import statistics
 import tempfile
 from collections import Counter
@@ -21,6 +20,7 @@ from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSec
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.engine import engine
+from teacher_cache.memory import peak_bytes
 from teacher_cache.plan import Progress, WorkLeft, no_progress, plan_report, resolve_recipe
 from teacher_cache.remote import filesystem, reach_if_there
 from teacher_cache.stop import stop_on_sigterm
@@ -105,7 +105,7 @@ def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[U
         seconds=StageSeconds(**seconds | {"teach": statistics.fmean(_per_clip(unit, "teach") for unit in full)}),
         spread={stage: found for stage, found in spread.items() if found.most},
         video_bytes=sum(map(_video_bytes, clips)) / len(clips),
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory_bytes=peak_bytes(),
     )
 
 

@@ -223,6 +223,10 @@ class RunProgress:
         return _between(first, self._samples[-1], now)
 
 
+_SHORTEST_SECONDS = 1e-9
+"""A stretch of time from which a rate may be told."""
+
+
 @dataclass(frozen=True)
 class Rates:
     """What was done in a stretch of time."""
@@ -232,11 +236,11 @@ class Rates:
 
     @property
     def clips_per_second(self) -> float | None:
-        return self.done.clips / self.seconds if self.seconds > 0 else None
+        return self.done.clips / self.seconds if self.seconds > _SHORTEST_SECONDS else None
 
     @property
     def bytes_per_second(self) -> float | None:
-        return self.done.bytes / self.seconds if self.seconds > 0 else None
+        return self.done.bytes / self.seconds if self.seconds > _SHORTEST_SECONDS else None
 
     @property
     def busy(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -36,6 +37,16 @@ def teachers_of(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return found
 
 
+def listening(run: subprocess.Popen[bytes]) -> list[str]:
+    """The addresses on which a run and its descendants wait for others."""
+    found = []
+    for process in [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert found
+    return found
+
+
 def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: Path, jobs: Jobs, command: Command) -> None:
     local = jobs.write(tmp_path / "local", layout=ONE_BY_ONE)
     assert command("teacher-cache", "run", local).status == 0
@@ -48,6 +59,7 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: P
         assert time.monotonic() < deadline
         assert run.poll() is None
         time.sleep(0.005)
+    assert set(listening(run)) <= {"127.0.0.1", "::1"}
     for teacher in teachers:
         teacher.kill()
     assert len(list(store.glob("ledger/0*/0*.json"))) < 4  # there was work left to lose

@@ -16,9 +16,9 @@ from schemas.errors import CouldNotRun
 from teacher_cache.memory import WorkerBytes, machine_bytes, require_device_memory, require_host_memory
 
 RUN = """
-import json, resource, sys
+import json, sys
 from schemas.job import Job
-from teacher_cache.memory import worker_bytes
+from teacher_cache.memory import peak_bytes, worker_bytes
 from teacher_cache.plan import look_at
 from teacher_cache.run import run_job
 from teacher_cache.teachers.registry import family
@@ -27,7 +27,7 @@ facts = look_at(job)
 needed = worker_bytes(facts.recipe, facts.shapes, family(job.teacher.family), job.teacher, job.engine)
 report = run_job(job)
 assert report.clips.failed == 0
-print(json.dumps([needed.host, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+print(json.dumps([needed.host, peak_bytes()]))
 """
 
 
