@@ -178,8 +178,7 @@ def test_nodes_are_lost_and_others_come(
     run.wait_for(lambda: len(run.events("teacher_started")) == 3)
     report = run.ends_well()
     assert report.clips.committed == CLIPS
-    nodes = {event["teacher"] for event in run.events("unit_done")}
-    assert nodes == {"teacher-1", "teacher-2", "teacher-3"}
+    assert "teacher-3" in {event["teacher"] for event in run.events("unit_done")}
     is_as_undisturbed(tmp_path / "store", undisturbed, command)
     assert kept in cluster.list_all_nodes()
 

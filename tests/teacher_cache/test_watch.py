@@ -80,7 +80,7 @@ def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, ti
     log = tmp_path / "log"
 
     def wait_for(text: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while text not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             assert watching.poll() is None, log.read_text()
