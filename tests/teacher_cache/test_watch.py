@@ -90,7 +90,8 @@ def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, ti
     with proxy(server) as way, log.open("w") as written:
         watching = subprocess.Popen(
             [PROGRAM, "status", f"{s3}/store", "--watch", "--every", "0.1"],
-            env=os.environ | {"AWS_ENDPOINT_URL": way.endpoint, "P4D_PATIENCE_SECONDS": "1"}, stdout=subprocess.PIPE, stderr=written, text=True,
+            env=os.environ | {"AWS_ENDPOINT_URL": way.endpoint, "P4D_PATIENCE_SECONDS": "1"},
+            stdout=subprocess.PIPE, stderr=written, text=True,
         )  # fmt: skip
         wait_for("2/4 clips")
     wait_for("cannot look now, and will try again: ")
