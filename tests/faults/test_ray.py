@@ -175,10 +175,11 @@ def test_nodes_are_lost_and_others_come(
     cluster.remove_node(lost, allow_graceful=False)
     run.wait_for(lambda: run.events("teacher_lost"))
     add_teaching_node(cluster)
-    run.wait_for(lambda: len(run.events("teacher_started")) == 3)
+    run.wait_for(lambda: len(run.events("teacher_started")) >= 3)
     report = run.ends_well()
     assert report.clips.committed == CLIPS
-    assert "teacher-3" in {event["teacher"] for event in run.events("unit_done")}
+    joined = {event["teacher"] for event in run.events("teacher_started")[2:]}
+    assert joined & {event["teacher"] for event in run.events("unit_done")}
     is_as_undisturbed(tmp_path / "store", undisturbed, command)
     assert kept in cluster.list_all_nodes()
 
