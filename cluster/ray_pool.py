@@ -36,7 +36,7 @@ from schemas.ledger import WorkItem
 from schemas.recipe import Recipe
 from schemas.report import PilotReport, UnitReport
 from teacher_cache.feed import Block, Feed
-from teacher_cache.memory import WorkerBytes, require_host_memory, worker_bytes
+from teacher_cache.memory import WorkerBytes, devices_of, require_host_memory, worker_bytes
 from teacher_cache.pilot import pilot
 from teacher_cache.stop import Stop
 from teacher_cache.store.store import open_store
@@ -173,7 +173,11 @@ class _Run:
             self._decode_more()
             self._hand_out()
             yield from self._answers()
-            yield from self._patience.events(sum(teacher.started is not None for teacher in self._teachers))
+            yield from self._patience.events(self._at_work)
+
+    @property
+    def _at_work(self) -> int:
+        return sum(teacher.started is not None for teacher in self._teachers)
 
     def _staff(self) -> None:
         """Ask Ray for the teachers that are wanted: those it has no room for wait there, and an autoscaler sees them."""
@@ -213,8 +217,7 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Give units to the teachers that have room, to those with the fewest first."""
-        at_work = sum(teacher.started is not None for teacher in self._teachers)
-        while self._begins_more and at_work >= min(self._engine.min_teachers, self._units_left):
+        while self._begins_more and self._at_work >= min(self._engine.min_teachers, self._units_left):
             free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
             if not free or (unit := self._feed.next_unit()) is None:
                 return
@@ -275,7 +278,7 @@ class _Run:
             return
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
-        is_known = block.number in self._handed[block.unit] or block.number in self._blocks[block.unit]
+        is_known = block.number in self._handed.get(block.unit, ()) or block.number in self._blocks.get(block.unit, ())
         if is_known or not self._feed.wants(block.unit):
             return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
         if owner is None:
@@ -355,7 +358,7 @@ class _Room:
     def units(self, teachers: int) -> int:
         """Of how many units decoded clips may lie in the object store: for each teacher, those it teaches and the next ones."""
         engine = self._engine
-        wanted = teachers * (max(1, math.floor(engine.gpus_per_teacher)) + 1 + engine.decoders)
+        wanted = teachers * (devices_of(engine) + 1 + engine.decoders)
         fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
         return max(1, min(wanted, fit))
 

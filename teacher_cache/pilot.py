@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
 from collections import Counter
@@ -20,7 +19,7 @@ from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSec
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.engine import engine
-from teacher_cache.memory import peak_bytes
+from teacher_cache.memory import devices_of, peak_bytes
 from teacher_cache.plan import Progress, WorkLeft, no_progress, plan_report, resolve_recipe
 from teacher_cache.remote import filesystem, reach_if_there
 from teacher_cache.stop import stop_on_sigterm
@@ -60,7 +59,7 @@ def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
 
 def _warm_up_units(job: Job) -> int:
     """Two for each copy of the network that a teacher has: a device has one unit, and another beside it may be the first."""
-    return 2 * max(1, math.floor(job.engine.gpus_per_teacher))
+    return 2 * devices_of(job.engine)
 
 
 def _clips_per_unit(job: Job, clips: int) -> int:
