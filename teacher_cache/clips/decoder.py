@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -232,19 +231,12 @@ def _each(left: deque[Window | None], error: VideoError, count: int | None = Non
 
 
 class DecoderPool:
-    """A few decoder processes behind one ordered stream."""
+    """A few decoder processes behind one ordered stream of answers."""
 
     def __init__(self, recipe: ClipRecipe, processes: int, timeout_seconds: float) -> None:
         self._decoders = [Decoder(recipe, timeout_seconds) for _ in range(processes)]
         self._free = list(self._decoders)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
-
-    def map(
-        self, uris: Iterable[str], windows: Iterable[Window | None] = repeat(None), ahead: int = 2
-    ) -> Iterator[DecodedClip | VideoError]:
-        """One clip for each uri (and window), in order; at most ``ahead`` clips for each process wait decoded."""
-        asked = (partial(_clip_of, uri=u, window=w) for u, w in zip(uris, windows, strict=False))
-        return self._stream(asked, ahead)
 
     def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
         """What each video holds, in order."""
@@ -284,11 +276,6 @@ class DecoderPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _clip_of(decoder: Decoder, uri: str, window: Window | None) -> DecodedClip | VideoError:
-    (clip,) = decoder.clips(uri, [window])
-    return clip
 
 
 def _ending(returncode: int) -> str:

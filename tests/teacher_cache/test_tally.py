@@ -13,7 +13,7 @@ from schemas.job import VideoSource
 from schemas.report import Requests
 from teacher_cache.clips.content import content_digests
 from teacher_cache.clips.decode import decode_clip
-from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.decoder import Decoder, DecoderPool
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.remote import filesystem
 from teacher_cache.store.objects import Objects
@@ -86,8 +86,8 @@ def test_what_the_videos_cost_is_counted(counting: CountingProxy, videos: Path) 
     blocks = [3 if video.stat().st_size > 3 * 64 * 1024 else 1 for video in videos.glob("*.mp4")]
     assert asked() == {"get": 4 + sum(blocks)}
     recipe = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
-    with DecoderPool(recipe, 2, 60) as pool:
-        assert len(list(pool.map(uris))) == 4
+    with DecoderPool(recipe, 2, 60) as pool, Decoder(recipe, 60) as decoder:
+        assert len([clip for uri in uris for clip in decoder.clips(uri, [None])]) == 4
         assert asked() == {"get": 4}
         list(pool.probe([*uris, "s3://bucket/raw/none.mp4"]))
         assert asked() == {"get": 5}
