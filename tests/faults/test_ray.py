@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -20,6 +20,8 @@ from ray.cluster_utils import Cluster
 from terminal import paced
 
 from schemas.report import RunReport
+
+Sought = TypeVar("Sought")
 
 PROGRAM = str(Path(sys.executable).parent / "teacher-cache")
 CLIPS = 24
@@ -96,12 +98,14 @@ class Run:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], Sought], seconds: float = 120) -> Sought:
+        """What the condition gives, once that is something."""
         deadline = time.monotonic() + seconds
-        while not condition():
+        while not (found := condition()):
             assert time.monotonic() < deadline, self.log.read_text()
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
+        return found
 
     def end(self, seconds: float = 180) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=seconds)
@@ -153,11 +157,9 @@ def test_a_driver_a_teacher_and_a_decoder_are_killed(
     assert 0 < before["committed"] < CLIPS
 
     again = Run(job)
+    again.wait_for(lambda: processes("decode"))[0].kill()  # its first task lasts: a new process imports what decodes
     again.wait_for(lambda: again.events("unit_done"))
-    again.wait_for(lambda: processes("decode"))
-    decoder, teacher = processes("decode")[0], processes("TeacherActor")[0]
-    decoder.kill()
-    teacher.kill()
+    again.wait_for(lambda: processes("TeacherActor"))[0].kill()
     report = again.ends_well()
     assert report.clips.committed == CLIPS
     assert report.done_before >= before["committed"]
