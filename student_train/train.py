@@ -222,7 +222,7 @@ def _report(
         "vision_tower": student.vision_tower,
         "projector": student.projector,
         "llm": student.llm,
-        "perception_decoder": p4d.decoder,
+        **p4d.parts,
     }
     first, last = first_and_last(metrics.lines)
     return FitReport(
@@ -237,7 +237,7 @@ def _report(
         dropped=len(joined.dropped),
         first=first,
         last=last,
-        parameters={name: _size(part) for name, part in parts.items()} | {"frozen_heads": _size(p4d) - _size(p4d.decoder)},
+        parameters={name: _size(part) for name, part in parts.items()},
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=timing.seconds,
         data_wait_seconds=timing.data_wait_seconds,
