@@ -116,19 +116,21 @@ class P4D(nn.Module):
 
     @torch.no_grad()
     def maps(self, hidden: torch.Tensor, signals: Collection[SignalName] | None = None) -> dict[SignalName, torch.Tensor]:
-        """What the student sees: hidden states, as `forward` takes them, to maps in the store's physical units.
+        """What the student sees: hidden states, as `forward` takes them, to signals in the store's physical units.
 
-        float32, axes as in `schemas.signal.SIGNALS`, positive depth; all maps that the mode gives when ``signals`` is absent.
-        Raises `BadInput` for one that it does not give: mode `latent` has none, and its decoder loads into mode `heads`.
+        float32, axes as in `schemas.signal.SIGNALS`, positive depth. All maps that the mode gives where ``signals`` is absent;
+        ``f4d`` may be asked for too. Raises `BadInput` for what the mode does not give: `latent` has no maps, and what it
+        learnt is seen by loading it into mode `heads`.
         """
-        given = [signal for signal in self.perception.gives if signal != "f4d"]
-        if absent := [signal for signal in signals or () if signal not in given]:
+        maps = [signal for signal in self.perception.gives if signal != "f4d"]
+        wanted = maps if signals is None else signals
+        if absent := [signal for signal in wanted if signal not in self.perception.gives]:
             raise BadInput(
-                f"this P4D gives no {', '.join(absent)}, only {', '.join(given) or 'no map'}; "
-                "to see what a `latent` run learnt, load its weights into a P4D of mode `heads`."
+                f"this P4D gives no {', '.join(absent)}, only {', '.join(self.perception.gives)}; "
+                "to see the maps of what a `latent` run learnt, load it into a P4D of mode `heads`"
             )
-        raw = self.perception(hidden, given if signals is None else signals)
-        return {s: values.float().exp() if s == "depth" else values.float() for s, values in raw.items() if s != "f4d"}
+        raw = self.perception(hidden, wanted)
+        return {signal: x.float().exp() if signal == "depth" else x.float() for signal, x in raw.items()}
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -199,9 +199,10 @@ class FrozenPerception(Perception):
         self.gives = ("f4d", *gives)
 
     def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
-        f4d = self.decoder(hidden)
-        maps = [signal for signal in signals if signal != "f4d"]
-        return {"f4d": f4d} | (self.heads.raw(f4d, maps) if maps else {})
+        given: dict[SignalName, torch.Tensor] = {"f4d": self.decoder(hidden)}
+        if maps := [signal for signal in signals if signal != "f4d"]:
+            given |= self.heads.raw(given["f4d"], maps)
+        return {signal: given[signal] for signal in signals}
 
     @property
     def parts(self) -> dict[str, nn.Module]:
