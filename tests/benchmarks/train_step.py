@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from schemas.recipe import Precision, TeacherIdentity
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import SIGNAL_NAMES, SignalName
 from schemas.train import RECIPES, DecoderConfig
 from student_train.distillation import DistilledStudent, StepLosses
 from student_train.models.byte_tokenizer import byte_tokenizer
@@ -48,9 +48,11 @@ from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptBackbone, R
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
 from student_train.p4d import P4D
 from student_train.perception import DirectPerception, FrozenPerception, LatentPerception, Perception, perception_decoder
-from teacher_cache.heads.frozen import load_heads, to_physical
-from teacher_cache.heads.precision import TORCH_DTYPES
+from teacher_cache.heads.dpt import DPTHead
+from teacher_cache.heads.frozen import FrozenHeads, load_heads, save_heads, to_physical
+from teacher_cache.heads.precision import TORCH_DTYPES, autocast, convert_weights
 from teacher_cache.teachers.l4p import L4P, PRESETS, L4PTeacher
+from teacher_cache.teachers.l4p_config import MAPS
 
 RESULTS = Path(__file__).parent / "results"
 ARRANGEMENTS = ("sft", "latent", "direct", "heads", "online")
@@ -141,7 +143,8 @@ class Bench:
             self.student.model.gradient_checkpointing_enable()
         self.student.parts()["vision_tower"].requires_grad_(requires_grad=False)
         self.batch = self._batch()
-        self.teacher = self._teacher(options.dtype) if set(arrangements) & {"heads", "online"} else None
+        self.teacher = self._teacher(options.dtype) if "online" in arrangements else None
+        self.precision: Precision = options.dtype
         self.targets = self._targets() if set(arrangements) - {"sft", "online"} else {}
         self.models = {name: self._model(name) for name in arrangements}
         trained = {name: [w for w in model.parameters() if w.requires_grad] for name, model in self.models.items()}
@@ -237,9 +240,31 @@ class Bench:
             return LatentPerception(decoder)
         if name == "direct":
             return DirectPerception(width, f4d[1:4], shapes, decoder)
-        assert self.teacher is not None
-        heads = load_heads(*self.teacher.heads()).to(self.device, memory_format=torch.channels_last_3d)
+        heads = self._frozen_heads() if name == "heads" else OnlineHeads(self.teacher)
         return FrozenPerception(decoder, heads, list(shapes))
+
+    def _frozen_heads(self) -> FrozenHeads:
+        """Heads as a store gives them, of a teacher that is not there."""
+        config = PRESETS[self.sizes.teacher]
+        heads = nn.ModuleDict({signal: DPTHead(config.head(signal)) for signal in MAPS})
+        convert_weights(heads, self.precision)
+        file = save_heads(
+            heads, family="l4p", dtype=self.precision, f4d=config.f4d, image_size=config.image_size, frames=FRAMES
+        )
+        return load_heads(*file).to(self.device, memory_format=torch.channels_last_3d)
+
+
+class OnlineHeads(nn.Module):
+    """The heads of the teacher that is there, which need no second copy."""
+
+    def __init__(self, teacher: L4PTeacher) -> None:
+        super().__init__()
+        teacher.model.task_heads.to(memory_format=torch.channels_last_3d)  # as P4D has a store's heads
+        self.model, self.precision = teacher.model, teacher.identity.dtype
+
+    def raw(self, f4d: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        with autocast(f4d.device.type, self.precision):
+            return self.model.decode_raw(f4d.float(), signals)
 
 
 class PlainStudent(nn.Module):
@@ -318,6 +343,8 @@ def _sizes(model: nn.Module) -> dict[str, int]:
 def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak bytes of one arrangement's steps, in this process."""
     bench = Bench(options, (options.memory_of,))
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # of the steps, not of what it took to make the weights
     for _ in range(2):
         bench.step(options.memory_of)
     if bench.device.type == "cuda":
