@@ -1,4 +1,4 @@
-"""A student's F4D and maps beside the teacher's in; scores of each clip out, each with what a guess that never looks would score.
+"""A student's F4D and maps beside the teacher's in; scores of each clip out, each beside what a guess that never looks scores.
 
 All functions are pure. Tensors have the clips as first axis and are in the units of `schemas.signal.SIGNALS`; every score is
 float32 (clip,), the mean over one clip. `METRICS` says what each means.
@@ -159,7 +159,7 @@ def _mean_length(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """bool (clip, pixel) to (clip,); 0 / 0 is NaN."""
+    """(clip, pixel) to (clip,); 0 / 0 is NaN."""
     return (a & b).sum(1) / (a | b).sum(1)
 
 
