@@ -107,7 +107,7 @@ def _text(item: dict[str, Any], name: str, source: str) -> str:
 
 
 def _unplaced(text: str) -> str:
-    """The question without words of where the video goes: that is for `prompt`'s reader to say."""
+    """The question without words of where the video goes: that is for who asks to say."""
     return text.replace("<video>", "").replace("<image>", "").strip()
 
 
@@ -155,7 +155,7 @@ def task_name(spelling: str) -> str:
     return names.get(key(spelling), spelling)
 
 
-def prompt(question: Question, seconds: float) -> str:
+def wording(question: Question, seconds: float) -> str:
     """What the student is asked of a video that lasts ``seconds``: the video's length, the question, its options."""
     lines = [f"This video is {seconds:.1f} seconds long.", question.text]
     if not question.options:

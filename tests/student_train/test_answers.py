@@ -21,11 +21,11 @@ from student_train.answers import (
     mean_relative_accuracy,
     not_asked,
     number_in,
-    prompt,
     read_questions,
     scored,
     summary,
     task_name,
+    wording,
 )
 
 ITEM = {
@@ -105,7 +105,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, said: str
 
 
 def test_the_prompt_says_the_length_the_question_and_the_options(tmp_path: Path) -> None:
-    assert prompt(question(tmp_path), 4.25) == (
+    assert wording(question(tmp_path), 4.25) == (
         "This video is 4.2 seconds long.\nWhich way does <obj_1> move?\nOptions:\n"
         "(A) left\n(B) right\n(C) up\n(D) it does not move\n"
         "Answer with the option's letter from the given choices directly."
@@ -113,7 +113,7 @@ def test_the_prompt_says_the_length_the_question_and_the_options(tmp_path: Path)
 
 
 def test_a_number_is_asked_for_without_options(tmp_path: Path) -> None:
-    asked = prompt(question(tmp_path, options=None, answer=2), 1.0)
+    asked = wording(question(tmp_path, options=None, answer=2), 1.0)
     assert "Options" not in asked
     assert asked.endswith("Answer with one number, without its unit.")
 
