@@ -99,7 +99,7 @@ def show_maps(maps: MapsReport) -> None:
     """Each metric over the clips, beside what a constant scores."""
     from student_train.map_metrics import METRICS  # noqa: PLC0415  # torch
 
-    table = Table("student against teacher", "mean", "median", "constant", "which constant", "clips")
+    table = Table("student against teacher", "mean", "median", "constant", "", "clips")
     for name, found in maps.metrics.items():
         metric = METRICS[name]
         title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"

@@ -23,18 +23,20 @@ class Metric(NamedTuple):
     unit: str
     better: Literal["lower", "higher"]
     guess: str
-    """The constant that it is compared with."""
+    """The constant that it is compared with: of the clip's own teacher, but blind to where and when.
+
+    The score of no flow and of no moment is the mean length of the teacher's; that of all moving, the share that moves."""
 
 
 METRICS: dict[str, Metric] = {
-    "f4d_smooth_l1": Metric("f4d", "F4D SmoothL1", "", "lower", "the clip's mean token of each layer"),
-    "f4d_cosine": Metric("f4d", "F4D cosine", "", "higher", "the clip's mean token of each layer"),
-    "depth_abs_rel": Metric("depth", "depth AbsRel", "", "lower", "the clip's median depth"),
-    "depth_delta_125": Metric("depth", "depth δ < 1.25", "", "higher", "the clip's median depth"),
-    "flow_epe": Metric("flow", "flow end-point error", "px", "lower", "no flow: the mean length of the teacher's"),
-    "motion_iou": Metric("motion", "motion IoU", "", "higher", "everything moves: the share that does"),
-    "camray_angle": Metric("camray", "ray angle", "°", "lower", "the clip's mean direction"),
-    "camray_moment": Metric("camray", "ray moment error", "", "lower", "no moment: the mean length of the teacher's"),
+    "f4d_smooth_l1": Metric("f4d", "F4D SmoothL1", "", "lower", "mean token"),
+    "f4d_cosine": Metric("f4d", "F4D cosine", "", "higher", "mean token"),
+    "depth_abs_rel": Metric("depth", "depth AbsRel", "", "lower", "median depth"),
+    "depth_delta_125": Metric("depth", "depth δ < 1.25", "", "higher", "median depth"),
+    "flow_epe": Metric("flow", "flow end-point error", "px", "lower", "no flow"),
+    "motion_iou": Metric("motion", "motion IoU", "", "higher", "all moves"),
+    "camray_angle": Metric("camray", "ray angle", "°", "lower", "mean direction"),
+    "camray_moment": Metric("camray", "ray moment error", "", "lower", "no moment"),
 }
 
 

@@ -38,7 +38,7 @@ class ClipMaps:
     """Signal → its map, axes and units as in `schemas.signal.SIGNALS`; depth in the teacher's scale."""
     teacher: Maps
     frames: np.ndarray[Any, np.dtype[np.uint8]] | None
-    """(frame, y, x, RGB); None where they cannot be read."""
+    """(frame, y, x, RGB) at the size of the maps; None where they cannot be read."""
     timestamps: Sequence[float]
 
 
@@ -94,20 +94,23 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def plot_clip(path: Path, clip: ClipMaps) -> None:
-    """Some frames of a clip, and under each the student's and the teacher's maps in the same colours."""
+    """Some frames of a clip, and under each the teacher's and the student's maps in the same colours."""
     rows = _rows(clip)
     count = len(next(iter(rows.values())))
     shown = np.unique(np.round(np.linspace(0, count - 1, min(count, _FRAMES_SHOWN))).astype(int))
     figure = _figure(len(shown) * 1.7 + 0.9, len(rows) * 1.7 + 0.9)
-    grid = figure.subplots(len(rows), len(shown), squeeze=False)
-    for (title, pictures), line in zip(rows.items(), grid, strict=True):
-        for frame, axes in zip(shown, line, strict=True):
-            axes.imshow(pictures[frame], interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        line[0].set_ylabel(title, fontsize=9)
-    for frame, axes in zip(shown, grid[0], strict=True):
-        axes.set_title(f"{clip.timestamps[frame]:.2f} s", fontsize=8)
+    lines = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for (title, pictures), axes in zip(rows.items(), lines, strict=True):
+        # One image in frame widths, with thin white gaps: an axes for each frame would take most of the time.
+        gaps = [((0, 0), (0, max(1, pictures.shape[2] // 40)), (0, 0))] * len(shown)
+        strip = np.concatenate(
+            [np.pad(pictures[i], gap, constant_values=255) for i, gap in zip(shown, gaps, strict=True)], axis=1
+        )
+        axes.imshow(strip, interpolation="nearest", extent=(0, len(shown), 0, 1))
+        axes.set_axis_off()
+        axes.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=9)
+    for place, frame in enumerate(shown):
+        lines[0].text(place + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
     # Matplotlib's own font lacks most scripts, and an id can be in any.
     _save(figure, path, clip.clip_id.encode("ascii", "backslashreplace").decode())
 
@@ -123,7 +126,7 @@ def _rows(clip: ClipMaps) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
         longest = colors.flow_scale(clip.teacher["flow"][1:])
         rows |= {f"flow\n{who}": _first_void(colors.flow_to_rgb(maps["flow"], longest)) for who, maps in pairs.items()}
     if "motion" in clip.teacher:
-        rows |= {f"motion\n{who}": colors.motion_to_rgb(maps["motion"]) for who, maps in pairs.items()}
+        rows |= {f"motion\n{who}": colors.motion_to_rgb(maps["motion"], clip.frames) for who, maps in pairs.items()}
     if "camray" in clip.teacher:
         rows |= {f"rays\n{who}": colors.ray_directions_to_rgb(maps["camray"]) for who, maps in pairs.items()}
     return rows
@@ -151,7 +154,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     for unused in panels[count:]:
         unused.set_axis_off()
     for axes in panels[:count]:
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=7, which="both")
         axes.grid(visible=True, alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels[:count]

@@ -21,7 +21,7 @@ from student_train.data import Collator, Joined, SampleDataset, load_samples, so
 from student_train.distillation import DistilledStudent
 from student_train.frames import StudentFrames
 from student_train.metrics import MetricsLog, first_and_last
-from student_train.model import build_student
+from student_train.models.build import build_student
 from student_train.p4d import P4D
 from student_train.targets import TargetReader
 from teacher_cache import Cache, open_cache
@@ -43,7 +43,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False) -> FitReport:
     cache = open_cache(config.store)
 
     torch.manual_seed(config.seed)
-    student, tokenizer = build_student(config.model)
+    student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
     model = DistilledStudent(student, p4d)
 
@@ -52,14 +52,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False) -> FitReport:
         stderr.print(
             f"{len(joined.dropped)} conversations are left out:\n{escape_lines(some_of(joined.dropped))}", soft_wrap=True
         )
-    frames = StudentFrames(student.image_size, config.data.frame_cache_mib * 2**20)
-    collator = Collator(
-        TargetReader(cache, p4d.signals),
-        frames,
-        tokenizer=tokenizer,
-        video_token_id=student.video_token_id,
-        grid=student.grid,
-    )
+    frames = StudentFrames(student.processor.image_size, config.data.frame_cache_mib * 2**20)
+    collator = Collator(TargetReader(cache, p4d.signals), frames, student.processor)
 
     _make_empty(output)
     _write(output / CONFIG, config.model_dump_json(indent=2))
@@ -79,7 +73,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False) -> FitReport:
         trainer.train()
         seconds = time.perf_counter() - started
 
-    student.save(output / STUDENT, tokenizer)
+    student.save(output / STUDENT)
     p4d.save(output / TRAINING_ONLY)
     timing = Timing(seconds, trainer.data_wait_seconds)
     report = _report(config, cache, model, joined=joined, metrics=metrics, timing=timing)
@@ -218,12 +212,7 @@ def _report(
     config: TrainConfig, cache: Cache, model: DistilledStudent, *, joined: Joined, metrics: MetricsLog, timing: Timing
 ) -> FitReport:
     student, p4d = model.student, model.p4d
-    parts = {
-        "vision_tower": student.vision_tower,
-        "projector": student.projector,
-        "llm": student.llm,
-        "perception_decoder": p4d.decoder,
-    }
+    parts = {**student.parts(), "perception_decoder": p4d.decoder}
     first, last = first_and_last(metrics.lines)
     return FitReport(
         output=config.output,
