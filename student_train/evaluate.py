@@ -208,7 +208,7 @@ class _Job(NamedTuple):
 def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
     run, student, cache, wanted, out = job
     p4d = load_p4d(run, cache, student.hidden_size).to(device()).eval()
-    samples = _samples(run, cache, [row for row in rows if row["status"] == "committed"])
+    samples = _samples(job, [row for row in rows if row["status"] == "committed"])
     signals = decodable(cache.heads(), cache)
     collator = Collator(TargetReader(cache, signals), StudentFrames(student.processor.image_size, 0), student.processor)
     clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
@@ -251,15 +251,16 @@ def _untaught(row: dict[str, Any]) -> Unevaluated:
     return Unevaluated(id=row["clip_id"], video=row["video"], reason="pending", detail="planned, but not taught yet")
 
 
-def _samples(run: Run, cache: Cache, rows: Sequence[dict[str, Any]]) -> list[Sample]:
+def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     """One sample for each clip. What follows the video in the text does not reach its tokens, so any question serves.
 
-    The student finds its videos where it found them in training.
+    Videos are read where they were in training, and those of another store where its catalog says.
     """
-    data = run.config.data
+    data = job.run.config.data
     places: dict[str | None, str | None] = {}
-    if data.video_root is not None and data.conversations and cache.recipe.fingerprint == run.result.fingerprint:
-        joined = load_samples(cache, data.model_copy(update={"without_targets": "drop"}))
+    is_own = job.wanted.store in {None, job.run.config.store}
+    if is_own and data.video_root is not None and data.conversations:
+        joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}))
         places = {sample.clip_id: sample.video for sample in joined.samples}
     samples = []
     for row in rows:
