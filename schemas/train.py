@@ -10,12 +10,13 @@ from schemas.base import Frozen
 
 Modality = Literal["depth", "flow", "motion", "camray"]
 """A signal that explicit distillation compares, decoded by the teacher's heads."""
-Mode = Literal["heads", "latent"]
+Mode = Literal["heads", "latent", "direct"]
 """``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, and nothing of the
-teacher on the device."""
+teacher on the device; ``direct``: LD, and ED by light heads that are trained with the student, again without the teacher."""
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
+Dtype = Literal["float32", "bfloat16"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
 
@@ -129,7 +130,7 @@ class ModelConfig(Frozen):
     """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit
     or an export wrote. Without it the ``preset`` is built from config, freshly initialised."""
     preset: Literal["tiny"] = "tiny"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights as they are loaded and trained."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding: the paper's place (the default), or the one that the released
@@ -185,7 +186,7 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _something_to_distil(self) -> Self:
         recipe = self.loss.resolved()
-        explicit = self.mode == "heads" and recipe.beta > 0 and any(recipe.weights.values())
+        explicit = self.mode != "latent" and recipe.beta > 0 and any(recipe.weights.values())
         if recipe.alpha == 0 and not explicit:
             raise ValueError("nothing would be distilled: `loss.alpha` is 0 and no modality has a weight in this mode")
         return self
@@ -225,3 +226,17 @@ class FitReport(Frozen):
     """Wall time of the training loop."""
     data_wait_seconds: float
     """How much of it passed waiting for a batch."""
+
+
+class ExportReport(Frozen):
+    """A student written for use, without what only its training needed."""
+
+    out: str
+    backbone: BackboneName
+    store: str
+    """Whose targets it was trained on."""
+    fingerprint: str
+    tensors: int
+    parameters: int
+    bytes: int
+    """Of all files together."""

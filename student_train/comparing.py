@@ -17,12 +17,10 @@ from schemas.signal import SIGNAL_NAMES, SignalName
 from student_train.data import Collator, Sample, SampleDataset
 from student_train.map_metrics import METRICS, SCORED, Scores
 from student_train.p4d import P4D
-from teacher_cache.heads.frozen import to_physical
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone
     from teacher_cache import Targets
-    from teacher_cache.heads.frozen import FrozenHeads
 
 
 class ScoredClip(NamedTuple):
@@ -89,7 +87,7 @@ def _scored_batch(
     visual = {name: value.to(device) for name, value in batch["visual"].items()}
     output = student(batch["input_ids"].to(device), batch["attention_mask"].to(device), visual=visual)
     teacher = {signal: target.to(device) for signal, target in batch["targets"].items()}
-    predicted = student_signals(p4d, output.hidden, tuple(teacher))
+    predicted = p4d.maps(output.hidden, tuple(teacher))
     scores: dict[str, Scores] = {}
     for signal, target in teacher.items():
         scores |= SCORED[signal](predicted[signal], target)
@@ -110,14 +108,6 @@ def _scored_batch(
         yield ScoredClip(clip, sample, _maps_of(predicted, place), _maps_of(teacher, place))
 
 
-def student_signals(p4d: P4D, hidden: torch.Tensor, signals: Sequence[SignalName]) -> dict[SignalName, torch.Tensor]:
-    """The student's F4D and maps in the store's physical units, from its hidden states (clip, time, y, x, hidden)."""
-    f4d = p4d.decoder(hidden).float()
-    maps = [signal for signal in signals if signal != "f4d"]
-    decoded = {} if p4d.heads is None or not maps else to_physical(p4d.heads.raw(f4d, maps))
-    return {"f4d": f4d, **decoded}
-
-
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -126,11 +116,9 @@ def _maps_of(signals: dict[SignalName, torch.Tensor], place: int) -> dict[str, n
     return {signal: values[place].cpu().numpy() for signal, values in signals.items() if signal != "f4d"}
 
 
-def decodable(heads: FrozenHeads | None, cache: Targets) -> tuple[SignalName, ...]:
-    """What the student gives and the store holds: F4D always, and what there are heads for."""
-    return tuple(
-        name for name in SIGNAL_NAMES if name in cache.signals and (name == "f4d" or (heads and name in heads.card.heads))
-    )
+def comparable(p4d: P4D, cache: Targets) -> tuple[SignalName, ...]:
+    """What the student gives and the store holds."""
+    return tuple(signal for signal in SIGNAL_NAMES if signal in cache.signals and signal in p4d.perception.gives)
 
 
 def summaries(clips: Sequence[ClipScores]) -> dict[str, MapSummary]:

@@ -6,24 +6,20 @@ teacher's maps come from the store: no teacher is run.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
-from safetensors.torch import load_file
 
-from schemas.base import Frozen
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
-from schemas.train import FitReport, Mode, TrainConfig
+from schemas.train import FitReport, Modality, TrainConfig
 from student_train.answers import Question, read_questions, summary
 from student_train.asking import Questions, ask
-from student_train.comparing import ScoredClip, decodable, scored_clips, summaries
+from student_train.comparing import ScoredClip, comparable, scored_clips, summaries
 from student_train.conversations import Conversation, Turn
 from student_train.data import QUESTION, Collator, Sample, load_samples
 from student_train.frames import StudentFrames
@@ -31,17 +27,13 @@ from student_train.map_metrics import aligned_depth
 from student_train.models.build import load_student
 from student_train.p4d import P4D
 from student_train.plots import ClipMaps, plot_clip, plot_scores, plot_training
+from student_train.run_folder import RunFolder
 from student_train.targets import TargetReader
-from student_train.train import CONFIG, RESULT, STUDENT, TRAINING_ONLY
-from student_train.train import METRICS as LOSSES
 from teacher_cache import Cache, open_cache
-from teacher_cache.config import explain
 from teacher_cache.console import progress_bar
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone
-
-Value = TypeVar("Value", bound=Frozen)
 
 REPORT, CLIPS, ANSWERS, PLOTS = "report.json", "clips.jsonl", "answers.jsonl", "plots"
 """What an evaluation's folder holds."""
@@ -86,12 +78,12 @@ def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
     if not rows and not questions:
         raise BadInput("nothing is left to evaluate: give --questions, or clips of a store that has some")
 
-    student = load_student(folder / STUDENT).to(device()).eval()
+    student = load_student(run.folder.student, run.config.model.dtype).to(device()).eval()
     out = _made_empty(wanted.out or folder / "eval")
     job = _Job(run, student, cache, wanted, out)
     maps = _evaluate_maps(job, rows) if wanted.maps else None
     answers = None if wanted.questions is None else _evaluate_answers(job, questions)
-    plot_training(out / PLOTS / "training.png", folder / LOSSES)
+    plot_training(out / PLOTS / "training.png", run.folder.metrics_file)
     report = EvalReport(
         run=str(folder),
         mode=run.config.mode,
@@ -112,38 +104,15 @@ def device() -> torch.device:
 class Run(NamedTuple):
     """A finished run."""
 
-    folder: Path
+    folder: RunFolder
     config: TrainConfig
     result: FitReport
 
 
-def open_run(folder: Path) -> Run:
+def open_run(path: Path) -> Run:
     """The run that a fit left in a folder. Raises `BadInput` where there is none, or it has not come to its end."""
-    if not (folder / CONFIG).is_file():
-        raise BadInput(f"{folder} is not a run's folder: it holds no {CONFIG}; give the `output` of a TRAIN.yaml")
-    config = _value(folder / CONFIG, TrainConfig)
-    if not (folder / RESULT).is_file():
-        raise BadInput(
-            f"the run {folder} has not come to its end: it holds no {RESULT}, and its losses reach step {_last_step(folder)} "
-            f"of {config.steps}; let `student-train fit` finish first"
-        )
-    return Run(folder, config, _value(folder / RESULT, FitReport))
-
-
-def _value(path: Path, model: type[Value]) -> Value:
-    try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise BadInput(f"{path} cannot be used; was it written by another version?\n{explain(error, model)}") from None
-
-
-def _last_step(folder: Path) -> int:
-    losses = folder / LOSSES
-    lines = losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []
-    try:
-        return int(json.loads(lines[-1])["step"])
-    except (IndexError, ValueError, KeyError):
-        return 0
+    folder = RunFolder(path)
+    return Run(folder, folder.config(), folder.result())
 
 
 def require_same_teacher(run: Run, cache: Cache) -> None:
@@ -209,7 +178,7 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
     run, student, cache, wanted, out = job
     p4d = load_p4d(run, cache, student.hidden_size).to(device()).eval()
     samples = _samples(job, [row for row in rows if row["status"] == "committed"])
-    signals = decodable(cache.heads(), cache)
+    signals = comparable(p4d, cache)
     collator = Collator(TargetReader(cache, signals), StudentFrames(student.processor.image_size, 0), student.processor)
     clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
     scores: list[ClipScores] = []
@@ -233,15 +202,23 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
         clips=len(scores),
         metrics=summaries(scores),
         unevaluated=tuple(unevaluated),
-        note=f"{', '.join(without)} not evaluated: the store {cache.url} has no heads that decode them" if without else None,
+        note=f"{', '.join(without)} not compared: nothing in the run or the store decodes them" if without else None,
     )
 
 
 def load_p4d(run: Run, cache: Cache, hidden_size: int) -> P4D:
-    """The run's perception decoder, with the store's heads wherever it has some: they need no training of their own."""
-    mode: Mode = "latent" if cache.heads() is None else "heads"
-    p4d = P4D.for_store(cache, hidden_size, run.result.loss, mode=mode, decoder=run.config.decoder)
-    p4d.decoder.load_state_dict(load_file(run.folder / TRAINING_ONLY / "decoder.safetensors"))
+    """What the run trained beside its student.
+
+    Where it learnt F4D, the store's heads decode it, whether they were there in training or not: they need none of their own.
+    """
+    recipe, mode = run.result.loss, run.config.mode
+    if mode != "direct":
+        mode = "latent" if cache.heads() is None else "heads"
+        # No loss is taken here; what has a weight is what is asked of the store.
+        held: dict[Modality, float] = {signal: 1.0 for signal in recipe.weights if signal in cache.signals}
+        recipe = recipe.model_copy(update={"alpha": 1.0, "beta": 1.0, "weights": held})
+    p4d = P4D.for_store(cache, hidden_size, recipe, mode=mode, decoder=run.config.decoder)
+    p4d.load(run.folder.p4d)
     return p4d
 
 

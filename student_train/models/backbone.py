@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -57,6 +57,9 @@ class Processor(Protocol):
 
 class Backbone(nn.Module, ABC):
     """A video language model of transformers. The model is `model`, untouched; this only reads its hidden states."""
+
+    example: ClassVar[str]
+    """How to use what `save` writes with transformers alone: the README of an export."""
 
     def __init__(self, model: PreTrainedModel, processor: Processor) -> None:
         super().__init__()

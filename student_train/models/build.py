@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from schemas.errors import BadInput
-from schemas.train import BackboneName, ModelConfig
+from schemas.train import BackboneName, Dtype, ModelConfig
 from student_train.models import nvila
 from student_train.models.backbone import Backbone
 
@@ -22,7 +22,7 @@ def build_student(config: ModelConfig) -> Backbone:
     return student
 
 
-def load_student(folder: Path) -> Backbone:
+def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:
     """The student that a run or an export wrote, whatever its backbone is."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -30,7 +30,7 @@ def load_student(folder: Path) -> Backbone:
         raise BadInput(f"{folder} holds no student; needed a folder that `student-train fit` or `export` wrote") from None
     if kind not in BACKBONES:
         raise BadInput(f"{folder} holds a {kind}; needed one of {', '.join(BACKBONES)}")
-    return build_student(ModelConfig(backbone=BACKBONES[kind], weights=str(folder), freeze=()))
+    return build_student(ModelConfig(backbone=BACKBONES[kind], weights=str(folder), dtype=dtype, freeze=()))
 
 
 def _rgpt(config: ModelConfig) -> Backbone:

@@ -35,6 +35,32 @@ PARTS = ("vision_tower", "mm_projector", "llm")
 """The folders of an NVILA-Lite checkpoint."""
 
 
+EXAMPLE = """# A 4D-RGPT student
+
+SigLIP, a projector and Qwen2, with the frames' real times added. It loads with transformers alone:
+
+```python
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+folder = "."
+model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)  # rgpt.py, beside this file
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+
+size = model.config.vision_config.image_size
+frames = torch.zeros(1, 16, size, size, 3, dtype=torch.uint8)  # a clip: (1, frame, height, width, RGB)
+timestamps = torch.linspace(0, 5, 16)[None]  # (1, frame), in seconds
+
+chat = [{"role": "user", "content": "<video>\\nWhat moves?"}]
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+text = text.replace("<video>", "<video>" * (frames.shape[1] * model.grid**2))
+prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+answer = model.generate(**prompt, frames=frames, timestamps=timestamps, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(answer[0, prompt.input_ids.shape[1]:], skip_special_tokens=True))
+```
+"""
+
+
 class RgptProcessor:
     """Frames as they are, and one token for each of the model's; the model scales pixels itself."""
 
@@ -62,6 +88,7 @@ class RgptBackbone(Backbone):
     """4D-RGPT, whose video tokens are a square grid for each frame."""
 
     model: FourDRgptForConditionalGeneration
+    example = EXAMPLE
 
     @property
     def hidden_size(self) -> int:
