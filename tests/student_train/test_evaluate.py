@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import Finished, Jobs
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from schemas.errors import BadInput, UnknownClip
 from schemas.evaluation import Answer, ClipScores, EvalReport
@@ -182,15 +183,12 @@ def test_held_out_clips_that_cannot_be_scored_are_listed(run: Path, held_out: Pa
     assert [json.loads(line)["clip_id"] for line in lines(tmp_path / "eval" / "clips.jsonl")] == ["whole.mp4"]
 
 
-def test_clips_can_be_named_and_counted(run: Path, tmp_path: Path) -> None:
-    named = evaluate(run, Wanted(clip_ids=("scene-3.mp4",), out=tmp_path / "a", pictures=0))
-    assert [json.loads(line)["clip_id"] for line in lines(tmp_path / "a" / "clips.jsonl")] == ["scene-3.mp4"]
-    assert named.maps is not None
-    first = evaluate(run, Wanted(limit=1, out=tmp_path / "b", pictures=0)).maps
+def test_clips_can_be_counted_and_a_wrong_name_is_said(run: Path, tmp_path: Path) -> None:
+    first = evaluate(run, Wanted(limit=1, out=tmp_path / "eval", pictures=0)).maps
     assert first is not None
     assert first.clips == 1
     with pytest.raises(UnknownClip, match="scene-9"):
-        evaluate(run, Wanted(clip_ids=("scene-9.mp4",), out=tmp_path / "c"))
+        evaluate(run, Wanted(clip_ids=("scene-9.mp4",), out=tmp_path / "other"))
 
 
 def test_without_heads_features_alone_are_compared(run: Path, tiny_store: Path, tmp_path: Path) -> None:
@@ -295,6 +293,36 @@ def test_a_store_of_another_recipe_is_refused_by_its_fields(run: Path, videos: P
     assert "clips.student_size" in str(refused.value)
     assert "teacher" not in str(refused.value).partition("differ:")[2].partition("Give")[0]
     assert not (tmp_path / "eval").exists()
+
+
+def test_another_recipe_is_refused_where_the_runs_own_store_is_gone(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    for name, key, value in (("config.json", "store", str(tmp_path / "gone")), ("result.json", "fingerprint", "0" * 64)):
+        path = tmp_path / "run" / name
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"learnt from 0{16}….*its own store, which would say what differs, cannot be opened"):
+        evaluate(tmp_path / "run", Wanted(store=str(tiny_store)))
+
+
+def test_a_student_that_gives_no_numbers_is_no_score(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    weights = tmp_path / "run" / "p4d" / "perception_decoder.safetensors"
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(weights).items()}, weights)
+    found = evaluate(tmp_path / "run", Wanted(limit=2))
+    assert found.maps is not None
+    assert (found.maps.clips, found.maps.metrics, found.is_whole) == (0, {}, False)
+    assert [one.reason for one in found.maps.unevaluated] == ["student_nonfinite"] * 2
+    assert "depth" in found.maps.unevaluated[0].detail
+
+
+def test_scores_do_not_depend_on_what_stands_beside_a_clip(report: EvalReport, run: Path, tmp_path: Path) -> None:
+    alone = evaluate(run, Wanted(clip_ids=("scene-2.mp4",), batch=1, out=tmp_path / "eval", pictures=0))
+    assert alone.maps is not None
+    (line,) = lines(tmp_path / "eval" / "clips.jsonl")
+    before = {
+        clip.clip_id: clip for clip in map(ClipScores.model_validate_json, lines(Path(report.run) / "eval" / "clips.jsonl"))
+    }
+    assert ClipScores.model_validate_json(line).scores == pytest.approx(before["scene-2.mp4"].scores, rel=1e-3)
 
 
 def test_nothing_to_evaluate_is_said(run: Path, tmp_path: Path) -> None:
