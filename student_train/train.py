@@ -212,7 +212,7 @@ def _report(
     config: TrainConfig, cache: Cache, model: DistilledStudent, *, joined: Joined, metrics: MetricsLog, timing: Timing
 ) -> FitReport:
     student, p4d = model.student, model.p4d
-    parts = {**student.parts(), "perception_decoder": p4d.decoder}
+    parts = {**student.parts(), **p4d.parts}
     first, last = first_and_last(metrics.lines)
     return FitReport(
         output=config.output,
@@ -226,7 +226,7 @@ def _report(
         dropped=len(joined.dropped),
         first=first,
         last=last,
-        parameters={name: _size(part) for name, part in parts.items()} | {"frozen_heads": _size(p4d) - _size(p4d.decoder)},
+        parameters={name: _size(part) for name, part in parts.items()},
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         seconds=timing.seconds,
         data_wait_seconds=timing.data_wait_seconds,
