@@ -246,7 +246,8 @@ def test_the_parts_are_the_whole_model(student: QwenBackbone) -> None:
     parts = {name: {id(p) for p in part.parameters()} for name, part in student.parts().items()}
     assert sum(map(len, parts.values())) == len(set.union(*parts.values()))
     assert set.union(*parts.values()) == {id(p) for p in student.parameters()}
-    assert all("merger" in name or not parts["projector"] & {id(p)} for name, p in student.named_parameters())
+    assert parts["projector"] == {id(p) for name, p in student.named_parameters() if "merger" in name}
+    assert parts["vision_tower"] < {id(p) for p in student.model.model.visual.parameters()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -309,6 +310,15 @@ def test_what_is_saved_is_a_student_again(student: QwenBackbone, folder: Path, t
         assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
+def test_weights_load_in_half_the_bytes(student: QwenBackbone, folder: Path) -> None:
+    half = load_student(folder, "bfloat16")
+    output = half(**batch(student))
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert output.hidden is not None
+    assert output.hidden.dtype == torch.bfloat16
+    torch.testing.assert_close(output.loss.float(), student(**batch(student)).loss, rtol=0.02, atol=0)
+
+
 def test_a_folder_of_another_model_is_refused(student: QwenBackbone, folder: Path, tmp_path: Path) -> None:
     other: BackboneName = "qwen2.5-vl" if "qwen3" in student.model.config.model_type else "qwen3-vl"
     with pytest.raises(BadInput, match=f"holds a {student.model.config.model_type}; needed a qwen"):
@@ -332,7 +342,8 @@ def test_published_settings_give_frames_of_about_384_pixels(
     student: QwenBackbone, folder: Path, tmp_path: Path, file: str
 ) -> None:
     image = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "min_pixels": 3136, "max_pixels": 12845056}
-    settings = {"image_processor": image, "video_processor": image} if file == "processor_config.json" else image
+    both = {"image_processor": {**image, "image_mean": [0.0] * 3}, "video_processor": image}
+    settings = both if file == "processor_config.json" else image
     processor = load_student(published(folder, tmp_path, settings, file)).processor
     assert processor.image_size == {14: 392, 16: 384}[student.model.config.vision_config.patch_size]
     assert processor.video_ids([0.0, 1.0]).count(student.video_token_id) == {14: 196, 16: 144}[processor.patches.size]
