@@ -291,10 +291,10 @@ def test_transformers_alone_loads_what_is_saved(student: QwenBackbone, folder: P
     assert type(loaded) is type(student.model)
     assert loaded.state_dict().keys() == student.model.state_dict().keys()
     given = batch(student)
-    kinds = {student.model.config.image_token_id: 1, student.video_token_id: 2}
-    types = given["input_ids"].apply_(lambda token: kinds.get(token, 0)).int()  # last, for it writes in its place
-    given = batch(student)
-    logits = loaded(given["input_ids"], given["attention_mask"], mm_token_type_ids=types, **given["visual"]).logits
+    ids = given["input_ids"]
+    types = torch.zeros_like(ids).masked_fill(ids == student.model.config.image_token_id, 1)
+    types = types.masked_fill(ids == student.video_token_id, 2)
+    logits = loaded(ids, given["attention_mask"], mm_token_type_ids=types, **given["visual"]).logits
     torch.testing.assert_close(logits, student(**given).logits, rtol=0, atol=0)
     assert not [path for path in folder.rglob("*") if path.suffix in {".py", ".bin", ".pt", ".pkl"}]
     assert not [path for path in folder.glob("*.json") if "auto_map" in path.read_text(encoding="utf-8")]
