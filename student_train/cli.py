@@ -155,7 +155,7 @@ def show_answers(answers: AnswersReport) -> None:
 def show_unevaluated(what: str, unevaluated: Sequence[Unevaluated]) -> None:
     """What has no score, each with its reason."""
     if unevaluated:
-        stderr.print(f"[bold]{len(unevaluated)} {what} without a score:[/]")
+        stderr.print(f"[bold]{what} without a score: {len(unevaluated)}[/]")
     for one in unevaluated:
         stderr.print(f"  {escape(one.id)}: {escape(one.reason)} ({escape(one.detail)})", soft_wrap=True)
 
