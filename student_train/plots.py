@@ -103,10 +103,10 @@ def plot_clip(path: Path, clip: ClipMaps) -> None:
     lines = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for (title, pictures), axes in zip(rows.items(), lines, strict=True):
         # One image in frame widths, with thin white gaps: an axes for each frame would take most of the time.
-        gaps = [((0, 0), (0, max(1, pictures.shape[2] // 40)), (0, 0))] * len(shown)
-        strip = np.concatenate(
-            [np.pad(pictures[i], gap, constant_values=255) for i, gap in zip(shown, gaps, strict=True)], axis=1
-        )
+        fine = max(1, _PIXELS // pictures.shape[2])  # rays are a grid of a few cells, and a gap is less than one
+        tiles = pictures[shown].repeat(fine, axis=1).repeat(fine, axis=2)
+        gap = ((0, 0), (0, 0), (0, max(1, tiles.shape[2] // 40)), (0, 0))
+        strip = np.concatenate(list(np.pad(tiles, gap, constant_values=255)), axis=1)  # (y, frame·x, RGB)
         axes.imshow(strip, interpolation="nearest", extent=(0, len(shown), 0, 1))
         axes.set_axis_off()
         axes.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=9)

@@ -214,6 +214,22 @@ def test_a_student_with_heads_of_its_own_is_compared_by_them(tiny_store: Path, t
     assert "f4d, flow not compared" in str(found.note)
 
 
+@pytest.mark.parametrize("backbone", ["qwen2.5-vl", "qwen3-vl"])
+def test_other_backbones_are_evaluated_alike(tiny_store: Path, videos: Path, tmp_path: Path, backbone: str) -> None:
+    value = {"store": str(tiny_store), "output": str(tmp_path / "run"), "mode": "latent", "decoder": {"hidden": 8}, "steps": 1}
+    fit(TrainConfig.model_validate(value | {"model": {"backbone": backbone}, "batch": 1}))
+    Image.new("RGB", (96, 64), (200, 30, 30)).save(tmp_path / "marks.png")
+    path = write_questions(tmp_path, *(item | {"video": str(videos / item["video"])[1:]} for item in (WAY, WITH_MARKS)))
+    items = json.loads(path.read_text(encoding="utf-8"))
+    items[1]["som_image"] = str(tmp_path / "marks.png")[1:]
+    path.write_text(json.dumps(items), encoding="utf-8")
+    found = evaluate(tmp_path / "run", Wanted(limit=1, pictures=0, questions=path, video_root="/"))
+    assert found.is_whole
+    assert found.maps is not None
+    assert found.answers is not None
+    assert (set(found.maps.metrics), found.answers.asked) == (set(METRICS), 2)
+
+
 def test_a_student_answers_as_it_learnt(run: Path, videos: Path, tmp_path: Path) -> None:
     path = write_questions(tmp_path, WAY, COLOUR, ABSENT)
     found = evaluate(run, Wanted(maps=False, questions=path, video_root=str(videos), out=tmp_path / "eval")).answers
