@@ -96,8 +96,8 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
 ) -> None:
     """Compare a trained student's maps with the teacher's, and score its answers to questions."""
     with reported_errors(as_json):
-        from student_train.evaluate import Wanted  # noqa: PLC0415  # as above
-        from student_train.evaluate import evaluate as run  # noqa: PLC0415
+        from student_train.evaluation.evaluate import Wanted  # noqa: PLC0415  # as above
+        from student_train.evaluation.evaluate import evaluate as run  # noqa: PLC0415
 
         wanted = Wanted(store, tuple(clip or ()), limit, maps, questions, video_root, batch, pictures, out)
         report = run(run_dir, wanted)
@@ -119,7 +119,7 @@ def show_evaluation(report: EvalReport) -> None:
 
 def show_maps(maps: MapsReport) -> None:
     """Each metric over the clips, beside what a constant scores."""
-    from student_train.map_metrics import METRICS  # noqa: PLC0415  # torch
+    from student_train.evaluation.map_metrics import METRICS  # noqa: PLC0415  # torch
 
     table = Table("student against teacher", "mean", "median", "constant", "", "clips")
     for name, found in maps.metrics.items():

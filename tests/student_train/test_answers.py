@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import BadInput
 from schemas.evaluation import Answer
-from student_train.answers import (
+from student_train.evaluation.answers import (
     DYNAMIC_TASKS,
     STATIC_TASKS,
     Question,

@@ -19,13 +19,13 @@ from schemas.errors import BadInput, UnknownClip
 from schemas.evaluation import Answer, ClipScores, EvalReport
 from schemas.job import Job
 from schemas.train import TrainConfig
-from student_train.answers import Question, read_questions, wording
-from student_train.asking import Asked, Questions, ask, watch
-from student_train.evaluate import Wanted, evaluate, open_run
-from student_train.map_metrics import METRICS, SCORED
+from student_train.evaluation.answers import Question, read_questions, wording
+from student_train.evaluation.asking import Asked, Questions, ask, watch
+from student_train.evaluation.evaluate import Wanted, evaluate, open_run
+from student_train.evaluation.map_metrics import METRICS, SCORED
+from student_train.evaluation.plots import smoothed
 from student_train.models.build import load_student
 from student_train.p4d import P4D
-from student_train.plots import smoothed
 from student_train.train import fit
 from teacher_cache import open_cache
 from teacher_cache.run import run_job

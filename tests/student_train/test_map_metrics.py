@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student_train.map_metrics import (
+from student_train.evaluation.map_metrics import (
     METRICS,
     SCORED,
     aligned_depth,

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from schemas.evaluation import ClipScores
-from student_train.map_metrics import METRICS
+from student_train.evaluation.map_metrics import METRICS
 from teacher_cache.view import colors
 
 if TYPE_CHECKING:

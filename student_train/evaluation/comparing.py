@@ -15,7 +15,7 @@ from schemas.errors import CacheError, Unreachable, VideoError
 from schemas.evaluation import ClipScores, MapSummary, Unevaluated
 from schemas.signal import SIGNAL_NAMES, SignalName
 from student_train.data import Collator, Sample, SampleDataset
-from student_train.map_metrics import METRICS, SCORED, Scores
+from student_train.evaluation.map_metrics import METRICS, SCORED, Scores
 from student_train.p4d import P4D
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Questions about videos in; prompts, and scores of what a student answered out. Text alone: `student_train.asking` asks.
+"""Questions about videos in; prompts, and scores of what a student answered out. Text alone: `asking` does the asking.
 
 R4D-Bench and its prompt and scoring: 4D-RGPT, arXiv 2512.17012, section 4 and appendix.
 """
@@ -211,7 +211,7 @@ def number_in(response: str) -> float | None:
 def mean_relative_accuracy(number: float, right: float) -> float:
     """Share of the thresholds θ = 0.5, 0.55, …, 0.95 with |number − right| / |right| < 1 − θ.
 
-    VSI-Bench, arXiv 2412.14171, section 3. Where the right number is 0, only 0 is right.
+    VSI-Bench, arXiv 2412.14171. Where the right number is 0, only 0 is right.
     """
     if right == 0:
         return float(number == 0)

@@ -65,7 +65,7 @@ def f4d_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores
 def depth_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """AbsRel, the mean of |d − d*| / d*, and the share of pixels with max(d / d*, d* / d) < 1.25, after `aligned_depth`.
 
-    Positive float (clip, frame, y, x). Eigen et al., arXiv 1406.2283, section 4.
+    Positive float (clip, frame, y, x). Eigen et al., arXiv 1406.2283.
     """
     aligned, guess = aligned_depth(student, teacher), aligned_depth(torch.ones_like(teacher), teacher)
     return {
@@ -78,7 +78,7 @@ def aligned_depth(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """The student's depth in the teacher's scale: times median(teacher) / median(student), one scale for each clip.
 
     Depth is known up to one scale a clip, so a scale for each frame would hide a depth that drifts. Zhou et al.,
-    arXiv 1704.07813, section 4, scale by medians so. float (clip, frame, y, x).
+    arXiv 1704.07813, scale by medians so. float (clip, frame, y, x).
     """
     scale = _median(teacher) / _median(student)
     return student * scale.view(-1, 1, 1, 1)

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.errors import CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
 from schemas.recipe import ClipRecipe
-from student_train.answers import Question, not_asked, scored, wording
 from student_train.conversations import Turn, prompt
+from student_train.evaluation.answers import Question, not_asked, scored, wording
 from student_train.frames import StudentFrames, resize
 
 if TYPE_CHECKING:
