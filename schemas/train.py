@@ -108,8 +108,9 @@ class DataConfig(Frozen):
     video_root: str | None = None
     """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
     catalog says they are."""
-    without_targets: Literal["stop", "drop"] = "stop"
-    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending."""
+    without_targets: Literal["stop", "drop", "sft"] = "stop"
+    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending. ``sft`` trains the
+    language model on it without distilling, from frames spread over its video; those of failed clips are dropped."""
     frame_cache_mib: int = Field(512, ge=0)
     """MiB that the student's decoded frames may take in each data process; the least recently used clip goes first."""
     workers: int = Field(0, ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
-from schemas.recipe import ClipRecipe
 from student_train.conversations import Turn, prompt
 from student_train.evaluation.answers import Question, not_asked, scored, wording
-from student_train.frames import StudentFrames, resize
+from student_train.frames import StudentFrames, Watched, watch
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone, Processor
@@ -23,47 +22,6 @@ if TYPE_CHECKING:
 _NEW_TOKENS = 32
 """Enough for a letter, a number or an option's text."""
 _END = "<|im_end|>"
-
-
-class Watched(NamedTuple):
-    """A whole video as the student sees it."""
-
-    frames: np.ndarray[Any, np.dtype[np.uint8]]
-    """(frame, size, size, RGB)."""
-    timestamps: np.ndarray[Any, np.dtype[np.float64]]
-    """(frame,) seconds, as the video says them."""
-    seconds: float
-    """How long the video is."""
-
-
-def watch(uri: str, recipe: ClipRecipe, size: int) -> Watched:
-    """The recipe's number of frames, spread over the whole video; raises `VideoError`.
-
-    A question is about all of its video, so the frames are sampled ``uniform`` whatever windows the store was cut into:
-    round(linspace(0, n − 1, 16)), which for a ``uniform`` store are the very frames that the teacher saw.
-    """
-    from teacher_cache.clips.decode import opened  # noqa: PLC0415  # only who decodes loads a video library
-    from teacher_cache.clips.sampling import frame_indices  # noqa: PLC0415
-
-    uniform = recipe.model_copy(update={"sampling": "uniform", "fps": None})
-    with opened(uri) as video:
-        footage = video.footage
-        indices = frame_indices(uniform, footage, None)
-        wanted = sorted(set(indices))
-        # Resized one by one: full-size frames never pile up.
-        found = {
-            i: (resize(frame.picture[None], size)[0], frame.seconds)
-            for i, frame in zip(wanted, video.frames(wanted), strict=True)
-        }
-    timestamps = np.array([found[index][1] for index in indices])
-    return Watched(
-        np.stack([found[index][0] for index in indices]), timestamps, _length(footage.frames, footage.fps, timestamps)
-    )
-
-
-def _length(frames: int, fps: float, timestamps: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Seconds: the frames at the video's rate, or the time from the first frame to the last where it does not say its rate."""
-    return frames / fps if fps > 0 else float(timestamps[-1] - timestamps[0])
 
 
 @dataclass(frozen=True)
@@ -80,8 +38,8 @@ class Asked:
 class Questions(Dataset[Asked | Answer]):
     """Questions made ready one by one; one whose video or image cannot be read is its failed `Answer`. Picklable."""
 
-    def __init__(self, questions: Sequence[Question], video_root: str, recipe: ClipRecipe, processor: Processor) -> None:
-        self.questions, self.video_root, self.recipe, self.processor = questions, video_root, recipe, processor
+    def __init__(self, questions: Sequence[Question], video_root: str, frames: int, processor: Processor) -> None:
+        self.questions, self.video_root, self.frames, self.processor = questions, video_root, frames, processor
         self.images = StudentFrames(processor.image_size, 0)
         self._last: tuple[str, Watched] | None = None
 
@@ -106,7 +64,7 @@ class Questions(Dataset[Asked | Answer]):
     def _watch(self, uri: str) -> Watched:
         """Questions about one video often stand together, and it is decoded once for them."""
         if self._last is None or self._last[0] != uri:
-            self._last = (uri, watch(uri, self.recipe, self.processor.image_size))
+            self._last = (uri, watch(uri, self.frames, self.processor.image_size))
         return self._last[1]
 
     def _under(self, path: str) -> str:

@@ -263,8 +263,8 @@ def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
 
 
 def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport:
-    recipe, processor = job.cache.recipe.clips, job.student.processor
-    made_ready = Questions(questions, job.wanted.video_root or ".", recipe, processor)
+    frames, processor = job.cache.recipe.clips.frames, job.student.processor
+    made_ready = Questions(questions, job.wanted.video_root or ".", frames, processor)
     answers: list[Answer] = []
     with (
         progress_bar("answers", len(questions), "questions") as advance,

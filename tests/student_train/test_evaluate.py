@@ -21,7 +21,7 @@ from schemas.job import Job
 from schemas.train import TrainConfig
 from student_train.evaluation.answers import Question, read_questions, wording
 from student_train.evaluation.asking import Asked, Questions, ask, watch
-from student_train.evaluation.evaluate import Wanted, evaluate, open_run
+from student_train.evaluation.evaluate import Wanted, evaluate
 from student_train.evaluation.map_metrics import METRICS, SCORED
 from student_train.evaluation.plots import smoothed
 from student_train.models.build import load_student
@@ -244,8 +244,7 @@ def test_a_student_answers_as_it_learnt(run: Path, videos: Path, tmp_path: Path)
 
 
 def questions(run: Path, videos: Path, items: list[Question]) -> Questions:
-    recipe = open_cache(open_run(run).config.store).recipe.clips
-    return Questions(items, str(videos), recipe, load_student(run / "student").processor)
+    return Questions(items, str(videos), 16, load_student(run / "student").processor)
 
 
 def test_answers_do_not_depend_on_what_stands_beside_them(run: Path, videos: Path, tmp_path: Path) -> None:
@@ -282,7 +281,7 @@ def test_marks_are_shown_before_the_video(run: Path, videos: Path, tmp_path: Pat
 
 def test_a_question_sees_the_frames_that_the_teacher_saw(tiny_store: Path, videos: Path) -> None:
     cache = open_cache(str(tiny_store))
-    watched = watch(f"{videos}/scene-1.mp4", cache.recipe.clips, 96)
+    watched = watch(f"{videos}/scene-1.mp4", 16, 96)
     stored = cache.read(["timestamps"], ["scene-1.mp4"])["timestamps"][0]
     assert watched.timestamps.tolist() == stored.tolist()
     assert watched.seconds == pytest.approx(20 / 24)
