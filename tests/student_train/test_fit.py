@@ -175,12 +175,6 @@ def test_a_run_is_not_overwritten_unasked(tiny_store: Path, tmp_path: Path) -> N
     assert len(metrics(tmp_path / "run")) == 2
 
 
-def test_several_processes_are_refused(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CouldNotRun, match="one process"):
-        fit(config(tiny_store, tmp_path / "run"))
-
-
 def write_yaml(folder: Path, value: dict[str, Any]) -> Path:
     path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(value), encoding="utf-8")
