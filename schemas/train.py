@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -248,35 +248,3 @@ class FitReport(Frozen):
     """Wall time of the training loop; of a resumed run, with what led to its checkpoint."""
     data_wait_seconds: float
     """How much of it passed waiting for a batch, in the process that waited longest."""
-
-
-class MetricsState(Frozen):
-    """What of the metrics is not in their file yet."""
-
-    sums: dict[str, float]
-    """The losses since the last line, summed over the steps that had them."""
-    steps: dict[str, int]
-    """How many steps those are."""
-    seconds: float
-    """Wall time of the training loop so far."""
-    data_wait_seconds: float
-
-
-class CheckpointState(Frozen):
-    """All of a training run that is no tensor: ``state.json`` of a checkpoint."""
-
-    step: int
-    """Optimizer steps done."""
-    config: TrainConfig
-    processes: int
-    fingerprint: str
-    """Of the store that the run learnt from."""
-    samples: str
-    """Digest of the conversations, in their order."""
-    data: dict[str, Any]
-    """Where the run stands in them: `SamplerState`."""
-    learning_rates: tuple[float, ...]
-    """One for each of the optimizer's groups."""
-    schedule: dict[str, Any]
-    """State of the learning rate's schedule."""
-    metrics: MetricsState

@@ -12,25 +12,46 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from schemas.base import canonical_json, differences, sha256_digest
+from schemas.base import Frozen, canonical_json, differences, sha256_digest
 from schemas.errors import BadInput, CouldNotRun
-from schemas.train import CheckpointState, TrainConfig
+from schemas.train import TrainConfig
 from student_train.data import Sample
+from student_train.metrics import MetricsState
 
 STATE, WEIGHTS, OPTIMIZER, METRICS = "state.json", "weights.safetensors", "optimizer.safetensors", "metrics.jsonl"
 
 FREE = (
-    "output", "store", "data.workers", "data.frame_cache_mib", "data.video_root", "data.conversations", "batch", "accumulate",
-    "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
+    "output", "store", "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations", "batch",
+    "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. The store's
 fingerprint, the digest of the conversations and the samples of a step are compared in the place of their names."""
+
+
+class CheckpointState(Frozen):
+    """All of a training run that is no tensor: ``state.json``."""
+
+    step: int
+    """Optimizer steps done."""
+    config: TrainConfig
+    processes: int
+    fingerprint: str
+    """Of the store that the run learns from."""
+    samples: str
+    """Digest of the conversations, in their order."""
+    data: dict[str, Any]
+    """Where the run stands in them: `SamplerState`."""
+    learning_rates: tuple[float, ...]
+    """One for each of the optimizer's groups."""
+    schedule: dict[str, Any]
+    """State of the learning rate's schedule."""
+    metrics: MetricsState
 
 
 class Tensors(NamedTuple):
@@ -138,7 +159,7 @@ def digest_of(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         turns = [[turn.role, turn.text] for turn in sample.conversation.turns]
-        digest.update(canonical_json([sample.clip_id, turns]))
+        digest.update(canonical_json([sample.clip_id, turns, sample.conversation.images]))
     return sha256_digest(digest.digest())
 
 

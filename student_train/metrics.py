@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from schemas.train import MetricsState, SmoothedLosses
+from schemas.base import Frozen
+from schemas.train import SmoothedLosses
 
 _NO_LOSSES = {"step", "learning_rate", "grad_norm", "data_wait_seconds", "seconds"}
 
@@ -22,6 +23,18 @@ class Line(NamedTuple):
     losses: dict[str, float]
     """Means over these optimizer steps, first and last included: ``loss``, the weighted total, and each part unweighted.
     A part that no step had a target for is not there."""
+
+
+class MetricsState(Frozen):
+    """What of the metrics is not in their file yet."""
+
+    sums: dict[str, float]
+    """The losses since the last line, summed over the steps that had them."""
+    steps: dict[str, int]
+    """How many steps those are."""
+    seconds: float
+    """Wall time of the training loop so far."""
+    data_wait_seconds: float
 
 
 class MetricsLog:

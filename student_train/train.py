@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from schemas.errors import BadInput, Stopped
-from schemas.train import CheckpointState, FitReport, TrainConfig
+from schemas.train import FitReport, TrainConfig
 from student_train.batches import StepBatches
 from student_train.checkpoints import (
     Checkpoint,
     Checkpoints,
+    CheckpointState,
     digest_of,
     refuse_another_run,
     refuse_other_config,

@@ -19,9 +19,8 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from schemas.errors import CacheError, CouldNotRun
-from schemas.train import CheckpointState
 from student_train.batches import Loader, StepBatches
-from student_train.checkpoints import Checkpoint, Tensors
+from student_train.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.conversations import IGNORED_LABEL
 from student_train.distillation import DistilledStudent, StepLosses
 from student_train.metrics import MetricsLog
