@@ -16,6 +16,8 @@ teacher on the device."""
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
+Dtype = Literal["float32", "bfloat16"]
+BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
 
 class LossRecipe(Frozen):
@@ -101,6 +103,8 @@ class DataConfig(Frozen):
     """Files in the LLaVA JSON conversation format; relative paths start from the current folder. With none, every
     committed clip of the store gets one built-in question and answer about its length, which the store's frame times
     alone can answer."""
+    image_root: str | None = None
+    """Folder or URL that the conversations' ``image`` paths start from."""
     video_root: str | None = None
     """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
     catalog says they are."""
@@ -120,9 +124,17 @@ class DataConfig(Frozen):
 class ModelConfig(Frozen):
     """Which student to build."""
 
+    backbone: BackboneName = "4d-rgpt"
+    """``4d-rgpt``: SigLIP, a projector and Qwen2, as NVILA-Lite joins them; the others are transformers' own models."""
+    weights: str | None = None
+    """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit
+    or an export wrote. Without it the ``preset`` is built from config, freshly initialised."""
     preset: Literal["tiny"] = "tiny"
-    timestamps: Literal["before_projector", "after_projector", "none"] = "before_projector"
-    """Where the timestamp positional encoding is added: the paper's place, or the one that the released README names."""
+    dtype: Dtype = "float32"
+    """Of the weights as they are loaded and trained."""
+    timestamps: Literal["before_projector", "after_projector", "none"] | None = None
+    """Where 4D-RGPT adds the timestamp positional encoding: the paper's place (the default), or the one that the released
+    README names. The Qwen models have their own encoding of real time."""
     freeze: tuple[Literal["vision_tower", "projector", "llm"], ...] = ("vision_tower",)
     """Parts that keep their weights; the paper tunes the projector and the language model."""
 
@@ -248,3 +260,17 @@ class FitReport(Frozen):
     """Wall time of the training loop; of a resumed run, with what led to its checkpoint."""
     data_wait_seconds: float
     """How much of it passed waiting for a batch, in the process that waited longest."""
+
+
+class ExportReport(Frozen):
+    """A student written for use, without what only its training needed."""
+
+    out: str
+    backbone: BackboneName
+    store: str
+    """Whose targets it was trained on."""
+    fingerprint: str
+    tensors: int
+    parameters: int
+    bytes: int
+    """Of all files together."""

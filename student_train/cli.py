@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.train import FitReport, TrainConfig
+from schemas.train import Dtype, FitReport, TrainConfig
 from student_train.ranks import one_voice
 from teacher_cache.config import load_yaml
 from teacher_cache.console import print_json, reported_errors, stdout
@@ -42,6 +42,28 @@ def fit(
             print_json(report)
         elif not as_json:
             show(report)
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not be there yet.")],
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights written; as the run has them by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Write the run's student as transformers loads it, without a trace of its training."""
+    with reported_errors(as_json):
+        from student_train.export import export as run  # noqa: PLC0415  # transformers takes seconds; a typing error shows at once
+
+        report = run(run_dir, out, dtype=dtype)
+    if as_json:
+        print_json(report)
+    else:
+        stdout.print(
+            f"{report.parameters:,} parameters in {report.tensors} tensors, {report.bytes / 2**20:.1f} MiB: {report.out}\n"
+            "its README.md shows how to use it",
+            soft_wrap=True,
+        )
 
 
 def show(report: FitReport) -> None:

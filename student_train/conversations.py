@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import BadInput
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from student_train.models.backbone import Processor
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-# Published sets of video conversations use either word for where the video goes.
-_PLACEHOLDERS = ("<video>", "<image>")
+VIDEO, IMAGE = "<video>", "<image>"
+"""The words of the conversations for where a video or an image goes."""
+_SHOWN = re.compile(f"({VIDEO}|{IMAGE})")
 IGNORED_LABEL = -100
 """The label of a token that the language-modelling loss leaves out, as transformers has it."""
 
@@ -31,7 +33,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One training sample: text, and the video that it is about, if any."""
+    """One training sample: text, and the video and images that it is about, if any."""
 
     source: str
     """Where it stands, for messages: the file and its place in it."""
@@ -40,6 +42,8 @@ class Conversation:
     """The video's path or url as the file gives it."""
     clip_id: str | None = None
     """The store's own name of the clip, where the file gives it."""
+    images: tuple[str, ...] = ()
+    """The images' paths or urls as the file gives them, in the order of their places in the text."""
 
 
 def read_conversations(files: Sequence[str]) -> list[Conversation]:
@@ -73,13 +77,15 @@ def _conversation(item: Any, source: str) -> Conversation:
     turns = tuple(_turn(turn, source) for turn in item["conversations"])
     if not any(turn.role == "assistant" and turn.text for turn in turns):
         raise BadInput(f'{source}: no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
-    video, clip_id = item.get("video"), item.get("clip_id")
+    video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
             raise BadInput(f"{source}: `{name}` is {value!r}; needed one text (this model shows one video a sample)")
-    if item.get("image") is not None:
-        raise BadInput(f"{source}: has an `image`; this model takes videos and plain text. Leave the sample out.")
-    return Conversation(source, _with_placeholder(turns, source, has_video=bool(video or clip_id)), video, clip_id)
+    images = [images] if isinstance(images, str) else images or []
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
+    turns = with_places(turns, source, has_video=bool(video or clip_id), images=len(images))
+    return Conversation(source, turns, video, clip_id, tuple(images))
 
 
 def _turn(turn: Any, source: str) -> Turn:
@@ -88,29 +94,39 @@ def _turn(turn: Any, source: str) -> Turn:
     return Turn(_ROLES[turn["from"]], turn["value"])
 
 
-def _with_placeholder(turns: tuple[Turn, ...], source: str, *, has_video: bool) -> tuple[Turn, ...]:
-    """The turns with exactly one ``<video>``, at the first question's beginning where the file names no place."""
-    count = sum(turn.text.count(word) for turn in turns for word in _PLACEHOLDERS)
-    if not has_video:
-        if count:
-            raise BadInput(f"{source}: says where a video goes, but names no `video` or `clip_id`")
+def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
+    """The turns with one ``<video>`` where there is a video, and one ``<image>`` for each image.
+
+    What has no place is shown at the first question's beginning, images before the video. Published sets of video
+    conversations use either word for the video, so a lone ``<image>`` of a sample without images is the video's.
+    """
+    if has_video and not images and not _count(turns, VIDEO):
+        turns = tuple(Turn(turn.role, turn.text.replace(IMAGE, VIDEO)) for turn in turns)
+    found_videos, found_images = _count(turns, VIDEO), _count(turns, IMAGE)
+    if found_videos > has_video:
+        raise BadInput(
+            f"{source}: has {found_videos} places for a video, but "
+            + ("this model shows one video a sample" if has_video else "names no `video` or `clip_id`")
+        )
+    if found_images not in {0, images}:
+        raise BadInput(f"{source}: has {found_images} places for images and names {images}; needed one place for each, or none")
+    missing = [IMAGE] * (images - found_images) + [VIDEO] * (has_video - found_videos)
+    if not missing:
         return turns
-    if count > 1:
-        raise BadInput(f"{source}: has {count} placeholders; this model shows one video a sample")
-    if count == 1:
-        return tuple(Turn(turn.role, turn.text.replace("<image>", "<video>")) for turn in turns)
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
-        raise BadInput(f'{source}: no turn is "from": "human", so there is no place for the video')
-    return (*turns[:first], Turn("user", "<video>\n" + turns[first].text), *turns[first + 1 :])
+        raise BadInput(f'{source}: no turn is "from": "human", so there is no place for {", ".join(missing)}')
+    return (*turns[:first], Turn("user", "".join(f"{word}\n" for word in missing) + turns[first].text), *turns[first + 1 :])
 
 
-def tokenize(
-    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, video_token_id: int, video_tokens: int
-) -> tuple[list[int], list[int]]:
-    """(input ids, labels) of one conversation in ChatML, Qwen2's chat format; answers and their ends are learnt, no more.
+def _count(turns: Sequence[Turn], word: str) -> int:
+    return sum(turn.text.count(word) for turn in turns)
 
-    ``<video>`` becomes ``video_tokens`` times ``video_token_id``.
+
+def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> tuple[list[int], list[int]]:
+    """(input ids, labels) of one conversation in ChatML, Qwen's chat format; answers and their ends are learnt, no more.
+
+    ``<video>`` and ``<image>`` become the processor's ids for them; ``seconds`` are the times of the video's frames.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -120,15 +136,24 @@ def tokenize(
         labels.extend(pieces if learn else [IGNORED_LABEL] * len(pieces))
 
     def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
+        return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
 
-    for turn in conversation.turns:
+    def shown(piece: str) -> list[int]:
+        return processor.video_ids(seconds) if piece == VIDEO else processor.image_ids()
+
+    for turn in turns:
         add(encode(f"<|im_start|>{turn.role}\n"), learn=False)
-        before, placeholder, after = turn.text.partition("<video>")
-        if placeholder:
-            add([*encode(before), *[video_token_id] * video_tokens, *encode(after)], learn=False)
+        if turn.role == "assistant":
+            add(encode(turn.text), learn=True)
         else:
-            add(encode(turn.text), learn=turn.role == "assistant")
+            for piece in filter(None, _SHOWN.split(turn.text)):
+                add(shown(piece) if piece in {VIDEO, IMAGE} else encode(piece), learn=False)
         add(encode("<|im_end|>"), learn=turn.role == "assistant")
         add(encode("\n"), learn=False)
     return ids, labels
+
+
+def prompt(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> list[int]:
+    """Input ids of the turns so far, up to where the assistant begins to speak."""
+    begin = processor.tokenizer("<|im_start|>assistant\n", add_special_tokens=False).input_ids
+    return [*tokenize(turns, processor, seconds)[0], *begin]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +18,7 @@ from student_train.frames import StudentFrames
 from student_train.targets import TargetReader
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from student_train.models.backbone import Processor
     from teacher_cache import Targets
 
 QUESTION = "<video>\nDescribe this video."
@@ -28,12 +27,14 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, joined with the clip whose targets go with it. Both are None for plain text."""
+    """A conversation, joined with the clip whose targets go with it; without a video both are None."""
 
     conversation: Conversation
     clip_id: str | None
     video: str | None
     """Where the student reads its frames."""
+    images: tuple[str, ...] = ()
+    """Where it reads the images."""
 
 
 class Joined(NamedTuple):
@@ -159,60 +160,53 @@ def _under(root: str | None, video: str) -> str:
 
 
 def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> Sample:
+    images = tuple(_under(config.image_root, image) for image in conversation.images)
     if conversation.video is None and conversation.clip_id is None:
-        return Sample(conversation, None, None)
+        return Sample(conversation, None, None, images)
     row = index.find(conversation, config.video_root)
     has_own_place = config.video_root is not None and conversation.video is not None
     video = _under(config.video_root, str(conversation.video)) if has_own_place else str(row["video"])
-    return Sample(conversation, str(row["clip_id"]), video)
+    return Sample(conversation, str(row["clip_id"]), video, images)
 
 
 class Collator:
     """Samples to one batch, as `student_train.distillation.DistilledStudent` takes it. Picklable, to read ahead elsewhere."""
 
-    def __init__(
-        self,
-        targets: TargetReader,
-        frames: StudentFrames,
-        *,
-        tokenizer: PreTrainedTokenizerBase,
-        video_token_id: int,
-        grid: int,
-    ) -> None:
-        self.targets = targets
-        self.frames = frames
-        self.tokenizer = tokenizer
-        self.video_token_id = video_token_id
-        self.grid = grid
+    def __init__(self, targets: TargetReader, frames: StudentFrames, processor: Processor) -> None:
+        self.targets, self.frames, self.processor = targets, frames, processor
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A batch: the text, and where there are clips ``frames``, ``timestamps``, ``targets`` and ``valid``.
+        """A batch: the text, what is shown (``visual``), and where there are clips, their ``targets`` and ``valid``.
 
         The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
         """
         shown = [sample for sample in samples if sample.clip_id is not None]
         clip_ids = [str(sample.clip_id) for sample in shown]
-        clips = self._clips(shown, clip_ids) if shown else {}
-        frame_count = clips["timestamps"].shape[1] if shown else 0
-        return {**self._text(samples, frame_count), **clips, "clip_ids": clip_ids}
-
-    def _clips(self, shown: Sequence[Sample], clip_ids: Sequence[str]) -> dict[str, Any]:
-        targets, valid = self.targets(clip_ids)
-        clock = self.targets.read(["timestamps", "frame_index"], clip_ids)
-        frames = [self.frames(str(s.video), index) for s, index in zip(shown, clock["frame_index"].tolist(), strict=True)]
+        clock = self.targets.read(["timestamps", "frame_index"], clip_ids) if shown else {}
         return {
-            "frames": torch.from_numpy(np.stack(frames)),  # (clip, frame, height, width, RGB)
-            "timestamps": torch.from_numpy(clock["timestamps"]),  # (clip, frame)
-            "targets": targets,
-            "valid": valid,
+            **self._text(samples, iter(clock.get("timestamps", ()))),
+            "visual": self._visual(samples, shown, clock),
+            **(self.targets(clip_ids)._asdict() if shown else {}),
+            "clip_ids": clip_ids,
         }
 
-    def _text(self, samples: Sequence[Sample], frame_count: int) -> dict[str, torch.Tensor]:
+    def _visual(self, samples: Sequence[Sample], shown: Sequence[Sample], clock: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The processor's tensors of the samples' clips and images."""
+        images = [self.frames.image(image) for sample in samples for image in sample.images]
+        frames = [self.frames(str(s.video), index) for s, index in zip(shown, clock.get("frame_index", ()), strict=True)]
+        return dict(
+            self.processor.visual(
+                np.stack(frames) if frames else None,  # (clip, frame, height, width, RGB)
+                clock.get("timestamps"),  # (clip, frame)
+                np.stack(images) if images else None,  # (image, height, width, RGB)
+            )
+        )
+
+    def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels``, padded at the end to the longest: int64 (sample, token)."""
-        video_tokens = frame_count * self.grid**2
-        encoded = [tokenize(s.conversation, self.tokenizer, self.video_token_id, video_tokens) for s in samples]
+        encoded = [tokenize(s.conversation.turns, self.processor, () if s.clip_id is None else next(times)) for s in samples]
         length = max(len(ids) for ids, _ in encoded)
-        ids = torch.full((len(samples), length), int(self.tokenizer.pad_token_id))
+        ids = torch.full((len(samples), length), int(self.processor.tokenizer.pad_token_id))
         labels = torch.full_like(ids, IGNORED_LABEL)
         mask = torch.zeros_like(ids)
         for row, (row_ids, row_labels) in enumerate(encoded):

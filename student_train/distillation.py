@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from student_train.model import Student
+from student_train.models.backbone import Backbone, Visual
 from student_train.p4d import P4D
 
 
@@ -24,7 +24,7 @@ class StepLosses(NamedTuple):
 class DistilledStudent(nn.Module):
     """The student and its training-only parts as one module, so that a trainer wraps and steps them together."""
 
-    def __init__(self, student: Student, p4d: P4D) -> None:
+    def __init__(self, student: Backbone, p4d: P4D) -> None:
         super().__init__()
         self.student, self.p4d = student, p4d
 
@@ -34,8 +34,7 @@ class DistilledStudent(nn.Module):
         attention_mask: torch.Tensor,
         *,
         labels: torch.Tensor,
-        frames: torch.Tensor | None = None,
-        timestamps: torch.Tensor | None = None,
+        visual: Visual | None = None,
         targets: Mapping[str, torch.Tensor] | None = None,
         valid: Mapping[str, torch.Tensor] | None = None,
         counts: Mapping[str, float] | None = None,
@@ -49,12 +48,19 @@ class DistilledStudent(nn.Module):
             input_ids,
             attention_mask,
             labels=labels,
-            frames=frames,
-            timestamps=timestamps,
+            visual=visual,
             label_count=None if counts is None else counts["labels"],
         )
         parts = {"sft": output.loss.detach()}
-        if output.hidden is None or targets is None:  # plain text trains the language model alone
-            return StepLosses(output.loss, parts)
+        if output.hidden is None or targets is None:  # text and images train the student alone
+            return StepLosses(output.loss + self._idle(), parts)
         distilled = self.p4d(output.hidden, targets, valid, counts)
         return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts})
+
+    def _idle(self) -> torch.Tensor:
+        """0, with in its graph every trained weight that text alone may not use: where several processes train, each waits
+        for all its gradients. In one process too, since momentum moves a weight with a gradient of 0, but none without.
+        """
+        used = {id(weight) for weight in self.student.parts()["llm"].parameters()}
+        idle = [weight.sum().float() for weight in self.parameters() if weight.requires_grad and id(weight) not in used]
+        return 0.0 * torch.stack(idle).sum()

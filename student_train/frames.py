@@ -1,15 +1,17 @@
-"""A clip's video and frame numbers in, the student's square uint8 frames out; decoded once, as far as memory allows."""
+"""A video and frame numbers, or an image, in; square uint8 pixels for the student out, each decoded once if memory allows."""
 
 from __future__ import annotations
 
+import io
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from schemas.errors import CouldNotRun, VideoError
+from teacher_cache.remote import filesystem
 
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 Decode = Callable[[str, Sequence[int]], Frames]
@@ -32,10 +34,18 @@ class StudentFrames:
     def __call__(self, uri: str, frame_index: Sequence[int]) -> Frames:
         """Frames as uint8 (frame, size, size, RGB). Raises `CouldNotRun` where the video cannot be read any more."""
         key = (uri, tuple(int(i) for i in frame_index))
+        return self._once(key, lambda: self._decoded(*key))
+
+    def image(self, uri: str) -> Frames:
+        """An image as uint8 (size, size, RGB), turned as its metadata says. Raises `CouldNotRun` where it cannot be read."""
+        frame: Frames = self._once((uri, ()), lambda: _image(uri)[None])[0]
+        return frame
+
+    def _once(self, key: tuple[str, tuple[int, ...]], read: Callable[[], Frames]) -> Frames:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        frames = resize(self._decoded(*key), self.size)
+        frames = resize(read(), self.size)
         self._keep(key, frames)
         return frames
 
@@ -61,6 +71,18 @@ def _decoder() -> Decode:
     from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # only who decodes loads a video library
 
     return decode_frames
+
+
+def _image(uri: str) -> Frames:
+    """uint8 (height, width, RGB)."""
+    fs, path = filesystem(uri)
+    try:
+        with Image.open(io.BytesIO(fs.cat_file(path))) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise CouldNotRun(
+            f"the student cannot read the image {uri}: {error}. Bring it back, or point `data.image_root` at a copy."
+        ) from error
 
 
 def resize(frames: Frames, size: int) -> Frames:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from schemas.errors import BadInput, Stopped
 from schemas.train import FitReport, TrainConfig
@@ -22,22 +22,21 @@ from student_train.checkpoints import (
     refuse_other_config,
 )
 from student_train.data import Collator, Joined, SampleDataset, load_samples, some_of
+from student_train.distillation import DistilledStudent
 from student_train.frames import StudentFrames
 from student_train.lora import add_adapters, merge_adapters
 from student_train.metrics import MetricsLog, first_and_last
-from student_train.model import build_student
+from student_train.models.backbone import Backbone
+from student_train.models.build import build_student
 from student_train.p4d import P4D
 from student_train.ranks import Ranks
+from student_train.run_folder import RunFolder
 from student_train.sharding import shard
 from student_train.targets import TargetReader
-from student_train.trainer import P4DTrainer, TrainedStudent, trained
+from student_train.trainer import P4DTrainer, trained
 from teacher_cache import Cache, open_cache
 from teacher_cache.console import escape_lines, progress_bar, stderr
 from teacher_cache.stop import stop_on_sigterm
-
-CONFIG, METRICS, RESULT, STUDENT, TRAINING_ONLY = "config.json", "metrics.jsonl", "result.json", "student", "p4d"
-"""What a run's folder holds: the settings, the losses, the report, the plain student, the training-only parts."""
-CHECKPOINTS = "checkpoints"
 
 
 def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -> FitReport:
@@ -52,10 +51,10 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     processes alike.
     """
     ranks = Ranks.joined()
-    output = Path(config.output)
+    folder = RunFolder(Path(config.output))
     with ranks.agreed():
         _refuse_shards_alone(config, ranks)
-        finished = _look(output, config, overwrite=overwrite, resume=resume) if ranks.leads else None
+        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.leads else None
     if (done := ranks.from_first(finished)) is not None:
         return done
 
@@ -67,14 +66,14 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.leads:
-            _make_empty(output)
-            _write(output / CONFIG, config.model_dump_json(indent=2))
+            _make_empty(folder)
+            _write(folder.config_file, config.model_dump_json(indent=2))
     _say_what_is_left_out(run.joined)
     begun_state = run.go_on_from(begun)
     counts = _parameters(built)
-    args = _arguments(config, output)
+    args = _arguments(config, folder.path)
     if config.fsdp is not None:
-        shard(built.model, _layers(built.model.student.llm), device=args.device, bf16=config.precision == "bf16")
+        shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
 
     with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
         trainer = P4DTrainer(
@@ -101,8 +100,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     report = _report(run, built, counts, seconds)
     with ranks.agreed():
         if ranks.leads:
-            save_student(built if weights is None else with_weights(build(config, cache), weights), output)
-            _write(output / RESULT, report.model_dump_json(indent=2))
+            save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
+            _write(folder.result_file, report.model_dump_json(indent=2))
     return report
 
 
@@ -110,11 +109,11 @@ class Run:
     """What one run goes by in one of its processes: its settings, its data and how far it is, its metrics, its checkpoints."""
 
     def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
-        output = Path(config.output)
+        folder = RunFolder(Path(config.output))
         self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
         self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
-        self.checkpoints = Checkpoints(output / CHECKPOINTS, config.keep_checkpoints)
-        self.metrics = MetricsLog(output / METRICS if ranks.leads else None)
+        self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
+        self.metrics = MetricsLog(folder.metrics_file if ranks.leads else None)
 
     def beginning(self) -> CheckpointState:
         """The run at its first step."""
@@ -155,22 +154,22 @@ class Run:
 
 
 class Built(NamedTuple):
-    """What a config makes of a store: a student with P4D, its tokenizer, and its adapters where it has some."""
+    """What a config makes of a store: a student with P4D, and its adapters where it has some."""
 
-    model: TrainedStudent
-    tokenizer: PreTrainedTokenizerBase
+    model: DistilledStudent
     adapters: Any
 
 
 def build(config: TrainConfig, cache: Cache) -> Built:
     """The model at the beginning of a run; a function of the config and the store alone."""
     torch.manual_seed(config.seed)
-    student, tokenizer = build_student(config.model)
+    student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
-    adapters = None if config.lora is None else add_adapters(student.llm, config.lora)
+    llm: Any = student.parts()["llm"]
+    adapters = None if config.lora is None else add_adapters(llm, config.lora)
     if config.gradient_checkpointing:
-        student.llm.activation_checkpointing_enable()
-    return Built(TrainedStudent(student, p4d), tokenizer, adapters)
+        llm.activation_checkpointing_enable()
+    return Built(DistilledStudent(student, p4d), adapters)
 
 
 def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
@@ -181,45 +180,39 @@ def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
     return built
 
 
-def save_student(built: Built, output: Path) -> None:
+def save_student(built: Built, folder: RunFolder) -> None:
     """Write the plain student, as it would be without adapters and P4D, and beside it what only training needs."""
     if built.adapters is not None:
         merge_adapters(built.adapters)
-    built.model.student.save(output / STUDENT, built.tokenizer)
-    built.model.p4d.save(output / TRAINING_ONLY)
+    built.model.student.save(folder.student)
+    built.model.p4d.save(folder.p4d)
 
 
-def _look(output: Path, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
-    """What the output's folder holds: the report of this very run where it is finished and is asked to go on."""
+def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
+    """The report of this very run, where the folder has it finished and is asked to go on; refusals where they do not fit."""
     if resume and overwrite:
         raise BadInput("--resume goes on with the run in the folder, and --overwrite replaces it; give one of them")
-    if resume and (output / RESULT).exists():
-        then = TrainConfig.model_validate_json((output / CONFIG).read_text(encoding="utf-8"))
-        refuse_other_config(then, config, output)
-        return FitReport.model_validate_json((output / RESULT).read_text(encoding="utf-8"))
-    if not (overwrite or resume) and any((output / name).exists() for name in (METRICS, RESULT)):
+    if resume and folder.result_file.exists():
+        refuse_other_config(folder.config(), config, folder.path)
+        return folder.result()
+    if not (overwrite or resume) and any(path.exists() for path in (folder.metrics_file, folder.result_file)):
         raise BadInput(
-            f"{output} holds a run already; give another `output`, --resume to go on with it, "
+            f"{folder.path} holds a run already; give another `output`, --resume to go on with it, "
             "or --overwrite to put this run in its place"
         )
     return None
 
 
 def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
-    student = built.model.student
-    return Collator(
-        TargetReader(cache, built.model.p4d.signals),
-        StudentFrames(student.image_size, config.data.frame_cache_mib * 2**20),
-        tokenizer=built.tokenizer,
-        video_token_id=student.video_token_id,
-        grid=student.grid,
-    )
+    processor = built.model.student.processor
+    frames = StudentFrames(processor.image_size, config.data.frame_cache_mib * 2**20)
+    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
 
 
-def _layers(llm: Any) -> list[nn.Module]:
-    """The language model's layers, as transformers names the parts of it that must stay together."""
-    names = set(llm._no_split_modules)  # noqa: SLF001  # there is no public name
-    return [layer for layer in llm.modules() if type(layer).__name__ in names]
+def _layers(student: Backbone) -> list[nn.Module]:
+    """The language model's layers, as transformers names the parts of a model that must stay together."""
+    names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
+    return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
 
 
 def _say_what_is_left_out(joined: Joined) -> None:
@@ -252,7 +245,6 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         seed=config.seed,
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,  # `TrainedStudent` gives every weight a gradient
-        ddp_broadcast_buffers=False,  # none of them changes
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,  # such a loss stops the run instead of being hidden
         save_strategy="steps" if config.checkpoint_every else "no",
@@ -292,16 +284,12 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
 
 def _parameters(built: Built) -> dict[str, int]:
     """How many parameters each part has, the language model without its adapters."""
-    student, p4d = built.model.student, built.model.p4d
-    adapters = sum(p.numel() for name, p in student.llm.named_parameters() if ".lora_" in name)
-    return {
-        "vision_tower": _size(student.vision_tower),
-        "projector": _size(student.projector),
-        "llm": _size(student.llm) - adapters,
-        **({"adapters": adapters} if built.adapters is not None else {}),
-        "perception_decoder": _size(p4d.decoder),
-        "frozen_heads": _size(p4d) - _size(p4d.decoder),
-    }
+    p4d, parts = built.model.p4d, built.model.student.parts()
+    sizes = {name: _size(part) for name, part in parts.items()}
+    if built.adapters is not None:
+        adapters = sum(p.numel() for name, p in parts["llm"].named_parameters() if ".lora_" in name)
+        sizes |= {"llm": sizes["llm"] - adapters, "adapters": adapters}
+    return {**sizes, "perception_decoder": _size(p4d.decoder), "frozen_heads": _size(p4d) - _size(p4d.decoder)}
 
 
 def _size(part: nn.Module) -> int:
@@ -315,16 +303,16 @@ def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
-def _make_empty(output: Path) -> None:
+def _make_empty(folder: RunFolder) -> None:
     """The run's folder, without what an earlier run left; called once everything that the run needs was found good."""
-    for name in (CONFIG, METRICS, RESULT):
-        (output / name).unlink(missing_ok=True)
-    for name in (STUDENT, TRAINING_ONLY, CHECKPOINTS):
-        shutil.rmtree(output / name, ignore_errors=True)
+    for path in (folder.config_file, folder.metrics_file, folder.result_file):
+        path.unlink(missing_ok=True)
+    for path in (folder.student, folder.p4d, folder.checkpoints):
+        shutil.rmtree(path, ignore_errors=True)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot make the folder {output}: {error.strerror}; give another `output`") from None
+        raise BadInput(f"cannot make the folder {folder.path}: {error.strerror}; give another `output`") from None
 
 
 def _write(path: Path, text: str) -> None:

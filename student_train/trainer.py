@@ -22,29 +22,11 @@ from schemas.errors import CacheError, CouldNotRun
 from student_train.batches import Loader, StepBatches
 from student_train.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.conversations import IGNORED_LABEL
-from student_train.distillation import DistilledStudent, StepLosses
 from student_train.metrics import MetricsLog
 from student_train.ranks import Ranks
 from student_train.sharding import set_from_first, to_host
 from teacher_cache.console import stderr
 from teacher_cache.stop import Stop
-
-
-class TrainedStudent(DistilledStudent):
-    """The student and P4D as a trainer wraps and steps them, in as many processes as there are."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> StepLosses:
-        """One batch's losses. Every weight that trains gets a gradient, of zero where the batch has no use for it.
-
-        Several processes average gradients weight by weight, and one whose batch is text alone would let the others wait.
-        One process does the same, since the optimizer's momentum moves a weight with a gradient of zero, but none without.
-        """
-        losses = super().forward(*args, **kwargs)
-        if kwargs.get("targets") is not None:
-            return losses
-        language = {id(parameter) for parameter in self.student.llm.parameters()}
-        unused = [p.sum() for p in self.parameters() if p.requires_grad and id(p) not in language]
-        return StepLosses(losses.total + 0.0 * sum(unused, start=torch.zeros_like(losses.total)), losses.parts)
 
 
 class StepStart(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from schemas.errors import BadInput, CouldNotRun, VideoError
 from schemas.train import DataConfig, ModelConfig
@@ -20,6 +21,8 @@ from student_train.frames import StudentFrames, resize
 from student_train.targets import TargetReader
 from teacher_cache import Cache, open_cache
 
+VIDEO, IMAGE = 259, 260
+"""The tiny preset's token ids."""
 ROWS = [
     {"clip_id": "raw/a/1.mp4", "video": "s3://bucket/raw/a/1.mp4", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "raw/b/1.mp4", "video": "s3://bucket/raw/b/1.mp4", "status": "committed", "reason": None, "detail": None},
@@ -100,8 +103,6 @@ def test_no_memory_for_frames_means_decoding_each_time() -> None:
 
 
 def test_frames_are_resized_as_siglip_resizes() -> None:
-    from PIL import Image
-
     frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     expected = Image.fromarray(frame).resize((24, 24), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(resize(frame[None], 24)[0], np.asarray(expected))
@@ -142,13 +143,10 @@ def built_in(cache: Cache) -> list[Any]:
 
 
 def collator(cache: Cache, signals: Sequence[str] = ("f4d", "depth")) -> Collator:
-    from student_train.model import build_student
+    from student_train.models.build import build_student
 
-    student, tokenizer = build_student(ModelConfig())
-    frames = StudentFrames(student.image_size, 2**26)
-    return Collator(
-        TargetReader(cache, signals), frames, tokenizer=tokenizer, video_token_id=student.video_token_id, grid=student.grid
-    )
+    processor = build_student(ModelConfig()).processor
+    return Collator(TargetReader(cache, signals), StudentFrames(processor.image_size, 2**26), processor)
 
 
 def test_built_in_samples_tell_each_clips_length(cache: Cache) -> None:
@@ -163,10 +161,10 @@ def test_built_in_samples_tell_each_clips_length(cache: Cache) -> None:
 def test_a_batch_joins_text_frames_times_and_targets(cache: Cache) -> None:
     samples = built_in(cache)[:2]
     batch = collator(cache)(samples)
-    assert batch["frames"].shape == (2, 16, 96, 96, 3)
-    assert batch["frames"].dtype == torch.uint8
-    assert batch["timestamps"].shape == (2, 16)
-    assert (batch["input_ids"] == 259).sum(1).tolist() == [256, 256]
+    assert batch["visual"]["frames"].shape == (2, 16, 96, 96, 3)
+    assert batch["visual"]["frames"].dtype == torch.uint8
+    assert batch["visual"]["timestamps"].shape == (2, 16)
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [256, 256]
     assert set(batch["targets"]) == {"f4d", "depth"}
     assert batch["clip_ids"] == [sample.clip_id for sample in samples]
 
@@ -176,8 +174,8 @@ def test_plain_text_and_video_share_a_batch(cache: Cache, tmp_path: Path) -> Non
     turns = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes."}]
     path.write_text(json.dumps([{"conversations": turns}, {"clip_id": cache.committed_ids()[0], "conversations": turns}]))
     batch = collator(cache)(load_samples(cache, DataConfig(conversations=(str(path),))).samples)
-    assert batch["frames"].shape[0] == 1
-    assert (batch["input_ids"] == 259).sum(1).tolist() == [0, 256]
+    assert batch["visual"]["frames"].shape[0] == 1
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 256]
     assert batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
 
 
@@ -185,9 +183,37 @@ def test_a_pickled_collator_gives_the_same_batch(cache: Cache) -> None:
     samples = built_in(cache)[:2]
     original = collator(cache)
     copy = pickle.loads(pickle.dumps(original))
-    for name, value in copy(samples).items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, original(samples)[name])
+    expected, got = original(samples), copy(samples)
+    assert got.pop("clip_ids") == expected.pop("clip_ids")
+    torch.testing.assert_close(got, expected)
+
+
+def test_images_are_shown_in_the_order_of_their_places(cache: Cache, tmp_path: Path) -> None:
+    """A sample of two images, as SAT's, and one of a video with a marked frame, as R4D-Bench's: the first has no targets."""
+    for name, color in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255))):
+        Image.new("RGB", (40, 30), color).save(tmp_path / name)
+    turns = [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "Red."}]
+    samples = [
+        {"image": ["red.png", "blue.png"], "conversations": turns},
+        {"image": "blue.png", "clip_id": cache.committed_ids()[0], "conversations": turns},
+    ]
+    (tmp_path / "sat.json").write_text(json.dumps(samples))
+    config = DataConfig(conversations=(str(tmp_path / "sat.json"),), image_root=str(tmp_path))
+    batch = collator(cache)(load_samples(cache, config).samples)
+    assert batch["visual"]["images"][:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255], [0, 0, 255]]
+    assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [32, 16]
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 256]
+    assert batch["clip_ids"] == [cache.committed_ids()[0]]
+    assert len(batch["targets"]["f4d"]) == 1
+    only_images = collator(cache)(load_samples(cache, config).samples[:1])
+    assert set(only_images) == {"input_ids", "attention_mask", "labels", "visual", "clip_ids"}
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n")
+    for name in ("half.png", "absent.png"):
+        with pytest.raises(CouldNotRun, match=rf"cannot read the image .*{name}.*image_root"):
+            StudentFrames(20, 0).image(str(tmp_path / name))
 
 
 def write(folder: Path, *videos: str) -> DataConfig:

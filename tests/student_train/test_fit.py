@@ -71,7 +71,7 @@ def test_the_run_folder_holds_settings_losses_result_and_weights(learnt: FitRepo
     assert FitReport.model_validate_json((output / "result.json").read_text(encoding="utf-8")) == learnt
     assert TrainConfig.model_validate_json((output / "config.json").read_text(encoding="utf-8")).steps == STEPS
     assert [line["step"] for line in metrics(output)] == list(range(1, STEPS + 1))
-    assert (output / "student" / "llm" / "model.safetensors").is_file()
+    assert (output / "student" / "model.safetensors").is_file()
     assert (output / "p4d" / "decoder.safetensors").is_file()
     assert not [path for path in output.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".part"}]
     assert learnt.fingerprint == open_cache(str(tiny_store)).recipe.fingerprint

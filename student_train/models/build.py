@@ -1,0 +1,52 @@
+"""TRAIN.yaml's model in, the student out: freshly initialised or from a checkpoint, with its parts frozen as asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from schemas.errors import BadInput
+from schemas.train import BackboneName, Dtype, ModelConfig
+from student_train.models import nvila
+from student_train.models.backbone import Backbone
+
+
+def build_student(config: ModelConfig) -> Backbone:
+    """The student; fresh weights follow torch's random state. Raises `BadInput` where the checkpoint is none."""
+    student = BUILDERS[config.backbone](config)
+    for name, part in student.parts().items():
+        part.requires_grad_(requires_grad=name not in config.freeze)
+    return student
+
+
+def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:
+    """The student that a run or an export wrote, whatever its backbone is."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError):
+        raise BadInput(f"{folder} holds no student; needed a folder that `student-train fit` or `export` wrote") from None
+    if kind not in BACKBONES:
+        raise BadInput(f"{folder} holds a {kind}; needed one of {', '.join(BACKBONES)}")
+    return build_student(ModelConfig(backbone=BACKBONES[kind], weights=str(folder), dtype=dtype, freeze=()))
+
+
+def _rgpt(config: ModelConfig) -> Backbone:
+    if config.weights is None:
+        return nvila.tiny(config.timestamps or "before_projector")
+    folder, dtype = Path(config.weights), getattr(torch, config.dtype)
+    if nvila.is_checkpoint(folder):
+        return nvila.checkpoint(folder, config.timestamps or "before_projector", dtype)
+    if (folder / "config.json").is_file():
+        return nvila.saved(folder, config.timestamps, dtype)
+    raise BadInput(
+        f"{folder} is no checkpoint of 4D-RGPT: needed the folders {', '.join(nvila.PARTS)}, as NVILA-Lite has them, "
+        "or a config.json, as `student-train export` writes it"
+    )
+
+
+BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt"}
+"""transformers' name of each kind of model, and this project's."""
+BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {"4d-rgpt": _rgpt}

@@ -1,0 +1,262 @@
+"""4D-RGPT built from config, from an NVILA-Lite checkpoint's folders, or from what this project saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from schemas.errors import BadInput
+from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
+from student_train.models.byte_tokenizer import byte_tokenizer
+from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
+
+VIDEO_TOKEN, IMAGE_TOKEN = "<video>", "<image>"  # words of the vocabulary, not secrets
+AutoConfig.register(FourDRgptConfig.model_type, FourDRgptConfig)
+AutoModelForImageTextToText.register(FourDRgptConfig, FourDRgptForConditionalGeneration)
+
+PARTS = ("vision_tower", "mm_projector", "llm")
+"""The folders of an NVILA-Lite checkpoint."""
+
+
+EXAMPLE = """# A 4D-RGPT student
+
+SigLIP, a projector and Qwen2, with the frames' real times added. It loads with transformers alone:
+
+```python
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+folder = "."
+model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)  # rgpt.py, beside this file
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+
+size = model.config.vision_config.image_size
+frames = torch.zeros(1, 16, size, size, 3, dtype=torch.uint8)  # a clip: (1, frame, height, width, RGB)
+timestamps = torch.linspace(0, 5, 16)[None]  # (1, frame), in seconds
+
+chat = [{"role": "user", "content": "<video>\\nWhat moves?"}]
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+text = text.replace("<video>", "<video>" * (frames.shape[1] * model.grid**2))
+prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+answer = model.generate(**prompt, frames=frames, timestamps=timestamps, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(answer[0, prompt.input_ids.shape[1]:], skip_special_tokens=True))
+```
+"""
+
+
+class RgptProcessor:
+    """Frames as they are, and one token for each of the model's; the model scales pixels itself."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: FourDRgptConfig) -> None:
+        self.tokenizer = tokenizer
+        self.image_size = int(config.vision_config.image_size)
+        self.video_token_id, self.image_token_id = config.video_token_id, config.image_token_id
+        self.tokens = (self.image_size // int(config.vision_config.patch_size) // config.downsample) ** 2
+
+    def video_ids(self, seconds: Sequence[float]) -> list[int]:
+        return [self.video_token_id] * (self.tokens * len(seconds))
+
+    def image_ids(self) -> list[int]:
+        return [self.image_token_id] * self.tokens
+
+    def visual(self, frames: Pixels | None, timestamps: np.ndarray[Any, Any] | None, images: Pixels | None) -> Visual:
+        shown = {"frames": frames, "timestamps": timestamps, "images": images}
+        return {name: torch.from_numpy(value) for name, value in shown.items() if value is not None}
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+
+class RgptBackbone(Backbone):
+    """4D-RGPT, whose video tokens are a square grid for each frame."""
+
+    model: FourDRgptForConditionalGeneration
+    example = EXAMPLE
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.text_config.hidden_size)
+
+    @property
+    def video_token_id(self) -> int:
+        return int(self.model.config.video_token_id)
+
+    def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
+        clips, frames = visual["frames"].shape[:2]
+        return clips, frames, self.model.grid, self.model.grid
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"vision_tower": self.model.vision_tower, "projector": self.model.projector, "llm": self.model.llm}
+
+
+def tiny(timestamps: str) -> RgptBackbone:
+    """The architecture at a size for tests and the demo: frames of 96², 4 × 4 tokens a frame, a vocabulary of bytes."""
+    tokenizer = byte_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
+    vision = SiglipVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=96,
+        patch_size=8,
+        vision_use_head=False,  # NVILA reads the patches, not the pooled vector
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config = FourDRgptConfig(
+        vision,
+        text,
+        # Four times the tower's width: 4608 for SigLIP so400m, which is the paper's.
+        projector_layers=[256, "gelu", 128],
+        timestamps=timestamps,
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+    )
+    return RgptBackbone(FourDRgptForConditionalGeneration(config), RgptProcessor(tokenizer, config))
+
+
+def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:
+    """The model that `Backbone.save` wrote; ``timestamps`` None keeps its own place for them."""
+    config = FourDRgptConfig.from_pretrained(folder)
+    if timestamps is not None:
+        config.timestamps = timestamps
+    with no_progress_bars():
+        model = FourDRgptForConditionalGeneration.from_pretrained(folder, config=config, dtype=dtype)
+    return RgptBackbone(model, RgptProcessor(AutoTokenizer.from_pretrained(folder), config))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder is laid out as NVILA-Lite's checkpoints are."""
+    return all((folder / part).is_dir() for part in PARTS)
+
+
+def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbone:
+    """An NVILA-Lite checkpoint, part by part, each read into its place once.
+
+    Raises `BadInput` where a part is of another kind than 4D-RGPT's, or does not fit the others.
+    """
+    with no_progress_bars():
+        tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", dtype=dtype)
+        llm = Qwen2ForCausalLM.from_pretrained(folder / "llm", dtype=dtype)
+    tokenizer = _with_tokens(AutoTokenizer.from_pretrained(folder / "llm"), llm)
+    weights = _projector_weights(folder / "mm_projector")
+    config = FourDRgptConfig(
+        tower.config,
+        llm.config,
+        vision_layer=int(_json(folder / "config.json").get("mm_vision_select_layer", -2)),
+        downsample=_downsample(folder / "mm_projector", tower, weights),
+        projector_layers=_projector_layers(weights),
+        timestamps=timestamps,
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        dtype=dtype,
+    )
+    _require_fitting(folder, config)
+    with torch.device("meta"):
+        model = FourDRgptForConditionalGeneration(config)
+    model.vision_tower, model.llm, model.generation_config = tower, llm, llm.generation_config
+    _assign(model.projector, weights, dtype)
+    return RgptBackbone(model, RgptProcessor(tokenizer, config))
+
+
+def _with_tokens(tokenizer: PreTrainedTokenizerBase, llm: Qwen2ForCausalLM) -> PreTrainedTokenizerBase:
+    """The tokenizer with a word each for video and image; their embeddings are never read, so none is added if one is spare."""
+    tokenizer.add_tokens([VIDEO_TOKEN, IMAGE_TOKEN], special_tokens=True)
+    if len(tokenizer) > llm.get_input_embeddings().num_embeddings:
+        llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return tokenizer
+
+
+def _projector_weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise BadInput(f"there is no {path}; needed the projector's weights as safetensors")
+    weights: dict[str, torch.Tensor] = load_file(path)
+    if stray := [name for name in weights if not name.startswith("layers.")]:
+        raise BadInput(f"{path} holds {', '.join(stray[:3])}; needed tensors called layers.N.weight and layers.N.bias")
+    return weights
+
+
+def _projector_layers(weights: Mapping[str, torch.Tensor]) -> list[int | str]:
+    """The layers that the tensors are of: a matrix is a linear layer, a vector a norm, and between two matrices stands a GELU.
+
+    A place without tensors before the first of them is where neighbouring tokens are put side by side.
+    """
+    layers: list[int | str] = []
+    for _, weight in sorted((int(name.split(".")[1]), w) for name, w in weights.items() if name.endswith(".weight")):
+        is_linear = weight.dim() == 2
+        if is_linear and any(isinstance(layer, int) for layer in layers):
+            norm = [layers.pop()] if layers[-1] == "norm" else []
+            layers += ["gelu", *norm]
+        layers.append(len(weight) if is_linear else "norm")
+    return layers
+
+
+def _downsample(folder: Path, tower: SiglipVisionModel, weights: Mapping[str, torch.Tensor]) -> int:
+    """Side of the square of tokens that the first layer takes, from its width."""
+    first = min((int(name.split(".")[1]), w.shape[-1]) for name, w in weights.items() if name.endswith(".weight"))[1]
+    side = round((first / tower.config.hidden_size) ** 0.5)
+    if side**2 * tower.config.hidden_size != first:
+        raise BadInput(
+            f"the projector of {folder} takes {first} channels, and its tower gives {tower.config.hidden_size}: "
+            "needed the tower's times a square number; take all parts from one checkpoint"
+        )
+    return int(side)
+
+
+def _require_fitting(folder: Path, config: FourDRgptConfig) -> None:
+    width = next(layer for layer in reversed(config.projector_layers) if isinstance(layer, int))
+    if width != config.text_config.hidden_size:
+        raise BadInput(
+            f"the projector of {folder} gives {width} channels, and its language model takes {config.text_config.hidden_size}; "
+            "take all parts from one checkpoint"
+        )
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    if side % config.downsample:
+        raise BadInput(
+            f"the tower of {folder} gives {side} × {side} tokens, which do not divide into squares of {config.downsample}; "
+            "needed NVILA-Lite's 384-pixel tower or another whose tokens do"
+        )
+
+
+def _assign(projector: nn.Module, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Give the projector its weights, whatever numbers their layers have: those without tensors are counted differently."""
+    own = sorted({int(name.split(".")[1]) for name in projector.state_dict()})
+    theirs = sorted({int(name.split(".")[1]) for name in weights})
+    renamed = {}
+    for name, tensor in weights.items():
+        _, number, kind = name.split(".")
+        renamed[f"layers.{own[theirs.index(int(number))]}.{kind}"] = tensor.to(dtype)
+    projector.load_state_dict(renamed, assign=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

@@ -1,0 +1,143 @@
+"""A checkpoint laid out as NVILA-Lite's: its parts are read into their places, and what does not fit is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Qwen2ForCausalLM, SiglipVisionModel
+
+from schemas.errors import BadInput
+from schemas.train import ModelConfig
+from student_train.models.build import build_student, load_student
+from student_train.models.byte_tokenizer import byte_tokenizer
+from student_train.models.nvila import RgptBackbone, tiny
+
+
+class Downsample(nn.Module):
+    """3 × 3 neighbours side by side, at the head of the published projector; it has no weights."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        frames, side, _, channels = features.shape
+        blocks = features.view(frames, side // 3, 3, side // 3, 3, channels)
+        return blocks.permute(0, 1, 3, 2, 4, 5).flatten(3)
+
+
+PUBLISHED = nn.Sequential(
+    Downsample(),
+    *(nn.LayerNorm(576), nn.Linear(576, 192), nn.GELU()),
+    *(nn.LayerNorm(192), nn.Linear(192, 128), nn.GELU()),
+    nn.Linear(128, 128),
+)
+PLAIN = nn.Sequential(Downsample(), nn.Linear(576, 256), nn.GELU(), nn.Linear(256, 128))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint in the three folders, with random weights."""
+    folder = tmp_path_factory.mktemp("nvila")
+    torch.manual_seed(0)
+    student = tiny("none")
+    student.model.vision_tower.save_pretrained(folder / "vision_tower")
+    student.model.llm.save_pretrained(folder / "llm")
+    student.processor.save(folder / "llm")
+    with_projector(folder, PUBLISHED)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
+    return folder
+
+
+def with_projector(folder: Path, layers: nn.Module) -> Path:
+    for parameter in layers.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    (folder / "mm_projector").mkdir(exist_ok=True)
+    save_file({f"layers.{n}": t for n, t in layers.state_dict().items()}, folder / "mm_projector" / "model.safetensors")
+    return folder
+
+
+def load(folder: Path, **model: Any) -> RgptBackbone:
+    student = build_student(ModelConfig(weights=str(folder), **model))
+    assert isinstance(student, RgptBackbone)
+    return student
+
+
+@pytest.mark.parametrize("layers", [PUBLISHED, PLAIN], ids=["with norms", "two layers"])
+def test_every_part_does_in_its_place_what_it_did_alone(parts: Path, tmp_path: Path, layers: nn.Module) -> None:
+    folder = with_projector(Path(shutil.copytree(parts, tmp_path / "copy")), layers)
+    student = load(folder, timestamps="none")
+    tower = SiglipVisionModel.from_pretrained(folder / "vision_tower")
+    llm = Qwen2ForCausalLM.from_pretrained(folder / "llm")
+    frames = torch.randint(0, 256, (1, 2, 96, 96, 3), dtype=torch.uint8)
+    # NVILA projects the states before the tower's last layer.
+    states = tower(pixel_values=frames[0].movedim(-1, 1) / 127.5 - 1, output_hidden_states=True).hidden_states[-2]
+    expected = layers(states.view(2, 12, 12, 64))
+    torch.testing.assert_close(student.model.encode(frames, None)[0], expected)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(student(ids, torch.ones_like(ids)).logits, llm(ids).logits)
+
+
+def test_no_parameter_is_added_where_the_vocabulary_has_room(parts: Path) -> None:
+    count = sum(p.numel() for p in load(parts).parameters())
+    files = [parts / part / "model.safetensors" for part in ("vision_tower", "mm_projector", "llm")]
+    assert count == sum(tensor.numel() for file in files for tensor in load_file(file).values())
+
+
+def test_a_full_vocabulary_grows_by_the_words_for_what_is_shown(parts: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(parts, tmp_path / "copy"))
+    tokenizer = byte_tokenizer([])
+    tokenizer.save_pretrained(folder / "llm")
+    llm = Qwen2ForCausalLM.from_pretrained(folder / "llm")
+    llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    llm.save_pretrained(folder / "llm")
+    student = load(folder)
+    assert student.model.get_input_embeddings().num_embeddings == len(tokenizer) + 2
+    assert student.video_token_id >= len(tokenizer)
+
+
+def test_what_is_loaded_is_saved_and_loaded_again(parts: Path, tmp_path: Path) -> None:
+    student = load(parts, dtype="bfloat16", freeze=("llm",))
+    assert {p.dtype for p in student.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in student.model.llm.parameters())
+    student.save(tmp_path)
+    again = load_student(tmp_path)
+    assert isinstance(again, RgptBackbone)
+    assert again.model.config.timestamps == "before_projector"
+    assert again.model.config.vision_layer == -2
+    for name, tensor in student.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor.float(), rtol=0, atol=0)
+
+
+def wrong(folder: Path, name: str) -> Path:
+    """The checkpoint with one thing wrong."""
+    if name == "no projector":
+        (folder / "mm_projector" / "model.safetensors").unlink()
+    elif name == "another's projector":
+        with_projector(folder, nn.Sequential(nn.Linear(500, 128)))
+    elif name == "another's width":
+        with_projector(folder, nn.Sequential(Downsample(), nn.Linear(576, 64)))
+    elif name == "other names":
+        save_file({"linear_1.weight": torch.ones(2, 2)}, folder / "mm_projector" / "model.safetensors")
+    else:
+        shutil.rmtree(folder / "vision_tower")
+        (folder / "config.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no projector", "there is no .*model.safetensors; needed the projector's weights"),
+        ("another's projector", "takes 500 channels, and its tower gives 64"),
+        ("another's width", "gives 64 channels, and its language model takes 128"),
+        ("other names", "linear_1.weight; needed tensors called layers.N"),
+        ("no tower", "no checkpoint of 4D-RGPT: needed the folders vision_tower, mm_projector, llm"),
+    ],
+)
+def test_what_is_wrong_with_a_checkpoint_is_named(parts: Path, tmp_path: Path, name: str, expected: str) -> None:
+    with pytest.raises(BadInput, match=expected):
+        load(wrong(Path(shutil.copytree(parts, tmp_path / "copy")), name))
