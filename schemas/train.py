@@ -210,6 +210,12 @@ class TrainConfig(Frozen):
     """How many checkpoints stay; the oldest goes first."""
 
     @model_validator(mode="after")
+    def _shards_of_one_type(self) -> Self:
+        if self.fsdp is not None and self.model.dtype != "float32":
+            raise ValueError("`fsdp` shards weights in float32: leave `model.dtype` out, and compute in `precision: bf16`")
+        return self
+
+    @model_validator(mode="after")
     def _adapters_in_a_model_that_trains(self) -> Self:
         if self.lora is not None and "llm" in self.model.freeze:
             raise ValueError("`lora` trains the language model, and `model.freeze` keeps it as it is: leave `llm` out of it")

@@ -1,6 +1,6 @@
 """Two processes that train one student, started as torchrun starts them: `start` from a test, the rest in them.
 
-``python two_processes.py TRAIN.yaml…`` fits one after another, which saves starting anew for each.
+``python two_processes.py TRAIN.yaml…`` fits one after another, which saves starting anew for each, and says what stopped one.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ def finished(started: Sequence[subprocess.Popen[str]], timeout: float = 200) -> 
 
 
 def main() -> None:
+    from schemas.errors import CacheError
     from schemas.train import TrainConfig
     from student_train.train import fit
     from teacher_cache.config import load_yaml
 
     for path in map(Path, sys.argv[1:]):
-        fit(load_yaml(path, TrainConfig), resume=path.stem.endswith("resumed"))
+        try:
+            fit(load_yaml(path, TrainConfig), resume=path.stem.endswith("resumed"))
+        except CacheError as error:
+            sys.stdout.write(f"{path.stem}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,13 @@ import torch
 import two_processes
 import yaml
 
-from schemas.train import FitReport, TrainConfig
+from schemas.train import DataConfig, FitReport, TrainConfig
+from student_train.batches import StepBatches
+from student_train.data import load_samples
 from student_train.models.build import load_student
+from student_train.ranks import Ranks
 from student_train.train import fit
+from teacher_cache import open_cache
 
 PARTS = ("loss", "sft", "ld", "ed_camray", "learning_rate", "grad_norm")
 
@@ -64,23 +70,18 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, A
 
 
 ONE: dict[str, dict[str, Any]] = {
-    "plain": {"batch": 2, "checkpoint_every": 2},
-    "accumulated": {"batch": 4, "steps": 2},
-    "mixed": {"batch": 2, "steps": 6},
-    "adapters": {"batch": 2, "steps": 2, "lora": {"rank": 4}},
+    "plain": {"batch": 4, "checkpoint_every": 2},
+    "adapters": {"batch": 4, "checkpoint_every": 2, "lora": {"rank": 4}},
 }
 """Fits by one process. The same by two has the same samples in a step."""
 TWO: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddp": ("plain", {}),
-    "ddp-accumulated": ("accumulated", {"accumulate": 2, "steps": 2}),
-    "ddp-mixed": ("mixed", {"steps": 6}),
-    "ddp-workers": ("plain", {"data": {"workers": 1}, "steps": 4}),
-    "ddp-resumed": ("plain", {}),
-    "fsdp": ("plain", {"fsdp": "full_shard", "checkpoint_every": 2}),
-    "fsdp-accumulated": ("accumulated", {"accumulate": 2, "steps": 2, "fsdp": "full_shard", "gradient_checkpointing": True}),
-    "fsdp-mixed": ("mixed", {"steps": 6, "fsdp": "full_shard"}),
-    "fsdp-resumed": ("plain", {"fsdp": "full_shard"}),
-    "fsdp-adapters": ("adapters", {"steps": 2, "lora": {"rank": 4}, "fsdp": "full_shard"}),
+    "ddp": ("plain", {"batch": 1, "accumulate": 2}),
+    "ddp-resumed": ("plain", {"batch": 2}),
+    "fsdp": (
+        "plain",
+        {"batch": 1, "accumulate": 2, "fsdp": "full_shard", "gradient_checkpointing": True, "checkpoint_every": 2},
+    ),
+    "fsdp-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "full_shard", "lora": {"rank": 4}}),
 }
 """Name → which fit by one process it must equal, and what is special."""
 
@@ -100,16 +101,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
     """The folder of all these runs."""
     folder = tmp_path_factory.mktemp("runs")
     for name, changes in ONE.items():
-        data = {"data": mixed} if name == "mixed" else {}
-        fit(TrainConfig.model_validate(settings(tiny_store, folder / name, **changes, **data)))
+        fit(TrainConfig.model_validate(settings(tiny_store, folder / name, data=mixed, **changes)))
     files = []
     for name, (alone, changes) in TWO.items():
-        data = {"data": mixed} if alone == "mixed" else {}
         if name.endswith("resumed"):
             cut_back(folder / alone, folder / name)
-        files.append(write(settings(tiny_store, folder / name, **data, **changes), name))
-    for status, _, err in two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder)):
-        assert status == 0, err
+        files.append(write(settings(tiny_store, folder / name, data=mixed, **changes), name))
+    explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20}
+    files.append(write(settings(tiny_store, folder / "nan", data=mixed, **explodes), "nan"))
+    done = two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder))
+    assert [status for status, _, _ in done] == [0, 0], done
+    (folder / "said.json").write_text(json.dumps([out for _, out, _ in done]), encoding="utf-8")
     return folder
 
 
@@ -118,10 +120,27 @@ def test_two_processes_have_the_losses_of_one(runs: Path, name: str) -> None:
     assert_equal_curves(runs / name, runs / TWO[name][0])
 
 
-def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_store: Path) -> None:
+def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_store: Path, mixed: dict[str, Any]) -> None:
     cut_back(runs / "fsdp", runs / "alone")
-    fit(TrainConfig.model_validate(settings(tiny_store, runs / "alone", batch=2)), resume=True)
+    fit(TrainConfig.model_validate(settings(tiny_store, runs / "alone", batch=4, data=mixed)), resume=True)
     assert_equal_curves(runs / "alone", runs / "plain")
+
+
+def test_some_steps_show_a_video_to_one_process_alone(tiny_store: Path, mixed: dict[str, Any]) -> None:
+    """Else the comparisons above would not say what they are to say."""
+    samples = load_samples(open_cache(str(tiny_store)), DataConfig.model_validate(mixed)).samples
+    ranks = [StepBatches(len(samples), 1, seed=0, ranks=Ranks(rank, 2)) for rank in range(2)]
+    shown = [[samples[i].clip_id is not None for (i,) in pair] for pair in islice(zip(*ranks, strict=True), 8)]
+    assert [True, False] in shown
+    assert [False, True] in shown
+    assert [False, False] in shown
+
+
+def test_a_loss_that_is_not_a_number_stops_both(runs: Path) -> None:
+    first, second = json.loads((runs / "said.json").read_text(encoding="utf-8"))
+    assert re.fullmatch(r"nan: the loss of step \d+ is .*learning_rate.*\n", first)
+    assert second == first
+    assert not (runs / "nan" / "result.json").exists()
 
 
 @pytest.mark.parametrize("name", TWO)
@@ -134,15 +153,12 @@ def test_the_saved_student_is_whole(runs: Path, name: str) -> None:
 
 def test_the_report_is_the_first_processs_and_of_all(runs: Path) -> None:
     reports = {
-        name: FitReport.model_validate_json((runs / name / "result.json").read_text(encoding="utf-8"))
-        for name in ("plain", "ddp", "fsdp", "fsdp-adapters", "adapters")
+        name: FitReport.model_validate_json((runs / name / "result.json").read_text(encoding="utf-8")) for name in (*ONE, *TWO)
     }
-    assert {name: report.processes for name, report in reports.items() if report.processes > 1} == {
-        "ddp": 2, "fsdp": 2, "fsdp-adapters": 2,
-    }  # fmt: skip
-    assert reports["fsdp"].parameters == reports["plain"].parameters
-    assert reports["fsdp"].trained_parameters == reports["plain"].trained_parameters
-    assert reports["fsdp-adapters"].trained_parameters == reports["adapters"].trained_parameters
+    for name, (alone, _) in TWO.items():
+        assert (reports[name].processes, reports[alone].processes) == (2, 1)
+        assert reports[name].parameters == reports[alone].parameters
+        assert reports[name].trained_parameters == reports[alone].trained_parameters
 
 
 def test_torchrun_starts_the_command(tiny_store: Path, tmp_path: Path) -> None:
@@ -157,27 +173,24 @@ def test_torchrun_starts_the_command(tiny_store: Path, tmp_path: Path) -> None:
     assert done.stderr.count("step 1: loss") == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "message"),
-    [
-        ({"loss": {"alpha": 0, "weights": {"depth": 0, "flow": 0, "motion": 0}}, "video": "gone"}, 3, "cannot read"),
-        ({"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20}, 3, "the loss of step"),
-        ({"stpes": 3}, 2, "did you mean `steps`"),
-    ],
-)
-def test_what_is_wrong_in_one_process_stops_all_with_one_message(
-    tiny_store: Path, tmp_path: Path, videos: Path, changes: dict[str, Any], status: int, message: str
-) -> None:
-    if changes.pop("video", None) == "gone":  # one of four, so that one process finds it missing and the other does not
-        here = tmp_path / "videos"
-        shutil.copytree(videos, here)
-        (here / "scene-2.mp4").write_bytes(b"no video")
-        turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
-        samples = [{"video": f"scene-{i}.mp4", "conversations": turns} for i in range(4)]
-        (tmp_path / "train.json").write_text(json.dumps(samples), encoding="utf-8")
-        changes |= {"data": {"conversations": str(tmp_path / "train.json"), "video_root": str(here)}}
-    path = write(settings(tiny_store, tmp_path / "run", **changes), "train")
-    done = two_processes.finished(two_processes.start(two_processes.COMMAND, path, cwd=tmp_path))
+def test_a_video_that_is_gone_stops_both_with_one_message(tiny_store: Path, tmp_path: Path, videos: Path) -> None:
+    """One process finds it missing, in the process that reads ahead for it, and the other does not."""
+    here = tmp_path / "videos"
+    shutil.copytree(videos, here)
+    (here / "scene-2.mp4").write_bytes(b"no video")
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    samples = [{"video": f"scene-{i}.mp4", "conversations": turns} for i in range(4)]
+    (tmp_path / "train.json").write_text(json.dumps(samples), encoding="utf-8")
+    data = {"conversations": str(tmp_path / "train.json"), "video_root": str(here), "workers": 1}
+    stops_with_one_message(write(settings(tiny_store, tmp_path / "run", data=data), "train"), 3, "the student cannot read")
+
+
+def test_a_misspelt_key_stops_both_with_one_message(tiny_store: Path, tmp_path: Path) -> None:
+    stops_with_one_message(write(settings(tiny_store, tmp_path / "run", stpes=3), "train"), 2, "did you mean `steps`")
+
+
+def stops_with_one_message(path: Path, status: int, message: str) -> None:
+    done = two_processes.finished(two_processes.start(two_processes.COMMAND, path, cwd=path.parent))
     assert [each[0] for each in done] == [status, status], done
     first, second = (err for _, _, err in done)
     assert message in first
