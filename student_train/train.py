@@ -73,6 +73,9 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     counts = _parameters(built)
     args = _arguments(config, folder.path)
     if config.fsdp is not None:
+        # Else gradients would end at the first layer where a batch is text and the embeddings are frozen, and the processes
+        # would sum the gradients of their layers in different orders.
+        built.model.student.model.enable_input_require_grads()
         shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
 
     with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
