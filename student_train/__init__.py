@@ -1,4 +1,20 @@
-"""The student's side of P4D: train a 4D-RGPT from a store of cached targets. Never loads Ray or a teacher."""
+"""The student's side of P4D: train a 4D-RGPT from a store of cached targets. Never loads Ray or a teacher.
+
+In a training loop of one's own, `P4D` and `TargetCollator` are all that it takes. ``grid``: the video tokens' (time, y, x)::
+
+    cache = open_cache(store)
+    p4d = P4D.for_store(cache, hidden_size).to(device)
+    optimizer.add_param_group({"params": p4d.parameters()})
+    collate = TargetCollator(collate, cache, p4d.signals)  # samples are mappings; their "clip_id" names the clip
+    for batch in DataLoader(samples, 2, collate_fn=collate, num_workers=2, multiprocessing_context="spawn"):
+        targets, valid = batch.pop("targets"), batch.pop("valid")
+        output = model(**batch, output_hidden_states=True)
+        hidden = output.hidden_states[-1][batch["input_ids"] == video_token_id]  # (token, hidden_size)
+        distilled = p4d(hidden.unflatten(0, (-1, *grid)), targets, valid)  # distilled.parts: each loss, for logging
+        (output.loss + distilled.total).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
 
 from __future__ import annotations
 
@@ -8,19 +24,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from student_train.p4d import P4D, P4DLosses
     from student_train.perception import perception_decoder
-    from student_train.targets import TargetBatch, TargetReader
+    from student_train.targets import TargetBatch, TargetCollator, TargetReader
     from student_train.train import fit
 
 _HOMES = {
     "P4D": "student_train.p4d",
     "P4DLosses": "student_train.p4d",
     "TargetBatch": "student_train.targets",
+    "TargetCollator": "student_train.targets",
     "TargetReader": "student_train.targets",
     "fit": "student_train.train",
     "perception_decoder": "student_train.perception",
 }
 
-__all__ = ["P4D", "P4DLosses", "TargetBatch", "TargetReader", "fit", "perception_decoder"]
+__all__ = ["P4D", "P4DLosses", "TargetBatch", "TargetCollator", "TargetReader", "fit", "perception_decoder"]
 
 
 def __getattr__(name: str) -> Any:

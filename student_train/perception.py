@@ -1,27 +1,60 @@
-"""The perception decoder (D4DP): hidden states of a clip's video tokens in, the student's F4D out. Training only.
+"""Hidden states of a clip's video tokens in; the student's own F4D (D4DP) or its maps out. For training only.
 
-4D-RGPT, arXiv 2512.17012, section 3; exported students do not have it.
+4D-RGPT, arXiv 2512.17012, section 3; exported students have none of this.
 """
 
 from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from schemas.errors import BadInput
+from schemas.signal import Shape, SignalName
 from schemas.train import DecoderConfig
 
+Grid = tuple[int, int, int]
+"""Tokens of one clip along (time, y, x)."""
 F4DShape = tuple[int, int, int, int, int]
 """(layer, token_time, token_y, token_x, channel) of one clip."""
 
 
-class PerceptionDecoder(nn.Module):
-    """Hidden states on the student's token grid, brought to the teacher's grid and then to the teacher's channels.
+class Heads(Protocol):
+    """What P4D asks of the teacher's frozen heads: dense maps from F4D, through which gradients flow back to F4D."""
 
-    Of the frames that one teacher token spans in time, the first stands for it (frames 0, 2, …, 14 of 16); space is
-    resized bilinearly. The subclasses differ in the projection.
+    def raw(self, f4d: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        """F4D, float (clip, layer, token_time, token_y, token_x, channel), to log depth, flow, motion logits, raw rays."""
+
+
+def resample(hidden: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Hidden states (clip, time, y, x, hidden) on the student's grid, brought to (clip, *grid, hidden).
+
+    Of the frames that one teacher token spans in time, the first stands for it (frames 0, 2, …, 14 of 16); space is resized
+    bilinearly.
     """
+    clips, frames, y, x, channels = hidden.shape
+    steps, height, width = grid
+    if frames % steps:
+        raise BadInput(
+            f"the student saw {frames} frames, but the teacher's F4D has {steps} time steps; "
+            f"needed a multiple of {steps} frames. Train on the store's own clips."
+        )
+    sampled = hidden[:, :: frames // steps]  # (clip, token_time, y, x, hidden)
+    if (y, x) == (height, width):
+        return sampled
+    images = sampled.reshape(clips * steps, y, x, channels).movedim(-1, 1)  # (clip·token_time, hidden, y, x)
+    # Antialiasing changes nothing where the grid grows, and keeps every token's say where it shrinks.
+    images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return images.movedim(1, -1).reshape(clips, steps, height, width, channels)
+
+
+class PerceptionDecoder(nn.Module, ABC):
+    """D4DP: hidden states brought to the teacher's grid, and then to its channels. The subclasses differ in the latter."""
 
     def __init__(self, hidden_size: int, f4d_shape: F4DShape) -> None:
         super().__init__()
@@ -29,29 +62,13 @@ class PerceptionDecoder(nn.Module):
         self.f4d_shape = f4d_shape
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states (clip, frame, y, x, hidden) to F4D (clip, layer, token_time, token_y, token_x, channel), both float."""
-        return self.project(self.resample(hidden.to(next(self.parameters()).dtype)))
-
-    def resample(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(clip, frame, y, x, hidden) to (clip, token_time, token_y, token_x, hidden)."""
-        clips, frames, y, x, channels = hidden.shape
+        """Hidden states (clip, time, y, x, hidden) to F4D (clip, layer, token_time, token_y, token_x, channel), both float."""
         _, steps, height, width, _ = self.f4d_shape
-        if frames % steps:
-            raise BadInput(
-                f"the student saw {frames} frames, but the teacher's F4D has {steps} time steps; "
-                f"needed a multiple of {steps} frames. Train on the store's own clips."
-            )
-        sampled = hidden[:, :: frames // steps]  # (clip, token_time, y, x, hidden)
-        if (y, x) == (height, width):
-            return sampled
-        images = sampled.reshape(clips * steps, y, x, channels).movedim(-1, 1)  # (clip·token_time, hidden, y, x)
-        # Antialiasing changes nothing where the grid grows, and keeps every token's say where it shrinks.
-        images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
-        return images.movedim(1, -1).reshape(clips, steps, height, width, channels)
+        return self.project(resample(hidden.to(next(self.parameters()).dtype), (steps, height, width)))
 
+    @abstractmethod
     def project(self, resampled: torch.Tensor) -> torch.Tensor:
         """(clip, token_time, token_y, token_x, hidden) to (clip, layer, token_time, token_y, token_x, channel)."""
-        raise NotImplementedError
 
 
 class Mlp3Decoder(PerceptionDecoder):
@@ -97,3 +114,124 @@ def perception_decoder(config: DecoderConfig, hidden_size: int, f4d_shape: F4DSh
     if config.kind == "linear":
         return LinearDecoder(hidden_size, f4d_shape)
     return Mlp3Decoder(hidden_size, f4d_shape, config.hidden)
+
+
+class PatchHead(nn.Module):
+    """One token's hidden state to the pixels of its patch: a layer norm and one linear layer."""
+
+    def __init__(self, hidden_size: int, grid: Grid, shape: Shape) -> None:
+        super().__init__()
+        frames, height, width, *channels = shape
+        if any(pixels % tokens for pixels, tokens in zip((frames, height, width), grid, strict=True)):
+            raise BadInput(
+                f"a map of {frames} × {height} × {width} (frame, y, x) cannot be cut into {' × '.join(map(str, grid))} tokens' "
+                "patches; needed whole multiples. Take mode `heads`, or set that modality's weight to 0."
+            )
+        self.patch = (frames // grid[0], height // grid[1], width // grid[2])
+        self.channels = tuple(channels)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.pixels = nn.Linear(hidden_size, math.prod((*self.patch, *channels)))
+        nn.init.xavier_uniform_(self.pixels.weight)
+        nn.init.zeros_(self.pixels.bias)
+
+    def forward(self, resampled: torch.Tensor) -> torch.Tensor:
+        """Hidden states (clip, token_time, token_y, token_x, hidden) to one raw map, float32 (clip, frame, y, x[, channel])."""
+        # In float32 whatever the precision around it: a bfloat16 flow of 50 pixels would be rounded to 0.25 pixels.
+        with torch.autocast(resampled.device.type, enabled=False):
+            normed = F.layer_norm(
+                resampled.float(), self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float()
+            )
+            values = F.linear(normed, self.pixels.weight.float(), self.pixels.bias.float())
+        clips, *grid, _ = values.shape
+        blocks = values.view(clips, *grid, *self.patch, *self.channels)  # (clip, t, y, x, patch_t, patch_y, patch_x[, channel])
+        size = (n * p for n, p in zip(grid, self.patch, strict=True))
+        side_by_side = blocks.permute(
+            0, 1, 4, 2, 5, 3, 6, *range(7, blocks.dim())
+        )  # (clip, t, patch_t, y, patch_y, x, patch_x, …)
+        return side_by_side.reshape(clips, *size, *self.channels)
+
+
+class Perception(nn.Module, ABC):
+    """How a student's hidden states become what its losses compare."""
+
+    gives: tuple[SignalName, ...]
+    """The signals that it can give."""
+
+    @abstractmethod
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        """``hidden``, float (clip, time, y, x, hidden), to the raw signals asked for.
+
+        Raw: F4D as it is, log depth, flow in pixels, motion logits, raw camera rays; first axis = clip.
+        """
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Its modules by the names that reports and files have for them; `FROZEN` is the one that is not trained."""
+
+
+DECODER, DIRECT, FROZEN = "perception_decoder", "direct_heads", "frozen_heads"
+
+
+class LatentPerception(Perception):
+    """F4D alone: nothing of the teacher on the device."""
+
+    gives = ("f4d",)
+
+    def __init__(self, decoder: PerceptionDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        return {"f4d": self.decoder(hidden)} if "f4d" in signals else {}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {DECODER: self.decoder}
+
+
+class FrozenPerception(Perception):
+    """F4D, and maps that the teacher's frozen heads decode from it: the paper's."""
+
+    def __init__(self, decoder: PerceptionDecoder, heads: Heads, gives: Collection[SignalName]) -> None:
+        super().__init__()
+        self.decoder, self.heads = decoder, heads
+        self.gives = ("f4d", *gives)
+
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        given: dict[SignalName, torch.Tensor] = {"f4d": self.decoder(hidden)}
+        if maps := [signal for signal in signals if signal != "f4d"]:
+            given |= self.heads.raw(given["f4d"], maps)
+        return {signal: given[signal] for signal in signals}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        frozen = {FROZEN: self.heads} if isinstance(self.heads, nn.Module) else {}
+        return {DECODER: self.decoder, **frozen}
+
+
+class DirectPerception(Perception):
+    """Maps by light heads of the student's own, trained with it, for devices that the frozen heads are too dear for.
+
+    F4D as well where there is a decoder for it; the two share nothing but the hidden states.
+    """
+
+    def __init__(
+        self, hidden_size: int, grid: Grid, shapes: Mapping[SignalName, Shape], decoder: PerceptionDecoder | None
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.heads = nn.ModuleDict({signal: PatchHead(hidden_size, grid, shape) for signal, shape in shapes.items()})
+        self.decoder = decoder
+        self.gives = (*(("f4d",) if decoder is not None else ()), *shapes)
+
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
+        resampled = resample(hidden.float(), self.grid)
+        given: dict[SignalName, torch.Tensor] = {s: self.heads[s](resampled) for s in signals if s != "f4d"}
+        if self.decoder is not None and "f4d" in signals:
+            given["f4d"] = self.decoder(hidden)
+        return given
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {DIRECT: self.heads} | ({DECODER: self.decoder} if self.decoder is not None else {})

@@ -287,12 +287,12 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
 
 def _parameters(built: Built) -> dict[str, int]:
     """How many parameters each part has, the language model without its adapters."""
-    p4d, parts = built.model.p4d, built.model.student.parts()
+    parts = {**built.model.student.parts(), **built.model.p4d.parts}
     sizes = {name: _size(part) for name, part in parts.items()}
     if built.adapters is not None:
         adapters = sum(p.numel() for name, p in parts["llm"].named_parameters() if ".lora_" in name)
         sizes |= {"llm": sizes["llm"] - adapters, "adapters": adapters}
-    return {**sizes, "perception_decoder": _size(p4d.decoder), "frozen_heads": _size(p4d) - _size(p4d.decoder)}
+    return sizes
 
 
 def _size(part: nn.Module) -> int:

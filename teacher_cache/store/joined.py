@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, JoinRefused, SignalMissing
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import SIGNAL_NAMES, Shape
 from schemas.view import WHOLE, View
 from teacher_cache.store.layout import clock_arrays
 from teacher_cache.store.reader import Cache
@@ -89,6 +89,11 @@ class JoinedCache:
         """Ids of the clips that can be read in every signal of every store, in the order of the first store's rows."""
         ids: list[str] = self.clips.filter(pc.equal(self.clips["status"], "committed"))["clip_id"].to_pylist()
         return ids
+
+    def shape(self, name: str) -> Shape:
+        """As `Cache.shape`."""
+        holder, signal = self._home(name)
+        return self.caches[holder].shape(signal)
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
         """As `Cache.read`, by the names in `signals`; what goes wrong says in which store."""

@@ -135,6 +135,11 @@ class Cache:
         committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
         return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
+    def shape(self, name: str) -> Shape:
+        """One clip's axes of what `read` gives under a name, from the metadata alone. Raises `SignalMissing`."""
+        self._part(name)
+        return self._decoded_form(name)[0]
+
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of some clips, in the order asked for. Each is decoded while the next ones are fetched.
 

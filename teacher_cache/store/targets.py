@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.clip import Clip
+from schemas.signal import Shape
 from schemas.view import WHOLE, View
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Targets(Protocol):
     def clip(self, clip_id: str) -> Clip: ...
 
     def committed_ids(self) -> list[str]: ...
+
+    def shape(self, name: str) -> Shape: ...
 
     def read(
         self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE

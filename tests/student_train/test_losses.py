@@ -110,6 +110,29 @@ def test_motion_is_compared_as_logits() -> None:
     assert loss.item() == pytest.approx(9.5)  # after a sigmoid the two would be equal
 
 
+@pytest.mark.parametrize(("recipe", "times"), [(PAPER, 16), (RELEASED, 1)], ids=["paper", "released"])
+def test_rays_are_compared_as_they_are(recipe: object, times: int) -> None:
+    # Half of the clips are off by 0.5 in the direction's three channels and by 3 in the moment's.
+    target = torch.zeros(2, 16, 4, 4, 6)
+    prediction = torch.zeros_like(target)
+    prediction[0, ..., :3], prediction[0, ..., 3:] = 0.5, 3.0
+    loss = explicit_loss("camray", prediction, target, valid=ALL, recipe=recipe, clips=2)
+    assert loss.item() == pytest.approx(times * (smooth_l1(0.5) + smooth_l1(3.0)) / 2 / 2)
+
+
+def test_the_released_depth_is_its_equation_written_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_depth, depth = torch.randn(2, 16, 4, 4, generator=generator), torch.rand(2, 16, 4, 4, generator=generator) + 0.1
+    expected = torch.nn.functional.smooth_l1_loss((log_depth.exp() + 1e-8).log(), (depth + 1e-8).log())
+    torch.testing.assert_close(explicit_loss("depth", log_depth, depth, valid=ALL, recipe=RELEASED, clips=2), expected)
+
+
+def test_a_loss_is_the_mean_over_the_clips_of_the_whole_step() -> None:
+    target = torch.zeros(2, 16, 2, 2)
+    one = explicit_loss("motion", torch.ones_like(target), target, valid=ALL, recipe=RELEASED, clips=8)
+    assert one.item() == pytest.approx(smooth_l1(1.0) * 2 / 8)
+
+
 @pytest.mark.parametrize("recipe", [PAPER, RELEASED], ids=["paper", "released"])
 def test_a_clip_without_a_target_adds_nothing(recipe: object) -> None:
     generator = torch.Generator().manual_seed(0)

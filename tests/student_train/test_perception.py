@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from schemas.errors import BadInput
 from schemas.train import DecoderConfig
-from student_train.perception import LinearDecoder, Mlp3Decoder, perception_decoder
+from student_train.perception import LinearDecoder, Mlp3Decoder, PatchHead, PerceptionDecoder, perception_decoder, resample
 
 SHAPE = (4, 8, 6, 6, 20)
 
@@ -27,15 +27,13 @@ def test_hidden_states_become_f4d(kind: str, grid: int) -> None:
 
 
 def test_even_frames_stand_for_their_pairs() -> None:
-    decoder = LinearDecoder(10, (1, 8, 4, 4, 10))
     hidden = torch.randn(1, 16, 4, 4, 10)
-    torch.testing.assert_close(decoder.resample(hidden), hidden[:, [0, 2, 4, 6, 8, 10, 12, 14]])
+    torch.testing.assert_close(resample(hidden, (8, 4, 4)), hidden[:, [0, 2, 4, 6, 8, 10, 12, 14]])
 
 
 def test_space_is_resized_bilinearly_frame_by_frame() -> None:
-    decoder = LinearDecoder(10, (1, 8, 16, 16, 10))
     hidden = torch.randn(2, 16, 9, 9, 10)
-    resampled = decoder.resample(hidden)  # (clip, token_time, token_y, token_x, hidden)
+    resampled = resample(hidden, (8, 16, 16))  # (clip, token_time, token_y, token_x, hidden)
     image = hidden[1, 6].permute(2, 0, 1)[None]  # frame 6 is time step 3
     expected = F.interpolate(image, (16, 16), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     torch.testing.assert_close(resampled[1, 3], expected)
@@ -77,3 +75,41 @@ def test_linear_begins_as_the_released_code_does() -> None:
 def test_frames_that_do_not_fill_the_time_steps_are_refused() -> None:
     with pytest.raises(BadInput, match=r"12 frames.*8 time steps"):
         LinearDecoder(10, SHAPE)(torch.randn(1, 12, 6, 6, 10))
+
+
+def test_a_decoder_without_a_projection_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="project"):
+        PerceptionDecoder(10, SHAPE)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 9), (4, 6, 9, 2)], ids=["depth", "flow"])
+def test_each_token_gives_the_pixels_of_its_own_patch(shape: tuple[int, ...]) -> None:
+    head = PatchHead(10, (2, 3, 3), shape)
+    resampled = torch.randn(2, 2, 3, 3, 10)
+    found = head(resampled)
+    assert found.shape == (2, *shape)
+    # The patch of time step 1, row 2, column 0 is frames 2 and 3, lines 4 and 5, columns 0 to 2.
+    patch = head.pixels(head.norm(resampled[1, 1, 2, 0]))
+    torch.testing.assert_close(found[1, 2:4, 4:6, 0:3], patch.view(2, 2, 3, *shape[3:]))
+
+
+def test_a_patch_by_hand() -> None:
+    head = PatchHead(2, (1, 1, 1), (1, 1, 2))
+    head.pixels.weight.data = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+    head.pixels.bias.data = torch.tensor([0.5, 0.0])
+    # The layer norm of (1, 3) is (-1, 1).
+    found = head(torch.tensor([1.0, 3.0]).view(1, 1, 1, 1, 2))
+    torch.testing.assert_close(found, torch.tensor([-0.5, 1.0]).view(1, 1, 1, 2), atol=1e-4, rtol=0)
+
+
+def test_patch_heads_give_float32_under_autocast_and_from_half_weights() -> None:
+    head, resampled = PatchHead(10, (2, 2, 2), (4, 4, 4)), torch.randn(1, 2, 2, 2, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(head(resampled), head(resampled.clone()))
+        assert head(resampled).dtype == torch.float32
+    assert head.to(torch.bfloat16)(resampled.bfloat16()).dtype == torch.float32
+
+
+def test_a_map_that_patches_do_not_tile_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"4 × 7 × 6 .*2 × 3 × 3 tokens"):
+        PatchHead(10, (2, 3, 3), (4, 7, 6))
