@@ -31,7 +31,8 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], *, device: torch.device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=precision)
-    fully_shard(model, mesh=mesh, mp_policy=precision, ignored_params=whole)
+    # The rest stays in float32, whose products autocast rounds: P4D's decoder resizes in its weights' type.
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), ignored_params=whole)
     # Trainer then neither moves nor wraps it. accelerate would shard it itself, but on GPUs only, and with the inputs cast.
     model.is_distributed_loading_by_transformers = True  # type: ignore[assignment]  # a module's attributes are modules to mypy
 
