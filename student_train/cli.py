@@ -11,6 +11,7 @@ from rich.table import Table
 
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.train import Dtype, FitReport, TrainConfig
+from student_train.ranks import one_voice
 from teacher_cache.config import load_yaml
 from teacher_cache.console import escape, print_json, reported_errors, stderr, stdout
 
@@ -27,17 +28,22 @@ def fit(
     train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to train, from which store, by which losses.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the run that the output folder holds.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the newest checkpoint of the run that the output folder holds.")
+    ] = False,
 ) -> None:
-    """Train a student; its losses, report and weights go to the run's folder."""
-    with reported_errors(as_json):
-        config = load_yaml(train_yaml, TrainConfig)
-        from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
+    """Train a student; its losses, report and weights go to the run's folder. With several processes: start it by torchrun."""
+    with one_voice() as ranks:
+        with reported_errors(as_json and ranks.leads):
+            with ranks.agreed():
+                config = load_yaml(train_yaml, TrainConfig)
+            from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
-        report = run(config, overwrite=overwrite)
-    if as_json:
-        print_json(report)
-    else:
-        show(report)
+            report = run(config, overwrite=overwrite, resume=resume)
+        if as_json and ranks.leads:
+            print_json(report)
+        elif not as_json:
+            show(report)
 
 
 @app.command()
@@ -72,8 +78,9 @@ def show(report: FitReport) -> None:
         table.add_row(name, f"{before:.4g}", "–" if after is None else f"{after:.4g}", change)
     stdout.print(table)
     stdout.print(
-        f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s, "
-        f"{report.data_wait_seconds:.1f} s of it waiting for data"
+        f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
+        + (f" by {report.processes} processes, " if report.processes > 1 else ", ")
+        + f"{report.data_wait_seconds:.1f} s of it waiting for data"
         + (f"; {report.dropped} conversations left out" if report.dropped else ""),
         soft_wrap=True,
     )
