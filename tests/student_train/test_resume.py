@@ -109,7 +109,7 @@ def test_stopped_then_killed_it_has_the_curve_of_an_undisturbed_run(
     assert (report.first.losses, report.last.losses) == tuple(
         json.loads((undisturbed / "result.json").read_text(encoding="utf-8"))[end]["losses"] for end in ("first", "last")
     )
-    for file in ("student/model.safetensors", "p4d/decoder.safetensors"):
+    for file in ("student/model.safetensors", "p4d/perception_decoder.safetensors"):
         assert (output / file).read_bytes() == (undisturbed / file).read_bytes()
 
 
@@ -123,7 +123,7 @@ def test_the_last_ones_stay_and_hold_what_trains_alone(undisturbed: Path) -> Non
         names = set(file.keys())
     assert not [name for name in names if "heads" in name or "vision_tower" in name or "base_layer" in name]
     assert any("lora_A" in name for name in names)
-    assert any(name.startswith("p4d.decoder") for name in names)
+    assert any(name.startswith("p4d.perception.decoder") for name in names)
 
 
 def test_a_finished_run_is_not_run_again(undisturbed: Path, tiny_store: Path) -> None:
