@@ -38,6 +38,23 @@ class Timed(Frozen):
     """When it was written down, in UTC; absent until then."""
 
 
+def differences(mine: Frozen, theirs: Frozen) -> dict[str, tuple[object, object]]:
+    """Dotted path → (the first's value, the second's) for every field that differs. Empty when the two are equal."""
+    first, second = _flatten(mine.model_dump(mode="json")), _flatten(theirs.model_dump(mode="json"))
+    paths = sorted(first.keys() | second.keys())
+    return {p: (first.get(p), second.get(p)) for p in paths if first.get(p) != second.get(p)}
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flatten(item, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = item
+    return flat
+
+
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, so it can be hashed and compared."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

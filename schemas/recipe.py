@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.base import Frozen, canonical_json
+from schemas.base import Frozen, canonical_json, differences
 from schemas.clip import Preprocessing, Sampling
 from schemas.signal import SignalName
 
@@ -68,16 +68,4 @@ class Recipe(Frozen):
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
         """Dotted path → (own value, other's value) for every field that differs. Empty when the recipes are equal."""
-        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
-        paths = sorted(mine.keys() | theirs.keys())
-        return {p: (mine.get(p), theirs.get(p)) for p in paths if mine.get(p) != theirs.get(p)}
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flatten(item, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = item
-    return flat
+        return differences(self, other)

@@ -108,8 +108,9 @@ class DataConfig(Frozen):
     video_root: str | None = None
     """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
     catalog says they are."""
-    without_targets: Literal["stop", "drop"] = "stop"
-    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending."""
+    without_targets: Literal["stop", "drop", "sft"] = "stop"
+    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending. ``sft`` trains the
+    language model on it without distilling, from frames spread over its video; those of failed clips are dropped."""
     frame_cache_mib: int = Field(512, ge=0)
     """MiB that the student's decoded frames may take in each data process; the least recently used clip goes first."""
     workers: int = Field(0, ge=0)
@@ -148,6 +149,19 @@ class DecoderConfig(Frozen):
     """Width of the MLP's hidden layers; ``linear`` has none."""
 
 
+class LoraConfig(Frozen):
+    """Low-rank adapters in the language model, trained in the place of its own weights. arXiv 2106.09685."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    """What the adapters add is scaled by ``alpha / rank``."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+    """Linear layers that get an adapter, by the last part of their names."""
+
+
 class OptimConfig(Frozen):
     """AdamW and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
 
@@ -176,12 +190,37 @@ class TrainConfig(Frozen):
     steps: int = Field(100, ge=1)
     """Optimizer steps."""
     batch: int = Field(4, ge=1)
-    """Conversations in one forward pass."""
+    """Conversations in one forward pass of one process."""
     accumulate: int = Field(1, ge=1)
     """Forward passes whose gradients make one optimizer step."""
     seed: int = Field(0, ge=0)
     log_every: int = Field(1, ge=1)
     """Optimizer steps between two lines of ``metrics.jsonl``; a line holds the mean over those steps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16``: products in bfloat16, by autocast; weights, gradients and losses stay in float32."""
+    lora: LoraConfig | None = None
+    """Train the language model by adapters, which are merged into it when the student is saved. Without: all its weights."""
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations once more in the backward pass, in place of keeping them."""
+    fsdp: Literal["full_shard"] | None = None
+    """Shard weights, gradients and optimizer states over the processes. Without: each process holds them all (DDP)."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Optimizer steps between two checkpoints, from which ``--resume`` goes on; 0 writes one only where the run is told to
+    stop."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many checkpoints stay; the oldest goes first."""
+
+    @model_validator(mode="after")
+    def _shards_of_one_type(self) -> Self:
+        if self.fsdp is not None and self.model.dtype != "float32":
+            raise ValueError("`fsdp` shards weights in float32: leave `model.dtype` out, and compute in `precision: bf16`")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_in_a_model_that_trains(self) -> Self:
+        if self.lora is not None and "llm" in self.model.freeze:
+            raise ValueError("`lora` trains the language model, and `model.freeze` keeps it as it is: leave `llm` out of it")
+        return self
 
     @model_validator(mode="after")
     def _something_to_distil(self) -> Self:
@@ -217,15 +256,17 @@ class FitReport(Frozen):
     """Clips whose targets they use."""
     dropped: int
     """Conversations left out because the store has no targets for them."""
+    processes: int
+    """Processes that trained it together."""
     first: SmoothedLosses
     last: SmoothedLosses
     parameters: dict[str, int]
     """How many parameters each part has: those of the student, and those that only training needs."""
     trained_parameters: int
     seconds: float
-    """Wall time of the training loop."""
+    """Wall time of the training loop; of a resumed run, with what led to its checkpoint."""
     data_wait_seconds: float
-    """How much of it passed waiting for a batch."""
+    """How much of it passed waiting for a batch, in the process that waited longest."""
 
 
 class ExportReport(Frozen):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.train import Dtype, FitReport, TrainConfig
+from student_train.ranks import one_voice
 from teacher_cache.config import load_yaml
-from teacher_cache.console import print_json, reported_errors, stdout
+from teacher_cache.console import escape, print_json, reported_errors, stderr, stdout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,17 +28,22 @@ def fit(
     train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to train, from which store, by which losses.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the run that the output folder holds.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the newest checkpoint of the run that the output folder holds.")
+    ] = False,
 ) -> None:
-    """Train a student; its losses, report and weights go to the run's folder."""
-    with reported_errors(as_json):
-        config = load_yaml(train_yaml, TrainConfig)
-        from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
+    """Train a student; its losses, report and weights go to the run's folder. With several processes: start it by torchrun."""
+    with one_voice() as ranks:
+        with reported_errors(as_json and ranks.leads):
+            with ranks.agreed():
+                config = load_yaml(train_yaml, TrainConfig)
+            from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
-        report = run(config, overwrite=overwrite)
-    if as_json:
-        print_json(report)
-    else:
-        show(report)
+            report = run(config, overwrite=overwrite, resume=resume)
+        if as_json and ranks.leads:
+            print_json(report)
+        elif not as_json:
+            show(report)
 
 
 @app.command()
@@ -70,12 +78,97 @@ def show(report: FitReport) -> None:
         table.add_row(name, f"{before:.4g}", "–" if after is None else f"{after:.4g}", change)
     stdout.print(table)
     stdout.print(
-        f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s, "
-        f"{report.data_wait_seconds:.1f} s of it waiting for data"
+        f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
+        + (f" by {report.processes} processes, " if report.processes > 1 else ", ")
+        + f"{report.data_wait_seconds:.1f} s of it waiting for data"
         + (f"; {report.dropped} conversations left out" if report.dropped else ""),
         soft_wrap=True,
     )
     stdout.print(f"run: {report.output}", soft_wrap=True)
+
+
+@app.command(name="eval")
+def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The `output` of a finished fit.")],
+    store: Annotated[str | None, typer.Option(help="Compare maps on this store's clips, such as held-out ones.")] = None,
+    clip: Annotated[list[str] | None, typer.Option(help="Only the clip with this id; may be given again.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips, the first ones.")] = None,
+    maps: Annotated[bool, typer.Option(help="Whether to compare maps at all.")] = True,
+    questions: Annotated[Path | None, typer.Option(help="Questions in R4D-Bench's format, .json or .jsonl.")] = None,
+    video_root: Annotated[str | None, typer.Option(help="Where the questions' videos and images lie.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips or questions at a time; as in training by default.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Clips whose maps are drawn side by side.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN_DIR/eval by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Compare a trained student's maps with the teacher's, and score its answers to questions."""
+    with reported_errors(as_json):
+        from student_train.evaluation.evaluate import Wanted  # noqa: PLC0415  # as above
+        from student_train.evaluation.evaluate import evaluate as run  # noqa: PLC0415
+
+        wanted = Wanted(store, tuple(clip or ()), limit, maps, questions, video_root, batch, pictures, out)
+        report = run(run_dir, wanted)
+    if as_json:
+        print_json(report)
+    else:
+        show_evaluation(report)
+    raise SystemExit(0 if report.is_whole else 1)
+
+
+def show_evaluation(report: EvalReport) -> None:
+    """The report as tables."""
+    if report.maps is not None:
+        show_maps(report.maps)
+    if report.answers is not None:
+        show_answers(report.answers)
+    stdout.print(f"{len(report.files)} files: {escape(report.files[0].rpartition('/')[0])}", soft_wrap=True)
+
+
+def show_maps(maps: MapsReport) -> None:
+    """Each metric over the clips, beside what a constant scores."""
+    from student_train.evaluation.map_metrics import METRICS  # noqa: PLC0415  # torch
+
+    table = Table("student against teacher", "mean", "median", "constant", "", "clips")
+    for name, found in maps.metrics.items():
+        metric = METRICS[name]
+        title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"
+        table.add_row(title, *map(_figure, (found.mean, found.median, found.guess)), metric.guess, str(found.clips))
+    stdout.print(table)
+    stdout.print(
+        f"{maps.clips} clips of {escape(maps.store)}" + (f"; {escape(maps.note)}" if maps.note else ""), soft_wrap=True
+    )
+    show_unevaluated("clips", maps.unevaluated)
+
+
+def show_answers(answers: AnswersReport) -> None:
+    """Accuracies, each by letters alone (as published), with the options' texts, and by chance."""
+    groups = {"average": answers.average, "static": answers.static, "dynamic": answers.dynamic, **answers.tasks}
+    chosen = {name: found for name, found in groups.items() if found is not None}
+    if chosen:
+        table = Table("multiple choice", "letter", "letter or text", "chance", "questions")
+        for name, found in chosen.items():
+            shares = (f"{share:.1%}" for share in (found.strict, found.lenient, found.chance))
+            table.add_row(escape(name), *shares, str(found.questions))
+        stdout.print(table)
+    if answers.numeric is not None:
+        table = Table("number", "mean relative accuracy", "without a number", "questions")
+        for name, number in {"average": answers.numeric, **answers.numeric_tasks}.items():
+            table.add_row(escape(name), f"{number.accuracy:.1%}", str(number.without_number), str(number.questions))
+        stdout.print(table)
+    stdout.print(f"{answers.asked} questions of {escape(answers.questions)}", soft_wrap=True)
+    show_unevaluated("questions", answers.unevaluated)
+
+
+def show_unevaluated(what: str, unevaluated: Sequence[Unevaluated]) -> None:
+    """What has no score, each with its reason."""
+    if unevaluated:
+        stderr.print(f"[bold]{what} without a score: {len(unevaluated)}[/]")
+    for one in unevaluated:
+        stderr.print(f"  {escape(one.id)}: {escape(one.reason)} ({escape(one.detail)})", soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def main() -> None:

@@ -27,14 +27,24 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, joined with the clip whose targets go with it; without a video both are None."""
+    """A conversation, and what is shown in it."""
 
     conversation: Conversation
     clip_id: str | None
+    """The clip whose targets go with it; None for text, images, and videos that the store has no targets for."""
     video: str | None
-    """Where the student reads its frames."""
+    """Where the student reads its frames, if any."""
     images: tuple[str, ...] = ()
     """Where it reads the images."""
+
+
+class ShownClip(NamedTuple):
+    """A clip as the student sees it."""
+
+    frames: np.ndarray[Any, np.dtype[np.uint8]]
+    """(frame, size, size, RGB)."""
+    timestamps: np.ndarray[Any, np.dtype[np.float64]]
+    """(frame,) seconds from the video's start."""
 
 
 class Joined(NamedTuple):
@@ -78,8 +88,10 @@ def load_samples(cache: Targets, config: DataConfig) -> Joined:
             f"{len(dropped)} conversations have no targets in {cache.url}:\n{some_of(dropped)}\n"
             "Teach these videos with `teacher-cache run`, or set `data.without_targets: drop` to train without them."
         )
-    if not samples:
-        raise BadInput(f"none of the {len(dropped)} conversations has targets in {cache.url}; is it the store of other videos?")
+    alone = [sample for sample in samples if sample.video is not None and sample.clip_id is None]
+    without = len(dropped) + len(alone)
+    if without and not any(sample.clip_id for sample in samples):
+        raise BadInput(f"none of the {without} conversations has targets in {cache.url}; is it the store of other videos?")
     return Joined(samples, dropped)
 
 
@@ -105,6 +117,12 @@ def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> li
 
 class NoTargetsError(Exception):
     """The store has no targets for a conversation's clip; its text says why."""
+
+    def __init__(self, text: str, *, video: str | None = None, has_failed: bool = False) -> None:
+        super().__init__(text)
+        self.video = video
+        """Where the store's catalog has it, if it has."""
+        self.has_failed = has_failed
 
 
 class ClipIndex:
@@ -133,9 +151,11 @@ class ClipIndex:
             raise BadInput(f"{conversation.source}: {wanted!r} can be any of {some}; give the sample's `clip_id`")
         row = self.by_id[found[0]]
         if row["status"] == "failed":
-            raise NoTargetsError(f"clip {found[0]!r} failed when it was taught: {row['reason']} ({row['detail']})")
+            raise NoTargetsError(
+                f"clip {found[0]!r} failed when it was taught: {row['reason']} ({row['detail']})", has_failed=True
+            )
         if row["status"] != "committed":
-            raise NoTargetsError(f"clip {found[0]!r} is {row['status']}: planned, but not taught yet")
+            raise NoTargetsError(f"clip {found[0]!r} is {row['status']}: planned, but not taught yet", video=row["video"])
         return row
 
     def _candidates(self, conversation: Conversation, video_root: str | None) -> list[str]:
@@ -163,10 +183,20 @@ def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> S
     images = tuple(_under(config.image_root, image) for image in conversation.images)
     if conversation.video is None and conversation.clip_id is None:
         return Sample(conversation, None, None, images)
-    row = index.find(conversation, config.video_root)
+    try:
+        row = index.find(conversation, config.video_root)
+    except NoTargetsError as error:
+        video = _place(conversation, error.video or conversation.video, config)
+        if config.without_targets != "sft" or error.has_failed or video is None:
+            raise
+        return Sample(conversation, None, video, images)
+    return Sample(conversation, str(row["clip_id"]), _place(conversation, row["video"], config), images)
+
+
+def _place(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
+    """Where the student reads the conversation's video: under the root where there is one."""
     has_own_place = config.video_root is not None and conversation.video is not None
-    video = _under(config.video_root, str(conversation.video)) if has_own_place else str(row["video"])
-    return Sample(conversation, str(row["clip_id"]), video, images)
+    return _under(config.video_root, str(conversation.video)) if has_own_place else otherwise
 
 
 class Collator:
@@ -180,31 +210,41 @@ class Collator:
 
         The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
         """
-        shown = [sample for sample in samples if sample.clip_id is not None]
-        clip_ids = [str(sample.clip_id) for sample in shown]
-        clock = self.targets.read(["timestamps", "frame_index"], clip_ids) if shown else {}
+        shown = [sample for sample in samples if sample.video is not None]
+        clips = self._clips(shown)
+        taught = [sample.clip_id for sample in shown]
+        images = [self.frames.image(image) for sample in samples for image in sample.images]
+        visual = self.processor.visual(
+            np.stack([clip.frames for clip in clips]) if clips else None,  # (clip, frame, height, width, RGB)
+            np.stack([clip.timestamps for clip in clips]) if clips else None,  # (clip, frame)
+            np.stack(images) if images else None,  # (image, height, width, RGB)
+        )
         return {
-            **self._text(samples, iter(clock.get("timestamps", ()))),
-            "visual": self._visual(samples, shown, clock),
-            **(self.targets(clip_ids)._asdict() if shown else {}),
-            "clip_ids": clip_ids,
+            **self._text(samples, iter([clip.timestamps.tolist() for clip in clips])),
+            "visual": dict(visual),
+            **(self.targets(taught)._asdict() if any(taught) else {}),
+            "clip_ids": [clip_id for clip_id in taught if clip_id is not None],
         }
 
-    def _visual(self, samples: Sequence[Sample], shown: Sequence[Sample], clock: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The processor's tensors of the samples' clips and images."""
-        images = [self.frames.image(image) for sample in samples for image in sample.images]
-        frames = [self.frames(str(s.video), index) for s, index in zip(shown, clock.get("frame_index", ()), strict=True)]
-        return dict(
-            self.processor.visual(
-                np.stack(frames) if frames else None,  # (clip, frame, height, width, RGB)
-                clock.get("timestamps"),  # (clip, frame)
-                np.stack(images) if images else None,  # (image, height, width, RGB)
-            )
-        )
+    def _clips(self, shown: Sequence[Sample]) -> list[ShownClip]:
+        """What the student sees of each video: the frames that the teacher saw, or of an untaught video the whole."""
+        taught = [sample.clip_id for sample in shown if sample.clip_id is not None]
+        clock = self.targets.read(["timestamps", "frame_index"], taught) if taught else {"timestamps": (), "frame_index": ()}
+        clocks = iter(zip(clock["timestamps"], clock["frame_index"], strict=True))
+        clips = []
+        for sample in shown:
+            video = str(sample.video)
+            if sample.clip_id is None:
+                whole = self.frames.whole(video, self.targets.cache.shape("timestamps")[0])
+                clips.append(ShownClip(whole.frames, whole.timestamps))
+            else:
+                timestamps, frame_index = next(clocks)
+                clips.append(ShownClip(self.frames(video, frame_index), timestamps))
+        return clips
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels``, padded at the end to the longest: int64 (sample, token)."""
-        encoded = [tokenize(s.conversation.turns, self.processor, () if s.clip_id is None else next(times)) for s in samples]
+        encoded = [tokenize(s.conversation.turns, self.processor, () if s.video is None else next(times)) for s in samples]
         length = max(len(ids) for ids, _ in encoded)
         ids = torch.full((len(samples), length), int(self.processor.tokenizer.pad_token_id))
         labels = torch.full_like(ids, IGNORED_LABEL)

@@ -58,5 +58,9 @@ class DistilledStudent(nn.Module):
         return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts})
 
     def _idle(self) -> torch.Tensor:
-        """0 with every trained weight in its graph: where several processes train, each waits for all its gradients."""
-        return 0.0 * torch.stack([weight.sum().float() for weight in self.parameters() if weight.requires_grad]).sum()
+        """0, with in its graph every trained weight that text alone may not use: where several processes train, each waits
+        for all its gradients. In one process too, since momentum moves a weight with a gradient of 0, but none without.
+        """
+        used = {id(weight) for weight in self.student.parts()["llm"].parameters()}
+        idle = [weight.sum().float() for weight in self.parameters() if weight.requires_grad and id(weight) not in used]
+        return 0.0 * torch.stack(idle).sum()

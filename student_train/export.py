@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from safetensors import safe_open
+from transformers.core_model_loading import revert_weight_conversion
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.train import Dtype, ExportReport
@@ -30,7 +31,7 @@ def export(run: Path, out: Path, *, dtype: Dtype | None = None) -> ExportReport:
     shutil.rmtree(draft, ignore_errors=True)
     student.save(draft)
     (draft / "README.md").write_text(student.example, encoding="utf-8")
-    tensors = _require_its_own_weights(draft, student)
+    tensors = require_its_own_weights(draft, student)
     if out.exists():
         out.rmdir()
     draft.rename(out)
@@ -45,9 +46,10 @@ def export(run: Path, out: Path, *, dtype: Dtype | None = None) -> ExportReport:
     )
 
 
-def _require_its_own_weights(folder: Path, student: Backbone) -> int:
-    """How many tensors the files hold, which must be the model's, by name and shape, but for those that share their memory."""
-    state = student.model.state_dict()
+def require_its_own_weights(folder: Path, student: Backbone) -> int:
+    """How many tensors the files hold: the model's, by name and shape, and no more; what shares memory is written once."""
+    # transformers writes some models under the names that they were published with.
+    state = revert_weight_conversion(student.model, student.model.state_dict())
     own = {name: tuple(tensor.shape) for name, tensor in state.items()}
     written: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -25,6 +25,8 @@ class RunFolder:
         """The plain video language model."""
         self.p4d = path / "p4d"
         """What P4D trained and only training needs."""
+        self.checkpoints = path / "checkpoints"
+        """Where a run that was stopped goes on from."""
 
     def config(self) -> TrainConfig:
         """The run's settings. Raises `BadInput` where this is no run's folder."""

@@ -2,174 +2,231 @@
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import BadInput, Stopped
 from schemas.train import FitReport, TrainConfig
-from student_train.conversations import IGNORED_LABEL
+from student_train.batches import StepBatches
+from student_train.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    CheckpointState,
+    digest_of,
+    refuse_another_run,
+    refuse_other_config,
+)
 from student_train.data import Collator, Joined, SampleDataset, load_samples, some_of
 from student_train.distillation import DistilledStudent
 from student_train.frames import StudentFrames
+from student_train.lora import add_adapters, merge_adapters
 from student_train.metrics import MetricsLog, first_and_last
+from student_train.models.backbone import Backbone
 from student_train.models.build import build_student
 from student_train.p4d import P4D
+from student_train.ranks import Ranks
+from student_train.run_folder import RunFolder
+from student_train.sharding import shard
 from student_train.targets import TargetReader
+from student_train.trainer import P4DTrainer, trained
 from teacher_cache import Cache, open_cache
 from teacher_cache.console import escape_lines, progress_bar, stderr
-
-CONFIG, METRICS, RESULT, STUDENT, TRAINING_ONLY = "config.json", "metrics.jsonl", "result.json", "student", "p4d"
-"""What a run's folder holds: the settings, the losses, the report, the plain student, the training-only parts."""
+from teacher_cache.stop import stop_on_sigterm
 
 
-def fit(config: TrainConfig, *, overwrite: bool = False) -> FitReport:
+def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -> FitReport:
     """Train a student from a store of cached targets, and write its run's folder.
 
-    The same config, seed and machine give the same losses. Raises `BadInput` where the config, the store or the
-    conversations do not fit together, and `CouldNotRun` where the loss is not a number or a video is gone.
-    """
-    _refuse_many_processes()
-    output = Path(config.output)
-    _refuse_a_second_run(output, overwrite=overwrite)
-    cache = open_cache(config.store)
+    The same config, seed and machine give the same losses. Under torchrun all processes call this, and train one student;
+    the first of them writes. ``resume`` goes on from the folder's newest checkpoint as if nothing had stopped the run; where
+    there is none yet it begins, and where the run is finished it gives that run's report.
 
+    Raises `BadInput` where the config, the store, the conversations or the checkpoint do not fit together, `CouldNotRun`
+    where the loss is not a number or a video is gone, and `Stopped` where SIGTERM ended it after a last checkpoint; in all
+    processes alike.
+    """
+    ranks = Ranks.joined()
+    folder = RunFolder(Path(config.output))
+    with ranks.agreed():
+        _refuse_shards_alone(config, ranks)
+        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.leads else None
+    if (done := ranks.from_first(finished)) is not None:
+        return done
+
+    with ranks.agreed():
+        cache = open_cache(config.store)
+        built = build(config, cache)
+        run = Run(config, cache, load_samples(cache, config.data), ranks)
+        begun = run.checkpoints.newest() if resume and ranks.leads else None
+        if begun is not None:
+            refuse_another_run(begun.state, run.beginning(), begun.folder)
+        elif ranks.leads:
+            _make_empty(folder)
+            _write(folder.config_file, config.model_dump_json(indent=2))
+    _say_what_is_left_out(run.joined)
+    begun_state = run.go_on_from(begun)
+    counts = _parameters(built)
+    args = _arguments(config, folder.path)
+    if config.fsdp is not None:
+        # Else gradients would end at the first layer where a batch is text and the embeddings are frozen, and the processes
+        # would sum the gradients of their layers in different orders.
+        built.model.student.model.enable_input_require_grads()
+        shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
+
+    with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
+        trainer = P4DTrainer(
+            model=built.model,
+            args=args,
+            train_dataset=SampleDataset(run.joined.samples),
+            data_collator=_collator(config, cache, built),
+            batches=run.batches,
+            metrics=run.metrics,
+            ranks=ranks,
+            stop=stop,
+            save=run.save,
+            begun=begun or begun_state,
+            advance=advance,
+        )
+        trainer.train()
+    seconds = run.metrics.seconds
+    if trainer.state.global_step < config.steps:
+        raise Stopped(
+            f"told to stop, and did after step {trainer.state.global_step}; the same command with --resume goes on from there"
+        )
+
+    weights = trainer.weights() if config.fsdp is not None else None
+    report = _report(run, built, counts, seconds)
+    with ranks.agreed():
+        if ranks.leads:
+            save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
+            _write(folder.result_file, report.model_dump_json(indent=2))
+    return report
+
+
+class Run:
+    """What one run goes by in one of its processes: its settings, its data and how far it is, its metrics, its checkpoints."""
+
+    def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
+        folder = RunFolder(Path(config.output))
+        self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
+        self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
+        self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
+        self.metrics = MetricsLog(folder.metrics_file if ranks.leads else None)
+
+    def beginning(self) -> CheckpointState:
+        """The run at its first step."""
+        return CheckpointState(
+            step=0,
+            config=self.config,
+            processes=self.ranks.size,
+            fingerprint=self.cache.recipe.fingerprint,
+            samples=digest_of(self.joined.samples),
+            data=self.batches.state_dict(),
+            learning_rates=(),
+            schedule={},
+            metrics=self.metrics.state(),
+        )
+
+    def save(self, trainer: P4DTrainer) -> None:
+        """Write a checkpoint of the trainer's step. Collective."""
+        tensors = trainer.tensors()
+        with self.ranks.agreed():
+            if self.ranks.leads:
+                now = {
+                    "step": trainer.state.global_step,
+                    "learning_rates": trainer.learning_rates(),
+                    "schedule": trainer.lr_scheduler.state_dict(),
+                }
+                self.checkpoints.write(self.beginning().model_copy(update=now), tensors, self.metrics.text)
+
+    def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
+        """Put metrics and data to where the leading process's checkpoint has them, and give its state. Collective."""
+        state, text = self.ranks.from_first((begun.state, begun.metrics) if begun is not None else (None, ""))
+        if state is None:
+            self.metrics.begin()
+            return None
+        stderr.print(f"going on after step {state.step}")
+        self.batches.load_state_dict(state.data)
+        self.metrics.go_on_from(text, state.metrics)
+        return state
+
+
+class Built(NamedTuple):
+    """What a config makes of a store: a student with P4D, and its adapters where it has some."""
+
+    model: DistilledStudent
+    adapters: Any
+
+
+def build(config: TrainConfig, cache: Cache) -> Built:
+    """The model at the beginning of a run; a function of the config and the store alone."""
     torch.manual_seed(config.seed)
     student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
-    model = DistilledStudent(student, p4d)
+    llm: Any = student.parts()["llm"]
+    adapters = None if config.lora is None else add_adapters(llm, config.lora)
+    if config.gradient_checkpointing:
+        llm.activation_checkpointing_enable()
+    return Built(DistilledStudent(student, p4d), adapters)
 
-    joined = load_samples(cache, config.data)
+
+def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
+    """The model with the weights that training gave it."""
+    with torch.no_grad():
+        for name, parameter in trained(built.model).items():
+            parameter.copy_(weights[name])
+    return built
+
+
+def save_student(built: Built, folder: RunFolder) -> None:
+    """Write the plain student, as it would be without adapters and P4D, and beside it what only training needs."""
+    if built.adapters is not None:
+        merge_adapters(built.adapters)
+    built.model.student.save(folder.student)
+    built.model.p4d.save(folder.p4d)
+
+
+def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
+    """The report of this very run, where the folder has it finished and is asked to go on; refusals where they do not fit."""
+    if resume and overwrite:
+        raise BadInput("--resume goes on with the run in the folder, and --overwrite replaces it; give one of them")
+    if resume and folder.result_file.exists():
+        refuse_other_config(folder.config(), config, folder.path)
+        return folder.result()
+    if not (overwrite or resume) and any(path.exists() for path in (folder.metrics_file, folder.result_file)):
+        raise BadInput(
+            f"{folder.path} holds a run already; give another `output`, --resume to go on with it, "
+            "or --overwrite to put this run in its place"
+        )
+    return None
+
+
+def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
+    processor = built.model.student.processor
+    frames = StudentFrames(processor.image_size, config.data.frame_cache_mib * 2**20)
+    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
+
+
+def _layers(student: Backbone) -> list[nn.Module]:
+    """The language model's layers, as transformers names the parts of a model that must stay together."""
+    names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
+    return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
+
+
+def _say_what_is_left_out(joined: Joined) -> None:
     if joined.dropped:
         stderr.print(
             f"{len(joined.dropped)} conversations are left out:\n{escape_lines(some_of(joined.dropped))}", soft_wrap=True
         )
-    frames = StudentFrames(student.processor.image_size, config.data.frame_cache_mib * 2**20)
-    collator = Collator(TargetReader(cache, p4d.signals), frames, student.processor)
-
-    _make_empty(output)
-    _write(output / CONFIG, config.model_dump_json(indent=2))
-    metrics = MetricsLog(output / METRICS)
-    with progress_bar("training", config.steps, "steps") as advance:
-        trainer = P4DTrainer(
-            model=model,
-            args=_arguments(config, output),
-            train_dataset=SampleDataset(joined.samples),
-            data_collator=collator,
-            callbacks=[Progress(advance, metrics)],
-            metrics=metrics,
-        )
-        # Trainer prints its logs on standard output, which is for the command's own result.
-        trainer.remove_callback(PrinterCallback)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
-
-    student.save(output / STUDENT)
-    p4d.save(output / TRAINING_ONLY)
-    timing = Timing(seconds, trainer.data_wait_seconds)
-    report = _report(config, cache, model, joined=joined, metrics=metrics, timing=timing)
-    _write(output / RESULT, report.model_dump_json(indent=2))
-    return report
-
-
-class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """transformers' Trainer with P4D's loss: what it adds is how the parts are averaged, checked and logged."""
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *, metrics: MetricsLog, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.metrics = metrics
-        self.data_wait_seconds = 0.0
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of one optimizer step, and what its means are over; the time to get them is time waited for data."""
-        started = time.perf_counter()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.data_wait_seconds += time.perf_counter() - started
-        return batches, step_counts(batches)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """SFT + alpha · LD + beta · ED of one batch. Raises `CouldNotRun` where it is not a finite number."""
-        clip_ids = inputs.pop("clip_ids")
-        losses = model(**inputs, counts=num_items_in_batch)
-        named = {"loss": losses.total.detach(), **losses.parts}
-        # One copy to the host for all of them: each would wait for the device by itself.
-        values = dict(zip(named, torch.stack([value.float() for value in named.values()]).tolist(), strict=True))
-        _refuse_nonfinite(values, self.state.global_step + 1, clip_ids)
-        self.metrics.add(values, self.state.global_step + 1)
-        return (losses.total, losses) if return_outputs else losses.total
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write one line of metrics at each of Trainer's logging steps."""
-        if "loss" in logs:
-            rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
-            _refuse_nonfinite_gradient(rates.get("grad_norm", 0.0), self.state.global_step)
-            self.metrics.write(self.state.global_step, {**rates, "data_wait_seconds": self.data_wait_seconds})
-        super().log(logs, start_time)
-
-
-def step_counts(batches: list[dict[str, Any]]) -> dict[str, float]:
-    """What the means of one optimizer step are over: ``labels``, the tokens to predict, and each signal's clips with a target.
-
-    With them, several batches give the losses and gradients of one batch as large as all of them.
-    """
-    counts = {"labels": float(sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches))}
-    for batch in batches:
-        for signal, valid in batch.get("valid", {}).items():
-            counts[signal] = counts.get(signal, 0.0) + float(valid.sum())
-    return counts
-
-
-def _refuse_nonfinite(values: dict[str, float], step: int, clip_ids: list[str]) -> None:
-    if not math.isfinite(values["loss"]):
-        parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise CouldNotRun(
-            f"the loss of step {step} is {values['loss']}: {parts}; the batch's clips are {', '.join(clip_ids) or 'none'}. "
-            "Lower `optim.learning_rate`, or look at these clips' targets with `teacher-cache view`."
-        )
-
-
-def _refuse_nonfinite_gradient(norm: float, step: int) -> None:
-    if not math.isfinite(norm):
-        raise CouldNotRun(
-            f"the gradient of step {step} has the norm {norm}, though its loss is finite; lower `optim.learning_rate`"
-        )
-
-
-class Progress(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Moves the bar each step, and says the losses each tenth of the way."""
-
-    def __init__(self, advance: Any, metrics: MetricsLog) -> None:
-        self.advance, self.metrics = advance, metrics
-        self.said = 0
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
-        self.advance(1)
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
-        step, steps = state.global_step, state.max_steps
-        if step == self.said or not self.metrics.lines:  # Trainer logs once more at the end
-            return
-        if self.said == 0 or step * 10 // steps > self.said * 10 // steps:
-            self.said = step
-            losses = self.metrics.lines[-1].losses
-            stderr.print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items()), soft_wrap=True)
 
 
 class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships no types
-    """Trainer's settings, on one device: with several GPUs in sight Trainer would fall back to torch's DataParallel."""
+    """Trainer's settings, one device for each process: with several GPUs in sight Trainer would fall back to DataParallel."""
 
     @property
     def n_gpu(self) -> int:
@@ -187,77 +244,78 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         lr_scheduler_type=config.optim.schedule,
         warmup_steps=round(config.optim.warmup * config.steps),
         max_grad_norm=config.optim.max_grad_norm,
+        bf16=config.precision == "bf16",
         seed=config.seed,
+        use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,  # `TrainedStudent` gives every weight a gradient
         logging_steps=config.log_every,
-        logging_nan_inf_filter=False,  # `compute_loss` stops at such a loss instead of hiding it
-        save_strategy="no",
+        logging_nan_inf_filter=False,  # such a loss stops the run instead of being hidden
+        save_strategy="steps" if config.checkpoint_every else "no",
+        save_steps=config.checkpoint_every or 1,
+        save_only_model=True,  # what is saved is `P4DTrainer`'s; else Trainer refuses to save what it did not shard itself
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator makes the batch
         dataloader_num_workers=config.data.workers,
         dataloader_multiprocessing_context="spawn" if config.data.workers else None,  # zarr and CUDA do not survive a fork
-        dataloader_persistent_workers=config.data.workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
-class Timing(NamedTuple):
-    """Wall time of a training loop."""
-
-    seconds: float
-    data_wait_seconds: float
-
-
-def _report(
-    config: TrainConfig, cache: Cache, model: DistilledStudent, *, joined: Joined, metrics: MetricsLog, timing: Timing
-) -> FitReport:
-    student, p4d = model.student, model.p4d
-    parts = {**student.parts(), **p4d.parts}
-    first, last = first_and_last(metrics.lines)
+def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> FitReport:
+    config, samples = run.config, run.joined.samples
+    first, last = first_and_last(run.metrics.lines)
     return FitReport(
         output=config.output,
         store=config.store,
-        fingerprint=cache.recipe.fingerprint,
+        fingerprint=run.cache.recipe.fingerprint,
         mode=config.mode,
-        loss=p4d.recipe,
+        loss=built.model.p4d.recipe,
         steps=config.steps,
-        samples=len(joined.samples),
-        clips=len({sample.clip_id for sample in joined.samples} - {None}),
-        dropped=len(joined.dropped),
+        samples=len(samples),
+        clips=len({sample.clip_id for sample in samples} - {None}),
+        dropped=len(run.joined.dropped),
+        processes=run.ranks.size,
         first=first,
         last=last,
-        parameters={name: _size(part) for name, part in parts.items()},
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        seconds=timing.seconds,
-        data_wait_seconds=timing.data_wait_seconds,
+        parameters=counts,
+        trained_parameters=sum(parameter.numel() for parameter in trained(built.model).values()),
+        seconds=seconds,
+        data_wait_seconds=run.metrics.data_wait_seconds,
     )
+
+
+def _parameters(built: Built) -> dict[str, int]:
+    """How many parameters each part has, the language model without its adapters."""
+    parts = {**built.model.student.parts(), **built.model.p4d.parts}
+    sizes = {name: _size(part) for name, part in parts.items()}
+    if built.adapters is not None:
+        adapters = sum(p.numel() for name, p in parts["llm"].named_parameters() if ".lora_" in name)
+        sizes |= {"llm": sizes["llm"] - adapters, "adapters": adapters}
+    return sizes
 
 
 def _size(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
 
 
-def _refuse_a_second_run(output: Path, *, overwrite: bool) -> None:
-    if not overwrite and any((output / name).exists() for name in (METRICS, RESULT)):
-        raise BadInput(f"{output} holds a run already; give another `output`, or --overwrite to put this run in its place")
+def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
+    if config.fsdp is not None and ranks.size == 1:
+        raise BadInput(
+            "`fsdp` spreads the weights over processes, and here is one; start it with torchrun, or leave `fsdp` out"
+        )
 
 
-def _make_empty(output: Path) -> None:
+def _make_empty(folder: RunFolder) -> None:
     """The run's folder, without what an earlier run left; called once everything that the run needs was found good."""
-    for name in (CONFIG, METRICS, RESULT):
-        (output / name).unlink(missing_ok=True)
-    for name in (STUDENT, TRAINING_ONLY):
-        shutil.rmtree(output / name, ignore_errors=True)
+    for path in (folder.config_file, folder.metrics_file, folder.result_file):
+        path.unlink(missing_ok=True)
+    for path in (folder.student, folder.p4d, folder.checkpoints):
+        shutil.rmtree(path, ignore_errors=True)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot make the folder {output}: {error.strerror}; give another `output`") from None
-
-
-def _refuse_many_processes() -> None:
-    # Each process would take its own means and write the same files.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise CouldNotRun("student-train fit trains in one process; start it by itself, not with torchrun or accelerate launch")
+        raise BadInput(f"cannot make the folder {folder.path}: {error.strerror}; give another `output`") from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -145,5 +145,7 @@ def print_demo(report: DemoReport) -> None:
         (f"teacher-cache run {job_file}", "finds all done; add videos to the folder and run it again"),
         (f"teacher-cache plan {job_file}", "what a job would do; edit the job for your own videos, weights and s3:// store"),
         (f"student-train fit {train_file} --overwrite", "train again from the same store: other losses, same targets"),
+        (f"student-train eval {report.out}/student", "the student's maps against the teacher's, in tables and pictures"),
+        (f"student-train export {report.out}/student --out {report.out}/plain", "the plain student, for transformers alone"),
     ):
         stdout.print(f"  {escape(command)}\n      {what}", soft_wrap=True)

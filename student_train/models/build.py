@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from schemas.errors import BadInput
 from schemas.train import BackboneName, Dtype, ModelConfig
-from student_train.models import nvila
+from student_train.models import nvila, qwen_vl
 from student_train.models.backbone import Backbone
 
 
@@ -47,6 +48,10 @@ def _rgpt(config: ModelConfig) -> Backbone:
     )
 
 
-BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt"}
+BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
 """transformers' name of each kind of model, and this project's."""
-BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {"4d-rgpt": _rgpt}
+BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {
+    "4d-rgpt": _rgpt,
+    "qwen2.5-vl": partial(qwen_vl.build, qwen_vl.QWEN25),
+    "qwen3-vl": partial(qwen_vl.build, qwen_vl.QWEN3),
+}

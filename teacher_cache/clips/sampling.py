@@ -43,7 +43,7 @@ def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -
     mirrored, as L4P does. Raises `VideoError` where the window is not one of the video's.
     """
     if recipe.sampling == "uniform":
-        return tuple(int(i) for i in np.round(np.linspace(0, footage.frames - 1, recipe.frames)))
+        return spread(recipe.frames, footage)
     if window is None:
         raise VideoError("not_probed", "the video opens now, and did not when it was planned; run again with --retry-failed")
     if window.start not in _starts(recipe, footage) or window.stop - window.start != recipe.frames:
@@ -51,6 +51,11 @@ def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -
         raise VideoError("decode_error", f"{found}; it changed since")
     taken = _taken(recipe, footage)
     return tuple(_source(recipe, footage, mirrored(p, taken)) for p in range(window.start, window.stop))
+
+
+def spread(count: int, footage: Footage) -> tuple[int, ...]:
+    """So many frames over the whole video, as ``uniform`` sampling takes them."""
+    return tuple(int(i) for i in np.round(np.linspace(0, footage.frames - 1, count)))
 
 
 def mirrored(position: int, length: int) -> int:

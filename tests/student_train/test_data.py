@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,22 @@ def test_conversations_without_targets_can_be_dropped(cache: Cache, tmp_path: Pa
     joined = load_samples(cache, config)
     assert len(joined.samples) == 2
     assert len(joined.dropped) == 1
+
+
+def test_conversations_without_targets_can_train_the_language_model_alone(cache: Cache, videos: Path, tmp_path: Path) -> None:
+    shutil.copy(videos / "scene-1.mp4", tmp_path / "untaught.mp4")
+    config = write(tmp_path, "scene-0.mp4", "untaught.mp4", "scene-1.mp4").model_copy(update={"without_targets": "sft"})
+    samples = load_samples(cache, config.model_copy(update={"video_root": str(tmp_path)})).samples
+    assert [sample.clip_id is None for sample in samples] == [False, True, False]
+    shown = [dataclasses.replace(sample, video=str(videos / "scene-1.mp4")) for sample in samples]
+    batch = collator(cache)(shown)
+    assert batch["valid"]["f4d"].tolist() == [True, False, True]
+    assert batch["targets"]["f4d"][1].isnan().all()
+    assert len(batch["clip_ids"]) == 2
+    # The untaught video is sampled as the teacher's were, so it shows the same frames at the same times.
+    for name in ("frames", "timestamps"):
+        torch.testing.assert_close(batch["visual"][name][1], batch["visual"][name][2], rtol=0, atol=0)
+    assert "targets" not in collator(cache)(shown[1:2])
 
 
 def test_a_store_of_other_videos_is_said(cache: Cache, tmp_path: Path) -> None:

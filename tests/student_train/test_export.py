@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from schemas.errors import BadInput
-from schemas.train import DataConfig, ModelConfig, TrainConfig
+from schemas.errors import BadInput, CouldNotRun
+from schemas.train import BackboneName, DataConfig, ModelConfig, TrainConfig
 from student_train.data import Collator, load_samples
 from student_train.distillation import DistilledStudent
-from student_train.export import export
+from student_train.export import export, require_its_own_weights
 from student_train.frames import StudentFrames
 from student_train.models.build import build_student, load_student
 from student_train.p4d import P4D
@@ -134,6 +134,17 @@ def test_the_command_writes_the_trained_student_and_how_to_use_it(run: Path, tmp
     assert code is not None
     shutil.copytree(tmp_path / "out", tmp_path / "moved")
     assert alone(code[1], folder=tmp_path / "moved").endswith("\n")
+
+
+@pytest.mark.parametrize("backbone", ["4d-rgpt", "qwen2.5-vl", "qwen3-vl"])
+def test_what_is_written_is_checked_against_the_student(backbone: BackboneName, tmp_path: Path) -> None:
+    student = build_student(ModelConfig(backbone=backbone))
+    student.save(tmp_path)
+    assert require_its_own_weights(tmp_path, student) == len(student.model.state_dict())
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "p4d.decoder.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CouldNotRun, match=r"p4d\.decoder\.weight differ"):
+        require_its_own_weights(tmp_path, student)
 
 
 def test_weights_can_be_written_in_half_the_bytes(run: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ def lines_of(path: Path) -> list[dict[str, float]]:
 
 def test_a_line_is_the_mean_over_its_steps(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.add({"loss": 4.0, "ld": 2.0}, step=1)
-    log.add({"loss": 2.0, "ld": 1.0}, step=2)
+    log.add({"loss": 4.0, "ld": 2.0})
+    log.add({"loss": 2.0, "ld": 1.0})
     log.write(2, {"learning_rate": 0.1})
-    log.add({"loss": 1.0, "ld": 0.5}, step=3)
+    log.add({"loss": 1.0, "ld": 0.5})
     log.write(3, {})
     first, second = lines_of(tmp_path / "metrics.jsonl")
     assert (first["step"], first["loss"], first["ld"], first["learning_rate"]) == (2, 3.0, 1.5, 0.1)
@@ -28,22 +27,42 @@ def test_a_line_is_the_mean_over_its_steps(tmp_path: Path) -> None:
     assert [(line.from_step, line.to_step) for line in log.lines] == [(1, 2), (3, 3)]
 
 
-def test_the_batches_of_one_step_add_up(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.add({"loss": 1.0}, step=1)
-    log.add({"loss": 2.0}, step=1)
-    log.write(1, {})
-    assert log.lines[0].losses == {"loss": 3.0}
-
-
 def test_a_part_without_targets_is_left_out(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.add({"loss": 1.0, "ed_flow": math.nan}, step=1)
-    log.add({"loss": 1.0, "ed_flow": 5.0}, step=2)
+    log.add({"loss": 1.0})
+    log.add({"loss": 1.0, "ed_flow": 5.0})
     log.write(2, {})
-    log.add({"loss": 1.0, "ed_flow": math.nan}, step=3)
+    log.add({"loss": 1.0})
     log.write(3, {})
     assert [line.losses for line in log.lines] == [{"loss": 1.0, "ed_flow": 5.0}, {"loss": 1.0}]
+
+
+def test_a_log_goes_back_to_where_it_was(tmp_path: Path) -> None:
+    """Between two lines too: what the steps since the last one lost is part of the state."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.add({"loss": 3.0})
+    log.write(1, {"grad_norm": 1.0})
+    log.add({"loss": 8.0, "ld": 1.0})
+    text, state = log.text, log.state()
+    log.add({"loss": 100.0})
+    log.write(3, {})
+
+    again = MetricsLog(tmp_path / "metrics.jsonl")
+    again.go_on_from(text, state)
+    again.add({"loss": 2.0})
+    again.write(3, {})
+    assert [line.losses for line in again.lines] == [{"loss": 3.0}, {"loss": 5.0, "ld": 1.0}]
+    assert [(line.from_step, line.to_step) for line in again.lines] == [(1, 1), (2, 3)]
+    assert [line["loss"] for line in lines_of(tmp_path / "metrics.jsonl")] == [3.0, 5.0]
+    assert again.text == (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_log_without_a_path_writes_nothing(tmp_path: Path) -> None:
+    log = MetricsLog(None)
+    log.add({"loss": 3.0})
+    log.write(1, {})
+    assert log.lines == [Line(1, 1, {"loss": 3.0})]
+    assert not list(tmp_path.iterdir())
 
 
 def test_first_and_last_are_a_tenth_each() -> None:

@@ -1,0 +1,299 @@
+"""Questions about videos in; prompts, and scores of what a student answered out. Text alone: `asking` does the asking.
+
+R4D-Bench and its prompt and scoring: 4D-RGPT, arXiv 2512.17012, section 4 and appendix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import BadInput
+from schemas.evaluation import Accuracy, Answer, AnswersReport, NumericAccuracy, Unevaluated
+
+STATIC_TASKS = ("3D Video Grounding", "Dimensional Measurement", "Spatial Relation")
+DYNAMIC_TASKS = (
+    "Rotational",
+    "Counting",
+    "Translational",
+    "False Positives",
+    "Speed & Acceleration",
+    "Displacement & Path Length",
+)
+# The dataset's card spells some otherwise than its files.
+_OTHER_SPELLINGS = {
+    "Dimension Measurement": "Dimensional Measurement",
+    "Spatial Relationship": "Spatial Relation",
+    "False Positive": "False Positives",
+}
+_LETTERS = "ABCDE"
+_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a video, in R4D-Bench's terms; a number is asked for where there are no options."""
+
+    id: str
+    benchmark: str
+    task: str
+    video: str
+    """Relative to the folder of videos."""
+    image: str | None
+    """The first frame with its objects marked, where the question speaks of them by mark."""
+    text: str
+    options: tuple[str, ...]
+    right: int | None
+    """Index of the right option."""
+    number: float | None
+    """The right number."""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a JSON file (a list) or a .jsonl file (one a line), in their order.
+
+    Raises `BadInput` that names the file, the place in it and what is wrong there.
+    """
+    questions = [_question(item, f"{path}[{place}]") for place, item in enumerate(_items(path))]
+    if not questions:
+        raise BadInput(f"{path} holds no question; needed at least one")
+    return questions
+
+
+def _items(path: Path) -> Iterator[Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            items = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            items = json.loads(text)
+    except FileNotFoundError:
+        raise BadInput(f"there is no file of questions {path}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the questions of {path}: {error}") from None
+    if not isinstance(items, list):
+        raise BadInput(f"{path} holds {type(items).__name__}; needed a list of questions (or one a line in a .jsonl file)")
+    yield from items
+
+
+def _question(item: Any, source: str) -> Question:
+    if not isinstance(item, dict):
+        raise BadInput(
+            f"{source} is {type(item).__name__}; needed an object with id, task, video, options, question and answer"
+        )
+    if isinstance(item.get("id"), str | int):
+        source = f"{source} (id {item['id']})"
+    identity, task, video, text = (_text(item, name, source) for name in ("id", "task", "video", "question"))
+    image = _text(item, "som_image", source) if item.get("som_image") else None
+    options = _options(item, source)
+    right, number = (_right(item, options, source), None) if options else (None, _number(item, source))
+    benchmark = _text(item, "benchmark", source) if item.get("benchmark") else ""
+    return Question(identity, benchmark, task_name(task), video, image, _unplaced(text), options, right, number)
+
+
+def _text(item: dict[str, Any], name: str, source: str) -> str:
+    value = item.get(name)
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        raise BadInput(f"{source}: `{name}` is {value!r}; needed a text")
+    return str(value)
+
+
+def _unplaced(text: str) -> str:
+    """The question without words of where the video goes: that is for who asks to say."""
+    return text.replace("<video>", "").replace("<image>", "").strip()
+
+
+def _options(item: dict[str, Any], source: str) -> tuple[str, ...]:
+    options = item.get("options") or ()
+    if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
+        raise BadInput(f"{source}: `options` is {options!r}; needed a list of texts, or none for a number")
+    if options and not 2 <= len(options) <= len(_LETTERS):
+        raise BadInput(
+            f"{source}: has {len(options)} options; needed 2 to {len(_LETTERS)}, for the letters A to {_LETTERS[-1]}"
+        )
+    return tuple(options)
+
+
+def _right(item: dict[str, Any], options: tuple[str, ...], source: str) -> int:
+    places = [place for place, option in enumerate(options) if _plain(option) == _plain(str(item.get("answer")))]
+    if len(places) != 1:
+        among = "is none" if not places else "is more than one"
+        raise BadInput(
+            f"{source}: `answer` {item.get('answer')!r} {among} of its options ({', '.join(map(repr, options))}); "
+            "needed the text of one option"
+        )
+    return places[0]
+
+
+def _number(item: dict[str, Any], source: str) -> float:
+    answer = item.get("answer")
+    try:
+        number = float(answer) if isinstance(answer, str | int | float) and not isinstance(answer, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f"{source}: has no `options`, and its `answer` is {answer!r}; needed options, or a number")
+    return number
+
+
+def task_name(spelling: str) -> str:
+    """R4D-Bench's name of a task in any of its spellings; another benchmark's task as it is."""
+
+    def key(name: str) -> str:
+        return "".join(c for c in name.replace("&", "and").casefold() if c.isalnum())
+
+    names = {key(name): name for name in (*STATIC_TASKS, *DYNAMIC_TASKS)}
+    names |= {key(other): name for other, name in _OTHER_SPELLINGS.items()}
+    return names.get(key(spelling), spelling)
+
+
+def wording(question: Question, seconds: float) -> str:
+    """What the student is asked of a video that lasts ``seconds``: the video's length, the question, its options."""
+    lines = [f"This video is {seconds:.1f} seconds long.", question.text]
+    if not question.options:
+        return "\n".join([*lines, "Answer with one number, without its unit."])
+    lines += ["Options:", *(f"({letter}) {option}" for letter, option in zip(_LETTERS, question.options, strict=False))]
+    return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
+
+
+def chosen_letter(response: str, count: int) -> int | None:
+    """Index of the first letter, of the first ``count`` from A, that stands by itself in a response: the paper's scoring.
+
+    The article in "A red ball" is not a letter.
+    """
+    found = re.search(rf"(?!\bA (?!is\b)[a-z])\b([{_LETTERS[:count]}])\b", response)
+    return None if found is None else _LETTERS.index(found[1])
+
+
+def chosen_option(response: str, options: Sequence[str]) -> int | None:
+    """Index of the option that a response means by its text or its letter.
+
+    A text that is the whole response comes first, then a letter, then the one text that stands somewhere in it. Some models
+    answer with values however they are asked: one of 47.5% was counted as 20.3% by letters alone.
+    """
+    plain = _plain(response)
+    whole = [place for place, option in enumerate(options) if _plain(option) == plain]
+    if len(whole) == 1:
+        return whole[0]
+    letter = chosen_letter(response, len(options))
+    if letter is not None:
+        return letter
+    inside = [place for place, option in enumerate(options) if _stands_in(_plain(option), plain)]
+    # "ball" in "red ball" is not the option "ball" where "red ball" is one too.
+    longest = [p for p in inside if not any(p != q and _stands_in(_plain(options[p]), _plain(options[q])) for q in inside)]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _stands_in(part: str, text: str) -> bool:
+    """Whether a text holds another one as whole words and numbers: 5 m is not in 2.5 m."""
+    return bool(part) and re.search(rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)", text) is not None
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(folded.split()).strip(" .,:;!?\"'")
+
+
+def number_in(response: str) -> float | None:
+    """The first number of a response."""
+    found = _NUMBER.search(response)
+    return None if found is None else float(found[0].replace(",", ""))
+
+
+def mean_relative_accuracy(number: float, right: float) -> float:
+    """Share of the thresholds θ = 0.5, 0.55, …, 0.95 with |number − right| / |right| < 1 − θ.
+
+    VSI-Bench, arXiv 2412.14171. Where the right number is 0, only 0 is right.
+    """
+    if right == 0:
+        return float(number == 0)
+    error = abs(number - right) / abs(right)
+    return sum(error < round(1 - threshold, 2) for threshold in _THRESHOLDS) / len(_THRESHOLDS)
+
+
+def scored(question: Question, response: str) -> Answer:
+    """The response and its score."""
+    answer = Answer(id=question.id, benchmark=question.benchmark, task=question.task, video=question.video, response=response)
+    if question.number is not None:
+        number = number_in(response)
+        accuracy = 0.0 if number is None else mean_relative_accuracy(number, question.number)
+        return answer.model_copy(update={"accuracy": accuracy})
+    return answer.model_copy(
+        update={
+            "options": len(question.options),
+            "strict": chosen_letter(response, len(question.options)) == question.right,
+            "lenient": chosen_option(response, question.options) == question.right,
+        }
+    )
+
+
+def not_asked(question: Question, reason: str, detail: str) -> Answer:
+    """A question that could not be asked, and why."""
+    return Answer(
+        id=question.id,
+        benchmark=question.benchmark,
+        task=question.task,
+        video=question.video,
+        options=len(question.options),
+        reason=reason,
+        detail=detail,
+    )
+
+
+def summary(path: str, answers: Sequence[Answer]) -> AnswersReport:
+    """Accuracies over all questions that were asked, over the static and the dynamic tasks, and over each task."""
+    chosen = [answer for answer in answers if answer.strict is not None]
+    numbers = [answer for answer in answers if answer.accuracy is not None]
+    static = [answer for answer in chosen if answer.task in STATIC_TASKS]
+    dynamic = [answer for answer in chosen if answer.task in DYNAMIC_TASKS]
+    return AnswersReport(
+        questions=path,
+        asked=len(chosen) + len(numbers),
+        average=_accuracy(chosen) if chosen else None,
+        static=_accuracy(static) if static else None,
+        dynamic=_accuracy(dynamic) if dynamic else None,
+        tasks={task: _accuracy(of_task) for task, of_task in _by_task(chosen)},
+        numeric=_numeric(numbers) if numbers else None,
+        numeric_tasks={task: _numeric(of_task) for task, of_task in _by_task(numbers)},
+        unevaluated=tuple(
+            Unevaluated(id=answer.id, video=answer.video, reason=answer.reason, detail=answer.detail or "")
+            for answer in answers
+            if answer.reason is not None
+        ),
+    )
+
+
+def _by_task(answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
+    """The tasks in the paper's order, then the others in the order they came."""
+    found: defaultdict[str, list[Answer]] = defaultdict(list)
+    for task in (*STATIC_TASKS, *DYNAMIC_TASKS):
+        found[task] = []
+    for answer in answers:
+        found[answer.task].append(answer)
+    return [(task, of_task) for task, of_task in found.items() if of_task]
+
+
+def _accuracy(answers: Sequence[Answer]) -> Accuracy:
+    count = len(answers)
+    return Accuracy(
+        questions=count,
+        strict=sum(bool(answer.strict) for answer in answers) / count,
+        lenient=sum(bool(answer.lenient) for answer in answers) / count,
+        chance=sum(1 / answer.options for answer in answers) / count,
+    )
+
+
+def _numeric(answers: Sequence[Answer]) -> NumericAccuracy:
+    return NumericAccuracy(
+        questions=len(answers),
+        accuracy=sum(answer.accuracy or 0.0 for answer in answers) / len(answers),
+        without_number=sum(number_in(answer.response or "") is None for answer in answers),
+    )

@@ -1,0 +1,139 @@
+"""Clips of a store and a trained student in; each clip's scores and maps out, or why it has none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from schemas.errors import CacheError, Unreachable, VideoError
+from schemas.evaluation import ClipScores, MapSummary, Unevaluated
+from schemas.signal import SIGNAL_NAMES, SignalName
+from student_train.data import Collator, Sample, SampleDataset
+from student_train.evaluation.map_metrics import METRICS, SCORED, Scores
+from student_train.p4d import P4D
+
+if TYPE_CHECKING:
+    from student_train.models.backbone import Backbone
+    from teacher_cache import Targets
+
+
+class ScoredClip(NamedTuple):
+    """A clip's scores, and the maps that they are of."""
+
+    scores: ClipScores
+    sample: Sample
+    student: dict[str, np.ndarray[Any, Any]]
+    teacher: dict[str, np.ndarray[Any, Any]]
+
+
+@torch.inference_mode()
+def scored_clips(
+    student: Backbone,
+    p4d: P4D,
+    samples: Sequence[Sample],
+    collator: Collator,
+    *,
+    batch: int,
+    workers: int,
+    device: torch.device,
+) -> Iterator[ScoredClip | Unevaluated]:
+    """Each clip's scores, or why it has none."""
+    by_id = {str(sample.clip_id): sample for sample in samples}
+    loader = DataLoader(
+        SampleDataset(samples),
+        batch_size=batch,
+        collate_fn=Readable(collator),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+    )
+    for made_ready in loader:
+        for one in made_ready:
+            if isinstance(one, Unevaluated):
+                yield one
+            else:
+                yield from _scored_batch(student, p4d, one, by_id, device)
+
+
+class Readable:
+    """Collates the samples whose video and targets can be read; the others come with the reason. Picklable."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any] | Unevaluated]:
+        """One batch of them all, as a rule; where something cannot be read, each by itself. Raises `Unreachable`."""
+        try:
+            return [self.collator(samples)]
+        except Unreachable:
+            raise
+        except CacheError as error:
+            if len(samples) > 1:
+                return [one for sample in samples for one in self([sample])]
+            cause = error.__cause__ if isinstance(error.__cause__, VideoError) else None
+            reason, detail = (type(error).__name__, str(error)) if cause is None else (cause.reason, cause.detail)
+            (sample,) = samples
+            return [Unevaluated(id=str(sample.clip_id), video=str(sample.video), reason=reason, detail=detail)]
+
+
+def _scored_batch(
+    student: Backbone, p4d: P4D, batch: dict[str, Any], by_id: dict[str, Sample], device: torch.device
+) -> Iterator[ScoredClip | Unevaluated]:
+    visual = {name: value.to(device) for name, value in batch["visual"].items()}
+    output = student(batch["input_ids"].to(device), batch["attention_mask"].to(device), visual=visual)
+    teacher = {signal: target.to(device) for signal, target in batch["targets"].items()}
+    predicted = p4d.maps(output.hidden, tuple(teacher))
+    scores: dict[str, Scores] = {}
+    for signal, target in teacher.items():
+        scores |= SCORED[signal](predicted[signal], target)
+    finite = {signal: values.flatten(1).isfinite().all(1).tolist() for signal, values in predicted.items()}
+    values = {name: (found.student.tolist(), found.guess.tolist()) for name, found in scores.items()}
+    for place, clip_id in enumerate(batch["clip_ids"]):
+        sample = by_id[clip_id]
+        if wild := [signal for signal, good in finite.items() if not good[place]]:
+            detail = f"the student's {', '.join(wild)} is not finite"
+            yield Unevaluated(id=clip_id, video=str(sample.video), reason="student_nonfinite", detail=detail)
+            continue
+        clip = ClipScores(
+            clip_id=clip_id,
+            video=str(sample.video),
+            scores={name: _known(student[place]) for name, (student, _) in values.items()},
+            guesses={name: _known(guess[place]) for name, (_, guess) in values.items()},
+        )
+        yield ScoredClip(clip, sample, _maps_of(predicted, place), _maps_of(teacher, place))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _maps_of(signals: dict[SignalName, torch.Tensor], place: int) -> dict[str, np.ndarray[Any, Any]]:
+    return {signal: values[place].cpu().numpy() for signal, values in signals.items() if signal != "f4d"}
+
+
+def comparable(p4d: P4D, cache: Targets) -> tuple[SignalName, ...]:
+    """What the student gives and the store holds."""
+    return tuple(signal for signal in SIGNAL_NAMES if signal in cache.signals and signal in p4d.perception.gives)
+
+
+def summaries(clips: Sequence[ClipScores]) -> dict[str, MapSummary]:
+    """Each metric over all clips; without those that no clip was measured by."""
+    measured = [name for name in METRICS if any(name in clip.scores for clip in clips)]
+    return {name: _summary(name, clips) for name in measured}
+
+
+def _summary(name: str, clips: Sequence[ClipScores]) -> MapSummary:
+    pairs = [(score, clip.guesses[name]) for clip in clips if (score := clip.scores[name]) is not None]
+    guesses = [guess for _, guess in pairs if guess is not None]
+    values = [score for score, _ in pairs]
+    return MapSummary(
+        mean=fmean(values) if values else None,
+        median=median(values) if values else None,
+        guess=fmean(guesses) if guesses else None,
+        clips=len(values),
+    )

@@ -1,0 +1,288 @@
+"""A run's folder and a store in; the student's maps beside the teacher's, its answers to questions, a report and plots out.
+
+The student's hidden states go through its perception decoder to F4D, and through the store's frozen heads to maps. The
+teacher's maps come from the store: no teacher is run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from schemas.errors import BadInput, CouldNotRun, Unreachable
+from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
+from schemas.train import FitReport, Modality, TrainConfig
+from student_train.conversations import Conversation, Turn
+from student_train.data import QUESTION, Collator, Sample, load_samples
+from student_train.evaluation.answers import Question, read_questions, summary
+from student_train.evaluation.asking import Questions, ask
+from student_train.evaluation.comparing import ScoredClip, comparable, scored_clips, summaries
+from student_train.evaluation.map_metrics import aligned_depth
+from student_train.evaluation.plots import ClipMaps, plot_clip, plot_scores, plot_training
+from student_train.frames import StudentFrames
+from student_train.models.build import load_student
+from student_train.p4d import P4D
+from student_train.run_folder import RunFolder
+from student_train.targets import TargetReader
+from teacher_cache import Cache, open_cache
+from teacher_cache.console import progress_bar
+
+if TYPE_CHECKING:
+    from student_train.models.backbone import Backbone
+
+REPORT, CLIPS, ANSWERS, PLOTS = "report.json", "clips.jsonl", "answers.jsonl", "plots"
+"""What an evaluation's folder holds."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to evaluate of a run."""
+
+    store: str | None = None
+    """The store whose clips are evaluated; the run's own when None."""
+    clip_ids: tuple[str, ...] = ()
+    """These clips alone; all of the store's when empty."""
+    limit: int | None = None
+    """So many of them, the first ones."""
+    maps: bool = True
+    """Whether maps are evaluated at all."""
+    questions: Path | None = None
+    """A file of questions to be answered."""
+    video_root: str | None = None
+    """Folder or URL that the questions' videos and images start from."""
+    batch: int | None = None
+    """Clips or questions in one forward pass; as in training when None."""
+    pictures: int = 4
+    """Clips whose maps are drawn side by side."""
+    out: Path | None = None
+    """Where the evaluation goes; ``eval`` in the run's folder when None."""
+
+
+def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
+    """Evaluate a finished run, and write the evaluation's folder.
+
+    Raises `BadInput` where the folder, the store or the questions cannot be used; a clip or a question that cannot be is in the
+    report with its reason, and costs the others nothing.
+    """
+    started = time.perf_counter()
+    run = open_run(folder)
+    cache = open_cache(wanted.store or run.config.store)
+    require_same_teacher(run, cache)
+    rows = chosen_rows(cache, wanted) if wanted.maps else []
+    questions = [] if wanted.questions is None else read_questions(wanted.questions)
+    if not rows and not questions:
+        raise BadInput("nothing is left to evaluate: give --questions, or clips of a store that has some")
+
+    student = load_student(run.folder.student, run.config.model.dtype).to(device()).eval()
+    out = _made_empty(wanted.out or folder / "eval")
+    job = _Job(run, student, cache, wanted, out)
+    maps = _evaluate_maps(job, rows) if wanted.maps else None
+    answers = None if wanted.questions is None else _evaluate_answers(job, questions)
+    plot_training(out / PLOTS / "training.png", run.folder.metrics_file)
+    report = EvalReport(
+        run=str(folder),
+        mode=run.config.mode,
+        steps=run.result.steps,
+        maps=maps,
+        answers=answers,
+        files=tuple(sorted(str(path) for path in [*out.rglob("*.png"), *out.glob("*.jsonl"), out / REPORT])),
+        seconds=time.perf_counter() - started,
+    )
+    (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    folder: RunFolder
+    config: TrainConfig
+    result: FitReport
+
+
+def open_run(path: Path) -> Run:
+    """The run that a fit left in a folder. Raises `BadInput` where there is none, or it has not come to its end."""
+    folder = RunFolder(path)
+    return Run(folder, folder.config(), folder.result())
+
+
+def require_same_teacher(run: Run, cache: Cache) -> None:
+    """A student is compared with the teacher that it learnt from, on clips cut alike; how targets are encoded is free.
+
+    Raises `BadInput` that names the fields of the recipe that differ.
+    """
+    if cache.recipe.fingerprint == run.result.fingerprint:
+        return
+    advice = "Give a store of the same teacher and the same kind of clips, such as one of held-out videos by the same job file."
+    try:
+        own = open_cache(run.config.store).recipe
+    except (BadInput, Unreachable) as error:
+        raise BadInput(
+            f"the store {cache.url} has the fingerprint {cache.recipe.fingerprint[:16]}…, and the run learnt from "
+            f"{run.result.fingerprint[:16]}…; its own store, which would say what differs, cannot be opened ({error}). {advice}"
+        ) from None
+    if own.fingerprint != run.result.fingerprint:
+        raise BadInput(
+            f"the run's store {run.config.store} has the fingerprint {own.fingerprint[:16]}…, and the run learnt from "
+            f"{run.result.fingerprint[:16]}…: another store has taken its place. {advice}"
+        )
+    differing = {
+        path: values for path, values in own.differences(cache.recipe).items() if path.startswith(("teacher.", "clips."))
+    }
+    if differing:
+        fields = "\n".join(
+            f"  {path}: the run learnt from {old!r}, this store has {new!r}" for path, (old, new) in differing.items()
+        )
+        raise BadInput(
+            f"the store {cache.url} is not of the recipe that the run learnt from; these fields differ:\n{fields}\n{advice}"
+        )
+
+
+def chosen_rows(cache: Cache, wanted: Wanted) -> list[dict[str, Any]]:
+    """The catalog's rows of the clips to evaluate, in order. Raises `UnknownClip`."""
+    rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
+    for clip_id in wanted.clip_ids:
+        cache.clip(clip_id)
+    chosen = [rows[clip_id] for clip_id in dict.fromkeys(wanted.clip_ids)] if wanted.clip_ids else list(rows.values())
+    return chosen[: wanted.limit]
+
+
+class _Job(NamedTuple):
+    """What both kinds of evaluation work with."""
+
+    run: Run
+    student: Backbone
+    cache: Cache
+    wanted: Wanted
+    out: Path
+
+    @property
+    def batch(self) -> int:
+        return self.wanted.batch or self.run.config.batch
+
+    @property
+    def workers(self) -> int:
+        return self.run.config.data.workers
+
+
+def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
+    run, student, cache, wanted, out = job
+    p4d = load_p4d(run, cache, student.hidden_size).to(device()).eval()
+    samples = _samples(job, [row for row in rows if row["status"] == "committed"])
+    signals = comparable(p4d, cache)
+    collator = Collator(TargetReader(cache, signals), StudentFrames(student.processor.image_size, 0), student.processor)
+    clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
+    scores: list[ClipScores] = []
+    unevaluated = [_untaught(row) for row in rows if row["status"] != "committed"]
+    with progress_bar("maps", len(samples), "clips") as advance, (out / CLIPS).open("w", encoding="utf-8") as lines:
+        for clip in clips:
+            advance(1)
+            if isinstance(clip, Unevaluated):
+                unevaluated.append(clip)
+                continue
+            if len(scores) < wanted.pictures:
+                plot_clip(out / PLOTS / f"clip-{len(scores):03d}.png", _to_be_shown(cache, clip))
+            scores.append(clip.scores)
+            lines.write(clip.scores.model_dump_json() + "\n")
+    if scores:
+        plot_scores(out / PLOTS / "scores.png", scores)
+    without = [signal for signal in cache.signals if signal not in signals]
+    return MapsReport(
+        store=cache.url,
+        fingerprint=cache.recipe.fingerprint,
+        clips=len(scores),
+        metrics=summaries(scores),
+        unevaluated=tuple(unevaluated),
+        note=f"{', '.join(without)} not compared: nothing in the run or the store decodes them" if without else None,
+    )
+
+
+def load_p4d(run: Run, cache: Cache, hidden_size: int) -> P4D:
+    """What the run trained beside its student.
+
+    Where it learnt F4D, the store's heads decode it, whether they were there in training or not: they need none of their own.
+    """
+    recipe, mode = run.result.loss, run.config.mode
+    if mode != "direct":
+        mode = "latent" if cache.heads() is None else "heads"
+        # No loss is taken here; what has a weight is what is asked of the store.
+        held: dict[Modality, float] = {signal: 1.0 for signal in recipe.weights if signal in cache.signals}
+        recipe = recipe.model_copy(update={"alpha": 1.0, "beta": 1.0, "weights": held})
+    p4d = P4D.for_store(cache, hidden_size, recipe, mode=mode, decoder=run.config.decoder)
+    p4d.load(run.folder.p4d)
+    return p4d
+
+
+def _untaught(row: dict[str, Any]) -> Unevaluated:
+    if row["status"] == "failed":
+        return Unevaluated(id=row["clip_id"], video=row["video"], reason=row["reason"], detail=row["detail"] or "")
+    return Unevaluated(id=row["clip_id"], video=row["video"], reason="pending", detail="planned, but not taught yet")
+
+
+def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
+    """One sample for each clip. What follows the video in the text does not reach its tokens, so any question serves.
+
+    Videos are read where they were in training, and those of another store where its catalog says.
+    """
+    data = job.run.config.data
+    places: dict[str | None, str | None] = {}
+    is_own = job.wanted.store in {None, job.run.config.store}
+    if is_own and data.video_root is not None and data.conversations:
+        joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}))
+        places = {sample.clip_id: sample.video for sample in joined.samples}
+    samples = []
+    for row in rows:
+        clip_id = str(row["clip_id"])
+        conversation = Conversation(f"clip {clip_id}", (Turn("user", QUESTION),), clip_id=clip_id)
+        samples.append(Sample(conversation, clip_id, places.get(clip_id) or str(row["video"])))
+    return samples
+
+
+def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
+    """The clip with its frames at the teacher's size, and the student's depth in the teacher's scale."""
+    clip_id = clip.scores.clip_id
+    clock = {name: values[0] for name, values in cache.read(["timestamps", "frame_index"], [clip_id]).items()}
+    student = dict(clip.student)
+    if "depth" in student:
+        pair = (torch.from_numpy(maps["depth"])[None] for maps in (student, clip.teacher))
+        student["depth"] = aligned_depth(*pair)[0].numpy()
+    try:
+        frames = StudentFrames(cache.size, 0)(str(clip.sample.video), clock["frame_index"])
+    except CouldNotRun:  # it could be read a moment ago; a picture less is no reason to lose the rest
+        frames = None
+    return ClipMaps(clip_id, student, clip.teacher, frames, clock["timestamps"])
+
+
+def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport:
+    frames, processor = job.cache.recipe.clips.frames, job.student.processor
+    made_ready = Questions(questions, job.wanted.video_root or ".", frames, processor)
+    answers: list[Answer] = []
+    with (
+        progress_bar("answers", len(questions), "questions") as advance,
+        (job.out / ANSWERS).open("w", encoding="utf-8") as lines,
+    ):
+        for answer in ask(job.student, made_ready, batch=job.batch, workers=job.workers, device=device()):
+            advance(1)
+            answers.append(answer)
+            lines.write(answer.model_dump_json() + "\n")
+    return summary(str(job.wanted.questions), answers)
+
+
+def _made_empty(out: Path) -> Path:
+    """The evaluation's folder, without what an earlier evaluation left there."""
+    try:
+        (out / PLOTS).mkdir(parents=True, exist_ok=True)
+        for path in [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS, ANSWERS))]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {out}: {error.strerror}; give another --out") from None
+    return out

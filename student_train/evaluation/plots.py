@@ -1,0 +1,174 @@
+"""Scores, losses and maps in; PNG files out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from schemas.evaluation import ClipScores
+from student_train.evaluation.map_metrics import METRICS
+from teacher_cache.view import colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Maps = Mapping[str, np.ndarray[Any, Any]]
+
+STUDENT_COLOR, GUESS_COLOR = "#2457a6", "#9a9a9a"
+_COLUMNS = 4
+_FRAMES_SHOWN = 6
+_INCHES = 2.6
+_PIXELS = 112
+_DPI = 120
+
+
+@dataclass(frozen=True)
+class ClipMaps:
+    """One clip to be shown."""
+
+    clip_id: str
+    student: Maps
+    """Signal → its map, axes and units as in `schemas.signal.SIGNALS`; depth in the teacher's scale."""
+    teacher: Maps
+    frames: np.ndarray[Any, np.dtype[np.uint8]] | None
+    """(frame, y, x, RGB) at the size of the maps; None where they cannot be read."""
+    timestamps: Sequence[float]
+
+
+def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
+    """Each metric's distribution over the clips as the share of clips up to a score, beside the constant's."""
+    names = [name for name in METRICS if any(clip.scores.get(name) is not None for clip in clips)]
+    figure, panels = _panels(len(names))
+    for name, axes in zip(names, panels, strict=True):
+        metric = METRICS[name]
+        for values, color, label in (
+            ([clip.guesses.get(name) for clip in clips], GUESS_COLOR, "constant"),
+            ([clip.scores.get(name) for clip in clips], STUDENT_COLOR, "student"),
+        ):
+            known = sorted(value for value in values if value is not None)
+            if not known:
+                continue
+            axes.ecdf(known, color=color, label=label, linewidth=2)
+            axes.axvline(sum(known) / len(known), color=color, linestyle=":", linewidth=1.2)
+        unit = f" [{metric.unit}]" if metric.unit else ""
+        axes.set_xlabel(f"{metric.title}{unit} ({metric.better} is better)", fontsize=8)
+        axes.set_ylim(0, 1.02)
+    panels[0].set_ylabel("share of clips", fontsize=8)
+    panels[0].legend(fontsize=7, frameon=False)
+    _save(figure, path, f"Student against teacher, {len(clips)} clips; dotted: means")
+
+
+def plot_training(path: Path, metrics: Path) -> bool:
+    """Every part of the loss over the steps, from ``metrics.jsonl``; False where it has no line to draw."""
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
+    names = list(dict.fromkeys(name for record in records for name in record if _is_loss(name)))
+    if not names:
+        return False
+    figure, panels = _panels(len(names))
+    for name, axes in zip(names, panels, strict=True):
+        steps, values = zip(*((record["step"], record[name]) for record in records if name in record), strict=True)
+        axes.plot(steps, values, color=STUDENT_COLOR, alpha=0.35 if len(values) > 1 else 1, linewidth=1, marker=_mark(values))
+        axes.plot(steps, smoothed(values), color=STUDENT_COLOR, linewidth=2)
+        if min(values) > 0:
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("optimizer step", fontsize=8)
+    _save(figure, path, "Training: each part unweighted; bold: running mean of a tenth of the lines")
+    return True
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Means over a window of a tenth of the values that ends at each of them."""
+    window = max(1, len(values) // 10)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return list((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def plot_clip(path: Path, clip: ClipMaps) -> None:
+    """Some frames of a clip, and under each the teacher's and the student's maps in the same colours."""
+    rows = _rows(clip)
+    count = len(next(iter(rows.values())))
+    shown = np.unique(np.round(np.linspace(0, count - 1, min(count, _FRAMES_SHOWN))).astype(int))
+    figure = _figure(len(shown) * 1.7 + 0.9, len(rows) * 1.7 + 0.9)
+    lines = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for (title, pictures), axes in zip(rows.items(), lines, strict=True):
+        # One image in frame widths, with thin white gaps: an axes for each frame would take most of the time.
+        fine = max(1, _PIXELS // pictures.shape[2])  # rays are a grid of a few cells, and a gap is less than one
+        tiles = pictures[shown].repeat(fine, axis=1).repeat(fine, axis=2)
+        gap = ((0, 0), (0, 0), (0, max(1, tiles.shape[2] // 40)), (0, 0))
+        strip = np.concatenate(list(np.pad(tiles, gap, constant_values=255)), axis=1)  # (y, frame·x, RGB)
+        axes.imshow(strip, interpolation="nearest", extent=(0, len(shown), 0, 1))
+        axes.set_axis_off()
+        axes.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=9)
+    for place, frame in enumerate(shown):
+        lines[0].text(place + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
+    # Matplotlib's own font lacks most scripts, and an id can be in any.
+    _save(figure, path, clip.clip_id.encode("ascii", "backslashreplace").decode())
+
+
+def _rows(clip: ClipMaps) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Title → pictures (frame, y, x, RGB). The scales of colours are the teacher's, for both."""
+    rows = {} if clip.frames is None else {"video": clip.frames}
+    pairs = {"teacher": clip.teacher, "student": clip.student}
+    if "depth" in clip.teacher:
+        depths = colors.depth_scale(clip.teacher["depth"])
+        rows |= {f"depth\n{who}": colors.depth_to_rgb(maps["depth"], depths) for who, maps in pairs.items()}
+    if "flow" in clip.teacher:
+        longest = colors.flow_scale(clip.teacher["flow"][1:])
+        rows |= {f"flow\n{who}": _first_void(colors.flow_to_rgb(maps["flow"], longest)) for who, maps in pairs.items()}
+    if "motion" in clip.teacher:
+        rows |= {f"motion\n{who}": colors.motion_to_rgb(maps["motion"], clip.frames) for who, maps in pairs.items()}
+    if "camray" in clip.teacher:
+        rows |= {f"rays\n{who}": colors.ray_directions_to_rgb(maps["camray"]) for who, maps in pairs.items()}
+    return rows
+
+
+def _first_void(pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The first frame has no frame before it, so its flow means nothing."""
+    pictures[0] = colors.NEUTRAL
+    return pictures
+
+
+def _is_loss(name: str) -> bool:
+    return name in {"loss", "sft", "ld"} or name.startswith("ed_")
+
+
+def _mark(values: Sequence[float]) -> str | None:
+    return "o" if len(values) == 1 else None
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, _COLUMNS)
+    rows = math.ceil(count / columns)
+    figure = _figure(columns * _INCHES * 1.15, rows * _INCHES)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in panels[count:]:
+        unused.set_axis_off()
+    for axes in panels[:count]:
+        axes.tick_params(labelsize=7, which="both")
+        axes.grid(visible=True, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels[:count]
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure without pyplot, which would keep it alive and look for a display."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
