@@ -179,6 +179,8 @@ class TrainConfig(Frozen):
 
     store: str = Field(min_length=1)
     """The store of cached targets: any fsspec URL or a local path."""
+    fingerprint: str | None = Field(None, min_length=8)
+    """Fingerprint of the recipe that the store must have, or how it begins; a store of another recipe is then refused."""
     output: str = Field(min_length=1)
     """Folder of the run: its losses, its result and its weights."""
     mode: Mode = "heads"

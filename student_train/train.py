@@ -60,6 +60,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 
     with ranks.agreed():
         cache = open_cache(config.store)
+        _refuse_another_recipe(cache, config)
         built = build(config, cache)
         run = Run(config, cache, load_samples(cache, config.data), ranks)
         begun = run.checkpoints.newest() if resume and ranks.leads else None
@@ -297,6 +298,14 @@ def _parameters(built: Built) -> dict[str, int]:
 
 def _size(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
+
+
+def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
+    if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
+        raise BadInput(
+            f"the store {cache.url} is of another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
+            f"{config.fingerprint[:16]}; `teacher-cache diff {cache.url} JOB.yaml` names the fields that differ from a job's"
+        )
 
 
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:

@@ -83,6 +83,10 @@ class Backbone(nn.Module, ABC):
     def parts(self) -> dict[str, nn.Module]:
         """``vision_tower``, ``projector`` and ``llm``, wherever the model has them."""
 
+    def shown(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models are told more
+        """What the model is shown, by its own keyword arguments: as the processor made it, unless the model asks for more."""
+        return visual or {}
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -107,7 +111,7 @@ class Backbone(nn.Module, ABC):
             num_items_in_batch=label_count,
             output_hidden_states=has_video,
             use_cache=False,
-            **(visual or {}),
+            **self.shown(input_ids, visual),
         )
         hidden = None
         if has_video:
@@ -126,7 +130,7 @@ class Backbone(nn.Module, ABC):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.processor.tokenizer.pad_token_id,
-            **(visual or {}),
+            **self.shown(input_ids, visual),
         )
         return answered[:, input_ids.shape[1] :]
 

@@ -29,7 +29,7 @@ from transformers import (
 
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
-from student_train.models.backbone import Backbone, Pixels, StudentOutput, Visual, no_progress_bars
+from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
 from student_train.models.byte_tokenizer import byte_tokenizer
 
 SIDE = 384
@@ -241,25 +241,7 @@ class QwenBackbone(Backbone):
             "llm": nn.ModuleDict({"language_model": self.model.model.language_model, "lm_head": self.model.lm_head}),
         }
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        *,
-        labels: torch.Tensor | None = None,
-        label_count: float | torch.Tensor | None = None,
-        visual: Visual | None = None,
-    ) -> StudentOutput:
-        visual = self._with_kinds(input_ids, visual)
-        return super().forward(input_ids, attention_mask, labels=labels, label_count=label_count, visual=visual)
-
-    def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, visual: Visual | None = None, max_new_tokens: int = 16
-    ) -> torch.Tensor:
-        visual = self._with_kinds(input_ids, visual)
-        return super().generate(input_ids, attention_mask, visual=visual, max_new_tokens=max_new_tokens)
-
-    def _with_kinds(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
+    def shown(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """Also what each token stands for, from which the model makes positions in time and space: text 0, image 1, video 2."""
         image, video = (input_ids == self.model.config.image_token_id), (input_ids == self.video_token_id)
         return {**(visual or {}), "mm_token_type_ids": image.int() + 2 * video.int()}

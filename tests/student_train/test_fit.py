@@ -190,6 +190,16 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tiny_store: Path, tmp_path: P
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_store_of_another_recipe_is_refused_where_the_config_names_one(tiny_store: Path, tmp_path: Path) -> None:
+    own = open_cache(str(tiny_store)).recipe.fingerprint
+    assert fit(config(tiny_store, tmp_path / "run", steps=1, fingerprint=own[:12])).fingerprint == own
+    with pytest.raises(
+        BadInput, match=rf"another recipe: its fingerprint is {own[:16]}.*needed 0123456789.*teacher-cache diff"
+    ):
+        fit(config(tiny_store, tmp_path / "other", fingerprint="0123456789"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_signal_that_the_store_lacks_is_named(tiny_store: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(tiny_store, store, ignore=shutil.ignore_patterns("camray*"))
