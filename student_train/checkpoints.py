@@ -27,7 +27,8 @@ from student_train.metrics import MetricsState
 STATE, WEIGHTS, OPTIMIZER, METRICS = "state.json", "weights.safetensors", "optimizer.safetensors", "metrics.jsonl"
 
 FREE = (
-    "output", "store", "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations",
+    "output", "store", "fingerprint",
+    "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations",
     "batch", "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. The store's
