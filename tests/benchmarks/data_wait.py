@@ -35,10 +35,11 @@ from pipeline import PACKAGES, job_at, render
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import PrinterCallback, Qwen2Config, SiglipVisionConfig
+from transformers import Qwen2Config, SiglipVisionConfig
 
 from schemas.signal import SIGNAL_NAMES
 from schemas.train import DataConfig, TrainConfig
+from student_train.batches import StepBatches
 from student_train.data import Collator, Sample, SampleDataset, load_samples
 from student_train.distillation import StepLosses
 from student_train.frames import StudentFrames
@@ -46,10 +47,13 @@ from student_train.metrics import MetricsLog
 from student_train.models.byte_tokenizer import byte_tokenizer
 from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptProcessor
 from student_train.models.rgpt import FourDRgptConfig
+from student_train.ranks import Ranks
 from student_train.targets import TargetReader
-from student_train.train import P4DTrainer, _arguments
+from student_train.train import _arguments
+from student_train.trainer import P4DTrainer
 from teacher_cache import Cache, open_cache
 from teacher_cache.run import run_job
+from teacher_cache.stop import Stop
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,15 +75,14 @@ class PacedStudent(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
         self.seconds, self.server = seconds, server
-        self.trainer: P4DTrainer | None = None
+        self.metrics = MetricsLog(None)
         self.marks: list[Mark] = []
         self.done_at = 0.0
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> StepLosses:
-        assert self.trainer is not None
         others = [child for child in psutil.Process().children(recursive=True) if child.pid != self.server.process.pid]
         workers = sum(sum(child.cpu_times()[:2]) for child in others)
-        mark = Mark(time.perf_counter(), self.trainer.data_wait_seconds, workers, time.process_time(), server_cpu(self.server))
+        mark = Mark(time.perf_counter(), self.metrics.data_wait_seconds, workers, time.process_time(), server_cpu(self.server))
         # The trainer's own work between two batches is within the step, as it is beside a GPU; the wait for data is not.
         since = mark.wall - self.done_at - (mark.data_wait - self.marks[-1].data_wait) if self.marks else 0.0
         self.marks.append(mark)
@@ -118,15 +121,20 @@ def measure(
     )
     student = PacedStudent(options.batch / options.pace, server)
     with tempfile.TemporaryDirectory() as folder:
+        samples = questions(cache, options.questions)
+        student.metrics.begin()
         trainer = P4DTrainer(
             model=student,
             args=_arguments(config, Path(folder)),
-            train_dataset=SampleDataset(questions(cache, options.questions)),
+            train_dataset=SampleDataset(samples),
             data_collator=Collator(TargetReader(cache, SIGNAL_NAMES), frames, so400m_processor()),
-            metrics=MetricsLog(Path(folder) / "metrics.jsonl"),
+            batches=StepBatches(len(samples), options.batch, seed=0, ranks=Ranks()),
+            metrics=student.metrics,
+            ranks=Ranks(),
+            stop=Stop(),
+            save=lambda _: None,
+            advance=lambda _: None,
         )
-        trainer.remove_callback(PrinterCallback)
-        student.trainer = trainer
         trainer.train()
     marks = np.array(student.marks[steps.start - 1 :])
     wall, waited, *cpu = (marks[-1] - marks[0]).tolist()
