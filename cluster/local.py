@@ -87,6 +87,8 @@ class _Threads:
             decoder.kill()
         for thread in self._threads:
             thread.join()
+        for decoder in self._decoders:  # one that was being started when its thread was told to end
+            decoder.kill()
         self._writers.shutdown(cancel_futures=True)
 
     @property

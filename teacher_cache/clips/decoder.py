@@ -270,6 +270,8 @@ class DecoderPool:
         for decoder in self._decoders:
             decoder.kill()
         self._threads.shutdown()
+        for decoder in self._decoders:  # one that was being started when it was to end
+            decoder.kill()
 
     def __enter__(self) -> Self:
         return self

@@ -82,7 +82,7 @@ def run(tiny_store: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory
                 "store": str(tiny_store),
                 "output": str(folder / "run"),
                 "mode": "latent",
-                "decoder": {"hidden": 64},
+                "decoder": {"hidden": 512},
                 "optim": {"learning_rate": 4e-3},
                 "steps": STEPS,
                 "batch": 2,
