@@ -48,9 +48,10 @@ def resample(hidden: torch.Tensor, grid: Grid) -> torch.Tensor:
     if (y, x) == (height, width):
         return sampled
     images = sampled.reshape(clips * steps, y, x, channels).movedim(-1, 1)  # (clip·token_time, hidden, y, x)
-    # Antialiasing changes nothing where the grid grows, and keeps every token's say where it shrinks.
-    images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return images.movedim(1, -1).reshape(clips, steps, height, width, channels)
+    # Antialiasing changes nothing where the grid grows, and keeps every token's say where it shrinks. Not every device has it
+    # in bfloat16.
+    images = F.interpolate(images.float(), (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return images.movedim(1, -1).reshape(clips, steps, height, width, channels).to(hidden.dtype)
 
 
 class PerceptionDecoder(nn.Module, ABC):

@@ -425,6 +425,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results/train-step.json, or train-step-PRESET.json")
     parser.add_argument("--memory-of", choices=ARRANGEMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.rounds < 8:
+        parser.error("the dearest arrangements run in every fourth round, and quartiles need two: give 8 rounds or more")
     if not options.device.startswith("cuda"):
         torch.set_num_threads(1)
     if options.memory_of:

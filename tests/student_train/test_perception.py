@@ -31,6 +31,13 @@ def test_even_frames_stand_for_their_pairs() -> None:
     torch.testing.assert_close(resample(hidden, (8, 4, 4)), hidden[:, [0, 2, 4, 6, 8, 10, 12, 14]])
 
 
+def test_bfloat16_is_resized_in_float32_and_stays_bfloat16() -> None:
+    hidden = torch.randn(1, 16, 9, 9, 10)
+    resampled = resample(hidden.bfloat16(), (8, 6, 6))
+    assert resampled.dtype == torch.bfloat16
+    torch.testing.assert_close(resampled, resample(hidden.bfloat16().float(), (8, 6, 6)).bfloat16(), rtol=0, atol=0)
+
+
 def test_space_is_resized_bilinearly_frame_by_frame() -> None:
     hidden = torch.randn(2, 16, 9, 9, 10)
     resampled = resample(hidden, (8, 16, 16))  # (clip, token_time, token_y, token_x, hidden)
