@@ -192,7 +192,7 @@ def main() -> None:
             for arrangement in options.only:
                 kind = MadeUpFrames if arrangement == "targets" else StudentFrames
                 frames = kind(384, 2 * options.videos * 16 * 384**2 * 3)
-                # The loader starts its workers in the first steps; some batches of the first epoch's videos are read ahead into the next.
+                # The loader starts its workers in the first steps, and reads a few batches ahead over an epoch's end.
                 steps = {
                     "targets": range(5, an_epoch),
                     "repeated": range(1, an_epoch),
