@@ -86,11 +86,16 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """The latest step's, if there is any. Raises `CouldNotRun` where it is damaged."""
-        if not (found := self._found()):
-            return None
-        with _read(found[-1]):
-            state = CheckpointState.model_validate_json((found[-1] / STATE).read_text(encoding="utf-8"))
-            return Checkpoint(found[-1], state, (found[-1] / METRICS).read_text(encoding="utf-8"))
+        found = self._found()
+        return _checkpoint(found[-1]) if found else None
+
+    def at(self, step: int) -> Checkpoint:
+        """That step's. Raises `BadInput` where there is none, and `CouldNotRun` where it is damaged."""
+        found = {_step_of(folder): folder for folder in self._found()}
+        if step not in found:
+            there = f"there are those of the steps {', '.join(map(str, found))}" if found else "there is none at all"
+            raise BadInput(f"{self.folder} has no checkpoint of step {step}; {there}")
+        return _checkpoint(found[step])
 
     def write(self, state: CheckpointState, tensors: Tensors, metrics: str) -> None:
         """Write one, and drop those that are too many. Raises `CouldNotRun` where the disk does not take it."""
@@ -120,7 +125,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted(self.folder.glob("step-*"), key=_step_of)
 
     def _drop_old(self) -> None:
         for path in self._found()[: -self.keep]:
@@ -130,6 +135,16 @@ class Checkpoints:
     def _drop_drafts(self) -> None:
         for path in self.folder.glob(".step-*.part"):
             shutil.rmtree(path)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    with _read(folder):
+        state = CheckpointState.model_validate_json((folder / STATE).read_text(encoding="utf-8"))
+        return Checkpoint(folder, state, (folder / METRICS).read_text(encoding="utf-8"))
 
 
 def _draft(final: Path) -> Path:

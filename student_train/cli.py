@@ -48,8 +48,9 @@ def fit(
 
 @app.command()
 def export(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not be there yet.")],
+    step: Annotated[int | None, typer.Option(help="Of this step's checkpoint; the finished student by default.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the weights written; as the run has them by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -57,7 +58,7 @@ def export(
     with reported_errors(as_json):
         from student_train.export import export as run  # noqa: PLC0415  # transformers takes seconds; a typing error shows at once
 
-        report = run(run_dir, out, dtype=dtype)
+        report = run(run_dir, out, step=step, dtype=dtype)
     if as_json:
         print_json(report)
     else:

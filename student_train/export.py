@@ -5,28 +5,38 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from transformers.core_model_loading import revert_weight_conversion
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.train import Dtype, ExportReport
+from student_train.checkpoints import Checkpoint, Checkpoints
+from student_train.lora import add_adapters, merge_adapters
 from student_train.models.backbone import Backbone
-from student_train.models.build import load_student
+from student_train.models.build import build_student, load_student
 from student_train.run_folder import RunFolder
 
 
-def export(run: Path, out: Path, *, dtype: Dtype | None = None) -> ExportReport:
-    """Write the student of a finished run to ``out``, which appears whole or not at all.
+def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None = None) -> ExportReport:
+    """Write the student of a finished run, or of a run's checkpoint, to ``out``, which appears whole or not at all.
 
-    ``dtype``: of the weights written; as the run has them when absent.
-    Raises `BadInput` where ``run`` holds no finished run or ``out`` something else, and `CouldNotRun` if what was written is
-    not the student's own weights and no more.
+    ``step``: of the checkpoint. ``dtype``: of the weights written; as the run has them when absent.
+    Raises `BadInput` where ``run`` holds no finished run, or not that checkpoint, or ``out`` something else, and `CouldNotRun`
+    if what was written is not the student's own weights and no more.
     """
     folder = RunFolder(run)
-    report = folder.result()
+    config = folder.config()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there already; give another folder to --out, or remove it")
-    student = load_student(folder.student, dtype or folder.config().model.dtype)
+    if step is None:
+        fingerprint = folder.result().fingerprint
+        student = load_student(folder.student, dtype or config.model.dtype)
+    else:
+        checkpoint = Checkpoints(folder.checkpoints, config.keep_checkpoints).at(step)
+        fingerprint = checkpoint.state.fingerprint
+        student = student_of(checkpoint)
+        student.to(getattr(torch, dtype or config.model.dtype))
     draft = out.with_name(f"{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     student.save(draft)
@@ -37,13 +47,34 @@ def export(run: Path, out: Path, *, dtype: Dtype | None = None) -> ExportReport:
     draft.rename(out)
     return ExportReport(
         out=str(out),
-        backbone=folder.config().model.backbone,
-        store=report.store,
-        fingerprint=report.fingerprint,
+        backbone=config.model.backbone,
+        store=config.store,
+        fingerprint=fingerprint,
         tensors=tensors,
         parameters=sum(p.numel() for p in student.model.parameters()),
         bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     )
+
+
+def student_of(checkpoint: Checkpoint) -> Backbone:
+    """The plain student as it was at a checkpoint, its adapters merged. Raises `CouldNotRun` where the weights are not its."""
+    config = checkpoint.state.config
+    torch.manual_seed(config.seed)  # what a student built from config does not train is as the run's own
+    student = build_student(config.model)
+    adapters = None if config.lora is None else add_adapters(student.parts()["llm"], config.lora)
+    own = {f"student.{name}": parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    weights = {name: weight for name, weight in checkpoint.tensors().weights.items() if name.startswith("student.")}
+    if own.keys() != weights.keys():
+        unlike = sorted(own.keys() ^ weights.keys())
+        raise CouldNotRun(
+            f"the checkpoint {checkpoint.folder} is not of the student that its settings build: {unlike[0]} differs"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    if adapters is not None:
+        merge_adapters(adapters)
+    return student
 
 
 def require_its_own_weights(folder: Path, student: Backbone) -> int:

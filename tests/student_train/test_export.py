@@ -154,6 +154,23 @@ def test_weights_can_be_written_in_half_the_bytes(run: Path, tmp_path: Path) -> 
     assert report.parameters == sum(tensor.numel() for tensor in tensors.values())
 
 
+def test_a_checkpoint_is_written_as_a_run_that_ended_there_would_be(tiny_store: Path, tmp_path: Path) -> None:
+    settings = {"store": str(tiny_store), "mode": "latent", "lora": {"rank": 4, "dropout": 0.1}, "batch": 2}
+    settings |= {"optim": {"schedule": "constant_with_warmup", "learning_rate": 1e-3, "warmup": 0}, "checkpoint_every": 1}
+    for name, steps in (("longer", 2), ("ended", 1)):
+        fit(TrainConfig.model_validate(settings | {"output": str(tmp_path / name), "steps": steps}))
+    (tmp_path / "longer" / "result.json").unlink()  # as if it were still at work
+    export(tmp_path / "longer", tmp_path / "out", step=1)
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "ended/student"))
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
+    with pytest.raises(BadInput, match="no checkpoint of step 5; there are those of the steps 1"):
+        export(tmp_path / "longer", tmp_path / "other", step=5)
+    with pytest.raises(BadInput, match="no checkpoint of step 1; there is none at all"):
+        export(tmp_path / "ended", tmp_path / "other", step=1)
+
+
 def test_a_folder_in_use_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
