@@ -84,11 +84,9 @@ class _Threads:
             self._changed.notify_all()
         self._inbox.close()
         for decoder in self._decoders:
-            decoder.kill()
+            decoder.close()
         for thread in self._threads:
             thread.join()
-        for decoder in self._decoders:  # one that was being started when its thread was told to end
-            decoder.kill()
         self._writers.shutdown(cancel_futures=True)
 
     @property

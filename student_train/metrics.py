@@ -47,8 +47,7 @@ class MetricsLog:
         self.path = path
         self.lines: list[Line] = []
         self.data_wait_seconds = 0.0
-        self.text = ""
-        """What the file holds."""
+        self._written: list[str] = []
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._steps: Counter[str] = Counter()
         self._started = time.perf_counter()
@@ -57,6 +56,11 @@ class MetricsLog:
         """Begin an empty file, and count the seconds from here."""
         self._started = time.perf_counter()
         self._put("")
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return "".join(self._written)
 
     @property
     def seconds(self) -> float:
@@ -89,7 +93,7 @@ class MetricsLog:
 
     def go_on_from(self, text: str, state: MetricsState) -> None:
         """Put the file and everything else back to where they were at a checkpoint."""
-        self.text = ""
+        self._written = []
         self._put(text)
         self.lines = []
         for record in map(json.loads, text.splitlines()):
@@ -101,10 +105,10 @@ class MetricsLog:
         self.data_wait_seconds = state.data_wait_seconds
 
     def _put(self, more: str) -> None:
-        beginning, self.text = not self.text, self.text + more
         if self.path is not None:
-            with self.path.open("w" if beginning else "a", encoding="utf-8") as file:
+            with self.path.open("a" if self._written else "w", encoding="utf-8") as file:
                 file.write(more)
+        self._written.append(more)
 
 
 def first_and_last(lines: Sequence[Line]) -> tuple[SmoothedLosses, SmoothedLosses]:

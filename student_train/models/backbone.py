@@ -67,13 +67,13 @@ class Backbone(nn.Module, ABC):
         self.processor = processor
 
     @property
-    @abstractmethod
     def hidden_size(self) -> int:
         """Channels of the language model's hidden states."""
+        return int(self.model.config.text_config.hidden_size)
 
     @property
-    @abstractmethod
-    def video_token_id(self) -> int: ...
+    def video_token_id(self) -> int:
+        return int(self.model.config.video_token_id)
 
     @abstractmethod
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:

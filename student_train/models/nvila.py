@@ -90,14 +90,6 @@ class RgptBackbone(Backbone):
     model: FourDRgptForConditionalGeneration
     example = EXAMPLE
 
-    @property
-    def hidden_size(self) -> int:
-        return int(self.model.config.text_config.hidden_size)
-
-    @property
-    def video_token_id(self) -> int:
-        return int(self.model.config.video_token_id)
-
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
         clips, frames = visual["frames"].shape[:2]
         return clips, frames, self.model.grid, self.model.grid

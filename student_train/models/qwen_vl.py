@@ -217,14 +217,6 @@ class QwenBackbone(Backbone):
 
     example: ClassVar[str] = EXAMPLE
 
-    @property
-    def hidden_size(self) -> int:
-        return int(self.model.config.text_config.hidden_size)
-
-    @property
-    def video_token_id(self) -> int:
-        return int(self.model.config.video_token_id)
-
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
         """Time steps are pairs of frames."""
         time, y, x = visual["video_grid_thw"][0].tolist()

@@ -69,6 +69,7 @@ class Decoder:
     """Held while the process's pipes are used, so that they are not closed under who reads."""
     _is_asked: bool = field(default=False, init=False, repr=False)
     """Whether the process owes answers."""
+    _is_closed: bool = field(default=False, init=False, repr=False)
     _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     """The process that was last told to end by `kill`."""
 
@@ -139,11 +140,16 @@ class Decoder:
             process.kill()  # who reads from it now sees its end, and lets go
             self._end(process)
 
+    def close(self) -> None:
+        """End the process for good; whoever asks now, or asks later, gets `CouldNotRun`, and no other process is started."""
+        self._is_closed = True
+        self.kill()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        self.close()
 
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout_seconds
@@ -161,6 +167,9 @@ class Decoder:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
                 )
+            if self._is_closed:  # asked when the process is there: `close` that came before could not see it
+                self._end(self.process)
+                raise CouldNotRun(_STOPPED)
             self._is_asked = True
             return self.process
 
@@ -268,10 +277,8 @@ class DecoderPool:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._decoders:
-            decoder.kill()
+            decoder.close()
         self._threads.shutdown()
-        for decoder in self._decoders:  # one that was being started when it was to end
-            decoder.kill()
 
     def __enter__(self) -> Self:
         return self

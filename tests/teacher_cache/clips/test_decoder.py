@@ -154,6 +154,13 @@ def test_an_iterator_may_be_left(decoder: Decoder, long: str) -> None:
     assert reasons(list(again)) == [None]
 
 
+def test_a_closed_decoder_starts_no_process(decoder: Decoder, long: str) -> None:
+    decoder.close()
+    with pytest.raises(CouldNotRun, match="the decoder was stopped"):
+        decoder.probe(long)
+    assert decoder.process is None
+
+
 def test_killing_a_decoder_at_work_blames_no_video(decoder: Decoder, long: str) -> None:
     os.kill(start(decoder, long), signal.SIGSTOP)
     threading.Timer(1, decoder.kill).start()
