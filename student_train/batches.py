@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -71,7 +71,18 @@ class Loader(Generic[Sample]):
             dataset, batch_sampler=batches, collate_fn=ErrorsAsValues(collator), generator=torch.Generator(), **options
         )
 
+        self._reading: Generator[dict[str, Any], None, None] | None = None
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._reading = self._read()
+        return self._reading
+
+    def close(self) -> None:
+        """End the processes that read ahead now, and not with the interpreter, which tells of them with a traceback."""
+        if self._reading is not None:
+            self._reading.close()
+
+    def _read(self) -> Generator[dict[str, Any], None, None]:
         for batch in self.loader:
             if isinstance(batch, CacheError):
                 raise batch

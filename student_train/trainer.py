@@ -67,6 +67,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
         self.save, self.begun = save, begun
         self.told_to_stop = False
+        self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
         self._pending: list[tuple[dict[str, torch.Tensor], list[str]]] = []
         # Trainer prints its logs on standard output, which is for the command's own result.
@@ -79,7 +80,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def get_train_dataloader(self) -> Loader[Any]:
         """Batches of this process alone; accelerate would share them out a second time."""
         args = self.args
-        return Loader(
+        self._loader = Loader[Any](
             self.train_dataset,
             self.batches,
             self.data_collator,
@@ -87,6 +88,15 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
             multiprocessing_context=args.dataloader_multiprocessing_context,
             pin_memory=args.dataloader_pin_memory,
         )
+        return self._loader
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, after which nothing reads ahead any more, however it ended."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._loader is not None:
+                self._loader.close()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """This process's batches of one optimizer step, and what the step's means are over, in all processes."""
