@@ -17,6 +17,8 @@ import pytest
 
 from cluster.metrics import METRICS
 
+pytestmark = pytest.mark.alone
+
 DASHBOARD = json.loads(files("cluster").joinpath("grafana/p4d-cache.json").read_text())
 STORE = "s3://bucket/p4d/tiny"
 
@@ -31,6 +33,7 @@ from schemas.event import Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.report import FailedClip, StageSeconds, UnitReport
 
 ray.init(
+    address="local",  # not a cluster that another test has started on this machine
     num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), log_to_driver=False, logging_level="ERROR",
     _system_config={{"metrics_report_interval_ms": 500}},
 )

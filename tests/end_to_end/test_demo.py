@@ -6,9 +6,12 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from conftest import Command
 
 from teacher_cache import open_cache
+
+pytestmark = pytest.mark.alone
 
 
 def test_the_demo_tells_the_whole_story_in_three_minutes(tmp_path: Path, command: Command) -> None:

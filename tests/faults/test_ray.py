@@ -21,6 +21,8 @@ from terminal import paced
 
 from schemas.report import RunReport
 
+pytestmark = pytest.mark.alone
+
 Sought = TypeVar("Sought")
 
 PROGRAM = str(Path(sys.executable).parent / "teacher-cache")

@@ -70,6 +70,7 @@ def near(predicted: float, used: float, share: float = 0.15) -> bool:
     return abs(predicted - used) <= share * used
 
 
+@pytest.mark.alone
 def test_a_job_uses_what_its_plan_says(counting: CountingProxy, many: Path) -> None:
     fs, _ = filesystem("s3://bucket")
     for video in many.iterdir():

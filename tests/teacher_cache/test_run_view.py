@@ -160,6 +160,7 @@ def validated(path: Path) -> list[dict[str, object]]:
     return lines
 
 
+@pytest.mark.alone
 def test_ctrl_c_leaves_terminal_and_events_whole_and_the_next_run_goes_on_in_the_same_file(
     tmp_path: Path, jobs: Jobs, command: Command, terminals: list[Terminal]
 ) -> None:
