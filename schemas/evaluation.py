@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from schemas.base import Frozen
 from schemas.train import Mode
+
+STATIC_TASKS = ("3D Video Grounding", "Dimensional Measurement", "Spatial Relation")
+DYNAMIC_TASKS = (
+    "Rotational",
+    "Counting",
+    "Translational",
+    "False Positives",
+    "Speed & Acceleration",
+    "Displacement & Path Length",
+)
+"""R4D-Bench's kinds of questions, as its files spell them. 4D-RGPT, arXiv 2512.17012, section 4."""
+OPTION_LETTERS = "ABCDE"
+
+
+def multiple_choice(question: str, options: Sequence[str]) -> str:
+    """A question with its options, in the paper's words: 2 to 5 of them, lettered from A."""
+    lettered = (f"({letter}) {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))
+    return "\n".join([question, "Options:", *lettered, "Answer with the option's letter from the given choices directly."])
 
 
 class Unevaluated(Frozen):

@@ -292,6 +292,16 @@ class ViewReport(Frozen):
     """Ids of the clips on it."""
 
 
+class ScenesReport(Frozen):
+    """A data set of rendered scenes."""
+
+    out: str
+    """Its folder: ``videos/``, ``marks/``, ``conversations.json`` and ``questions.json``."""
+    videos: int
+    conversations: int
+    questions: int
+
+
 class DemoReport(Frozen):
     """What the demo made."""
 

@@ -10,9 +10,10 @@ from schemas.base import Frozen
 
 Modality = Literal["depth", "flow", "motion", "camray"]
 """A signal that explicit distillation compares, decoded by the teacher's heads."""
-Mode = Literal["heads", "latent", "direct"]
+Mode = Literal["heads", "latent", "direct", "sft"]
 """``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, and nothing of the
-teacher on the device; ``direct``: LD, and ED by light heads that are trained with the student, again without the teacher."""
+teacher on the device; ``direct``: LD, and ED by light heads that are trained with the student, again without the teacher;
+``sft``: nothing is distilled, for comparison."""
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
@@ -226,10 +227,15 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _something_to_distil(self) -> Self:
+        if self.mode == "sft":
+            return self
         recipe = self.loss.resolved()
         explicit = self.mode != "latent" and recipe.beta > 0 and any(recipe.weights.values())
         if recipe.alpha == 0 and not explicit:
-            raise ValueError("nothing would be distilled: `loss.alpha` is 0 and no modality has a weight in this mode")
+            raise ValueError(
+                "nothing would be distilled: `loss.alpha` is 0 and no modality has a weight in this mode; "
+                "`mode: sft` trains without distilling"
+            )
         return self
 
 

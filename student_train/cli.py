@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.table import Table
 
+from schemas.ablation import AblationConfig, AblationReport, Arm, Profile, Spread
+from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.train import Dtype, FitReport, TrainConfig
 from student_train.ranks import one_voice
 from teacher_cache.config import load_yaml
 from teacher_cache.console import escape, print_json, reported_errors, stderr, stdout
+
+_ABLATION = AblationConfig()
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -97,6 +101,9 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
     maps: Annotated[bool, typer.Option(help="Whether to compare maps at all.")] = True,
     questions: Annotated[Path | None, typer.Option(help="Questions in R4D-Bench's format, .json or .jsonl.")] = None,
     video_root: Annotated[str | None, typer.Option(help="Where the questions' videos and images lie.")] = None,
+    tell_length: Annotated[
+        bool, typer.Option(help="Begin each question with how long the video is, as the paper does.")
+    ] = True,
     batch: Annotated[int | None, typer.Option(min=1, help="Clips or questions at a time; as in training by default.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Clips whose maps are drawn side by side.")] = 4,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN_DIR/eval by default.")] = None,
@@ -107,13 +114,73 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
         from student_train.evaluation.evaluate import Wanted  # noqa: PLC0415  # as above
         from student_train.evaluation.evaluate import evaluate as run  # noqa: PLC0415
 
-        wanted = Wanted(store, tuple(clip or ()), limit, maps, questions, video_root, batch, pictures, out)
+        wanted = Wanted(store, tuple(clip or ()), limit, maps, questions, video_root, tell_length, batch, pictures, out)
         report = run(run_dir, wanted)
     if as_json:
         print_json(report)
     else:
         show_evaluation(report)
     raise SystemExit(0 if report.is_whole else 1)
+
+
+@app.command()
+def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
+    out: Annotated[Path, typer.Option(help="Folder of scenes, stores, runs and the result.")] = Path("ablation-out"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = _ABLATION.seeds,
+    encoding: Annotated[
+        list[str] | None, typer.Option(help="Profile of the store: fine, compact or exact; may be given again.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Other sizes: videos, held_out, steps, batch, alpha, beta, optim.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = _ABLATION.processes,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """What distillation and frame times are worth: SFT, LD, LD+ED, with and without TPE, on rendered scenes. No downloads."""
+    with reported_errors(as_json):
+        config = _ABLATION if settings is None else load_yaml(settings, AblationConfig)
+        encodings = tuple(dict.fromkeys(encoding or config.encodings))
+        if unknown := [name for name in encodings if name not in get_args(Profile)]:
+            raise BadInput(f"there is no encoding profile {unknown[0]!r}; there are {', '.join(get_args(Profile))}")
+        given = {"seeds": seeds, "processes": processes, "encodings": encodings}
+        from student_train.ablation import run_ablation  # noqa: PLC0415  # as above
+
+        report = run_ablation(config.model_copy(update=given), out)
+    if as_json:
+        print_json(report)
+    else:
+        show_ablation(report)
+
+
+def show_ablation(report: AblationReport) -> None:
+    """Accuracies and maps of each arm, mean and deviation over its seeds, in per cent and in the metrics' own units."""
+    from student_train.evaluation.map_metrics import METRICS  # noqa: PLC0415  # torch
+
+    table = Table("right answers, %", *(_arm_name(summary.arm, report) for summary in report.arms), "guess", "questions")
+    for task, count in report.questions.items():
+        cells = (_spread(summary.accuracy[task], 100) for summary in report.arms)
+        table.add_row(escape(task), *cells, f"{100 * report.guess[task]:.1f}", str(count))
+    stdout.print(table)
+    with_maps = [summary for summary in report.arms if summary.maps]
+    table = Table("student against teacher", *(_arm_name(summary.arm, report) for summary in with_maps), "constant")
+    for name, constant in report.map_guess.items():
+        cells = (_spread(summary.maps[name]) if name in summary.maps else "–" for summary in with_maps)
+        metric = METRICS[name]
+        title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"
+        table.add_row(title, *cells, _figure(constant))
+    stdout.print(table)
+    stdout.print(
+        f"{report.seconds:.0f} s on {report.cores} cores: {escape(report.out)}/ablation.json, ablation.png", soft_wrap=True
+    )
+
+
+def _arm_name(arm: Arm, report: AblationReport) -> str:
+    return f"{arm.name}, {arm.encoding}" if len(report.config.encodings) > 1 else arm.name
+
+
+def _spread(found: Spread, factor: float = 1) -> str:
+    deviation = "" if found.deviation is None else f" ± {factor * found.deviation:.2g}"
+    return f"{factor * found.mean:.3g}{deviation}"
 
 
 def show_evaluation(report: EvalReport) -> None:

@@ -22,6 +22,7 @@ from student_train.perception import (
     FrozenPerception,
     Grid,
     LatentPerception,
+    NoPerception,
     Perception,
     perception_decoder,
 )
@@ -76,7 +77,7 @@ class P4D(nn.Module):
         if not cache.committed_ids():
             raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
         p4d = cls(_PERCEPTIONS[mode](cache, hidden_size, tuple(signal_weights(recipe)), decoder), recipe)
-        if not p4d.signals:
+        if not p4d.signals and mode != "sft":
             raise BadInput(f"nothing would be distilled: no weight of the recipe is above 0 that mode `{mode}` has a loss for")
         return p4d
 
@@ -188,6 +189,10 @@ def _latent(cache: Targets, hidden_size: int, wanted: Collection[SignalName], de
     return LatentPerception(perception_decoder(decoder, hidden_size, f4d_shape(cache)))
 
 
+def _nothing(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # all modes are asked alike
+    return NoPerception()
+
+
 def _frozen(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:
     heads = cache.heads()
     if heads is None:
@@ -219,6 +224,7 @@ _PERCEPTIONS: dict[Mode, Callable[[Targets, int, Collection[SignalName], Decoder
     "latent": _latent,
     "heads": _frozen,
     "direct": _direct,
+    "sft": _nothing,
 }
 
 

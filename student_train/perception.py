@@ -174,6 +174,19 @@ class Perception(nn.Module, ABC):
 DECODER, DIRECT, FROZEN = "perception_decoder", "direct_heads", "frozen_heads"
 
 
+class NoPerception(Perception):
+    """Of a student that learns from the conversations alone."""
+
+    gives = ()
+
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:  # noqa: ARG002  # as the others
+        return {}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {}
+
+
 class LatentPerception(Perception):
     """F4D alone: nothing of the teacher on the device."""
 

@@ -63,6 +63,8 @@ class TargetReader:
 
     def read(self, arrays: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
         """The store's arrays for these clips, each clip fetched once however often it is named."""
+        if not arrays:
+            return {}
         once = list(dict.fromkeys(clip_ids))
         found = self.cache.read(list(arrays), once)
         if len(once) == len(clip_ids):

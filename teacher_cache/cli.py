@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.console import escape, print_json, progress_bar, reported_errors, size, stdout
@@ -209,14 +210,24 @@ def view(
     clip: Annotated[
         list[str] | None, typer.Option(help="a clip's id; repeat for several. The first eight when absent", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
+    out: Annotated[
+        Path,
+        typer.Option(help="the HTML file to write; a name that ends in .rrd makes it a Rerun recording of one clip in 3-D"),
+    ] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML file that shows frames beside depth, flow, motion, camera rays and F4D."""
+    """Write one HTML file that shows frames beside depth, flow, motion, camera rays and F4D; or one clip for Rerun."""
     with reported_errors(as_json):
-        from teacher_cache.view.report import write_report
+        if out.suffix == ".rrd":
+            from teacher_cache.view.recording import write_recording
 
-        shown = write_report(store, clip or None, out)
+            if clip and len(clip) > 1:
+                raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one file for each")
+            shown = [write_recording(store, clip[0] if clip else None, out)]
+        else:
+            from teacher_cache.view.report import write_report
+
+            shown = write_report(store, clip or None, out)
         if as_json:
             print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
@@ -259,6 +270,32 @@ def gc(
         stdout.print(
             f"{verb} {len(report.removed)} objects, {size(report.bytes)}; left {len(report.kept_younger)} younger ones"
         )
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="the folder to write", show_default=False)],
+    *,
+    videos: Annotated[int, typer.Option(min=1, help="how many scenes")] = 64,
+    first_seed: Annotated[int, typer.Option(min=0, help="of the first scene; each next one has the next seed")] = 0,
+    height: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 240,
+    width: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 320,
+    frames: Annotated[int, typer.Option(min=2, help="of each video, over its one to three seconds")] = 48,
+    workers: Annotated[int, typer.Option(min=1, help="processes that render")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Render videos of moving scenes, with questions about them that their exact truth answers."""
+    with reported_errors(as_json):
+        from teacher_cache.scenes.dataset import VideoFormat, write_scenes
+
+        with progress_bar("rendering", videos, "videos") as advance:
+            seeds = range(first_seed, first_seed + videos)
+            report = write_scenes(out, seeds, VideoFormat(height, width, frames), workers=workers, advance=advance)
+        if as_json:
+            print_json(report)
+        else:
+            stdout.print(f"{report.videos} videos, {report.conversations} conversations and {report.questions} questions:")
+            stdout.print(escape(report.out), soft_wrap=True)
 
 
 @app.command()

@@ -71,6 +71,40 @@ def camera_rotations(camray: FloatArray, intrinsics: FloatArray) -> DoubleArray:
     return np.stack([rotation_between(ideal, rays[..., :3]) for rays in camray])
 
 
+def pinhole_intrinsics(rays: FloatArray) -> DoubleArray:
+    """The pinhole matrix (3, 3), in image widths and heights, that fits the directions (ray_y, ray_x, ≥ 3) of one camera.
+
+    In the camera's own frame, which is the first frame's of a clip. By least squares on u = f d_x / d_z + c, and on v
+    alike, over the rays that point forward. Raises ValueError where none do.
+    """
+    rows, columns = rays.shape[:2]
+    v, u = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+    ahead = np.isfinite(rays[..., :3]).all(-1) & (rays[..., 2] > 0.05 * np.abs(rays[..., :3]).sum(-1))
+    if ahead.sum() < 2:
+        raise ValueError(f"{int(ahead.sum())} of {ahead.size} rays point forward; a camera has two at least")
+    x, y = (rays[ahead][:, axis].astype(np.float64) / rays[ahead][:, 2] for axis in (0, 1))
+    (fx, cx), (fy, cy) = (np.polyfit(slope, place[ahead], 1) for slope, place in ((x, u), (y, v)))
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+def rays_on_grid(camray: FloatArray, height: int, width: int) -> FloatArray:
+    """Rays (frame, ray_y, ray_x, 6) through the cells of a finer grid, (frame, height, width, 6), linear and so extended.
+
+    A ray through the pixel (u, v) of a pinhole is linear in u and v before it is brought to unit length, and so is its moment.
+    """
+    return _stretched(_stretched(camray, height, axis=1), width, axis=2)
+
+
+def _stretched(values: FloatArray, count: int, *, axis: int) -> FloatArray:
+    cells = values.shape[axis]
+    if cells == 1:
+        return np.repeat(values, count, axis)
+    place = (np.arange(count) + 0.5) * cells / count - 0.5
+    low = np.clip(np.floor(place), 0, cells - 2).astype(np.intp)
+    share = (place - low).astype(values.dtype).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    return np.asarray(values.take(low, axis) * (1 - share) + values.take(low + 1, axis) * share)
+
+
 def rotation_between(source: FloatArray, target: FloatArray) -> DoubleArray:
     """The rotation R (3, 3) that best turns directions (…, 3) onto others, by Kabsch. Lengths are ignored."""
     a, b = unit(source).reshape(-1, 3), unit(target).reshape(-1, 3)

@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from schemas.evaluation import Accuracy, Answer, AnswersReport, NumericAccuracy, Unevaluated
-
-STATIC_TASKS = ("3D Video Grounding", "Dimensional Measurement", "Spatial Relation")
-DYNAMIC_TASKS = (
-    "Rotational",
-    "Counting",
-    "Translational",
-    "False Positives",
-    "Speed & Acceleration",
-    "Displacement & Path Length",
+from schemas.evaluation import (
+    DYNAMIC_TASKS,
+    OPTION_LETTERS,
+    STATIC_TASKS,
+    Accuracy,
+    Answer,
+    AnswersReport,
+    NumericAccuracy,
+    Unevaluated,
+    multiple_choice,
 )
+
 # The dataset's card spells some otherwise than its files.
 _OTHER_SPELLINGS = {
     "Dimension Measurement": "Dimensional Measurement",
     "Spatial Relationship": "Spatial Relation",
     "False Positive": "False Positives",
 }
-_LETTERS = "ABCDE"
 _THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -115,9 +115,10 @@ def _options(item: dict[str, Any], source: str) -> tuple[str, ...]:
     options = item.get("options") or ()
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
         raise BadInput(f"{source}: `options` is {options!r}; needed a list of texts, or none for a number")
-    if options and not 2 <= len(options) <= len(_LETTERS):
+    if options and not 2 <= len(options) <= len(OPTION_LETTERS):
         raise BadInput(
-            f"{source}: has {len(options)} options; needed 2 to {len(_LETTERS)}, for the letters A to {_LETTERS[-1]}"
+            f"{source}: has {len(options)} options; "
+            f"needed 2 to {len(OPTION_LETTERS)}, for the letters A to {OPTION_LETTERS[-1]}"
         )
     return tuple(options)
 
@@ -155,13 +156,12 @@ def task_name(spelling: str) -> str:
     return names.get(key(spelling), spelling)
 
 
-def wording(question: Question, seconds: float) -> str:
-    """What the student is asked of a video that lasts ``seconds``: the video's length, the question, its options."""
-    lines = [f"This video is {seconds:.1f} seconds long.", question.text]
-    if not question.options:
-        return "\n".join([*lines, "Answer with one number, without its unit."])
-    lines += ["Options:", *(f"({letter}) {option}" for letter, option in zip(_LETTERS, question.options, strict=False))]
-    return "\n".join([*lines, "Answer with the option's letter from the given choices directly."])
+def wording(question: Question, seconds: float | None) -> str:
+    """What the student is asked of a video: its length in ``seconds``, where that is told, the question, its options."""
+    lines = [] if seconds is None else [f"This video is {seconds:.1f} seconds long."]
+    if question.options:
+        return "\n".join([*lines, multiple_choice(question.text, question.options)])
+    return "\n".join([*lines, question.text, "Answer with one number, without its unit."])
 
 
 def chosen_letter(response: str, count: int) -> int | None:
@@ -169,8 +169,8 @@ def chosen_letter(response: str, count: int) -> int | None:
 
     The article in "A red ball" is not a letter.
     """
-    found = re.search(rf"(?!\bA (?!is\b)[a-z])\b([{_LETTERS[:count]}])\b", response)
-    return None if found is None else _LETTERS.index(found[1])
+    found = re.search(rf"(?!\bA (?!is\b)[a-z])\b([{OPTION_LETTERS[:count]}])\b", response)
+    return None if found is None else OPTION_LETTERS.index(found[1])
 
 
 def chosen_option(response: str, options: Sequence[str]) -> int | None:

@@ -38,8 +38,11 @@ class Asked:
 class Questions(Dataset[Asked | Answer]):
     """Questions made ready one by one; one whose video or image cannot be read is its failed `Answer`. Picklable."""
 
-    def __init__(self, questions: Sequence[Question], video_root: str, frames: int, processor: Processor) -> None:
+    def __init__(
+        self, questions: Sequence[Question], video_root: str, frames: int, processor: Processor, *, tell_length: bool = True
+    ) -> None:
         self.questions, self.video_root, self.frames, self.processor = questions, video_root, frames, processor
+        self.tell_length = tell_length
         self.images = StudentFrames(processor.image_size, 0)
         self._last: tuple[str, Watched] | None = None
 
@@ -58,7 +61,7 @@ class Questions(Dataset[Asked | Answer]):
         except CouldNotRun as error:
             return not_asked(question, "image_unreadable", str(error))
         shown = "<video>\n" if image is None else "<image>\n<video>\n"
-        turn = Turn("user", shown + wording(question, watched.seconds))
+        turn = Turn("user", shown + wording(question, watched.seconds if self.tell_length else None))
         return Asked(question, prompt([turn], self.processor, watched.timestamps.tolist()), watched, image)
 
     def _watch(self, uri: str) -> Watched:

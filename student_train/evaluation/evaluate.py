@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +55,8 @@ class Wanted:
     """A file of questions to be answered."""
     video_root: str | None = None
     """Folder or URL that the questions' videos and images start from."""
+    tell_length: bool = True
+    """Whether each question begins with how long the video is, as the paper's prompt does."""
     batch: int | None = None
     """Clips or questions in one forward pass; as in training when None."""
     pictures: int = 4
@@ -71,6 +73,8 @@ def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
     """
     started = time.perf_counter()
     run = open_run(folder)
+    if run.config.mode == "sft":
+        wanted = _answers_alone(wanted, folder)
     cache = open_cache(wanted.store or run.config.store)
     require_same_teacher(run, cache)
     rows = chosen_rows(cache, wanted) if wanted.maps else []
@@ -95,6 +99,13 @@ def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
     )
     (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _answers_alone(wanted: Wanted, folder: Path) -> Wanted:
+    """Of a run that distilled nothing, and so has no maps."""
+    if wanted.questions is None:
+        raise BadInput(f"the run {folder} is of mode `sft`, which learns no maps to compare; give --questions")
+    return replace(wanted, maps=False)
 
 
 def device() -> torch.device:
@@ -264,7 +275,7 @@ def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
 
 def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport:
     frames, processor = job.cache.recipe.clips.frames, job.student.processor
-    made_ready = Questions(questions, job.wanted.video_root or ".", frames, processor)
+    made_ready = Questions(questions, job.wanted.video_root or ".", frames, processor, tell_length=job.wanted.tell_length)
     answers: list[Answer] = []
     with (
         progress_bar("answers", len(questions), "questions") as advance,

@@ -13,7 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from schemas.ablation import AblationReport
 from schemas.evaluation import ClipScores
+from schemas.train import Mode
 from student_train.evaluation.map_metrics import METRICS
 from teacher_cache.view import colors
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Maps = Mapping[str, np.ndarray[Any, Any]]
 
 STUDENT_COLOR, GUESS_COLOR = "#2457a6", "#9a9a9a"
+ARM_COLORS: dict[Mode, str] = {"sft": "#c9c9c9", "latent": "#8fb3e0", "heads": STUDENT_COLOR, "direct": "#7a5fb0"}
 _COLUMNS = 4
 _FRAMES_SHOWN = 6
 _INCHES = 2.6
@@ -41,6 +44,30 @@ class ClipMaps:
     frames: np.ndarray[Any, np.dtype[np.uint8]] | None
     """(frame, y, x, RGB) at the size of the maps; None where they cannot be read."""
     timestamps: Sequence[float]
+
+
+def plot_ablation(path: Path, report: AblationReport) -> None:
+    """Each arm's accuracy by kind of question, bars are means, whiskers one deviation, dots runs."""
+    tasks = list(report.questions)
+    config = report.config
+    figure, panels = _panels(len(tasks))
+    labels = [f"{s.arm.name}, {s.arm.encoding}" if len(config.encodings) > 1 else s.arm.name for s in report.arms]
+    places = np.arange(len(labels))
+    shades = [ARM_COLORS[summary.arm.mode] for summary in report.arms]
+    for task, axes in zip(tasks, panels, strict=True):
+        means = [100 * summary.accuracy[task].mean for summary in report.arms]
+        spreads = [100 * (summary.accuracy[task].deviation or 0.0) for summary in report.arms]
+        axes.barh(places, means, xerr=spreads, color=shades, height=0.7, error_kw={"linewidth": 1.2, "ecolor": "#333333"})
+        for place, summary in zip(places, report.arms, strict=True):
+            runs = [100 * run.accuracy[task] for run in report.runs if run.arm == summary.arm]
+            axes.plot(runs, [place] * len(runs), ".", color="#111111", markersize=4)
+        axes.axvline(100 * report.guess[task], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+        axes.set_yticks(places, labels, fontsize=7)
+        axes.invert_yaxis()
+        axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
+        axes.set_xlabel("right answers, %; dotted: a guess", fontsize=7)
+    title = f"{config.steps} steps on {config.videos} scenes, {config.seeds} seeds, asked about {config.held_out} others"
+    _save(figure, path, title)
 
 
 def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +27,26 @@ def write_report(url: str, clip_ids: Sequence[str] | None, out: Path, extra_sect
     HTML that stand before the clips. Raises `UnknownClip`, and `BadInput` where ``out`` cannot be written.
     """
     cache = open_cache(url)
-    rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
-    shown = list(clip_ids) if clip_ids is not None else list(rows)[:_CLIPS_SHOWN]
-    if unknown := [clip_id for clip_id in shown if clip_id not in rows]:
-        raise UnknownClip(
-            f"the store {url} has no clip {unknown[0]!r}; its ids are in the output of `status` and in cache.clips"
-        )
-    page = render_page(f"Teacher's targets: {url}", _summary(cache), _panels(cache, [rows[i] for i in shown]), extra_sections)
+    rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
+    panels = (clip_panel(cache, row) for row in rows)
+    page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot write {out}: {error.strerror}") from None
-    return shown
+    return [row["clip_id"] for row in rows]
+
+
+def known_rows(cache: Cache, clip_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The catalog's rows of these clips in their order, or of all clips when None. Raises `UnknownClip`."""
+    rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
+    wanted = list(rows) if clip_ids is None else list(clip_ids)
+    if unknown := [clip_id for clip_id in wanted if clip_id not in rows]:
+        raise UnknownClip(
+            f"the store {cache.url} has no clip {unknown[0]!r}; its ids are in the output of `status` and in cache.clips"
+        )
+    return [rows[clip_id] for clip_id in wanted]
 
 
 def _summary(cache: Cache) -> dict[str, str]:
@@ -54,28 +61,25 @@ def _summary(cache: Cache) -> dict[str, str]:
     }
 
 
-def _panels(cache: Cache, rows: Sequence[dict[str, Any]]) -> Iterator[ClipPanel]:
-    for row in rows:
-        nothing: dict[str, npt.NDArray[Any]] = {}
-        values = nothing
-        if row["status"] == "committed":
-            values = {
-                name: array[0]
-                for name, array in cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]]).items()
-            }
-        clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
-        yield ClipPanel(
-            clip_id=row["clip_id"],
-            video=row["video"],
-            status=row["status"],
-            reason=row["reason"],
-            detail=row["detail"],
-            frames=_frames(row["video"], clock["frame_index"]),
-            timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
-            frame_index=tuple(int(i) for i in clock["frame_index"]),
-            signals=values,
-            f4d_layers=tuple(cache.recipe.teacher.config.get("hooks", ())),
-        )
+def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
+    """What there is to show of a clip, by its row of the catalog."""
+    values: dict[str, npt.NDArray[Any]] = {}
+    if row["status"] == "committed":
+        found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
+        values = {name: array[0] for name, array in found.items()}
+    clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
+    return ClipPanel(
+        clip_id=row["clip_id"],
+        video=row["video"],
+        status=row["status"],
+        reason=row["reason"],
+        detail=row["detail"],
+        frames=_frames(row["video"], clock["frame_index"]),
+        timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
+        frame_index=tuple(int(i) for i in clock["frame_index"]),
+        signals=values,
+        f4d_layers=tuple(cache.recipe.teacher.config.get("hooks", ())),
+    )
 
 
 def _frames(uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:

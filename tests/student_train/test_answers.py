@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import BadInput
-from schemas.evaluation import Answer
+from schemas.evaluation import DYNAMIC_TASKS, STATIC_TASKS, Answer
 from student_train.evaluation.answers import (
-    DYNAMIC_TASKS,
-    STATIC_TASKS,
     Question,
     chosen_letter,
     chosen_option,

@@ -393,3 +393,26 @@ def test_the_tables_show_every_metric_and_task(
     for said in ("depth AbsRel", "motion IoU", "static", "dynamic", "50.0%", "100.0%", "Spatial Relation", "distance"):
         assert said in out
     assert "absent: video_missing" in err
+
+
+def test_a_run_that_distilled_nothing_answers_questions_and_has_no_maps(tiny_store: Path, videos: Path, tmp_path: Path) -> None:
+    fit(TrainConfig(store=str(tiny_store), output=str(tmp_path / "run"), mode="sft", steps=1, batch=1))
+    with pytest.raises(BadInput, match="mode `sft`, which learns no maps"):
+        evaluate(tmp_path / "run", Wanted())
+    report = evaluate(tmp_path / "run", Wanted(questions=write_questions(tmp_path, WAY), video_root=str(videos)))
+    assert report.maps is None
+    assert report.answers is not None
+    assert report.answers.asked == 1
+
+
+def test_the_length_is_told_or_left_to_be_seen(run: Path, videos: Path, tmp_path: Path) -> None:
+    processor = load_student(run / "student").processor
+    asked = read_questions(write_questions(tmp_path, WAY))
+    texts = []
+    for tell_length in (True, False):
+        one = Questions(asked, str(videos), 16, processor, tell_length=tell_length)[0]
+        assert isinstance(one, Asked)
+        texts.append(processor.tokenizer.decode(one.ids))
+    assert "seconds long" in texts[0]
+    assert "seconds long" not in texts[1]
+    assert "Which way does" in texts[1]

@@ -251,3 +251,15 @@ def test_a_missing_store_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFound, match="there is no store at /nowhere/store"):
         fit(config(Path("/nowhere/store"), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_without_distilling_the_conversations_alone_are_learnt(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "sft", mode="sft", steps=2))
+    fit(config(tiny_store, tmp_path / "latent", mode="latent", steps=2))
+    assert [set(line) for line in losses(tmp_path / "sft")] == [{"loss", "sft"}] * 2
+    assert all(line["loss"] == line["sft"] for line in losses(tmp_path / "sft"))
+    # The same student sees the same batch first, whatever else is learnt from it.
+    assert losses(tmp_path / "sft")[0]["sft"] == pytest.approx(losses(tmp_path / "latent")[0]["sft"], rel=1e-5)
+    assert (tmp_path / "sft" / "student" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="`mode: sft` trains without"):
+        config(tiny_store, tmp_path, mode="latent", loss={"alpha": 0})

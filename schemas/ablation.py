@@ -1,0 +1,99 @@
+"""What an ablation compares, and what it found: the same student, data and steps, with and without what is distilled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.train import Mode, OptimConfig
+
+Profile = Literal["fine", "compact", "exact"]
+"""An encoding profile of a store."""
+
+
+class Arm(Frozen):
+    """One way of training."""
+
+    name: str
+    """``SFT``, ``LD`` (and SFT) or ``LD+ED``, and ``+TPE`` with timestamp positional encoding."""
+    mode: Mode
+    has_times: bool
+    """Whether the student is told the frames' times."""
+    encoding: Profile
+    """Of the store that it learns from."""
+
+
+class AblationConfig(Frozen):
+    """What ``student-train ablation`` does. The defaults are those of the published figures."""
+
+    videos: int = Field(384, ge=2)
+    """Rendered scenes to train on."""
+    held_out: int = Field(64, ge=1)
+    """Others, to be asked about."""
+    seeds: int = Field(3, ge=1)
+    """Runs of each arm; its spread is over them."""
+    steps: int = Field(300, ge=1)
+    batch: int = Field(4, ge=1)
+    """Conversations, of several questions each, in a step."""
+    alpha: float = Field(0.1, ge=0)
+    """Weight of LD. With features and steps as small as these the paper's 0.5 leaves the conversations little to say."""
+    beta: float = Field(0.1, ge=0)
+    """Weight of ED, the paper's."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-3, warmup=0.1)
+    encodings: tuple[Profile, ...] = Field(("fine",), min_length=1)
+    """Profiles of the stores: all arms learn from the first one, and the whole method from each other one too."""
+    processes: int = Field(2, ge=1)
+    """Runs at a time; they share the cores."""
+
+
+class ArmRun(Frozen):
+    """One trained and evaluated student."""
+
+    arm: Arm
+    seed: int
+    accuracy: dict[str, float]
+    """By kind of question: the share of right letters; ``all`` is over all questions."""
+    maps: dict[str, float]
+    """By metric: the student's maps against the teacher's, means over the held-out clips; empty for SFT, which has none."""
+    sft_loss: float
+    """Of the last steps."""
+    seconds: float
+
+
+class Spread(Frozen):
+    """One figure over the seeds."""
+
+    mean: float
+    deviation: float | None
+    """Standard deviation of the runs (n - 1); null for one run."""
+
+
+class ArmSummary(Frozen):
+    """One arm over its seeds."""
+
+    arm: Arm
+    accuracy: dict[str, Spread]
+    maps: dict[str, Spread]
+    seconds: Spread
+
+
+class AblationReport(Frozen):
+    """A finished ablation, as ``ablation.json`` holds it and ``--json`` prints it."""
+
+    out: str
+    config: AblationConfig
+    fingerprints: dict[Profile, str]
+    """Of the stores' recipes."""
+    questions: dict[str, int]
+    """How many of each kind were asked of each student."""
+    guess: dict[str, float]
+    """What always giving the kind's most frequent answer of the training questions would score."""
+    map_guess: dict[str, float]
+    """By metric, what its constant scores on the held-out clips."""
+    arms: tuple[ArmSummary, ...]
+    runs: tuple[ArmRun, ...]
+    cores: int
+    seconds: float
+    """Of this call; what an earlier one had done is not in it."""

@@ -1,0 +1,298 @@
+"""Rendered scenes in; what distillation, its parts and frame times are worth to a small student out. One command, no downloads.
+
+After 4D-RGPT's ablations (arXiv 2512.17012, section 5): SFT alone, with LD, with LD and ED; with and without timestamps.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Profile, Spread
+from schemas.errors import BadInput, CouldNotRun
+from schemas.evaluation import EvalReport
+from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
+from teacher_cache import open_cache
+from teacher_cache.console import progress_bar, stderr
+
+ALL = "all"
+"""All kinds of questions together."""
+_TRAIN_SEED, _HELD_OUT_SEED = 20_000, 10_000
+"""Of the first scene; the packaged teacher was trained on neither."""
+_SIZE, _FRAMES = 112, 16
+_MODES: dict[str, Mode] = {"SFT": "sft", "LD": "latent", "LD+ED": "heads"}
+_WHOLE = ("LD+ED", True)
+"""The whole method: what is compared between stores."""
+
+
+def arms(encodings: Sequence[Profile]) -> list[Arm]:
+    """Every combination on the first encoding's store, and the whole method on the others."""
+    found = []
+    for encoding in encodings:
+        for name, mode in _MODES.items():
+            for has_times in (False, True):
+                if encoding == encodings[0] or (name, has_times) == _WHOLE:
+                    label = f"{name}+TPE" if has_times else name
+                    found.append(Arm(name=label, mode=mode, has_times=has_times, encoding=encoding))
+    return found
+
+
+def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
+    """Render, teach, train every arm with every seed, evaluate; all under ``out``. What is done there already stays.
+
+    Raises `BadInput` where ``out`` holds an ablation of other settings or cannot be written, and `CouldNotRun` where a step
+    of it ends badly.
+    """
+    start = time.perf_counter()
+    _begin(config, out)
+    _render(out / "train", config.videos, _TRAIN_SEED)
+    _render(out / "held-out", config.held_out, _HELD_OUT_SEED)
+    for encoding in config.encodings:
+        _teach(out / "train", _store(out, encoding), encoding)
+    _teach(out / "held-out", _held_out_store(out), config.encodings[0])
+    runs = list(_runs(config, out))
+    asked = json.loads((out / "held-out" / "questions.json").read_text(encoding="utf-8"))
+    taught = json.loads((out / "train" / "questions.json").read_text(encoding="utf-8"))
+    report = AblationReport(
+        out=str(out),
+        config=config,
+        fingerprints={e: open_cache(_store(out, e)).recipe.fingerprint for e in config.encodings},
+        questions=_with_all(Counter(question["task"] for question in asked)),
+        guess=guess(taught, asked),
+        map_guess=_map_guess(out, runs),
+        arms=summaries(runs),
+        runs=tuple(runs),
+        cores=os.cpu_count() or 1,
+        seconds=time.perf_counter() - start,
+    )
+    from student_train.evaluation.plots import plot_ablation  # noqa: PLC0415  # matplotlib
+
+    plot_ablation(out / "ablation.png", report)
+    (out / "ablation.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _begin(config: AblationConfig, out: Path) -> None:
+    """The folder, with the settings that its runs have; how many seeds and which stores may grow."""
+    file = out / "config.json"
+    fixed = config.model_dump_json(indent=2, exclude={"seeds", "encodings", "processes"}) + "\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.read_text(encoding="utf-8") != fixed:
+            raise BadInput(f"{out} holds an ablation of other settings ({file}); give another --out")
+        file.write_text(fixed, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write to {out}: {error.strerror}; give another --out") from None
+
+
+def _render(folder: Path, videos: int, first_seed: int) -> None:
+    shape = ("--height", str(_SIZE), "--width", str(_SIZE), "--frames", str(_FRAMES))
+    _say(f"rendering {videos} scenes: {folder}")
+    _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape)
+
+
+def _teach(data: Path, store: str, encoding: Profile) -> None:
+    """By the command that its users have: training never loads the teacher, so this package does not import it."""
+    job = {
+        "videos": {"glob": f"{data}/videos/*.mp4"},
+        "store": store,
+        "teacher": {"family": "l4p", "preset": "tiny"},
+        "clips": {"frames": _FRAMES, "sampling": "uniform"},
+        "signals": ["f4d", "depth", "flow", "motion", "camray"],
+        "encoding": encoding,
+        "layout": {"clips_per_shard": 16},
+        "engine": {"kind": "local", "batch": 4, "decoders": 2},
+    }
+    file = Path(f"{store}.yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
+    _say(f"teaching: {store}")
+    _command("run", str(file))
+
+
+def _command(*arguments: str) -> None:
+    """`teacher-cache`, whose progress goes where ours does."""
+    code = "from teacher_cache.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments, "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise CouldNotRun(f"`teacher-cache {' '.join(arguments)}` ended with status {done.returncode}; see above")
+
+
+def _say(text: str) -> None:
+    stderr.print(text, soft_wrap=True)
+
+
+def _store(out: Path, encoding: Profile) -> str:
+    return str(out / "stores" / encoding)
+
+
+def _held_out_store(out: Path) -> str:
+    return str(out / "stores" / "held-out")
+
+
+def _runs(config: AblationConfig, out: Path) -> Iterator[ArmRun]:
+    """Every arm with every seed, several at a time, in the arms' order."""
+    wanted = [(arm, seed) for arm in arms(config.encodings) for seed in range(config.seeds)]
+    (out / "runs").mkdir(exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // config.processes)
+    found: dict[tuple[Arm, int], ArmRun] = {}
+    with (
+        ProcessPoolExecutor(
+            config.processes,
+            multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(out / "runs", threads),
+        ) as pool,
+        progress_bar("training", len(wanted), "runs") as advance,
+    ):
+        # One seed of every arm first: a table can be made of what is there when it is stopped.
+        order = sorted(wanted, key=lambda run: run[1])
+        futures = {pool.submit(run_arm, config, out, *run): run for run in order}
+        try:
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    yield from (found[run] for run in wanted)
+
+
+def _begin_worker(folder: Path, threads: int) -> None:
+    import torch  # noqa: PLC0415  # in the worker alone
+
+    torch.set_num_threads(threads)
+    sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
+
+
+def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
+    """Train and evaluate one student; what an earlier call has done is taken as it is."""
+    from student_train.evaluation.evaluate import Wanted, evaluate  # noqa: PLC0415  # transformers
+    from student_train.train import fit  # noqa: PLC0415
+
+    folder = out / "runs" / f"{arm.name}-{arm.encoding}-{seed}"
+    fitted = fit(train_config(config, out, arm, seed, folder), resume=True)
+    file = folder / "eval" / "report.json"
+    if file.exists():
+        evaluated = EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
+    else:
+        wanted = Wanted(
+            store=_held_out_store(out),
+            questions=out / "held-out" / "questions.json",
+            video_root=str(out / "held-out"),
+            tell_length=False,
+            batch=16,
+            pictures=1,
+        )
+        evaluated = evaluate(folder, wanted)
+    return _arm_run(arm, seed, fitted, evaluated)
+
+
+def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder: Path) -> TrainConfig:
+    """An arm's TRAIN.yaml."""
+    root = str(out / "train")
+    return TrainConfig(
+        store=_store(out, arm.encoding),
+        output=str(folder),
+        mode=arm.mode,
+        data=DataConfig(conversations=(f"{root}/conversations.json",), video_root=root, image_root=root),
+        model=ModelConfig(freeze=(), timestamps="before_projector" if arm.has_times else "none"),
+        decoder=DecoderConfig(hidden=256),
+        loss=LossConfig(alpha=config.alpha, beta=config.beta),
+        optim=config.optim,
+        steps=config.steps,
+        batch=config.batch,
+        seed=seed,
+        log_every=10,
+    )
+
+
+def _arm_run(arm: Arm, seed: int, fitted: FitReport, evaluated: EvalReport) -> ArmRun:
+    answers, maps = evaluated.answers, evaluated.maps
+    if answers is None or answers.average is None or answers.unevaluated:
+        raise CouldNotRun(f"some questions of {fitted.output} could not be asked; see its eval/report.json")
+    return ArmRun(
+        arm=arm,
+        seed=seed,
+        accuracy={ALL: answers.average.strict} | {task: found.strict for task, found in answers.tasks.items()},
+        maps={} if maps is None else {name: m.mean for name, m in maps.metrics.items() if m.mean is not None},
+        sft_loss=fitted.last.losses["sft"],
+        seconds=fitted.seconds,
+    )
+
+
+def summaries(runs: Iterable[ArmRun]) -> tuple[ArmSummary, ...]:
+    """Each arm's figures over its seeds, in the order in which the arms first come."""
+    by_arm: defaultdict[Arm, list[ArmRun]] = defaultdict(list)
+    for run in runs:
+        by_arm[run.arm].append(run)
+    return tuple(
+        ArmSummary(
+            arm=arm,
+            accuracy=_spreads([run.accuracy for run in of_arm]),
+            maps=_spreads([run.maps for run in of_arm]),
+            seconds=spread([run.seconds for run in of_arm]),
+        )
+        for arm, of_arm in by_arm.items()
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation."""
+    return Spread(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _spreads(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    return {name: spread([figure[name] for figure in figures if name in figure]) for name in figures[0]}
+
+
+def guess(taught: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of the asked questions that their kind's most frequent letter among the taught ones answers: sight unseen.
+
+    A kind is a task with its options, as a model that reads the text alone can tell them apart.
+    """
+    letters: defaultdict[tuple[Any, ...], Counter[int]] = defaultdict(Counter)
+    for question in taught:
+        letters[_kind(question)][_letter(question)] += 1
+    right: defaultdict[str, list[bool]] = defaultdict(list)
+    for question in asked:
+        known = letters[_kind(question)].most_common(1)
+        is_right = bool(known) and known[0][0] == _letter(question)
+        right[question["task"]].append(is_right)
+        right[ALL].append(is_right)
+    return {task: statistics.fmean(found) for task, found in right.items()}
+
+
+def _kind(question: Mapping[str, Any]) -> tuple[Any, ...]:
+    options = question["options"]
+    return (question["task"], len(options)) if any("<obj_" in option for option in options) else (question["task"], *options)
+
+
+def _letter(question: Mapping[str, Any]) -> int:
+    return int(question["options"].index(question["answer"]))
+
+
+def _with_all(counts: Mapping[str, int]) -> dict[str, int]:
+    return {ALL: sum(counts.values()), **counts}
+
+
+def _map_guess(out: Path, runs: Sequence[ArmRun]) -> dict[str, float]:
+    """The constants' scores, which are the same for every run that has maps."""
+    run = next((run for run in runs if run.maps), None)
+    if run is None:
+        return {}
+    file = out / "runs" / f"{run.arm.name}-{run.arm.encoding}-{run.seed}" / "eval" / "report.json"
+    maps = EvalReport.model_validate_json(file.read_text(encoding="utf-8")).maps
+    return {} if maps is None else {name: m.guess for name, m in maps.metrics.items() if m.guess is not None}

@@ -1,0 +1,158 @@
+"""Seeds in; a folder of videos, marked first frames, conversations to train on and questions to be asked out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from schemas.errors import BadInput
+from schemas.evaluation import OPTION_LETTERS, multiple_choice
+from schemas.report import ScenesReport
+from teacher_cache.scenes.encode import encode_video
+from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
+from teacher_cache.scenes.render import frame_times, render_scene
+from teacher_cache.scenes.scene import random_scene
+
+_SECONDS = (1.0, 3.0)
+_TURNS = 5
+"""Questions in one conversation."""
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """What the videos of a data set have in common."""
+
+    height: int
+    width: int
+    frames: int
+    """Of each video; it lasts `clip_seconds`, so that its rate is its own."""
+
+
+def clip_seconds(seed: int) -> float:
+    """How long a scene is watched, from its first frame to its last: log-uniform between 1 and 3 seconds.
+
+    It differs between scenes, so that what depends on time cannot be told from pictures alone.
+    """
+    shortest, longest = _SECONDS
+    return float(shortest * (longest / shortest) ** np.random.default_rng([seed, 1]).random())
+
+
+def write_scenes(
+    folder: Path, seeds: Sequence[int], shape: VideoFormat, *, workers: int, advance: Callable[[int], None]
+) -> ScenesReport:
+    """Write a data set; what a stopped one left there is used again.
+
+    ``videos/`` and ``marks/`` hold a video and a Set-of-Mark first frame of each scene, ``conversations.json`` LLaVA
+    conversations of several questions each, and ``questions.json`` the same questions one by one, as R4D-Bench has them.
+    Raises `BadInput` where the folder cannot be written, holds videos of another format, or the format is none of a video.
+    """
+    if shape.height % 2 or shape.width % 2:
+        raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
+    _begin(folder, shape)
+    conversations: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for seed, found in zip(seeds, pool.imap(partial(_write_scene, folder, shape=shape), seeds), strict=True):
+            questions += (_question(seed, number, question) for number, question in enumerate(found))
+            conversations += _conversations(seed, found)
+            advance(1)
+    _write_json(folder / "conversations.json", conversations)
+    _write_json(folder / "questions.json", questions)
+    return ScenesReport(out=str(folder), videos=len(seeds), conversations=len(conversations), questions=len(questions))
+
+
+def _begin(folder: Path, shape: VideoFormat) -> None:
+    """The folder, with the format of its videos in it."""
+    file, format_text = folder / "format.json", asdict(shape)
+    try:
+        for name in ("videos", "marks", "questions"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        if file.exists() and (held := json.loads(file.read_text(encoding="utf-8"))) != format_text:
+            raise BadInput(f"{folder} holds videos of {held}, and {format_text} was asked for; give another folder")
+        _write_json(file, format_text)
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}; give another folder") from None
+
+
+def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQuestion]:
+    """One scene's video and marked frame, unless they are there; its questions."""
+    name = _name(seed)
+    asked = folder / "questions" / f"{name}.json"
+    if asked.exists():
+        return [SceneQuestion(**{**q, "options": tuple(q["options"])}) for q in json.loads(asked.read_text(encoding="utf-8"))]
+    seconds = clip_seconds(seed)
+    fps = (shape.frames - 1) / seconds
+    scene = random_scene(seed)
+    truth = render_scene(scene, frame_times(shape.frames, fps), height=shape.height, width=shape.width)
+    marks = mark_objects(truth, seed)
+    unfinished = folder / "videos" / f".{name}.part"
+    encode_video(unfinished, truth.rgb, fps=fps)
+    unfinished.replace(folder / _video(seed))
+    Image.fromarray(draw_marks(truth.rgb[0], truth.instance[0], marks)).save(folder / _picture(seed))
+    found = scene_questions(scene, truth, marks)
+    _write_json(asked, [vars(question) for question in found])  # written last: a scene that has it is whole
+    return found
+
+
+def _name(seed: int) -> str:
+    return f"scene-{seed:07d}"
+
+
+def _video(seed: int) -> str:
+    return f"videos/{_name(seed)}.mp4"
+
+
+def _picture(seed: int) -> str:
+    return f"marks/{_name(seed)}.png"
+
+
+def _question(seed: int, number: int, question: SceneQuestion) -> dict[str, Any]:
+    """In R4D-Bench's fields."""
+    return {
+        "id": f"{_name(seed)}-{number:02d}",
+        "benchmark": "scenes",
+        "task": question.task,
+        "video": _video(seed),
+        "som_image": _picture(seed),
+        "question": question.text,
+        "options": list(question.options),
+        "answer": question.options[question.right],
+    }
+
+
+def _conversations(seed: int, questions: Sequence[SceneQuestion]) -> list[dict[str, Any]]:
+    """The questions in an order of their own, a few in each conversation: the video is then watched once for several."""
+    order = np.random.default_rng([seed, 3]).permutation(len(questions))
+    parts = [order[start : start + _TURNS] for start in range(0, len(order), _TURNS)]
+    return [
+        {
+            "id": f"{_name(seed)}-{number}",
+            "video": _video(seed),
+            "image": _picture(seed),
+            "conversations": [turn for place, i in enumerate(part) for turn in _turns(questions[i], is_first=place == 0)],
+        }
+        for number, part in enumerate(parts)
+    ]
+
+
+def _turns(question: SceneQuestion, *, is_first: bool) -> list[dict[str, str]]:
+    shown = "<image>\n<video>\n" if is_first else ""
+    return [
+        {"from": "human", "value": shown + multiple_choice(question.text, question.options)},
+        {"from": "gpt", "value": OPTION_LETTERS[question.right]},
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,270 @@
+"""Questions about a scene that its truth answers. In: a scene and its rendered truth. Out: marked objects and questions.
+
+The kinds are R4D-Bench's (4D-RGPT, arXiv 2512.17012, section 4), and two that need no region: the camera's movement, as in
+VSTI-Bench, and the video's length. Every question is multiple choice with its options in one fixed order, so that a blind guess
+is worth the same throughout; an answer too near to a border between two options is not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from teacher_cache.scenes.geometry import Box, DoubleArray
+from teacher_cache.scenes.render import SceneTruth
+from teacher_cache.scenes.scene import Scene, SceneObject
+
+EGO_MOTION_TASK, DURATION_TASK = "Ego Motion", "Duration"
+"""Kinds of questions that R4D-Bench does not have."""
+_LEAST_SHARE = 0.004
+"""Share of the first frame's pixels that an object must have to be marked."""
+_MOST_MARKS = 4
+_BORDER = 0.06
+"""Relative distance that a number keeps from the borders between options."""
+_DOMINANT = 1.4
+"""How many times one direction must outweigh the other to be called the direction."""
+_STILL_METRES = 0.03
+
+_SPEEDS = (0.5, 0.75, 1.1)
+_PATHS = (0.8, 1.3, 2.0)
+_DISTANCES = (3.6, 4.4, 5.2)
+_HEIGHTS = (0.5, 0.65, 0.8)
+_SECONDS = (1.3, 1.7, 2.3)
+
+_DIRECTIONS = ("to the left", "to the right", "towards the camera", "away from the camera", "it stays in its place")
+_TURNS = ("clockwise", "counterclockwise", "it does not turn")
+_CAMERA = ("to the left", "to the right", "it hardly moves")
+_COUNTS = ("1 or none", "2", "3", "4 or more")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An object that questions call ``<obj_N>``, as it is seen in the first frame."""
+
+    number: int
+    """N, from 1."""
+    instance: int
+    """Index into ``scene.objects``."""
+    box: tuple[float, float, float, float]
+    """(left, top, right, bottom) in image widths and heights."""
+
+    @property
+    def name(self) -> str:
+        return f"<obj_{self.number}>"
+
+
+@dataclass(frozen=True)
+class SceneQuestion:
+    """A question with its options, one of which is right."""
+
+    task: str
+    """R4D-Bench's name of its kind, or one of this project's."""
+    text: str
+    options: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What the makers of questions look at."""
+
+    scene: Scene
+    truth: SceneTruth
+    marks: tuple[Mark, ...]
+    paths: tuple[DoubleArray, ...]
+    """Of each object: (frame, 3), its centre in the frame of the clip's first camera, metres."""
+
+    @property
+    def seconds(self) -> float:
+        return float(self.truth.times_seconds[-1] - self.truth.times_seconds[0])
+
+    def thing(self, mark: Mark) -> SceneObject:
+        return self.scene.objects[mark.instance]
+
+    def path_metres(self, mark: Mark) -> float:
+        return float(np.linalg.norm(np.diff(self.paths[mark.instance], axis=0), axis=1).sum())
+
+
+def mark_objects(truth: SceneTruth, seed: int) -> tuple[Mark, ...]:
+    """Up to four objects that the first frame shows well, numbered in an order that ``seed`` gives."""
+    first = truth.instance[0]
+    shown = [i for i in range(int(first.max()) + 1) if (first == i).mean() >= _LEAST_SHARE]
+    order = np.random.default_rng([seed, 2]).permutation(shown)[:_MOST_MARKS]
+    return tuple(Mark(number, int(instance), _bounds(first == instance)) for number, instance in enumerate(order, start=1))
+
+
+def scene_questions(scene: Scene, truth: SceneTruth, marks: Sequence[Mark]) -> list[SceneQuestion]:
+    """Every question that the truth answers clearly; the same scene gives the same questions."""
+    to_first = np.linalg.inv(scene.camera.pose(float(truth.times_seconds[0])).matrix())
+    world = [np.stack([o.trajectory.pose(float(t)).translation for t in truth.times_seconds]) for o in scene.objects]
+    asked = _Asked(scene, truth, tuple(marks), tuple(p @ to_first[:3, :3].T + to_first[:3, 3] for p in world))
+    return [question for make in _MAKERS for question in make(asked)]
+
+
+def draw_marks(frame: npt.NDArray[np.uint8], instance: npt.NDArray[np.int16], marks: Sequence[Mark]) -> npt.NDArray[np.uint8]:
+    """The first frame with each marked object outlined and numbered: a Set-of-Mark picture (arXiv 2310.11441).
+
+    ``frame`` (y, x, RGB) and ``instance`` (y, x) are the clip's first. Returns uint8 (y, x, RGB).
+    """
+    height, width = frame.shape[:2]
+    picture = Image.fromarray(frame)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(9, height // 10))
+    for mark in marks:
+        color = _MARK_COLORS[(mark.number - 1) % len(_MARK_COLORS)]
+        inside = instance == mark.instance
+        edge = inside & ~_eroded(inside)
+        draw.bitmap((0, 0), Image.fromarray(edge.astype(np.uint8) * 255).convert("1"), fill=color)
+        y, x = np.nonzero(inside)
+        centre = (float(np.median(x)), float(np.median(y)))
+        left, top, right, bottom = draw.textbbox(centre, str(mark.number), font=font, anchor="mm")
+        shift = (min(0, width - 2 - right) - min(0, left - 1), min(0, height - 2 - bottom) - min(0, top - 1))
+        box = (left - 1 + shift[0], top - 1 + shift[1], right + 1 + shift[0], bottom + 1 + shift[1])
+        draw.rectangle(box, fill=color)
+        draw.text((centre[0] + shift[0], centre[1] + shift[1]), str(mark.number), fill="black", font=font, anchor="mm")
+    return np.asarray(picture)
+
+
+_MARK_COLORS = ("#ff3cf0", "#38f5ff", "#c6ff2e", "#ffb02e")
+
+
+def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    inner = np.pad(mask, 1)
+    return inner[1:-1, 1:-1] & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+
+
+def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    height, width = mask.shape
+    y, x = np.nonzero(mask)
+    return (
+        round(float(x.min()) / width, 4),
+        round(float(y.min()) / height, 4),
+        round(float(x.max() + 1) / width, 4),
+        round(float(y.max() + 1) / height, 4),
+    )
+
+
+def _translation(asked: _Asked) -> Iterator[SceneQuestion]:
+    still_too = True  # of one object a scene: most stand still, and that answer would be right too often
+    for mark in asked.marks:
+        path = asked.paths[mark.instance]
+        across, _, ahead = path[-1] - path[0]
+        moved = asked.path_metres(mark)
+        if moved < _STILL_METRES:
+            if not still_too:
+                continue
+            right, still_too = 4, False
+        elif max(abs(across), abs(ahead)) < 0.2:
+            continue  # it circles or turns in its place: neither still nor gone anywhere
+        elif abs(across) >= _DOMINANT * abs(ahead):
+            right = int(across > 0)
+        elif abs(ahead) >= _DOMINANT * abs(across):
+            right = 2 + int(ahead > 0)
+        else:
+            continue
+        yield SceneQuestion(
+            "Translational", f"Seen from where the camera starts, which way does {mark.name} go?", _DIRECTIONS, right
+        )
+
+
+def _rotation(asked: _Asked) -> Iterator[SceneQuestion]:
+    """Of boxes that stand upright: y points down, so a positive turn about it is clockwise from above."""
+    still_too = True
+    for mark in asked.marks:
+        thing = asked.thing(mark)
+        rate = thing.trajectory.spin_rate * thing.trajectory.spin_axis[1]
+        upright = thing.trajectory.spin_axis[0] == thing.trajectory.spin_axis[2] == 0
+        if not isinstance(thing.solid, Box) or not (upright or thing.trajectory.spin_rate == 0):
+            continue
+        if 0 < abs(rate) * asked.seconds < 0.3:
+            continue
+        if rate == 0 and not still_too:
+            continue
+        right = 2 if rate == 0 else int(rate < 0)
+        still_too &= rate != 0
+        yield SceneQuestion("Rotational", f"Seen from above, which way does {mark.name} turn?", _TURNS, right)
+
+
+def _counting(asked: _Asked) -> Iterator[SceneQuestion]:
+    shares = [(asked.truth.instance == i).mean(axis=(1, 2)).max() for i in range(len(asked.scene.objects))]
+    if any(share < _LEAST_SHARE and o.trajectory.moving for share, o in zip(shares, asked.scene.objects, strict=True)):
+        return  # something moves that is hardly to be seen
+    moving = sum(o.trajectory.moving for o in asked.scene.objects)
+    yield SceneQuestion("Counting", "How many objects move?", _COUNTS, min(max(moving, 1), 4) - 1)
+
+
+def _speed(asked: _Asked) -> Iterator[SceneQuestion]:
+    for mark in asked.marks:
+        speed = asked.path_metres(mark) / asked.seconds
+        text = f"How fast does {mark.name} move on average?"
+        if speed * asked.seconds >= _STILL_METRES:
+            yield from _measured("Speed & Acceleration", text, speed, _SPEEDS, "m/s")
+
+
+def _displacement(asked: _Asked) -> Iterator[SceneQuestion]:
+    for mark in asked.marks:
+        path = asked.path_metres(mark)
+        if path >= _STILL_METRES:
+            yield from _measured("Displacement & Path Length", f"How long is the way that {mark.name} goes?", path, _PATHS, "m")
+
+
+def _relation(asked: _Asked) -> Iterator[SceneQuestion]:
+    for one, other in pairwise(asked.marks):
+        distances = [float(asked.paths[mark.instance][0, 2]) for mark in (one, other)]
+        if max(distances) >= 1.12 * min(distances):
+            text = f"At the beginning, which is nearer to the camera: {one.name} or {other.name}?"
+            yield SceneQuestion("Spatial Relation", text, (one.name, other.name), int(distances[1] < distances[0]))
+
+
+def _dimension(asked: _Asked) -> Iterator[SceneQuestion]:
+    for mark in asked.marks:
+        distance = float(np.linalg.norm(asked.paths[mark.instance][0]))
+        text = f"At the beginning, how far from the camera is {mark.name}?"
+        yield from _measured("Dimensional Measurement", text, distance, _DISTANCES, "m")
+        height = 2 * asked.thing(mark).solid.height
+        yield from _measured("Dimensional Measurement", f"How tall is {mark.name}?", height, _HEIGHTS, "m")
+
+
+def _ego_motion(asked: _Asked) -> Iterator[SceneQuestion]:
+    across, _, ahead = asked.truth.camera_to_first[-1][:3, 3]
+    if np.hypot(across, ahead) < _STILL_METRES:
+        right = 2
+    elif abs(across) >= 0.15:
+        right = int(across > 0)
+    else:
+        return
+    yield SceneQuestion(EGO_MOTION_TASK, "Which way does the camera move?", _CAMERA, right)
+
+
+def _duration(asked: _Asked) -> Iterator[SceneQuestion]:
+    yield from _measured(DURATION_TASK, "How long is the video?", asked.seconds, _SECONDS, "s")
+
+
+_MAKERS: tuple[Callable[[_Asked], Iterator[SceneQuestion]], ...] = (
+    _translation,
+    _rotation,
+    _counting,
+    _speed,
+    _displacement,
+    _relation,
+    _dimension,
+    _ego_motion,
+    _duration,
+)
+
+
+def _measured(task: str, text: str, value: float, borders: tuple[float, ...], unit: str) -> Iterator[SceneQuestion]:
+    """A question for the range that a number lies in; none where it lies too near to a border."""
+    if any(abs(value / border - 1) < _BORDER for border in borders):
+        return
+    ranges = (
+        f"less than {borders[0]:g} {unit}",
+        *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(borders)),
+        f"more than {borders[-1]:g} {unit}",
+    )
+    yield SceneQuestion(task, text, ranges, sum(value > border for border in borders))

@@ -1,0 +1,95 @@
+"""What an ablation compares and how it counts; and one, as small as can be, from scenes to its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun
+from schemas.errors import BadInput
+from student_train.ablation import ALL, arms, guess, run_ablation, spread, summaries, train_config
+
+
+def test_all_arms_learn_from_the_first_store_and_the_whole_method_from_the_others() -> None:
+    names = [(arm.name, arm.encoding) for arm in arms(["fine", "compact"])]
+    assert names == [
+        *((name, "fine") for name in ("SFT", "SFT+TPE", "LD", "LD+TPE", "LD+ED", "LD+ED+TPE")),
+        ("LD+ED+TPE", "compact"),
+    ]
+
+
+def test_arms_differ_in_what_they_are_about_and_in_nothing_else(tmp_path: Path) -> None:
+    config = AblationConfig()
+    trained = {arm.name: train_config(config, tmp_path, arm, 3, tmp_path / "run") for arm in arms(["fine"])}
+    alike = {c.model_copy(update={"mode": "sft", "model": trained["SFT"].model}).model_dump_json() for c in trained.values()}
+    assert len(alike) == 1
+    assert {name: (c.mode, c.model.timestamps) for name, c in trained.items() if "TPE" in name} == {
+        "SFT+TPE": ("sft", "before_projector"),
+        "LD+TPE": ("latent", "before_projector"),
+        "LD+ED+TPE": ("heads", "before_projector"),
+    }
+    assert trained["LD"].model.timestamps == "none"
+
+
+def question(task: str, answer: str, *options: str) -> dict[str, object]:
+    return {"task": task, "answer": answer, "options": list(options)}
+
+
+def test_a_guess_gives_each_kinds_most_frequent_letter() -> None:
+    taught = [
+        *[question("A", "x", "x", "y")] * 3,
+        question("A", "y", "x", "y"),
+        *[question("A", "v", "u", "v")] * 2,  # the same task with other options is another kind
+        question("B", "<obj_2>", "<obj_1>", "<obj_2>"),
+    ]
+    asked = [
+        question("A", "x", "x", "y"),
+        question("A", "y", "x", "y"),
+        question("A", "v", "u", "v"),
+        question("B", "<obj_4>", "<obj_3>", "<obj_4>"),  # whichever the objects, the letter counts
+        question("C", "new", "new", "old"),
+    ]
+    assert guess(taught, asked) == {"A": pytest.approx(2 / 3), "B": 1.0, "C": 0.0, ALL: pytest.approx(3 / 5)}
+
+
+def test_spreads_are_over_seeds() -> None:
+    arm = Arm(name="LD", mode="latent", has_times=False, encoding="fine")
+    runs = [
+        ArmRun(arm=arm, seed=seed, accuracy={ALL: value}, maps={"flow_epe": value}, sft_loss=1.0, seconds=2.0)
+        for seed, value in enumerate((0.2, 0.3, 0.4))
+    ]
+    (found,) = summaries(runs)
+    assert found.accuracy[ALL] == spread([0.2, 0.3, 0.4])
+    assert (found.accuracy[ALL].mean, found.accuracy[ALL].deviation) == (pytest.approx(0.3), pytest.approx(0.1))
+    assert spread([0.2]).deviation is None
+
+
+def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
+    out, settings = tmp_path / "out", tmp_path / "small.yaml"
+    settings.write_text("{videos: 2, held_out: 1, steps: 1, batch: 1}")
+    run = ("student-train", "ablation", "--out", out, "--seeds", "1", "--settings", settings, "--processes", "1")
+    done = command(*run)
+    assert done.status == 0, done.err
+    assert "LD+ED" in done.out
+    report = AblationReport.model_validate_json((out / "ablation.json").read_text())
+    assert [summary.arm for summary in report.arms] == arms(["fine"])
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    asked = json.loads((out / "held-out" / "questions.json").read_text())
+    assert report.questions[ALL] == len(asked) == sum(count for task, count in report.questions.items() if task != ALL)
+    for summary in report.arms:
+        assert set(summary.accuracy) == set(report.questions)
+        assert bool(summary.maps) == (summary.arm.mode != "sft")
+    assert {"depth_abs_rel", "flow_epe", "motion_iou", "camray_angle"} <= set(report.map_guess)
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again = command(*run, "--json")
+    assert again.status == 0, again.err
+    assert again.json["runs"] == json.loads((out / "ablation.json").read_text())["runs"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
+    with pytest.raises(BadInput, match="holds an ablation of other settings"):
+        run_ablation(AblationConfig(videos=3), out)
+    unknown = command("student-train", "ablation", "--out", out, "--encoding", "finest")
+    assert (unknown.status, "no encoding profile 'finest'" in unknown.err) == (2, True)
