@@ -11,13 +11,14 @@ from schemas.train import Mode, OptimConfig
 
 Profile = Literal["fine", "compact", "exact"]
 """An encoding profile of a store."""
+ArmName = Literal["SFT", "SFT+TPE", "LD", "LD+TPE", "LD+ED", "LD+ED+TPE"]
+"""What is learnt from: conversations, and F4D (LD), and maps (ED), and the frames' times (TPE)."""
 
 
 class Arm(Frozen):
     """One way of training."""
 
-    name: str
-    """``SFT``, ``LD`` (and SFT) or ``LD+ED``, and ``+TPE`` with timestamp positional encoding."""
+    name: ArmName
     mode: Mode
     has_times: bool
     """Whether the student is told the frames' times."""
@@ -43,7 +44,9 @@ class AblationConfig(Frozen):
     """Weight of ED, the paper's."""
     optim: OptimConfig = OptimConfig(learning_rate=1e-3, warmup=0.1)
     encodings: tuple[Profile, ...] = Field(("fine",), min_length=1)
-    """Profiles of the stores: all arms learn from the first one, and the whole method from each other one too."""
+    """Profiles of the stores: all arms learn from the first one, and the last arm from each other one too."""
+    arms: tuple[ArmName, ...] = Field(("SFT", "SFT+TPE", "LD", "LD+TPE", "LD+ED", "LD+ED+TPE"), min_length=1)
+    """Which ways of training are compared."""
     processes: int = Field(2, ge=1)
     """Runs at a time; they share the cores."""
 

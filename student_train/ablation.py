@@ -32,21 +32,18 @@ ALL = "all"
 _TRAIN_SEED, _HELD_OUT_SEED = 20_000, 10_000
 """Of the first scene; the packaged teacher was trained on neither."""
 _SIZE, _FRAMES = 112, 16
+_TPE = "+TPE"
 _MODES: dict[str, Mode] = {"SFT": "sft", "LD": "latent", "LD+ED": "heads"}
-_WHOLE = ("LD+ED", True)
-"""The whole method: what is compared between stores."""
 
 
-def arms(encodings: Sequence[Profile]) -> list[Arm]:
-    """Every combination on the first encoding's store, and the whole method on the others."""
-    found = []
-    for encoding in encodings:
-        for name, mode in _MODES.items():
-            for has_times in (False, True):
-                if encoding == encodings[0] or (name, has_times) == _WHOLE:
-                    label = f"{name}+TPE" if has_times else name
-                    found.append(Arm(name=label, mode=mode, has_times=has_times, encoding=encoding))
-    return found
+def arms(config: AblationConfig) -> list[Arm]:
+    """Every arm on the first encoding's store, and the last one on the others."""
+    wanted = [(name, config.encodings[0]) for name in config.arms]
+    wanted += [(config.arms[-1], encoding) for encoding in config.encodings[1:]]
+    return [
+        Arm(name=name, mode=_MODES[name.removesuffix(_TPE)], has_times=name.endswith(_TPE), encoding=encoding)
+        for name, encoding in wanted
+    ]
 
 
 def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
@@ -85,9 +82,9 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
 
 
 def _begin(config: AblationConfig, out: Path) -> None:
-    """The folder, with the settings that its runs have; how many seeds and which stores may grow."""
+    """The folder, with the settings that its runs have; seeds, arms and stores may be added later."""
     file = out / "config.json"
-    fixed = config.model_dump_json(indent=2, exclude={"seeds", "encodings", "processes"}) + "\n"
+    fixed = config.model_dump_json(indent=2, exclude={"seeds", "arms", "encodings", "processes"}) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
         if file.exists() and file.read_text(encoding="utf-8") != fixed:
@@ -144,7 +141,7 @@ def _held_out_store(out: Path) -> str:
 
 def _runs(config: AblationConfig, out: Path) -> Iterator[ArmRun]:
     """Every arm with every seed, several at a time, in the arms' order."""
-    wanted = [(arm, seed) for arm in arms(config.encodings) for seed in range(config.seeds)]
+    wanted = [(arm, seed) for arm in arms(config) for seed in range(config.seeds)]
     (out / "runs").mkdir(exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // config.processes)
     found: dict[tuple[Arm, int], ArmRun] = {}
@@ -194,7 +191,7 @@ def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
             video_root=str(out / "held-out"),
             tell_length=False,
             batch=16,
-            pictures=1,
+            pictures=0,
         )
         evaluated = evaluate(folder, wanted)
     return _arm_run(arm, seed, fitted, evaluated)

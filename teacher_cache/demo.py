@@ -33,7 +33,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
     job_file, train_file = _write_configs(out)
     make_videos(out / "videos", progress)
     job = load_yaml(job_file, Job)
-    _step("teaching: the L4P network at its tiny preset, with seeded weights (not trained: its maps are patterns)")
+    _step("teaching: the small L4P that comes with this package, trained on scenes like these but not on them")
     with run_view() as listen:
         run_report = run_job(job, progress=progress, listen=listen)
     _step("verifying the store")
@@ -126,8 +126,8 @@ def _write_report(store: str, run_folder: Path, out: Path) -> Path:
     chart = line_chart_svg(series, "The student's losses, training from the store", "step", "loss", log_y=True)
     note = (
         f"<p>The tiny student after {len(lines)} steps of L = SFT + α·LD + β·ED; run folder {html_escape(str(run_folder))}.</p>"
-        "<p>The tiny teacher's weights are seeded, not trained: its maps below show what is stored and learnt, "
-        "not what is in the scene.</p>"
+        "<p>The teacher is this project's own small L4P, trained on other scenes of this kind; its maps below are what the "
+        "student learns from.</p>"
     )
     write_report(store, None, out, [chart + note])
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -224,3 +225,23 @@ def is_one_clear_error(done: Finished, status: int, *said: str) -> None:
 def tree(folder: Path) -> dict[str, bytes]:
     """Relative path → bytes of every file under a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def dump_dom(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A function: HTML text → the DOM, as text, after a real Chromium ran it from a file for some virtual milliseconds."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium on PATH: the page was not tried in a browser")
+    folder = tmp_path_factory.mktemp("browser")
+    alone = ("quic", "background-networking", "component-update", "sync")  # it asks nothing of the network
+    flags = ["--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage"]
+    flags += [f"--disable-{name}" for name in alone] + ["--virtual-time-budget=3000", "--dump-dom"]
+
+    def dump(html: str) -> str:
+        page = folder / "page <1>.html"
+        page.write_text(html, encoding="utf-8")
+        command = [browser, *flags, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+        return subprocess.run(command, capture_output=True, timeout=90, check=True).stdout.decode()
+
+    return dump

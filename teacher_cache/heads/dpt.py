@@ -103,6 +103,11 @@ def _channels_first(layer: Tensor) -> Tensor:
     return layer.permute(0, 4, 1, 2, 3).contiguous(memory_format=torch.channels_last_3d)
 
 
+def _channels_behind(raw: Tensor) -> Tensor:
+    """(batch, channel, frame, y, x) → (batch, frame, y, x, channel), or without an axis for a single channel."""
+    return (raw[:, 0] if raw.shape[1] == 1 else raw.permute(0, 2, 3, 4, 1)).contiguous()
+
+
 def _interpolate(x: Tensor, size: Factors) -> Tensor:
     """Trilinear, corner voxels on corner voxels."""
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="trilinear", align_corners=True)
@@ -172,6 +177,9 @@ class Float32Conv3d(nn.Conv3d):
         return out
 
 
+_ALL = slice(None)
+
+
 class DPTHead(nn.Module):
     """One signal's head: four layers of F4D → a raw map, with no activation after the last linear layer."""
 
@@ -191,20 +199,31 @@ class DPTHead(nn.Module):
             Float32Conv3d(config.last_dim, len(config.outputs), kernel_size=1),
         )
 
-    def forward(self, f4d: Tensor) -> Tensor:
+    def forward(self, f4d: Tensor, frames: slice = _ALL) -> Tensor:
         """Decode features.
 
         ``f4d``: (batch, layer 4, token_time, token_y, token_x, channel). Returns float32
-        (batch, frame, y, x), with a last axis of channels where the head has more than one.
+        (batch, frame, y, x), with a last axis of channels where the head has more than one. ``frames`` picks consecutive
+        frames: the others are not decoded at full resolution, which is most of a head's work.
         """
         layers = [act(_channels_first(layer)) for act, layer in zip(self.act_postprocess, f4d.unbind(1), strict=True)]
         x = self.head1(self.scratch(layers))
+        if frames != _ALL:
+            return self._decode_frames(x, frames, self._output_size(f4d))
         # The layers at full resolution take most of the memory, and one clip there fills any device: clip by clip,
         # their peak does not grow with the batch. With gradients every activation is kept, and nothing would be saved.
         size = self._output_size(f4d)
         parts = (x,) if torch.is_grad_enabled() and x.requires_grad else x.split(1)
         raw = torch.cat([self.head2(_interpolate(part, size)) for part in parts])
-        return raw[:, 0] if raw.shape[1] == 1 else raw.permute(0, 2, 3, 4, 1).contiguous()
+        return _channels_behind(raw)
+
+    def _decode_frames(self, x: Tensor, frames: slice, size: Factors) -> Tensor:
+        """Only ``frames`` of the map: time keeps its resolution here, and a convolution sees one frame to each side."""
+        start, stop, _ = frames.indices(x.shape[2])
+        first = max(0, start - 1)
+        x = x[:, :, first : stop + 1]
+        raw: Tensor = self.head2(_interpolate(x, (x.shape[2], *size[1:])))
+        return _channels_behind(raw[:, :, start - first : stop - first])
 
     def _output_size(self, f4d: Tensor) -> Factors:
         t, h, w = f4d.shape[2:5]

@@ -25,11 +25,10 @@ from teacher_cache.heads.frozen import decode_raw, save_heads, to_physical
 from teacher_cache.heads.precision import autocast, convert_weights, no_tf32
 from teacher_cache.teachers.batch import require_fit
 from teacher_cache.teachers.checkpoint import PUBLISHED, check_finite, read_checkpoint
-from teacher_cache.teachers.l4p_config import FRAMES, MAPS, PRESETS, SEEDED, TASKS, L4PConfig
+from teacher_cache.teachers.l4p_config import FRAMES, MAPS, PACKAGED, PRESETS, TASKS, L4PConfig
 from teacher_cache.teachers.l4p_encoder import VideoEncoder
 from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_remote, made_once
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
-from teacher_cache.teachers.seeded import seed_weights, tensors_digest
 
 __all__ = ["FAMILY", "L4P", "PRESETS", "L4PConfig", "L4PFamily", "L4PTeacher"]
 
@@ -173,11 +172,8 @@ class L4PFamily:
     def identify(self, job: TeacherJob) -> TeacherDescription:
         """Describe the job's teacher. Streams the weights file through its digest, and keeps no weight in memory."""
         config, weights = _resolve(job)
-        if weights is None:
-            digest = tensors_digest(_seeded(config))
-        else:
-            read_checkpoint(weights, _parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
-            digest = digest_of_unchanged(weights)
+        read_checkpoint(weights, _parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
+        digest = digest_of_unchanged(weights)
         identity = TeacherIdentity(family="l4p", config=config.model_dump(mode="json"), weights=digest, dtype=job.dtype)
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
 
@@ -189,10 +185,8 @@ class L4PFamily:
             )
         config, weights = _resolve(job)
         identity = self.identify(job).identity
-        if weights is None or job.weights is None:
-            model = _seeded(config)
-        elif job.dtype == "float32" and not is_remote(job.weights):
-            model = _on_meta(config).load_checkpoint(weights)  # mapped from the user's own file
+        if job.dtype == "float32" and not (job.weights and is_remote(job.weights)):
+            model = _on_meta(config).load_checkpoint(weights)  # mapped from the file where it lies
         else:
             model = _load_converted(config, weights, identity)
         return L4PTeacher(model, identity, device, compile_model=job.compile)
@@ -209,18 +203,20 @@ class L4PFamily:
 FAMILY: TeacherFamily = L4PFamily()
 
 
-def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path | None]:
-    """The preset's configuration, and its weights file where it takes one."""
+def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path]:
+    """The preset's configuration, and its weights file."""
     if job.preset not in PRESETS:
         close = difflib.get_close_matches(job.preset, PRESETS, n=1)
         suggestion = f" Did you mean {close[0]!r}?" if close else ""
         raise BadInput(f"L4P has no preset {job.preset!r}; it has {', '.join(PRESETS)}.{suggestion}")
-    if job.weights is None and job.preset not in SEEDED:
+    if job.weights is not None:
+        return PRESETS[job.preset], fetched(job.weights)
+    if job.preset not in PACKAGED:
         raise BadInput(
             f"the preset {job.preset!r} needs weights: give `teacher.weights` the path of L4P's published checkpoint "
-            f"({PUBLISHED}). Without weights there is {', '.join(sorted(SEEDED))}."
+            f"({PUBLISHED}). Without weights there is {', '.join(sorted(PACKAGED))}."
         )
-    return PRESETS[job.preset], None if job.weights is None else fetched(job.weights)
+    return PRESETS[job.preset], PACKAGED[job.preset]
 
 
 def _on_meta(config: L4PConfig) -> L4P:
@@ -243,9 +239,3 @@ def _load_converted(config: L4PConfig, weights: Path, identity: TeacherIdentity)
     model = _on_meta(config)
     model.load_state_dict({name: tensors[canonical_name(name)] for name in model.state_dict()}, assign=True)
     return model.requires_grad_(requires_grad=False)
-
-
-def _seeded(config: L4PConfig) -> L4P:
-    model = L4P(config)
-    seed_weights(model, seed=0)
-    return model

@@ -5,6 +5,7 @@ L4P is arXiv 2502.13078.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -84,16 +85,16 @@ PRESETS: dict[str, L4PConfig] = {
     "giant": L4PConfig(),
     "tiny": L4PConfig(
         image_size=112,
-        embed_dim=96,
+        embed_dim=192,
         depth=8,
-        num_heads=4,
-        mlp_dim=256,
+        num_heads=6,
+        mlp_dim=512,
         hooks=(3, 4, 6, 7),  # at the published model's fractions of the depth
         feature_dim=16,
         last_dim=8,
         layer_dims=(16, 24, 32, 32),
     ),
 }
-"""Networks by name. `giant` is the published model; `tiny` needs no weights and is for tests and demonstrations."""
-SEEDED = frozenset({"tiny"})
-"""Presets that start from a fixed seed where the job gives no weights."""
+"""Networks by name. `giant` is the published model; `tiny` is this project's own, for tests and demonstrations."""
+PACKAGED = {"tiny": Path(__file__).parent / "l4p_tiny" / "weights.safetensors"}
+"""Presets whose weights come with this package, and serve where the job gives none."""

@@ -94,9 +94,11 @@ def forward_bytes(
         tokens * 2 * config.mlp_dim * size,  # … the hidden layer before and after GELU
     )
     hooks = len(config.hooks)
+    # Features that are there while a block runs, besides the one that may be its own input.
+    kept = max(sum(hook < entry - 1 for hook in config.hooks) for entry in range(1, max(config.hooks) + 1))
     encoder = frames + max(
         values * _FLOAT,  # a step of normalising
-        (hooks - 1) * stream + inside_block,
+        kept * stream + inside_block,
         2 * hooks * stream,  # features and their stack
     )
     held = frames + hooks * stream

@@ -29,6 +29,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 from rich.console import Console
 from rich.table import Table
+from seeded_weights import seed_weights
 
 from schemas.job import EncodingProfile, Job
 from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
@@ -37,7 +38,6 @@ from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.scenes import frame_times, random_scene, render_scene
 from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.teachers.l4p import L4P, PRESETS, normalise
-from teacher_cache.teachers.seeded import seed_weights
 
 RESULT = Path(__file__).parent / "results" / "encodings.json"
 PROFILES: tuple[EncodingProfile, ...] = ("fine", "compact", "exact")

@@ -85,7 +85,7 @@ def by_formula(planes: np.ndarray) -> np.ndarray:
     low, high, side = (
         planes[:, :, :8].copy(),
         planes[:, :, 8:16].astype(int),
-        planes[:, :, 16].reshape(*planes.shape[:2], -1, 96),
+        planes[:, :, 16].reshape(*planes.shape[:2], -1, planes.shape[-1]),
     )
     scale = np.ascontiguousarray(np.moveaxis(side[:, :, :4], 2, -1)).view("<f4")[..., 0]
     centre, delta = side[:, :, 4], side[:, :, 5]

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray
 from conftest import Jobs
+from seeded_weights import seed_weights
 
 from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
@@ -19,7 +20,6 @@ from teacher_cache.run import run_job
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.teachers.l4p import L4P, PRESETS
 from teacher_cache.teachers.registry import family
-from teacher_cache.teachers.seeded import seed_weights
 from teacher_cache.verify import verify
 from teacher_cache.work import Worker, WorkerSpec
 

@@ -110,3 +110,12 @@ def test_maps_with_and_without_gradients_are_the_same():
     model = head()
     f4d = torch.randn(2, 4, 8, 2, 2, 12)
     assert (model(f4d) - model(f4d.clone().requires_grad_())).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("outputs", [("log_depth",), ("u", "v")])
+@pytest.mark.parametrize("frames", [slice(0, 3), slice(5, 10), slice(13, 16), slice(7, 8)])
+def test_some_frames_are_decoded_as_all_are(outputs, frames):
+    model, f4d = head(outputs=outputs), torch.randn(2, 4, 8, 4, 3, 12)
+    some = model(f4d, frames)
+    assert torch.allclose(some, model(f4d)[:, frames], atol=1e-5)
+    assert some.is_contiguous()

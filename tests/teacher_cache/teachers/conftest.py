@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors import safe_open
+from seeded_weights import seed_weights
 
 from teacher_cache.teachers.l4p import L4P, L4PConfig
-from teacher_cache.teachers.seeded import seed_weights
 
 SMALL = L4PConfig(
     image_size=28,

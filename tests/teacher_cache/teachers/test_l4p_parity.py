@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from seeded_weights import seed_weights
 
 from teacher_cache.teachers.l4p import L4P, L4PConfig
 from teacher_cache.teachers.l4p_config import TASKS
-from teacher_cache.teachers.seeded import seed_weights
 
 TOLERANCE = 1e-5
 

@@ -8,15 +8,18 @@ import time
 
 import pytest
 import torch
+from seeded_weights import seed_weights
 
 from schemas.errors import BadInput, CouldNotRun, SignalMissing
 from schemas.heads import HeadsCard
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache.heads.frozen import load_heads
+from teacher_cache.heads.tensors import file_digest
 from teacher_cache.teachers.l4p import FAMILY, L4P, PRESETS, normalise
-from teacher_cache.teachers.seeded import seed_weights, tensors_digest
+from teacher_cache.teachers.l4p_config import PACKAGED
 
+DIGEST = "sha256:50ab37b53684fbb31f9153e2fc16a6b93d28e2c8fe9024574218c967558cc0bc"
 TINY = TeacherJob(family="l4p", preset="tiny")
 
 
@@ -54,7 +57,7 @@ def test_a_teacher_gives_the_signals_it_describes(tiny):
     assert not any(x.requires_grad for x in raw.values())
 
 
-def test_the_seeded_teacher_looks_at_the_video(tiny):
+def test_the_packaged_teacher_looks_at_the_video(tiny):
     raw = tiny.raw(moving_square(), SIGNAL_NAMES)
     still = tiny.raw(moving_square()[:, :1].repeat(1, 16, 1, 1, 1), SIGNAL_NAMES)
     for signal, x in raw.items():
@@ -66,16 +69,14 @@ def test_the_seeded_teacher_looks_at_the_video(tiny):
     assert depth.max() < 100
 
 
-def test_the_seeded_teacher_is_the_same_everywhere():
+def test_the_packaged_teacher_is_the_same_everywhere():
     """Pinned: a store made with it on another machine or release keeps its fingerprint."""
-    assert FAMILY.identify(TINY).identity.weights == "sha256:23979e9454816fab03f10dcaa910f56ca6c680e1d675d9e9f0dc709e2d188a97"
-    one, other = L4P(PRESETS["tiny"]), L4P(PRESETS["tiny"])
-    seed_weights(one, seed=0)
-    seed_weights(other, seed=1)
-    assert tensors_digest(one) == FAMILY.identify(TINY).identity.weights != tensors_digest(other)
+    weights = PACKAGED["tiny"]
+    assert FAMILY.identify(TINY).identity.weights == file_digest(weights) == DIGEST
+    assert weights.stat().st_size < 10e6
 
 
-def test_one_clip_of_the_seeded_teacher_is_cheap(tiny):
+def test_one_clip_of_the_packaged_teacher_is_cheap(tiny):
     clip = moving_square()
 
     def seconds() -> float:

@@ -14,13 +14,13 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from seeded_weights import seed_weights
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache.teachers.l4p import FAMILY, L4P, PRESETS, L4PTeacher
 from teacher_cache.teachers.node_cache import cache_folder, fetched, made_once
-from teacher_cache.teachers.seeded import seed_weights
 
 
 @pytest.fixture

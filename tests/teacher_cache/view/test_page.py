@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -160,26 +159,6 @@ def test_page_and_scenes_load_no_store_teacher_or_engine():
 
 
 # --- in a real browser ---
-
-
-@pytest.fixture(scope="module")
-def dump_dom(tmp_path_factory):
-    """A function: HTML text → the DOM, as text, after a real Chromium ran it from a file for some virtual milliseconds."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no chromium on PATH: the page was not tried in a browser")
-    folder = tmp_path_factory.mktemp("browser")
-    alone = ("quic", "background-networking", "component-update", "sync")  # it asks nothing of the network
-    flags = ["--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage"]
-    flags += [f"--disable-{name}" for name in alone] + ["--virtual-time-budget=3000", "--dump-dom"]
-
-    def dump(html):
-        page = folder / "page <1>.html"
-        page.write_text(html, encoding="utf-8")
-        command = [browser, *flags, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-        return subprocess.run(command, capture_output=True, timeout=90, check=True).stdout.decode()
-
-    return dump
 
 
 def test_script_runs_in_chromium_and_hostile_names_do_not(clip, dump_dom):

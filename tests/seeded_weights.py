@@ -1,8 +1,7 @@
-"""A network in, the same network with weights from a seed out: a teacher for tests and demonstrations that needs no file."""
+"""A network in, the same network with weights from a seed out: a teacher for tests that needs no file."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zlib
 
@@ -29,15 +28,6 @@ def seed_weights(model: nn.Module, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 parameter.copy_(_uniform(seed, name, parameter.shape) * _bound(name, parameter, model))
-
-
-def tensors_digest(model: nn.Module) -> str:
-    """``sha256:<hex>`` over the names, shapes, kinds and bytes of the parameters, ordered by name."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return "sha256:" + digest.hexdigest()
 
 
 def _uniform(seed: int, name: str, shape: torch.Size) -> Tensor:
