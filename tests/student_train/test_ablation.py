@@ -69,13 +69,13 @@ def test_spreads_are_over_seeds() -> None:
 
 def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     out, settings = tmp_path / "out", tmp_path / "small.yaml"
-    settings.write_text("{videos: 2, held_out: 1, steps: 1, batch: 1, arms: [SFT, LD+TPE, LD+ED]}")
+    settings.write_text("{videos: 2, held_out: 1, steps: 1, batch: 1, arms: [SFT, LD+ED+TPE]}")
     run = ("student-train", "ablation", "--out", out, "--seeds", "1", "--settings", settings, "--processes", "1")
     done = command(*run)
     assert done.status == 0, done.err
     assert "LD+ED" in done.out
     report = AblationReport.model_validate_json((out / "ablation.json").read_text())
-    assert [summary.arm.name for summary in report.arms] == ["SFT", "LD+TPE", "LD+ED"]
+    assert [summary.arm.name for summary in report.arms] == ["SFT", "LD+ED+TPE"]
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     asked = json.loads((out / "held-out" / "questions.json").read_text())
     assert report.questions[ALL] == len(asked) == sum(count for task, count in report.questions.items() if task != ALL)

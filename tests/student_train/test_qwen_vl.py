@@ -378,7 +378,7 @@ def test_a_fit_lowers_every_part_of_the_loss(name: BackboneName, tiny_store: Pat
         "decoder": {"hidden": 64},
         "mode": "latent",
         "optim": {"learning_rate": 4e-3},
-        "steps": 6,
+        "steps": 10,
         "batch": 4,
     }
     report = fit(TrainConfig.model_validate(settings))

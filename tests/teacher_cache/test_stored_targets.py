@@ -74,7 +74,8 @@ def test_a_store_in_earlier_encodings_is_read(
     decoded = cache.decode(cache.read_stored(SIGNAL_NAMES, ["scene-0.mp4"]))
     for signal, values in read.items():
         spread = np.abs(now[signal]).max()
-        np.testing.assert_allclose(values, now[signal], rtol=2e-3, atol=spread / 50 if signal == "f4d" else 0.2)
+        bounded = values.clip(-8, 8) if signal == "motion" else values  # as `fine` has it
+        np.testing.assert_allclose(bounded, now[signal], rtol=2e-3, atol=spread / 50 if signal == "f4d" else 0.2)
         torch.testing.assert_close(decoded[signal], torch.from_numpy(values), rtol=1e-6, atol=0)
 
 
