@@ -17,8 +17,6 @@ import pytest
 
 from cluster.metrics import METRICS
 
-pytestmark = pytest.mark.alone
-
 DASHBOARD = json.loads(files("cluster").joinpath("grafana/p4d-cache.json").read_text())
 STORE = "s3://bucket/p4d/tiny"
 

@@ -21,8 +21,6 @@ from schemas.ledger import Unit, WorkItem
 from teacher_cache.stop import Stop
 from teacher_cache.work import WorkerSpec
 
-pytestmark = pytest.mark.alone
-
 ONE_TEACHER = {"kind": "ray", "batch": 2, "threads_per_teacher": 1}
 ONE_BY_ONE = {"clips_per_shard": 1}
 

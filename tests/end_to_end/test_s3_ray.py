@@ -12,8 +12,6 @@ from conftest import REAL_VIDEOS, Command, Jobs, tree
 
 from teacher_cache import open_cache
 
-pytestmark = pytest.mark.alone
-
 RAY = {"engine": {"kind": "local", "batch": 2, "threads_per_teacher": 1, "teachers": 2}}
 
 
