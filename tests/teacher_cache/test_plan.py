@@ -190,9 +190,11 @@ def test_a_sized_node_keeps_its_gpu_busy(
     assert busy_hours == pytest.approx(hours_at_this_rate)
     assert found.node.decode_cores * busy_hours * teachers == pytest.approx(found.stage_seconds.decode / 3600)
     assert found.node.encode_cores * busy_hours * teachers == pytest.approx(found.stage_seconds.encode / 3600)
-    assert found.node.video_bytes_per_second * busy_hours * 3600 * teachers == pytest.approx(found.video_bytes, abs=1)
+    assert found.node.video_bytes_per_second * busy_hours * 3600 * teachers == pytest.approx(found.video_bytes, rel=1e-9, abs=1)
     assert found.bytes["flow"] == 0
-    assert found.bytes["depth"] == pytest.approx(pilot_report.bytes["depth"] * clips + -(-clips // 32) * (32 * 16 + 4), abs=1)
+    assert found.bytes["depth"] == pytest.approx(
+        pilot_report.bytes["depth"] * clips + -(-clips // 32) * (32 * 16 + 4), rel=1e-9, abs=1
+    )
     assert found.failed_clips == round(clips / 4)
     # No stage takes longer than the job, and one takes as long.
     stage = found.stage_seconds
