@@ -7,10 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.job import EncodingProfile
 from schemas.train import Mode, OptimConfig
 
-Profile = Literal["fine", "compact", "exact"]
-"""An encoding profile of a store."""
 ArmName = Literal["SFT", "SFT+TPE", "LD", "LD+TPE", "LD+ED", "LD+ED+TPE"]
 """What is learnt from: conversations, and F4D (LD), and maps (ED), and the frames' times (TPE)."""
 
@@ -22,12 +21,12 @@ class Arm(Frozen):
     mode: Mode
     has_times: bool
     """Whether the student is told the frames' times."""
-    encoding: Profile
+    encoding: EncodingProfile
     """Of the store that it learns from."""
 
 
 class AblationConfig(Frozen):
-    """What ``student-train ablation`` does. The defaults are those of the published figures."""
+    """What ``student-train ablation`` does."""
 
     videos: int = Field(384, ge=2)
     """Rendered scenes to train on."""
@@ -43,8 +42,8 @@ class AblationConfig(Frozen):
     beta: float = Field(0.1, ge=0)
     """Weight of ED, the paper's."""
     optim: OptimConfig = OptimConfig(learning_rate=1e-3, warmup=0.1)
-    encodings: tuple[Profile, ...] = Field(("fine",), min_length=1)
-    """Profiles of the stores: all arms learn from the first one, and the last arm from each other one too."""
+    encodings: tuple[EncodingProfile, ...] = Field(("fine",), min_length=1)
+    """Encoding profiles of the stores: all arms learn from the first one, and the last arm from each other one too."""
     arms: tuple[ArmName, ...] = Field(("SFT", "SFT+TPE", "LD", "LD+TPE", "LD+ED", "LD+ED+TPE"), min_length=1)
     """Which ways of training are compared."""
     processes: int = Field(2, ge=1)
@@ -87,7 +86,7 @@ class AblationReport(Frozen):
 
     out: str
     config: AblationConfig
-    fingerprints: dict[Profile, str]
+    fingerprints: dict[EncodingProfile, str]
     """Of the stores' recipes."""
     questions: dict[str, int]
     """How many of each kind were asked of each student."""

@@ -13,16 +13,17 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Profile, Spread
+from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Spread
 from schemas.errors import BadInput, CouldNotRun
 from schemas.evaluation import EvalReport
+from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
 from teacher_cache.console import progress_bar, stderr
@@ -59,7 +60,7 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     for encoding in config.encodings:
         _teach(out / "train", _store(out, encoding), encoding)
     _teach(out / "held-out", _held_out_store(out), config.encodings[0])
-    runs = list(_runs(config, out))
+    runs = _runs(config, out)
     asked = json.loads((out / "held-out" / "questions.json").read_text(encoding="utf-8"))
     taught = json.loads((out / "train" / "questions.json").read_text(encoding="utf-8"))
     report = AblationReport(
@@ -100,7 +101,7 @@ def _render(folder: Path, videos: int, first_seed: int) -> None:
     _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape)
 
 
-def _teach(data: Path, store: str, encoding: Profile) -> None:
+def _teach(data: Path, store: str, encoding: EncodingProfile) -> None:
     """By the command that its users have: training never loads the teacher, so this package does not import it."""
     job = {
         "videos": {"glob": f"{data}/videos/*.mp4"},
@@ -121,8 +122,8 @@ def _teach(data: Path, store: str, encoding: Profile) -> None:
 
 def _command(*arguments: str) -> None:
     """`teacher-cache`, whose progress goes where ours does."""
-    code = "from teacher_cache.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *arguments, "--json"], stdout=subprocess.PIPE, check=False)
+    command = [sys.executable, "-m", "teacher_cache.cli", *arguments, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise CouldNotRun(f"`teacher-cache {' '.join(arguments)}` ended with status {done.returncode}; see above")
 
@@ -131,15 +132,27 @@ def _say(text: str) -> None:
     stderr.print(text, soft_wrap=True)
 
 
-def _store(out: Path, encoding: Profile) -> str:
+def _store(out: Path, encoding: EncodingProfile) -> str:
     return str(out / "stores" / encoding)
+
+
+def _run_folder(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "runs" / f"{arm.name}-{arm.encoding}-{seed}"
+
+
+def _report_file(run: Path) -> Path:
+    return run / "eval" / "report.json"
+
+
+def _evaluated(run: Path) -> EvalReport:
+    return EvalReport.model_validate_json(_report_file(run).read_text(encoding="utf-8"))
 
 
 def _held_out_store(out: Path) -> str:
     return str(out / "stores" / "held-out")
 
 
-def _runs(config: AblationConfig, out: Path) -> Iterator[ArmRun]:
+def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
     """Every arm with every seed, several at a time, in the arms' order."""
     wanted = [(arm, seed) for arm in arms(config) for seed in range(config.seeds)]
     (out / "runs").mkdir(exist_ok=True)
@@ -154,7 +167,7 @@ def _runs(config: AblationConfig, out: Path) -> Iterator[ArmRun]:
         ) as pool,
         progress_bar("training", len(wanted), "runs") as advance,
     ):
-        # One seed of every arm first: a table can be made of what is there when it is stopped.
+        # One seed of every arm first: what a stopped call leaves is then whole for fewer seeds.
         order = sorted(wanted, key=lambda run: run[1])
         futures = {pool.submit(run_arm, config, out, *run): run for run in order}
         try:
@@ -164,7 +177,7 @@ def _runs(config: AblationConfig, out: Path) -> Iterator[ArmRun]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    yield from (found[run] for run in wanted)
+    return [found[run] for run in wanted]
 
 
 def _begin_worker(folder: Path, threads: int) -> None:
@@ -179,11 +192,10 @@ def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
     from student_train.evaluation.evaluate import Wanted, evaluate  # noqa: PLC0415  # transformers
     from student_train.train import fit  # noqa: PLC0415
 
-    folder = out / "runs" / f"{arm.name}-{arm.encoding}-{seed}"
+    folder = _run_folder(out, arm, seed)
     fitted = fit(train_config(config, out, arm, seed, folder), resume=True)
-    file = folder / "eval" / "report.json"
-    if file.exists():
-        evaluated = EvalReport.model_validate_json(file.read_text(encoding="utf-8"))
+    if _report_file(folder).exists():
+        evaluated = _evaluated(folder)
     else:
         wanted = Wanted(
             store=_held_out_store(out),
@@ -290,6 +302,5 @@ def _map_guess(out: Path, runs: Sequence[ArmRun]) -> dict[str, float]:
     run = next((run for run in runs if run.maps), None)
     if run is None:
         return {}
-    file = out / "runs" / f"{run.arm.name}-{run.arm.encoding}-{run.seed}" / "eval" / "report.json"
-    maps = EvalReport.model_validate_json(file.read_text(encoding="utf-8")).maps
+    maps = _evaluated(_run_folder(out, run.arm, run.seed)).maps
     return {} if maps is None else {name: m.guess for name, m in maps.metrics.items() if m.guess is not None}

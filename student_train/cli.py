@@ -9,9 +9,10 @@ from typing import Annotated, get_args
 import typer
 from rich.table import Table
 
-from schemas.ablation import AblationConfig, AblationReport, Arm, Profile, Spread
+from schemas.ablation import AblationConfig, AblationReport, Arm, Spread
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
+from schemas.job import EncodingProfile
 from schemas.train import Dtype, FitReport, TrainConfig
 from student_train.ranks import one_voice
 from teacher_cache.config import load_yaml
@@ -140,8 +141,8 @@ def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
     with reported_errors(as_json):
         config = _ABLATION if settings is None else load_yaml(settings, AblationConfig)
         encodings = tuple(dict.fromkeys(encoding or config.encodings))
-        if unknown := [name for name in encodings if name not in get_args(Profile)]:
-            raise BadInput(f"there is no encoding profile {unknown[0]!r}; there are {', '.join(get_args(Profile))}")
+        if unknown := [name for name in encodings if name not in get_args(EncodingProfile)]:
+            raise BadInput(f"there is no encoding profile {unknown[0]!r}; there are {', '.join(get_args(EncodingProfile))}")
         given = {"seeds": seeds, "processes": processes, "encodings": encodings}
         from student_train.ablation import run_ablation  # noqa: PLC0415  # as above
 

@@ -473,3 +473,7 @@ def _print_verify(report: VerifyReport) -> None:
 def main() -> None:
     """The console script's entry."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from teacher_cache.view.panels import ClipPanel
 
-SUFFIX = ".rrd"
-"""What Rerun calls its files."""
 _POINT_SHARE = 0.5
 """Radius of a point, in the distance between neighbouring points at the middle depth."""
 
@@ -85,6 +83,7 @@ class _Scene:
         if pictures is None:
             pictures = colors.depth_to_rgb(depth, colors.depth_scale(depth))
         self.pictures = resize_frames(pictures, height, width)
+        self.maps = self._maps()
         self.radius = _POINT_SHARE * float(np.nanmedian(depth)) / float(self.intrinsics[0, 0]) / width
 
     def log_to(self, stream: Any) -> None:
@@ -107,21 +106,20 @@ class _Scene:
             shown = np.isfinite(self.points[frame]).all(-1)
             stream.log("scene/surface", self._surface(rerun, frame, shown))
             stream.log("maps/depth", rerun.DepthImage(self.clip.signals["depth"][frame], meter=1.0))
-            for name, picture in self._maps(frame).items():
-                stream.log(f"maps/{name}", rerun.Image(picture).compress())
+            for name, pictures in self.maps.items():
+                stream.log(f"maps/{name}", rerun.Image(pictures[frame]).compress())
 
     def _surface(self, rerun: Any, frame: int, shown: npt.NDArray[np.bool_]) -> Any:
         """The frame's pixels at the places they show; what moves is tinted as in the HTML page."""
-        tinted = self.pictures[frame]
-        if "motion" in self.clip.signals:
-            tinted = colors.motion_to_rgb(self.clip.signals["motion"][[frame]], self.pictures[[frame]])[0]
+        tinted = self.maps.get("motion", self.pictures)[frame]
         return rerun.Points3D(self.points[frame][shown], colors=tinted.reshape(-1, 3)[shown], radii=self.radius)
 
-    def _maps(self, frame: int) -> dict[str, npt.NDArray[np.uint8]]:
+    def _maps(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Name to pictures, (frame, y, x, RGB)."""
         signals = self.clip.signals
         maps = {}
         if "flow" in signals:
-            maps["flow"] = colors.flow_to_rgb(signals["flow"][[frame]], colors.flow_scale(signals["flow"][1:]))[0]
+            maps["flow"] = colors.flow_to_rgb(signals["flow"], colors.flow_scale(signals["flow"][1:]))
         if "motion" in signals:
-            maps["motion"] = colors.motion_to_rgb(signals["motion"][[frame]], self.pictures[[frame]])[0]
+            maps["motion"] = colors.motion_to_rgb(signals["motion"], self.pictures)
         return maps

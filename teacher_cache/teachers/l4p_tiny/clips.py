@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,15 +54,8 @@ def render_clips(
         "motion": (frame, np.bool_),
         "camray": ((_FRAMES, grid, grid, 6), np.float32),
     }
-    arrays = {
-        name: np.lib.format.open_memmap(
-            path := folder / f"{name}.npy", mode="r+" if path.exists() else "w+", dtype=kind, shape=(len(seeds), *shape)
-        )
-        for name, (shape, kind) in shapes.items()
-    }
-    done = np.lib.format.open_memmap(
-        path := folder / "done.npy", mode="r+" if path.exists() else "w+", dtype=np.bool_, shape=(len(seeds),)
-    )
+    arrays = {name: _mapped(folder / f"{name}.npy", kind, (len(seeds), *shape)) for name, (shape, kind) in shapes.items()}
+    done = _mapped(folder / "done.npy", np.bool_, (len(seeds),))
     left = [row for row in range(len(seeds)) if not done[row]]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         rendered = pool.imap(partial(_render, size=size, grid=grid), [seeds[row] for row in left], chunksize=4)
@@ -71,6 +65,11 @@ def render_clips(
             done[row] = True
             advance(1)
     return Clips(**arrays)
+
+
+def _mapped(path: Path, kind: type, shape: Shape) -> npt.NDArray[Any]:
+    """The file's array, mapped; made where there is none."""
+    return np.lib.format.open_memmap(path, mode="r+" if path.exists() else "w+", dtype=kind, shape=shape)
 
 
 def _render(seed: int, *, size: int, grid: int) -> dict[str, npt.NDArray[np.generic]]:
