@@ -21,12 +21,13 @@ from typing import Any
 import yaml
 
 from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Spread
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import CouldNotRun
 from schemas.evaluation import EvalReport
 from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
 from teacher_cache.console import progress_bar, stderr
+from teacher_cache.folder import claim_folder
 
 ALL = "all"
 """All kinds of questions together."""
@@ -54,7 +55,8 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     of it ends badly.
     """
     start = time.perf_counter()
-    _begin(config, out)
+    # Seeds, arms and stores may be added to what is there; processes change nothing.
+    claim_folder(out, config.model_dump(mode="json", exclude={"seeds", "arms", "encodings", "processes"}))
     _render(out / "train", config.videos, _TRAIN_SEED)
     _render(out / "held-out", config.held_out, _HELD_OUT_SEED)
     for encoding in config.encodings:
@@ -80,19 +82,6 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     plot_ablation(out / "ablation.png", report)
     (out / "ablation.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _begin(config: AblationConfig, out: Path) -> None:
-    """The folder, with the settings that its runs have; seeds, arms and stores may be added later."""
-    file = out / "config.json"
-    fixed = config.model_dump_json(indent=2, exclude={"seeds", "arms", "encodings", "processes"}) + "\n"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if file.exists() and file.read_text(encoding="utf-8") != fixed:
-            raise BadInput(f"{out} holds an ablation of other settings ({file}); give another --out")
-        file.write_text(fixed, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write to {out}: {error.strerror}; give another --out") from None
 
 
 def _render(folder: Path, videos: int, first_seed: int) -> None:

@@ -69,11 +69,10 @@ def make_videos(folder: Path, progress: Progress) -> None:
     _step(f"making {_VIDEOS} videos of moving scenes")
     with progress("rendering", _VIDEOS, "videos") as advance:
         for seed in range(_VIDEOS):
-            path, unfinished = folder / f"scene-{seed}.mp4", folder / f".scene-{seed}.part"
+            path = folder / f"scene-{seed}.mp4"
             if not path.exists():
                 truth = render_scene(random_scene(seed), frame_times(_FRAMES, _FPS), height=_HEIGHT, width=_WIDTH)
-                encode_video(unfinished, truth.rgb, fps=_FPS)
-                unfinished.replace(path)
+                encode_video(path, truth.rgb, fps=_FPS)
             advance(1)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from schemas.errors import BadInput
 from schemas.evaluation import OPTION_LETTERS, multiple_choice
 from schemas.report import ScenesReport
+from teacher_cache.folder import claim_folder, write_json
 from teacher_cache.scenes.encode import encode_video
 from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
 from teacher_cache.scenes.render import frame_times, render_scene
@@ -56,7 +57,9 @@ def write_scenes(
     """
     if shape.height % 2 or shape.width % 2:
         raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
-    _begin(folder, shape)
+    claim_folder(folder, asdict(shape))
+    for name in ("videos", "marks", "questions"):
+        (folder / name).mkdir(exist_ok=True)
     conversations: list[dict[str, Any]] = []
     questions: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -64,22 +67,9 @@ def write_scenes(
             questions += (_question(seed, number, question) for number, question in enumerate(found))
             conversations += _conversations(seed, found)
             advance(1)
-    _write_json(folder / "conversations.json", conversations)
-    _write_json(folder / "questions.json", questions)
+    write_json(folder / "conversations.json", conversations)
+    write_json(folder / "questions.json", questions)
     return ScenesReport(out=str(folder), videos=len(seeds), conversations=len(conversations), questions=len(questions))
-
-
-def _begin(folder: Path, shape: VideoFormat) -> None:
-    """The folder, with the format of its videos in it."""
-    file, format_text = folder / "format.json", asdict(shape)
-    try:
-        for name in ("videos", "marks", "questions"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        if file.exists() and (held := json.loads(file.read_text(encoding="utf-8"))) != format_text:
-            raise BadInput(f"{folder} holds videos of {held}, and {format_text} was asked for; give another folder")
-        _write_json(file, format_text)
-    except OSError as error:
-        raise BadInput(f"cannot write to {folder}: {error.strerror}; give another folder") from None
 
 
 def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQuestion]:
@@ -93,12 +83,10 @@ def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQu
     scene = random_scene(seed)
     truth = render_scene(scene, frame_times(shape.frames, fps), height=shape.height, width=shape.width)
     marks = mark_objects(truth, seed)
-    unfinished = folder / "videos" / f".{name}.part"
-    encode_video(unfinished, truth.rgb, fps=fps)
-    unfinished.replace(folder / _video(seed))
+    encode_video(folder / _video(seed), truth.rgb, fps=fps)
     Image.fromarray(draw_marks(truth.rgb[0], truth.instance[0], marks)).save(folder / _picture(seed))
     found = scene_questions(scene, truth, marks)
-    _write_json(asked, [vars(question) for question in found])  # written last: a scene that has it is whole
+    write_json(asked, [vars(question) for question in found])  # written last: a scene that has it is whole
     return found
 
 
@@ -149,10 +137,3 @@ def _turns(question: SceneQuestion, *, is_first: bool) -> list[dict[str, str]]:
         {"from": "human", "value": shown + multiple_choice(question.text, question.options)},
         {"from": "gpt", "value": OPTION_LETTERS[question.right]},
     ]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)

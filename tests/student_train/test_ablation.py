@@ -88,7 +88,7 @@ def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     config, first = report.config, report.runs[0]
     assert run_arm(config, out, first.arm, first.seed) == first  # what is done is not done again
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
-    with pytest.raises(BadInput, match="holds an ablation of other settings"):
+    with pytest.raises(BadInput, match="was made with videos 2, not 3"):
         run_ablation(AblationConfig(videos=3), out)
     unknown = command("student-train", "ablation", "--out", out, "--encoding", "finest")
     assert (unknown.status, "no encoding profile 'finest'" in unknown.err) == (2, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.signal import Shape
+from teacher_cache.folder import claim_folder
 from teacher_cache.scenes import random_scene, render_scene
 from teacher_cache.scenes.dataset import clip_seconds
 
@@ -38,14 +39,13 @@ class Clips:
         return len(self.rgb)
 
 
-def render_clips(
-    folder: Path, seeds: Sequence[int], *, size: int, grid: int, workers: int, advance: Callable[[int], None]
-) -> Clips:
+def render_clips(folder: Path, seeds: range, *, size: int, grid: int, workers: int, advance: Callable[[int], None]) -> Clips:
     """The clips of ``seeds``, ``size`` pixels square with ``grid`` rays a side; rendered into ``folder`` where they are not.
 
-    The rows that are done are listed in the folder, so that a stopped rendering goes on.
+    The rows that are done are listed in the folder, so that a stopped rendering goes on. Raises `BadInput` where the folder
+    holds clips of other seeds or another size.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder, {"first_seed": seeds.start, "clips": len(seeds), "size": size, "grid": grid})
     frame: Shape = (_FRAMES, size, size)
     shapes: dict[str, tuple[Shape, type]] = {
         "rgb": ((*frame, 3), np.uint8),

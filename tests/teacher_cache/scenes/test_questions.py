@@ -213,7 +213,7 @@ def test_a_stopped_data_set_goes_on_and_is_the_same(written, tmp_path: Path):
 
 def test_other_videos_in_the_folder_are_refused(written):
     folder, _ = written
-    with pytest.raises(BadInput, match="'frames': 5"):
+    with pytest.raises(BadInput, match="frames 5, not 6"):
         write_scenes(folder, range(3), VideoFormat(48, 64, 6), workers=1, advance=lambda _: None)
     with pytest.raises(BadInput, match="must be even"):
         write_scenes(folder, range(3), VideoFormat(47, 64, 5), workers=1, advance=lambda _: None)

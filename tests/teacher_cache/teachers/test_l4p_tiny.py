@@ -9,6 +9,7 @@ import pytest
 import torch
 from l4p_tiny import FIRST_SEED, scores
 
+from schemas.errors import BadInput
 from schemas.job import TeacherJob
 from teacher_cache.heads.dpt import canonical_name
 from teacher_cache.scenes import random_scene, render_scene
@@ -56,6 +57,8 @@ def test_rendered_clips_are_the_renderers_truth_and_are_kept(clips, tmp_path):
     again = [render_clips(tmp_path, range(2), size=28, grid=2, workers=1, advance=told.append) for _ in range(2)]
     assert told == [1, 1]
     np.testing.assert_array_equal(again[0].rgb, again[1].rgb)
+    with pytest.raises(BadInput, match="clips 2, not 3"):
+        render_clips(tmp_path, range(3), size=28, grid=2, workers=1, advance=told.append)
 
 
 def test_silog_forgives_most_of_a_wrong_scale():

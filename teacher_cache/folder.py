@@ -1,0 +1,42 @@
+"""Folders of things that take long to make and stay: each says what its things were made with, and takes no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.errors import BadInput
+
+_FILE = "settings.json"
+_Settings = TypeAdapter(dict[str, Any])
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make ``folder`` one for things of ``settings`` (of JSON's own types), or find that it is one already.
+
+    Raises `BadInput` where it holds things of other settings, naming those that differ, or cannot be written.
+    """
+    file = folder / _FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = _Settings.validate_json(file.read_bytes()) if file.exists() else settings
+        if held == settings:
+            write_json(file, settings)
+    except OSError as error:
+        raise BadInput(f"cannot use {folder}: {error.strerror}; give another folder") from None
+    except ValidationError:
+        raise BadInput(f"cannot use {folder}: {file} is damaged; give another folder") from None
+    if differing := sorted(name for name in held.keys() | settings.keys() if held.get(name) != settings.get(name)):
+        pairs = ", ".join(f"{name} {held.get(name)!r}, not {settings.get(name)!r}" for name in differing)
+        raise BadInput(f"{folder} was made with {pairs} ({file}); give another folder")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
