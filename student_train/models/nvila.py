@@ -24,8 +24,8 @@ from transformers import (
 
 from schemas.errors import BadInput
 from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
-from student_train.models.byte_tokenizer import byte_tokenizer
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
+from student_train.models.tiny_tokenizer import tiny_tokenizer
 
 VIDEO_TOKEN, IMAGE_TOKEN = "<video>", "<image>"  # words of the vocabulary, not secrets
 AutoConfig.register(FourDRgptConfig.model_type, FourDRgptConfig)
@@ -99,8 +99,8 @@ class RgptBackbone(Backbone):
 
 
 def tiny(timestamps: str) -> RgptBackbone:
-    """The architecture at a size for tests and the demo: frames of 96², 4 × 4 tokens a frame, a vocabulary of bytes."""
-    tokenizer = byte_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
+    """The architecture at a size for tests and the demo: frames of 96², 4 × 4 tokens a frame, a vocabulary of 464."""
+    tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     vision = SiglipVisionConfig(
         hidden_size=64,
         intermediate_size=128,

@@ -30,7 +30,7 @@ from transformers import (
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
 from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
-from student_train.models.byte_tokenizer import byte_tokenizer
+from student_train.models.tiny_tokenizer import tiny_tokenizer
 
 SIDE = 384
 """Pixels along a frame's side, as near as the patches allow: 392 for Qwen2.5-VL, whose 16 frames are then 8 · 14 · 14 = 1568
@@ -295,8 +295,8 @@ def checkpoint(kind: Kind, folder: Path, dtype: torch.dtype) -> QwenBackbone:
 
 
 def tiny(kind: Kind) -> QwenBackbone:
-    """The architecture at a size for tests and the demo: 4 × 4 tokens for each pair of frames, a vocabulary of bytes."""
-    tokenizer = byte_tokenizer([VISION_START, VISION_END, IMAGE, VIDEO])
+    """The architecture at a size for tests and the demo: 4 × 4 tokens for each pair of frames, a vocabulary of 466."""
+    tokenizer = tiny_tokenizer([VISION_START, VISION_END, IMAGE, VIDEO])
     tokenizer.chat_template = CHAT_TEMPLATE
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, **kind.tiny_vision}
     text = {

@@ -44,9 +44,9 @@ from student_train.data import Collator, Sample, SampleDataset, load_samples
 from student_train.distillation import StepLosses
 from student_train.frames import StudentFrames
 from student_train.metrics import MetricsLog
-from student_train.models.byte_tokenizer import byte_tokenizer
 from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptProcessor
 from student_train.models.rgpt import FourDRgptConfig
+from student_train.models.tiny_tokenizer import tiny_tokenizer
 from student_train.ranks import Ranks
 from student_train.targets import TargetReader
 from student_train.train import _arguments
@@ -100,7 +100,7 @@ class MadeUpFrames(StudentFrames):
 
 def so400m_processor() -> RgptProcessor:
     """The data side of a student with SigLIP so400m-patch14-384 and a 3 × 3 downsample; a byte stands for a word."""
-    tokenizer = byte_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
+    tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     video, image = (int(tokenizer.convert_tokens_to_ids(token)) for token in (VIDEO_TOKEN, IMAGE_TOKEN))
     vision = SiglipVisionConfig(image_size=384, patch_size=14)
     config = FourDRgptConfig(vision, Qwen2Config(), downsample=3, video_token_id=video, image_token_id=image)

@@ -43,9 +43,9 @@ from schemas.recipe import Precision, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SignalName
 from schemas.train import RECIPES, DecoderConfig
 from student_train.distillation import DistilledStudent, StepLosses
-from student_train.models.byte_tokenizer import byte_tokenizer
 from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptBackbone, RgptProcessor
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
+from student_train.models.tiny_tokenizer import tiny_tokenizer
 from student_train.p4d import P4D
 from student_train.perception import DirectPerception, FrozenPerception, LatentPerception, Perception, perception_decoder
 from teacher_cache.heads.dpt import DPTHead
@@ -286,7 +286,7 @@ def _in(weight: torch.Tensor, module: nn.Module) -> bool:
 def student(sizes: Sizes) -> RgptBackbone:
     """A 4D-RGPT of these sizes with random weights, where torch makes new tensors."""
     with torch.device("cpu"):
-        tokenizer = byte_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
+        tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     video, image = (int(tokenizer.convert_tokens_to_ids(token)) for token in (VIDEO_TOKEN, IMAGE_TOKEN))
     config = FourDRgptConfig(
         sizes.vision,

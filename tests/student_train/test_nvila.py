@@ -16,8 +16,8 @@ from transformers import Qwen2ForCausalLM, SiglipVisionModel
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
 from student_train.models.build import build_student, load_student
-from student_train.models.byte_tokenizer import byte_tokenizer
 from student_train.models.nvila import RgptBackbone, tiny
+from student_train.models.tiny_tokenizer import tiny_tokenizer
 
 
 class Downsample(nn.Module):
@@ -89,7 +89,7 @@ def test_no_parameter_is_added_where_the_vocabulary_has_room(parts: Path) -> Non
 
 def test_a_full_vocabulary_grows_by_the_words_for_what_is_shown(parts: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parts, tmp_path / "copy"))
-    tokenizer = byte_tokenizer([])
+    tokenizer = tiny_tokenizer([])
     tokenizer.save_pretrained(folder / "llm")
     llm = Qwen2ForCausalLM.from_pretrained(folder / "llm")
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
