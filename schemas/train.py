@@ -17,6 +17,7 @@ teacher on the device; ``direct``: LD, and ED by light heads that are trained wi
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
+Precision = Literal["fp32", "bf16"]
 Dtype = Literal["float32", "bfloat16"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
@@ -199,7 +200,7 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0)
     log_every: int = Field(1, ge=1)
     """Optimizer steps between two lines of ``metrics.jsonl``; a line holds the mean over those steps."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """``bf16``: products in bfloat16, by autocast; weights, gradients and losses stay in float32."""
     lora: LoraConfig | None = None
     """Train the language model by adapters, which are merged into it when the student is saved. Without: all its weights."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from typing import Any
 import yaml
 
 from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Spread
-from schemas.errors import CouldNotRun
-from schemas.evaluation import EvalReport
+from schemas.errors import BadInput, CouldNotRun
+from schemas.evaluation import OPTION_LETTERS, EvalReport, multiple_choice
 from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
 from teacher_cache.console import progress_bar, stderr
-from teacher_cache.folder import claim_folder
+from teacher_cache.folder import claim_folder, write_json
 
 ALL = "all"
 """All kinds of questions together."""
@@ -60,11 +60,12 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     _render(out / "train", config.videos, _TRAIN_SEED)
     _render(out / "held-out", config.held_out, _HELD_OUT_SEED)
     for encoding in config.encodings:
-        _teach(out / "train", _store(out, encoding), encoding)
-    _teach(out / "held-out", _held_out_store(out), config.encodings[0])
+        _teach(out / "train", _store(out, encoding), encoding, config)
+    _teach(out / "held-out", _held_out_store(out), config.encodings[0], config)
+    taught, asked = (questions_of(out / name / "questions.json", config.tasks) for name in ("train", "held-out"))
+    write_json(_taught_file(out), conversations(taught))
+    write_json(_asked_file(out), asked)
     runs = _runs(config, out)
-    asked = json.loads((out / "held-out" / "questions.json").read_text(encoding="utf-8"))
-    taught = json.loads((out / "train" / "questions.json").read_text(encoding="utf-8"))
     report = AblationReport(
         out=str(out),
         config=config,
@@ -84,18 +85,61 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     return report
 
 
+def questions_of(file: Path, tasks: Collection[str]) -> list[dict[str, Any]]:
+    """The questions of those kinds, in R4D-Bench's fields; without the marked picture where they name no mark.
+
+    Raises `BadInput` for a kind of which there is none.
+    """
+    questions = json.loads(file.read_text(encoding="utf-8"))
+    there = {question["task"] for question in questions}
+    if absent := [task for task in tasks if task not in there]:
+        raise BadInput(f"{file} has no question of the kind {absent[0]!r}; there are {', '.join(sorted(there))}")
+    wanted = [question for question in questions if question["task"] in tasks]
+    return [q if "<obj_" in _asked(q) else {name: value for name, value in q.items() if name != "som_image"} for q in wanted]
+
+
+def conversations(questions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """LLaVA conversations, one a video, of all its questions: what is dear in a step is the video, and they share it."""
+    by_video: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for question in questions:
+        by_video[question["video"]].append(question)
+    return [_conversation(video, asked) for video, asked in by_video.items()]
+
+
+def _conversation(video: str, questions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    marked = [q["som_image"] for q in questions if "som_image" in q][:1]  # all questions about a video have the same one
+    return {"id": video, "video": video, "image": marked, "conversations": [turn for q in questions for turn in _turns(q)]}
+
+
+def _turns(question: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    return {"from": "human", "value": _asked(question)}, {"from": "gpt", "value": OPTION_LETTERS[_letter(question)]}
+
+
+def _asked(question: Mapping[str, Any]) -> str:
+    return multiple_choice(question["question"], question["options"])
+
+
+def _taught_file(out: Path) -> Path:
+    return out / "train" / "taught.json"
+
+
+def _asked_file(out: Path) -> Path:
+    return out / "held-out" / "asked.json"
+
+
 def _render(folder: Path, videos: int, first_seed: int) -> None:
     shape = ("--height", str(_SIZE), "--width", str(_SIZE), "--frames", str(_FRAMES))
     _say(f"rendering {videos} scenes: {folder}")
     _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape)
 
 
-def _teach(data: Path, store: str, encoding: EncodingProfile) -> None:
+def _teach(data: Path, store: str, encoding: EncodingProfile, config: AblationConfig) -> None:
     """By the command that its users have: training never loads the teacher, so this package does not import it."""
     job = {
         "videos": {"glob": f"{data}/videos/*.mp4"},
         "store": store,
-        "teacher": {"family": "l4p", "preset": "tiny"},
+        # Students decode with the teacher's heads in the teacher's own precision: that is most of an ED step.
+        "teacher": {"family": "l4p", "preset": "tiny", "dtype": "bfloat16" if config.precision == "bf16" else "float32"},
         "clips": {"frames": _FRAMES, "sampling": "uniform"},
         "signals": ["f4d", "depth", "flow", "motion", "camray"],
         "encoding": encoding,
@@ -188,7 +232,7 @@ def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
     else:
         wanted = Wanted(
             store=_held_out_store(out),
-            questions=out / "held-out" / "questions.json",
+            questions=_asked_file(out),
             video_root=str(out / "held-out"),
             tell_length=False,
             batch=16,
@@ -205,11 +249,12 @@ def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder:
         store=_store(out, arm.encoding),
         output=str(folder),
         mode=arm.mode,
-        data=DataConfig(conversations=(f"{root}/conversations.json",), video_root=root, image_root=root),
+        data=DataConfig(conversations=(str(_taught_file(out)),), video_root=root, image_root=root, frame_cache_mib=512),
         model=ModelConfig(freeze=(), timestamps="before_projector" if arm.has_times else "none"),
         decoder=DecoderConfig(hidden=256),
         loss=LossConfig(alpha=config.alpha, beta=config.beta),
         optim=config.optim,
+        precision=config.precision,
         steps=config.steps,
         batch=config.batch,
         seed=seed,
