@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -216,8 +217,17 @@ def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
 def _begin_worker(folder: Path, threads: int) -> None:
     import torch  # noqa: PLC0415  # in the worker alone
 
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     torch.set_num_threads(threads)
     sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
+
+
+def _end_with_the_command() -> None:
+    """A worker that outlives its command would train on beside the next one's, in the same folder."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+    command.join()
+    os._exit(1)
 
 
 def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:

@@ -118,6 +118,7 @@ def tiny(timestamps: str) -> RgptBackbone:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
+        initializer_range=0.07,  # Qwen2's 0.02 suits thousands of channels: with a hundred, nothing is passed on at first
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -49,6 +49,24 @@ def scores(teacher: Teacher, clips: Clips) -> dict[str, dict[str, float]]:
     }
 
 
+def flow_by_motion(teacher: Teacher, clips: Clips) -> dict[str, dict[str, float]]:
+    """The flow's error and length, pixels, over all pixels of moving objects and over all others; and their share."""
+    errors, lengths, moves = [], [], []
+    for start in range(0, len(clips), _BATCH):
+        rows = slice(start, start + _BATCH)
+        seen = teacher.raw(torch.from_numpy(clips.rgb[rows]), ("flow",))["flow"].numpy()
+        truth = clips.flow[rows].astype(np.float32)
+        known = np.isfinite(truth).all(-1)
+        errors.append(np.linalg.norm(seen - truth, axis=-1)[known])
+        lengths.append(np.linalg.norm(truth, axis=-1)[known])
+        moves.append(clips.motion[rows][known])
+    error, length, moving = (np.concatenate(parts) for parts in (errors, lengths, moves))
+    return {
+        name: {"error": float(error[of].mean()), "flow": float(length[of].mean()), "share": float(of.mean())}
+        for name, of in (("moving", moving), ("still", ~moving))
+    }
+
+
 def _truth(signal: SignalName, clips: Clips, rows: slice) -> torch.Tensor:
     values = getattr(clips, signal)[rows].astype(np.float32)
     if signal == "motion":
@@ -70,19 +88,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         size, grid = teacher.image_size, teacher.shapes["camray"][1]
         clips = render_clips(options.folder or Path(name), seeds, size=size, grid=grid, workers=2, advance=lambda _: None)
-        found = scores(teacher, clips)
+        found, by_motion = scores(teacher, clips), flow_by_motion(teacher, clips)
     result: dict[str, Any] = {
         "machine": processor(),
         "weights": teacher.identity.weights,
         "seeds": [seeds.start, seeds.stop],
         "scores": found,
         "flow_error_over_mean_flow": found["flow_epe"]["mean"] / found["flow_epe"]["constant"],
+        "flow_by_motion": by_motion,
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     table = Table("metric", "packaged teacher", "constant")
     for metric, values in found.items():
         table.add_row(METRICS[metric].title, f"{values['mean']:.4f}", f"{values['constant']:.4f}")
     Console().print(table)
+    for name, of in by_motion.items():
+        Console().print(f"flow of {name} pixels ({of['share']:.0%}): {of['error']:.2f} of {of['flow']:.2f} px")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import Command
 
@@ -134,3 +139,44 @@ def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
         run_ablation(config.model_copy(update={"videos": 3}), out)
     unknown = command("student-train", "ablation", "--out", out, "--encoding", "finest")
     assert (unknown.status, "no encoding profile 'finest'" in unknown.err) == (2, True)
+
+
+_TWO_WORKERS = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from student_train.ablation import _begin_worker
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=_begin_worker, initargs=(Path(sys.argv[1]), 1)) as pool:
+        pool.submit(time.sleep, 600), pool.submit(time.sleep, 600)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_with_the_command(tmp_path: Path) -> None:
+    """Even where it is killed: else they would train on beside those of the next command, in the same folders."""
+    script = tmp_path / "two_workers.py"
+    script.write_text(_TWO_WORKERS)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)]) as command:
+        workers = within(60, lambda: [int(path.stem.removeprefix("log-")) for path in tmp_path.glob("log-*.txt")], count=2)
+        command.kill()
+    within(20, lambda: [pid for pid in workers if is_alive(pid)], count=0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def within(seconds: float, look: Callable[[], list[int]], *, count: int) -> list[int]:
+    """What ``look`` finds, once there are as many as that."""
+    end = time.monotonic() + seconds
+    while len(found := look()) != count:
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+    return found

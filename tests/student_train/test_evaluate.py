@@ -173,7 +173,7 @@ def test_the_teachers_own_features_score_as_the_teacher(tiny_store: Path) -> Non
             best, error = (1.0, 0.1) if METRICS[name].better == "higher" else (0.0, 0.1 * scores.guess.item())
             assert scores.student.item() == pytest.approx(best, abs=error), name
     # `fine` clips logits to ±8 and steps by 1/8; F4D's own rounding comes on top.
-    assert (student["motion"].clamp(-8, 8) - teacher["motion"]).abs().median() < 0.125
+    assert (student["motion"].clamp(-8, 8) - teacher["motion"]).abs().max() < 0.125
 
 
 def test_held_out_clips_that_cannot_be_scored_are_listed(run: Path, held_out: Path, tmp_path: Path) -> None:

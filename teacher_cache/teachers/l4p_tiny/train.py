@@ -6,11 +6,12 @@ cross-entropy for motion. Encoder and heads are the same code that runs the publ
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, cast
 
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from schemas.signal import SignalName
 from schemas.view import View
+from teacher_cache.console import progress_bar, reported_errors
+from teacher_cache.folder import claim_folder
 from teacher_cache.heads.dpt import PATCH_SIZE, canonical_name
 from teacher_cache.teachers.checkpoint import PREFIX
 from teacher_cache.teachers.l4p import L4P, normalise
@@ -34,35 +37,37 @@ from teacher_cache.views import view_signal
 
 FIRST_TRAINING_SEED = 1_000_000
 """Scenes of smaller seeds are never trained on: they are for demonstrations, tests and evaluation."""
-WEIGHTS: dict[SignalName, float] = {"depth": 1.0, "flow": 2.0, "motion": 1.0, "camray": 12.0}
+WEIGHTS: dict[SignalName, float] = {"depth": 1.0, "flow": 3.0, "motion": 2.0, "camray": 12.0}
 """Of each loss in the sum. Depth and motion can be told from one picture, and come by themselves; what moves from frame to
 frame is the harder part, and needs the larger say."""
 _TYPICAL: dict[SignalName, float] = {"depth": 1.5, "motion": -2.0}
 """Where the outputs begin: log metres, and the logit of the share of pixels that moves."""
 _SILOG_LAMBDA = 0.85
 """How much of a clip's mean log error is forgiven: not all, so that depth comes out near to metres."""
+_FEATURE_PENALTY = 0.01
+"""Of F4D's mean square, in the sum of losses. Heads and blocks read features of any size equally well, but a student must reach
+that size step by step: without it a few channels grow to fifty."""
 _FILTER_GAIN = 0.8
 _FREE = range(8, 56)
 """Channels of the patch embedding in which the sinusoids of the position vary over tens to hundreds of tokens."""
-_DECODED_FRAMES = 5
+_CHECKPOINT_EVERY = 100
+_DECODED_FRAMES = 3
 """Frames of a clip that the pixel heads decode at full resolution in one step; that stage is dear, and neighbours are alike."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. The defaults made the packaged weights."""
+    """How to train. The defaults are the model card's."""
 
     clips: int = 3000
-    steps: int = 1200
+    steps: int = 3600
     batch: int = 4
     matrix_rate: float = 3.0e-3
     """Learning rate of the blocks' matrices, by Muon."""
     other_rate: float = 6.0e-4
     """Of everything else, by AdamW."""
-    weight_decay: float = 0.02
-    warmup: int = 50
-    decay_share: float = 0.9
-    """Share of the steps, the last ones, over which the rate falls to zero in a straight line."""
+    weight_decay: float = 0.05
+    warmup: int = 100
     seed: int = 0
 
 
@@ -97,61 +102,94 @@ def _varied(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
     return np.clip(bright + noise, 0, 255).astype(np.uint8)
 
 
-def batches(clips: Clips, settings: Settings) -> Iterator[tuple[Tensor, Maps, slice]]:
-    """Endless (normalised frames, truth, the frames that pixel heads decode); every epoch in another order, half mirrored."""
-    rng = np.random.default_rng(settings.seed)
+def batches(clips: Clips, settings: Settings, first_step: int = 0) -> Iterator[tuple[Tensor, Maps, slice]]:
+    """Endless (normalised frames, truth, the frames that pixel heads decode); every epoch in another order, half mirrored.
+
+    A function of the seed and the step: from ``first_step`` on they are what they would have been.
+    """
     size = clips.rgb.shape[2]
-    while True:
-        order = rng.permutation(len(clips))
-        for rows in order[: len(order) // settings.batch * settings.batch].reshape(-1, settings.batch):
-            start = int(rng.integers(FRAMES - _DECODED_FRAMES + 1))
-            span = slice(start, start + _DECODED_FRAMES)
-            picked: dict[SignalName, list[npt.NDArray[np.generic]]] = {signal: [] for signal in MAPS}
-            frames = []
-            for row in rows:
-                view = View(flip=bool(rng.random() < 0.5))
-                rgb = _varied(clips.rgb[row], rng)
-                frames.append(np.ascontiguousarray(rgb[:, :, ::-1]) if view.flip else rgb)
-                for name, values in picked.items():
-                    whole = getattr(clips, name)[row]
-                    part = whole if name == "camray" else whole[span]
-                    values.append(view_signal(name, part.astype(np.float32), view, size))
-            truth = {name: torch.from_numpy(np.stack(values)) for name, values in picked.items()}
-            yield normalise(torch.from_numpy(np.stack(frames))), truth, span
+    steps_an_epoch = len(clips) // settings.batch
+    for step in itertools.count(first_step):
+        epoch, place = divmod(step, steps_an_epoch)
+        rows = np.random.default_rng([settings.seed, 0, epoch]).permutation(len(clips))[place * settings.batch :][
+            : settings.batch
+        ]
+        rng = np.random.default_rng([settings.seed, 1, step])
+        start = int(rng.integers(FRAMES - _DECODED_FRAMES + 1))
+        span = slice(start, start + _DECODED_FRAMES)
+        picked: dict[SignalName, list[npt.NDArray[np.generic]]] = {signal: [] for signal in MAPS}
+        frames = []
+        for row in rows:
+            view = View(flip=bool(rng.random() < 0.5))
+            rgb = _varied(clips.rgb[row], rng)
+            frames.append(np.ascontiguousarray(rgb[:, :, ::-1]) if view.flip else rgb)
+            for name, values in picked.items():
+                whole = getattr(clips, name)[row]
+                part = whole if name == "camray" else whole[span]
+                values.append(view_signal(name, part.astype(np.float32), view, size))
+        truth = {name: torch.from_numpy(np.stack(values)) for name, values in picked.items()}
+        yield normalise(torch.from_numpy(np.stack(frames))), truth, span
 
 
 def schedule(settings: Settings, step: int) -> float:
-    """The share of the learning rates at a step: a straight rise, a plateau, and a straight fall to zero."""
-    fall = (settings.steps - step) / (settings.decay_share * settings.steps)
-    return min(1.0, (step + 1) / settings.warmup, fall)
+    """The share of the learning rates at a step: a straight rise, and a parabola's fall to zero.
+
+    At the full rate the losses soon stand still; most of what is learnt comes while it is a few tenths of that.
+    """
+    return float(min((step + 1) / settings.warmup, (1 - step / settings.steps) ** 2))
 
 
-def train(model: L4P, clips: Clips, settings: Settings, log: Callable[[int, dict[SignalName, float]], None]) -> None:
-    """Train ``model`` in place, on the CPU in bfloat16 products. ``log`` gets each step's number and losses."""
-    model.requires_grad_(requires_grad=True).train()
-    matrices = [p for n, p in model.video_encoder.named_parameters() if n.startswith("blocks.") and p.dim() == 2]
-    inner = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inner]
-    # Muon makes more of few steps than AdamW does, on the matrices that it is defined for.
-    optimizers = (
-        torch.optim.Muon(matrices, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
-    )
-    for step, (frames, truth, span) in zip(range(settings.steps), batches(clips, settings), strict=False):
-        for optimizer, rate in zip(optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * schedule(settings, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            f4d = model.encode(frames)
-            raw = {s: head(f4d, slice(None) if s == "camray" else span) for s, head in model.heads.items()}
-        parts = losses(raw, truth)
-        torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()  # type: ignore[no-untyped-call]  # torch's own, of Muon
-            optimizer.zero_grad()
-        log(step, {name: float(loss.detach()) for name, loss in parts.items()})
-    model.requires_grad_(requires_grad=False).eval()
+class Training:
+    """A network in training, and how far it is."""
+
+    def __init__(self, model: L4P, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        self.step = 0
+        """Steps that are done."""
+        matrices = [p for n, p in model.video_encoder.named_parameters() if n.startswith("blocks.") and p.dim() == 2]
+        inner = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in inner]
+        # Muon makes more of few steps than AdamW does, on the matrices that it is defined for.
+        self.optimizers = (
+            torch.optim.Muon(matrices, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
+        )
+
+    def run(self, clips: Clips, log: Callable[[dict[SignalName, float]], None]) -> None:
+        """Train to the settings' last step, on the CPU in bfloat16 products. ``log`` gets each step's losses after it."""
+        model, settings = self.model.requires_grad_(requires_grad=True).train(), self.settings
+        for frames, truth, span in itertools.islice(batches(clips, settings, self.step), settings.steps - self.step):
+            for optimizer, rate in zip(self.optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * schedule(settings, self.step)
+            with torch.autocast("cpu", torch.bfloat16):
+                f4d = model.encode(frames)
+                raw = {s: head(f4d, slice(None) if s == "camray" else span) for s, head in model.heads.items()}
+            parts = losses(raw, truth)
+            weighted = [WEIGHTS[name] * loss for name, loss in parts.items()] + [_FEATURE_PENALTY * f4d.square().mean()]
+            torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in self.optimizers:
+                optimizer.step()  # type: ignore[no-untyped-call]  # torch's own, of Muon
+                optimizer.zero_grad()
+            self.step += 1
+            log({name: float(loss.detach()) for name, loss in parts.items()})
+        model.requires_grad_(requires_grad=False).eval()
+
+    def save(self, path: Path) -> None:
+        """Write all that the next step depends on; whole or not at all."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        unfinished = path.with_suffix(".part")
+        torch.save({"step": self.step, "model": self.model.state_dict(), "optimizers": states}, unfinished)
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Be where the training was that wrote ``path``."""
+        held = torch.load(path, weights_only=True)
+        self.step = held["step"]
+        self.model.load_state_dict(held["model"])
+        for optimizer, state in zip(self.optimizers, held["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
 
 
 class Filters(NamedTuple):
@@ -239,24 +277,36 @@ def main(
     seed: int = Settings.seed,
     workers: Annotated[int, typer.Option(help="Processes that render.")] = 2,
 ) -> None:
-    """Render the clips, train, and write weights.safetensors and log.jsonl."""
-    settings = Settings(clips=clips, steps=steps, seed=seed)
+    """Render the clips, train, and write weights.safetensors and log.jsonl. A stopped training goes on."""
+    with reported_errors(as_json=False):
+        _train(out, Settings(clips=clips, steps=steps, seed=seed), workers)
+
+
+def _train(out: Path, settings: Settings, workers: int) -> None:
+    claim_folder(out, asdict(settings))
     size = PRESETS["tiny"].image_size
     seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + settings.clips)
-    rendered = render_clips(out / "clips", seeds, size=size, grid=size // PATCH_SIZE, workers=workers, advance=lambda _: None)
-    model = new_model(settings.seed)
-    start = time.perf_counter()
-    with (out / "log.jsonl").open("w") as file:
+    with progress_bar("rendering", len(seeds), "clips") as advance:
+        rendered = render_clips(out / "clips", seeds, size=size, grid=size // PATCH_SIZE, workers=workers, advance=advance)
+    training, checkpoint, log_file = Training(new_model(settings.seed), settings), out / "training.pt", out / "log.jsonl"
+    if checkpoint.exists():
+        training.load(checkpoint)
+        lines = log_file.read_text(encoding="utf-8").splitlines(keepends=True)[: training.step]
+    else:
+        lines = []
+    with log_file.open("w", encoding="utf-8") as file, progress_bar("training", settings.steps, "steps") as advance:
+        file.writelines(lines)
+        advance(training.step)
 
-        def log(step: int, parts: dict[SignalName, float]) -> None:
-            line = {"step": step, "seconds": round(time.perf_counter() - start, 1)} | parts
-            file.write(json.dumps(line) + "\n")
+        def log(parts: dict[SignalName, float]) -> None:
+            file.write(json.dumps({"step": training.step, "time": round(time.time(), 1)} | parts) + "\n")
             file.flush()
-            if step % 200 == 199:
-                save_weights(model, out / "weights.safetensors")
+            advance(1)
+            if training.step % _CHECKPOINT_EVERY == 0:
+                training.save(checkpoint)
 
-        train(model, rendered, settings, log)
-    save_weights(model, out / "weights.safetensors")
+        training.run(rendered, log)
+    save_weights(training.model, out / "weights.safetensors")
 
 
 if __name__ == "__main__":

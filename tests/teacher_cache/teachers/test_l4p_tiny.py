@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from teacher_cache.teachers.l4p_config import MAPS
 from teacher_cache.teachers.l4p_tiny.clips import render_clips
 from teacher_cache.teachers.l4p_tiny.train import (
     Settings,
+    Training,
     batches,
     begin_with_frequencies,
     begin_with_motion_energy,
@@ -26,7 +28,6 @@ from teacher_cache.teachers.l4p_tiny.train import (
     new_model,
     save_weights,
     silog,
-    train,
 )
 
 CLIPS = 6
@@ -127,8 +128,8 @@ def test_steps_change_every_part_and_what_is_saved_is_read(clips, tmp_path):
     model = new_model(0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seen = []
-    train(model, clips, Settings(steps=2, batch=2, warmup=1), lambda step, parts: seen.append((step, set(parts))))
-    assert seen == [(0, set(MAPS)), (1, set(MAPS))]
+    Training(model, Settings(steps=2, batch=2, warmup=1)).run(clips, lambda parts: seen.append(set(parts)))
+    assert seen == [set(MAPS), set(MAPS)]
     still = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
     # What nothing reads: the blocks after the last hook, the final norm, and the coarsest fusion's unused unit.
     unused = ("video_encoder.blocks.7", "video_encoder.norm", "refinenet4.resConfUnit1")
@@ -138,3 +139,42 @@ def test_steps_change_every_part_and_what_is_saved_is_read(clips, tmp_path):
     read = L4P(PRESETS["tiny"]).load_checkpoint(tmp_path / "weights.safetensors").state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(read[name], tensor.half().float()), canonical_name(name)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on_as_if_nothing_had_stopped_it(clips, tmp_path):
+    settings = Settings(steps=3, batch=2, warmup=1)
+    undisturbed, losses_of_whole = Training(new_model(0), settings), []
+    undisturbed.run(clips, losses_of_whole.append)
+
+    stopped, seen = Training(new_model(0), settings), []
+
+    def stop_after_two(parts):
+        seen.append(parts)
+        if len(seen) == 2:
+            stopped.save(tmp_path / "training.pt")
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped.run(clips, stop_after_two)
+    again = Training(new_model(1), settings)
+    again.load(tmp_path / "training.pt")
+    again.run(clips, seen.append)
+    assert seen == losses_of_whole
+    assert again.step == 3
+    for name, tensor in undisturbed.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_the_script_trains_and_a_folder_of_other_settings_is_refused(tmp_path, command):
+    script = ("python", "-m", "teacher_cache.teachers.l4p_tiny.train", "--out", tmp_path / "out", "--clips", "4")
+    done = command(*script, "--steps", "1")
+    assert done.status == 0, done.err
+    L4P(PRESETS["tiny"]).load_checkpoint(tmp_path / "out" / "weights.safetensors")
+    (line,) = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert {"step", *MAPS} <= set(json.loads(line))
+    refused = command(*script, "--steps", "2")
+    assert (refused.status, "was made with steps 1, not 2" in refused.err) == (2, True)
