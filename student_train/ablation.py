@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Spread
@@ -100,7 +101,10 @@ def questions_of(file: Path, tasks: Collection[str]) -> list[dict[str, Any]]:
 
 
 def conversations(questions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """LLaVA conversations, one a video, of all its questions: what is dear in a step is the video, and they share it."""
+    """LLaVA conversations, one a video, of all its questions: what is dear in a step is the video, and they share it.
+
+    Each in an order of its own: every question is asked first in some, as it is when a student is evaluated.
+    """
     by_video: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for question in questions:
         by_video[question["video"]].append(question)
@@ -109,7 +113,9 @@ def conversations(questions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def _conversation(video: str, questions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     marked = [q["som_image"] for q in questions if "som_image" in q][:1]  # all questions about a video have the same one
-    return {"id": video, "video": video, "image": marked, "conversations": [turn for q in questions for turn in _turns(q)]}
+    order = np.random.default_rng(list(video.encode())).permutation(len(questions))
+    turns = [turn for place in order for turn in _turns(questions[place])]
+    return {"id": video, "video": video, "image": marked, "conversations": turns}
 
 
 def _turns(question: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
