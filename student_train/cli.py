@@ -132,7 +132,10 @@ def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
         list[str] | None, typer.Option(help="Profile of the store: fine, compact or exact; may be given again.")
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="Other sizes: videos, held_out, steps, batch, alpha, beta, optim.")
+        Path | None,
+        typer.Option(
+            metavar="YAML", help="Other values: tasks, videos, held_out, steps, batch, alpha, beta, optim, precision, arms."
+        ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = _ABLATION.processes,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
