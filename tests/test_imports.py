@@ -20,9 +20,9 @@ ALLOWED = {
     "cluster": ("schemas", "teacher_cache", "cluster"),
     "student_train": (
         "schemas", "student_train", "teacher_cache.clips", "teacher_cache.config", "teacher_cache.console",
-        "teacher_cache.heads", "teacher_cache.open_cache", "teacher_cache.Cache", "teacher_cache.ResumableBatchSampler",
-        "teacher_cache.Targets", "teacher_cache.remote", "teacher_cache.stop", "teacher_cache.store.reader",
-        "teacher_cache.view.colors", "teacher_cache.views",
+        "teacher_cache.folder", "teacher_cache.heads", "teacher_cache.open_cache", "teacher_cache.Cache",
+        "teacher_cache.ResumableBatchSampler", "teacher_cache.Targets", "teacher_cache.remote", "teacher_cache.stop",
+        "teacher_cache.store.reader", "teacher_cache.view.colors", "teacher_cache.views",
     ),
 }  # fmt: skip
 FORBIDDEN = {

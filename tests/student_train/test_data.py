@@ -23,7 +23,7 @@ from student_train.frames import StudentFrames, resize
 from student_train.targets import TargetReader
 from teacher_cache import Cache, open_cache
 
-VIDEO, IMAGE = 259, 260
+VIDEO, IMAGE = 462, 463
 """The tiny preset's token ids."""
 ROWS = [
     {"clip_id": "raw/a/1.mp4", "video": "s3://bucket/raw/a/1.mp4", "status": "committed", "reason": None, "detail": None},

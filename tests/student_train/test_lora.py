@@ -39,7 +39,7 @@ def test_merged_adapters_give_the_same_logits() -> None:
         adapted = student(ids, mask).logits
         assert not torch.allclose(adapted, plain, atol=1e-2)
         merge_adapters(adapters)
-        torch.testing.assert_close(student(ids, mask).logits, adapted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(student(ids, mask).logits, adapted, rtol=1e-4, atol=1e-4)
     assert {name: tuple(weight.shape) for name, weight in llm.named_parameters()} == before
 
 

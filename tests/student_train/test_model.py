@@ -109,7 +109,7 @@ def test_projector_puts_neighbours_side_by_side() -> None:
 def test_forward_gives_logits_loss_and_the_video_tokens_hidden_states(student: RgptBackbone) -> None:
     batch = inputs(student)
     output = student(**batch)
-    assert output.logits.shape == (*batch["input_ids"].shape, 261)
+    assert output.logits.shape == (*batch["input_ids"].shape, len(student.processor.tokenizer))
     assert output.hidden is not None
     assert output.hidden.shape == (2, 4, GRID, GRID, student.hidden_size)
     full = student.model.llm.model(
