@@ -30,6 +30,7 @@ from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode
 from teacher_cache import open_cache
 from teacher_cache.console import progress_bar, stderr
 from teacher_cache.folder import claim_folder, write_json
+from teacher_cache.stop import end_with_parent
 
 ALL = "all"
 """All kinds of questions together."""
@@ -223,17 +224,12 @@ def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
 def _begin_worker(folder: Path, threads: int) -> None:
     import torch  # noqa: PLC0415  # in the worker alone
 
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
-    torch.set_num_threads(threads)
-    sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
-
-
-def _end_with_the_command() -> None:
-    """A worker that outlives its command would train on beside the next one's, in the same folder."""
     command = multiprocessing.parent_process()
     assert command is not None
-    command.join()
-    os._exit(1)
+    # A worker that outlived its command would train on beside the next one's, in the same folder.
+    threading.Thread(target=end_with_parent, args=(command.pid,), daemon=True).start()
+    torch.set_num_threads(threads)
+    sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
 
 
 def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:

@@ -36,6 +36,7 @@ from student_train.targets import TargetReader
 from student_train.trainer import P4DTrainer, trained
 from teacher_cache import Cache, open_cache
 from teacher_cache.console import escape_lines, progress_bar, stderr
+from teacher_cache.folder import written_whole
 from teacher_cache.stop import stop_on_sigterm
 
 
@@ -329,6 +330,5 @@ def _make_empty(folder: RunFolder) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, so that whoever sees the file can read it."""
-    draft = path.with_suffix(".part")
-    draft.write_text(text + "\n", encoding="utf-8")
-    draft.replace(path)
+    with written_whole(path) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")

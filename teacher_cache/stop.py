@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -47,3 +48,13 @@ def stop_on_sigterm() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end_with_parent(parent: int) -> None:
+    """Exit once the process that started this one is gone; for a thread of its own.
+
+    A parent that is killed outright can stop nobody, so each of its children looks for itself.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)

@@ -31,6 +31,7 @@ from schemas.errors import CacheError, CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decode import DecodedClip, clips_of, on_disk, opened, probe
 from teacher_cache.clips.video import Device
+from teacher_cache.stop import end_with_parent
 
 _READ = 1 << 20
 
@@ -366,13 +367,6 @@ def _bound_memory(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _end_with_parent(parent: int) -> None:
-    """A parent killed outright cannot stop a decoder that hangs, so each decoder looks for itself."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(0)
-
-
 def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
     for line in requests:
         for header, payload in _answers(json.loads(line)):
@@ -385,7 +379,7 @@ def _main(parent: int, memory_bytes: int) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
     _bound_memory(memory_bytes)
     _serve(sys.stdin.buffer, answers)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from teacher_cache.folder import written_whole
+
 
 def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float = 24.0, crf: int = 18) -> None:
     """Write frames (frame, y, x, RGB) as H.264 in 4:2:0 (``yuv420p``), which every player decodes; whole or not at all.
@@ -22,13 +24,10 @@ def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float 
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"frames are {width}×{height}; 4:2:0 video needs an even width and height")
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.part")
-    with av.open(str(unfinished), "w", format="mp4") as container:
+    with written_whole(Path(path)) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1  # one file for one input: x264's result can depend on the number of threads
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    unfinished.replace(path)

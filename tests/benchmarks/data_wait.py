@@ -99,7 +99,7 @@ class MadeUpFrames(StudentFrames):
 
 
 def so400m_processor() -> RgptProcessor:
-    """The data side of a student with SigLIP so400m-patch14-384 and a 3 × 3 downsample; a byte stands for a word."""
+    """The data side of a student with SigLIP so400m-patch14-384 and a 3 × 3 downsample; a piece of a word stands for a word."""
     tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     video, image = (int(tokenizer.convert_tokens_to_ids(token)) for token in (VIDEO_TOKEN, IMAGE_TOKEN))
     vision = SiglipVisionConfig(image_size=384, patch_size=14)

@@ -1,6 +1,6 @@
 """Measures what each encoding costs and keeps, over inputs of several kinds: a table, and the same as JSON.
 
-    python tests/benchmarks/encodings.py     # one core, two minutes
+    PYTHONPATH=.:tests python tests/benchmarks/encodings.py     # one core, two minutes
 
 Bits a value are those of the stored chunks, checksums included. Beside them stand two bounds for the error that was measured:
 the Gaussian rate-distortion function, ½ log2(power / error) averaged over the channels, which no code for independent Gaussian

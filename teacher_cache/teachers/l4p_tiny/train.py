@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from schemas.signal import SignalName
 from schemas.view import View
 from teacher_cache.console import progress_bar, reported_errors
-from teacher_cache.folder import claim_folder
+from teacher_cache.folder import claim_folder, written_whole
 from teacher_cache.heads.dpt import PATCH_SIZE, canonical_name
 from teacher_cache.teachers.checkpoint import PREFIX
 from teacher_cache.teachers.l4p import L4P, normalise
@@ -179,9 +179,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Write all that the next step depends on; whole or not at all."""
         states = [optimizer.state_dict() for optimizer in self.optimizers]
-        unfinished = path.with_suffix(".part")
-        torch.save({"step": self.step, "model": self.model.state_dict(), "optimizers": states}, unfinished)
-        unfinished.replace(path)
+        with written_whole(path) as unfinished:
+            torch.save({"step": self.step, "model": self.model.state_dict(), "optimizers": states}, unfinished)
 
     def load(self, path: Path) -> None:
         """Be where the training was that wrote ``path``."""
