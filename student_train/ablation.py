@@ -14,22 +14,21 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from schemas.ablation import AblationConfig, AblationReport, Arm, ArmRun, ArmSummary, Spread
 from schemas.errors import BadInput, CouldNotRun
-from schemas.evaluation import OPTION_LETTERS, EvalReport, multiple_choice
+from schemas.evaluation import EvalReport
 from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
 from teacher_cache.console import progress_bar, stderr
-from teacher_cache.folder import claim_folder, write_json
+from teacher_cache.folder import claim_folder
 from teacher_cache.stop import end_with_parent
 
 ALL = "all"
@@ -37,6 +36,9 @@ ALL = "all"
 _TRAIN_SEED, _HELD_OUT_SEED = 20_000, 10_000
 """Of the first scene; the packaged teacher was trained on neither."""
 _SIZE, _FRAMES = 112, 16
+_TURNS = 100
+"""More questions than a scene has."""
+_QUESTIONS = "questions.json"
 _TPE = "+TPE"
 _MODES: dict[str, Mode] = {"SFT": "sft", "LD": "latent", "LD+ED": "heads"}
 
@@ -60,14 +62,11 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     start = time.perf_counter()
     # Seeds, arms and stores may be added to what is there; processes change nothing.
     claim_folder(out, config.model_dump(mode="json", exclude={"seeds", "arms", "encodings", "processes"}))
-    _render(out / "train", config.videos, _TRAIN_SEED)
-    _render(out / "held-out", config.held_out, _HELD_OUT_SEED)
+    taught = _render(out / "train", config.videos, _TRAIN_SEED, config)
+    asked = _render(out / "held-out", config.held_out, _HELD_OUT_SEED, config)
     for encoding in config.encodings:
         _teach(out / "train", _store(out, encoding), encoding, config)
     _teach(out / "held-out", _held_out_store(out), config.encodings[0], config)
-    taught, asked = (questions_of(out / name / "questions.json", config.tasks) for name in ("train", "held-out"))
-    write_json(_taught_file(out), conversations(taught))
-    write_json(_asked_file(out), asked)
     runs = _runs(config, out)
     report = AblationReport(
         out=str(out),
@@ -88,57 +87,18 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
     return report
 
 
-def questions_of(file: Path, tasks: Collection[str]) -> list[dict[str, Any]]:
-    """The questions of those kinds, in R4D-Bench's fields; without the marked picture where they name no mark.
-
-    Raises `BadInput` for a kind of which there is none.
-    """
-    questions = json.loads(file.read_text(encoding="utf-8"))
-    there = {question["task"] for question in questions}
-    if absent := [task for task in tasks if task not in there]:
-        raise BadInput(f"{file} has no question of the kind {absent[0]!r}; there are {', '.join(sorted(there))}")
-    wanted = [question for question in questions if question["task"] in tasks]
-    return [q if "<obj_" in _asked(q) else {name: value for name, value in q.items() if name != "som_image"} for q in wanted]
-
-
-def conversations(questions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """LLaVA conversations, one a video, of all its questions: what is dear in a step is the video, and they share it.
-
-    Each in an order of its own: every question is asked first in some, as it is when a student is evaluated.
-    """
-    by_video: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for question in questions:
-        by_video[question["video"]].append(question)
-    return [_conversation(video, asked) for video, asked in by_video.items()]
-
-
-def _conversation(video: str, questions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    marked = [q["som_image"] for q in questions if "som_image" in q][:1]  # all questions about a video have the same one
-    order = np.random.default_rng(list(video.encode())).permutation(len(questions))
-    turns = [turn for place in order for turn in _turns(questions[place])]
-    return {"id": video, "video": video, "image": marked, "conversations": turns}
-
-
-def _turns(question: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    return {"from": "human", "value": _asked(question)}, {"from": "gpt", "value": OPTION_LETTERS[_letter(question)]}
-
-
-def _asked(question: Mapping[str, Any]) -> str:
-    return multiple_choice(question["question"], question["options"])
-
-
-def _taught_file(out: Path) -> Path:
-    return out / "train" / "taught.json"
-
-
-def _asked_file(out: Path) -> Path:
-    return out / "held-out" / "asked.json"
-
-
-def _render(folder: Path, videos: int, first_seed: int) -> None:
+def _render(folder: Path, videos: int, first_seed: int, config: AblationConfig) -> list[dict[str, Any]]:
+    """Scenes with their conversations and questions; returns the questions, in R4D-Bench's fields."""
     shape = ("--height", str(_SIZE), "--width", str(_SIZE), "--frames", str(_FRAMES))
+    tasks = [option for task in config.tasks for option in ("--task", task)]
+    # What is dear in a step is the video: one conversation holds all that is asked about it.
+    asking = (*tasks, "--turns", str(_TURNS))
     _say(f"rendering {videos} scenes: {folder}")
-    _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape)
+    _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape, *asking)
+    questions = json.loads((folder / _QUESTIONS).read_text(encoding="utf-8"))
+    if absent := set(config.tasks) - {question["task"] for question in questions}:
+        raise BadInput(f"the {videos} scenes in {folder} have no question of the kind {min(absent)!r}; take more of them")
+    return list(questions)
 
 
 def _teach(data: Path, store: str, encoding: EncodingProfile, config: AblationConfig) -> None:
@@ -244,7 +204,7 @@ def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
     else:
         wanted = Wanted(
             store=_held_out_store(out),
-            questions=_asked_file(out),
+            questions=out / "held-out" / _QUESTIONS,
             video_root=str(out / "held-out"),
             tell_length=False,
             batch=16,
@@ -261,7 +221,7 @@ def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder:
         store=_store(out, arm.encoding),
         output=str(folder),
         mode=arm.mode,
-        data=DataConfig(conversations=(str(_taught_file(out)),), video_root=root, image_root=root, frame_cache_mib=512),
+        data=DataConfig(conversations=(f"{root}/conversations.json",), video_root=root, image_root=root, frame_cache_mib=512),
         model=ModelConfig(freeze=(), timestamps="before_projector" if arm.has_times else "none"),
         decoder=DecoderConfig(hidden=256),
         loss=LossConfig(alpha=config.alpha, beta=config.beta),

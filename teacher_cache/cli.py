@@ -281,16 +281,20 @@ def scenes(
     height: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 240,
     width: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 320,
     frames: Annotated[int, typer.Option(min=2, help="of each video, over its one to three seconds")] = 48,
+    task: Annotated[list[str] | None, typer.Option(help="kind of question; may be given again", show_default="all")] = None,
+    turns: Annotated[int, typer.Option(min=1, help="questions in one conversation at most")] = 5,
     workers: Annotated[int, typer.Option(min=1, help="processes that render")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Render videos of moving scenes, with questions about them that their exact truth answers."""
     with reported_errors(as_json):
-        from teacher_cache.scenes.dataset import VideoFormat, write_scenes
+        from teacher_cache.scenes.dataset import Asking, VideoFormat, write_scenes
+        from teacher_cache.scenes.questions import TASKS
 
+        shape, asking = VideoFormat(height, width, frames), Asking(tuple(task or TASKS), turns)
         with progress_bar("rendering", videos, "videos") as advance:
             seeds = range(first_seed, first_seed + videos)
-            report = write_scenes(out, seeds, VideoFormat(height, width, frames), workers=workers, advance=advance)
+            report = write_scenes(out, seeds, shape, asking, workers=workers, advance=advance)
         if as_json:
             print_json(report)
         else:

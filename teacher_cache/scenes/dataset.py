@@ -18,13 +18,11 @@ from schemas.evaluation import OPTION_LETTERS, multiple_choice
 from schemas.report import ScenesReport
 from teacher_cache.folder import claim_folder, write_json
 from teacher_cache.scenes.encode import encode_video
-from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
+from teacher_cache.scenes.questions import TASKS, SceneQuestion, draw_marks, mark_objects, scene_questions
 from teacher_cache.scenes.render import frame_times, render_scene
 from teacher_cache.scenes.scene import random_scene
 
 _SECONDS = (1.0, 3.0)
-_TURNS = 5
-"""Questions in one conversation."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,16 @@ class VideoFormat:
     """Of each video; it lasts `clip_seconds`, so that its rate is its own."""
 
 
+@dataclass(frozen=True)
+class Asking:
+    """What is asked about the scenes."""
+
+    tasks: tuple[str, ...] = TASKS
+    """Kinds of questions."""
+    turns: int = 5
+    """Questions in one conversation at most: in training a video is watched once for each conversation."""
+
+
 def clip_seconds(seed: int) -> float:
     """How long a scene is watched, from its first frame to its last: log-uniform between 1 and 3 seconds.
 
@@ -47,14 +55,17 @@ def clip_seconds(seed: int) -> float:
 
 
 def write_scenes(
-    folder: Path, seeds: Sequence[int], shape: VideoFormat, *, workers: int, advance: Callable[[int], None]
+    folder: Path, seeds: Sequence[int], shape: VideoFormat, asking: Asking, *, workers: int, advance: Callable[[int], None]
 ) -> ScenesReport:
     """Write a data set; what a stopped one left there is used again.
 
     ``videos/`` and ``marks/`` hold a video and a Set-of-Mark first frame of each scene, ``conversations.json`` LLaVA
     conversations of several questions each, and ``questions.json`` the same questions one by one, as R4D-Bench has them.
-    Raises `BadInput` where the folder cannot be written, holds videos of another format, or the format is none of a video.
+    Raises `BadInput` for a kind of question that there is none of, and where the folder cannot be written, holds videos of
+    another format, or the format is none of a video.
     """
+    if unknown := [task for task in asking.tasks if task not in TASKS]:
+        raise BadInput(f"there are no questions of the kind {unknown[0]!r}; there are {', '.join(TASKS)}")
     if shape.height % 2 or shape.width % 2:
         raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
     claim_folder(folder, asdict(shape))
@@ -64,8 +75,9 @@ def write_scenes(
     questions: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for seed, found in zip(seeds, pool.imap(partial(_write_scene, folder, shape=shape), seeds), strict=True):
-            questions += (_question(seed, number, question) for number, question in enumerate(found))
-            conversations += _conversations(seed, found)
+            wanted = {number: question for number, question in enumerate(found) if question.task in asking.tasks}
+            questions += (_question(seed, number, question) for number, question in wanted.items())
+            conversations += _conversations(seed, [*wanted.values()], asking.turns)
             advance(1)
     write_json(folder / "conversations.json", conversations)
     write_json(folder / "questions.json", questions)
@@ -103,37 +115,43 @@ def _picture(seed: int) -> str:
 
 
 def _question(seed: int, number: int, question: SceneQuestion) -> dict[str, Any]:
-    """In R4D-Bench's fields."""
+    """In R4D-Bench's fields; with the marked picture where it is about a mark."""
+    marked = {"som_image": _picture(seed)} if question.names_mark else {}
     return {
         "id": f"{_name(seed)}-{number:02d}",
         "benchmark": "scenes",
         "task": question.task,
         "video": _video(seed),
-        "som_image": _picture(seed),
+        **marked,
         "question": question.text,
         "options": list(question.options),
         "answer": question.options[question.right],
     }
 
 
-def _conversations(seed: int, questions: Sequence[SceneQuestion]) -> list[dict[str, Any]]:
-    """The questions in an order of their own, a few in each conversation: the video is then watched once for several."""
+def _conversations(seed: int, questions: Sequence[SceneQuestion], turns: int) -> list[dict[str, Any]]:
+    """The questions in an order of their own, a few in each conversation: the video is then watched once for several.
+
+    Each kind is thus asked first in some conversations, as it is when a student is evaluated.
+    """
     order = np.random.default_rng([seed, 3]).permutation(len(questions))
-    parts = [order[start : start + _TURNS] for start in range(0, len(order), _TURNS)]
-    return [
-        {
-            "id": f"{_name(seed)}-{number}",
-            "video": _video(seed),
-            "image": _picture(seed),
-            "conversations": [turn for place, i in enumerate(part) for turn in _turns(questions[i], is_first=place == 0)],
-        }
-        for number, part in enumerate(parts)
-    ]
+    parts = [[questions[i] for i in order[start : start + turns]] for start in range(0, len(order), turns)]
+    return [_conversation(seed, number, part) for number, part in enumerate(parts)]
 
 
-def _turns(question: SceneQuestion, *, is_first: bool) -> list[dict[str, str]]:
-    shown = "<image>\n<video>\n" if is_first else ""
-    return [
-        {"from": "human", "value": shown + multiple_choice(question.text, question.options)},
-        {"from": "gpt", "value": OPTION_LETTERS[question.right]},
-    ]
+def _conversation(seed: int, number: int, questions: Sequence[SceneQuestion]) -> dict[str, Any]:
+    marked = {"image": _picture(seed)} if any(question.names_mark for question in questions) else {}
+    shown = "<image>\n<video>\n" if marked else "<video>\n"
+    asked = [multiple_choice(question.text, question.options) for question in questions]
+    asked[0] = shown + asked[0]
+    answers = [OPTION_LETTERS[question.right] for question in questions]
+    return {
+        "id": f"{_name(seed)}-{number}",
+        "video": _video(seed),
+        **marked,
+        "conversations": [
+            {"from": role, "value": text}
+            for turn in zip(asked, answers, strict=True)
+            for role, text in zip(("human", "gpt"), turn, strict=True)
+        ],
+    }

@@ -7,7 +7,7 @@ is worth the same throughout; an answer too near to a border between two options
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,6 +68,15 @@ class SceneQuestion:
     options: tuple[str, ...]
     right: int
 
+    @property
+    def names_mark(self) -> bool:
+        """Whether it is about a marked object, so that it needs the marked first frame."""
+        return any("<obj_" in text for text in (self.text, *self.options))
+
+
+_Answered = tuple[str, tuple[str, ...], int]
+"""A question's text, options and the right one's index."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
@@ -103,7 +112,7 @@ def scene_questions(scene: Scene, truth: SceneTruth, marks: Sequence[Mark]) -> l
     to_first = np.linalg.inv(scene.camera.pose(float(truth.times_seconds[0])).matrix())
     world = [np.stack([o.trajectory.pose(float(t)).translation for t in truth.times_seconds]) for o in scene.objects]
     asked = _Asked(scene, truth, tuple(marks), tuple(p @ to_first[:3, :3].T + to_first[:3, 3] for p in world))
-    return [question for make in _MAKERS for question in make(asked)]
+    return [SceneQuestion(task, *answered) for task, make in _MAKERS.items() for answered in make(asked)]
 
 
 def draw_marks(frame: npt.NDArray[np.uint8], instance: npt.NDArray[np.int16], marks: Sequence[Mark]) -> npt.NDArray[np.uint8]:
@@ -149,7 +158,7 @@ def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
     )
 
 
-def _translation(asked: _Asked) -> Iterator[SceneQuestion]:
+def _translation(asked: _Asked) -> Iterator[_Answered]:
     still_too = True  # of one object a scene: most stand still, and that answer would be right too often
     for mark in asked.marks:
         path = asked.paths[mark.instance]
@@ -167,12 +176,10 @@ def _translation(asked: _Asked) -> Iterator[SceneQuestion]:
             right = 2 + int(ahead > 0)
         else:
             continue
-        yield SceneQuestion(
-            "Translational", f"Seen from where the camera starts, which way does {mark.name} go?", _DIRECTIONS, right
-        )
+        yield f"Seen from where the camera starts, which way does {mark.name} go?", _DIRECTIONS, right
 
 
-def _rotation(asked: _Asked) -> Iterator[SceneQuestion]:
+def _rotation(asked: _Asked) -> Iterator[_Answered]:
     """Of boxes that stand upright: y points down, so a positive turn about it is clockwise from above."""
     still_too = True
     for mark in asked.marks:
@@ -187,50 +194,50 @@ def _rotation(asked: _Asked) -> Iterator[SceneQuestion]:
             continue
         right = 2 if rate == 0 else int(rate < 0)
         still_too &= rate != 0
-        yield SceneQuestion("Rotational", f"Seen from above, which way does {mark.name} turn?", _TURNS, right)
+        yield f"Seen from above, which way does {mark.name} turn?", _TURNS, right
 
 
-def _counting(asked: _Asked) -> Iterator[SceneQuestion]:
+def _counting(asked: _Asked) -> Iterator[_Answered]:
     shares = [(asked.truth.instance == i).mean(axis=(1, 2)).max() for i in range(len(asked.scene.objects))]
     if any(share < _LEAST_SHARE and o.trajectory.moving for share, o in zip(shares, asked.scene.objects, strict=True)):
         return  # something moves that is hardly to be seen
     moving = sum(o.trajectory.moving for o in asked.scene.objects)
-    yield SceneQuestion("Counting", "How many objects move?", _COUNTS, min(max(moving, 1), 4) - 1)
+    yield "How many objects move?", _COUNTS, min(max(moving, 1), 4) - 1
 
 
-def _speed(asked: _Asked) -> Iterator[SceneQuestion]:
+def _speed(asked: _Asked) -> Iterator[_Answered]:
     for mark in asked.marks:
         speed = asked.path_metres(mark) / asked.seconds
         text = f"How fast does {mark.name} move on average?"
         if speed * asked.seconds >= _STILL_METRES:
-            yield from _measured("Speed & Acceleration", text, speed, _SPEEDS, "m/s")
+            yield from _measured(text, speed, _SPEEDS, "m/s")
 
 
-def _displacement(asked: _Asked) -> Iterator[SceneQuestion]:
+def _displacement(asked: _Asked) -> Iterator[_Answered]:
     for mark in asked.marks:
         path = asked.path_metres(mark)
         if path >= _STILL_METRES:
-            yield from _measured("Displacement & Path Length", f"How long is the way that {mark.name} goes?", path, _PATHS, "m")
+            yield from _measured(f"How long is the way that {mark.name} goes?", path, _PATHS, "m")
 
 
-def _relation(asked: _Asked) -> Iterator[SceneQuestion]:
+def _relation(asked: _Asked) -> Iterator[_Answered]:
     for one, other in pairwise(asked.marks):
         distances = [float(asked.paths[mark.instance][0, 2]) for mark in (one, other)]
         if max(distances) >= 1.12 * min(distances):
             text = f"At the beginning, which is nearer to the camera: {one.name} or {other.name}?"
-            yield SceneQuestion("Spatial Relation", text, (one.name, other.name), int(distances[1] < distances[0]))
+            yield text, (one.name, other.name), int(distances[1] < distances[0])
 
 
-def _dimension(asked: _Asked) -> Iterator[SceneQuestion]:
+def _dimension(asked: _Asked) -> Iterator[_Answered]:
     for mark in asked.marks:
         distance = float(np.linalg.norm(asked.paths[mark.instance][0]))
         text = f"At the beginning, how far from the camera is {mark.name}?"
-        yield from _measured("Dimensional Measurement", text, distance, _DISTANCES, "m")
+        yield from _measured(text, distance, _DISTANCES, "m")
         height = 2 * asked.thing(mark).solid.height
-        yield from _measured("Dimensional Measurement", f"How tall is {mark.name}?", height, _HEIGHTS, "m")
+        yield from _measured(f"How tall is {mark.name}?", height, _HEIGHTS, "m")
 
 
-def _ego_motion(asked: _Asked) -> Iterator[SceneQuestion]:
+def _ego_motion(asked: _Asked) -> Iterator[_Answered]:
     across, _, ahead = asked.truth.camera_to_first[-1][:3, 3]
     if np.hypot(across, ahead) < _STILL_METRES:
         right = 2
@@ -238,27 +245,29 @@ def _ego_motion(asked: _Asked) -> Iterator[SceneQuestion]:
         right = int(across > 0)
     else:
         return
-    yield SceneQuestion(EGO_MOTION_TASK, "Which way does the camera move?", _CAMERA, right)
+    yield "Which way does the camera move?", _CAMERA, right
 
 
-def _duration(asked: _Asked) -> Iterator[SceneQuestion]:
-    yield from _measured(DURATION_TASK, "How long is the video?", asked.seconds, _SECONDS, "s")
+def _duration(asked: _Asked) -> Iterator[_Answered]:
+    yield from _measured("How long is the video?", asked.seconds, _SECONDS, "s")
 
 
-_MAKERS: tuple[Callable[[_Asked], Iterator[SceneQuestion]], ...] = (
-    _translation,
-    _rotation,
-    _counting,
-    _speed,
-    _displacement,
-    _relation,
-    _dimension,
-    _ego_motion,
-    _duration,
-)
+_MAKERS: Mapping[str, Callable[[_Asked], Iterator[_Answered]]] = {
+    "Translational": _translation,
+    "Rotational": _rotation,
+    "Counting": _counting,
+    "Speed & Acceleration": _speed,
+    "Displacement & Path Length": _displacement,
+    "Spatial Relation": _relation,
+    "Dimensional Measurement": _dimension,
+    EGO_MOTION_TASK: _ego_motion,
+    DURATION_TASK: _duration,
+}
+TASKS = tuple(_MAKERS)
+"""Every kind of question, by R4D-Bench's name or this project's."""
 
 
-def _measured(task: str, text: str, value: float, borders: tuple[float, ...], unit: str) -> Iterator[SceneQuestion]:
+def _measured(text: str, value: float, borders: tuple[float, ...], unit: str) -> Iterator[_Answered]:
     """A question for the range that a number lies in; none where it lies too near to a border."""
     if any(abs(value / border - 1) < _BORDER for border in borders):
         return
@@ -267,4 +276,4 @@ def _measured(task: str, text: str, value: float, borders: tuple[float, ...], un
         *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(borders)),
         f"more than {borders[-1]:g} {unit}",
     )
-    yield SceneQuestion(task, text, ranges, sum(value > border for border in borders))
+    yield text, ranges, sum(value > border for border in borders)

@@ -18,16 +18,13 @@ from schemas.errors import BadInput
 from student_train.ablation import (
     ALL,
     arms,
-    conversations,
     guess,
-    questions_of,
     run_ablation,
     run_arm,
     spread,
     summaries,
     train_config,
 )
-from student_train.conversations import read_conversations
 
 
 def test_all_arms_learn_from_the_first_store_and_the_last_one_from_the_others() -> None:
@@ -72,40 +69,6 @@ def test_a_guess_gives_each_kinds_most_frequent_letter() -> None:
     assert guess(taught, asked) == {"A": pytest.approx(2 / 3), "B": 1.0, "C": 0.0, ALL: pytest.approx(3 / 5)}
 
 
-def test_a_video_is_shown_once_for_all_its_questions_of_the_kinds_asked_for(tmp_path: Path) -> None:
-    common = {"som_image": "a.png", "benchmark": "scenes"}
-    questions = [
-        question("Ego Motion", "left", "left", "right") | common | {"video": "a.mp4", "question": "Which way?"},
-        question("Spatial Relation", "<obj_2>", "<obj_1>", "<obj_2>") | common | {"video": "a.mp4", "question": "Which?"},
-        question("Counting", "2", "1", "2") | common | {"video": "a.mp4", "question": "How many?"},
-        question("Ego Motion", "right", "left", "right") | common | {"video": "b.mp4", "question": "Which way?"},
-    ]
-    (tmp_path / "q.json").write_text(json.dumps(questions))
-    found = questions_of(tmp_path / "q.json", ["Ego Motion", "Spatial Relation"])
-    assert [("som_image" in q, q["task"]) for q in found] == [
-        (False, "Ego Motion"),
-        (True, "Spatial Relation"),
-        (False, "Ego Motion"),
-    ]
-    (tmp_path / "c.json").write_text(json.dumps(conversations(found)))
-    first, second = read_conversations([str(tmp_path / "c.json")])
-    assert (first.video, first.images, second.video, second.images) == ("a.mp4", ("a.png",), "b.mp4", ())
-    asked = {turn.text.split("\nOptions:")[0].removeprefix("<image>\n<video>\n") for turn in first.turns[::2]}
-    assert asked == {"Which way?", "Which?"}
-    assert first.turns[0].text.startswith("<image>\n<video>\nWhich")
-    answers = {"Which way?": "A", "Which?": "B"}
-    for turn, answer in zip(first.turns[::2], first.turns[1::2], strict=True):
-        assert answers[turn.text.split("\nOptions:")[0].removeprefix("<image>\n<video>\n")] == answer.text
-    videos = [
-        question("T", "a", "a", "b") | {"video": f"{i}.mp4", "question": text} for i in range(20) for text in ("One?", "Two?")
-    ]
-    assert {c["conversations"][0]["value"][:4] for c in conversations(videos)} == {"One?", "Two?"}
-    with pytest.raises(
-        BadInput, match=r"no question of the kind 'Egg Motion'; there are Counting, Ego Motion, Spatial Relation"
-    ):
-        questions_of(tmp_path / "q.json", ["Egg Motion"])
-
-
 def test_spreads_are_over_seeds() -> None:
     arm = Arm(name="LD", mode="latent", has_times=False, encoding="fine")
     runs = [
@@ -131,7 +94,7 @@ def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     report = AblationReport.model_validate_json((out / "ablation.json").read_text())
     assert [summary.arm.name for summary in report.arms] == ["SFT", "LD+ED+TPE"]
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
-    asked = json.loads((out / "held-out" / "asked.json").read_text())
+    asked = json.loads((out / "held-out" / "questions.json").read_text())
     assert {question["task"] for question in asked} == {"Spatial Relation", "Ego Motion"}
     assert report.questions[ALL] == len(asked) == sum(count for task, count in report.questions.items() if task != ALL)
     for summary in report.arms:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,27 +167,32 @@ def test_ctrl_c_leaves_terminal_and_events_whole_and_the_next_run_goes_on_in_the
 ) -> None:
     store, events = tmp_path / "store", tmp_path / "events.jsonl"
     teacher = {"family": "paced", "preset": "tiny"}
-    job = jobs.write(store, teacher=teacher, layout={"clips_per_shard": 1})
+    footage = tmp_path / "footage"  # for longer than any machine takes to hear the key
+    footage.mkdir()
+    for i in range(12):
+        shutil.copy(jobs.videos / f"scene-{i % 4}.mp4", footage / f"{i:02d}.mp4")
+    source = {"videos": {"glob": f"{footage}/*.mp4"}, "layout": {"clips_per_shard": 1}}
+    job = jobs.write(store, teacher=teacher, signals=["depth"], **source)
     terminal = Terminal([PROGRAM, "run", str(job), "--events", str(events), "--json"], 80, **paced(1.0))
     terminals.append(terminal)
-    terminal.wait_for(r"1/4 clips \(25%\)")
-    drawn = terminal.text.count("/4 clips")
+    terminal.wait_for(r"1/12 clips \(8%\)")
+    drawn = terminal.text.count("/12 clips")
     time.sleep(0.6)
-    assert terminal.text.count("/4 clips") > drawn  # it is drawn anew while nothing happens
+    assert terminal.text.count("/12 clips") > drawn  # it is drawn anew while nothing happens
     assert HIDE_CURSOR in terminal.text
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == b""
     assert terminal.process.returncode == 130
     after = terminal.text[terminal.text.rindex(HIDE_CURSOR) :]
     assert SHOW_CURSOR in after
-    assert re.search(r"\d of 4 clips in 0:00:0\d, .*stopped; what was committed stays", after, re.DOTALL)
+    assert re.search(r"\d of 12 clips in 0:00:0\d, .*stopped; what was committed stays", after, re.DOTALL)
 
     with events.open("ab") as file:
         file.write(b'{"time":"2026-01-01T00:0')  # as a run that was killed in a write would leave it
-    done = command("teacher-cache", "run", job, "--events", events, "--json", "--log-every", 0.4, **paced(0.5))
+    done = command("teacher-cache", "run", job, "--events", events, "--json", "--log-every", 0.2, **paced(0.3))
     assert done.status == 0
-    assert done.json["clips"]["committed"] == 4
-    assert re.search(r"Z \d/\d clips \(\d+%\), ", done.err)
+    assert done.json["clips"]["committed"] == 12
+    assert re.search(r"Z \d+/\d+ clips \(\d+%\), ", done.err)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.err)
 
     first, rest = events.read_text().split('{"time":"2026-01-01T00:0\n')
@@ -197,8 +203,8 @@ def test_ctrl_c_leaves_terminal_and_events_whole_and_the_next_run_goes_on_in_the
     again = len(kinds) - begun - 2
     assert kinds == ["run_started", *["unit_done"] * (begun - 1), "run_started", *["unit_done"] * again, "run_finished"]
     # What was written as it was stopped may be committed without a line.
-    assert 1 <= sum(value["committed"] for value in lines if value["event"] == "unit_done") <= 4
-    assert sum(value["done_before"] for value in lines if value["event"] == "run_started") + again == 4
+    assert 1 <= sum(value["committed"] for value in lines if value["event"] == "unit_done") <= 12
+    assert sum(value["done_before"] for value in lines if value["event"] == "run_started") + again == 12
 
 
 def test_events_on_standard_error_are_all_that_is_there(tmp_path: Path, jobs: Jobs, command: Command) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Command, is_one_clear_error
 from PIL import Image
 
 from schemas.errors import BadInput
 from schemas.evaluation import DYNAMIC_TASKS, OPTION_LETTERS, STATIC_TASKS
 from teacher_cache.scenes import random_scene, render_scene
-from teacher_cache.scenes.dataset import VideoFormat, clip_seconds, write_scenes
+from teacher_cache.scenes.dataset import Asking, VideoFormat, clip_seconds, write_scenes
 from teacher_cache.scenes.questions import (
     DURATION_TASK,
     EGO_MOTION_TASK,
@@ -164,7 +166,7 @@ def test_a_mark_at_the_very_edge_stays_in_the_picture():
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    return folder, write_scenes(folder, range(3), SHAPE, workers=1, advance=lambda _: None)
+    return folder, write_scenes(folder, range(3), SHAPE, Asking(), workers=1, advance=lambda _: None)
 
 
 def test_students_and_evaluations_read_what_is_written(written):
@@ -179,11 +181,41 @@ def test_students_and_evaluations_read_what_is_written(written):
     by_text = {(q.video, q.text): q for q in questions}
     for conversation in conversations:
         assert (folder / str(conversation.video)).is_file()
-        with Image.open(folder / conversation.images[0]) as picture:
-            assert picture.size == (64, 48)
+        assert bool(conversation.images) == any("<obj_" in turn.text for turn in conversation.turns)
+        for image in conversation.images:
+            with Image.open(folder / image) as picture:
+                assert picture.size == (64, 48)
         for asked, answer in zip(conversation.turns[::2], conversation.turns[1::2], strict=True):
             text = asked.text.replace("<image>\n", "").replace("<video>\n", "").split("\nOptions:")[0]
             assert OPTION_LETTERS[by_text[conversation.video, text].right] == answer.text
+
+
+def test_chosen_kinds_of_questions_are_asked_in_conversations_of_the_length_wished_for(written, tmp_path: Path):
+    from student_train.conversations import read_conversations
+
+    folder, _ = written
+    every = json.loads((folder / "questions.json").read_text())
+    shutil.copytree(folder, tmp_path / "scenes")  # rendered already, and asked other questions
+    asking = Asking(tasks=("Counting", EGO_MOTION_TASK, DURATION_TASK, "Spatial Relation"), turns=100)
+    report = write_scenes(tmp_path / "scenes", range(3), SHAPE, asking, workers=1, advance=lambda _: None)
+    chosen = json.loads((tmp_path / "scenes" / "questions.json").read_text())
+    assert chosen == [question for question in every if question["task"] in asking.tasks]
+    assert {"som_image" in question for question in chosen if question["task"] == "Counting"} == {False}
+    assert {"som_image" in question for question in chosen if question["task"] == "Spatial Relation"} == {True}
+    conversations = read_conversations([str(tmp_path / "scenes" / "conversations.json")])
+    assert len(conversations) == report.conversations == 3  # each video is shown once
+    assert report.questions == len(chosen) == sum(len(c.turns) // 2 for c in conversations)
+    first = {c.turns[0].text.removeprefix("<image>\n").removeprefix("<video>\n").split("\n")[0] for c in conversations}
+    assert len(first) > 1  # no kind is always the first: each is asked alone when a student is evaluated
+    single = write_scenes(tmp_path / "scenes", range(3), SHAPE, Asking(("Counting",), 1), workers=1, advance=lambda _: None)
+    assert single.conversations == single.questions
+    assert not any(c.images for c in read_conversations([str(tmp_path / "scenes" / "conversations.json")]))
+
+
+def test_an_unknown_kind_of_question_is_named_beside_the_known_ones(tmp_path: Path, teacher_cache_command: Command):
+    done = teacher_cache_command("scenes", tmp_path / "scenes", "--task", "Egg Motion")
+    is_one_clear_error(done, 2, "no questions of the kind 'Egg Motion'", "there are Translational, Rotational, Counting")
+    assert not (tmp_path / "scenes").exists()
 
 
 def test_a_video_lasts_as_long_as_its_question_says(written):
@@ -201,10 +233,10 @@ def test_a_video_lasts_as_long_as_its_question_says(written):
 
 def test_a_stopped_data_set_goes_on_and_is_the_same(written, tmp_path: Path):
     folder, report = written
-    write_scenes(tmp_path, range(2), SHAPE, workers=1, advance=lambda _: None)
+    write_scenes(tmp_path, range(2), SHAPE, Asking(), workers=1, advance=lambda _: None)
     video = tmp_path / "videos" / "scene-0000001.mp4"
     before = video.stat().st_mtime_ns
-    again = write_scenes(tmp_path, range(3), SHAPE, workers=1, advance=lambda _: None)
+    again = write_scenes(tmp_path, range(3), SHAPE, Asking(), workers=1, advance=lambda _: None)
     assert video.stat().st_mtime_ns == before
     assert again.model_copy(update={"out": report.out}) == report
     for name in ("conversations.json", "questions.json", "marks/scene-0000002.png"):
@@ -214,6 +246,6 @@ def test_a_stopped_data_set_goes_on_and_is_the_same(written, tmp_path: Path):
 def test_other_videos_in_the_folder_are_refused(written):
     folder, _ = written
     with pytest.raises(BadInput, match="frames 5, not 6"):
-        write_scenes(folder, range(3), VideoFormat(48, 64, 6), workers=1, advance=lambda _: None)
+        write_scenes(folder, range(3), VideoFormat(48, 64, 6), Asking(), workers=1, advance=lambda _: None)
     with pytest.raises(BadInput, match="must be even"):
-        write_scenes(folder, range(3), VideoFormat(47, 64, 5), workers=1, advance=lambda _: None)
+        write_scenes(folder, range(3), VideoFormat(47, 64, 5), Asking(), workers=1, advance=lambda _: None)
