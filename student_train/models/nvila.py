@@ -99,15 +99,15 @@ class RgptBackbone(Backbone):
 
 
 def tiny(timestamps: str) -> RgptBackbone:
-    """The architecture at a size for tests and the demo: frames of 96², 4 × 4 tokens a frame, a vocabulary of 464."""
+    """The architecture at a size for tests and the demo: frames of 96², 8 × 8 tokens a frame, a vocabulary of 464."""
     tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     vision = SiglipVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=128,
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         image_size=96,
-        patch_size=8,
+        patch_size=12,
         vision_use_head=False,  # NVILA reads the patches, not the pooled vector
     )
     text = Qwen2Config(
@@ -126,13 +126,23 @@ def tiny(timestamps: str) -> RgptBackbone:
     config = FourDRgptConfig(
         vision,
         text,
-        # Four times the tower's width: 4608 for SigLIP so400m, which is the paper's.
+        downsample=1,  # as many tokens as L4P-tiny's: between fewer, most of its features could not be told
         projector_layers=[256, "gelu", 128],
         timestamps=timestamps,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
     )
-    return RgptBackbone(FourDRgptForConditionalGeneration(config), RgptProcessor(tokenizer, config))
+    model = FourDRgptForConditionalGeneration(config)
+    patch = model.vision_tower.get_input_embeddings()
+    assert isinstance(patch, nn.Conv2d)
+    with torch.no_grad():
+        # A hundred channels from random weights learn what they are told loudly. What a token is must outweigh what attention
+        # to all others adds, or only their mean is learnt for long; and the frames' times, added to the tower's features,
+        # must not drown in them.
+        patch.weight.mul_(6)
+        model.vision_tower.post_layernorm.weight.mul_(0.25)
+        model.llm.get_input_embeddings().weight.div_(text.initializer_range)
+    return RgptBackbone(model, RgptProcessor(tokenizer, config))
 
 
 def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:

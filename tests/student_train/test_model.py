@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoTokenizer
 
 from schemas.train import ModelConfig
@@ -16,7 +17,7 @@ from student_train.models.build import build_student, load_student
 from student_train.models.nvila import RgptBackbone
 from student_train.models.rgpt import Projector, siglip_pixels, timestamp_encoding
 
-SIZE, GRID = 96, 4
+SIZE, GRID = 96, 8
 """Of the tiny preset: pixels of a frame, and tokens along its side."""
 
 
@@ -68,11 +69,12 @@ def test_timestamp_encoding_is_the_papers_formula() -> None:
 
 def test_timestamps_are_added_to_the_towers_features_before_the_projector(student: RgptBackbone) -> None:
     batch = inputs(student, clips=1, frames=2)
-    model, side = student.model, 3 * GRID
+    model = student.model
+    side, width = model.config.downsample * GRID, model.config.vision_config.hidden_size
     pixels = siglip_pixels(batch["visual"]["frames"][0])
     features = model.vision_tower(pixel_values=pixels).last_hidden_state  # (frame, patch, vision)
-    features = features + timestamp_encoding(batch["visual"]["timestamps"][0], 64)[:, None].float()
-    torch.testing.assert_close(encode(student, batch)[0], model.projector(features.view(2, side, side, 64)))
+    features = features + timestamp_encoding(batch["visual"]["timestamps"][0], width)[:, None].float()
+    torch.testing.assert_close(encode(student, batch)[0], model.projector(features.view(2, side, side, width)))
 
 
 def test_real_time_changes_the_tokens(student: RgptBackbone) -> None:
@@ -116,6 +118,23 @@ def test_forward_gives_logits_loss_and_the_video_tokens_hidden_states(student: R
         inputs_embeds=_embeddings(student, batch), attention_mask=batch["attention_mask"]
     ).last_hidden_state  # (sample, token, hidden)
     torch.testing.assert_close(output.hidden.flatten(1, 3), full[:, 5 : 5 + 4 * GRID**2])
+
+
+def test_padding_at_the_end_changes_nothing_and_at_the_beginning_it_is_masked(student: RgptBackbone) -> None:
+    """At the end it needs no mask, which is why none reaches attention; transformers' own pass with one says the same."""
+    batch = inputs(student)
+    alone = student(**batch)
+    masked = {}
+    for name, sides in (("end", (0, 3)), ("beginning", (3, 0))):
+        padded = batch | {
+            "input_ids": F.pad(batch["input_ids"], sides, value=9),
+            "attention_mask": F.pad(batch["attention_mask"], sides),
+            "labels": F.pad(batch["labels"], sides, value=-100),
+        }
+        masked[name] = student(**padded)
+        torch.testing.assert_close(masked[name].hidden, alone.hidden)
+        torch.testing.assert_close(masked[name].loss, alone.loss)
+    torch.testing.assert_close(masked["end"].logits[:, :-3], alone.logits)
 
 
 def _embeddings(student: RgptBackbone, batch: dict[str, Any]) -> torch.Tensor:
@@ -171,7 +190,7 @@ def test_a_still_has_no_time_and_its_own_places(student: RgptBackbone) -> None:
 def test_a_wrong_number_of_video_tokens_is_refused(student: RgptBackbone) -> None:
     batch = inputs(student)
     batch["input_ids"][0, 6] = 5
-    with pytest.raises(ValueError, match="127 video tokens, but the frames give 128"):
+    with pytest.raises(ValueError, match="511 video tokens, but the frames give 512"):
         student(**batch)
 
 
