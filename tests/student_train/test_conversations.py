@@ -149,13 +149,13 @@ def test_what_is_shown_becomes_its_tokens_in_its_place(processor: Processor) -> 
     video, image = processor.video_ids([0.0, 0.5]), processor.image_ids()
     start = ids.index(video[0])
     assert ids[start : start + len(video)] == video
-    assert len(video) == 2 * len(image) == 32
-    assert ids.count(video[0]) == 32
-    assert ids.count(image[0]) == 16
+    assert len(video) == 2 * len(image) == 128
+    assert ids.count(video[0]) == 128
+    assert ids.count(image[0]) == 64
     decode = processor.tokenizer.decode
     assert decode(ids[:start]) == "<|im_start|>user\nLook: "
-    assert decode(ids[start + 32 : ids.index(image[0])]) == " And "
-    assert decode(ids[ids.index(image[0]) + 16 :]) == "?<|im_end|>\n<|im_start|>assistant\nA ball.<|im_end|>\n"
+    assert decode(ids[start + 128 : ids.index(image[0])]) == " And "
+    assert decode(ids[ids.index(image[0]) + 64 :]) == "?<|im_end|>\n<|im_start|>assistant\nA ball.<|im_end|>\n"
 
 
 def test_a_prompt_ends_where_the_answer_begins(processor: Processor) -> None:

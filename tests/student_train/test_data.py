@@ -166,7 +166,7 @@ def test_a_batch_joins_text_frames_times_and_targets(cache: Cache) -> None:
     assert batch["visual"]["frames"].shape == (2, 16, 96, 96, 3)
     assert batch["visual"]["frames"].dtype == torch.uint8
     assert batch["visual"]["timestamps"].shape == (2, 16)
-    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [256, 256]
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [1024, 1024]
     assert set(batch["targets"]) == {"f4d", "depth"}
     assert batch["clip_ids"] == [sample.clip_id for sample in samples]
 
@@ -177,7 +177,7 @@ def test_plain_text_and_video_share_a_batch(cache: Cache, tmp_path: Path) -> Non
     path.write_text(json.dumps([{"conversations": turns}, {"clip_id": cache.committed_ids()[0], "conversations": turns}]))
     batch = collator(cache)(load_samples(cache, DataConfig(conversations=(str(path),))).samples)
     assert batch["visual"]["frames"].shape[0] == 1
-    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 256]
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 1024]
     assert batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
 
 
@@ -203,8 +203,8 @@ def test_images_are_shown_in_the_order_of_their_places(cache: Cache, tmp_path: P
     config = DataConfig(conversations=(str(tmp_path / "sat.json"),), image_root=str(tmp_path))
     batch = collator(cache)(load_samples(cache, config).samples)
     assert batch["visual"]["images"][:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255], [0, 0, 255]]
-    assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [32, 16]
-    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 256]
+    assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [128, 64]
+    assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 1024]
     assert batch["clip_ids"] == [cache.committed_ids()[0]]
     assert len(batch["targets"]["f4d"]) == 1
     only_images = collator(cache)(load_samples(cache, config).samples[:1])

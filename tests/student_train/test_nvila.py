@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Qwen2ForCausalLM, SiglipVisionModel
+from transformers import Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
@@ -44,7 +44,16 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nvila")
     torch.manual_seed(0)
     student = tiny("none")
-    student.model.vision_tower.save_pretrained(folder / "vision_tower")
+    tower = SiglipVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=96,
+        patch_size=8,  # 12 × 12 of them, which 3 divides
+        vision_use_head=False,
+    )
+    SiglipVisionModel(tower).save_pretrained(folder / "vision_tower")
     student.model.llm.save_pretrained(folder / "llm")
     student.processor.save(folder / "llm")
     with_projector(folder, PUBLISHED)
