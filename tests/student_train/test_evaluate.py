@@ -30,7 +30,7 @@ from student_train.train import fit
 from teacher_cache import open_cache
 from teacher_cache.run import run_job
 
-STEPS = 40
+STEPS = 60
 WAY = {
     "id": "way",
     "benchmark": "vlm4d",
