@@ -26,6 +26,8 @@ Maps = Mapping[str, np.ndarray[Any, Any]]
 
 STUDENT_COLOR, GUESS_COLOR = "#2457a6", "#9a9a9a"
 ARM_COLORS: dict[Mode, str] = {"sft": "#c9c9c9", "latent": "#8fb3e0", "heads": STUDENT_COLOR, "direct": "#7a5fb0"}
+ABLATION_METRICS = ("depth_abs_rel", "flow_epe", "motion_iou", "camray_angle")
+"""One for each of the teacher's maps."""
 _COLUMNS = 4
 _FRAMES_SHOWN = 6
 _INCHES = 2.6
@@ -47,27 +49,42 @@ class ClipMaps:
 
 
 def plot_ablation(path: Path, report: AblationReport) -> None:
-    """Each arm's accuracy by kind of question, bars are means, whiskers one deviation, dots runs."""
+    """Each arm's accuracy by kind of question and its maps' scores; bars are means, whiskers one deviation, dots runs."""
     tasks = list(report.questions)
+    maps = [name for name in ABLATION_METRICS if name in report.map_guess]
     config = report.config
-    figure, panels = _panels(len(tasks))
-    labels = [f"{s.arm.name}, {s.arm.encoding}" if len(config.encodings) > 1 else s.arm.name for s in report.arms]
-    places = np.arange(len(labels))
-    shades = [ARM_COLORS[summary.arm.mode] for summary in report.arms]
-    for task, axes in zip(tasks, panels, strict=True):
-        means = [100 * summary.accuracy[task].mean for summary in report.arms]
-        spreads = [100 * (summary.accuracy[task].deviation or 0.0) for summary in report.arms]
-        axes.barh(places, means, xerr=spreads, color=shades, height=0.7, error_kw={"linewidth": 1.2, "ecolor": "#333333"})
-        for place, summary in zip(places, report.arms, strict=True):
-            runs = [100 * run.accuracy[task] for run in report.runs if run.arm == summary.arm]
-            axes.plot(runs, [place] * len(runs), ".", color="#111111", markersize=4)
-        axes.axvline(100 * report.guess[task], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
-        axes.set_yticks(places, labels, fontsize=7)
-        axes.invert_yaxis()
+    figure, panels = _panels(len(tasks) + len(maps))
+    for task, axes in zip(tasks, panels, strict=False):
+        _draw_arms(axes, report, [100 * run.accuracy[task] for run in report.runs], 100 * report.guess[task])
         axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
         axes.set_xlabel("right answers, %; dotted: a guess", fontsize=7)
+    for name, axes in zip(maps, panels[len(tasks) :], strict=True):
+        _draw_arms(axes, report, [run.maps.get(name) for run in report.runs], report.map_guess[name])
+        metric = METRICS[name]
+        axes.set_title(f"{metric.title}{f' [{metric.unit}]' if metric.unit else ''}", fontsize=9)
+        axes.set_xlabel(f"{metric.better} is better; dotted: a constant", fontsize=7)
     title = f"{config.steps} steps on {config.videos} scenes, {config.seeds} seeds, asked about {config.held_out} others"
     _save(figure, path, title)
+
+
+def _draw_arms(axes: Axes, report: AblationReport, values: Sequence[float | None], guess: float) -> None:
+    """One figure of every arm: ``values`` are the runs', None where a run has none."""
+    config = report.config
+    of_arm = [
+        [value for run, value in zip(report.runs, values, strict=True) if run.arm == summary.arm and value is not None]
+        for summary in report.arms
+    ]
+    labels = [f"{s.arm.name}, {s.arm.encoding}" if len(config.encodings) > 1 else s.arm.name for s in report.arms]
+    for place, (summary, found) in enumerate(zip(report.arms, of_arm, strict=True)):
+        if not found:
+            continue
+        deviation = np.std(found, ddof=1) if len(found) > 1 else 0.0
+        whisker = {"linewidth": 1.2, "ecolor": "#333333"}
+        axes.barh(place, np.mean(found), xerr=deviation, color=ARM_COLORS[summary.arm.mode], height=0.7, error_kw=whisker)
+        axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
+    axes.axvline(guess, color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+    axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
+    axes.invert_yaxis()
 
 
 def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
