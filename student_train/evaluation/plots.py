@@ -84,7 +84,7 @@ def _draw_arms(axes: Axes, report: AblationReport, values: Sequence[float | None
         axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
     axes.axvline(guess, color=GUESS_COLOR, linestyle=":", linewidth=1.4)
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
