@@ -160,10 +160,11 @@ def show_ablation(report: AblationReport) -> None:
     """Accuracies and maps of each arm, mean and deviation over its seeds, in per cent and in the metrics' own units."""
     from student_train.evaluation.map_metrics import METRICS  # noqa: PLC0415  # torch
 
-    table = Table("right answers, %", *(_arm_name(summary.arm, report) for summary in report.arms), "guess", "questions")
-    for task, count in report.questions.items():
-        cells = (_spread(summary.accuracy[task], 100) for summary in report.arms)
-        table.add_row(escape(task), *cells, f"{100 * report.guess[task]:.1f}", str(count))
+    table = Table("right answers, %", *map(escape, report.questions))
+    for summary in report.arms:
+        table.add_row(_arm_name(summary.arm, report), *(_spread(summary.accuracy[task], 100) for task in report.questions))
+    table.add_row("guess", *(f"{100 * report.guess[task]:.1f}" for task in report.questions))
+    table.add_row("questions", *map(str, report.questions.values()))
     stdout.print(table)
     with_maps = [summary for summary in report.arms if summary.maps]
     table = Table("student against teacher", *(_arm_name(summary.arm, report) for summary in with_maps), "constant")
