@@ -92,7 +92,7 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
         "output": f"{out}/student",
         "decoder": {"hidden": 256},
         "model": {"freeze": []},
-        "optim": {"learning_rate": 0.004},
+        "optim": {"learning_rate": 0.002},
         "steps": _STEPS,
         "batch": 2,
     }

@@ -41,8 +41,8 @@ def test_the_demo_tells_the_whole_story_in_three_minutes(made: tuple[Path, str, 
     cache = open_cache(str(folder / "store"))
     assert len(cache.committed_ids()) == 8
     result = json.loads((folder / "student/result.json").read_text())
-    # A hundred steps teach the text and the coarse of the maps; F4D and motion have only begun to fall.
-    shares = {"loss": 0.6, "sft": 0.1, "ed_depth": 0.6, "ed_flow": 0.8, "ed_camray": 0.8, "ed_motion": 0.9, "ld": 0.95}
+    # A hundred steps teach the text and the coarse of the maps; F4D has only begun to fall.
+    shares = {"loss": 0.6, "sft": 0.1, "ed_depth": 0.4, "ed_flow": 0.8, "ed_camray": 0.8, "ed_motion": 0.7, "ld": 0.95}
     for part, share in shares.items():
         assert result["last"]["losses"][part] < share * result["first"]["losses"][part], part
     page = (folder / "report.html").read_text()
