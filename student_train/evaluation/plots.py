@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from schemas.ablation import AblationReport
+from schemas.ablation import AblationReport, Spread
 from schemas.evaluation import ClipScores
 from schemas.train import Mode
 from student_train.evaluation.map_metrics import METRICS
@@ -55,11 +55,14 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
     config = report.config
     figure, panels = _panels(len(tasks) + len(maps))
     for task, axes in zip(tasks, panels, strict=False):
-        _draw_arms(axes, report, [100 * run.accuracy[task] for run in report.runs], 100 * report.guess[task])
+        spreads, values = [arm.accuracy[task] for arm in report.arms], [run.accuracy[task] for run in report.runs]
+        _draw_arms(axes, report, spreads, values, scale=100)
+        axes.axvline(100 * report.guess[task], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
         axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
         axes.set_xlabel("right answers, %; dotted: a guess", fontsize=7)
     for name, axes in zip(maps, panels[len(tasks) :], strict=True):
-        _draw_arms(axes, report, [run.maps.get(name) for run in report.runs], report.map_guess[name])
+        _draw_arms(axes, report, [arm.maps.get(name) for arm in report.arms], [run.maps.get(name) for run in report.runs])
+        axes.axvline(report.map_guess[name], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
         metric = METRICS[name]
         axes.set_title(f"{metric.title}{f' [{metric.unit}]' if metric.unit else ''}", fontsize=9)
         axes.set_xlabel(f"{metric.better} is better; dotted: a constant", fontsize=7)
@@ -67,22 +70,21 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
     _save(figure, path, title)
 
 
-def _draw_arms(axes: Axes, report: AblationReport, values: Sequence[float | None], guess: float) -> None:
-    """One figure of every arm: ``values`` are the runs', None where a run has none."""
-    config = report.config
-    of_arm = [
-        [value for run, value in zip(report.runs, values, strict=True) if run.arm == summary.arm and value is not None]
-        for summary in report.arms
-    ]
-    labels = [f"{s.arm.name}, {s.arm.encoding}" if len(config.encodings) > 1 else s.arm.name for s in report.arms]
-    for place, (summary, found) in enumerate(zip(report.arms, of_arm, strict=True)):
-        if not found:
+def _draw_arms(
+    axes: Axes, report: AblationReport, spreads: Sequence[Spread | None], values: Sequence[float | None], *, scale: float = 1
+) -> None:
+    """One figure of every arm: the arms' spreads and the runs' values, None where there is none."""
+    for place, (summary, spread) in enumerate(zip(report.arms, spreads, strict=True)):
+        if spread is None:
             continue
-        deviation = np.std(found, ddof=1) if len(found) > 1 else 0.0
-        whisker = {"linewidth": 1.2, "ecolor": "#333333"}
-        axes.barh(place, np.mean(found), xerr=deviation, color=ARM_COLORS[summary.arm.mode], height=0.7, error_kw=whisker)
+        of_arm = [value for run, value in zip(report.runs, values, strict=True) if run.arm == summary.arm]
+        found = [scale * value for value in of_arm if value is not None]
+        deviation, whisker = scale * (spread.deviation or 0.0), {"linewidth": 1.2, "ecolor": "#333333"}
+        color = ARM_COLORS[summary.arm.mode]
+        axes.barh(place, scale * spread.mean, xerr=deviation, color=color, height=0.7, error_kw=whisker)
         axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
-    axes.axvline(guess, color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+    has_stores = len(report.config.encodings) > 1
+    labels = [f"{s.arm.name}, {s.arm.encoding}" if has_stores else s.arm.name for s in report.arms]
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)
 

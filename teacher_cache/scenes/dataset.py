@@ -141,17 +141,18 @@ def _conversations(seed: int, questions: Sequence[SceneQuestion], turns: int) ->
 
 def _conversation(seed: int, number: int, questions: Sequence[SceneQuestion]) -> dict[str, Any]:
     marked = {"image": _picture(seed)} if any(question.names_mark for question in questions) else {}
-    shown = "<image>\n<video>\n" if marked else "<video>\n"
-    asked = [multiple_choice(question.text, question.options) for question in questions]
-    asked[0] = shown + asked[0]
-    answers = [OPTION_LETTERS[question.right] for question in questions]
+    turns = [turn for question in questions for turn in _turns(question)]
+    turns[0]["value"] = ("<image>\n<video>\n" if marked else "<video>\n") + turns[0]["value"]
     return {
         "id": f"{_name(seed)}-{number}",
         "video": _video(seed),
         **marked,
-        "conversations": [
-            {"from": role, "value": text}
-            for turn in zip(asked, answers, strict=True)
-            for role, text in zip(("human", "gpt"), turn, strict=True)
-        ],
+        "conversations": turns,
     }
+
+
+def _turns(question: SceneQuestion) -> tuple[dict[str, str], dict[str, str]]:
+    return (
+        {"from": "human", "value": multiple_choice(question.text, question.options)},
+        {"from": "gpt", "value": OPTION_LETTERS[question.right]},
+    )
