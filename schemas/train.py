@@ -165,8 +165,11 @@ class LoraConfig(Frozen):
 
 
 class OptimConfig(Frozen):
-    """AdamW and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
+    """The optimizer and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon``: Muon for the matrices of linear layers, which makes far more of few steps from random weights, and AdamW for
+    all others; the rate is both's, as Muon's steps are scaled to AdamW's length."""
     learning_rate: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -218,6 +221,12 @@ class TrainConfig(Frozen):
     def _shards_of_one_type(self) -> Self:
         if self.fsdp is not None and self.model.dtype != "float32":
             raise ValueError("`fsdp` shards weights in float32: leave `model.dtype` out, and compute in `precision: bf16`")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_matrices(self) -> Self:
+        if self.fsdp is not None and self.optim.optimizer == "muon":
+            raise ValueError("Muon works on whole matrices, and `fsdp` shards them: leave one of the two out")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from student_train.lora import add_adapters, merge_adapters
 from student_train.metrics import MetricsLog, first_and_last
 from student_train.models.backbone import Backbone
 from student_train.models.build import build_student
+from student_train.optimizer import layer_matrices
 from student_train.p4d import P4D
 from student_train.ranks import Ranks
 from student_train.run_folder import RunFolder
@@ -81,6 +82,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
 
     with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
+        head = built.model.student.model.get_output_embeddings()
         trainer = P4DTrainer(
             model=built.model,
             args=args,
@@ -91,6 +93,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             ranks=ranks,
             stop=stop,
             save=run.save,
+            by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
             begun=begun or begun_state,
             advance=advance,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from student_train.batches import Loader, StepBatches
 from student_train.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.conversations import IGNORED_LABEL
 from student_train.metrics import MetricsLog
+from student_train.optimizer import JoinedOptimizers, with_muon
 from student_train.ranks import Ranks
 from student_train.sharding import set_from_first, to_host
 from teacher_cache.console import stderr
@@ -47,7 +48,10 @@ class StepEnd(NamedTuple):
 
 
 class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """One run's loop. ``save`` is called in every process at each step that is to have a checkpoint."""
+    """One run's loop. ``save`` is called in every process at each step that is to have a checkpoint.
+
+    ``by_muon``: the weights that Muon moves; AdamW moves the others.
+    """
 
     loss_is_scaled_for_ga = True
 
@@ -59,13 +63,14 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         ranks: Ranks,
         stop: Stop,
         save: Callable[[P4DTrainer], None],
+        by_muon: Sequence[nn.Parameter] = (),
         begun: Checkpoint | CheckpointState | None = None,
         advance: Callable[[int], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
-        self.save, self.begun = save, begun
+        self.save, self.by_muon, self.begun = save, by_muon, begun
         self.told_to_stop = False
         self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
@@ -118,6 +123,16 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def _raise_first(told: list[StepStart]) -> None:
         if errors := [each.error for each in told if each.error is not None]:
             raise errors[0]
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's AdamW, and Muon for the weights that are its."""
+        adamw: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.by_muon and not isinstance(adamw, JoinedOptimizers):
+            rates = {"learning_rate": self.args.learning_rate, "weight_decay": self.args.weight_decay}
+            self.optimizer = with_muon(adamw, self.by_muon, **rates)
+        return self.optimizer
 
     # Losses
 
