@@ -1,8 +1,9 @@
 """Questions about a scene that its truth answers. In: a scene and its rendered truth. Out: marked objects and questions.
 
-The kinds are R4D-Bench's (4D-RGPT, arXiv 2512.17012, section 4), and two that need no region: the camera's movement, as in
-VSTI-Bench, and the video's length. Every question is multiple choice with its options in one fixed order, so that a blind guess
-is worth the same throughout; an answer too near to a border between two options is not asked for.
+The kinds are R4D-Bench's (4D-RGPT, arXiv 2512.17012, section 4), and three that need no region: the camera's movement, as in
+VSTI-Bench, how far away the whole scene is, and the video's length. Every question is multiple choice with its options in one
+fixed order, so that a blind guess is worth the same throughout; an answer too near to a border between two options is not asked
+for.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from teacher_cache.scenes.geometry import Box, DoubleArray
 from teacher_cache.scenes.render import SceneTruth
 from teacher_cache.scenes.scene import Scene, SceneObject
 
-EGO_MOTION_TASK, DURATION_TASK = "Ego Motion", "Duration"
+EGO_MOTION_TASK, SCENE_DEPTH_TASK, DURATION_TASK = "Ego Motion", "Scene Depth", "Duration"
 """Kinds of questions that R4D-Bench does not have."""
 _LEAST_SHARE = 0.004
 """Share of the first frame's pixels that an object must have to be marked."""
 _MOST_MARKS = 4
 _BORDER = 0.06
 """Relative distance that a number keeps from the borders between options."""
+_MEAN_BORDER = 0.01
+"""The same for means over a video, which differ little between scenes."""
 _DOMINANT = 1.4
 """How many times one direction must outweigh the other to be called the direction."""
 _STILL_METRES = 0.03
@@ -34,6 +37,7 @@ _SPEEDS = (0.5, 0.75, 1.1)
 _PATHS = (0.8, 1.3, 2.0)
 _DISTANCES = (3.6, 4.4, 5.2)
 _HEIGHTS = (0.5, 0.65, 0.8)
+_MEAN_DEPTHS = (4.95, 5.3, 5.65)
 _SECONDS = (1.3, 1.7, 2.3)
 
 _DIRECTIONS = ("to the left", "to the right", "towards the camera", "away from the camera", "it stays in its place")
@@ -248,6 +252,11 @@ def _ego_motion(asked: _Asked) -> Iterator[_Answered]:
     yield "Which way does the camera move?", _CAMERA, right
 
 
+def _scene_depth(asked: _Asked) -> Iterator[_Answered]:
+    text = "On average, how far away is what the video shows?"
+    yield from _measured(text, float(asked.truth.depth.mean()), _MEAN_DEPTHS, "m", border=_MEAN_BORDER)
+
+
 def _duration(asked: _Asked) -> Iterator[_Answered]:
     yield from _measured("How long is the video?", asked.seconds, _SECONDS, "s")
 
@@ -261,19 +270,20 @@ _MAKERS: Mapping[str, Callable[[_Asked], Iterator[_Answered]]] = {
     "Spatial Relation": _relation,
     "Dimensional Measurement": _dimension,
     EGO_MOTION_TASK: _ego_motion,
+    SCENE_DEPTH_TASK: _scene_depth,
     DURATION_TASK: _duration,
 }
 TASKS = tuple(_MAKERS)
 """Every kind of question, by R4D-Bench's name or this project's."""
 
 
-def _measured(text: str, value: float, borders: tuple[float, ...], unit: str) -> Iterator[_Answered]:
-    """A question for the range that a number lies in; none where it lies too near to a border."""
-    if any(abs(value / border - 1) < _BORDER for border in borders):
+def _measured(text: str, value: float, limits: tuple[float, ...], unit: str, *, border: float = _BORDER) -> Iterator[_Answered]:
+    """A question for the range that a number lies in; none where it lies within ``border`` of a limit, relatively."""
+    if any(abs(value / limit - 1) < border for limit in limits):
         return
     ranges = (
-        f"less than {borders[0]:g} {unit}",
-        *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(borders)),
-        f"more than {borders[-1]:g} {unit}",
+        f"less than {limits[0]:g} {unit}",
+        *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(limits)),
+        f"more than {limits[-1]:g} {unit}",
     )
-    yield text, ranges, sum(value > border for border in borders)
+    yield text, ranges, sum(value > limit for limit in limits)

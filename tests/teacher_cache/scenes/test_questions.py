@@ -19,6 +19,7 @@ from teacher_cache.scenes.dataset import Asking, VideoFormat, clip_seconds, writ
 from teacher_cache.scenes.questions import (
     DURATION_TASK,
     EGO_MOTION_TASK,
+    SCENE_DEPTH_TASK,
     Mark,
     draw_marks,
     mark_objects,
@@ -61,12 +62,12 @@ def path(scene, mark, times):
 
 def test_every_kind_of_r4d_bench_that_a_scene_can_answer_is_asked(asked):
     tasks = Counter(q.task for *_, questions in asked for q in questions)
-    assert set(tasks) == R4D | {DURATION_TASK, EGO_MOTION_TASK}
+    assert set(tasks) == R4D | {DURATION_TASK, EGO_MOTION_TASK, SCENE_DEPTH_TASK}
     assert all(count >= 8 for count in tasks.values()), tasks
 
 
 def test_no_option_is_nearly_always_right(asked):
-    for task in R4D | {DURATION_TASK, EGO_MOTION_TASK}:
+    for task in R4D | {DURATION_TASK, EGO_MOTION_TASK, SCENE_DEPTH_TASK}:
         answers = Counter((q.options[0], q.right) for *_, q in of(asked, task))
         assert max(answers.values()) <= 0.75 * sum(answers.values()), (task, answers)
 
@@ -114,6 +115,8 @@ def test_the_nearer_object_has_the_smaller_depth_where_it_is_seen(asked):
         ("Displacement & Path Length", path),
         ("Speed & Acceleration", lambda scene, mark, times: path(scene, mark, times) / times[-1]),
         (DURATION_TASK, lambda _scene, _mark, times: times[-1]),
+        # Another size of pictures: a question is about the scene, not about its pixels.
+        (SCENE_DEPTH_TASK, lambda scene, _mark, times: render_scene(scene, times, height=40, width=40).depth.mean()),
     ],
 )
 def test_ranges_hold_what_was_measured(asked, task, measure):
