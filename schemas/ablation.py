@@ -34,7 +34,7 @@ class AblationConfig(Frozen):
     """Others, to be asked about."""
     seeds: int = Field(3, ge=1)
     """Runs of each arm; its spread is over them."""
-    steps: int = Field(260, ge=1)
+    steps: int = Field(240, ge=1)
     batch: int = Field(8, ge=1)
     """Videos in a step, each with all its questions."""
     alpha: float = Field(0.5, ge=0)
