@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.evaluation import SceneTask
 from schemas.job import EncodingProfile
 from schemas.train import Mode, OptimConfig, Precision
 
@@ -44,7 +45,7 @@ class AblationConfig(Frozen):
     optim: OptimConfig = OptimConfig(optimizer="muon", learning_rate=5e-3, warmup=0.1)
     precision: Precision = "bf16"
     """Of the students' and the teacher's products; bf16 takes half the time on processors that have it."""
-    tasks: tuple[str, ...] = Field(("Scene Depth", "Duration"), min_length=1)
+    tasks: tuple[SceneTask, ...] = Field(("Scene Depth", "Duration"), min_length=1)
     """Kinds of questions that are taught and asked, as `teacher-cache scenes` names them. The default ones ask about the whole
     scene, one about space and one about time: a student as small as this, which begins from nothing, learns neither to find
     marked objects nor many kinds of questions in so few steps."""

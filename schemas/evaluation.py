@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from schemas.base import Frozen
 from schemas.train import Mode
@@ -17,6 +18,20 @@ DYNAMIC_TASKS = (
     "Displacement & Path Length",
 )
 """R4D-Bench's kinds of questions, as its files spell them. 4D-RGPT, arXiv 2512.17012, section 4."""
+SceneTask = Literal[
+    "Translational",
+    "Rotational",
+    "Counting",
+    "Speed & Acceleration",
+    "Displacement & Path Length",
+    "Spatial Relation",
+    "Dimensional Measurement",
+    "Ego Motion",
+    "Scene Depth",
+    "Duration",
+]
+SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
+"""Kinds of questions about rendered scenes: R4D-Bench's, and last the three that need no region."""
 OPTION_LETTERS = "ABCDE"
 
 

@@ -288,10 +288,10 @@ def scenes(
 ) -> None:
     """Render videos of moving scenes, with questions about them that their exact truth answers."""
     with reported_errors(as_json):
+        from schemas.evaluation import SCENE_TASKS
         from teacher_cache.scenes.dataset import Asking, VideoFormat, write_scenes
-        from teacher_cache.scenes.questions import TASKS
 
-        shape, asking = VideoFormat(height, width, frames), Asking(tuple(task or TASKS), turns)
+        shape, asking = VideoFormat(height, width, frames), Asking(tuple(task or SCENE_TASKS), turns)
         with progress_bar("rendering", videos, "videos") as advance:
             seeds = range(first_seed, first_seed + videos)
             report = write_scenes(out, seeds, shape, asking, workers=workers, advance=advance)

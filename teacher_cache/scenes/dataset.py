@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import BadInput
-from schemas.evaluation import OPTION_LETTERS, multiple_choice
+from schemas.evaluation import OPTION_LETTERS, SCENE_TASKS, multiple_choice
 from schemas.report import ScenesReport
 from teacher_cache.folder import claim_folder, write_json
 from teacher_cache.scenes.encode import encode_video
-from teacher_cache.scenes.questions import TASKS, SceneQuestion, draw_marks, mark_objects, scene_questions
+from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
 from teacher_cache.scenes.render import frame_times, render_scene
 from teacher_cache.scenes.scene import random_scene
 
@@ -39,7 +39,7 @@ class VideoFormat:
 class Asking:
     """What is asked about the scenes."""
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = SCENE_TASKS
     """Kinds of questions."""
     turns: int = 5
     """Questions in one conversation at most: in training a video is watched once for each conversation."""
@@ -64,8 +64,8 @@ def write_scenes(
     Raises `BadInput` for a kind of question that there is none of, and where the folder cannot be written, holds videos of
     another format, or the format is none of a video.
     """
-    if unknown := [task for task in asking.tasks if task not in TASKS]:
-        raise BadInput(f"there are no questions of the kind {unknown[0]!r}; there are {', '.join(TASKS)}")
+    if unknown := [task for task in asking.tasks if task not in SCENE_TASKS]:
+        raise BadInput(f"there are no questions of the kind {unknown[0]!r}; there are {', '.join(SCENE_TASKS)}")
     if shape.height % 2 or shape.width % 2:
         raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
     claim_folder(folder, asdict(shape))

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from schemas.evaluation import SceneTask
 from teacher_cache.scenes.geometry import Box, DoubleArray
 from teacher_cache.scenes.render import SceneTruth
 from teacher_cache.scenes.scene import Scene, SceneObject
 
-EGO_MOTION_TASK, SCENE_DEPTH_TASK, DURATION_TASK = "Ego Motion", "Scene Depth", "Duration"
-"""Kinds of questions that R4D-Bench does not have."""
 _LEAST_SHARE = 0.004
 """Share of the first frame's pixels that an object must have to be marked."""
 _MOST_MARKS = 4
@@ -66,8 +65,8 @@ class Mark:
 class SceneQuestion:
     """A question with its options, one of which is right."""
 
-    task: str
-    """R4D-Bench's name of its kind, or one of this project's."""
+    task: SceneTask
+    """Its kind."""
     text: str
     options: tuple[str, ...]
     right: int
@@ -261,7 +260,7 @@ def _duration(asked: _Asked) -> Iterator[_Answered]:
     yield from _measured("How long is the video?", asked.seconds, _SECONDS, "s")
 
 
-_MAKERS: Mapping[str, Callable[[_Asked], Iterator[_Answered]]] = {
+_MAKERS: Mapping[SceneTask, Callable[[_Asked], Iterator[_Answered]]] = {
     "Translational": _translation,
     "Rotational": _rotation,
     "Counting": _counting,
@@ -269,12 +268,10 @@ _MAKERS: Mapping[str, Callable[[_Asked], Iterator[_Answered]]] = {
     "Displacement & Path Length": _displacement,
     "Spatial Relation": _relation,
     "Dimensional Measurement": _dimension,
-    EGO_MOTION_TASK: _ego_motion,
-    SCENE_DEPTH_TASK: _scene_depth,
-    DURATION_TASK: _duration,
+    "Ego Motion": _ego_motion,
+    "Scene Depth": _scene_depth,
+    "Duration": _duration,
 }
-TASKS = tuple(_MAKERS)
-"""Every kind of question, by R4D-Bench's name or this project's."""
 
 
 def _measured(text: str, value: float, limits: tuple[float, ...], unit: str, *, border: float = _BORDER) -> Iterator[_Answered]:

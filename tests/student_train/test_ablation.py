@@ -112,6 +112,15 @@ def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     assert (unknown.status, "no encoding profile 'finest'" in unknown.err) == (2, True)
 
 
+def test_a_misspelt_kind_of_question_is_named_before_a_folder_is_made(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "settings.yaml").write_text("tasks: [Scene Dept]")
+    done = command("student-train", "ablation", "--out", tmp_path / "out", "--settings", tmp_path / "settings.yaml")
+    assert (done.status, done.out) == (2, "")
+    assert "tasks.0: input should be 'Translational'" in done.err
+    assert "(found 'Scene Dept')" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 _TWO_WORKERS = """
 import sys, time
 from concurrent.futures import ProcessPoolExecutor

@@ -17,9 +17,6 @@ from schemas.evaluation import DYNAMIC_TASKS, OPTION_LETTERS, STATIC_TASKS
 from teacher_cache.scenes import random_scene, render_scene
 from teacher_cache.scenes.dataset import Asking, VideoFormat, clip_seconds, write_scenes
 from teacher_cache.scenes.questions import (
-    DURATION_TASK,
-    EGO_MOTION_TASK,
-    SCENE_DEPTH_TASK,
     Mark,
     draw_marks,
     mark_objects,
@@ -62,12 +59,12 @@ def path(scene, mark, times):
 
 def test_every_kind_of_r4d_bench_that_a_scene_can_answer_is_asked(asked):
     tasks = Counter(q.task for *_, questions in asked for q in questions)
-    assert set(tasks) == R4D | {DURATION_TASK, EGO_MOTION_TASK, SCENE_DEPTH_TASK}
+    assert set(tasks) == R4D | {"Duration", "Ego Motion", "Scene Depth"}
     assert all(count >= 8 for count in tasks.values()), tasks
 
 
 def test_no_option_is_nearly_always_right(asked):
-    for task in R4D | {DURATION_TASK, EGO_MOTION_TASK, SCENE_DEPTH_TASK}:
+    for task in R4D | {"Duration", "Ego Motion", "Scene Depth"}:
         answers = Counter((q.options[0], q.right) for *_, q in of(asked, task))
         assert max(answers.values()) <= 0.75 * sum(answers.values()), (task, answers)
 
@@ -114,9 +111,9 @@ def test_the_nearer_object_has_the_smaller_depth_where_it_is_seen(asked):
     [
         ("Displacement & Path Length", path),
         ("Speed & Acceleration", lambda scene, mark, times: path(scene, mark, times) / times[-1]),
-        (DURATION_TASK, lambda _scene, _mark, times: times[-1]),
+        ("Duration", lambda _scene, _mark, times: times[-1]),
         # Another size of pictures: a question is about the scene, not about its pixels.
-        (SCENE_DEPTH_TASK, lambda scene, _mark, times: render_scene(scene, times, height=40, width=40).depth.mean()),
+        ("Scene Depth", lambda scene, _mark, times: render_scene(scene, times, height=40, width=40).depth.mean()),
     ],
 )
 def test_ranges_hold_what_was_measured(asked, task, measure):
@@ -131,7 +128,7 @@ def test_ranges_hold_what_was_measured(asked, task, measure):
 
 
 def test_the_camera_moves_to_the_side_from_which_the_still_room_leaves(asked):
-    for _, truth, _, question in of(asked, EGO_MOTION_TASK):
+    for _, truth, _, question in of(asked, "Ego Motion"):
         answer = question.options[question.right]
         travelled = truth.camera_to_first[-1][:3, 3]
         assert (np.linalg.norm(travelled[[0, 2]]) < 0.05) == (answer == "it hardly moves")
@@ -199,7 +196,7 @@ def test_chosen_kinds_of_questions_are_asked_in_conversations_of_the_length_wish
     folder, _ = written
     every = json.loads((folder / "questions.json").read_text())
     shutil.copytree(folder, tmp_path / "scenes")  # rendered already, and asked other questions
-    asking = Asking(tasks=("Counting", EGO_MOTION_TASK, DURATION_TASK, "Spatial Relation"), turns=100)
+    asking = Asking(tasks=("Counting", "Ego Motion", "Duration", "Spatial Relation"), turns=100)
     report = write_scenes(tmp_path / "scenes", range(3), SHAPE, asking, workers=1, advance=lambda _: None)
     chosen = json.loads((tmp_path / "scenes" / "questions.json").read_text())
     assert chosen == [question for question in every if question["task"] in asking.tasks]
@@ -226,7 +223,7 @@ def test_a_video_lasts_as_long_as_its_question_says(written):
 
     folder, _ = written
     for question in json.loads((folder / "questions.json").read_text()):
-        if question["task"] == DURATION_TASK:
+        if question["task"] == "Duration":
             with opened(str(folder / question["video"])) as video:
                 footage = video.footage
             seconds = (footage.frames - 1) / footage.fps
