@@ -106,3 +106,7 @@ class AblationReport(Frozen):
     cores: int
     seconds: float
     """Of this call; what an earlier one had done is not in it."""
+
+    def label(self, arm: Arm) -> str:
+        """The arm's name, with its store's encoding where there are several."""
+        return f"{arm.name}, {arm.encoding}" if len(self.config.encodings) > 1 else arm.name

@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import typer
 from rich.table import Table
 
-from schemas.ablation import AblationConfig, AblationReport, Arm, Spread
+from schemas.ablation import AblationConfig, AblationReport, Spread
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
@@ -162,12 +162,12 @@ def show_ablation(report: AblationReport) -> None:
 
     table = Table("right answers, %", *map(escape, report.questions))
     for summary in report.arms:
-        table.add_row(_arm_name(summary.arm, report), *(_spread(summary.accuracy[task], 100) for task in report.questions))
+        table.add_row(report.label(summary.arm), *(_spread(summary.accuracy[task], 100) for task in report.questions))
     table.add_row("guess", *(f"{100 * report.guess[task]:.1f}" for task in report.questions))
     table.add_row("questions", *map(str, report.questions.values()))
     stdout.print(table)
     with_maps = [summary for summary in report.arms if summary.maps]
-    table = Table("student against teacher", *(_arm_name(summary.arm, report) for summary in with_maps), "constant")
+    table = Table("student against teacher", *(report.label(summary.arm) for summary in with_maps), "constant")
     for name, constant in report.map_guess.items():
         cells = (_spread(summary.maps[name]) if name in summary.maps else "–" for summary in with_maps)
         metric = METRICS[name]
@@ -177,10 +177,6 @@ def show_ablation(report: AblationReport) -> None:
     stdout.print(
         f"{report.seconds:.0f} s on {report.cores} cores: {escape(report.out)}/ablation.json, ablation.png", soft_wrap=True
     )
-
-
-def _arm_name(arm: Arm, report: AblationReport) -> str:
-    return f"{arm.name}, {arm.encoding}" if len(report.config.encodings) > 1 else arm.name
 
 
 def _spread(found: Spread, factor: float = 1) -> str:

@@ -83,8 +83,7 @@ def _draw_arms(
         color = ARM_COLORS[summary.arm.mode]
         axes.barh(place, scale * spread.mean, xerr=deviation, color=color, height=0.7, error_kw=whisker)
         axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
-    has_stores = len(report.config.encodings) > 1
-    labels = [f"{s.arm.name}, {s.arm.encoding}" if has_stores else s.arm.name for s in report.arms]
+    labels = [report.label(summary.arm) for summary in report.arms]
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)
 

@@ -81,6 +81,15 @@ def test_spreads_are_over_seeds() -> None:
     assert spread([0.2]).deviation is None
 
 
+def test_an_arm_is_called_by_its_store_too_where_there_are_several() -> None:
+    published = Path(__file__).parents[1] / "benchmarks" / "results" / "ablation.json"
+    report = AblationReport.model_validate_json(published.read_text(encoding="utf-8"))
+    arm = Arm(name="LD", mode="latent", has_times=False, encoding="compact")
+    for encodings, name in ((("compact",), "LD"), (("fine", "compact"), "LD, compact")):
+        config = report.config.model_copy(update={"encodings": encodings})
+        assert report.model_copy(update={"config": config}).label(arm) == name
+
+
 def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     out, settings = tmp_path / "out", tmp_path / "small.yaml"
     settings.write_text(
