@@ -31,7 +31,7 @@ SceneTask = Literal[
     "Duration",
 ]
 SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
-"""Kinds of questions about rendered scenes: R4D-Bench's, and last the three that need no region."""
+"""Kinds of questions about rendered scenes: R4D-Bench's, and last three that it does not have."""
 OPTION_LETTERS = "ABCDE"
 
 

@@ -55,7 +55,5 @@ def with_muon(adamw: Optimizer, matrices: Sequence[nn.Parameter], *, learning_ra
 
 def layer_matrices(model: nn.Module, head: nn.Module) -> list[nn.Parameter]:
     """Weights that Muon is meant for: of linear layers that train, but for ``head``, which gives the vocabulary's logits."""
-    linear = (layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.weight is not head.weight)
-    return [
-        weight for layer in linear for name, weight in layer.named_parameters() if name == "weight" and weight.requires_grad
-    ]
+    weights = (layer.get_parameter("weight") for layer in model.modules() if isinstance(layer, nn.Linear))
+    return [weight for weight in weights if weight is not head.weight and weight.requires_grad]

@@ -23,7 +23,7 @@ from student_train.batches import Loader, StepBatches
 from student_train.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.conversations import IGNORED_LABEL
 from student_train.metrics import MetricsLog
-from student_train.optimizer import JoinedOptimizers, with_muon
+from student_train.optimizer import with_muon
 from student_train.ranks import Ranks
 from student_train.sharding import set_from_first, to_host
 from teacher_cache.console import stderr
@@ -53,6 +53,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     ``by_muon``: the weights that Muon moves; AdamW moves the others.
     """
 
+    optimizer: Any
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -126,13 +127,15 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     # Optimizer
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Trainer's AdamW, and Muon for the weights that are its."""
-        adamw: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.by_muon and not isinstance(adamw, JoinedOptimizers):
-            rates = {"learning_rate": self.args.learning_rate, "weight_decay": self.args.weight_decay}
-            self.optimizer = with_muon(adamw, self.by_muon, **rates)
-        return self.optimizer
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.by_muon:
+            args = self.args
+            optimizer = with_muon(optimizer, self.by_muon, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+            self.optimizer = optimizer
+        return optimizer
 
     # Losses
 

@@ -56,13 +56,12 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
     figure, panels = _panels(len(tasks) + len(maps))
     for task, axes in zip(tasks, panels, strict=False):
         spreads, values = [arm.accuracy[task] for arm in report.arms], [run.accuracy[task] for run in report.runs]
-        _draw_arms(axes, report, spreads, values, scale=100)
-        axes.axvline(100 * report.guess[task], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+        _draw_arms(axes, report, spreads, values, report.guess[task], scale=100)
         axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
         axes.set_xlabel("right answers, %; dotted: a guess", fontsize=7)
     for name, axes in zip(maps, panels[len(tasks) :], strict=True):
-        _draw_arms(axes, report, [arm.maps.get(name) for arm in report.arms], [run.maps.get(name) for run in report.runs])
-        axes.axvline(report.map_guess[name], color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+        means, scores = [arm.maps.get(name) for arm in report.arms], [run.maps.get(name) for run in report.runs]
+        _draw_arms(axes, report, means, scores, report.map_guess[name])
         metric = METRICS[name]
         axes.set_title(f"{metric.title}{f' [{metric.unit}]' if metric.unit else ''}", fontsize=9)
         axes.set_xlabel(f"{metric.better} is better; dotted: a constant", fontsize=7)
@@ -71,9 +70,15 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
 
 
 def _draw_arms(
-    axes: Axes, report: AblationReport, spreads: Sequence[Spread | None], values: Sequence[float | None], *, scale: float = 1
+    axes: Axes,
+    report: AblationReport,
+    spreads: Sequence[Spread | None],
+    values: Sequence[float | None],
+    guess: float,
+    *,
+    scale: float = 1,
 ) -> None:
-    """One figure of every arm: the arms' spreads and the runs' values, None where there is none."""
+    """One figure of every arm beside its guess: the arms' spreads and the runs' values, None where there is none."""
     for place, (summary, spread) in enumerate(zip(report.arms, spreads, strict=True)):
         if spread is None:
             continue
@@ -83,6 +88,7 @@ def _draw_arms(
         color = ARM_COLORS[summary.arm.mode]
         axes.barh(place, scale * spread.mean, xerr=deviation, color=color, height=0.7, error_kw=whisker)
         axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
+    axes.axvline(scale * guess, color=GUESS_COLOR, linestyle=":", linewidth=1.4)
     labels = [report.label(summary.arm) for summary in report.arms]
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)

@@ -13,7 +13,7 @@ from conftest import Command, is_one_clear_error
 from PIL import Image
 
 from schemas.errors import BadInput
-from schemas.evaluation import DYNAMIC_TASKS, OPTION_LETTERS, STATIC_TASKS
+from schemas.evaluation import DYNAMIC_TASKS, OPTION_LETTERS, SCENE_TASKS, STATIC_TASKS
 from teacher_cache.scenes import random_scene, render_scene
 from teacher_cache.scenes.dataset import Asking, VideoFormat, clip_seconds, write_scenes
 from teacher_cache.scenes.questions import (
@@ -59,7 +59,7 @@ def path(scene, mark, times):
 
 def test_every_kind_of_r4d_bench_that_a_scene_can_answer_is_asked(asked):
     tasks = Counter(q.task for *_, questions in asked for q in questions)
-    assert set(tasks) == R4D | {"Duration", "Ego Motion", "Scene Depth"}
+    assert set(tasks) == R4D | {"Duration", "Ego Motion", "Scene Depth"} == set(SCENE_TASKS)
     assert all(count >= 8 for count in tasks.values()), tasks
 
 
