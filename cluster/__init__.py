@@ -1,1 +1,1 @@
-"""Engines that repeat `teacher_cache.work` on many machines, and the manifests that start them."""
+"""Engines that repeat `teacher_cache.jobs.unit_worker` on many machines, and the manifests that start them."""

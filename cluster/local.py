@@ -16,10 +16,10 @@ from schemas.job import Job
 from schemas.ledger import WorkItem
 from schemas.report import PilotReport
 from teacher_cache.clips.decoder import Decoder
-from teacher_cache.feed import Block, Feed, Inbox, InboxClosed, decode_span
-from teacher_cache.pilot import pilot
-from teacher_cache.stop import Stop
-from teacher_cache.work import TaughtUnit, Worker, WorkerSpec
+from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.pilot import pilot
+from teacher_cache.jobs.scheduler import Block, Feed, Inbox, InboxClosed, decode_span
+from teacher_cache.jobs.unit_worker import TaughtUnit, Worker, WorkerSpec
 
 _LOOK_SECONDS = 0.2
 """How often to look whether the run is told to stop."""

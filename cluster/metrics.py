@@ -15,7 +15,7 @@ from schemas.base import Frozen
 from schemas.credentials import without_credentials
 from schemas.event import Event, RunFinished, RunStarted, TeacherLost, TeacherStarted
 from schemas.report import UnitReport
-from teacher_cache.console import escape, stderr
+from teacher_cache.io.console import escape, stderr
 
 
 class _Metric(Frozen):

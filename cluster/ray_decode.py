@@ -12,9 +12,9 @@ from schemas.recipe import ClipRecipe
 from schemas.report import Requests
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import Device
-from teacher_cache.feed import Decoded, Span, decode_span
-from teacher_cache.patience import expect
-from teacher_cache.tally import OF_VIDEOS
+from teacher_cache.io.patience import expect
+from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.jobs.scheduler import Decoded, Span, decode_span
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ from schemas.job import EngineJob, Job
 from schemas.ledger import WorkItem
 from schemas.recipe import Recipe
 from schemas.report import PilotReport, UnitReport
-from teacher_cache.feed import Block, Feed
-from teacher_cache.memory import WorkerBytes, devices_of, require_host_memory, worker_bytes
-from teacher_cache.pilot import pilot
-from teacher_cache.stop import Stop
+from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.memory import WorkerBytes, devices_of, require_host_memory, worker_bytes
+from teacher_cache.jobs.pilot import pilot
+from teacher_cache.jobs.scheduler import Block, Feed
+from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.store.store import open_store
 from teacher_cache.teachers.registry import family
-from teacher_cache.work import WorkerSpec
 
 _LOOK_SECONDS = 0.5
 """How often to look around when nothing happens."""

@@ -9,9 +9,9 @@ from schemas.errors import CacheError
 from schemas.event import TeacherStarted
 from schemas.ledger import WorkItem
 from schemas.report import UnitReport
-from teacher_cache.feed import Inbox, InboxClosed
-from teacher_cache.tally import OF_VIDEOS
-from teacher_cache.work import TaughtUnit, Worker, WorkerSpec
+from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.jobs.scheduler import Inbox, InboxClosed
+from teacher_cache.jobs.unit_worker import TaughtUnit, Worker, WorkerSpec
 
 
 class TeacherActor:

@@ -22,19 +22,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from student_train.p4d import P4D, P4DLosses
-    from student_train.perception import perception_decoder
-    from student_train.targets import TargetBatch, TargetCollator, TargetReader
-    from student_train.train import fit
+    from student_train.distill.p4d import P4D, P4DLosses
+    from student_train.distill.perception import perception_decoder
+    from student_train.distill.targets import TargetBatch, TargetCollator, TargetReader
+    from student_train.training.fit import fit
 
 _HOMES = {
-    "P4D": "student_train.p4d",
-    "P4DLosses": "student_train.p4d",
-    "TargetBatch": "student_train.targets",
-    "TargetCollator": "student_train.targets",
-    "TargetReader": "student_train.targets",
-    "fit": "student_train.train",
-    "perception_decoder": "student_train.perception",
+    "P4D": "student_train.distill.p4d",
+    "P4DLosses": "student_train.distill.p4d",
+    "TargetBatch": "student_train.distill.targets",
+    "TargetCollator": "student_train.distill.targets",
+    "TargetReader": "student_train.distill.targets",
+    "fit": "student_train.training.fit",
+    "perception_decoder": "student_train.distill.perception",
 }
 
 __all__ = ["P4D", "P4DLosses", "TargetBatch", "TargetCollator", "TargetReader", "fit", "perception_decoder"]

@@ -27,9 +27,9 @@ from schemas.evaluation import EvalReport
 from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
-from teacher_cache.console import progress_bar, stderr
-from teacher_cache.folder import claim_folder
-from teacher_cache.stop import end_with_parent
+from teacher_cache.io.console import progress_bar, stderr
+from teacher_cache.io.output_folder import claim_folder
+from teacher_cache.io.parent import end_with_parent
 
 ALL = "all"
 """All kinds of questions together."""
@@ -195,7 +195,7 @@ def _begin_worker(folder: Path, threads: int) -> None:
 def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
     """Train and evaluate one student; what an earlier call has done is taken as it is."""
     from student_train.evaluation.evaluate import Wanted, evaluate  # noqa: PLC0415  # transformers
-    from student_train.train import fit  # noqa: PLC0415
+    from student_train.training.fit import fit  # noqa: PLC0415
 
     folder = _run_folder(out, arm, seed)
     fitted = fit(train_config(config, out, arm, seed, folder), resume=True)

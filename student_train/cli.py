@@ -14,9 +14,9 @@ from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
 from schemas.train import Dtype, FitReport, TrainConfig
-from student_train.ranks import one_voice
-from teacher_cache.config import load_yaml
-from teacher_cache.console import escape, print_json, reported_errors, stderr, stdout
+from student_train.training.ranks import one_voice
+from teacher_cache.io.config import load_yaml
+from teacher_cache.io.console import escape, print_json, reported_errors, stderr, stdout
 
 _ABLATION = AblationConfig()
 
@@ -42,7 +42,7 @@ def fit(
         with reported_errors(as_json and ranks.leads):
             with ranks.agreed():
                 config = load_yaml(train_yaml, TrainConfig)
-            from student_train.train import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
+            from student_train.training.fit import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
             report = run(config, overwrite=overwrite, resume=resume)
         if as_json and ranks.leads:

@@ -11,11 +11,11 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.train import Dtype, ExportReport
-from student_train.checkpoints import Checkpoint, Checkpoints
-from student_train.lora import add_adapters, merge_adapters
 from student_train.models.backbone import Backbone
 from student_train.models.build import build_student, load_student
-from student_train.run_folder import RunFolder
+from student_train.models.lora import add_adapters, merge_adapters
+from student_train.training.checkpoints import Checkpoint, Checkpoints
+from student_train.training.run_folder import RunFolder
 
 
 def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None = None) -> ExportReport:

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from schemas.view import Crop, View
-    from teacher_cache.store.disk import DiskTier
-    from teacher_cache.store.joined import JoinedCache, join_caches
-    from teacher_cache.store.reader import Cache, open_cache
-    from teacher_cache.store.sampler import ResumableBatchSampler
-    from teacher_cache.store.targets import Targets
-    from teacher_cache.views import view_frames
+    from teacher_cache.geometry.augmentation import view_frames
+    from teacher_cache.reader.cache import Cache, open_cache
+    from teacher_cache.reader.disk_tier import DiskTier
+    from teacher_cache.reader.joined import JoinedCache, join_caches
+    from teacher_cache.reader.sampler import ResumableBatchSampler
+    from teacher_cache.reader.targets import Targets
 
 _HOMES = {
-    "Cache": "teacher_cache.store.reader",
+    "Cache": "teacher_cache.reader.cache",
     "Crop": "schemas.view",
-    "DiskTier": "teacher_cache.store.disk",
-    "JoinedCache": "teacher_cache.store.joined",
-    "ResumableBatchSampler": "teacher_cache.store.sampler",
-    "Targets": "teacher_cache.store.targets",
+    "DiskTier": "teacher_cache.reader.disk_tier",
+    "JoinedCache": "teacher_cache.reader.joined",
+    "ResumableBatchSampler": "teacher_cache.reader.sampler",
+    "Targets": "teacher_cache.reader.targets",
     "View": "schemas.view",
-    "join_caches": "teacher_cache.store.joined",
-    "open_cache": "teacher_cache.store.reader",
-    "view_frames": "teacher_cache.views",
+    "join_caches": "teacher_cache.reader.joined",
+    "open_cache": "teacher_cache.reader.cache",
+    "view_frames": "teacher_cache.geometry.augmentation",
 }
 
 __all__ = [

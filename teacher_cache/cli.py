@@ -14,8 +14,8 @@ from rich.table import Table
 from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
-from teacher_cache.console import escape, print_json, progress_bar, reported_errors, size, stdout
-from teacher_cache.run_view import LOG_SECONDS, run_view
+from teacher_cache.io.console import escape, print_json, progress_bar, reported_errors, size, stdout
+from teacher_cache.monitor.display import LOG_SECONDS, run_view
 
 app = typer.Typer(
     name="teacher-cache",
@@ -54,14 +54,14 @@ def plan(
     """Say what a job would do and what it would use; write nothing to its store."""
     with reported_errors(as_json):
         from schemas.job import Job
-        from teacher_cache.config import load_yaml
-        from teacher_cache.plan import plan_report
+        from teacher_cache.io.config import load_yaml
+        from teacher_cache.jobs.plan import plan_report
 
         job = load_yaml(job_file, Job)
         if pilot is None:
             report = plan_report(job, progress_bar)
         else:
-            from teacher_cache.pilot import plan_with_pilot  # it loads the teacher's libraries
+            from teacher_cache.jobs.pilot import plan_with_pilot  # it loads the teacher's libraries
 
             report = plan_with_pilot(job, pilot, progress_bar)
         if as_json:
@@ -99,16 +99,16 @@ def run(
     """Run a job. The same command begins it, goes on after a stop, and finds all done."""
     with reported_errors(as_json), ExitStack() as listeners:
         from schemas.job import Job
-        from teacher_cache.config import load_yaml
+        from teacher_cache.io.config import load_yaml
 
         job = load_yaml(job_file, Job)
         if engine is not None:
             job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
-        from teacher_cache.event_log import STANDARD_ERROR, event_log
+        from teacher_cache.monitor.event_log import STANDARD_ERROR, event_log
 
         told = [] if events is None else [listeners.enter_context(event_log(events))]
-        from teacher_cache.plan import no_progress
-        from teacher_cache.run import run_job  # only now: a mistake in the job shows at once
+        from teacher_cache.io.progress import no_progress
+        from teacher_cache.jobs.run import run_job  # only now: a mistake in the job shows at once
 
         progress = no_progress if events == STANDARD_ERROR else progress_bar
         if events != STANDARD_ERROR:
@@ -142,7 +142,7 @@ def status(
         from teacher_cache.store.store import status as store_status
 
         if watch:
-            from teacher_cache.watch import watch as watch_store
+            from teacher_cache.monitor.follow import watch as watch_store
 
             watch_store(open_store(store), every)
         report = store_status(open_store(store))
@@ -166,11 +166,11 @@ def verify(
 ) -> None:
     """Read every committed object and compare it with the ledger."""
     with reported_errors(as_json):
-        from teacher_cache.verify import verify as verify_store
+        from teacher_cache.store.verify import verify as verify_store
 
         report = verify_store(store, progress_bar)
         if reteach is not None:
-            from teacher_cache.audit import reteach as teach_again
+            from teacher_cache.jobs.audit import reteach as teach_again
 
             retaught, drifted = teach_again(store, reteach, weights=weights, progress=progress_bar)
             report = report.model_copy(update={"retaught": retaught, "findings": (*report.findings, *drifted)})
@@ -186,8 +186,8 @@ def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
     """Say which recipe fields of a job differ from a store's, and what the job would add if none does."""
     with reported_errors(as_json):
         from schemas.job import Job
-        from teacher_cache.config import load_yaml
-        from teacher_cache.plan import diff_report
+        from teacher_cache.io.config import load_yaml
+        from teacher_cache.jobs.plan import diff_report
 
         report = diff_report(store, load_yaml(job_file, Job))
         if as_json:
@@ -219,13 +219,13 @@ def view(
     """Write one HTML file that shows frames beside depth, flow, motion, camera rays and F4D; or one clip for Rerun."""
     with reported_errors(as_json):
         if out.suffix == ".rrd":
-            from teacher_cache.view.recording import write_recording
+            from teacher_cache.report.recording import write_recording
 
             if clip and len(clip) > 1:
                 raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one file for each")
             shown = [write_recording(store, clip[0] if clip else None, out)]
         else:
-            from teacher_cache.view.report import write_report
+            from teacher_cache.report.write import write_report
 
             shown = write_report(store, clip or None, out)
         if as_json:
@@ -258,7 +258,7 @@ def gc(
 ) -> None:
     """Remove objects that no ledger entry names, such as a killed run leaves behind."""
     with reported_errors(as_json):
-        from teacher_cache.verify import collect_garbage
+        from teacher_cache.store.garbage import collect_garbage
 
         report = collect_garbage(store, older_than_hours=older_than, dry_run=dry_run)
         if as_json:

@@ -15,13 +15,13 @@ import yaml
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import Job
 from schemas.report import DemoReport
-from teacher_cache.config import load_yaml
-from teacher_cache.console import escape, stderr, stdout
-from teacher_cache.plan import Progress
-from teacher_cache.run import run_job
-from teacher_cache.run_view import run_view
+from teacher_cache.io.config import load_yaml
+from teacher_cache.io.console import escape, stderr, stdout
+from teacher_cache.io.progress import Progress
+from teacher_cache.jobs.run import run_job
+from teacher_cache.monitor.display import run_view
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
-from teacher_cache.verify import verify
+from teacher_cache.store.verify import verify
 
 _VIDEOS, _FRAMES, _FPS, _HEIGHT, _WIDTH = 8, 48, 24, 240, 320
 _STEPS = 100
@@ -116,8 +116,8 @@ def _train(train_file: Path) -> dict[str, Any]:
 
 
 def _write_report(store: str, run_folder: Path, out: Path) -> Path:
-    from teacher_cache.view.page import line_chart_svg  # noqa: PLC0415
-    from teacher_cache.view.report import write_report  # noqa: PLC0415
+    from teacher_cache.report.chart import line_chart_svg  # noqa: PLC0415
+    from teacher_cache.report.write import write_report  # noqa: PLC0415
 
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     names = [name for name in lines[0] if name in {"sft", "ld"} or name.startswith("ed_")]

@@ -100,7 +100,7 @@ def jobs(tmp_path: Path, videos: Path) -> Jobs:
 def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     """A committed store of the four videos, every signal, by the tiny teacher. For reading only: copy it to damage it."""
     from schemas.job import Job
-    from teacher_cache.run import run_job
+    from teacher_cache.jobs.run import run_job
 
     folder = tmp_path_factory.mktemp("tiny")
     report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store")))

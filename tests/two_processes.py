@@ -46,8 +46,8 @@ def finished(started: Sequence[subprocess.Popen[str]], timeout: float = 200) -> 
 def main() -> None:
     from schemas.errors import CacheError
     from schemas.train import TrainConfig
-    from student_train.train import fit
-    from teacher_cache.config import load_yaml
+    from student_train.training.fit import fit
+    from teacher_cache.io.config import load_yaml
 
     for path in map(Path, sys.argv[1:]):
         try:

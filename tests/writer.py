@@ -25,13 +25,13 @@ import torch
 import cluster.local  # noqa: F401  # the engine, which a run would otherwise import anew
 from schemas.errors import VideoError
 from schemas.job import Job
-from teacher_cache import engine
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
-from teacher_cache.run import run_job
+from teacher_cache.jobs import engine
+from teacher_cache.jobs.run import run_job
 from teacher_cache.store import store
 from teacher_cache.teachers import registry
-from teacher_cache.teachers.l4p import L4PFamily, L4PTeacher
+from teacher_cache.teachers.l4p.teacher import L4PFamily, L4PTeacher
 
 # Every way in which a run changes a folder, as Python's audit events call them; writing to an open file has none.
 _CHANGES = frozenset({"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"})

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
-from student_train.conversations import Turn, prompt
+from student_train.data.conversations import Turn, prompt
+from student_train.data.frames import StudentFrames, Watched, watch
 from student_train.evaluation.answers import Question, not_asked, scored, wording
-from student_train.frames import StudentFrames, Watched, watch
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone, Processor

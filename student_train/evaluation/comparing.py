@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from schemas.errors import CacheError, Unreachable, VideoError
 from schemas.evaluation import ClipScores, MapSummary, Unevaluated
 from schemas.signal import SIGNAL_NAMES, SignalName
-from student_train.data import Collator, Sample, SampleDataset
+from student_train.data.samples import Collator, Sample, SampleDataset
+from student_train.distill.p4d import P4D
 from student_train.evaluation.map_metrics import METRICS, SCORED, Scores
-from student_train.p4d import P4D
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone

@@ -17,20 +17,20 @@ import torch
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
 from schemas.train import FitReport, Modality, TrainConfig
-from student_train.conversations import Conversation, Turn
-from student_train.data import QUESTION, Collator, Sample, load_samples
+from student_train.data.conversations import Conversation, Turn
+from student_train.data.frames import StudentFrames
+from student_train.data.samples import QUESTION, Collator, Sample, load_samples
+from student_train.distill.p4d import P4D
+from student_train.distill.targets import TargetReader
 from student_train.evaluation.answers import Question, read_questions, summary
 from student_train.evaluation.asking import Questions, ask
 from student_train.evaluation.comparing import ScoredClip, comparable, scored_clips, summaries
 from student_train.evaluation.map_metrics import aligned_depth
 from student_train.evaluation.plots import ClipMaps, plot_clip, plot_scores, plot_training
-from student_train.frames import StudentFrames
 from student_train.models.build import load_student
-from student_train.p4d import P4D
-from student_train.run_folder import RunFolder
-from student_train.targets import TargetReader
+from student_train.training.run_folder import RunFolder
 from teacher_cache import Cache, open_cache
-from teacher_cache.console import progress_bar
+from teacher_cache.io.console import progress_bar
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone

@@ -17,7 +17,7 @@ from schemas.ablation import AblationReport, Spread
 from schemas.evaluation import ClipScores
 from schemas.train import Mode
 from student_train.evaluation.map_metrics import METRICS
-from teacher_cache.view import colors
+from teacher_cache.report import colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from teacher_cache.remote import filesystem, reach_if_there
-from teacher_cache.tally import OF_VIDEOS, counted
+from teacher_cache.io.remote import filesystem, reach_if_there
+from teacher_cache.io.request_counts import OF_VIDEOS, counted
 
 _BLOCK = 64 * 1024
 _READERS = 16

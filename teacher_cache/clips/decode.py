@@ -24,8 +24,8 @@ from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.clips.video import Device, Opener, OpenVideo, TimedFrame
-from teacher_cache.remote import fetch, filesystem
-from teacher_cache.tally import OF_VIDEOS, counted
+from teacher_cache.io.remote import fetch, filesystem
+from teacher_cache.io.request_counts import OF_VIDEOS, counted
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},

@@ -1,7 +1,7 @@
 """Decoding in processes that can be killed: a damaged video costs its own clip, never the job.
 
-A decoder process is a plain program that reads one JSON request a line, for clips of one video or to probe it, and answers
-with JSON lines and, behind a decoded clip's, the frames' bytes. It holds no torch, no zarr and no credentials of its own.
+A decoder process runs `teacher_cache.clips.decoder_program`: it reads one JSON request a line, for clips of one video or to
+probe it, and answers with JSON lines and, behind a decoded clip's, the frames' bytes.
 """
 
 from __future__ import annotations
@@ -17,29 +17,24 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import numpy as np
 
 from schemas.clip import Footage, FrameClock, Window
-from schemas.errors import CacheError, CouldNotRun, VideoError
+from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, clips_of, on_disk, opened, probe
+from teacher_cache.clips.decode import DecodedClip, on_disk
+from teacher_cache.clips.decoder_program import Answer
 from teacher_cache.clips.video import Device
-from teacher_cache.stop import end_with_parent
 
 _READ = 1 << 20
 
 _LAST_BREATH_SECONDS = 5
 _STOPPED = "the decoder was stopped, or asked for other clips, while it was at work"
-
-Result = TypeVar("Result")
-Answer = tuple[dict[str, Any], bytes]
 
 
 class _Lost(Exception):
@@ -163,7 +158,7 @@ class Decoder:
             if self.process is None:
                 bound = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "teacher_cache.clips.decoder", str(os.getpid()), str(bound)],
+                    [sys.executable, "-m", "teacher_cache.clips.decoder_program", str(os.getpid()), str(bound)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
@@ -240,54 +235,6 @@ def _each(left: deque[Window | None], error: VideoError, count: int | None = Non
         yield error
 
 
-class DecoderPool:
-    """A few decoder processes behind one ordered stream of answers."""
-
-    def __init__(self, recipe: ClipRecipe, processes: int, timeout_seconds: float) -> None:
-        self._decoders = [Decoder(recipe, timeout_seconds) for _ in range(processes)]
-        self._free = list(self._decoders)
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
-
-    def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
-        """What each video holds, in order."""
-        return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
-
-    def _stream(self, asked: Iterable[Callable[[Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
-        waiting: deque[Future[Result | VideoError]] = deque()
-        limit = len(self._decoders) * ahead
-        try:
-            for ask in asked:
-                waiting.append(self._threads.submit(self._asked, ask))
-                if len(waiting) >= limit:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def _asked(self, ask: Callable[[Decoder], Result]) -> Result | VideoError:
-        decoder = self._free.pop()  # there are as many threads as decoders
-        try:
-            return ask(decoder)
-        except VideoError as error:
-            return error
-        finally:
-            self._free.append(decoder)
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for decoder in self._decoders:
-            decoder.close()
-        self._threads.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def _ending(returncode: int) -> str:
     return signal.Signals(-returncode).name if returncode < 0 else f"status {returncode}"
 
@@ -328,61 +275,3 @@ def _read_exactly(pipe: IO[bytes], size: int, deadline: float) -> bytes:
     while len(data) < size:
         data += _read_some(pipe, min(_READ, size - len(data)), deadline)
     return bytes(data)
-
-
-def _answers(request: dict[str, Any]) -> Iterator[Answer]:
-    """A request with windows is answered once the video is open, and then for each window; one without has one answer."""
-    began = time.process_time()
-    try:
-        if "windows" not in request:
-            yield {"footage": probe(request["uri"], request["device"]).model_dump()}, b""
-            return
-        windows = [window and Window.model_validate(window) for window in request["windows"]]
-        with opened(request["uri"], request["device"]) as video:
-            yield {"decoder": video.decoder}, b""
-            yield from map(_clip_answer, clips_of(video, ClipRecipe.model_validate(request["recipe"]), windows, began))
-    except VideoError as error:
-        yield _refusal(error)
-    except CacheError as error:
-        yield {"trouble": str(error)}, b""
-
-
-def _clip_answer(clip: DecodedClip | VideoError) -> Answer:
-    if isinstance(clip, VideoError):
-        return _refusal(clip)
-    header = {
-        "shape": clip.frames.shape, "clock": clip.clock.model_dump(),
-        "decoder": clip.decoder, "cpu_seconds": clip.cpu_seconds,
-    }  # fmt: skip
-    return header, np.ascontiguousarray(clip.frames).tobytes()
-
-
-def _refusal(error: VideoError) -> Answer:
-    return {"reason": error.reason, "detail": error.detail}, b""
-
-
-def _bound_memory(wanted: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if wanted != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
-    for line in requests:
-        for header, payload in _answers(json.loads(line)):
-            answers.write(json.dumps(header).encode() + b"\n" + payload)
-            answers.flush()
-
-
-def _main(parent: int, memory_bytes: int) -> None:
-    # What a native library prints must not end up between the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
-    _bound_memory(memory_bytes)
-    _serve(sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))

@@ -16,8 +16,8 @@ from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
-from teacher_cache.remote import filesystem, reach, reach_if_there
-from teacher_cache.tally import OF_VIDEOS, counted
+from teacher_cache.io.remote import filesystem, reach, reach_if_there
+from teacher_cache.io.request_counts import OF_VIDEOS, counted
 
 
 def list_videos(source: VideoSource) -> pa.Table:

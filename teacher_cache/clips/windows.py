@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from schemas.clip import Footage
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decoder import DecoderPool
+from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, column_keys, distinct
 

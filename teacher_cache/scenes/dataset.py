@@ -16,7 +16,7 @@ from PIL import Image
 from schemas.errors import BadInput
 from schemas.evaluation import OPTION_LETTERS, SCENE_TASKS, multiple_choice
 from schemas.report import ScenesReport
-from teacher_cache.folder import claim_folder, write_json
+from teacher_cache.io.output_folder import claim_folder, write_json
 from teacher_cache.scenes.encode import encode_video
 from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
 from teacher_cache.scenes.render import frame_times, render_scene

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.folder import written_whole
+from teacher_cache.io.output_folder import written_whole
 
 
 def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float = 24.0, crf: int = 18) -> None:

@@ -77,6 +77,10 @@ def clock_arrays(frames: int) -> tuple[StoredArray, StoredArray]:
     )
 
 
+CLOCK_ARRAYS = tuple(array.name for array in clock_arrays(frames=1))
+"""Names of the arrays of the clock."""
+
+
 def stored_arrays(recipe: Recipe, part: PartName, shapes: Mapping[SignalName, Shape]) -> tuple[StoredArray, ...]:
     """The arrays that hold a part. ``shapes`` gives one clip's shape of each signal."""
     if part == "clock":

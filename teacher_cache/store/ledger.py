@@ -520,7 +520,7 @@ def mend(objects: Objects) -> None:
     """Write anew what of the ledger follows from the rest of it: bound volumes, their entries, records of retirement.
 
     A record of retired rows that cannot be read is emptied: its rows have later ones, and the damage that it spoke of is found
-    again. For `teacher_cache.repair`; no other writer may be at work.
+    again. For `teacher_cache.store.repair`; no other writer may be at work.
     """
     names = objects.level(LEDGER)
     for key in (f"{LEDGER}/{name}" for name in names):

@@ -21,9 +21,9 @@ from zarr.storage import FsspecStore, LocalStore
 
 from schemas.errors import BadInput
 from schemas.report import Requests
-from teacher_cache.remote import filesystem, make_patient, protocol, reach, reach_if_there, storage_options
+from teacher_cache.io.remote import filesystem, make_patient, protocol, reach, reach_if_there, storage_options
+from teacher_cache.io.request_counts import RequestKind, Tally, counted
 from teacher_cache.store.ranges import RangeReader, range_reader
-from teacher_cache.tally import RequestKind, Tally, counted
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
 # and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.

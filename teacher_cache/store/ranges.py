@@ -22,8 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from teacher_cache.patience import NotNow, is_passing_status
-from teacher_cache.remote import S3_CONNECT_SECONDS, s3_read_seconds
+from teacher_cache.io.patience import NotNow, is_passing_status
+from teacher_cache.io.remote import S3_CONNECT_SECONDS, s3_read_seconds
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential

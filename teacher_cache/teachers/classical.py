@@ -18,8 +18,8 @@ from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
-from teacher_cache.heads import RawSignals
 from teacher_cache.teachers.batch import require_fit
+from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
 __all__ = ["FAMILY", "PRESETS", "ClassicalFamily", "ClassicalTeacher"]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput, CouldNotRun
-from teacher_cache.heads.tensors import file_digest
-from teacher_cache.lock import exclusive
-from teacher_cache.patience import Patience
-from teacher_cache.remote import filesystem, reach, reachable
+from teacher_cache.io.lock import exclusive
+from teacher_cache.io.patience import Patience
+from teacher_cache.io.remote import filesystem, reach, reachable
+from teacher_cache.teachers.heads.tensors import file_digest
 
 FOLDER_VARIABLE = "P4D_CACHE_DIR"
 _VERSION_FIELDS = ("size", "ETag", "LastModified", "mtime", "created", "updated", "md5Hash", "content_md5")

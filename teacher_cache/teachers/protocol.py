@@ -9,7 +9,7 @@ from schemas.base import Frozen
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
-from teacher_cache.heads import RawSignals
+from teacher_cache.teachers.heads import RawSignals
 
 if TYPE_CHECKING:
     import torch  # planning and verifying go by a teacher's description alone, and do not wait for torch

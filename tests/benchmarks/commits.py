@@ -33,7 +33,7 @@ from scale import clips_table, measured, video
 
 from schemas.job import Job
 from schemas.ledger import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit
-from teacher_cache.plan import JobFacts, look_at
+from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.ledger import Journal, close_volume, entry_keys, read_ledger
@@ -88,7 +88,7 @@ def facts_of(folder: Path) -> JobFacts:
     manifest = folder / "one.jsonl"
     manifest.write_text('{"uri": "s3://bucket/one.mp4"}\n')
     job = {"videos": {"manifest": str(manifest)}, "store": "unnamed", "teacher": {"preset": "tiny"}}
-    return look_at(Job.model_validate(job | {"layout": {"clips_per_shard": CLIPS_PER_SHARD}}))
+    return discover(Job.model_validate(job | {"layout": {"clips_per_shard": CLIPS_PER_SHARD}}))
 
 
 class Counted(Objects):
@@ -207,7 +207,7 @@ from pathlib import Path
 import pickle
 import numpy as np
 from schemas.ledger import PARTS
-from teacher_cache.plan import WorkLeft
+from teacher_cache.jobs.plan import WorkLeft
 from teacher_cache.store.store import open_store
 # ready
 store = open_store(STORE)

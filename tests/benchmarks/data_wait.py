@@ -39,21 +39,21 @@ from transformers import Qwen2Config, SiglipVisionConfig
 
 from schemas.signal import SIGNAL_NAMES
 from schemas.train import DataConfig, TrainConfig
-from student_train.batches import StepBatches
-from student_train.data import Collator, Sample, SampleDataset, load_samples
-from student_train.distillation import StepLosses
-from student_train.frames import StudentFrames
-from student_train.metrics import MetricsLog
+from student_train.data.frames import StudentFrames
+from student_train.data.samples import Collator, Sample, SampleDataset, load_samples
+from student_train.distill.student import StepLosses
+from student_train.distill.targets import TargetReader
 from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptProcessor
 from student_train.models.rgpt import FourDRgptConfig
 from student_train.models.tiny_tokenizer import tiny_tokenizer
-from student_train.ranks import Ranks
-from student_train.targets import TargetReader
-from student_train.train import _arguments
-from student_train.trainer import P4DTrainer
+from student_train.training.batches import StepBatches
+from student_train.training.fit import _arguments
+from student_train.training.metrics import MetricsLog
+from student_train.training.ranks import Ranks
+from student_train.training.trainer import P4DTrainer
 from teacher_cache import Cache, open_cache
-from teacher_cache.run import run_job
-from teacher_cache.stop import Stop
+from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.run import run_job
 
 RESULTS = Path(__file__).parent / "results"
 

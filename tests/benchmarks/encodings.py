@@ -37,7 +37,8 @@ from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.scenes import frame_times, random_scene, render_scene
 from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
-from teacher_cache.teachers.l4p import L4P, PRESETS, normalise
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import PRESETS, normalise
 
 RESULT = Path(__file__).parent / "results" / "encodings.json"
 PROFILES: tuple[EncodingProfile, ...] = ("fine", "compact", "exact")

@@ -23,7 +23,8 @@ import psutil
 import torch
 import yaml
 
-from teacher_cache.teachers.l4p import L4P, PRESETS
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import PRESETS
 
 
 def write_random_checkpoint(path: Path) -> None:

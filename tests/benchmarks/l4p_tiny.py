@@ -23,11 +23,11 @@ from rich.table import Table
 from schemas.job import TeacherJob
 from schemas.signal import SignalName
 from student_train.evaluation.map_metrics import METRICS, SCORED
-from teacher_cache.heads.frozen import to_physical
-from teacher_cache.teachers.l4p import FAMILY
-from teacher_cache.teachers.l4p_config import MAPS
-from teacher_cache.teachers.l4p_tiny.clips import Clips, render_clips
-from teacher_cache.teachers.l4p_tiny.train import FIRST_TRAINING_SEED
+from teacher_cache.teachers.heads.frozen import to_physical
+from teacher_cache.teachers.l4p.config import MAPS
+from teacher_cache.teachers.l4p.teacher import FAMILY
+from teacher_cache.teachers.l4p.tiny.clips import Clips, render_clips
+from teacher_cache.teachers.l4p.tiny.train import FIRST_TRAINING_SEED
 from teacher_cache.teachers.protocol import Teacher
 
 FIRST_SEED = 100

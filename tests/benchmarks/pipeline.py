@@ -35,7 +35,7 @@ from rich.table import Table
 from schemas.event import Event, TeacherStarted
 from schemas.job import Job
 from schemas.report import UnitReport
-from teacher_cache.run import run_job
+from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
 RESULTS = Path(__file__).parent / "results"

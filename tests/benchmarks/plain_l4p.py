@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schemas.signal import SIGNAL_NAMES
-from teacher_cache.heads import RawSignals
-from teacher_cache.heads.dpt import DPTHead
-from teacher_cache.teachers.l4p import L4P
+from teacher_cache.teachers.heads import RawSignals
+from teacher_cache.teachers.heads.dpt import DPTHead
+from teacher_cache.teachers.l4p.network import L4P
 
 
 @torch.no_grad()

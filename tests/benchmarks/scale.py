@@ -27,7 +27,7 @@ from machine import processor
 from schemas.job import Job
 from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
 from teacher_cache.clips.tables import CLIPS
-from teacher_cache.plan import JobFacts, look_at
+from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.layout import VOLUME, entry_key, numbered, shard_key, stored_arrays
 from teacher_cache.store.ledger import bound
@@ -39,7 +39,7 @@ _ROWS_AT_ONCE = 2**20
 _STEPS = {
     "open, and find the rows of eight clips": """
 from teacher_cache import open_cache
-import teacher_cache.store.reader
+import teacher_cache.reader.cache
 # ready
 cache = open_cache(STORE)
 for number in range(0, CLIPS, CLIPS // 8 or 1):
@@ -52,7 +52,7 @@ assert status(open_store(STORE)).clips.committed == CLIPS
 """,
     "look once more, as `status --watch` does": """
 from teacher_cache.store.store import open_store
-from teacher_cache.watch import StoreWatch
+from teacher_cache.monitor.follow import StoreWatch
 watch = StoreWatch(open_store(STORE))
 watch.look()
 # ready
@@ -61,8 +61,8 @@ assert watch.look().clips.committed == CLIPS
     "plan a run that finds all done": """
 from pathlib import Path
 from schemas.job import Job
-from teacher_cache.config import load_yaml
-from teacher_cache.plan import plan_report
+from teacher_cache.io.config import load_yaml
+from teacher_cache.jobs.plan import plan_report
 # ready
 report = plan_report(load_yaml(Path(JOB), Job))
 assert (report.clips.committed, report.new_clips, report.units) == (CLIPS, 0, 0), report
@@ -87,7 +87,7 @@ def make_store(folder: Path, clips: int) -> Path:
     path.write_text(yaml.safe_dump(job))
     small = folder / "one.jsonl"
     small.write_text('{"uri": "s3://bucket/one.mp4"}\n')
-    facts = look_at(Job.model_validate(job | {"videos": {"manifest": str(small)}}))
+    facts = discover(Job.model_validate(job | {"videos": {"manifest": str(small)}}))
     store = create_store(str(folder / "store"), facts.recipe)
     catalog = Catalog()
     for first in range(0, clips, _ROWS_AT_ONCE):

@@ -30,12 +30,14 @@ from plain_l4p import plain_raw
 from rich.console import Console
 from rich.table import Table
 
-import teacher_cache.heads.dpt
+import teacher_cache.teachers.heads.dpt
 from schemas.recipe import Precision, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES
-from teacher_cache.heads.precision import TORCH_DTYPES
-from teacher_cache.teachers.l4p import L4P, PRESETS, L4PConfig, L4PTeacher, normalise
-from teacher_cache.teachers.l4p_cost import clip_flops, forward_bytes, published_flops
+from teacher_cache.teachers.heads.precision import TORCH_DTYPES
+from teacher_cache.teachers.l4p.config import L4PConfig
+from teacher_cache.teachers.l4p.cost import clip_flops, forward_bytes, published_flops
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import PRESETS, L4PTeacher, normalise
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = PRESETS | {
@@ -198,7 +200,7 @@ def ours(model: L4P, dtype: Precision, device: str, *, compile_model: bool = Fal
 @contextlib.contextmanager
 def _channels_first() -> Iterator[None]:
     """The heads in PyTorch's default layout, which nothing but this measurement wants."""
-    dpt: Any = teacher_cache.heads.dpt
+    dpt: Any = teacher_cache.teachers.heads.dpt
     before = dpt._channels_first
     dpt._channels_first = lambda layer: layer.permute(0, 4, 1, 2, 3).contiguous()
     try:

@@ -42,17 +42,24 @@ from transformers import Qwen2Config, SiglipVisionConfig
 from schemas.recipe import Precision, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SignalName
 from schemas.train import RECIPES, DecoderConfig
-from student_train.distillation import DistilledStudent, StepLosses
+from student_train.distill.p4d import P4D
+from student_train.distill.perception import (
+    DirectPerception,
+    FrozenPerception,
+    LatentPerception,
+    Perception,
+    perception_decoder,
+)
+from student_train.distill.student import DistilledStudent, StepLosses
 from student_train.models.nvila import IMAGE_TOKEN, VIDEO_TOKEN, RgptBackbone, RgptProcessor
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
 from student_train.models.tiny_tokenizer import tiny_tokenizer
-from student_train.p4d import P4D
-from student_train.perception import DirectPerception, FrozenPerception, LatentPerception, Perception, perception_decoder
-from teacher_cache.heads.dpt import DPTHead
-from teacher_cache.heads.frozen import FrozenHeads, load_heads, save_heads, to_physical
-from teacher_cache.heads.precision import TORCH_DTYPES, autocast, convert_weights
-from teacher_cache.teachers.l4p import L4P, PRESETS, L4PTeacher
-from teacher_cache.teachers.l4p_config import MAPS
+from teacher_cache.teachers.heads.dpt import DPTHead
+from teacher_cache.teachers.heads.frozen import FrozenHeads, load_heads, save_heads, to_physical
+from teacher_cache.teachers.heads.precision import TORCH_DTYPES, autocast, convert_weights
+from teacher_cache.teachers.l4p.config import MAPS
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import PRESETS, L4PTeacher
 
 RESULTS = Path(__file__).parent / "results"
 ARRANGEMENTS = ("sft", "latent", "direct", "heads", "online")

@@ -18,8 +18,8 @@ from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import EngineJob, TeacherJob
 from schemas.ledger import Unit, WorkItem
-from teacher_cache.stop import Stop
-from teacher_cache.work import WorkerSpec
+from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.unit_worker import WorkerSpec
 
 ONE_TEACHER = {"kind": "ray", "batch": 2, "threads_per_teacher": 1}
 ONE_BY_ONE = {"clips_per_shard": 1}

@@ -15,7 +15,7 @@ from conftest import Command, Jobs, is_one_clear_error
 from schemas.errors import Unreachable
 from teacher_cache import open_cache
 from teacher_cache.store.objects import Objects
-from teacher_cache.verify import verify
+from teacher_cache.store.verify import verify
 
 ActAs = Callable[[str], None]
 STORE = "s3://bucket/store"

@@ -19,10 +19,11 @@ from schemas.base import sha256_digest
 from schemas.errors import BadInput, StoreDamaged
 from schemas.store import TableFile
 from teacher_cache import open_cache
+from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import _sealed
 from teacher_cache.store.table import StoredTable
-from teacher_cache.verify import collect_garbage, verify
+from teacher_cache.store.verify import verify
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "5eCr3t-key",
@@ -94,7 +95,7 @@ def test_nothing_in_a_store_is_unpickled(store: Path) -> None:
     code = f"""
 import sys
 import torch, numpy, zarr, pyarrow.parquet  # libraries may do as they like while they are imported
-import teacher_cache.verify, teacher_cache.heads.frozen, teacher_cache.store.dataset
+import teacher_cache.store.verify, teacher_cache.teachers.heads.frozen, teacher_cache.reader.datasets
 found = []
 sys.addaudithook(lambda event, names: found.append(names) if event == "pickle.find_class" else None)
 import pickle
@@ -105,7 +106,7 @@ cache = open_cache({str(store)!r})
 cache.read([*cache.signals, "timestamps"], cache.committed_ids())
 cache.dataset(["depth"])[0]
 assert cache.heads() is not None
-teacher_cache.verify.verify({str(store)!r})
+teacher_cache.store.verify.verify({str(store)!r})
 assert not found, found
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

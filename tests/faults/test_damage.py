@@ -19,9 +19,10 @@ from hypothesis.vendor.pretty import RepresentationPrinter
 from schemas.errors import CacheError
 from schemas.job import Job, VideoSource
 from teacher_cache import open_cache
-from teacher_cache.run import run_job
-from teacher_cache.store.reader import Cache, Values
-from teacher_cache.verify import collect_garbage, verify
+from teacher_cache.jobs.run import run_job
+from teacher_cache.reader.cache import Cache, Values
+from teacher_cache.store.garbage import collect_garbage
+from teacher_cache.store.verify import verify
 
 NAMES = ("camray", "motion", "timestamps", "frame_index")
 

@@ -27,10 +27,11 @@ from writer import Outcome, Stop, Writers, writers
 from schemas.errors import StoreNotFound
 from schemas.job import Job
 from teacher_cache import open_cache
+from teacher_cache.reader.cache import Values
+from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.ledger import committed_texts, read_volumes
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.reader import Values
-from teacher_cache.verify import collect_garbage, verify
+from teacher_cache.store.verify import verify
 
 
 @dataclass(frozen=True, repr=False)

@@ -58,7 +58,7 @@ def add_teaching_node(cluster: Cluster) -> Any:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, bytes]:
     """The store of `many`, as the local engine makes it."""
     from schemas.job import Job
-    from teacher_cache.run import run_job
+    from teacher_cache.jobs.run import run_job
 
     folder = tmp_path_factory.mktemp("undisturbed")
     report = run_job(Job.model_validate(many(folder, videos, kind="local")))

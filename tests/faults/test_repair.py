@@ -12,8 +12,9 @@ from conftest import tree
 
 from schemas.job import Job
 from teacher_cache import open_cache
-from teacher_cache.run import run_job
-from teacher_cache.verify import collect_garbage, verify
+from teacher_cache.jobs.run import run_job
+from teacher_cache.store.garbage import collect_garbage
+from teacher_cache.store.verify import verify
 
 CLIPS = ["scene-0", "scene-1", "scene-2"]
 NAMES = ("camray", "timestamps")

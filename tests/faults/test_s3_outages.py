@@ -24,12 +24,12 @@ from schemas.job import Job
 from schemas.ledger import LedgerEntry, Retirement, Unit
 from schemas.report import UnitReport
 from teacher_cache import open_cache
-from teacher_cache.patience import PATIENCE_VARIABLE, expect
-from teacher_cache.run import run_job
+from teacher_cache.io.patience import PATIENCE_VARIABLE, expect
+from teacher_cache.jobs.run import run_job
 from teacher_cache.store.ledger import Journal, close_volume, read_ledger, read_volumes, record_retirement
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import open_store, status
-from teacher_cache.verify import verify
+from teacher_cache.store.verify import verify
 
 SMALL = {"signals": ["camray", "motion"], "layout": {"clips_per_shard": 1}}
 

@@ -14,7 +14,7 @@ import torch
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
-from teacher_cache.heads import RawSignals
+from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.protocol import ForwardBytes, TeacherDescription
 
 SIZE = 56

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from teacher_cache.teachers.l4p import FAMILY as L4P
+from teacher_cache.teachers.l4p.teacher import FAMILY as L4P
 
 
 class _Paced:

@@ -17,10 +17,10 @@ from schemas.event import EngineEvent, TeacherStarted
 from schemas.ledger import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
-from teacher_cache.feed import Feed, decode_span
-from teacher_cache.stop import Stop
+from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.scheduler import Feed, decode_span
+from teacher_cache.jobs.unit_worker import Worker, WorkerSpec
 from teacher_cache.store.store import open_store
-from teacher_cache.work import Worker, WorkerSpec
 
 
 class _Decode:

@@ -17,8 +17,9 @@ from schemas.errors import BadInput
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
-from teacher_cache.teachers.l4p_config import FRAMES, PRESETS
-from teacher_cache.teachers.protocol import ForwardBytes, RawSignals, TeacherDescription
+from teacher_cache.teachers.heads import RawSignals
+from teacher_cache.teachers.l4p.config import FRAMES, PRESETS
+from teacher_cache.teachers.protocol import ForwardBytes, TeacherDescription
 
 
 class SyntheticTeacher:

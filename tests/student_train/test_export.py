@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.train import BackboneName, DataConfig, ModelConfig, TrainConfig
-from student_train.data import Collator, load_samples
-from student_train.distillation import DistilledStudent
+from student_train.data.frames import StudentFrames
+from student_train.data.samples import Collator, load_samples
+from student_train.distill.p4d import P4D
+from student_train.distill.student import DistilledStudent
+from student_train.distill.targets import TargetReader
 from student_train.export import export, require_its_own_weights
-from student_train.frames import StudentFrames
 from student_train.models.build import build_student, load_student
-from student_train.p4d import P4D
-from student_train.targets import TargetReader
-from student_train.train import fit
+from student_train.training.fit import fit
 from teacher_cache import open_cache
 
 

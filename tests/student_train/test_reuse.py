@@ -15,10 +15,10 @@ from s3fs import S3FileSystem
 
 from schemas.errors import Unreachable
 from schemas.train import FitReport, LossConfig, TrainConfig
+from student_train.distill.p4d import P4D
+from student_train.distill.targets import TargetReader
 from student_train.models.build import BUILDERS
-from student_train.p4d import P4D
-from student_train.targets import TargetReader
-from student_train.train import fit
+from student_train.training.fit import fit
 from teacher_cache import open_cache
 from teacher_cache.store.objects import Objects
 

@@ -102,7 +102,7 @@ def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, os\n"
         f"requests = os.open({str(tmp_path / 'requests')!r}, os.O_RDWR)\n"
-        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder', str(os.getpid()), '-1']\n"
+        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder_program', str(os.getpid()), '-1']\n"
         "p = subprocess.Popen(command, stdin=requests, stdout=subprocess.DEVNULL)\n"
         "print(p.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )

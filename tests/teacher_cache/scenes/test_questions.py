@@ -170,7 +170,7 @@ def written(tmp_path_factory):
 
 
 def test_students_and_evaluations_read_what_is_written(written):
-    from student_train.conversations import read_conversations
+    from student_train.data.conversations import read_conversations
     from student_train.evaluation.answers import read_questions
 
     folder, report = written
@@ -191,7 +191,7 @@ def test_students_and_evaluations_read_what_is_written(written):
 
 
 def test_chosen_kinds_of_questions_are_asked_in_conversations_of_the_length_wished_for(written, tmp_path: Path):
-    from student_train.conversations import read_conversations
+    from student_train.data.conversations import read_conversations
 
     folder, _ = written
     every = json.loads((folder / "questions.json").read_text())

@@ -15,9 +15,10 @@ from schemas.base import canonical_json
 from schemas.errors import BadInput, StoreDamaged, StoreNotFound
 from schemas.job import Job
 from teacher_cache import open_cache
-from teacher_cache.run import run_job
+from teacher_cache.jobs.run import run_job
+from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.migrations import migrate
-from teacher_cache.verify import collect_garbage, verify
+from teacher_cache.store.verify import verify
 
 
 @pytest.fixture

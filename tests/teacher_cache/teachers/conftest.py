@@ -10,20 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from seeded_weights import seed_weights
+from small_l4p import SMALL
 
-from teacher_cache.teachers.l4p import L4P, L4PConfig
-
-SMALL = L4PConfig(
-    image_size=28,
-    embed_dim=24,
-    depth=4,
-    num_heads=2,
-    mlp_dim=40,
-    hooks=(1, 2, 3, 4),
-    feature_dim=8,
-    last_dim=4,
-    layer_dims=(6, 8, 12, 16),
-)
+from teacher_cache.teachers.l4p.config import L4PConfig
+from teacher_cache.teachers.l4p.network import L4P
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,11 +15,11 @@ from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNALS
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_clip
-from teacher_cache.run import run_job
+from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import frame_times, random_scene, render_scene
+from teacher_cache.store.verify import verify
 from teacher_cache.teachers.classical import FAMILY, backward_flow, motion_logits
 from teacher_cache.teachers.registry import family
-from teacher_cache.verify import verify
 
 SMALL = TeacherJob(family="classical", preset="px112")
 

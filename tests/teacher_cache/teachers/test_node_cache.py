@@ -19,7 +19,8 @@ from seeded_weights import seed_weights
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
-from teacher_cache.teachers.l4p import FAMILY, L4P, PRESETS, L4PTeacher
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import FAMILY, PRESETS, L4PTeacher
 from teacher_cache.teachers.node_cache import cache_folder, fetched, made_once
 
 
@@ -82,7 +83,7 @@ def clip() -> torch.Tensor:
 _LOAD = """
 import json, sys
 from schemas.job import TeacherJob
-from teacher_cache.teachers.l4p import FAMILY
+from teacher_cache.teachers.l4p.teacher import FAMILY
 print("ready", flush=True)
 sys.stdin.readline()
 teacher = FAMILY.load(TeacherJob(preset="tiny", weights=sys.argv[1], dtype="bfloat16"), "cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.errors import BadInput, CouldNotRun
-from teacher_cache.teachers.l4p import FAMILY
+from teacher_cache.teachers.l4p.teacher import FAMILY
 from teacher_cache.teachers.registry import families, family
 
 

@@ -1,0 +1,256 @@
+"""Conversations and a store in; batches of tokens, frames, times and cached targets out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from schemas.errors import BadInput
+from schemas.train import DataConfig
+from student_train.data.conversations import IGNORED_LABEL, Conversation, Turn, read_conversations, tokenize
+from student_train.data.frames import StudentFrames
+from student_train.distill.targets import TargetReader
+
+if TYPE_CHECKING:
+    from student_train.models.backbone import Processor
+    from teacher_cache import Targets
+
+QUESTION = "<video>\nDescribe this video."
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation, and what is shown in it."""
+
+    conversation: Conversation
+    clip_id: str | None
+    """The clip whose targets go with it; None for text, images, and videos that the store has no targets for."""
+    video: str | None
+    """Where the student reads its frames, if any."""
+    images: tuple[str, ...] = ()
+    """Where it reads the images."""
+
+
+class ShownClip(NamedTuple):
+    """A clip as the student sees it."""
+
+    frames: np.ndarray[Any, np.dtype[np.uint8]]
+    """(frame, size, size, RGB)."""
+    timestamps: np.ndarray[Any, np.dtype[np.float64]]
+    """(frame,) seconds from the video's start."""
+
+
+class Joined(NamedTuple):
+    """Conversations that can be trained on, and those that were left out."""
+
+    samples: list[Sample]
+    dropped: list[str]
+    """For each conversation left out: where it stands and why."""
+
+
+class SampleDataset(Dataset[Sample]):
+    """Samples in order; the collator does the reading, so that one request serves a whole batch."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def load_samples(cache: Targets, config: DataConfig) -> Joined:
+    """The conversations that the config names, each joined with its clip; without any, one built-in sample for each clip.
+
+    Raises `BadInput` for a conversation whose clip has no targets, unless ``without_targets`` says to drop it.
+    """
+    index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
+    if not config.conversations:
+        return Joined(built_in_samples(cache, index, config), [])
+    samples: list[Sample] = []
+    dropped: list[str] = []
+    for conversation in read_conversations(config.conversations):
+        try:
+            samples.append(_join(conversation, index, config))
+        except NoTargetsError as error:
+            dropped.append(f"{conversation.source}: {error}")
+    if dropped and config.without_targets == "stop":
+        raise BadInput(
+            f"{len(dropped)} conversations have no targets in {cache.url}:\n{some_of(dropped)}\n"
+            "Teach these videos with `teacher-cache run`, or set `data.without_targets: drop` to train without them."
+        )
+    alone = [sample for sample in samples if sample.video is not None and sample.clip_id is None]
+    without = len(dropped) + len(alone)
+    if without and not any(sample.clip_id for sample in samples):
+        raise BadInput(f"none of the {without} conversations has targets in {cache.url}; is it the store of other videos?")
+    return Joined(samples, dropped)
+
+
+def some_of(lines: Sequence[str]) -> str:
+    """The first few lines, indented, and how many more there are."""
+    shown = "\n".join(f"  {line}" for line in lines[:_SHOWN])
+    return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+
+
+def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> list[Sample]:
+    """One question and answer for each committed clip: its length, which the frame times tell and a student can learn."""
+    clip_ids = cache.committed_ids()
+    if not clip_ids:
+        raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
+    times = cache.read(["timestamps"], clip_ids)["timestamps"]  # (clip, frame) seconds
+    samples = []
+    for clip_id, seconds in zip(clip_ids, times, strict=True):
+        answer = f"A video of {seconds[-1] - seconds[0]:.1f} seconds, seen in {len(seconds)} frames."
+        turns = (Turn("user", QUESTION), Turn("assistant", answer))
+        samples.append(_join(Conversation(f"clip {clip_id}", turns, clip_id=clip_id), index, config))
+    return samples
+
+
+class NoTargetsError(Exception):
+    """The store has no targets for a conversation's clip; its text says why."""
+
+    def __init__(self, text: str, *, video: str | None = None, has_failed: bool = False) -> None:
+        super().__init__(text)
+        self.video = video
+        """Where the store's catalog has it, if it has."""
+        self.has_failed = has_failed
+
+
+class ClipIndex:
+    """Finds the clip that a conversation means."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.by_id = {str(row["clip_id"]): row for row in rows}
+        self._by_video: dict[str, list[str]] = defaultdict(list)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for clip_id, row in self.by_id.items():
+            self._by_video[row["video"]].append(clip_id)
+            self._by_name[_name(row["video"])].append(clip_id)
+
+    def find(self, conversation: Conversation, video_root: str | None) -> Mapping[str, Any]:
+        """The clip's row of the catalog.
+
+        By clip id; or by video: the id or uri itself, the uri under ``video_root``, or else the one uri that ends in
+        that path, since a store is often taught from another place than the student reads. Raises `NoTargetsError`.
+        """
+        found = self._candidates(conversation, video_root)
+        wanted = conversation.clip_id or conversation.video
+        if not found:
+            raise NoTargetsError(f"the store holds no clip of {wanted!r}")
+        if len(found) > 1:
+            some = ", ".join(found[:3])
+            raise BadInput(f"{conversation.source}: {wanted!r} can be any of {some}; give the sample's `clip_id`")
+        row = self.by_id[found[0]]
+        if row["status"] == "failed":
+            raise NoTargetsError(
+                f"clip {found[0]!r} failed when it was taught: {row['reason']} ({row['detail']})", has_failed=True
+            )
+        if row["status"] != "committed":
+            raise NoTargetsError(f"clip {found[0]!r} is {row['status']}: planned, but not taught yet", video=row["video"])
+        return row
+
+    def _candidates(self, conversation: Conversation, video_root: str | None) -> list[str]:
+        if conversation.clip_id is not None:
+            return [conversation.clip_id] if conversation.clip_id in self.by_id else []
+        video = str(conversation.video)
+        if video in self.by_id:
+            return [video]
+        for uri in (video, _under(video_root, video)):
+            if uri in self._by_video:
+                return self._by_video[uri]
+        tail = "/" + video.lstrip("./")
+        return [clip_id for clip_id in self._by_name[_name(video)] if f"/{self.by_id[clip_id]['video']}".endswith(tail)]
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _under(root: str | None, video: str) -> str:
+    return video if root is None else f"{root.rstrip('/')}/{video}"
+
+
+def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> Sample:
+    images = tuple(_under(config.image_root, image) for image in conversation.images)
+    if conversation.video is None and conversation.clip_id is None:
+        return Sample(conversation, None, None, images)
+    try:
+        row = index.find(conversation, config.video_root)
+    except NoTargetsError as error:
+        video = _place(conversation, error.video or conversation.video, config)
+        if config.without_targets != "sft" or error.has_failed or video is None:
+            raise
+        return Sample(conversation, None, video, images)
+    return Sample(conversation, str(row["clip_id"]), _place(conversation, row["video"], config), images)
+
+
+def _place(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
+    """Where the student reads the conversation's video: under the root where there is one."""
+    has_own_place = config.video_root is not None and conversation.video is not None
+    return _under(config.video_root, str(conversation.video)) if has_own_place else otherwise
+
+
+class Collator:
+    """Samples to one batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
+
+    def __init__(self, targets: TargetReader, frames: StudentFrames, processor: Processor) -> None:
+        self.targets, self.frames, self.processor = targets, frames, processor
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A batch: the text, what is shown (``visual``), and where there are clips, their ``targets`` and ``valid``.
+
+        The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
+        """
+        shown = [sample for sample in samples if sample.video is not None]
+        clips = self._clips(shown)
+        taught = [sample.clip_id for sample in shown]
+        images = [self.frames.image(image) for sample in samples for image in sample.images]
+        visual = self.processor.visual(
+            np.stack([clip.frames for clip in clips]) if clips else None,  # (clip, frame, height, width, RGB)
+            np.stack([clip.timestamps for clip in clips]) if clips else None,  # (clip, frame)
+            np.stack(images) if images else None,  # (image, height, width, RGB)
+        )
+        return {
+            **self._text(samples, iter([clip.timestamps.tolist() for clip in clips])),
+            "visual": dict(visual),
+            **(self.targets(taught)._asdict() if any(taught) else {}),
+            "clip_ids": [clip_id for clip_id in taught if clip_id is not None],
+        }
+
+    def _clips(self, shown: Sequence[Sample]) -> list[ShownClip]:
+        """What the student sees of each video: the frames that the teacher saw, or of an untaught video the whole."""
+        taught = [sample.clip_id for sample in shown if sample.clip_id is not None]
+        clock = self.targets.read(["timestamps", "frame_index"], taught) if taught else {"timestamps": (), "frame_index": ()}
+        clocks = iter(zip(clock["timestamps"], clock["frame_index"], strict=True))
+        clips = []
+        for sample in shown:
+            video = str(sample.video)
+            if sample.clip_id is None:
+                whole = self.frames.whole(video, self.targets.cache.shape("timestamps")[0])
+                clips.append(ShownClip(whole.frames, whole.timestamps))
+            else:
+                timestamps, frame_index = next(clocks)
+                clips.append(ShownClip(self.frames(video, frame_index), timestamps))
+        return clips
+
+    def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask`` and ``labels``, padded at the end to the longest: int64 (sample, token)."""
+        encoded = [tokenize(s.conversation.turns, self.processor, () if s.video is None else next(times)) for s in samples]
+        length = max(len(ids) for ids, _ in encoded)
+        ids = torch.full((len(samples), length), int(self.processor.tokenizer.pad_token_id))
+        labels = torch.full_like(ids, IGNORED_LABEL)
+        mask = torch.zeros_like(ids)
+        for row, (row_ids, row_labels) in enumerate(encoded):
+            ids[row, : len(row_ids)] = torch.tensor(row_ids)
+            labels[row, : len(row_labels)] = torch.tensor(row_labels)
+            mask[row, : len(row_ids)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}

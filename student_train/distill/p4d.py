@@ -1,0 +1,254 @@
+"""P4D as one module: a student's hidden states and cached targets in, named losses out. Needs no transformers, no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from schemas.errors import BadInput
+from schemas.signal import Shape, SignalName
+from schemas.train import RECIPES, DecoderConfig, LossRecipe, Mode
+from student_train.distill.losses import Count, explicit_loss, latent_loss
+from student_train.distill.perception import (
+    FROZEN,
+    DirectPerception,
+    F4DShape,
+    FrozenPerception,
+    Grid,
+    LatentPerception,
+    NoPerception,
+    Perception,
+    perception_decoder,
+)
+from teacher_cache.teachers.heads.dpt import PATCH_SIZE, TUBELET_FRAMES
+
+if TYPE_CHECKING:
+    from teacher_cache import Targets
+    from teacher_cache.teachers.heads.frozen import FrozenHeads
+
+_DECODER = DecoderConfig()
+
+
+class P4DLosses(NamedTuple):
+    """What one batch lost."""
+
+    total: torch.Tensor
+    """Scalar with a gradient: alpha · LD + beta · Σ weight · ED. Add it to the language-modelling loss."""
+    parts: dict[str, torch.Tensor]
+    """``ld``, ``ed_depth``, ``ed_flow``, …: each unweighted and detached, for logging. NaN where no clip of the batch had
+    the target, so that an absent target is never read as a loss of zero."""
+
+
+class P4D(nn.Module):
+    """Perceptual 4D distillation of one student. 4D-RGPT, arXiv 2512.17012, section 3.
+
+    The perception is trained with the student and thrown away after; the teacher's heads, where it has them, stay as they are.
+    """
+
+    def __init__(self, perception: Perception, recipe: LossRecipe) -> None:
+        super().__init__()
+        self.perception = perception
+        self.recipe = recipe
+        weights = signal_weights(recipe)
+        self.signals: tuple[SignalName, ...] = tuple(signal for signal in weights if signal in perception.gives)
+        """The signals that `forward` needs as targets."""
+        self._weights = weights
+
+    @classmethod
+    def for_store(
+        cls,
+        cache: Targets,
+        hidden_size: int,
+        recipe: LossRecipe = RECIPES["paper"],
+        *,
+        mode: Mode = "heads",
+        decoder: DecoderConfig = _DECODER,
+    ) -> P4D:
+        """P4D that fits what the store holds, for a student whose hidden states have ``hidden_size`` channels.
+
+        Reads no clip. Raises `BadInput` where the store cannot serve the recipe: a signal is missing, or the heads are.
+        """
+        if not cache.committed_ids():
+            raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
+        p4d = cls(_PERCEPTIONS[mode](cache, hidden_size, tuple(signal_weights(recipe)), decoder), recipe)
+        if not p4d.signals and mode != "sft":
+            raise BadInput(f"nothing would be distilled: no weight of the recipe is above 0 that mode `{mode}` has a loss for")
+        return p4d
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        targets: Mapping[str, torch.Tensor],
+        valid: Mapping[str, torch.Tensor] | None = None,
+        clips: Mapping[str, Count] | None = None,
+    ) -> P4DLosses:
+        """Distil one batch.
+
+        ``hidden``: float (clip, time, y, x, hidden), the language model's last hidden states at the video tokens.
+        ``targets``: one tensor for each of `signals`, in the store's physical units, first axis = clip, on any device.
+        ``valid``: signal → bool (clip,), which clips have that target; all of them when absent.
+        ``clips``: signal → how many clips the loss is the mean over, where one step has several batches; the valid
+        clips of this batch when absent.
+        """
+        predictions = self.perception(hidden, self.signals)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        parts: dict[str, torch.Tensor] = {}
+        for signal in self.signals:
+            prediction = predictions[signal]
+            target = targets[signal].to(prediction.device, non_blocking=True)
+            self._check_shapes(signal, prediction, target)
+            mask = torch.ones(len(target), dtype=torch.bool) if valid is None else valid[signal]
+            mask = mask.to(prediction.device, non_blocking=True)
+            count = mask.sum() if clips is None else clips[signal]
+            if signal == "f4d":
+                loss = latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
+            else:
+                loss = explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
+            # Where no clip has the target the loss is 0 and still in the graph: every trained weight gets a gradient.
+            total = total + self._weights[signal] * loss
+            parts[part_name(signal)] = torch.where(mask.any(), loss.detach(), torch.nan)
+        return P4DLosses(total, parts)
+
+    @torch.no_grad()
+    def maps(self, hidden: torch.Tensor, signals: Collection[SignalName] | None = None) -> dict[SignalName, torch.Tensor]:
+        """What the student sees: hidden states, as `forward` takes them, to signals in the store's physical units.
+
+        float32, axes as in `schemas.signal.SIGNALS`, positive depth. All maps that the mode gives where ``signals`` is absent;
+        ``f4d`` may be asked for too. Raises `BadInput` for what the mode does not give: `latent` has no maps, and what it
+        learnt is seen by loading it into mode `heads`.
+        """
+        maps = [signal for signal in self.perception.gives if signal != "f4d"]
+        wanted = maps if signals is None else signals
+        if absent := [signal for signal in wanted if signal not in self.perception.gives]:
+            raise BadInput(
+                f"this P4D gives no {', '.join(absent)}, only {', '.join(self.perception.gives)}; "
+                "to see the maps of what a `latent` run learnt, load it into a P4D of mode `heads`"
+            )
+        raw = self.perception(hidden, wanted)
+        return {signal: x.float().exp() if signal == "depth" else x.float() for signal, x in raw.items()}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Its modules by name: ``perception_decoder``, ``direct_heads``, and the ``frozen_heads``, which are not trained."""
+        return self.perception.parts
+
+    def save(self, folder: Path) -> None:
+        """Write each trained part as safetensors. The frozen heads stay in the store they came from."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in self._trained().items():
+            save_file({key: values.contiguous() for key, values in part.state_dict().items()}, folder / f"{name}.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Take the trained parts that `save` wrote. Raises `BadInput` where they are not there, or are of other sizes."""
+        for name, part in self._trained().items():
+            file = folder / f"{name}.safetensors"
+            try:
+                found = load_file(file)
+            except (OSError, SafetensorError) as error:
+                raise BadInput(f"cannot read the {name} that was trained, {file}: {error}; is it a run of this mode?") from None
+            needed = {key: tuple(values.shape) for key, values in part.state_dict().items()}
+            if needed != (held := {key: tuple(values.shape) for key, values in found.items()}):
+                differing = sorted(key for key in needed | held if needed.get(key) != held.get(key))
+                raise BadInput(
+                    f"{file} does not fit: {differing[0]} is {held.get(differing[0])}, needed {needed.get(differing[0])} "
+                    f"({len(differing)} such); take the store, the student and the decoder that it was trained with."
+                )
+            part.load_state_dict(found)
+
+    def _trained(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.parts.items() if name != FROZEN}
+
+    @staticmethod
+    def _check_shapes(signal: str, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        if prediction.shape != target.shape:
+            raise BadInput(
+                f"the student's {signal} is {tuple(prediction.shape)}, the target is {tuple(target.shape)}: "
+                "the heads or the decoder were made for another teacher. Take both from the store that gives the targets."
+            )
+
+
+def signal_weights(recipe: LossRecipe) -> dict[SignalName, float]:
+    """What each signal's loss weighs in the total; those that weigh nothing are left out."""
+    weights: dict[SignalName, float] = {"f4d": recipe.alpha}
+    weights |= {modality: recipe.beta * weight for modality, weight in recipe.weights.items()}
+    return {signal: weight for signal, weight in weights.items() if weight > 0}
+
+
+def part_name(signal: SignalName) -> str:
+    """A signal's loss as logs call it: ``ld``, ``ed_depth``, …."""
+    return "ld" if signal == "f4d" else f"ed_{signal}"
+
+
+def _latent(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # all modes are asked alike
+    return LatentPerception(perception_decoder(decoder, hidden_size, f4d_shape(cache)))
+
+
+def _nothing(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # all modes are asked alike
+    return NoPerception()
+
+
+def _frozen(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:
+    heads = cache.heads()
+    if heads is None:
+        raise BadInput(
+            f"the store {cache.url} holds no frozen heads, which mode `heads` decodes with; "
+            "take mode `latent` or `direct`, or a store whose teacher gives its heads."
+        )
+    _require(cache, wanted)
+    shape = cast("F4DShape", tuple(heads.card.f4d))
+    if "f4d" in cache.signals and shape != f4d_shape(cache):
+        raise BadInput(
+            f"the heads of {cache.url} decode F4D of shape {shape}, but its f4d is {f4d_shape(cache)}: "
+            "they belong to another teacher. Run the job again with the teacher's own weights, or take mode `latent`."
+        )
+    # F4D comes with its channels last, and so do the activations; weights laid out alike save a third of the
+    # heads' time, and change no value.
+    heads = cast("FrozenHeads", heads.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]  # torch's stubs lack it
+    return FrozenPerception(perception_decoder(decoder, hidden_size, shape), heads, list(heads.card.heads))
+
+
+def _direct(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:
+    _require(cache, wanted)
+    latent = perception_decoder(decoder, hidden_size, f4d_shape(cache)) if "f4d" in wanted else None
+    shapes: dict[SignalName, Shape] = {signal: cache.shape(signal) for signal in wanted if signal != "f4d"}
+    return DirectPerception(hidden_size, token_grid(cache), shapes, latent)
+
+
+_PERCEPTIONS: dict[Mode, Callable[[Targets, int, Collection[SignalName], DecoderConfig], Perception]] = {
+    "latent": _latent,
+    "heads": _frozen,
+    "direct": _direct,
+    "sft": _nothing,
+}
+
+
+def _require(cache: Targets, signals: Collection[SignalName]) -> None:
+    if absent := [name for name in signals if name not in cache.signals]:
+        raise BadInput(
+            f"the losses need {', '.join(absent)}, but the store {cache.url} holds {', '.join(cache.signals)}; "
+            "set their weights to 0 (`loss.alpha` for f4d), or add the signals with `teacher-cache run`."
+        )
+
+
+def f4d_shape(cache: Targets) -> F4DShape:
+    """(layer, token_time, token_y, token_x, channel) of the store's F4D."""
+    if "f4d" not in cache.signals:
+        raise BadInput(
+            f"the store {cache.url} holds {', '.join(cache.signals)} but no f4d, whose shape the perception decoder takes; "
+            "add it with `teacher-cache run`."
+        )
+    return cast("F4DShape", cache.shape("f4d"))
+
+
+def token_grid(cache: Targets) -> Grid:
+    """The teacher's tokens along (time, y, x): F4D's where the store has it, and else what L4P cuts such a clip into."""
+    if "f4d" in cache.signals:
+        return f4d_shape(cache)[1:4]
+    frames, side = cache.shape("timestamps")[0] // TUBELET_FRAMES, cache.size // PATCH_SIZE
+    return frames, side, side

@@ -1,0 +1,337 @@
+"""TRAIN.yaml's value in, a trained student out: store, model, data, loop, files, in that order."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from schemas.errors import BadInput, Stopped
+from schemas.train import FitReport, TrainConfig
+from student_train.data.frames import StudentFrames
+from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
+from student_train.distill.p4d import P4D
+from student_train.distill.student import DistilledStudent
+from student_train.distill.targets import TargetReader
+from student_train.models.backbone import Backbone
+from student_train.models.build import build_student
+from student_train.models.lora import add_adapters, merge_adapters
+from student_train.training.batches import StepBatches
+from student_train.training.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    CheckpointState,
+    digest_of,
+    refuse_another_run,
+    refuse_other_config,
+)
+from student_train.training.metrics import MetricsLog, first_and_last
+from student_train.training.optimizer import layer_matrices
+from student_train.training.ranks import Ranks
+from student_train.training.run_folder import RunFolder
+from student_train.training.sharding import shard
+from student_train.training.trainer import P4DTrainer, trained
+from teacher_cache import Cache, open_cache
+from teacher_cache.io.console import escape_lines, progress_bar, stderr
+from teacher_cache.io.output_folder import written_whole
+from teacher_cache.io.stop import stop_on_sigterm
+
+
+def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -> FitReport:
+    """Train a student from a store of cached targets, and write its run's folder.
+
+    The same config, seed and machine give the same losses. Under torchrun all processes call this, and train one student;
+    the first of them writes. ``resume`` goes on from the folder's newest checkpoint as if nothing had stopped the run; where
+    there is none yet it begins, and where the run is finished it gives that run's report.
+
+    Raises `BadInput` where the config, the store, the conversations or the checkpoint do not fit together, `CouldNotRun`
+    where the loss is not a number or a video is gone, and `Stopped` where SIGTERM ended it after a last checkpoint; in all
+    processes alike.
+    """
+    ranks = Ranks.joined()
+    folder = RunFolder(Path(config.output))
+    with ranks.agreed():
+        _refuse_shards_alone(config, ranks)
+        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.leads else None
+    if (done := ranks.from_first(finished)) is not None:
+        return done
+
+    with ranks.agreed():
+        cache = open_cache(config.store)
+        _refuse_another_recipe(cache, config)
+        built = build(config, cache)
+        run = Run(config, cache, load_samples(cache, config.data), ranks)
+        begun = run.checkpoints.newest() if resume and ranks.leads else None
+        if begun is not None:
+            refuse_another_run(begun.state, run.beginning(), begun.folder)
+        elif ranks.leads:
+            _make_empty(folder)
+            _write(folder.config_file, config.model_dump_json(indent=2))
+    _say_what_is_left_out(run.joined)
+    begun_state = run.go_on_from(begun)
+    counts = _parameters(built)
+    args = _arguments(config, folder.path)
+    if config.fsdp is not None:
+        # Else gradients would end at the first layer where a batch is text and the embeddings are frozen, and the processes
+        # would sum the gradients of their layers in different orders.
+        built.model.student.model.enable_input_require_grads()
+        shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
+
+    with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
+        head = built.model.student.model.get_output_embeddings()
+        trainer = P4DTrainer(
+            model=built.model,
+            args=args,
+            train_dataset=SampleDataset(run.joined.samples),
+            data_collator=_collator(config, cache, built),
+            batches=run.batches,
+            metrics=run.metrics,
+            ranks=ranks,
+            stop=stop,
+            save=run.save,
+            by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
+            begun=begun or begun_state,
+            advance=advance,
+        )
+        trainer.train()
+    seconds = run.metrics.seconds
+    if trainer.state.global_step < config.steps:
+        raise Stopped(
+            f"told to stop, and did after step {trainer.state.global_step}; the same command with --resume goes on from there"
+        )
+
+    weights = trainer.weights() if config.fsdp is not None else None
+    report = _report(run, built, counts, seconds)
+    with ranks.agreed():
+        if ranks.leads:
+            save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
+            _write(folder.result_file, report.model_dump_json(indent=2))
+    return report
+
+
+class Run:
+    """What one run goes by in one of its processes: its settings, its data and how far it is, its metrics, its checkpoints."""
+
+    def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
+        folder = RunFolder(Path(config.output))
+        self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
+        self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
+        self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
+        self.metrics = MetricsLog(folder.metrics_file if ranks.leads else None)
+
+    def beginning(self) -> CheckpointState:
+        """The run at its first step."""
+        return CheckpointState(
+            step=0,
+            config=self.config,
+            processes=self.ranks.size,
+            fingerprint=self.cache.recipe.fingerprint,
+            samples=digest_of(self.joined.samples),
+            data=self.batches.state_dict(),
+            learning_rates=(),
+            schedule={},
+            metrics=self.metrics.state(),
+        )
+
+    def save(self, trainer: P4DTrainer) -> None:
+        """Write a checkpoint of the trainer's step. Collective."""
+        tensors = trainer.tensors()
+        with self.ranks.agreed():
+            if self.ranks.leads:
+                now = {
+                    "step": trainer.state.global_step,
+                    "learning_rates": trainer.learning_rates(),
+                    "schedule": trainer.lr_scheduler.state_dict(),
+                }
+                self.checkpoints.write(self.beginning().model_copy(update=now), tensors, self.metrics.text)
+
+    def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
+        """Put metrics and data to where the leading process's checkpoint has them, and give its state. Collective."""
+        state, text = self.ranks.from_first((begun.state, begun.metrics) if begun is not None else (None, ""))
+        if state is None:
+            self.metrics.begin()
+            return None
+        stderr.print(f"going on after step {state.step}")
+        self.batches.load_state_dict(state.data)
+        self.metrics.go_on_from(text, state.metrics)
+        return state
+
+
+class Built(NamedTuple):
+    """What a config makes of a store: a student with P4D, and its adapters where it has some."""
+
+    model: DistilledStudent
+    adapters: Any
+
+
+def build(config: TrainConfig, cache: Cache) -> Built:
+    """The model at the beginning of a run; a function of the config and the store alone."""
+    torch.manual_seed(config.seed)
+    student = build_student(config.model)
+    p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
+    llm: Any = student.parts()["llm"]
+    adapters = None if config.lora is None else add_adapters(llm, config.lora)
+    if config.gradient_checkpointing:
+        llm.activation_checkpointing_enable()
+    return Built(DistilledStudent(student, p4d), adapters)
+
+
+def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
+    """The model with the weights that training gave it."""
+    with torch.no_grad():
+        for name, parameter in trained(built.model).items():
+            parameter.copy_(weights[name])
+    return built
+
+
+def save_student(built: Built, folder: RunFolder) -> None:
+    """Write the plain student, as it would be without adapters and P4D, and beside it what only training needs."""
+    if built.adapters is not None:
+        merge_adapters(built.adapters)
+    built.model.student.save(folder.student)
+    built.model.p4d.save(folder.p4d)
+
+
+def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
+    """The report of this very run, where the folder has it finished and is asked to go on; refusals where they do not fit."""
+    if resume and overwrite:
+        raise BadInput("--resume goes on with the run in the folder, and --overwrite replaces it; give one of them")
+    if resume and folder.result_file.exists():
+        refuse_other_config(folder.config(), config, folder.path)
+        return folder.result()
+    if not (overwrite or resume) and any(path.exists() for path in (folder.metrics_file, folder.result_file)):
+        raise BadInput(
+            f"{folder.path} holds a run already; give another `output`, --resume to go on with it, "
+            "or --overwrite to put this run in its place"
+        )
+    return None
+
+
+def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
+    processor = built.model.student.processor
+    frames = StudentFrames(processor.image_size, config.data.frame_cache_mib * 2**20)
+    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
+
+
+def _layers(student: Backbone) -> list[nn.Module]:
+    """The language model's layers, as transformers names the parts of a model that must stay together."""
+    names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
+    return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
+
+
+def _say_what_is_left_out(joined: Joined) -> None:
+    if joined.dropped:
+        stderr.print(
+            f"{len(joined.dropped)} conversations are left out:\n{escape_lines(some_of(joined.dropped))}", soft_wrap=True
+        )
+
+
+class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships no types
+    """Trainer's settings, one device for each process: with several GPUs in sight Trainer would fall back to DataParallel."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, int(super().n_gpu))
+
+
+def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
+    return OneDevice(
+        output_dir=str(output),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.optim.learning_rate,
+        weight_decay=config.optim.weight_decay,
+        lr_scheduler_type=config.optim.schedule,
+        warmup_steps=round(config.optim.warmup * config.steps),
+        max_grad_norm=config.optim.max_grad_norm,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,  # `TrainedStudent` gives every weight a gradient
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,  # such a loss stops the run instead of being hidden
+        save_strategy="steps" if config.checkpoint_every else "no",
+        save_steps=config.checkpoint_every or 1,
+        save_only_model=True,  # what is saved is `P4DTrainer`'s; else Trainer refuses to save what it did not shard itself
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,  # the collator makes the batch
+        dataloader_num_workers=config.data.workers,
+        dataloader_multiprocessing_context="spawn" if config.data.workers else None,  # zarr and CUDA do not survive a fork
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> FitReport:
+    config, samples = run.config, run.joined.samples
+    first, last = first_and_last(run.metrics.lines)
+    return FitReport(
+        output=config.output,
+        store=config.store,
+        fingerprint=run.cache.recipe.fingerprint,
+        mode=config.mode,
+        loss=built.model.p4d.recipe,
+        steps=config.steps,
+        samples=len(samples),
+        clips=len({sample.clip_id for sample in samples} - {None}),
+        dropped=len(run.joined.dropped),
+        processes=run.ranks.size,
+        first=first,
+        last=last,
+        parameters=counts,
+        trained_parameters=sum(parameter.numel() for parameter in trained(built.model).values()),
+        seconds=seconds,
+        data_wait_seconds=run.metrics.data_wait_seconds,
+    )
+
+
+def _parameters(built: Built) -> dict[str, int]:
+    """How many parameters each part has, the language model without its adapters."""
+    parts = {**built.model.student.parts(), **built.model.p4d.parts}
+    sizes = {name: _size(part) for name, part in parts.items()}
+    if built.adapters is not None:
+        adapters = sum(p.numel() for name, p in parts["llm"].named_parameters() if ".lora_" in name)
+        sizes |= {"llm": sizes["llm"] - adapters, "adapters": adapters}
+    return sizes
+
+
+def _size(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
+    if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
+        raise BadInput(
+            f"the store {cache.url} is of another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
+            f"{config.fingerprint[:16]}; `teacher-cache diff {cache.url} JOB.yaml` names the fields that differ from a job's"
+        )
+
+
+def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
+    if config.fsdp is not None and ranks.size == 1:
+        raise BadInput(
+            "`fsdp` spreads the weights over processes, and here is one; start it with torchrun, or leave `fsdp` out"
+        )
+
+
+def _make_empty(folder: RunFolder) -> None:
+    """The run's folder, without what an earlier run left; called once everything that the run needs was found good."""
+    for path in (folder.config_file, folder.metrics_file, folder.result_file):
+        path.unlink(missing_ok=True)
+    for path in (folder.student, folder.p4d, folder.checkpoints):
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the folder {folder.path}: {error.strerror}; give another `output`") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, so that whoever sees the file can read it."""
+    with written_whole(path) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,340 @@
+"""transformers' Trainer with P4D's losses: a model, a run's batches and its checkpoint in; optimizer steps and metrics out.
+
+Trainer has the loop, accumulation, clipping, the schedule, mixed precision and DDP. What is added: the means of each part of
+the loss are over all batches of an optimizer step in all processes, what goes wrong in one process stops all, the data's
+position is exact, and checkpoints hold no pickle.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from schemas.errors import CacheError, CouldNotRun
+from student_train.data.conversations import IGNORED_LABEL
+from student_train.training.batches import Loader, StepBatches
+from student_train.training.checkpoints import Checkpoint, CheckpointState, Tensors
+from student_train.training.metrics import MetricsLog
+from student_train.training.optimizer import with_muon
+from student_train.training.ranks import Ranks
+from student_train.training.sharding import set_from_first, to_host
+from teacher_cache.io.console import stderr
+from teacher_cache.io.stop import Stop
+
+
+class StepStart(NamedTuple):
+    """What one process tells the others before an optimizer step."""
+
+    counts: dict[str, float]
+    error: CacheError | None
+    told_to_stop: bool
+
+
+class StepEnd(NamedTuple):
+    """What one process tells the others before the optimizer moves the weights."""
+
+    losses: dict[str, float]
+    """Its share of each mean."""
+    clip_ids: list[str]
+    data_wait_seconds: float
+
+
+class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+    """One run's loop. ``save`` is called in every process at each step that is to have a checkpoint.
+
+    ``by_muon``: the weights that Muon moves; AdamW moves the others.
+    """
+
+    optimizer: Any
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        batches: StepBatches,
+        metrics: MetricsLog,
+        ranks: Ranks,
+        stop: Stop,
+        save: Callable[[P4DTrainer], None],
+        by_muon: Sequence[nn.Parameter] = (),
+        begun: Checkpoint | CheckpointState | None = None,
+        advance: Callable[[int], None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
+        self.save, self.by_muon, self.begun = save, by_muon, begun
+        self.told_to_stop = False
+        self._loader: Loader[Any] | None = None
+        self._counts: dict[str, float] = {}
+        self._pending: list[tuple[dict[str, torch.Tensor], list[str]]] = []
+        # Trainer prints its logs on standard output, which is for the command's own result.
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Steps(self, advance))
+        self.add_callback(Spoken(metrics))
+
+    # Data
+
+    def get_train_dataloader(self) -> Loader[Any]:
+        """Batches of this process alone; accelerate would share them out a second time."""
+        args = self.args
+        self._loader = Loader[Any](
+            self.train_dataset,
+            self.batches,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            pin_memory=args.dataloader_pin_memory,
+        )
+        return self._loader
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, after which nothing reads ahead any more, however it ended."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._loader is not None:
+                self._loader.close()
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """This process's batches of one optimizer step, and what the step's means are over, in all processes."""
+        started = time.perf_counter()
+        batches: list[dict[str, Any]] = []
+        error: CacheError | None = None
+        try:
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except CacheError as met:
+            error = met
+        self.metrics.data_wait_seconds += time.perf_counter() - started
+        told = self.ranks.gather(StepStart(step_counts(batches), error, self.stop.is_set))
+        self._raise_first(told)
+        self.told_to_stop = any(each.told_to_stop for each in told)
+        self._counts = summed(each.counts for each in told)
+        return batches, self._counts
+
+    @staticmethod
+    def _raise_first(told: list[StepStart]) -> None:
+        if errors := [each.error for each in told if each.error is not None]:
+            raise errors[0]
+
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """Trainer's AdamW, and Muon for the weights that are its."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.by_muon:
+            args = self.args
+            optimizer = with_muon(optimizer, self.by_muon, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+            self.optimizer = optimizer
+        return optimizer
+
+    # Losses
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """SFT + alpha · LD + beta · ED of one batch: its share of the step's means."""
+        clip_ids = inputs.pop("clip_ids")
+        losses = model(**inputs, counts=num_items_in_batch)
+        self._pending.append(({"loss": losses.total.detach(), **losses.parts}, clip_ids))
+        # The processes' gradients are averaged, and the shares of a mean are to be summed.
+        scaled = losses.total * self.ranks.size
+        return (scaled, losses) if return_outputs else scaled
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        """The gradient's length. Trainer asks before the optimizer moves the weights: what is no number must not reach them."""
+        self._settle_losses()
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        length = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        _refuse_nonfinite_gradient(length, self.state.global_step + 1)
+        return length
+
+    def _settle_losses(self) -> None:
+        mine = StepEnd(
+            summed(map(_values, (losses for losses, _ in self._pending))),
+            [clip_id for _, clip_ids in self._pending for clip_id in clip_ids],
+            self.metrics.data_wait_seconds,
+        )
+        self._pending.clear()
+        told = self.ranks.gather(mine)
+        for each in told:
+            _refuse_nonfinite(each.losses, self.state.global_step + 1, each.clip_ids)
+        self.metrics.add(summed(each.losses for each in told))
+        self.metrics.data_wait_seconds = max(each.data_wait_seconds for each in told)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write one line of metrics at each of Trainer's logging steps."""
+        if "loss" in logs:
+            rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
+            self.metrics.write(self.state.global_step, rates)
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002  # Trainer's own writes pickles, file by file
+        self.save(self)
+
+    def tensors(self) -> Tensors:
+        """What a checkpoint holds of the model and the optimizer; empty but in the leading process. Collective."""
+        states: dict[int, dict[str, torch.Tensor]] = self.optimizer.state_dict()["state"]
+        moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states[i].items()}
+        return Tensors(self.weights(), self._whole(moments))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Each weight that trains, whole and on the host; empty but in the leading process. Collective."""
+        return self._whole(trained(self.model))
+
+    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        whole = {}
+        for name, tensor in tensors.items():
+            host = to_host(tensor)
+            if self.ranks.leads:
+                whole[name] = host
+        return whole
+
+    def _indices(self) -> dict[str, int]:
+        """Name of each weight that trains → its number in the optimizer's state."""
+        names = {id(parameter): name for name, parameter in trained(self.model).items()}
+        ordered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return {names[id(parameter)]: i for i, parameter in enumerate(ordered)}
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of each of the optimizer's groups."""
+        return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    def restore(self) -> None:
+        """Put weights, optimizer, schedule and step back to where the checkpoint has them. Collective."""
+        if self.begun is None:
+            return
+        with self.ranks.agreed():
+            read = self.begun.tensors() if isinstance(self.begun, Checkpoint) else Tensors({}, {})
+        state = self.begun.state if isinstance(self.begun, Checkpoint) else self.begun
+        for name, weight in trained(self.model).items():
+            set_from_first(weight, read.weights.get(name))
+        self._restore_optimizer(read.optimizer, state)
+        self.lr_scheduler.load_state_dict(state.schedule)
+        self.state.global_step = state.step
+
+    def _restore_optimizer(self, moments: dict[str, torch.Tensor], state: CheckpointState) -> None:
+        # One number for a weight goes as it is; what has the weight's own shape lies as the weight does.
+        kinds = self.ranks.from_first({key: value if value.dim() == 0 else None for key, value in moments.items()})
+        weights, indices = trained(self.model), self._indices()
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for key, scalar in kinds.items():
+            kind, _, name = key.partition(":")
+            value = scalar
+            if value is None:
+                value = torch.zeros_like(weights[name])
+                set_from_first(value, moments.get(key))
+            states.setdefault(indices[name], {})[kind] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        for group, rate in zip(groups, state.learning_rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Trainer's ``no_sync`` of a sharded model, which asks transformers' own way of sharding for its settings."""
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+
+class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Where a run begins, how random it is at a step, when it saves and when it stops."""
+
+    def __init__(self, trainer: P4DTrainer, advance: Callable[[int], None]) -> None:
+        self.trainer, self.advance = trainer, advance
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
+        self.trainer.restore()
+        self.advance(state.global_step)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
+        # What a step draws is a function of these three, so a checkpoint needs no random state, and goes on exactly.
+        seeds = np.random.SeedSequence((args.seed, state.global_step, self.trainer.ranks.rank))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
+        self.advance(1)
+        if state.global_step == state.max_steps:  # the student itself is saved then
+            control.should_log, control.should_save = True, False
+        elif self.trainer.told_to_stop:
+            control.should_training_stop = control.should_save = True
+
+
+class Spoken(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Says the losses each tenth of the way."""
+
+    def __init__(self, metrics: MetricsLog) -> None:
+        self.metrics = metrics
+        self.said = 0
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
+        step, steps = state.global_step, state.max_steps
+        if step == self.said or not self.metrics.lines:  # Trainer logs once more at the end
+            return
+        if self.said == 0 or step * 10 // steps > self.said * 10 // steps:
+            self.said = step
+            losses = self.metrics.lines[-1].losses
+            stderr.print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items()), soft_wrap=True)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name → parameter, of those that train."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def step_counts(batches: list[dict[str, Any]]) -> dict[str, float]:
+    """What the means of one optimizer step are over: ``labels``, the tokens to predict, and each signal's clips with a target.
+
+    With them, several batches give the losses and gradients of one batch as large as all of them.
+    """
+    counts = {"labels": float(sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches))}
+    for batch in batches:
+        for signal, valid in batch.get("valid", {}).items():
+            counts[signal] = counts.get(signal, 0.0) + float(valid.sum())
+    return counts
+
+
+def summed(parts: Any) -> dict[str, float]:
+    """The sum of several dictionaries, name by name; a name that one of them lacks counts as nothing there."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    # One copy to the host for all of them: each would wait for the device by itself.
+    values = dict(zip(losses, torch.stack([value.float() for value in losses.values()]).tolist(), strict=True))
+    # A part that is NaN while the total is not had no target in this batch.
+    return {name: value for name, value in values.items() if not math.isnan(value) or math.isnan(values["loss"])}
+
+
+def _refuse_nonfinite(losses: dict[str, float], step: int, clip_ids: list[str]) -> None:
+    if not math.isfinite(losses["loss"]):
+        parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise CouldNotRun(
+            f"the loss of step {step} is {losses['loss']}: {parts}; the batch's clips are {', '.join(clip_ids) or 'none'}. "
+            "Lower `optim.learning_rate`, or look at these clips' targets with `teacher-cache view`."
+        )
+
+
+def _refuse_nonfinite_gradient(norm: float, step: int) -> None:
+    if not math.isfinite(norm):
+        raise CouldNotRun(
+            f"the gradient of step {step} has the norm {norm}, though its loss is finite; lower `optim.learning_rate`"
+        )

@@ -1,0 +1,64 @@
+"""A few decoder processes behind one ordered stream of answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Self, TypeVar
+
+from schemas.clip import Footage
+from schemas.errors import VideoError
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.decoder import Decoder
+
+Result = TypeVar("Result")
+
+
+class DecoderPool:
+    """A few decoder processes behind one ordered stream of answers."""
+
+    def __init__(self, recipe: ClipRecipe, processes: int, timeout_seconds: float) -> None:
+        self._decoders = [Decoder(recipe, timeout_seconds) for _ in range(processes)]
+        self._free = list(self._decoders)
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
+
+    def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
+        """What each video holds, in order."""
+        return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
+
+    def _stream(self, asked: Iterable[Callable[[Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
+        waiting: deque[Future[Result | VideoError]] = deque()
+        limit = len(self._decoders) * ahead
+        try:
+            for ask in asked:
+                waiting.append(self._threads.submit(self._asked, ask))
+                if len(waiting) >= limit:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _asked(self, ask: Callable[[Decoder], Result]) -> Result | VideoError:
+        decoder = self._free.pop()  # there are as many threads as decoders
+        try:
+            return ask(decoder)
+        except VideoError as error:
+            return error
+        finally:
+            self._free.append(decoder)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+        self._threads.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,85 @@
+"""From a YAML file to a validated value, with errors a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import BadInput
+from teacher_cache.io.hints import closest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one in silence; a job that names a key twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise BadInput(f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: str | Path, model: type[Model]) -> Model:
+    """Read a YAML file into ``model``.
+
+    Raises `BadInput` that names the file, every field that is wrong, what was found there and, for a
+    misspelt key, the key that was meant.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except BadInput as error:
+        raise BadInput(f"{path}, {error}") from None
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else type(value).__name__
+        raise BadInput(f"{path} holds {found}; needed a mapping with the keys {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise BadInput(f"{path} cannot be used:\n{explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line a problem: where, what is wrong, what was found."""
+    return "\n".join(f"  {_line(dict(problem), model)}" for problem in error.errors(include_url=False))
+
+
+def _line(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        close = closest(str(problem["loc"][-1]), known, cutoff=0.5)
+        return f"{where}: unknown key" + (f"; did you mean `{close}`?" if close else f"; known keys: {', '.join(known)}")
+    if problem["type"] == "missing":
+        return f"{where}: missing, and required"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+    return f"{where}: {message[:1].lower()}{message[1:]}{found}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """Field names of the model nested at ``location``."""
+    current = model
+    for part in location:
+        field = current.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if nested:
+            current = nested[0]
+    return list(current.model_fields)

@@ -1,0 +1,49 @@
+"""Being told to stop: a spot notice or an operator's SIGTERM in, a flag that engines look at out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether a run was told to stop, why, and how long ago."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._since: float | None = None
+
+    def request(self, reason: str) -> None:
+        """Tell the run to stop. What was told first counts."""
+        if self._since is None:
+            self.reason, self._since = reason, time.monotonic()
+
+    @property
+    def is_set(self) -> bool:
+        return self._since is not None
+
+    def has_lasted(self, seconds: float) -> bool:
+        """Whether the run was told so longer ago than that."""
+        return self._since is not None and time.monotonic() - self._since > seconds
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[Stop]:
+    """A `Stop` that SIGTERM sets, where this is the main thread; elsewhere Python lets nobody handle signals."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.request(signal.Signals(number).name)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

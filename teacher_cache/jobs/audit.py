@@ -1,0 +1,98 @@
+"""The re-teach audit: does the teacher, run again over the same videos, still say what the store holds?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.clip import Clip
+from schemas.errors import BadInput, VideoError
+from schemas.report import Finding, Retaught
+from schemas.signal import SIGNALS, SignalName
+from teacher_cache.clips.content import content_digest
+from teacher_cache.clips.decode import DecodedClip
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.encodings.registry import encoding
+from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.reader.cache import Cache, open_cache
+from teacher_cache.teachers.protocol import Teacher
+from teacher_cache.teachers.registry import family, job_for
+
+# Arithmetic in other orders and on other devices moves a value by far less; another teacher or another frame by far more.
+_DRIFT_ALLOWED = 0.02
+_DECODE_TIMEOUT_SECONDS = 120.0
+
+
+def reteach(
+    url: str, count: int, *, weights: str | None = None, progress: Progress = no_progress
+) -> tuple[tuple[Retaught, ...], tuple[Finding, ...]]:
+    """Teach ``count`` committed clips again, spread evenly over the store's rows, and compare. Writes nothing.
+
+    Drift is the relative RMS difference between what the store gives and what the teacher gives now, both through the store's
+    encoding, so it is 0 where the teacher repeats itself to the last bit. ``weights`` is where the teacher's weights are, for
+    a teacher that needs them. Returns the drift of each clip, and a finding for each that is beyond 2% in any signal or whose
+    video is gone, changed or does not decode. Raises `BadInput` where the weights are not those of the store.
+    """
+    if count < 1:
+        raise BadInput(f"--reteach is {count}; needed at least 1 clip")
+    cache = open_cache(url)
+    identity = cache.recipe.teacher
+    teacher = family(identity.family).load(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
+    clips = _spread(cache, count)
+    found: list[Retaught] = []
+    findings: list[Finding] = []
+    with (
+        progress("teaching again", len(clips), "clips") as advance,
+        Decoder(cache.recipe.clips, _DECODE_TIMEOUT_SECONDS) as decoder,
+    ):
+        for clip, result in zip(clips, _decoded(decoder, clips), strict=True):
+            if isinstance(result, VideoError):
+                findings.append(_finding(clip, f"its video does not decode now: {result}"))
+            elif content_digest(clip.video) != clip.content_digest:
+                findings.append(_finding(clip, "its video's content changed since it was taught; `run` teaches it again"))
+            else:
+                drift = _drift(cache, teacher, clip, torch.from_numpy(result.frames.copy()))
+                found.append(Retaught(clip_id=clip.clip_id, drift=drift))
+                if beyond := [f"{signal} by {value:.2%}" for signal, value in drift.items() if value > _DRIFT_ALLOWED]:
+                    findings.append(_finding(clip, f"the teacher now differs from the store in {', '.join(beyond)}"))
+            advance(1)
+    return tuple(found), tuple(findings)
+
+
+def _decoded(decoder: Decoder, clips: Sequence[Clip]) -> Iterator[DecodedClip | VideoError]:
+    """Each clip's frames, in order; clips of one video stand side by side, and it is opened once for them."""
+    for video, of_video in itertools.groupby(clips, lambda clip: clip.video):
+        yield from decoder.clips(video, [clip.window for clip in of_video])
+
+
+def _spread(cache: Cache, count: int) -> Sequence[Clip]:
+    ids = cache.committed_ids()
+    if not ids:
+        return []
+    places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    return [cache.clip(ids[place]) for place in places]
+
+
+def _finding(clip: Clip, detail: str) -> Finding:
+    return Finding(kind="drift", key=clip.video, detail=detail, clip_ids=(clip.clip_id,))
+
+
+def _drift(cache: Cache, teacher: Teacher, clip: Clip, frames: torch.Tensor) -> dict[SignalName, float]:
+    raw = teacher.raw(frames[None], cache.signals)
+    stored = cache.read(cache.signals, [clip.clip_id])
+    drift: dict[SignalName, float] = {}
+    for signal in cache.signals:
+        encoder = encoding(signal, cache.recipe.encodings[signal])
+        arrays, _ = encoder.encode(SIGNALS[signal], raw[signal][0])
+        drift[signal] = _relative_rms(encoder.decode(SIGNALS[signal], arrays), stored[signal][0])
+    return drift
+
+
+def _relative_rms(now: np.ndarray[Any, Any], then: np.ndarray[Any, Any]) -> float:
+    difference = float(np.square(now - then, dtype=np.float64).mean())
+    power = float(np.square(then, dtype=np.float64).mean())
+    return (difference / power) ** 0.5 if power > 0 else float(difference > 0)

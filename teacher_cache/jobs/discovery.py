@@ -1,0 +1,116 @@
+"""A job in; its teacher, its recipe and its clips out. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.errors import BadInput
+from schemas.job import Job
+from schemas.ledger import PARTS, PartName
+from schemas.recipe import ClipRecipe, Recipe
+from schemas.signal import Shape, SignalName
+from teacher_cache.clips.content import content_digests
+from teacher_cache.clips.sources import list_videos
+from teacher_cache.clips.tables import among
+from teacher_cache.clips.windows import whole_videos, windows_of
+from teacher_cache.encodings.registry import resolve
+from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.store.catalog import Catalog, Rows
+from teacher_cache.teachers.protocol import TeacherDescription
+from teacher_cache.teachers.registry import family
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What a job comes to once its teacher and videos are looked at."""
+
+    recipe: Recipe
+    shapes: Mapping[SignalName, Shape]
+    parts: tuple[PartName, ...]
+    videos: pa.Table
+    """As `teacher_cache.clips.tables.VIDEOS`."""
+
+    @property
+    def signals(self) -> tuple[SignalName, ...]:
+        return tuple(part for part in self.parts if part != "clock")
+
+
+def discover(job: Job) -> JobFacts:
+    """Identify the teacher, resolve the recipe and list the videos. Raises `BadInput`."""
+    description = family(job.teacher.family).identify(job.teacher)
+    recipe = resolve_recipe(job, description)
+    parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
+    return JobFacts(recipe, description.shapes, parts, list_videos(job.videos))
+
+
+def find_clips(
+    job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
+) -> pa.Table:
+    """The job's clips: `teacher_cache.clips.tables.CLIPS` and ``clip_key``. Those in the rows ``again`` are to be taught again.
+
+    Videos' contents are digested, all or, under ``videos.check: new``, those alone that the store does not have or has to
+    teach again; a clip of any other has no digest here. Videos are probed if the sampling needs it and the catalog does
+    not have their windows.
+    """
+    again = np.empty(0, np.int64) if again is None else again
+    is_uniform = facts.recipe.clips.sampling == "uniform"
+    wanted = np.ones(facts.videos.num_rows, bool)
+    if job.videos.check == "new" and catalog.rows:
+        keys = facts.videos["key"].to_numpy()
+        # Under `uniform` a video's key is its clip's, which the planner looks up anyway.
+        wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
+        wanted |= among(keys, catalog.video_keys(again))
+    videos = _with_digests(facts.videos, wanted, progress)
+    if is_uniform:
+        return whole_videos(videos)
+    rows = catalog.rows_of_videos(videos["id"].to_pylist())
+    with progress("counting frames", videos.num_rows, "videos") as advance:
+        return windows_of(
+            facts.recipe.clips,
+            videos,
+            catalog.table(rows),
+            np.isin(rows, again),
+            timeout_seconds=job.engine.decode_timeout_seconds,
+            advance=advance,
+        )
+
+
+def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
+    """The videos with their ``content_digest``; null for one that is not wanted, or cannot be read."""
+    uris = videos["uri"].filter(pa.array(wanted)).to_pylist()
+    with progress("reading videos", len(uris), "videos") as advance:
+        found = content_digests(uris, advance)
+    if wanted.all():
+        return videos.append_column("content_digest", pa.array(found, pa.string()))
+    digests = pa.nulls(videos.num_rows, pa.string())
+    if found:
+        digests = pa.array(found, pa.string()).take(pa.array(np.cumsum(wanted) - 1, mask=~wanted))
+    return videos.append_column("content_digest", digests)
+
+
+def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
+    """The job's recipe, with the teacher's own values where the job leaves them open."""
+    if missing := [s for s in job.signals if s not in teacher.shapes]:
+        raise BadInput(
+            f"the teacher {teacher.identity.family} gives {', '.join(teacher.shapes)}; the job asks for {', '.join(missing)}"
+        )
+    if job.clips.frames != teacher.frames:
+        raise BadInput(f"clips.frames is {job.clips.frames}; this teacher takes clips of {teacher.frames} frames")
+    if job.clips.size not in (None, teacher.image_size):
+        raise BadInput(
+            f"clips.size is {job.clips.size}; this teacher takes frames of {teacher.image_size} pixels. Leave `size` out."
+        )
+    clips = ClipRecipe(
+        frames=teacher.frames,
+        sampling=job.clips.sampling,
+        preprocessing=job.clips.preprocessing,
+        size=teacher.image_size,
+        student_size=job.clips.student_size if job.clips.preprocessing == "student" else None,
+        fps=job.clips.fps,
+    )
+    return Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)

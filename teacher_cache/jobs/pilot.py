@@ -1,0 +1,151 @@
+"""A pilot: some of a job's clips taught into a store that is thrown away, and what that took."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+
+import pyarrow as pa
+
+from schemas.clip import Clip
+from schemas.errors import BadInput, Stopped
+from schemas.job import Job
+from schemas.ledger import PARTS
+from schemas.recipe import Layout, Recipe
+from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSeconds, UnitReport
+from schemas.signal import Shape, SignalName
+from teacher_cache.clips.tables import CLIPS
+from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.io.remote import filesystem, reach_if_there
+from teacher_cache.io.stop import stop_on_sigterm
+from teacher_cache.jobs.discovery import resolve_recipe
+from teacher_cache.jobs.engine import engine
+from teacher_cache.jobs.memory import devices_of, peak_bytes
+from teacher_cache.jobs.plan import plan_report
+from teacher_cache.jobs.unit_worker import WorkerSpec
+from teacher_cache.jobs.work_list import WorkLeft
+from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
+from teacher_cache.store.ledger import Ledger, part_of
+from teacher_cache.store.shard import index_length
+from teacher_cache.store.store import Store, add_parts, create_store, status
+from teacher_cache.teachers.registry import family
+
+
+def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> PlanReport:
+    """`plan_report` with a pilot of so many clips, which runs where the job's teachers would."""
+    if clips < 1:
+        raise BadInput(f"a pilot of {clips} clips measures nothing; give at least 1, or leave the pilot out")
+    return plan_report(job, progress, pilot_clips=clips, run_pilot=engine(job.engine.kind).pilot)
+
+
+def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
+    """Teach these clips as the job would, on this machine, into a temporary folder. Raises `BadInput` where all of them fail.
+
+    The first units, of clips that are taught once more later, are not measured: with them the teacher warms up.
+    """
+    description = family(job.teacher.family).identify(job.teacher)
+    layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
+    recipe = resolve_recipe(job, description).model_copy(update={"layout": layout})
+    with tempfile.TemporaryDirectory(prefix="teacher-cache-pilot-") as folder:
+        store, left = _made_ready(folder, job, recipe, description.shapes, clips)
+        spec = WorkerSpec(store=folder, teacher=job.teacher, engine=job.engine)
+        with stop_on_sigterm() as stop:
+            units = [event for event in engine("local").run(spec, left, stop) if isinstance(event, UnitReport)]
+        if stop.is_set:
+            raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
+        warm_up = {item.unit.name for item in left[: _warm_up_units(job)]}
+        return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
+
+
+def _warm_up_units(job: Job) -> int:
+    """Two for each copy of the network that a teacher has: a device has one unit, and another beside it may be the first."""
+    return 2 * devices_of(job.engine)
+
+
+def _clips_per_unit(job: Job, clips: int) -> int:
+    """The job's own, where the pilot has several such units; else a batch, so that it has more than one to measure."""
+    per_shard = job.layout.clips_per_shard
+    return per_shard if clips >= 3 * per_shard else min(per_shard, job.engine.batch)
+
+
+def _made_ready(
+    url: str, job: Job, recipe: Recipe, shapes: Mapping[SignalName, Shape], clips: tuple[Clip, ...]
+) -> tuple[Store, WorkLeft]:
+    """A store with the clips to measure behind units of clips to warm up with."""
+    parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
+    per_shard = recipe.layout.clips_per_shard
+    warm_up = [
+        clip.model_copy(update={"clip_id": f"warm-up {number} {clip.clip_id}", "video_id": f"warm-up {clip.video_id}"})
+        for number, clip in enumerate(islice(cycle(clips), per_shard * _warm_up_units(job)))
+    ]
+    store, catalog = create_store(url, recipe), Catalog()
+    for some in (warm_up, clips):
+        table = pa.Table.from_pylist([clip.model_dump(exclude={"row"}) for clip in some], schema=CLIPS)
+        rows = numbered_rows(table, catalog.next_row(per_shard))
+        catalog = append_rows(store.objects, catalog, rows, per_shard) or catalog
+    add_parts(store, parts, shapes, catalog.rows)
+    return store, WorkLeft(recipe, catalog, Ledger(), parts, catalog.current)
+
+
+def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[UnitReport]) -> PilotReport:
+    names = {clip.clip_id for clip in clips}
+    failures = [failure for failure in status(store).failures if failure.clip_id in names]
+    if len(failures) == len(clips):
+        raise BadInput(_all_failed(failures))
+    # A last unit of fewer clips says less of a batch.
+    full = [unit for unit in units if _size(unit) == max(map(_size, units))]
+    spread = {stage: _spread([_per_clip(unit, stage) for unit in full]) for stage in StageSeconds.model_fields}
+    seconds = {stage: sum(getattr(unit.seconds, stage) for unit in units) / len(clips) for stage in StageSeconds.model_fields}
+    return PilotReport(
+        clips=len(clips),
+        failed=dict(Counter(failure.reason for failure in failures)),
+        units=len(units),
+        bytes={signal: size / len(clips) for signal, size in _bytes(job, store).items()},
+        seconds=StageSeconds(**seconds | {"teach": statistics.fmean(_per_clip(unit, "teach") for unit in full)}),
+        spread={stage: found for stage, found in spread.items() if found.most},
+        video_bytes=sum(map(_video_bytes, clips)) / len(clips),
+        memory_bytes=peak_bytes(),
+    )
+
+
+def _size(unit: UnitReport) -> int:
+    return unit.committed + unit.failed
+
+
+def _per_clip(unit: UnitReport, stage: str) -> float:
+    return float(getattr(unit.seconds, stage)) / _size(unit)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(median=statistics.median(values), least=min(values), most=max(values))
+
+
+def _bytes(job: Job, store: Store) -> dict[str, int]:
+    """Bytes of the measured chunks of each signal: without the warm-up, and without the shards' indexes."""
+    ledger = store.ledger()
+    total = dict.fromkeys(map(str, job.signals), 0)
+    for array in ledger.arrays():
+        signal = part_of(array)
+        if signal in total:
+            lengths = ledger.shard_lengths(array)[_warm_up_units(job) :]
+            index = index_length(store.recipe.layout.clips_per_shard)
+            total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
+    return total
+
+
+def _video_bytes(clip: Clip) -> int:
+    fs, path = filesystem(clip.video)
+    return reach_if_there(clip.video, lambda: int(fs.info(path)["size"])) or 0
+
+
+def _all_failed(failures: Sequence[FailedClip]) -> str:
+    reasons = Counter(failure.reason for failure in failures)
+    counted = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+    first = failures[0]
+    return (
+        f"none of the pilot's {len(failures)} clips could be taught: {counted}. The first is {first.clip_id}: {first.detail}. "
+        "Mend the videos or the job's list of them, or take a larger pilot if only these are bad."
+    )

@@ -1,0 +1,171 @@
+"""From a job and a store's state to the work that is left. Nothing here writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.clip import Clip
+from schemas.errors import BadInput
+from schemas.job import Job
+from schemas.ledger import PartName
+from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
+from schemas.store import LONGEST_SEGMENT
+from teacher_cache.clips.content import local_path
+from teacher_cache.encodings.base import StoredArray
+from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
+from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
+from teacher_cache.jobs.memory import worker_bytes
+from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
+from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.ledger import clip_counts
+from teacher_cache.store.store import Store, open_store
+from teacher_cache.teachers.registry import family
+
+
+def diff_report(url: str, job: Job) -> DiffReport:
+    """What of the job's recipe differs from the store's; where nothing does, what the job would add. Raises `StoreNotFound`."""
+    recipe = open_store(url).recipe
+    facts = discover(job)
+    if differences := recipe.differences(facts.recipe):
+        return DiffReport(store=url, differences=differences, new_clips=0, units=0)
+    outlook = _outlook(url, job, facts, no_progress)
+    return DiffReport(store=url, differences={}, new_clips=outlook.new_clips, units=len(outlook.left))
+
+
+PilotRun = Callable[[Job, tuple[Clip, ...]], PilotReport]
+"""Teaches some clips of a job for measure: `teacher_cache.jobs.engine.Engine.pilot`."""
+
+
+def plan_report(
+    job: Job, progress: Progress = no_progress, *, pilot_clips: int = 0, run_pilot: PilotRun | None = None
+) -> PlanReport:
+    """What `run` would do with this job now, and, with a pilot of ``pilot_clips``, what it would use.
+
+    Raises `BadInput`, `RecipeMismatch`.
+    """
+    OF_VIDEOS.take()
+    outlook = _outlook(job.store, job, discover(job), progress)
+    pilot = None
+    if run_pilot is not None:
+        clips = _chosen(outlook.left, pilot_clips)
+        with progress("pilot", len(clips), "clips") as advance:
+            # Where only some signals are to be added, the others are not taught again.
+            signals = tuple(signal for signal in job.signals if outlook.left.units(signal)) or job.signals
+            pilot = run_pilot(job.model_copy(update={"signals": signals}), clips)
+            advance(len(clips))
+    return _report(job, outlook, pilot)
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """What a job would find and do."""
+
+    facts: JobFacts
+    store: Store | None
+    known: Catalog
+    """The store's catalog as it is."""
+    catalog: Catalog
+    """With the job's new rows."""
+    new_clips: int
+    left: WorkLeft
+    opened: Requests
+    """What it took to look at the store; a run does the same."""
+    video_requests: Requests
+    """What it took to look at the videos; a run does the same."""
+
+
+def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
+    store, known, ledger = state_of(url, facts.recipe)
+    again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
+    clips = find_clips(job, facts, known, again, progress)
+    added = new_rows(clips, known, facts.recipe, again)
+    # Where there is no store, one request says so.
+    opened = Requests(get=1) if store is None else store.objects.take_requests()
+    catalog = known.with_rows(added) if added.num_rows else known
+    left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
+    return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, OF_VIDEOS.take())
+
+
+def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
+    facts, left, store = outlook.facts, outlook.left, outlook.store
+    to_do = left.to_teach
+    is_fetched = local_path(facts.videos["uri"][0].as_py()) is None
+    # Each video is fetched once, with one GET, for all its clips.
+    fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
+    work = _store_work(job, outlook)
+    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
+    memory = worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
+    requests = JobRequests(store=store_requests(work), videos=outlook.video_requests + Requests(get=fetches))
+    billed = requests.videos if local_path(job.store) else requests.store + requests.videos
+    used = None
+    if pilot is not None:
+        by_signal = {str(s): SignalWork(left.clips(s), left.units(s) * len(_arrays(facts, s))) for s in facts.signals}
+        used = estimate(pilot, len(to_do), by_signal, facts.recipe.layout.clips_per_shard, job.engine)
+    return PlanReport(
+        store=job.store,
+        store_exists=store is not None,
+        fingerprint=facts.recipe.fingerprint,
+        clips=clip_counts(outlook.catalog.current, left.ledger, facts.parts),
+        videos=facts.videos.num_rows,
+        new_clips=outlook.new_clips,
+        clips_to_do=len(to_do),
+        units=len(left),
+        bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
+        objects=len(left) + work.shards,
+        requests=requests,
+        memory=TeacherMemory(host=memory.host, device=memory.device),
+        pilot=pilot,
+        estimate=used,
+        cost=cost(job.prices, billed, is_fetched, used),
+        currency=job.prices.currency,
+    )
+
+
+def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
+    facts, store, left = outlook.facts, outlook.store, outlook.left
+    found = () if store is None else store.parts
+    arrays = {part: len(stored_arrays(facts.recipe, part, facts.shapes)) for part in {*found, *facts.parts}}
+    return StoreWork(
+        opened=outlook.opened,
+        exists=store is not None,
+        segments_before=outlook.known.segments,
+        new_segments=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
+        arrays=sum(arrays[part] for part in facts.parts),
+        signals=len(arrays.keys() - {"clock"}),
+        arrays_there=sum(arrays[part] for part in facts.parts if part in found),
+        others_there=sum(arrays[part] for part in found if part not in facts.parts),
+        units=len(left),
+        shards=sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
+        teachers=teachers_of(job.engine, len(left)),
+        has_heads="f4d" in facts.shapes,
+        row_groups=outlook.catalog.row_groups(left.to_teach),
+        bound_volumes=left.ledger.bound_volumes,
+        open_entries=left.ledger.open_entries,
+    )
+
+
+def _chosen(left: WorkLeft, count: int) -> tuple[Clip, ...]:
+    """That many of the clips to do, spread over them: one at random from each of as many equal stretches. Raises `BadInput`."""
+    rows = left.to_teach
+    if not len(rows):
+        raise BadInput("the job has no clip left to teach, so there is nothing to measure; plan it without a pilot")
+    if not 1 <= count <= len(rows):
+        raise BadInput(f"a pilot of {count} clips was asked for; give a number from 1 to {len(rows)}, the clips to teach")
+    edges = np.arange(count + 1) * len(rows) // count
+    return tuple(left.catalog.clips(rows[np.random.default_rng(0).integers(edges[:-1], edges[1:])]))
+
+
+def _clip_bytes(facts: JobFacts, part: PartName) -> int:
+    return sum(a.dtype.itemsize * math.prod(a.shape) for a in _arrays(facts, part))
+
+
+def _arrays(facts: JobFacts, part: PartName) -> Sequence[StoredArray]:
+    """The arrays that hold a part of a clip whose values the encoding can hold, as nearly all are."""
+    return [array for array in stored_arrays(facts.recipe, part, facts.shapes) if not array.optional]

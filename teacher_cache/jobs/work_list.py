@@ -1,0 +1,143 @@
+"""A job's clips and what a store has in; the rows to add and the units of work that are left out. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.clip import Clip
+from schemas.ledger import PartName, RowOutcome, Unit, WorkItem
+from schemas.recipe import Recipe
+from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
+from teacher_cache.store.ledger import FAILED, Ledger
+from teacher_cache.store.store import Store, find_store, require_recipe
+
+
+def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
+    """Rows for the clips that have none, whose video's content changed, or whose row is among ``again``.
+
+    A table of `teacher_cache.clips.tables.CLIPS` and ``row``.
+    """
+    rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
+    catalog.require_distinct(clips["clip_id"], rows)
+    # A video that was not read, or cannot be read now, says nothing about its content; what is committed stays good.
+    is_readable = clips["content_digest"].is_valid().to_numpy()
+    is_known = rows >= 0
+    needs = ~is_known
+    compared = np.flatnonzero(is_known & is_readable)
+    compared = compared[np.argsort(rows[compared])]
+    now, then = clips["content_digest"].take(pa.array(compared)), catalog.table(rows[compared], ["content_digest"])
+    is_same = pc.fill_null(pc.equal(now, then["content_digest"]), fill_value=False).to_numpy()
+    needs[compared] = ~is_same
+    if again is not None:
+        needs |= is_readable & np.isin(rows, again)
+    return numbered_rows(clips.drop("clip_key").filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
+
+
+def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
+    """Current rows whose clips are to be taught again in new ones: the retired, and the failed where they are asked for."""
+    rows = catalog.current
+    redo = np.isin(rows, list(ledger.retired))
+    if retry_failed:
+        redo |= ledger.status(rows, parts) == FAILED
+    return rows[redo]
+
+
+class WorkLeft(Sequence[WorkItem]):
+    """A unit for every shard that holds one of some rows and lacks some parts. Items are made as they are asked for."""
+
+    def __init__(self, recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], rows: Rows) -> None:
+        self._per_shard = recipe.layout.clips_per_shard
+        self.catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
+        # A retired row that could not be taught anew (its video is gone) leaves nothing to do in its old shard.
+        shards = np.unique(rows[~np.isin(rows, list(ledger.retired))] // self._per_shard)
+        lacks = np.array([~ledger.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
+        self._shards: NDArray[np.int64] = shards[lacks.any(axis=0)]
+        self._lacks: NDArray[np.bool_] = lacks[:, lacks.any(axis=0)]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, index: int) -> WorkItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[WorkItem]: ...
+    def __getitem__(self, index: int | slice) -> WorkItem | Sequence[WorkItem]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        missing = tuple(part for part, lacks in zip(self._parts, self._lacks[:, index], strict=True) if lacks)
+        rows = self._rows(int(self._shards[index]))
+        clips = self.catalog.clips(rows)
+        latest = self.catalog.rows_of([clip.clip_id for clip in clips]).tolist()
+        outcomes = (self._settled(clip, row) for clip, row in zip(clips, latest, strict=True))
+        settled = {outcome.row: outcome for outcome in outcomes if outcome is not None}
+        return WorkItem(
+            unit=Unit(shard=int(self._shards[index]), parts=missing),
+            clips=tuple(clip for clip in clips if clip.row not in settled),
+            settled=tuple(settled.values()),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of all the units, taught or not."""
+        return self.catalog.rows_within(self._shards * self._per_shard, (self._shards + 1) * self._per_shard)
+
+    def units(self, part: PartName) -> int:
+        """Units that write that part."""
+        return int(self._lacks[self._parts.index(part)].sum())
+
+    def clips(self, part: PartName) -> int:
+        """Rows that are to be taught in that part."""
+        return len(self._rows_to_teach(self._shards[self._lacks[self._parts.index(part)]]))
+
+    @cached_property
+    def to_teach(self) -> Rows:
+        """Rows that are to be taught in any part, ascending."""
+        return self._rows_to_teach(self._shards)
+
+    def _rows_to_teach(self, shards: NDArray[np.int64]) -> Rows:
+        rows = self.catalog.current
+        rows = rows[np.isin(rows // self._per_shard, shards)]
+        to_teach: Rows = rows[self.ledger.status(rows, ["clock"]) != FAILED]
+        return to_teach
+
+    def _rows(self, shard: int) -> Rows:
+        return self.catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
+
+    def _settled(self, clip: Clip, latest: int) -> RowOutcome | None:
+        """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded.
+
+        ``latest`` is the clip's current row, -1 where it has none.
+        """
+        if latest != clip.row:
+            detail = "its video has no such window now" if latest < 0 else f"row {latest} holds this clip now"
+            return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
+        failure = self.ledger.failure(clip.row, ["clock"])
+        if failure is None:
+            return None
+        reason, detail = failure
+        return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        return (self[index] for index in range(len(self)))
+
+
+def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
+    """The store at ``url``, if there is one, with what it has. Raises `RecipeMismatch`."""
+    store = find_store(url)
+    if store is None:
+        return None, Catalog(), Ledger()
+    require_recipe(store, recipe)
+    return store, store.catalog(), store.ledger()
+
+
+def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:
+    """The current rows of the clips that have one."""
+    rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
+    return rows[rows >= 0]

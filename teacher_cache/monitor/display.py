@@ -1,0 +1,260 @@
+"""Events of a run in, what people see of it out: a view that redraws itself in a terminal, plain lines in a log.
+
+A view never stops a run: where standard error has gone, it falls silent (see `teacher_cache.io.console`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from schemas.event import Event, RunFinished, RunStarted
+from teacher_cache.io.console import escape, in_terminal, printable, size, stderr, stdout
+from teacher_cache.monitor.progress import Counts, Figures, News, RunProgress
+
+LOG_SECONDS = 30.0
+"""How far apart the lines of a log are, if nothing is said to the contrary."""
+
+_REDRAWS_PER_SECOND = 4
+_GAP = "   "
+_REASONS_SHOWN = 4
+
+Clock = Callable[[], float]
+
+
+@contextmanager
+def run_view(log_seconds: float = LOG_SECONDS) -> Iterator[Callable[[Event], None]]:
+    """Show a run on standard error; yields the listener that is to be told of every event.
+
+    Nothing is shown until the run has work. Where it ends, however it ends, one line says how far it came.
+    """
+    seen = _Seen()
+    showing = _in_terminal(seen) if in_terminal() else _in_log(seen, log_seconds)
+    with showing as listen:
+        yield listen
+
+
+class _Seen:
+    """A run's progress, as one thread tells it and another one shows it."""
+
+    def __init__(self) -> None:
+        self.progress = RunProgress(time.monotonic())
+        self.store = ""
+
+    @property
+    def has_work(self) -> bool:
+        return self.progress.clips > 0
+
+    def take(self, event: Event) -> tuple[str, ...]:
+        """Take in an event; returns what to say of it."""
+        said = self.progress.notable(event)
+        if isinstance(event, RunStarted):
+            self.store = event.store
+            self.progress = RunProgress(time.monotonic())
+        self.progress = self.progress.after(event, time.monotonic())
+        return said
+
+    def figures(self) -> Figures:
+        return self.progress.figures(time.monotonic())
+
+
+@contextmanager
+def _in_terminal(seen: _Seen) -> Iterator[Callable[[Event], None]]:
+    live = Live(
+        console=stderr,
+        get_renderable=lambda: _screen(seen.store, seen.figures()),
+        refresh_per_second=_REDRAWS_PER_SECOND,
+        transient=True,
+        # What libraries print goes above the view. Standard output may be a file, which is none of the view's business.
+        redirect_stdout=stdout.is_terminal,
+    )
+
+    def listen(event: Event) -> None:
+        seen.take(event)
+        if isinstance(event, RunFinished):
+            live.stop()
+        elif seen.has_work and not live.is_started:
+            live.start()
+
+    try:
+        yield listen
+    finally:
+        live.stop()
+        _say_end(seen)
+
+
+@contextmanager
+def _in_log(seen: _Seen, log_seconds: float) -> Iterator[Callable[[Event], None]]:
+    ended = threading.Event()
+
+    def lines() -> None:
+        while not ended.wait(log_seconds):
+            log(log_line(seen.figures()))
+
+    writer = threading.Thread(target=lines, name="log-lines", daemon=True)
+
+    def listen(event: Event) -> None:
+        for text in seen.take(event):
+            log(text)
+        if isinstance(event, RunFinished):
+            ended.set()
+        elif seen.has_work and not writer.is_alive() and not ended.is_set():
+            log(f"teaching {seen.progress.clips} clips")
+            writer.start()
+
+    try:
+        yield listen
+    finally:
+        ended.set()
+        _say_end(seen)
+
+
+def log(text: str) -> None:
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stderr.print(f"{stamp} {escape(text)}", soft_wrap=True)
+
+
+def _say_end(seen: _Seen) -> None:
+    if seen.has_work:
+        stderr.print(escape(end_line(seen.figures())), soft_wrap=True)
+
+
+def log_line(figures: Figures) -> str:
+    """All figures in one line, such as ``12/40 clips (30%), 2.1 clips/s, …``."""
+    return ", ".join([counted(figures), *_rates(figures), *_teachers(figures), *failed(figures)])
+
+
+def end_line(figures: Figures) -> str:
+    """How far a run came, in one line."""
+    rate = clips_per_second(figures.clips_per_second)
+    parts = [f"{figures.done} of {figures.clips} clips in {duration(figures.elapsed_seconds)}", f"{rate} clips/s"]
+    busy = [] if figures.busy is None else [f"teachers busy {figures.busy:.0%}"]
+    return ", ".join([*parts, *busy, *failed(figures)])
+
+
+def counted(figures: Counts) -> str:
+    return f"{figures.done}/{figures.clips} clips ({_percent(figures.done, figures.clips)})"
+
+
+def bar(figures: Counts) -> RenderableType:
+    return Padding(ProgressBar(total=max(1, figures.clips), completed=figures.done), 0)  # a bar alone does not end its line
+
+
+def _rates(figures: Figures) -> list[str]:
+    whole, recent = clips_per_second(figures.clips_per_second), clips_per_second(figures.clips_per_second_recent)
+    return [
+        f"{whole} clips/s ({recent} in the last minute)",
+        bytes_per_second(figures.bytes_per_second),
+        f"ETA {eta(figures.eta_seconds)}",
+    ]
+
+
+def _teachers(figures: Figures) -> list[str]:
+    if figures.busy is None or figures.busy_recent is None:
+        return [_plural(figures.teachers, "teacher")]
+    busy = f"busy {figures.busy:.0%} ({figures.busy_recent:.0%} in the last minute)"
+    return [_plural(figures.teachers, "teacher"), busy]
+
+
+def _stages(figures: Figures) -> list[str]:
+    return [f"{stage.replace('_', ' ')} {share:.0%}" for stage, share in figures.stages.items()]
+
+
+def _labelled(label: str, parts: Sequence[str]) -> list[str]:
+    return [f"{label} {parts[0]}", *parts[1:]] if parts else []
+
+
+def failed(figures: Counts) -> list[str]:
+    if not figures.failed:
+        return []
+    told = f" ({', '.join(reasons(figures))})" if figures.failures else ""
+    return [f"{figures.failed} failed{told}"]
+
+
+def reasons(figures: Counts) -> list[str]:
+    shown = [f"{reason} {count}" for reason, count in list(figures.failures.items())[:_REASONS_SHOWN]]
+    return [*shown, "…"] if len(figures.failures) > _REASONS_SHOWN else shown
+
+
+def _screen(store: str, figures: Figures) -> RenderableType:
+    """The view in a terminal."""
+    heading = Text(f"{figures.state} → {printable(store)}", no_wrap=True, overflow="ellipsis", style="bold")
+    groups = (
+        [counted(figures), duration(figures.elapsed_seconds), *_rates(figures)],
+        _teachers(figures),
+        _labelled("time in", _stages(figures)),
+        [f"{figures.failed} failed", *reasons(figures)] if figures.failed else [],
+    )
+    styles = ("", "", "dim", "red")
+    return Group(
+        heading,
+        bar(figures),
+        *(Flow(parts, style) for parts, style in zip(groups, styles, strict=True) if parts),
+        *(_news(item) for item in figures.news),
+    )
+
+
+def _news(item: News) -> Text:
+    return Text(f"{duration(item.after_seconds)} {printable(item.text)}", no_wrap=True, overflow="ellipsis", style="dim")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Parts of a text on as few lines as the width allows; none is broken unless it is wider than a line."""
+
+    parts: Sequence[str]
+    style: str = ""
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        for line in flowed(self.parts, options.max_width):
+            yield Text(line, no_wrap=True, overflow="ellipsis", style=self.style)
+
+
+def flowed(parts: Sequence[str], width: int) -> list[str]:
+    """Lines of at most ``width`` characters, save where a part alone is longer."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(_GAP) + len(part) <= width:
+            lines[-1] += _GAP + part
+        else:
+            lines.append(part)
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """``h:mm:ss``, and days before it."""
+    whole = int(seconds)
+    days, rest = divmod(whole, 86400)
+    clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} d {clock}" if days else clock
+
+
+def eta(seconds: float | None) -> str:
+    return "–" if seconds is None else duration(seconds)
+
+
+def bytes_per_second(rate: float | None) -> str:
+    return f"{'–' if rate is None else size(rate)}/s"
+
+
+def clips_per_second(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:.3g}" if rate < 100 else f"{rate:.0f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    # Never 100% before the end.
+    return f"{part * 100 // whole if whole else 100}%"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,118 @@
+"""A store that others write to, looked at again and again, from any machine: what it holds, how fast it grows, when it is full.
+
+A look costs a few requests whatever the store's size: listings, and the ledger's entries that are new.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from schemas.errors import Unreachable
+from teacher_cache.io.console import in_terminal, is_read, printable, stderr, stdout
+from teacher_cache.monitor.display import (
+    Flow,
+    bar,
+    bytes_per_second,
+    clips_per_second,
+    counted,
+    duration,
+    eta,
+    failed,
+    log,
+    reasons,
+)
+from teacher_cache.monitor.progress import StoreCounts, StoreFigures, store_figures
+from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.layout import CATALOG
+from teacher_cache.store.ledger import FAILED, LedgerReader, clip_counts
+from teacher_cache.store.store import Store
+
+
+class StoreWatch:
+    """Counts of a store, kept up with what is added to it."""
+
+    def __init__(self, store: Store) -> None:
+        self._url, self._objects, self._recipe = store.url, store.objects, store.recipe
+        self._ledger = LedgerReader(store.objects)
+        self._segments: dict[str, bool] = {}
+        self._catalog = Catalog()
+
+    def look(self) -> StoreCounts:
+        """The store now. Raises `Unreachable`, after which a later look may succeed."""
+        segments = self._objects.level(CATALOG)
+        store = Store(self._objects, self._recipe)  # which finds signals that were added
+        if segments != self._segments:
+            self._catalog, self._segments = store.catalog(), segments
+        ledger, parts, rows = self._ledger.read(), store.parts, self._catalog.current
+        lost = rows[ledger.status(rows, parts) == FAILED]
+        found = (ledger.failure(row, parts) for row in np.asarray(lost).tolist())
+        return StoreCounts(
+            clips=clip_counts(rows, ledger, parts),
+            bytes=sum(map(ledger.bytes_of, ledger.arrays())),
+            failures=Counter(failure[0] for failure in found if failure is not None),
+        )
+
+
+def watch(store: Store, every_seconds: float) -> None:
+    """Show a store on standard error until all its clips are done, Ctrl-C, or nobody reads that any more."""
+    looking = StoreWatch(store)
+    first, start = looking.look(), time.monotonic()
+    latest, note = first, ""
+
+    def figures() -> StoreFigures:
+        return store_figures(first, latest, looked_at - start)
+
+    looked_at = start
+    with _shown(lambda: _screen(store.url, figures(), note)) as tell:
+        tell(store_line(figures()))
+        # A store that is just being made has no clips yet.
+        while (latest.clips.pending or not latest.clips.planned) and is_read():
+            time.sleep(every_seconds)
+            try:
+                latest, note = looking.look(), ""
+                looked_at = time.monotonic()
+            except Unreachable as error:
+                note = f"cannot look now, and will try again: {error}"
+            tell(note or store_line(figures()))
+
+
+@contextmanager
+def _shown(screen: Callable[[], RenderableType]) -> Iterator[Callable[[str], None]]:
+    """Yields what is to be called with a line for the log after each look. Ctrl-C ends the watching, not the command."""
+    try:
+        if not in_terminal():
+            yield log
+            return
+        with Live(console=stderr, get_renderable=screen, transient=True, redirect_stdout=stdout.is_terminal) as live:
+            yield lambda _: live.refresh()
+    except KeyboardInterrupt:
+        return
+
+
+def store_line(figures: StoreFigures) -> str:
+    return ", ".join([*_rates(figures), *failed(figures)])
+
+
+def _rates(figures: StoreFigures) -> list[str]:
+    return [
+        counted(figures),
+        f"{clips_per_second(figures.clips_per_second)} clips/s",
+        bytes_per_second(figures.bytes_per_second),
+        f"in {duration(figures.watched_seconds)} of watching",
+        f"ETA {eta(figures.eta_seconds)}",
+    ]
+
+
+def _screen(url: str, figures: StoreFigures, note: str) -> RenderableType:
+    heading = Text(f"watching {printable(url)}", no_wrap=True, overflow="ellipsis", style="bold")
+    lost = [Flow([f"{figures.failed} failed", *reasons(figures)], "red")] if figures.failed else []
+    noted = [Text(printable(note), no_wrap=True, overflow="ellipsis", style="dim")] if note else []
+    return Group(heading, bar(figures), Flow(_rates(figures)), *lost, *noted)

@@ -1,0 +1,344 @@
+"""Reading a store: targets in physical units, and nothing that the ledger does not vouch for.
+
+Loads neither ray nor a teacher; torch only for a dataset or the heads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.clip import Clip
+from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
+from schemas.heads import HeadsCard
+from schemas.ledger import PartName
+from schemas.recipe import Recipe
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.view import WHOLE, View
+from teacher_cache.encodings.base import AnyArray, StoredArray
+from teacher_cache.encodings.registry import encoding
+from teacher_cache.geometry.augmentation import view_signal
+from teacher_cache.geometry.stitch import Alignment
+from teacher_cache.io.hints import closest
+from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
+from teacher_cache.reader.stored import Stored, StoredClips
+from teacher_cache.reader.video import read_stitched
+from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.layout import CLOCK_ARRAYS, HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
+from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
+from teacher_cache.store.records import REPAIR_ADVICE, unseal
+from teacher_cache.store.store import Store, open_store
+
+if TYPE_CHECKING:
+    import torch
+
+    from teacher_cache.reader.datasets import CachedTargets, StoredTargets
+    from teacher_cache.teachers.heads.frozen import FrozenHeads
+
+# Looking for a like-sounding name takes about a second among this many.
+_HINTS_AMONG = 10_000
+
+
+class _Group(NamedTuple):
+    """Clips of one signal that the same arrays hold."""
+
+    places: list[int]
+    """Which of those that were asked for."""
+    rows: list[int]
+    """Of these."""
+    arrays: list[StoredArray]
+
+
+def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
+    """Open a store for reading, at any fsspec URL or local path, with local disk before it. Raises `StoreNotFound`."""
+    return Cache(open_store(str(url)), disk)
+
+
+class Cache:
+    """A store as its readers see it: the state of the moment it was opened. Picklable; a copy opens anew."""
+
+    def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
+        self._store, self._disk = store, disk
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
+        return open_cache, (self.url, self._disk)
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    @property
+    def recipe(self) -> Recipe:
+        return self._store.recipe
+
+    @property
+    def size(self) -> int:
+        """Height and width of the teacher's picture, in pixels: what maps and crops are measured in."""
+        return self.recipe.clips.size
+
+    @property
+    def signals(self) -> tuple[SignalName, ...]:
+        """The signals that the store holds."""
+        return self._store.signals
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return self._store.catalog()
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return self._store.ledger()
+
+    @cached_property
+    def clips(self) -> pa.Table:
+        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest,
+        video_id, window_start, window_stop.
+
+        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis. The last two are
+        the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
+        """
+        rows = self._catalog.current
+        status = self._ledger.status(rows, self._store.parts)
+        failures = {int(row): self._ledger.failure(int(row), self._store.parts) or ("", "") for row in rows[status == FAILED]}
+        names = pa.array(["pending", "committed", "failed", "pending"])
+        columns: dict[str, Any] = {name: self._catalog.table(rows, [name])[name] for name in ("clip_id", "video")}
+        columns["status"] = names.take(pa.array(status))
+        for place, name in enumerate(("reason", "detail")):
+            texts = [failures[row][place] for row in rows[status == FAILED].tolist()]
+            columns[name] = _scattered(texts, status == FAILED)
+        rest = ["row", "content_digest", "video_id", "window_start", "window_stop"]
+        columns |= zip(rest, self._catalog.table(rows, rest).columns, strict=True)
+        return pa.table(columns)
+
+    def committed_ids(self) -> list[str]:
+        """Ids of the clips that can be read in every signal, in the order of their rows."""
+        rows = self._catalog.current
+        committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
+        return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
+
+    def shape(self, name: str) -> Shape:
+        """One clip's axes of what `read` gives under a name, from the metadata alone. Raises `SignalMissing`."""
+        self._part(name)
+        return self._decoded_form(name)[0]
+
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
+        """Targets of some clips, in the order asked for. Each is decoded while the next ones are fetched.
+
+        ``signals`` may also name ``timestamps`` (float64 seconds) and ``frame_index`` (int32). Each array has the
+        clips as its first axis; axes and units are those of `schemas.signal.SIGNALS`: float32, depth positive.
+        ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
+
+        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
+        `StoreDamaged` where a committed chunk is gone or fails its checksum, and `Forked` in a forked process.
+        """
+        values: dict[str, Values] = {}
+        wanted = []
+        for name, groups in self._groups(signals, clip_ids).items():
+            shape, dtype = self._decoded_form(name)
+            values[name] = self._chunks.buffers.empty((len(clip_ids), *shape), dtype)
+            decode = partial(self._decoded, name)
+            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][p] for p in g.places], decode) for g in groups]
+        self._chunks.read_each(wanted)
+        return {name: self._seen(name, found, view) for name, found in values.items()}
+
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
+        """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
+
+        Raises what `read` raises.
+        """
+        held = self._groups(signals, clip_ids)
+        read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
+        return {
+            name: [StoredClips(group.places, {a.name: read[a.name] for a in group.arrays}) for group in groups]
+            for name, groups in held.items()
+        }
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise Forked(
+                f"{self.url} was opened in another process, of which this one is a fork; its connections and threads do not "
+                "survive that. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
+            )
+
+    def _seen(self, name: str, values: Values, view: View) -> Values:
+        return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
+
+    def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        def moved(values: Values) -> torch.Tensor:
+            return torch.as_tensor(values).to(device, non_blocking=True)  # a loader has made tensors of them
+
+        decoded = {}
+        for name, groups in stored.items():
+            parts = [self._decoded(name, {key: moved(values) for key, values in clips.arrays.items()}) for clips in groups]
+            if len(parts) == 1:
+                decoded[name] = parts[0]
+                continue
+            shape, dtype = self._decoded_form(name)
+            decoded[name] = moved(np.empty((sum(len(clips.places) for clips in groups), *shape), dtype))
+            for clips, values in zip(groups, parts, strict=True):
+                decoded[name][clips.places] = values
+        return decoded
+
+    def read_video(
+        self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
+    ) -> dict[str, Values]:
+        """Targets of a whole video of a ``dense`` store, its windows stitched: float32, the video's frames as first axis.
+
+        ``signals`` are of depth, flow, motion and camray; ``frame_index`` and ``timestamps`` are always there as well. Depth
+        and rays are in the scale, and rays in the first camera's frame, of the first window;
+        `teacher_cache.geometry.stitch.stitch` says how ``align`` brings the others there, and what ``seed`` is for. The
+        mirrored frames of the last window are left out.
+
+        Raises `BadInput` for another sampling or a signal without frames, and what `read` raises: one window that failed
+        leaves a gap, so the video cannot be stitched.
+        """
+        if self.recipe.clips.sampling != "dense":
+            raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only windows of `dense` can be stitched")
+        return read_stitched(self.read, self._clips_of(video_id), signals, align, seed)
+
+    def _clips_of(self, video_id: str) -> list[Clip]:
+        found = self._catalog.clips(self._catalog.rows_of_videos([video_id]))
+        if not found:
+            raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{self._hint(video_id, 'video_id')}")
+        return found
+
+    def _hint(self, name: str, column: str) -> str:
+        rows = self._catalog.current
+        if len(rows) > _HINTS_AMONG:
+            return ""
+        close = closest(name, self._catalog.table(rows, [column])[column].to_pylist())
+        return f" Did you mean {close!r}?" if close else ""
+
+    def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
+        """What ``signals`` name → the clips by the arrays that hold them."""
+        self._refuse_fork()
+        parts = [self._part(name) for name in signals]
+        rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
+        return {name: self._groups_of(name, rows) for name in signals}
+
+    def _groups_of(self, name: str, rows: NDArray[np.int64]) -> list[_Group]:
+        is_exact = self._ledger.has_optional(exact_array(name), rows).astype(bool)
+        groups = []
+        for optional in (False, True):
+            places = np.flatnonzero(is_exact == optional)
+            arrays = [array for array in self._arrays_of(name) if array.optional == optional]
+            groups.append(_Group(places.tolist(), rows[places].tolist(), arrays))
+        return [group for group in groups if group.places]
+
+    def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """Values of what ``signals`` may name, of one clip or with the clips as first axis; in ``out`` if it is given."""
+        if name in CLOCK_ARRAYS:
+            if out is None:
+                return arrays[name]
+            out[...] = arrays[name]
+            return out
+        signal = SIGNALS[cast("SignalName", name)]
+        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays, out)
+
+    def _decoded_form(self, name: str) -> tuple[Shape, np.dtype[Any]]:
+        """Shape and dtype of one clip's values."""
+        if name in CLOCK_ARRAYS:
+            (array,) = self._arrays_of(name)
+            return array.shape, array.dtype
+        return self._shape(cast("SignalName", name)), np.dtype(np.float32)
+
+    def _part(self, name: str) -> PartName:
+        part = "clock" if name in CLOCK_ARRAYS else name
+        if part not in self._store.parts:
+            raise SignalMissing(
+                f"the store {self.url} holds {', '.join(self.signals) or 'no signal'}; {name!r} is not among them. "
+                "Add it to the job's `signals` and run the job again: committed signals stay as they are."
+            )
+        return part
+
+    def clip(self, clip_id: str) -> Clip:
+        """What the catalog says of a clip. Raises `UnknownClip`."""
+        return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def _row(self, clip_id: str) -> int:
+        row = int(self._catalog.rows_of([clip_id])[0])
+        if row < 0:
+            count = len(self._catalog.current)
+            raise UnknownClip(f"the store {self.url} has no clip {clip_id!r}, among {count}.{self._hint(clip_id, 'clip_id')}")
+        return row
+
+    def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
+        rows = self._catalog.rows_of(clip_ids)
+        status = self._ledger.status(rows, parts)
+        for place in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
+            clip_id, row = clip_ids[place], self._row(clip_ids[place])
+            if status[place] == FAILED:
+                raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")), self.url)
+            raise ClipPending(
+                f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
+            )
+        return [int(row) for row in rows]
+
+    @cached_property
+    def _chunks(self) -> ChunkReader:
+        return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
+
+    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
+        """A name says what is in the shard: which recipe, which rows of which videos, and how long it came out."""
+        length = self._ledger.shard_length(array.name, shard)
+        rows = self._catalog.segment_digest(shard * self.recipe.layout.clips_per_shard)
+        return CommittedShard(length, f"{self.recipe.fingerprint}/{rows}/{array.name}/{shard}/{length}")
+
+    def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
+        if name in CLOCK_ARRAYS:
+            return tuple(a for a in clock_arrays(self.recipe.clips.frames) if a.name == name)
+        signal = cast("SignalName", name)
+        return stored_arrays(self.recipe, signal, {signal: self._shape(signal)})
+
+    def _shape(self, signal: SignalName) -> Shape:
+        if signal not in self._shapes:
+            raise StoreDamaged(f"the metadata of the array {signal} of {self.url} is gone, or not that of such an array")
+        return self._shapes[signal]
+
+    @cached_property
+    def _shapes(self) -> dict[SignalName, Shape]:
+        return self._store.shapes()
+
+    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), shuffled by ``seed``; None keeps order."""
+        from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
+
+        for name in signals:
+            self._part(name)
+        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stored_dataset(
+        self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+    ) -> StoredTargets:
+        """A torch dataset of whole batches as `read_stored` gives them, for `decode` on the trainer's device."""
+        from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
+
+        for name in signals:
+            self._part(name)
+        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def heads(self) -> FrozenHeads | None:
+        """The teacher's frozen heads as a torch module, or None for a teacher that has none."""
+        from teacher_cache.teachers.heads.frozen import load_heads  # noqa: PLC0415  # torch
+
+        found = self._store.objects.get_many([HEADS_CARD, HEADS_FILE])
+        if not found:
+            return None
+        if len(found) == 1:
+            raise StoreDamaged(f"{self.url} has {min(found)}, and the other half of its heads is gone; {REPAIR_ADVICE}")
+        return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
+
+
+def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:
+    """The texts at the places where ``where`` holds, null elsewhere."""
+    return pa.array(texts, pa.string()).take(pa.array(np.maximum(np.cumsum(where) - 1, 0), mask=~where))

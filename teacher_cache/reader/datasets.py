@@ -1,0 +1,104 @@
+"""Map-style torch datasets over a store's committed clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+from teacher_cache.reader.sampler import ResumableBatchSampler, Tail, epoch_order
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from teacher_cache.reader.stored import Stored
+
+Item = dict[str, "str | torch.Tensor"]
+
+
+class _Reads(Protocol):
+    """A `Cache`, or several joined."""
+
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]: ...
+
+
+class _ReadsStored(Protocol):
+    """A `Cache`."""
+
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored: ...
+
+
+class StoredBatch(NamedTuple):
+    """A batch as it is stored. Out of a loader its arrays are tensors."""
+
+    clip_ids: list[str]
+    stored: Stored
+    """For `Cache.decode`."""
+
+
+class _Shuffled:
+    """Clips in an order that goes by the seed. None keeps them as they are."""
+
+    clip_ids: tuple[str, ...]
+    _seed: int | None
+
+    def batches(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
+    ) -> ResumableBatchSampler[str]:
+        """One rank's batches of clip ids, shuffled by the seed, for a DataLoader over this dataset."""
+        return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+
+class StoredTargets(_Shuffled, Dataset[StoredBatch]):
+    """Whole batches of clips as they are stored: integers that go to the device as they are, and are scaled there. Picklable.
+
+    A key is a batch of clip ids, so that a loader takes the sampler's batches as they are::
+
+        dataset = cache.stored_dataset(["f4d", "depth"])
+        batches = dataset.batches(8)
+        loader = DataLoader(dataset, sampler=batches, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+        for clip_ids, stored in batches.track(loader):
+            targets = cache.decode(stored, device="cuda")
+    """
+
+    def __init__(self, cache: _ReadsStored, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
+        self._cache, self._signals, self._seed = cache, signals, seed
+        self.clip_ids = clip_ids
+
+    def __getitem__(self, clip_ids: Sequence[str]) -> StoredBatch:
+        return StoredBatch(list(clip_ids), self._cache.read_stored(self._signals, clip_ids))
+
+
+class CachedTargets(_Shuffled, Dataset[Item]):
+    """Clips as ``{"clip_id": str, signal: tensor}``, a loader's whole batch fetched at once. Picklable.
+
+    Asked for a clip id, it gives that clip; asked for a number, the clip at that place in the order of `set_epoch`. With
+    `batches` as a loader's ``batch_sampler`` the order is the sampler's, which can resume, and `set_epoch` is not needed.
+    """
+
+    def __init__(self, targets: _Reads, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
+        self._targets, self._signals, self._seed = targets, signals, seed
+        self.clip_ids = clip_ids
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle for this epoch: the same order for the same seed and epoch, on any machine.
+
+        Persistent workers keep the order that they were started with; `batches` has no such trap.
+        """
+        self._order = epoch_order(len(self.clip_ids), self._seed, epoch)
+
+    def __getitem__(self, key: int | str) -> Item:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | str]) -> list[Item]:
+        clip_ids = [key if isinstance(key, str) else self.clip_ids[self._order[key]] for key in keys]
+        batch = {name: torch.from_numpy(values) for name, values in self._targets.read(self._signals, clip_ids).items()}
+        return [
+            {"clip_id": clip_id} | {name: values[i] for name, values in batch.items()} for i, clip_id in enumerate(clip_ids)
+        ]

@@ -1,0 +1,163 @@
+"""A bounded tier of local disk before a store: what was fetched once is read from here, by all processes of the machine.
+
+One file for each key: the bytes, then their crc32c. A file's modification time is when it was last used. All that changes
+the folder happens under one lock, so the bound holds over all processes; reading takes no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+from schemas.errors import BadInput
+from teacher_cache.io.lock import exclusive
+from teacher_cache.store.chunk import checksum
+
+_TOTAL, _LOCK, _DRAFT = "total", "lock", "draft"
+# What eviction leaves: it looks at every file, so it makes room for many at once.
+_KEPT = 0.9
+_CHECKSUM_BYTES = len(checksum(b""))
+
+
+class DiskTier:
+    """Bytes by key, the least recently used going first when they would be more than ``max_bytes``.
+
+    Any number of tiers, in threads and processes, may share a ``folder``. Picklable. A tier is never the reason that a read
+    fails: a damaged file is fetched again, and a disk that is full or cannot be written warns once and is left alone.
+
+    Raises `BadInput` for a bound that holds nothing.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise BadInput(f"a disk tier of {max_bytes} bytes holds nothing; leave it out, or give it room for some clips")
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self._writable = True
+        self._fetching: dict[str, Future[bytes]] = {}
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[DiskTier], tuple[Path, int]]:
+        return DiskTier, (self.folder, self.max_bytes)
+
+    def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """The key's bytes: from the disk, or from ``fetch``, whose result is kept. What ``fetch`` raises is raised.
+
+        Equal keys must mean equal bytes for ever, so a key holds the digest of the object that the bytes are of. Threads of
+        this process that ask for a key while it is fetched wait for that fetch.
+        """
+        path = self._path(key)
+        if (kept := _read(path)) is not None:
+            return kept
+        with self._guard:
+            underway = self._fetching.get(key)
+            if underway is None:
+                mine = self._fetching[key] = Future[bytes]()
+        if underway is not None:
+            return underway.result()
+        try:
+            data = _read(path)  # another thread may have ended its fetch since
+            if data is None:
+                data = fetch()
+                self._keep(path, data)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            mine.set_result(data)
+            return data
+        finally:
+            with self._guard:
+                del self._fetching[key]
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / name[:2] / name
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        length = len(data) + _CHECKSUM_BYTES
+        if not self._writable or length > self.max_bytes:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.folder / _LOCK):
+                total = self._total()
+                if total is None or total + length > self.max_bytes:
+                    total = self._evict(min(int(self.max_bytes * _KEPT), self.max_bytes - length))
+                # Counted before it is written: whoever is killed in between leaves a count that is too high, never too low.
+                self._set_total(total + length)
+                with self._draft() as draft:
+                    with draft.open("wb") as file:
+                        file.writelines((data, checksum(data)))
+                    _touch(draft)
+                    draft.replace(path)
+        except OSError as error:
+            self._writable = False
+            warnings.warn(
+                f"the disk tier {self.folder} cannot keep more ({error.strerror}), so clips are fetched from the store each "
+                "time; give it a folder that can be written, on a disk with room, or fewer max_bytes",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    @contextlib.contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """A file that is gone after. One name for all: it is written under the lock."""
+        draft = self.folder / _DRAFT
+        try:
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _total(self) -> int | None:
+        """Bytes of all files, as last counted; None where that is not known."""
+        try:
+            return int((self.folder / _TOTAL).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _set_total(self, total: int) -> None:
+        (self.folder / _TOTAL).write_text(str(total))
+
+    def _evict(self, bound: int) -> int:
+        """Remove the least recently used until at most ``bound`` bytes are left; how many are left."""
+        files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
+        total = sum(status.st_size for _, status in files)
+        for path, status in files:
+            if total <= bound:
+                break
+            path.unlink(missing_ok=True)
+            total -= status.st_size
+        return total
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and len(folder.name) == 2:
+                with os.scandir(folder) as entries:
+                    yield from ((Path(entry.path), entry.stat()) for entry in entries)
+
+
+def _read(path: Path) -> bytes | None:
+    """A file's bytes, now its latest use; None where there is none or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
+            data = file.read(max(0, length))
+            if length < 0 or file.read() != checksum(data):
+                return None
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # a tier that cannot be written still serves what it has
+        _touch(path)
+    return data
+
+
+def _touch(path: Path) -> None:
+    now = time.time_ns()  # the kernel's own stamps are some milliseconds apart
+    os.utime(path, ns=(now, now))

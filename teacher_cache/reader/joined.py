@@ -1,0 +1,222 @@
+"""Several stores of the same clips, read as one: a second teacher's signals beside the first one's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.clip import Clip
+from schemas.errors import BadInput, JoinRefused, SignalMissing
+from schemas.signal import SIGNAL_NAMES, Shape
+from schemas.view import WHOLE, View
+from teacher_cache.reader.cache import Cache
+from teacher_cache.store.layout import CLOCK_ARRAYS
+
+if TYPE_CHECKING:
+    from teacher_cache.reader.datasets import CachedTargets
+    from teacher_cache.teachers.heads.frozen import FrozenHeads
+
+ClipSet = Literal["common", "same"]
+
+_FRAME_CHOICE = ("frames", "sampling", "fps")
+_CONTENT = ("content_digest", "window_start", "window_stop")
+_STATUSES = pa.array(["committed", "pending", "failed"])
+
+
+def join_caches(
+    caches: Mapping[str, Cache], *, choose: Mapping[str, str] | None = None, clips: ClipSet = "common"
+) -> JoinedCache:
+    """Stores by a name for each, joined by clip id: ``join_caches({"l4p": open_cache(…), "classical": open_cache(…)})``.
+
+    A signal is taken from the store that has it. One that several have goes by its store's name, ``classical:flow``; which of
+    them is plain ``flow``, ``choose`` says: ``{"flow": "classical"}``. ``clips``: ``common`` leaves out clips that a store
+    lacks; ``same`` refuses them.
+
+    Raises `JoinRefused` where the stores are not of the same frames: a field of their clip recipes, or a clip's content or
+    window, differs. How frames were resized may differ, since each recipe shows the whole picture, but stores with maps must
+    agree on its size. Raises `BadInput` for names and choices that mean nothing.
+    """
+    return JoinedCache(dict(caches), dict(choose or {}), clips)
+
+
+class JoinedCache:
+    """Several stores as one `Targets`. Picklable; a copy opens them anew."""
+
+    def __init__(self, caches: dict[str, Cache], choose: dict[str, str], clips: ClipSet) -> None:
+        self.caches, self._choose, self._clip_set = caches, choose, clips
+        self._require_names()
+        self._require_frame_choice()
+        self.clips: pa.Table = self._joined_clips()
+        """As `Cache.clips`, over the joined clips and without ``row``; ``status`` is the worst over the stores, and ``store``
+        the one that it is of, null where all committed the clip."""
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return JoinedCache, (self.caches, self._choose, self._clip_set)
+
+    @property
+    def url(self) -> str:
+        return " and ".join(map(self._place, self.caches))
+
+    @property
+    def size(self) -> int:
+        return next(cache.size for cache in (*self._with_maps().values(), *self.caches.values()))
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Every name that can be read: ``flow`` where it is clear whose, ``classical:flow`` where several stores have it."""
+        names: list[str] = []
+        for signal in SIGNAL_NAMES:
+            holders = self._holders(signal)
+            if len(holders) == 1 or signal in self._choose:
+                names.append(signal)
+            if len(holders) > 1:
+                names.extend(f"{holder}:{signal}" for holder in holders)
+        return tuple(names)
+
+    def clip(self, clip_id: str) -> Clip:
+        """What the first store's catalog says of the clip. Raises `UnknownClip` with the store that lacks it."""
+        return [cache.clip(clip_id) for cache in self.caches.values()][0]  # noqa: RUF015  # every store is asked
+
+    def committed_ids(self) -> list[str]:
+        """Ids of the clips that can be read in every signal of every store, in the order of the first store's rows."""
+        ids: list[str] = self.clips.filter(pc.equal(self.clips["status"], "committed"))["clip_id"].to_pylist()
+        return ids
+
+    def shape(self, name: str) -> Shape:
+        """As `Cache.shape`."""
+        holder, signal = self._home(name)
+        return self.caches[holder].shape(signal)
+
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
+        """As `Cache.read`, by the names in `signals`; what goes wrong says in which store."""
+        homes = {name: self._home(name) for name in signals}
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for holder, signal in homes.values():
+            wanted[holder].append(signal)
+        for clip_id in clip_ids:
+            self.clip(clip_id)
+        found = {holder: self.caches[holder].read(names, clip_ids, view=view) for holder, names in wanted.items()}
+        return {name: found[holder][signal] for name, (holder, signal) in homes.items()}
+
+    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
+        """As `Cache.dataset`."""
+        from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch
+
+        for name in signals:
+            self._home(name)
+        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def heads(self) -> FrozenHeads | None:
+        """The frozen heads that decode `f4d`, or None where no store has any."""
+        return self.caches[self._home("f4d")[0]].heads() if self._holders("f4d") else None
+
+    def _place(self, name: str) -> str:
+        return f"{name} ({self.caches[name].url})"
+
+    def _holders(self, signal: str) -> list[str]:
+        return [name for name, cache in self.caches.items() if signal in cache.signals]
+
+    def _with_maps(self) -> dict[str, Cache]:
+        return {name: cache for name, cache in self.caches.items() if set(cache.signals) - {"f4d"}}
+
+    def _home(self, name: str) -> tuple[str, str]:
+        """(store, signal) that a name stands for."""
+        holder, colon, signal = name.rpartition(":")
+        if name in CLOCK_ARRAYS:
+            return next(iter(self.caches)), name
+        if colon and holder in self.caches and signal in self.caches[holder].signals:
+            return holder, signal
+        holders = self._holders(name)
+        if name in self._choose or len(holders) == 1:
+            return self._choose.get(name, *holders[:1]), name
+        if not holders:
+            held = "; ".join(f"{self._place(store)} holds {_listed(cache.signals)}" for store, cache in self.caches.items())
+            raise SignalMissing(
+                f"{name!r} is in no store: {held}. "
+                "Join a store that has it, or add it to a job's `signals` and run the job again."
+            )
+        raise SignalMissing(
+            f"{name!r} is in {' and '.join(map(self._place, holders))}; ask for {' or '.join(f'{h}:{name}' for h in holders)}, "
+            f"or join with choose={{{name!r}: {holders[0]!r}}}"
+        )
+
+    def _require_names(self) -> None:
+        if not self.caches or any(not name or ":" in name for name in self.caches):
+            raise BadInput(f"stores are joined by names without a colon, at least one; these are {list(self.caches)}")
+        if self._clip_set not in ("common", "same"):
+            raise BadInput(f"`clips` is {self._clip_set!r}; there are common and same")
+        for signal, name in self._choose.items():
+            if name not in self._holders(signal):
+                raise BadInput(
+                    f"choose takes {signal!r} from {name!r}, which does not hold it; it is in {_listed(self._holders(signal))}"
+                )
+
+    def _require_frame_choice(self) -> None:
+        for fields, caches in ((_FRAME_CHOICE, self.caches), (("size",), self._with_maps())):
+            for field in fields:
+                values = {name: getattr(cache.recipe.clips, field) for name, cache in caches.items()}
+                if len(set(values.values())) > 1:
+                    said = ", ".join(f"{value!r} in {self._place(name)}" for name, value in values.items())
+                    raise JoinRefused(
+                        f"these stores are not of the same frames: clips.{field} is {said}; teach one of them again with the "
+                        "other's value"
+                    )
+
+    def _joined_clips(self) -> pa.Table:
+        tables = {name: cache.clips.drop_columns(["row"]).combine_chunks() for name, cache in self.caches.items()}
+        ids = {name: table["clip_id"].combine_chunks() for name, table in tables.items()}
+        if self._clip_set == "same":
+            self._require_same(ids)
+        common = reduce(lambda left, right: left.filter(pc.is_in(left, value_set=right)), ids.values())
+        aligned = {name: table.take(pc.index_in(common, value_set=ids[name])) for name, table in tables.items()}
+        for left, right in combinations(aligned, 2):
+            self._require_content(aligned[left], left, aligned[right], right)
+        return _worst(aligned)
+
+    def _require_same(self, ids: Mapping[str, pa.Array]) -> None:
+        for (lacking, there), (holder, held) in permutations(ids.items(), 2):
+            absent = held.filter(pc.invert(pc.is_in(held, value_set=there)))
+            if len(absent):
+                raise JoinRefused(
+                    f"{self._place(lacking)} lacks {len(absent)} clips of {self._place(holder)}, such as "
+                    f"{absent[0].as_py()!r}; teach them there too, or join with clips='common'"
+                )
+
+    def _require_content(self, left: pa.Table, left_name: str, right: pa.Table, right_name: str) -> None:
+        for column in _CONTENT:
+            differs = pc.fill_null(pc.not_equal(left[column], right[column]), fill_value=False)  # a clip never read has none
+            if pc.any(differs).as_py():
+                clip_id, old, new = (
+                    values.filter(differs)[0].as_py() for values in (left["clip_id"], left[column], right[column])
+                )
+                raise JoinRefused(
+                    f"{pc.sum(differs).as_py()} clips are not the same in both stores: {column} of {clip_id!r} is {old!r} in "
+                    f"{self._place(left_name)} and {new!r} in {self._place(right_name)}; run again the job of the one whose "
+                    "video has changed since"
+                )
+
+
+def _worst(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The first table, each row with the worst status over all tables and the name of the one that it is of."""
+    joined, *others = (table.append_column("store", pa.repeat(name, len(table))) for name, table in tables.items())
+    for table in others:
+        worse = pc.greater(*(pc.index_in(status, value_set=_STATUSES) for status in (table["status"], joined["status"])))
+        for column in ("status", "reason", "detail", "store"):
+            joined = _with(joined, column, pc.if_else(worse, table[column], joined[column]))
+    committed = pc.equal(joined["status"], "committed")
+    return _with(joined, "store", pc.if_else(committed, pa.scalar(None, pa.string()), joined["store"]))
+
+
+def _with(table: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(column), column, values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

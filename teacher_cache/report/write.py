@@ -1,0 +1,99 @@
+"""From a store to an HTML page: reads clips and their videos, and hands them to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from schemas.errors import BadInput, CacheError, UnknownClip
+from teacher_cache.reader.cache import Cache, open_cache
+from teacher_cache.report.page import render_page
+from teacher_cache.report.panels import ClipPanel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_CLIPS_SHOWN = 8
+_WIDEST = 320
+
+
+def write_report(url: str, clip_ids: Sequence[str] | None, out: Path, extra_sections: Sequence[str] = ()) -> list[str]:
+    """Write one self-contained HTML file; returns the ids of the clips it shows.
+
+    ``clip_ids`` are shown in that order, the first eight of the store when None. ``extra_sections`` are pieces of
+    HTML that stand before the clips. Raises `UnknownClip`, and `BadInput` where ``out`` cannot be written.
+    """
+    cache = open_cache(url)
+    rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
+    panels = (clip_panel(cache, row) for row in rows)
+    page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error.strerror}") from None
+    return [row["clip_id"] for row in rows]
+
+
+def known_rows(cache: Cache, clip_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The catalog's rows of these clips in their order, or of all clips when None. Raises `UnknownClip`."""
+    rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
+    wanted = list(rows) if clip_ids is None else list(clip_ids)
+    if unknown := [clip_id for clip_id in wanted if clip_id not in rows]:
+        raise UnknownClip(
+            f"the store {cache.url} has no clip {unknown[0]!r}; its ids are in the output of `status` and in cache.clips"
+        )
+    return [rows[clip_id] for clip_id in wanted]
+
+
+def _summary(cache: Cache) -> dict[str, str]:
+    teacher, clips = cache.recipe.teacher, cache.recipe.clips
+    statuses = cache.clips["status"].to_pylist()
+    return {
+        "teacher": f"{teacher.family}, {teacher.dtype}, weights {teacher.weights[:19]}…",
+        "clips": ", ".join(f"{statuses.count(s)} {s}" for s in ("committed", "failed", "pending")),
+        "signals": ", ".join(f"{s} ({cache.recipe.encodings[s]})" for s in cache.signals),
+        "frames": f"{clips.frames}, {clips.sampling}, {clips.size} pixels by the recipe {clips.preprocessing}",
+        "fingerprint": cache.recipe.fingerprint[:16],
+    }
+
+
+def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
+    """What there is to show of a clip, by its row of the catalog."""
+    values: dict[str, npt.NDArray[Any]] = {}
+    if row["status"] == "committed":
+        found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
+        values = {name: array[0] for name, array in found.items()}
+    clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
+    return ClipPanel(
+        clip_id=row["clip_id"],
+        video=row["video"],
+        status=row["status"],
+        reason=row["reason"],
+        detail=row["detail"],
+        frames=_frames(row["video"], clock["frame_index"]),
+        timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
+        frame_index=tuple(int(i) for i in clock["frame_index"]),
+        signals=values,
+        f4d_layers=tuple(cache.recipe.teacher.config.get("hooks", ())),
+    )
+
+
+def _frames(uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+    """The clip's frames at a size fit to show; None where the video is out of reach: the targets are shown all the same."""
+    if not len(frame_index):
+        return None
+    try:
+        from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # the decoder is an extra
+
+        frames = decode_frames(uri, [int(i) for i in frame_index])
+    except (ImportError, OSError, CacheError):
+        return None
+    height, width = frames.shape[1:3]
+    scale = min(1.0, _WIDEST / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])

@@ -1,0 +1,154 @@
+"""uint8 clips in, L4P's raw signals out: the teacher of P4D distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import BadInput, CouldNotRun
+from schemas.job import TeacherJob
+from schemas.recipe import TeacherIdentity
+from schemas.signal import Shape, SignalName
+from teacher_cache.io.hints import closest
+from teacher_cache.teachers.batch import require_fit
+from teacher_cache.teachers.heads import RawSignals
+from teacher_cache.teachers.heads.dpt import canonical_name
+from teacher_cache.teachers.heads.frozen import save_heads
+from teacher_cache.teachers.heads.precision import autocast, convert_weights, no_tf32
+from teacher_cache.teachers.l4p.checkpoint import PUBLISHED, read_checkpoint
+from teacher_cache.teachers.l4p.config import FRAMES, PACKAGED, PRESETS, L4PConfig
+from teacher_cache.teachers.l4p.cost import forward_bytes
+from teacher_cache.teachers.l4p.network import L4P, parameter_shapes
+from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_remote, made_once
+from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
+
+_CONVERTED_VERSION = "1"
+"""Raised when the same checkpoint is converted to something else."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class L4PTeacher:
+    """L4P on one device, as a `Teacher`. Holds its weights in the precision it runs in."""
+
+    def __init__(self, model: L4P, identity: TeacherIdentity, device: str, *, compile_model: bool = False) -> None:
+        """Take ``model`` over: its weights are rounded to the identity's dtype and moved to ``device``.
+
+        ``compile_model`` puts the encoder and each head through `torch.compile`, which pays over many batches of one size.
+        """
+        convert_weights(model, identity.dtype)
+        self.model = model.to(device).eval()
+        if device.startswith("cuda"):
+            for conv in (m for m in self.model.modules() if isinstance(m, nn.Conv3d)):
+                conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        if compile_model:
+            self.model.video_encoder.compile()
+            for head in self.model.heads.values():
+                head.compile()
+        self.identity = identity
+        self.device = torch.device(device)
+        self.image_size = model.config.image_size
+        self.frames = FRAMES
+        self.shapes: Mapping[SignalName, Shape] = model.config.shapes
+
+    def raw(self, frames: Tensor, signals: Collection[SignalName]) -> RawSignals:
+        """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`."""
+        require_fit(self, "L4P", frames, signals)
+        with torch.no_grad(), no_tf32(), autocast(self.device.type, self.identity.dtype):
+            return self.model.raw(normalise(frames.to(self.device, non_blocking=True)), signals)
+
+    def heads(self) -> tuple[bytes, bytes]:
+        """The frozen heads as (safetensors file, card as JSON), in the precision this teacher runs them in."""
+        config = self.model.config
+        return save_heads(
+            self.model.heads,
+            family=self.identity.family,
+            dtype=self.identity.dtype,
+            f4d=config.f4d,
+            image_size=config.image_size,
+            frames=FRAMES,
+        )
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """uint8 (batch, frame, y, x, RGB) → float32 (batch, RGB, frame, y, x) with ImageNet's mean and standard deviation."""
+    mean, std = (torch.tensor(v, device=frames.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((frames / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+class L4PFamily:
+    """L4P's presets, as a `TeacherFamily`."""
+
+    presets = tuple(PRESETS)
+
+    def identify(self, job: TeacherJob) -> TeacherDescription:
+        """Describe the job's teacher. Streams the weights file through its digest, and keeps no weight in memory."""
+        config, weights = _resolve(job)
+        read_checkpoint(weights, parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
+        digest = digest_of_unchanged(weights)
+        identity = TeacherIdentity(family="l4p", config=config.model_dump(mode="json"), weights=digest, dtype=job.dtype)
+        return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
+
+    def load(self, job: TeacherJob, device: str) -> Teacher:
+        """The job's teacher on a device; its weights go from the mapped file straight to their precision and place."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise CouldNotRun(
+                f"the teacher was asked onto {device!r}, and PyTorch finds no GPU here. Run it on `cpu`, or on another machine."
+            )
+        config, weights = _resolve(job)
+        identity = self.identify(job).identity
+        if job.dtype == "float32" and not (job.weights and is_remote(job.weights)):
+            model = _on_meta(config).load_checkpoint(weights)  # mapped from the file where it lies
+        else:
+            model = _load_converted(config, weights, identity)
+        return L4PTeacher(model, identity, device, compile_model=job.compile)
+
+    def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
+        """The forward's memory by its shapes."""
+        config, _ = _resolve(job)
+        found = forward_bytes(config, job.dtype, batch, signals)
+        return ForwardBytes(weights=found.weights, working=found.peak - found.weights)
+
+
+FAMILY: TeacherFamily = L4PFamily()
+
+
+def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path]:
+    """The preset's configuration, and its weights file."""
+    if job.preset not in PRESETS:
+        close = closest(job.preset, PRESETS)
+        suggestion = f" Did you mean {close!r}?" if close else ""
+        raise BadInput(f"L4P has no preset {job.preset!r}; it has {', '.join(PRESETS)}.{suggestion}")
+    if job.weights is not None:
+        return PRESETS[job.preset], fetched(job.weights)
+    if job.preset not in PACKAGED:
+        raise BadInput(
+            f"the preset {job.preset!r} needs weights: give `teacher.weights` the path of L4P's published checkpoint "
+            f"({PUBLISHED}). Without weights there is {', '.join(sorted(PACKAGED))}."
+        )
+    return PRESETS[job.preset], PACKAGED[job.preset]
+
+
+def _on_meta(config: L4PConfig) -> L4P:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return L4P(config)
+
+
+def _load_converted(config: L4PConfig, weights: Path, identity: TeacherIdentity) -> L4P:
+    """The weights in their working precision, mapped from a file that is made once on a node and shared by its workers."""
+
+    def convert(part: Path) -> None:
+        model = _on_meta(config).load_checkpoint(weights)
+        convert_weights(model, identity.dtype)
+        own = {name: t.contiguous() for name, t in model.state_dict().items() if name == canonical_name(name)}
+        safetensors.torch.save_file(own, part)
+
+    file = made_once("converted", [_CONVERTED_VERSION, identity.model_dump_json()], ".safetensors", convert)
+    tensors: dict[str, Tensor] = safetensors.torch.load_file(file)
+    model = _on_meta(config)
+    model.load_state_dict({name: tensors[canonical_name(name)] for name in model.state_dict()}, assign=True)
+    return model.requires_grad_(requires_grad=False)

@@ -1,0 +1,165 @@
+"""LLaVA JSON: what is read, what is refused, and which tokens are learnt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import BadInput
+from schemas.train import ModelConfig
+from student_train.data.conversations import IGNORED_LABEL, Turn, prompt, read_conversations, tokenize
+from student_train.models.backbone import Processor
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    """A sample as RoboFAC and its like write it."""
+    turns = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A ball."}]
+    return {"id": 7, "video": "a/b.mp4", "conversations": turns, "task": "more keys are no harm"} | changes
+
+
+ASKED, SAID = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "Yes."}
+
+
+def write(folder: Path, value: Any, name: str = "train.json") -> str:
+    path = folder / name
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return str(path)
+
+
+def test_a_sample_is_read(tmp_path: Path) -> None:
+    (found,) = read_conversations([write(tmp_path, [item()])])
+    assert found.video == "a/b.mp4"
+    assert found.turns == (Turn("user", "<video>\nWhat moves?"), Turn("assistant", "A ball."))
+    assert found.source == f"{tmp_path}/train.json[0]"
+
+
+def test_lines_and_several_files_are_read_in_order(tmp_path: Path) -> None:
+    lines = tmp_path / "more.jsonl"
+    lines.write_text("\n".join(json.dumps(item(video=f"{i}.mp4")) for i in (1, 2)) + "\n", encoding="utf-8")
+    found = read_conversations([write(tmp_path, [item(video="0.mp4")]), str(lines)])
+    assert [c.video for c in found] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [("<image>\nWhat?", "<video>\nWhat?"), ("What?", "<video>\nWhat?"), ("Look: <video> What?", "Look: <video> What?")],
+    ids=["image word", "no word", "in the middle"],
+)
+def test_the_video_has_one_place(tmp_path: Path, question: str, expected: str) -> None:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "Yes."}]
+    (found,) = read_conversations([write(tmp_path, [item(conversations=turns)])])
+    assert found.turns[0].text == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "expected"),
+    [
+        ("a.png", "What?", "<image>\nWhat?"),
+        (["a.png", "b.png"], "First <image>, then <image>?", "First <image>, then <image>?"),
+        (["a.png", "b.png"], "Which?", "<image>\n<image>\nWhich?"),
+    ],
+)
+def test_images_have_their_places(tmp_path: Path, image: Any, question: str, expected: str) -> None:
+    (found,) = read_conversations(
+        [write(tmp_path, [item(video=None, image=image, conversations=[ASKED | {"value": question}, SAID])])]
+    )
+    assert found.turns[0].text == expected
+    assert found.images == (("a.png",) if image == "a.png" else tuple(image))
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [("What?", "<image>\n<video>\nWhat?"), ("<image> What?", "<video>\n<image> What?"), ("<video> <image>", "<video> <image>")],
+)
+def test_an_image_may_come_beside_the_video(tmp_path: Path, question: str, expected: str) -> None:
+    (found,) = read_conversations(
+        [write(tmp_path, [item(image="marks.png", conversations=[ASKED | {"value": question}, SAID])])]
+    )
+    assert found.turns[0].text == expected
+
+
+def test_plain_text_has_no_place(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes."}]
+    (found,) = read_conversations([write(tmp_path, [{"conversations": turns}])])
+    assert (found.video, found.clip_id, found.turns[0].text) == (None, None, "Hello?")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"a": 1}, "holds dict; needed a list"),
+        ([], "no conversation found"),
+        ([3], r"\[0\]: needed an object"),
+        ([item(), item(conversations="hello")], r"\[1\]: needed an object with a list"),
+        ([item(conversations=[{"from": "bot", "value": "hi"}])], "needed turns like"),
+        ([item(conversations=[{"from": "human", "value": "hi"}])], "nothing to learn"),
+        ([item(video=["a.mp4", "b.mp4"])], "one video a sample"),
+        ([item(image=3)], "`image` is 3; needed one path"),
+        (
+            [item(image=["a.png", "b.png"], conversations=[ASKED | {"value": "<image>?"}, SAID])],
+            "1 places for images and names 2",
+        ),
+        ([item(video=None)], "names no `video`"),
+        ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 places for a video"),
+        ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "1 places for images and names 0"),
+        ([item(conversations=[{"from": "gpt", "value": "a"}])], "no place for <video>"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, value: Any, expected: str) -> None:
+    with pytest.raises(BadInput, match=expected):
+        read_conversations([write(tmp_path, value)])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no conversation file .*absent\.json"):
+        read_conversations([str(tmp_path / "absent.json")])
+    broken = tmp_path / "broken.json"
+    broken.write_text("[{", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"cannot read the conversations of .*broken\.json"):
+        read_conversations([str(broken)])
+
+
+@pytest.fixture(scope="module")
+def processor() -> Processor:
+    from student_train.models.build import build_student
+
+    return build_student(ModelConfig()).processor
+
+
+def test_only_answers_are_learnt(processor: Processor) -> None:
+    turns = (
+        Turn("system", "Be brief."),
+        Turn("user", "Look: <video> What?"),
+        Turn("assistant", "A bäll."),
+        Turn("user", "Sure?"),
+        Turn("assistant", "Yes."),
+    )
+    ids, labels = tokenize(turns, processor, seconds=[0.0, 0.5])
+    learnt = processor.tokenizer.decode([i for i in labels if i != IGNORED_LABEL])
+    assert learnt == "A bäll.<|im_end|>Yes.<|im_end|>"
+    assert all(label in {IGNORED_LABEL, token} for token, label in zip(ids, labels, strict=True))
+
+
+def test_what_is_shown_becomes_its_tokens_in_its_place(processor: Processor) -> None:
+    turns = (Turn("user", "Look: <video> And <image>?"), Turn("assistant", "A ball."))
+    ids, _ = tokenize(turns, processor, seconds=[0.0, 0.5])
+    video, image = processor.video_ids([0.0, 0.5]), processor.image_ids()
+    start = ids.index(video[0])
+    assert ids[start : start + len(video)] == video
+    assert len(video) == 2 * len(image) == 128
+    assert ids.count(video[0]) == 128
+    assert ids.count(image[0]) == 64
+    decode = processor.tokenizer.decode
+    assert decode(ids[:start]) == "<|im_start|>user\nLook: "
+    assert decode(ids[start + 128 : ids.index(image[0])]) == " And "
+    assert decode(ids[ids.index(image[0]) + 64 :]) == "?<|im_end|>\n<|im_start|>assistant\nA ball.<|im_end|>\n"
+
+
+def test_a_prompt_ends_where_the_answer_begins(processor: Processor) -> None:
+    turns = (Turn("user", "What?"), Turn("assistant", "A ball."))
+    asked = prompt(turns[:1], processor)
+    assert tokenize(turns, processor)[0][: len(asked)] == asked
+    assert processor.tokenizer.decode(asked) == "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"

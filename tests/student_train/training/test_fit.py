@@ -1,0 +1,265 @@
+"""A whole fit from a committed store, as a function and as the command a user types."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from schemas.errors import BadInput, CouldNotRun, StoreNotFound
+from schemas.train import FitReport, TrainConfig
+from student_train.training.fit import fit
+from teacher_cache import open_cache
+
+STEPS = 14
+PARTS = {"loss", "sft", "ld", "ed_depth", "ed_flow", "ed_motion", "ed_camray"}
+
+
+# The heads of dense maps take most of a step's time on a CPU; the head of camera rays alone shows the same path.
+RAYS_ONLY = {"weights": {"depth": 0, "flow": 0, "motion": 0}}
+
+
+def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
+    """A fit small enough for a test."""
+    base: dict[str, Any] = {
+        "store": str(store),
+        "output": str(output),
+        "decoder": {"hidden": 64},
+        "optim": {"learning_rate": 2e-3},
+        "loss": RAYS_ONLY,
+        "steps": 3,
+        "batch": 2,
+    }
+    return TrainConfig.model_validate(base | changes)
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def losses(output: Path) -> list[dict[str, float]]:
+    return [{name: line[name] for name in PARTS if name in line} for line in metrics(output)]
+
+
+@pytest.fixture(scope="module")
+def learnt(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> FitReport:
+    output = tmp_path_factory.mktemp("fit") / "run"
+    return fit(config(tiny_store, output, steps=STEPS, optim={"learning_rate": 4e-3}, loss={}))
+
+
+def test_every_part_of_the_loss_falls(learnt: FitReport) -> None:
+    first, last = learnt.first.losses, learnt.last.losses
+    assert set(first) == PARTS
+    for part in ("loss", "sft", "ld"):
+        assert last[part] < 0.9 * first[part], part
+    explicit = {"ed_depth": 1.0, "ed_flow": 0.1, "ed_motion": 0.05, "ed_camray": 0.05}
+    assert sum(w * last[p] for p, w in explicit.items()) < sum(w * first[p] for p, w in explicit.items())
+
+
+def test_the_loss_is_its_parts_weighted(learnt: FitReport) -> None:
+    for line in metrics(Path(learnt.output)):
+        explicit = line["ed_depth"] + 0.1 * line["ed_flow"] + 0.05 * line["ed_motion"] + 0.05 * line["ed_camray"]
+        assert line["loss"] == pytest.approx(line["sft"] + 0.5 * line["ld"] + 0.1 * explicit, rel=1e-4)
+
+
+def test_the_run_folder_holds_settings_losses_result_and_weights(learnt: FitReport, tiny_store: Path) -> None:
+    output = Path(learnt.output)
+    assert FitReport.model_validate_json((output / "result.json").read_text(encoding="utf-8")) == learnt
+    assert TrainConfig.model_validate_json((output / "config.json").read_text(encoding="utf-8")).steps == STEPS
+    assert [line["step"] for line in metrics(output)] == list(range(1, STEPS + 1))
+    assert (output / "student" / "model.safetensors").is_file()
+    assert (output / "p4d" / "perception_decoder.safetensors").is_file()
+    assert not [path for path in output.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".part"}]
+    assert learnt.fingerprint == open_cache(str(tiny_store)).recipe.fingerprint
+
+
+def test_the_report_counts_parameters_and_time(learnt: FitReport) -> None:
+    parameters = learnt.parameters
+    assert all(parameters[part] > 0 for part in ("vision_tower", "projector", "llm", "perception_decoder", "frozen_heads"))
+    assert learnt.trained_parameters == sum(parameters[p] for p in ("projector", "llm", "perception_decoder"))
+    assert 0 < learnt.data_wait_seconds < learnt.seconds
+
+
+def test_frozen_heads_are_not_saved_and_do_not_change(learnt: FitReport) -> None:
+    from safetensors import safe_open
+
+    with safe_open(Path(learnt.output) / "p4d" / "perception_decoder.safetensors", framework="pt") as file:
+        assert all(name.startswith("mlp.") for name in file.keys())  # noqa: SIM118  # not a mapping
+
+
+def test_equal_seeds_give_equal_losses(tiny_store: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        fit(config(tiny_store, tmp_path / name, seed=seed, steps=2))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_accumulation_gives_the_losses_of_the_larger_batch(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "whole", steps=2, batch=4))
+    fit(config(tiny_store, tmp_path / "halves", steps=2, batch=2, accumulate=2))
+    for whole, halves in zip(losses(tmp_path / "whole"), losses(tmp_path / "halves"), strict=True):
+        assert halves == pytest.approx(whole, rel=1e-3)
+
+
+def test_reading_ahead_in_other_processes_gives_the_same_losses(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "here", steps=2))
+    fit(config(tiny_store, tmp_path / "there", steps=2, data={"workers": 1}))
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_and_losses_in_float32(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "fp32", steps=2))
+    fit(config(tiny_store, tmp_path / "bf16", steps=2, precision="bf16"))
+    for whole, half in zip(losses(tmp_path / "fp32"), losses(tmp_path / "bf16"), strict=True):
+        assert half == pytest.approx(whole, rel=2e-2)
+        assert half != pytest.approx(whole, rel=1e-6)
+    assert any(line["sft"] != torch.tensor(line["sft"]).bfloat16().item() for line in losses(tmp_path / "bf16"))
+    saved = load_file(tmp_path / "bf16" / "student" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
+def test_activations_computed_twice_give_the_same_losses(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "kept", steps=2))
+    fit(config(tiny_store, tmp_path / "twice", steps=2, gradient_checkpointing=True))
+    assert losses(tmp_path / "twice") == losses(tmp_path / "kept")
+
+
+def test_a_last_line_comes_whatever_the_steps_between_two(tiny_store: Path, tmp_path: Path) -> None:
+    report = fit(config(tiny_store, tmp_path / "run", steps=3, log_every=2))
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2, 3]
+    assert report.last.to_step == 3
+
+
+def test_shards_need_several_processes(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="start it with torchrun"):
+        fit(config(tiny_store, tmp_path / "run", fsdp="full_shard"))
+
+
+def test_latent_mode_needs_no_heads(tiny_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(tiny_store, store)
+    shutil.rmtree(store / "heads")
+    report = fit(config(store, tmp_path / "run", mode="latent"))
+    assert set(report.first.losses) == {"loss", "sft", "ld"}
+    assert "frozen_heads" not in report.parameters
+    with pytest.raises(BadInput, match=r"no frozen heads.*`latent`"):
+        fit(config(store, tmp_path / "other"))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("kind", ["mlp3", "linear"])
+def test_recipes_and_decoders_combine(tiny_store: Path, tmp_path: Path, recipe: str, kind: str) -> None:
+    report = fit(
+        config(
+            tiny_store, tmp_path / "run", steps=1, decoder={"kind": kind, "hidden": 64}, loss={**RAYS_ONLY, "recipe": recipe}
+        )
+    )
+    assert report.loss.name == recipe
+    assert set(report.first.losses) == {"loss", "sft", "ld", "ed_camray"}
+
+
+def test_conversations_are_trained_on(tiny_store: Path, tmp_path: Path, videos: Path) -> None:
+    turns = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A ball."}]
+    plain = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes."}]
+    samples = [{"video": f"scene-{i % 2}.mp4", "conversations": turns} for i in range(4)] + [{"conversations": plain}]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    data = {"conversations": [str(path)], "video_root": str(videos)}
+    report = fit(config(tiny_store, tmp_path / "run", steps=5, batch=1, data=data))
+    assert (report.samples, report.clips) == (5, 2)
+    (text_alone,) = [line for line in metrics(tmp_path / "run") if "ld" not in line]
+    assert text_alone["loss"] == pytest.approx(text_alone["sft"])
+
+
+def test_lines_can_be_the_means_of_several_steps(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "each", steps=4))
+    fit(config(tiny_store, tmp_path / "two", steps=4, log_every=2))
+    each, two = losses(tmp_path / "each"), losses(tmp_path / "two")
+    assert two[1] == pytest.approx({name: (each[2][name] + each[3][name]) / 2 for name in each[2]})
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(CouldNotRun, match=r"the loss of step \d+ is .*sft.*clips are .*scene-.*learning_rate"):
+        fit(config(tiny_store, tmp_path / "run", steps=20, optim={"learning_rate": 1e30, "max_grad_norm": 0}))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_store_of_another_recipe_is_refused_where_the_config_names_one(tiny_store: Path, tmp_path: Path) -> None:
+    own = open_cache(str(tiny_store)).recipe.fingerprint
+    assert fit(config(tiny_store, tmp_path / "run", steps=1, fingerprint=own[:12])).fingerprint == own
+    with pytest.raises(
+        BadInput, match=rf"another recipe: its fingerprint is {own[:16]}.*needed 0123456789.*teacher-cache diff"
+    ):
+        fit(config(tiny_store, tmp_path / "other", fingerprint="0123456789"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_signal_that_the_store_lacks_is_named(tiny_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(tiny_store, store, ignore=shutil.ignore_patterns("camray*"))
+    with pytest.raises(BadInput, match="the losses need camray"):
+        fit(config(store, tmp_path / "run"))
+
+
+def test_a_run_is_not_overwritten_unasked(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "run", steps=1))
+    with pytest.raises(BadInput, match=r"holds a run already.*--overwrite"):
+        fit(config(tiny_store, tmp_path / "run", steps=1))
+    assert fit(config(tiny_store, tmp_path / "run", steps=2), overwrite=True).steps == 2
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def write_yaml(folder: Path, value: dict[str, Any]) -> Path:
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    return path
+
+
+def test_the_command_reports_as_json(tiny_store: Path, tmp_path: Path, command: Any) -> None:
+    value = config(tiny_store, tmp_path / "run").model_dump(mode="json")
+    done = command("student-train", "fit", write_yaml(tmp_path, value), "--json", PYTHONWARNINGS="error")
+    assert done.status == 0, done.err
+    assert FitReport.model_validate(done.json).steps == 3
+    assert "step 3: loss" in done.err
+
+
+def test_the_table_shows_every_part_and_its_change(learnt: FitReport, capsys: pytest.CaptureFixture[str]) -> None:
+    from student_train.cli import show
+
+    show(learnt)
+    out = capsys.readouterr().out
+    assert all(part in out for part in PARTS)
+    assert f"{STEPS} steps on 4 conversations over 4 clips" in out
+
+
+def test_a_misspelt_key_is_one_error_and_status_2(tiny_store: Path, tmp_path: Path, command: Any) -> None:
+    value = {"store": str(tiny_store), "output": str(tmp_path / "run"), "stpes": 3}
+    done = command("student-train", "fit", write_yaml(tmp_path, value), "--json")
+    assert done.status == 2
+    assert "did you mean `steps`" in done.err
+    assert done.json["error"]["kind"] == "BadInput"
+    assert "Traceback" not in done.err
+
+
+def test_a_missing_store_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFound, match="there is no store at /nowhere/store"):
+        fit(config(Path("/nowhere/store"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_distilling_the_conversations_alone_are_learnt(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, tmp_path / "sft", mode="sft", steps=2))
+    fit(config(tiny_store, tmp_path / "latent", mode="latent", steps=2))
+    assert [set(line) for line in losses(tmp_path / "sft")] == [{"loss", "sft"}] * 2
+    assert all(line["loss"] == line["sft"] for line in losses(tmp_path / "sft"))
+    # The same student sees the same batch first, whatever else is learnt from it.
+    assert losses(tmp_path / "sft")[0]["sft"] == pytest.approx(losses(tmp_path / "latent")[0]["sft"], rel=1e-5)
+    assert (tmp_path / "sft" / "student" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="`mode: sft` trains without"):
+        config(tiny_store, tmp_path, mode="latent", loss={"alpha": 0})

@@ -1,0 +1,215 @@
+"""A run that is stopped and goes on has the curve of one that nothing stopped, to the last digit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from schemas.errors import BadInput, CouldNotRun
+from schemas.train import TrainConfig
+from student_train.training.checkpoints import Checkpoints
+from student_train.training.fit import fit
+
+STEPS = 24
+TIMES = {"seconds", "data_wait_seconds"}
+
+
+def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
+    base: dict[str, Any] = {
+        "store": str(store),
+        "output": str(output),
+        "mode": "latent",
+        "decoder": {"hidden": 64},
+        "optim": {"learning_rate": 2e-3},
+        "lora": {"rank": 4, "dropout": 0.1},  # draws at random in each step
+        "steps": STEPS,
+        "batch": 3,
+        "log_every": 2,
+        "checkpoint_every": 3,  # between two lines of metrics, every other time
+    }
+    return TrainConfig.model_validate(base | changes)
+
+
+def curve(output: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def checkpoints(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    fit(config(tiny_store, output))
+    return output
+
+
+def stopped_at(run: Path, output: Path) -> Path:
+    """A copy of the run as it was before its last steps."""
+    shutil.copytree(run, output)
+    (output / "result.json").unlink()
+    return output
+
+
+def started(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command, in a process of its own that computes as this one does."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / "student-train"), "fit", str(path), *arguments], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_stopped_then_killed_it_has_the_curve_of_an_undisturbed_run(
+    undisturbed: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    settings = config(tiny_store, output)
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+
+    told = started(path)
+    wait_for((output / "checkpoints" / "step-00000003").exists, told)
+    told.send_signal(signal.SIGTERM)
+    _, err = told.communicate(timeout=60)
+    assert told.returncode == 143, err
+    assert "--resume goes on from there" in err
+    last = checkpoints(output)[-1]
+
+    killed = started(path, "--resume")
+    wait_for(lambda: checkpoints(output)[-1] > last, killed)
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert not (output / "result.json").exists()
+
+    report = fit(settings, resume=True)
+    assert curve(output) == curve(undisturbed)
+    assert (report.first.losses, report.last.losses) == tuple(
+        json.loads((undisturbed / "result.json").read_text(encoding="utf-8"))[end]["losses"] for end in ("first", "last")
+    )
+    for file in ("student/model.safetensors", "p4d/perception_decoder.safetensors"):
+        assert (output / file).read_bytes() == (undisturbed / file).read_bytes()
+
+
+def test_the_last_ones_stay_and_hold_what_trains_alone(undisturbed: Path) -> None:
+    assert checkpoints(undisturbed) == ["step-00000018", "step-00000021"]
+    newest = undisturbed / "checkpoints" / "step-00000021"
+    assert {path.name for path in newest.iterdir()} == {
+        "weights.safetensors", "optimizer.safetensors", "metrics.jsonl", "state.json",
+    }  # fmt: skip
+    with safe_open(newest / "weights.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    assert not [name for name in names if "heads" in name or "vision_tower" in name or "base_layer" in name]
+    assert any("lora_A" in name for name in names)
+    assert any(name.startswith("p4d.perception.decoder") for name in names)
+
+
+def test_a_finished_run_is_not_run_again(undisturbed: Path, tiny_store: Path) -> None:
+    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
+    report = fit(config(tiny_store, undisturbed), resume=True)
+    assert report.model_dump(mode="json") == json.loads((undisturbed / "result.json").read_text(encoding="utf-8"))
+    assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_with_nothing_to_go_on_from_it_begins(tiny_store: Path, tmp_path: Path) -> None:
+    assert fit(config(tiny_store, tmp_path / "run", steps=1), resume=True).steps == 1
+
+
+def test_a_half_written_checkpoint_is_none(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """What a kill in the middle of a save leaves is passed over, and gone with the next save."""
+    output = stopped_at(undisturbed, tmp_path / "run")
+    folder = output / "checkpoints"
+    (folder / "step-00000021").rename(folder / ".step-00000021.part")
+    (folder / ".step-00000021.part" / "state.json").unlink()
+    fit(config(tiny_store, output), resume=True)
+    assert curve(output) == curve(undisturbed)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000018", "step-00000021"]
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from student_train.training.checkpoints import Checkpoints, CheckpointState, Tensors
+folder, like = map(Path, sys.argv[1:])
+state = CheckpointState.model_validate_json((like / "state.json").read_text())
+for step in range(1, 100000):
+    tensor, now = torch.full((2_000_000,), float(step)), state.model_copy(update={"step": step})
+    Checkpoints(folder, keep=2).write(now, Tensors({"a": tensor}, {"b:a": tensor}), str(step))
+"""
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    like = undisturbed / "checkpoints" / "step-00000021"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(like)], text=True)
+    wait_for(lambda: Checkpoints(folder, 2).newest() is not None if folder.exists() else False, writer)
+    # Wait for the next one to be under way, so that the kill meets it half written.
+    wait_for(lambda: any(folder.glob(".step-*.part/weights.safetensors")), writer)
+    writer.kill()
+    writer.wait()
+    found = Checkpoints(folder, 2).newest()
+    assert found is not None
+    tensors = found.tensors()
+    assert tensors.weights["a"].eq(found.state.step).all()
+    assert tensors.optimizer["b:a"].eq(found.state.step).all()
+    assert found.metrics == str(found.state.step)
+
+
+def test_other_settings_are_refused_by_name(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    output = stopped_at(undisturbed, tmp_path / "run")
+    other = config(tiny_store, output, optim={"learning_rate": 1e-3}, seed=7, log_every=1)
+    with pytest.raises(BadInput, match=r"differ:\n  optim.learning_rate: .* 0.002, now .* 0.001\n  seed: .* 0, now .* 7\n"):
+        fit(other, resume=True)
+    assert curve(output) == curve(undisturbed)
+
+
+def test_another_size_of_a_step_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    output = stopped_at(undisturbed, tmp_path / "run")
+    with pytest.raises(BadInput, match=r"samples in one optimizer step .*: the checkpoint has 3, here it is 4"):
+        fit(config(tiny_store, output, batch=4), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "named"), [("fingerprint", "the store's fingerprint"), ("samples", "the digest of the conversations")]
+)
+def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Path, field: str, named: str) -> None:
+    output = stopped_at(undisturbed, tmp_path / "run")
+    state = output / "checkpoints" / "step-00000021" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text(encoding="utf-8")), field: "sha256:other"}), encoding="utf-8")
+    with pytest.raises(BadInput, match=f"is of another run; these differ:\n  {named}: the checkpoint has sha256:other"):
+        fit(config(tiny_store, output), resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    output = stopped_at(undisturbed, tmp_path / "run")
+    weights = output / "checkpoints" / "step-00000021" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CouldNotRun, match=r"step-00000021 cannot be read.*Remove it"):
+        fit(config(tiny_store, output), resume=True)
+
+
+def test_resume_and_overwrite_exclude_each_other(undisturbed: Path, tiny_store: Path) -> None:
+    with pytest.raises(BadInput, match="give one of them"):
+        fit(config(tiny_store, undisturbed), resume=True, overwrite=True)

@@ -1,0 +1,218 @@
+"""Jobs whose videos give several clips: planned by probing, taught, superseded together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import Jobs, tree
+
+from schemas.clip import Footage, Window
+from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip
+from schemas.job import Job
+from schemas.recipe import ClipRecipe
+from schemas.report import RunReport
+from teacher_cache import open_cache
+from teacher_cache.clips.content import content_digest
+from teacher_cache.clips.decode import decode_frames
+from teacher_cache.clips.decoder_pool import DecoderPool
+from teacher_cache.clips.preprocess import preprocess
+from teacher_cache.clips.tables import CLIPS
+from teacher_cache.clips.windows import windows_of
+from teacher_cache.jobs.plan import diff_report, plan_report
+from teacher_cache.jobs.run import run_job
+from teacher_cache.store.verify import verify
+
+DENSE = ClipRecipe(frames=16, sampling="dense", preprocessing="l4p", size=56, student_size=None)
+
+
+def write_video(path: Path, frames: int, seed: int = 0) -> None:
+    from teacher_cache.scenes import encode_video
+
+    shades = np.random.default_rng(seed).integers(0, 256, (frames, 4, 6, 3), dtype=np.uint8)
+    encode_video(path, shades.repeat(16, 1).repeat(16, 2))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two videos: ``long.mp4`` of 30 frames and ``short.mp4`` of 5, at 24 frames per second."""
+    made = tmp_path / "windowed"
+    made.mkdir()
+    write_video(made / "long.mp4", 30)
+    write_video(made / "short.mp4", 5, seed=1)
+    return made
+
+
+def job(jobs: Jobs, folder: Path, store: Path, **changes: Any) -> Job:
+    source = {"videos": {"glob": f"{folder}/*.mp4"}, "signals": ["depth", "camray"], "clips": {"sampling": "dense"}}
+    return Job.model_validate(jobs.value(store, **(source | changes)))
+
+
+def run(jobs: Jobs, folder: Path, store: Path, *, retry_failed: bool = False, **changes: Any) -> RunReport:
+    return run_job(job(jobs, folder, store, **changes), retry_failed=retry_failed)
+
+
+def stored_windows(store: Path) -> dict[str, tuple[int | None, int | None]]:
+    return {c["clip_id"]: (c["window_start"], c["window_stop"]) for c in open_cache(str(store)).clips.to_pylist()}
+
+
+def test_dense_gives_a_row_for_each_window(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = plan_report(job(jobs, folder, store))
+    assert (plan.new_clips, plan.units) == (4, 2)
+    assert run(jobs, folder, store).clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
+    assert stored_windows(store) == {
+        "long.mp4#0000": (0, 16), "long.mp4#0001": (8, 24), "long.mp4#0002": (16, 32), "short.mp4#0000": (0, 16),
+    }  # fmt: skip
+    cache = open_cache(str(store))
+    read = cache.read(["depth", "frame_index", "timestamps"], ["long.mp4#0002", "short.mp4#0000"])
+    assert read["frame_index"].tolist() == [
+        [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 28, 27],
+        [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1],
+    ]
+    np.testing.assert_allclose(read["timestamps"], read["frame_index"] / 24, atol=1e-3)
+    assert not verify(str(store)).findings
+    before = tree(store)
+    assert run(jobs, folder, store).done_before == 4
+    assert tree(store) == before
+
+
+def test_the_teacher_sees_the_window_s_frames(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from schemas.job import TeacherJob
+    from teacher_cache.teachers.registry import family
+
+    run(jobs, folder, tmp_path / "store", encoding="exact")
+    cache = open_cache(str(tmp_path / "store"))
+    frames = preprocess(decode_frames(str(folder / "long.mp4"), range(8, 24)), cache.recipe.clips)
+    raw = family("l4p").load(TeacherJob(preset="tiny"), "cpu").raw(torch.from_numpy(frames)[None], ["camray"])
+    np.testing.assert_allclose(cache.read(["camray"], ["long.mp4#0001"])["camray"], raw["camray"].numpy(), atol=1e-5)
+
+
+def test_fps_sets_windows_one_after_another_and_is_in_the_recipe(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert run(jobs, folder, store, clips={"sampling": "fps", "fps": 12}).clips.committed == 2
+    index = open_cache(str(store)).read(["frame_index"], ["long.mp4#0000"])["frame_index"]
+    assert index.tolist() == [[*range(0, 30, 2), 26]]
+    with pytest.raises(RecipeMismatch) as caught:
+        run(jobs, folder, store, clips={"sampling": "fps", "fps": 24})
+    assert caught.value.differences == {"clips.fps": (12.0, 24.0)}
+    report = diff_report(str(store), job(jobs, folder, store))
+    assert set(report.differences) == {"clips.fps", "clips.sampling"}
+
+
+def test_new_content_supersedes_all_windows_of_a_video(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run(jobs, folder, store)
+    first, old = (folder / "long.mp4").read_bytes(), open_cache(str(store)).read(["depth"], ["long.mp4#0000"])["depth"]
+    write_video(folder / "long.mp4", 17, seed=2)
+    assert run(jobs, folder, store).clips.committed == 3
+    cache = open_cache(str(store))
+    assert (cache.read(["depth"], ["long.mp4#0000"])["depth"] != old).any()
+    with pytest.raises(UnknownClip):
+        cache.read(["depth"], ["long.mp4#0002"])
+    assert not verify(str(store)).findings
+    more: dict[str, Any] = {"signals": ["depth", "camray", "motion"]}
+    report = run(jobs, folder, store, **more)  # rows that are no longer anybody's are no obstacle
+    assert report.clips.model_dump() == {"planned": 3, "committed": 3, "failed": 0, "pending": 0}
+
+    (folder / "long.mp4").write_bytes(first)
+    assert run(jobs, folder, store, **more).clips.committed == 4
+    np.testing.assert_array_equal(open_cache(str(store)).read(["depth"], ["long.mp4#0000"])["depth"], old)
+    (folder / "long.mp4").write_text("no video any more")
+    assert run(jobs, folder, store, **more).clips.failed == 1
+    assert set(stored_windows(store)) == {"long.mp4", "short.mp4#0000"}
+    assert not verify(str(store)).findings
+
+
+def test_a_vanished_video_leaves_its_windows_good(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    (folder / "videos.jsonl").write_text('{"uri": "long.mp4"}\n{"uri": "short.mp4"}')
+    listed = {"videos": {"manifest": f"{folder}/videos.jsonl"}}
+    run(jobs, folder, tmp_path / "store", **listed)
+    (folder / "long.mp4").unlink()
+    assert run(jobs, folder, tmp_path / "store", **listed, retry_failed=True).clips.committed == 4
+
+
+def test_a_video_that_cannot_be_probed_is_one_failed_row(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (folder / "short.mp4").write_text("not a video")
+    report = run(jobs, folder, store)
+    assert [(f.clip_id, f.reason) for f in report.failures] == [("short.mp4", "not_a_video")]
+    with pytest.raises(ClipFailed, match="not_a_video"):
+        open_cache(str(store)).read(["depth"], ["short.mp4"])
+    assert run(jobs, folder, store, retry_failed=True).clips.failed == 1
+    assert report.clips.committed == 3
+    write_video(folder / "short.mp4", 20)
+    assert run(jobs, folder, store).clips.model_dump() == {"planned": 5, "committed": 5, "failed": 0, "pending": 0}
+    assert "short.mp4" not in stored_windows(store)
+    assert not verify(str(store)).findings
+
+
+def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> None:
+    uri = f"{folder}/long.mp4"
+    digest = content_digest(uri)
+
+    def cut(known: pa.Table, digest: str | None = digest, *, retry: bool = False, **clash: str) -> pa.Table:
+        ids, uris = ["long", *clash], [uri, *clash.values()]
+        videos = pa.table({"id": ids, "uri": uris, "content_digest": pa.array([digest] + [None] * len(clash), pa.string())})
+        return windows_of(DENSE, videos, known, np.full(known.num_rows, retry))
+
+    def rows(clip_id: str, window: Window | None) -> pa.Table:
+        clip = {"clip_id": clip_id, "video": uri, "video_id": "long", "content_digest": digest}
+        span = {} if window is None else {"window_start": window.start, "window_stop": window.stop}
+        return pa.Table.from_pylist([clip | span], schema=CLIPS)
+
+    found = cut(CLIPS.empty_table())
+    assert found["clip_id"].to_pylist() == ["long#0000", "long#0001", "long#0002"]
+    assert found["window_start"].to_pylist() == [0, 8, 16]
+    known = rows("long#0000", Window(start=0, stop=16))  # not what probing finds, which tells that it is not done
+    assert cut(known)["clip_id"].to_pylist() == ["long#0000"]
+    assert cut(known, None)["clip_id"].to_pylist() == ["long#0000"]
+    unprobed = rows("long", None)
+    assert cut(unprobed)["clip_id"].to_pylist() == ["long"]
+    assert cut(unprobed, retry=True) == found
+    with pytest.raises(BadInput, match="called 'long#0000'"):
+        cut(CLIPS.empty_table(), **{"long#0000": f"{folder}/gone.mp4"})
+
+
+def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> None:
+    (folder / "text.mp4").write_text("no video")
+    with DecoderPool(DENSE, 2, timeout_seconds=60) as pool:
+        found = list(pool.probe(f"{folder}/{name}.mp4" for name in ("long", "text", "short", "none")))
+    assert [f if isinstance(f, Footage) else f.reason for f in found] == [
+        Footage(frames=30, fps=24), "not_a_video", Footage(frames=5, fps=24), "video_missing",
+    ]  # fmt: skip
+
+
+def test_a_video_s_windows_are_read_stitched(jobs: Jobs, folder: Path, tmp_path: Path, tiny_store: Path) -> None:
+    store = str(tmp_path / "store")
+    run(jobs, folder, tmp_path / "store", signals=["depth", "flow", "motion", "camray"])
+    cache = open_cache(store)
+    ids = [f"long.mp4#{number:04d}" for number in range(3)]
+    one = cache.read(["depth", "flow", "motion", "camray"], ids)
+    whole = cache.read_video(["depth", "flow", "motion"], "long.mp4", align="none")
+    assert set(whole) == {"depth", "flow", "motion", "frame_index", "timestamps"}
+    assert whole["frame_index"].tolist() == list(range(30))
+    np.testing.assert_allclose(whole["timestamps"], np.arange(30) / 24, atol=1e-3)
+    np.testing.assert_array_equal(
+        whole["depth"], np.concatenate([one["depth"][0][:8], one["depth"][1][:8], one["depth"][2][:14]])
+    )
+    np.testing.assert_array_equal(whole["flow"][8], one["flow"][0][8])
+    np.testing.assert_array_equal(whole["flow"][9], one["flow"][1][1])
+    for align in ("disparity", "scale", "joint"):
+        both = cache.read_video(["camray", "depth"], "long.mp4", align=align)
+        assert both["depth"].shape == (30, 112, 112)
+        assert both["camray"].shape == (30, *one["camray"].shape[2:])
+        np.testing.assert_array_equal(both["camray"], cache.read_video(["camray"], "long.mp4", align=align)["camray"])
+        np.testing.assert_array_equal(both["depth"][:8], one["depth"][0][:8])
+    assert len(cache.read_video(["depth"], "short.mp4")["depth"]) == 5
+    with pytest.raises(UnknownClip, match=r"no video 'lang.mp4'. Did you mean 'long.mp4'"):
+        cache.read_video(["depth"], "lang.mp4")
+    with pytest.raises(BadInput, match="'f4d' has no frame axis"):
+        cache.read_video(["f4d"], "long.mp4")
+    with pytest.raises(BadInput, match="is sampled uniform"):
+        open_cache(str(tiny_store)).read_video(["depth"], "scene-0.mp4")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import BadInput
+from schemas.job import Job
+from teacher_cache.io.config import load_yaml
+
+GOOD = "videos: {glob: 'v/*.mp4'}\nstore: out\nteacher: {preset: tiny}\n"
+
+
+def test_a_short_job_gets_every_default(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(GOOD)
+    job = load_yaml(tmp_path / "job.yaml", Job)
+    assert job.signals == ("f4d", "depth", "flow", "motion", "camray")
+    assert job.layout.clips_per_shard == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "signls: [depth]\n", "signls: unknown key; did you mean `signals`?"),
+        ("videos: {glob: x, manifst: y}\nstore: s\nteacher: {}\n", "videos.manifst: unknown key; did you mean `manifest`?"),
+        (GOOD + "engine: {batches: 4}\n", "engine.batches: unknown key; did you mean `batch`?"),
+        ("videos: {glob: x}\nteacher: {}\n", "store: missing, and required"),
+        ("videos: {}\nstore: s\nteacher: {}\n", "give exactly one of `manifest` and `glob`"),
+        (GOOD + "signals: []\n", "name at least one signal"),
+        (GOOD + "signals: [deep]\n", "signals.0: input should be 'f4d', 'depth', 'flow', 'motion' or 'camray' (found 'deep')"),
+        (
+            GOOD + "layout: {clips_per_shard: 0}\n",
+            "layout.clips_per_shard: input should be greater than or equal to 1 (found 0)",
+        ),
+        (GOOD + "clips: {sampling: fps}\n", "clips: `sampling: fps` needs `fps`, the frames per second to take"),
+        (GOOD + "clips: {fps: 4}\n", "clips: `fps` is for `sampling: fps`, and the sampling here is uniform"),
+        (GOOD + "clips: {sampling: dense, fps: 4}\n", "the sampling here is dense; change it or leave `fps` out"),
+        (GOOD + "clips: {sampling: fps, fps: 0}\n", "clips.fps: input should be greater than 0 (found 0)"),
+        (GOOD + "clips: {sampling: fps, fps: .inf}\n", "clips.fps: input should be a finite number (found inf)"),
+        (GOOD + "clips: {sampling: all}\n", "clips.sampling: input should be 'uniform', 'fps' or 'dense' (found 'all')"),
+        (GOOD + "store: twice\n", "line 4: the key 'store' stands twice"),
+        ("", "holds nothing; needed a mapping with the keys videos, store"),
+        ("- a\n- b\n", "holds list"),
+        ("a: [1,\n", "is not YAML"),
+        ("store: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        load_yaml(path, Job)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no file"):
+        load_yaml(tmp_path / "none.yaml", Job)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="cannot read"):
+        load_yaml(tmp_path / "binary.yaml", Job)

@@ -1,0 +1,319 @@
+"""A job from beginning to end, and everything that may be asked of it again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from conftest import Jobs, tree
+
+from schemas.errors import BadInput, ClipFailed, CouldNotRun, RecipeMismatch, SignalMissing, UnknownClip
+from schemas.job import Job
+from schemas.report import RunReport
+from teacher_cache import open_cache
+from teacher_cache.jobs.plan import diff_report, plan_report
+from teacher_cache.jobs.run import run_job
+from teacher_cache.store.garbage import collect_garbage
+from teacher_cache.store.store import open_store, status
+from teacher_cache.store.verify import verify
+
+ALL = ["f4d", "depth", "flow", "motion", "camray"]
+
+
+def run(jobs: Jobs, store: Path, *, retry_failed: bool = False, **changes: Any) -> RunReport:
+    return run_job(Job.model_validate(jobs.value(store, **changes)), retry_failed=retry_failed)
+
+
+@pytest.fixture
+def three(tmp_path: Path, videos: Path) -> Path:
+    """A folder of three videos that a test may change."""
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for seed in range(3):
+        shutil.copy(videos / f"scene-{seed}.mp4", folder)
+    return folder
+
+
+def source(folder: Path) -> dict[str, Any]:
+    return {"videos": {"glob": f"{folder}/*.mp4"}}
+
+
+def test_two_runs_of_one_job_give_the_same_bytes(tiny_store: Path, jobs: Jobs, tmp_path: Path) -> None:
+    report = run(jobs, tmp_path / "store")
+    assert report.clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
+    assert report.done_before == 0
+    assert tree(tmp_path / "store") == tree(tiny_store)
+
+
+def test_a_second_run_writes_nothing(jobs: Jobs, tmp_path: Path) -> None:
+    run(jobs, tmp_path / "store")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*")}
+    report = run(jobs, tmp_path / "store")
+    assert report.done_before == 4
+    assert report.stage_seconds.teach == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*")} == before
+
+
+def test_what_is_read_is_what_the_teacher_gave(tiny_store: Path, videos: Path) -> None:
+    import torch
+
+    from schemas.job import TeacherJob
+    from teacher_cache.clips.decode import decode_clip
+    from teacher_cache.teachers.registry import family
+
+    cache = open_cache(str(tiny_store))
+    read = cache.read([*ALL, "timestamps", "frame_index"], ["scene-2.mp4", "scene-0.mp4"])
+    teacher = family("l4p").load(TeacherJob(preset="tiny"), "cpu")
+    for place, name in enumerate(("scene-2.mp4", "scene-0.mp4")):
+        clip = decode_clip(str(videos / name), cache.recipe.clips)
+        raw = {k: v[0].numpy() for k, v in teacher.raw(torch.from_numpy(clip.frames)[None], ALL).items()}
+        assert {k: v.shape[1:] for k, v in read.items() if k in raw} == {k: v.shape for k, v in raw.items()}
+        np.testing.assert_allclose(read["depth"][place], np.exp(raw["depth"]), rtol=1e-3)
+        np.testing.assert_allclose(read["flow"][place], raw["flow"], atol=1 / 32 + 1e-4)
+        np.testing.assert_allclose(read["motion"][place], raw["motion"].clip(-8, 8), atol=1 / 16 + 1e-4)
+        np.testing.assert_allclose(read["camray"][place], raw["camray"], atol=1e-4)
+        error, power = (np.square(x).mean(axis=(1, 2, 3)) for x in (read["f4d"][place] - raw["f4d"], raw["f4d"]))
+        assert (error <= 0.0101**2 * power).all()  # the batch differs from the run's, and with it the order of some sums
+        assert tuple(read["frame_index"][place]) == clip.clock.frame_index
+        np.testing.assert_array_equal(read["timestamps"][place], clip.clock.timestamps_seconds)
+    assert all(v.dtype == np.float32 for k, v in read.items() if k in ALL)
+
+
+def test_stored_heads_decode_stored_features_to_stored_maps(tiny_store: Path) -> None:
+    import torch
+
+    cache = open_cache(str(tiny_store))
+    heads = cache.heads()
+    assert heads is not None
+    read = cache.read(ALL, cache.committed_ids())
+    maps = heads.raw(torch.from_numpy(read["f4d"]), ALL[1:])
+    spread = np.log(read["depth"]).std()
+    assert np.abs(maps["depth"].numpy() - np.log(read["depth"])).mean() < 0.05 * spread
+
+
+def test_new_videos_are_appended_and_nothing_committed_is_touched(
+    jobs: Jobs, three: Path, videos: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run(jobs, store, **source(three))
+    before = tree(store)
+    shutil.copy(videos / "scene-3.mp4", three)
+    report = run(jobs, store, **source(three))
+    assert report.clips.committed == 4
+    after = tree(store)
+    changed = [key for key, data in before.items() if after[key] != data]
+    assert all(key.endswith("/zarr.json") for key in changed)  # the arrays' lengths alone
+    rows = {c["clip_id"]: c["row"] for c in open_cache(str(store)).clips.to_pylist()}
+    assert rows == {"scene-0.mp4": 0, "scene-1.mp4": 1, "scene-2.mp4": 2, "scene-3.mp4": 4}  # aligned to a shard
+    assert np.asarray(zarr.open_group(store, mode="r")["depth"]).shape[0] == 5
+    assert not verify(str(store)).findings
+
+
+def test_a_signal_is_added_over_the_same_rows(jobs: Jobs, three: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run(jobs, store, **source(three), signals=["depth"])
+    before = tree(store)
+    with pytest.raises(SignalMissing, match="holds depth; 'flow' is not among them"):
+        open_cache(str(store)).read(["flow"], ["scene-0.mp4"])
+    plan = plan_report(Job.model_validate(jobs.value(store, **source(three), signals=["depth", "flow"])))
+    assert (plan.units, plan.new_clips, plan.bytes_uncompressed["depth"]) == (2, 0, 0)
+    assert plan.bytes_uncompressed["flow"] == 3 * 16 * 112 * 112 * 2 * 2
+    report = run(jobs, store, **source(three), signals=["depth", "flow"])
+    assert report.clips.committed == 3
+    assert before.items() <= tree(store).items()
+    assert open_cache(str(store)).read(["depth", "flow"], ["scene-1.mp4"])["flow"].shape == (1, 16, 112, 112, 2)
+    assert not verify(str(store)).findings
+
+
+def test_a_failed_clip_is_a_row_with_a_reason_and_can_be_tried_again(
+    jobs: Jobs, three: Path, videos: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    (three / "scene-1.mp4").write_text("not a video")
+    report = run(jobs, store, **source(three))
+    assert report.clips.model_dump() == {"planned": 3, "committed": 2, "failed": 1, "pending": 0}
+    assert [(f.clip_id, f.reason) for f in report.failures] == [("scene-1.mp4", "not_a_video")]
+    cache = open_cache(str(store))
+    with pytest.raises(ClipFailed, match=r"'scene-1.mp4' has no targets: not_a_video"):
+        cache.read(["depth"], ["scene-0.mp4", "scene-1.mp4"])
+    assert cache.committed_ids() == ["scene-0.mp4", "scene-2.mp4"]
+    assert len(cache.dataset(["depth"])) == 2
+    assert not verify(str(store)).findings
+
+    assert run(jobs, store, **source(three)).clips.failed == 1  # not tried again unasked
+    before = tree(store)
+    assert run(jobs, store, retry_failed=True, **source(three)).clips.failed == 1  # asked, and it fails again
+    # A mended video has another content, and so is taught again unasked.
+    shutil.copy(videos / "scene-1.mp4", three)
+    assert run(jobs, store, **source(three)).clips.committed == 3
+    assert all(tree(store)[key] == data for key, data in before.items() if not key.endswith("zarr.json"))
+    assert not verify(str(store)).findings
+
+
+def test_a_video_whose_content_changed_is_taught_again_as_a_new_row(
+    jobs: Jobs, three: Path, videos: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run(jobs, store, **source(three))
+    old = open_cache(str(store)).read(["depth"], ["scene-0.mp4"])["depth"]
+    shutil.copy(videos / "scene-3.mp4", three / "scene-0.mp4")
+    assert run(jobs, store, **source(three)).clips.committed == 3
+    new = open_cache(str(store))
+    assert {c["clip_id"]: c["row"] for c in new.clips.to_pylist()}["scene-0.mp4"] == 4
+    assert (new.read(["depth"], ["scene-0.mp4"])["depth"] != old).any()
+    run(jobs, store, **source(three), signals=["depth", "motion"])  # a superseded row is no obstacle to a new run
+    assert not verify(str(store)).findings
+
+
+def test_a_vanished_video_leaves_its_targets_good(jobs: Jobs, three: Path, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"uri": f"scene-{i}.mp4"}) for i in range(3))
+    (three / "videos.jsonl").write_text(lines)
+    listed = {"videos": {"manifest": f"{three}/videos.jsonl"}}
+    run(jobs, tmp_path / "store", **listed)
+    (three / "scene-2.mp4").unlink()
+    assert run(jobs, tmp_path / "store", **listed).clips.committed == 3
+
+
+def test_another_recipe_is_refused_with_the_fields_that_differ(jobs: Jobs, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run(jobs, store)
+    before = tree(store)
+    changes: dict[str, Any] = {"encoding": "exact", "layout": {"clips_per_shard": 4}}
+    with pytest.raises(RecipeMismatch) as caught:
+        run(jobs, store, **changes)
+    assert set(caught.value.differences) == {
+        "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "encodings.camray", "layout.clips_per_shard",
+    }  # fmt: skip
+    assert diff_report(str(store), Job.model_validate(jobs.value(store, **changes))).differences == caught.value.differences
+    assert diff_report(str(store), Job.model_validate(jobs.value(store))).units == 0
+    assert tree(store) == before
+
+
+def test_where_and_how_fast_is_not_in_the_recipe(jobs: Jobs, tmp_path: Path) -> None:
+    run(jobs, tmp_path / "store")
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "store", moved)
+    engine = {"kind": "local", "batch": 4, "decoders": 2}
+    assert run(jobs, moved, engine=engine).done_before == 4
+
+
+def test_the_exact_encoding_is_lossless(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
+    import torch
+
+    from schemas.job import TeacherJob
+    from teacher_cache.clips.decode import decode_clip
+    from teacher_cache.teachers.registry import family
+
+    run(
+        jobs,
+        tmp_path / "store",
+        **source(three),
+        encoding="exact",
+        engine={"kind": "local", "batch": 1, "threads_per_teacher": 1},
+    )
+    cache = open_cache(str(tmp_path / "store"))
+    clip = decode_clip(str(videos / "scene-0.mp4"), cache.recipe.clips)
+    raw = family("l4p").load(TeacherJob(preset="tiny"), "cpu").raw(torch.from_numpy(clip.frames)[None], ALL)
+    read = cache.read(ALL, ["scene-0.mp4"])
+    for signal in ("f4d", "flow", "motion", "camray"):
+        np.testing.assert_array_equal(read[signal], raw[signal].numpy())
+    np.testing.assert_allclose(read["depth"], raw["depth"].exp().numpy(), rtol=1e-6)
+
+
+def test_a_dataset_is_shuffled_by_seed_and_epoch_batched_and_picklable(tiny_store: Path) -> None:
+    import torch
+    from torch.utils.data import DataLoader
+
+    cache = open_cache(str(tiny_store))
+    dataset = cache.dataset(["depth", "camray"], seed=5)
+    order = [str(dataset[i]["clip_id"]) for i in range(4)]
+    assert sorted(order) == cache.committed_ids()
+    assert order == [str(cache.dataset(["depth"], seed=5)[i]["clip_id"]) for i in range(4)]
+    orders = set()
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        orders.add(tuple(str(dataset[i]["clip_id"]) for i in range(4)))
+    assert len(orders) > 1
+    assert [str(item["clip_id"]) for item in cache.dataset(["depth"], seed=None)] == cache.committed_ids()
+    loader = DataLoader(cache.dataset(["depth"], seed=None), batch_size=3, num_workers=1, multiprocessing_context="spawn")
+    batches = list(loader)
+    assert [tuple(b["depth"].shape) for b in batches] == [(3, 16, 112, 112), (1, 16, 112, 112)]
+    truth = cache.read(["depth"], cache.committed_ids())["depth"]
+    assert torch.equal(torch.cat([b["depth"] for b in batches]), torch.from_numpy(truth))
+
+
+def test_misspelt_clips_are_named_and_nothing_asked_gives_nothing(tiny_store: Path) -> None:
+    cache = open_cache(str(tiny_store))
+    with pytest.raises(UnknownClip, match=r"no clip 'scene-0.mpeg', among 4. Did you mean 'scene-0.mp4'"):
+        cache.read(["depth"], ["scene-0.mpeg"])
+    assert cache.read(["depth"], [])["depth"].shape == (0, 16, 112, 112)
+
+
+def test_the_teacher_must_fit_the_job(jobs: Jobs, tmp_path: Path) -> None:
+    for changes, said in (
+        ({"clips": {"frames": 8}}, "takes clips of 16 frames"),
+        ({"clips": {"size": 224}}, "takes frames of 112 pixels"),
+        ({"teacher": {"family": "l5p"}}, "no teacher family is called 'l5p'"),
+        ({"teacher": {"family": "l4p", "preset": "giant"}}, "weights"),
+        ({"engine": {"kind": "slurm"}}, "no engine is called 'slurm'; installed here: local, ray"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            run(jobs, tmp_path / "store", **changes)
+    assert not (tmp_path / "store").exists()
+
+
+def test_garbage_is_what_no_entry_names(jobs: Jobs, three: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run(jobs, store, **source(three))
+    committed = tree(store)
+    (store / "depth/c/7/0/0").mkdir(parents=True)
+    (store / "depth/c/7/0/0/0").write_bytes(b"left by a killed run")
+    (store / "f4d/c/0/0/0/0/0/.0.abc.tmp").write_bytes(b"half")
+    assert {(f.kind, f.key) for f in verify(str(store)).findings} == {
+        ("orphan", "depth/c/7/0/0/0"), ("orphan", "f4d/c/0/0/0/0/0/.0.abc.tmp"),
+    }  # fmt: skip
+    assert collect_garbage(str(store), older_than_hours=1, dry_run=False).removed == ()  # a run may be at work
+    assert len(collect_garbage(str(store), older_than_hours=0, dry_run=True).removed) == 2
+    assert len(collect_garbage(str(store), older_than_hours=0, dry_run=False).removed) == 2
+    assert tree(store) == committed
+    assert status(open_store(str(store))).clips.committed == 3
+
+
+def test_only_new_videos_are_looked_at_where_the_job_says_so(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
+    store, new = tmp_path / "store", {"videos": {"glob": f"{three}/*.mp4", "check": "new"}}
+    (three / "scene-1.mp4").write_text("not a video")
+    assert run(jobs, store, **new).clips.model_dump() == {"planned": 3, "committed": 2, "failed": 1, "pending": 0}
+    shutil.copy(videos / "scene-3.mp4", three / "scene-0.mp4")  # other content, which nobody looks at
+    (three / "scene-2.mp4").unlink()
+    shutil.copy(videos / "scene-3.mp4", three)
+    plan = plan_report(Job.model_validate(jobs.value(store, **new)))
+    assert (plan.new_clips, plan.units) == (1, 1)
+    assert run(jobs, store, **new).done_before == 2  # of the videos that the glob finds now
+    shutil.copy(videos / "scene-1.mp4", three)
+    report = run(jobs, store, **new, retry_failed=True)  # what is tried again is looked at again
+    assert report.clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
+    digest = dict(zip(*(open_cache(str(store)).clips[name].to_pylist() for name in ("clip_id", "content_digest")), strict=True))
+    assert digest["scene-0.mp4"] != digest["scene-3.mp4"]
+    assert run(jobs, store, **source(three)).clips.planned == 4
+    digest = dict(zip(*(open_cache(str(store)).clips[name].to_pylist() for name in ("clip_id", "content_digest")), strict=True))
+    assert digest["scene-0.mp4"] == digest["scene-3.mp4"]
+
+
+def test_too_many_failures_stop_the_run_with_their_reasons_counted(tmp_path: Path, videos: Path, jobs: Jobs) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    lines = [{"uri": str(broken if n % 3 else videos / "scene-0.mp4"), "id": f"{n:02d}"} for n in range(60)]
+    (tmp_path / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    job = jobs.value(tmp_path / "store", videos={"manifest": str(tmp_path / "videos.jsonl")}, signals=["camray"])
+    with pytest.raises(CouldNotRun, match=r"max_failed_share allows \(0.5\):\n  2\d not_a_video, such as '"):
+        run_job(Job.model_validate(job))
+    assert status(open_store(str(tmp_path / "store"))).clips.pending > 0
+
+    job["engine"]["max_failed_share"] = 1
+    report = run_job(Job.model_validate(job))
+    assert report.clips.model_dump() == {"planned": 60, "committed": 20, "failed": 40, "pending": 0}

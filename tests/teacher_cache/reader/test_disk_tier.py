@@ -1,0 +1,196 @@
+"""The disk tier: each thing fetched once, never a wrong byte, never over the bound, never the reason that a read fails."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import BadInput
+from teacher_cache import DiskTier, open_cache
+from teacher_cache.io.remote import filesystem
+from teacher_cache.store.objects import Objects
+
+
+class Source:
+    """Gives each key bytes of its own, and counts what was asked for."""
+
+    def __init__(self, length: int = 1000) -> None:
+        self.length = length
+        self.asked: list[str] = []
+
+    def read(self, tier: DiskTier, key: str) -> bytes:
+        def fetch() -> bytes:
+            self.asked.append(key)
+            return self.content(key)
+
+        return tier.get(key, fetch)
+
+    def content(self, key: str) -> bytes:
+        return (key.encode() * self.length)[: self.length]
+
+
+def kept(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("??/*") if path.is_file()]
+
+
+def test_what_was_fetched_is_read_from_the_disk_by_every_later_tier(tmp_path: Path) -> None:
+    source = Source()
+    tier = DiskTier(tmp_path, 10**6)
+    for reader in (tier, tier, pickle.loads(pickle.dumps(tier)), DiskTier(str(tmp_path), 10**6)):
+        assert [source.read(reader, key) for key in "ab"] == [source.content(key) for key in "ab"]
+    assert source.asked == ["a", "b"]
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    source, tier = Source(1000), DiskTier(tmp_path, 10_100)
+    for key in "abcdefghij":  # ten files of 1004 bytes
+        source.read(tier, key)
+    source.read(tier, "a")
+    source.read(tier, "k")  # one too many: room is made for more than one
+    source.asked.clear()
+    for key in "akj":
+        source.read(tier, key)
+    assert source.asked == []
+    source.read(tier, "b")
+    assert source.asked == ["b"]
+
+
+@given(asked=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40), bound=st.integers(1, 4000))
+def test_a_tier_gives_the_right_bytes_within_its_bound(asked: list[tuple[int, bool]], bound: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tier = DiskTier(folder, bound)
+        for number, anew in asked:
+            tier = DiskTier(folder, bound) if anew else tier
+            source = Source(100 * (number + 1))
+            assert source.read(tier, str(number)) == source.content(str(number))
+            assert sum(path.stat().st_size for path in kept(Path(folder))) <= bound
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:0], lambda b: b[:500] + b"?" + b[501:], lambda b: b + b"1"])
+def test_a_damaged_file_is_fetched_again(tmp_path: Path, damage) -> None:
+    source, tier = Source(), DiskTier(tmp_path, 10**6)
+    source.read(tier, "a")
+    (path,) = kept(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    for _ in range(2):
+        assert source.read(tier, "a") == source.content("a")
+    assert source.asked == ["a", "a"]
+
+
+def test_threads_wait_for_a_fetch_and_share_its_error(tmp_path: Path) -> None:
+    tier, asked, begun, go = DiskTier(tmp_path, 10**6), [], threading.Event(), threading.Event()
+
+    def fetch() -> bytes:
+        asked.append(1)
+        begun.set()
+        go.wait(10)
+        if len(asked) == 1:
+            raise OSError("the store is away")
+        return b"bytes"
+
+    def read(_: int) -> bytes | str:
+        try:
+            return tier.get("key", fetch)
+        except OSError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(read, 0)
+        begun.wait(10)
+        others = [threads.submit(read, i) for i in range(7)]
+        while any(not other.running() for other in others):
+            pass
+        go.set()
+        answers = [first.result(), *(other.result() for other in others)]
+        # Whoever came while the first fetch was under way has its error; a thread that was late has a fetch of its own.
+        assert answers[0] == "the store is away"
+        assert set(answers) <= {"the store is away", b"bytes"}
+        assert len(asked) <= 2
+        assert set(threads.map(read, range(8))) == {b"bytes"}
+    assert len(asked) == 2
+
+
+_HAMMER = """
+import random, sys
+from pathlib import Path
+from teacher_cache import DiskTier
+folder, seed, bound = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+tier, random = DiskTier(folder, bound), random.Random(seed)
+print("ready", flush=True)
+for _ in range(int(sys.argv[4])):
+    number = random.randrange(40)
+    content = (b"%d," % number) * 2000
+    assert tier.get(str(number), lambda: content) == content
+"""
+
+
+def test_processes_share_a_folder_and_may_be_killed(tmp_path: Path) -> None:
+    bound = 60_000
+
+    def hammer(seed: int, rounds: int) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", _HAMMER, str(tmp_path), str(seed), str(bound), str(rounds)]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+    endless, *others = hammer(0, 10**9), hammer(1, 1000), hammer(2, 1000)
+    for process in (endless, *others):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    endless.kill()
+    for process in (endless, *others):
+        process.communicate()
+    assert [process.returncode for process in others] == [0, 0]
+    assert 0 < sum(path.stat().st_size for path in kept(tmp_path)) <= bound
+
+
+@pytest.mark.parametrize("trouble", ["full", "not a folder"])
+def test_a_disk_that_cannot_be_written_costs_a_warning_and_no_read(tmp_path: Path, trouble: str) -> None:
+    source, folder = Source(), tmp_path / "tier"
+    if trouble == "full":
+        source.read(DiskTier(folder, 10**6), "a")
+        (folder / "draft").symlink_to("/dev/full")
+    else:
+        folder.write_text("a file")
+    tier = DiskTier(folder, 10**6)
+    with pytest.warns(RuntimeWarning, match="cannot keep more") as warned:
+        assert [source.read(tier, key) for key in "abcb"] == [source.content(key) for key in "abcb"]
+    assert len(warned) == 1
+    assert source.asked == ["a", "b", "c", "b"]
+
+
+def test_a_bound_that_holds_nothing_is_refused_and_what_is_too_large_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="0 bytes holds nothing"):
+        DiskTier(tmp_path, 0)
+    source, tier = Source(1000), DiskTier(tmp_path, 1003)
+    for _ in range(2):
+        source.read(tier, "a")
+    assert source.asked == ["a", "a"]
+
+
+def test_the_second_epoch_reads_nothing_from_the_store(tiny_store: Path, s3: str, tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    store = f"{s3}/store"
+    fs, _ = filesystem(store)
+    fs.put(str(tiny_store), store, recursive=True)
+    signals = ["f4d", "depth", "flow", "motion", "camray"]
+    disk = DiskTier(tmp_path / "tier", 10**9)
+    cache = open_cache(store, disk)
+    first = cache.read(signals, cache.committed_ids())
+    fs.rm(fs.glob(f"{store}/*/c"), recursive=True)
+    assert sum(Objects(store).listing("f4d/c").values()) == 0  # bytes; the server keeps a name for an empty folder
+    for again in (cache, open_cache(store, disk), pickle.loads(pickle.dumps(cache))):
+        for name, values in again.read(signals, cache.committed_ids()).items():
+            np.testing.assert_array_equal(values, first[name])
+    dataset = cache.dataset(["depth"], seed=None)
+    (batch,) = DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    np.testing.assert_array_equal(batch["depth"].numpy(), first["depth"])

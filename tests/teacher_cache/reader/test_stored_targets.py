@@ -1,0 +1,123 @@
+"""Targets as they are stored: what a trainer moves to its device, and clips that an encoding could not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from conftest import Jobs
+from seeded_weights import seed_weights
+
+from schemas.job import Job, TeacherJob
+from schemas.signal import SIGNAL_NAMES
+from teacher_cache import open_cache
+from teacher_cache.clips.decode import decode_clip
+from teacher_cache.jobs.discovery import discover, find_clips
+from teacher_cache.jobs.run import run_job
+from teacher_cache.jobs.unit_worker import Worker, WorkerSpec
+from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
+from teacher_cache.store.store import add_clips, add_parts, create_store
+from teacher_cache.store.verify import verify
+from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import PRESETS
+from teacher_cache.teachers.registry import family
+
+NAMES = [*SIGNAL_NAMES, "timestamps"]
+
+
+def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> None:
+    cache = open_cache(str(tiny_store))
+    ids = ["scene-2.mp4", "scene-0.mp4"]
+    stored, read = cache.read_stored(NAMES, ids), cache.read(NAMES, ids)
+    dtypes = {name: clips.arrays[name].dtype for name in NAMES for clips in stored[name]}
+    assert dtypes == {
+        "f4d": np.int8,
+        "depth": np.int16,
+        "flow": np.int16,
+        "motion": np.int8,
+        "camray": "f4",
+        "timestamps": "f8",
+    }
+    decoded = cache.decode(stored, device="cuda" if torch.cuda.is_available() else "cpu")
+    assert list(decoded) == NAMES
+    for name, tensor in decoded.items():
+        assert tensor.dtype == (torch.float64 if name == "timestamps" else torch.float32)
+        torch.testing.assert_close(tensor.cpu(), torch.from_numpy(read[name]), rtol=1e-6, atol=0)
+    nothing = cache.decode(cache.read_stored(NAMES, []))
+    assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
+
+
+VERSION_1 = {"f4d": "int8-channel", "depth": "log-uint16", "flow": "step16-int16", "motion": "step8-int8"}
+
+
+@pytest.mark.parametrize("earlier", [VERSION_1, dict.fromkeys(VERSION_1, "float32")], ids=["int8", "float32"])
+def test_a_store_in_earlier_encodings_is_read(
+    jobs: Jobs, videos: Path, tiny_store: Path, tmp_path: Path, earlier: dict[str, str]
+) -> None:
+    url = str(tmp_path / "store")
+    job = Job.model_validate(jobs.value(url, videos={"glob": f"{videos}/scene-0.mp4"}))
+    facts = discover(job)
+    recipe = facts.recipe.model_copy(update={"encodings": earlier | {"camray": "float32"}})
+    store = create_store(url, recipe)
+    clips = find_clips(job, facts, store.catalog())
+    catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))
+    add_parts(store, facts.parts, facts.shapes, catalog.rows)
+    (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
+    with Worker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
+        clip = decode_clip(str(videos / "scene-0.mp4"), recipe.clips)
+        assert worker.write(worker.teach(item, iter([clip]))).committed == 1
+
+    assert not verify(url).findings
+    cache, now = open_cache(url), open_cache(str(tiny_store)).read(SIGNAL_NAMES, ["scene-0.mp4"])
+    read = cache.read(SIGNAL_NAMES, ["scene-0.mp4"])
+    decoded = cache.decode(cache.read_stored(SIGNAL_NAMES, ["scene-0.mp4"]))
+    for signal, values in read.items():
+        spread = np.abs(now[signal]).max()
+        bounded = values.clip(-8, 8) if signal == "motion" else values  # as `fine` has it
+        np.testing.assert_allclose(bounded, now[signal], rtol=2e-3, atol=spread / 50 if signal == "f4d" else 0.2)
+        torch.testing.assert_close(decoded[signal], torch.from_numpy(values), rtol=1e-6, atol=0)
+
+
+@pytest.fixture
+def wild(tmp_path: Path) -> TeacherJob:
+    """A teacher whose flow, at 5000 pixels, is beyond what 16 bits hold at 1/16 pixel."""
+    model = L4P(PRESETS["tiny"])
+    seed_weights(model, seed=1)
+    state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    last = [name for name in state if "flow_2d_backward" in name and name.endswith("head2.2.bias")]
+    assert last
+    for name in last:
+        state[name] += 5000
+    torch.save({"state_dict": state}, tmp_path / "wild.ckpt")
+    return TeacherJob(preset="tiny", weights=str(tmp_path / "wild.ckpt"))
+
+
+def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
+    jobs: Jobs, videos: Path, wild: TeacherJob, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    job = jobs.value(store, teacher=wild.model_dump(), signals=["depth", "flow"], videos={"glob": f"{videos}/scene-[01].mp4"})
+    job["engine"]["batch"] = 1
+    assert run_job(Job.model_validate(job)).clips.committed == 2
+    assert not verify(str(store)).findings
+
+    cache = open_cache(str(store))
+    read = cache.read(["flow", "depth"], ["scene-1.mp4"])
+    frames = torch.from_numpy(decode_clip(str(videos / "scene-1.mp4"), cache.recipe.clips).frames)[None]
+    raw = family("l4p").load(wild, "cpu").raw(frames, ["flow"])
+    np.testing.assert_array_equal(read["flow"], raw["flow"].numpy())
+    stored = cache.read_stored(["flow", "depth"], ["scene-1.mp4"])
+    assert [list(clips.arrays) for clips in stored["flow"] + stored["depth"]] == [["flow_exact"], ["depth"]]
+    torch.testing.assert_close(cache.decode(stored)["flow"], raw["flow"], rtol=0, atol=0)
+
+    shown = xarray.open_zarr(str(store), consolidated=False)
+    assert np.isnan(shown["flow"].values).all()  # never a value that is not so
+    np.testing.assert_array_equal(shown["flow_exact"].values[1], read["flow"][0])
+
+    (store / "flow_exact/c/0/0/0/0/0").unlink()
+    assert [(f.kind, f.key.split("/")[0], f.clip_ids) for f in verify(str(store)).findings] == [
+        ("missing", "flow_exact", ("scene-0.mp4", "scene-1.mp4"))
+    ]
