@@ -18,8 +18,8 @@ from schemas.report import PilotReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.pilot import pilot
-from teacher_cache.jobs.scheduler import Block, Feed, Inbox, InboxClosed, decode_span
-from teacher_cache.jobs.unit_worker import TaughtUnit, Worker, WorkerSpec
+from teacher_cache.jobs.scheduler import Block, Inbox, InboxClosed, Scheduler, decode_span
+from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
 _LOOK_SECONDS = 0.2
 """How often to look whether the run is told to stop."""
@@ -32,7 +32,7 @@ class LocalEngine:
     """Every other engine must end with the same store."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        with Worker(spec) as worker, _Threads(spec, worker, items) as threads:
+        with UnitWorker(spec) as worker, _Threads(spec, worker, items) as threads:
             yield TeacherStarted(teacher=_TEACHER, node=node(), devices=worker.devices)
             stopping = False
             while not threads.is_done:
@@ -53,17 +53,17 @@ class LocalEngine:
 class _Threads:
     """The threads of a run, and what they share. Use as a context manager."""
 
-    def __init__(self, spec: WorkerSpec, worker: Worker, items: Sequence[WorkItem]) -> None:
+    def __init__(self, spec: WorkerSpec, worker: UnitWorker, items: Sequence[WorkItem]) -> None:
         engine = spec.engine
         self._worker = worker
         self._inbox = Inbox()
         self._events: SimpleQueue[EngineEvent | BaseException] = SimpleQueue()
         self._writers = ThreadPoolExecutor(engine.writers, thread_name_prefix="write")
         self._may_write = threading.Semaphore(engine.writers)
-        """A taught unit's place in memory."""
+        """A taught unit's slot in memory."""
         # What follows is touched under this alone.
         self._changed = threading.Condition()
-        self._feed = Feed(items, ahead=worker.teaching_at_once + engine.decoders)
+        self._scheduler = Scheduler(items, ahead=worker.teaching_at_once + engine.decoders)
         self._in_work = 0
         self._begins_more = True
         self._is_closed = False
@@ -93,7 +93,7 @@ class _Threads:
     def is_done(self) -> bool:
         """Whether no further event will come."""
         with self._changed:
-            is_idle = self._feed.is_finished if self._begins_more else self._in_work == 0
+            is_idle = self._scheduler.is_finished if self._begins_more else self._in_work == 0
             return is_idle and self._events.empty()
 
     def next_event(self) -> EngineEvent | None:
@@ -120,10 +120,10 @@ class _Threads:
                 self._events.put(error)
 
     def _decode(self, decoder: Decoder) -> None:
-        while (span := self._wait_for(self._feed.next_span)) is not None:
+        while (span := self._wait_for(self._scheduler.next_span)) is not None:
             for block, clips in zip(self._where_room_is(span.blocks), decode_span(decoder, span), strict=False):
                 with self._changed:
-                    if self._feed.wants(block.unit):
+                    if self._scheduler.wants(block.unit):
                         self._inbox.put(block.unit, block.number, clips)
 
     def _where_room_is(self, blocks: Sequence[Block]) -> Iterator[Block]:
@@ -134,15 +134,15 @@ class _Threads:
             yield block
 
     def _room(self, block: Block) -> Block | None:
-        return block if self._feed.place(block.unit) else None
+        return block if self._scheduler.claim_slot(block.unit) else None
 
     def _teach(self) -> None:
         while (unit := self._wait_for(self._begun)) is not None:
             with self._changed:
-                item, blocks = self._feed.item(unit), self._feed.blocks(unit)
+                item, blocks = self._scheduler.item(unit), self._scheduler.blocks(unit)
             taught = self._worker.teach(item, self._inbox.clips(unit, blocks))
             with self._changed:
-                self._feed.taught(unit)
+                self._scheduler.taught(unit)
                 self._inbox.forget(unit)
                 self._changed.notify_all()
             self._may_write.acquire()
@@ -154,20 +154,20 @@ class _Threads:
         finally:
             self._may_write.release()
         with self._changed:
-            self._feed.finish(unit)
+            self._scheduler.finish(unit)
             self._in_work -= 1
             self._events.put(report.model_copy(update={"teacher": _TEACHER}))
             self._changed.notify_all()
 
     def _begun(self) -> int | None:
-        unit = self._feed.next_unit() if self._begins_more else None
+        unit = self._scheduler.next_unit() if self._begins_more else None
         self._in_work += unit is not None
         return unit
 
     def _wait_for(self, choose: Callable[[], Found | None]) -> Found | None:
         """What ``choose`` gives once that is not None; None when the run ends."""
         with self._changed:
-            while not (self._is_closed or self._feed.is_finished):
+            while not (self._is_closed or self._scheduler.is_finished):
                 if (found := choose()) is not None:
                     self._changed.notify_all()  # a unit may have been opened
                     return found

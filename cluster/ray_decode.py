@@ -13,7 +13,7 @@ from schemas.report import Requests
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import Device
 from teacher_cache.io.patience import expect
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Decoded, Span, decode_span
 
 
@@ -23,7 +23,7 @@ class DecodedBlock:
 
     clips: tuple[Decoded, ...]
     requests: Requests
-    """To the places of the videos, since the block before."""
+    """To the servers that hold the videos, since the block before."""
     trouble: CacheError | None = None
 
 
@@ -39,7 +39,7 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
             clips = next(blocks, ())
         except CacheError as error:
             trouble = error
-        yield DecodedBlock(clips, OF_VIDEOS.take(), trouble)
+        yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble)
 
 
 @functools.cache

@@ -38,7 +38,7 @@ from schemas.report import PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.memory import WorkerBytes, devices_of, require_host_memory, worker_bytes
 from teacher_cache.jobs.pilot import pilot
-from teacher_cache.jobs.scheduler import Block, Feed
+from teacher_cache.jobs.scheduler import Block, Scheduler
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.store.store import open_store
 from teacher_cache.teachers.registry import family
@@ -125,7 +125,7 @@ class _Run:
     def __init__(self, spec: WorkerSpec, recipe: Recipe, needed: WorkerBytes, items: Sequence[WorkItem]) -> None:
         self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
         self._units_left = len(items)
-        self._feed = Feed(items, ahead=1)
+        self._scheduler = Scheduler(items, ahead=1)
         self._room = _Room(spec.engine, recipe)
         self._patience = _Patience(spec.engine, needed)
         self._teachers: list[_Teacher] = []
@@ -163,7 +163,7 @@ class _Run:
             ray.kill(teacher.actor)
 
     def events(self, stop: Stop) -> Iterator[EngineEvent]:
-        while not (self._feed.is_finished if self._begins_more else not self._owners):
+        while not (self._scheduler.is_finished if self._begins_more else not self._owners):
             if stop.is_set and self._begins_more:
                 self._begins_more = False
                 yield Stopping(reason=stop.reason, grace_seconds=self._engine.grace_seconds)
@@ -185,7 +185,7 @@ class _Run:
         wanted = min(self._room.teachers, self._units_left)
         while len(self._teachers) < wanted:
             self._hire()
-        self._feed.ahead = self._room.units(len(self._teachers))
+        self._scheduler.ahead = self._room.units(len(self._teachers))
 
     def _hire(self) -> None:
         self._hired += 1
@@ -207,7 +207,7 @@ class _Run:
 
     def _decode_more(self) -> None:
         while len(self._decoding) < self._engine.decoders * len(self._teachers):
-            span = self._feed.next_span()
+            span = self._scheduler.next_span()
             if span is None:
                 return
             task = self._decode.remote(
@@ -219,12 +219,12 @@ class _Run:
         """Give units to the teachers that have room, to those with the fewest first."""
         while self._begins_more and self._at_work >= min(self._engine.min_teachers, self._units_left):
             free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
-            if not free or (unit := self._feed.next_unit()) is None:
+            if not free or (unit := self._scheduler.next_unit()) is None:
                 return
             teacher = min(free, key=lambda t: len(t.teaching))
             teacher.teaching.add(unit)
             self._owners[unit] = teacher
-            item, blocks = self._feed.item(unit), self._feed.blocks(unit)
+            item, blocks = self._scheduler.item(unit), self._scheduler.blocks(unit)
             self._ask(teacher, teacher.actor.teach.remote(unit, item, blocks), partial(self._on_taught, teacher, unit))
             for number, block in self._blocks.pop(unit, {}).items():
                 self._hand_over(teacher, unit, number, block)
@@ -237,13 +237,13 @@ class _Run:
         teacher.teaching.discard(unit)
         teacher.writing.add(unit)
         self._handed.pop(unit, None)
-        self._feed.taught(unit)
+        self._scheduler.taught(unit)
         self._ask(teacher, teacher.actor.write.remote(unit), partial(self._on_written, teacher, unit))
 
     def _on_written(self, teacher: _Teacher, unit: int, report: UnitReport) -> EngineEvent:
         teacher.writing.discard(unit)
         del self._owners[unit]
-        self._feed.finish(unit)
+        self._scheduler.finish(unit)
         self._units_left -= 1
         self._deaths = 0
         return report
@@ -253,7 +253,7 @@ class _Run:
 
     def _answers(self) -> Iterator[EngineEvent]:
         """What follows from the answers that are there, once there is one."""
-        tasks = [task for task, blocks in self._decoding.items() if not blocks or self._feed.place(blocks[0].unit)]
+        tasks = [task for task, blocks in self._decoding.items() if not blocks or self._scheduler.claim_slot(blocks[0].unit)]
         waited = [*self._asked, *tasks]
         if not waited:
             time.sleep(_LOOK_SECONDS)
@@ -279,7 +279,7 @@ class _Run:
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
         is_known = block.number in self._handed.get(block.unit, ()) or block.number in self._blocks.get(block.unit, ())
-        if is_known or not self._feed.wants(block.unit):
+        if is_known or not self._scheduler.wants(block.unit):
             return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
         if owner is None:
             self._blocks[block.unit][block.number] = ref
@@ -323,7 +323,7 @@ class _Run:
             del self._owners[unit]
             self._handed.pop(unit, None)
             self._blocks.pop(unit, None)
-            self._feed.begin_again(unit)
+            self._scheduler.begin_again(unit)
         node = teacher.started.node if teacher.started is not None else ""
         return TeacherLost(teacher=teacher.name, node=node, reason=reason, units=len(units))
 
@@ -427,8 +427,8 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         with _own_sigterm(), _on_loopback() if local else nullcontext():
             ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        place = os.environ.get("RAY_ADDRESS", "this machine")
-        raise CouldNotRun(f"cannot use Ray at {place}: {str(error).splitlines()[0]}") from None
+        address = os.environ.get("RAY_ADDRESS", "this machine")
+        raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
     try:
         yield
     finally:

@@ -9,13 +9,13 @@ from schemas.errors import CacheError
 from schemas.event import TeacherStarted
 from schemas.ledger import WorkItem
 from schemas.report import UnitReport
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Inbox, InboxClosed
-from teacher_cache.jobs.unit_worker import TaughtUnit, Worker, WorkerSpec
+from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
 
 class TeacherActor:
-    """`Worker` on a Ray node; its methods run beside each other, in threads.
+    """`UnitWorker` on a Ray node; its methods run beside each other, in threads.
 
     Errors meant for the user travel as values: Ray would wrap them in its own tracebacks.
     """
@@ -28,14 +28,14 @@ class TeacherActor:
     def start(self) -> TeacherStarted | CacheError:
         """Load the teacher. Comes before all else."""
         try:
-            self._worker = Worker(self._spec)
+            self._worker = UnitWorker(self._spec)
         except CacheError as error:
             return error
         return TeacherStarted(teacher=self._name, node=node(), devices=self._worker.devices)
 
     def take(self, unit: int, number: int, block: DecodedBlock) -> CacheError | None:
         """A decoded block of a unit that this teacher has, or will have."""
-        OF_VIDEOS.merge(block.requests)
+        VIDEO_REQUESTS.merge(block.requests)
         if block.trouble is not None:
             self._inbox.close()
             return block.trouble

@@ -97,7 +97,7 @@ class AblationReport(Frozen):
     """Of the stores' recipes."""
     questions: dict[str, int]
     """How many of each kind were asked of each student."""
-    guess: dict[str, float]
+    baseline: dict[str, float]
     """What always giving the kind's most frequent answer of the training questions would score."""
     map_guess: dict[str, float]
     """By metric, what its constant scores on the held-out clips."""

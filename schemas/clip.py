@@ -33,7 +33,7 @@ class Video(Frozen):
     id: str = Field(min_length=1)
 
 
-class Footage(Frozen):
+class VideoInfo(Frozen):
     """What a video holds: all that the choice of frames is a function of, besides the recipe."""
 
     frames: int = Field(ge=1)

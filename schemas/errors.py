@@ -49,7 +49,7 @@ class Stopped(CacheError):
 
 
 class StoreNotFound(BadInput):
-    """There is no store at the given place."""
+    """There is no store at the given URL."""
 
 
 class StoreDamaged(CouldNotRun):

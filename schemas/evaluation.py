@@ -57,7 +57,7 @@ class ClipScores(Frozen):
     clip_id: str
     video: str
     scores: dict[str, float | None]
-    guesses: dict[str, float | None]
+    baselines: dict[str, float | None]
     """What the metric's constant scores on this clip."""
 
 
@@ -66,7 +66,7 @@ class MapSummary(Frozen):
 
     mean: float | None
     median: float | None
-    guess: float | None
+    baseline: float | None
     """Mean of what the metric's constant scores, over the same clips."""
     clips: int
     """How many have a score."""

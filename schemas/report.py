@@ -81,7 +81,7 @@ class UnitReport(Timed):
     requests: Requests = Requests()
     """What the worker asked of the store since its last report."""
     video_requests: Requests = Requests()
-    """What it and its decoders asked of the places of the videos."""
+    """What it and its decoders asked of the servers that hold the videos."""
     failures: tuple[FailedClip, ...] = ()
     """Those of its clips that failed, save those that had failed before."""
     already_done: bool = False

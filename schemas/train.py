@@ -136,7 +136,7 @@ class ModelConfig(Frozen):
     dtype: Dtype = "float32"
     """Of the weights as they are loaded and trained."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
-    """Where 4D-RGPT adds the timestamp positional encoding: the paper's place (the default), or the one that the released
+    """Where 4D-RGPT adds the timestamp positional encoding: the paper's site (the default), or the one that the released
     README names. The Qwen models have their own encoding of real time."""
     freeze: tuple[Literal["vision_tower", "projector", "llm"], ...] = ("vision_tower",)
     """Parts that keep their weights; the paper tunes the projector and the language model."""

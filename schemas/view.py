@@ -31,7 +31,7 @@ class View(Frozen):
     crop: Crop | None = None
     """None for the whole picture."""
     flip: bool = False
-    """Whether left and right change places."""
+    """Whether left and right are swapped."""
 
     def then(self, other: View, size: int) -> View:
         """This view and ``other`` of what it shows, as one. ``size``: the teacher's, in pixels. Raises `BadInput`."""

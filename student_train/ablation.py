@@ -73,8 +73,8 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
         config=config,
         fingerprints={e: open_cache(_store(out, e)).recipe.fingerprint for e in config.encodings},
         questions=_with_all(Counter(question["task"] for question in asked)),
-        guess=guess(taught, asked),
-        map_guess=_map_guess(out, runs),
+        baseline=baseline(taught, asked),
+        map_guess=_map_baseline(out, runs),
         arms=summaries(runs),
         runs=tuple(runs),
         cores=os.cpu_count() or 1,
@@ -273,7 +273,7 @@ def _spreads(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     return {name: spread([figure[name] for figure in figures if name in figure]) for name in figures[0]}
 
 
-def guess(taught: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def baseline(taught: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Share of the asked questions that their kind's most frequent letter among the taught ones answers: sight unseen.
 
     A kind is a task with its options, as a model that reads the text alone can tell them apart.
@@ -303,10 +303,10 @@ def _with_all(counts: Mapping[str, int]) -> dict[str, int]:
     return {ALL: sum(counts.values()), **counts}
 
 
-def _map_guess(out: Path, runs: Sequence[ArmRun]) -> dict[str, float]:
+def _map_baseline(out: Path, runs: Sequence[ArmRun]) -> dict[str, float]:
     """The constants' scores, which are the same for every run that has maps."""
     run = next((run for run in runs if run.maps), None)
     if run is None:
         return {}
     maps = _evaluated(_run_folder(out, run.arm, run.seed)).maps
-    return {} if maps is None else {name: m.guess for name, m in maps.metrics.items() if m.guess is not None}
+    return {} if maps is None else {name: m.baseline for name, m in maps.metrics.items() if m.baseline is not None}

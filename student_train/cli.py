@@ -14,7 +14,7 @@ from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
 from schemas.train import Dtype, FitReport, TrainConfig
-from student_train.training.ranks import one_voice
+from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.config import load_yaml
 from teacher_cache.io.console import escape, print_json, reported_errors, stderr, stdout
 
@@ -38,14 +38,14 @@ def fit(
     ] = False,
 ) -> None:
     """Train a student; its losses, report and weights go to the run's folder. With several processes: start it by torchrun."""
-    with one_voice() as ranks:
-        with reported_errors(as_json and ranks.leads):
-            with ranks.agreed():
+    with rank_zero_console() as ranks:
+        with reported_errors(as_json and ranks.is_rank_zero):
+            with ranks.raise_on_any_rank():
                 config = load_yaml(train_yaml, TrainConfig)
             from student_train.training.fit import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
             report = run(config, overwrite=overwrite, resume=resume)
-        if as_json and ranks.leads:
+        if as_json and ranks.is_rank_zero:
             print_json(report)
         elif not as_json:
             show(report)
@@ -163,7 +163,7 @@ def show_ablation(report: AblationReport) -> None:
     table = Table("right answers, %", *map(escape, report.questions))
     for summary in report.arms:
         table.add_row(report.label(summary.arm), *(_spread(summary.accuracy[task], 100) for task in report.questions))
-    table.add_row("guess", *(f"{100 * report.guess[task]:.1f}" for task in report.questions))
+    table.add_row("baseline", *(f"{100 * report.baseline[task]:.1f}" for task in report.questions))
     table.add_row("questions", *map(str, report.questions.values()))
     stdout.print(table)
     with_maps = [summary for summary in report.arms if summary.maps]
@@ -201,7 +201,7 @@ def show_maps(maps: MapsReport) -> None:
     for name, found in maps.metrics.items():
         metric = METRICS[name]
         title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"
-        table.add_row(title, *map(_figure, (found.mean, found.median, found.guess)), metric.guess, str(found.clips))
+        table.add_row(title, *map(_figure, (found.mean, found.median, found.baseline)), metric.baseline, str(found.clips))
     stdout.print(table)
     stdout.print(
         f"{maps.clips} clips of {escape(maps.store)}" + (f"; {escape(maps.note)}" if maps.note else ""), soft_wrap=True

@@ -15,7 +15,7 @@ from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
 from teacher_cache.io.console import escape, print_json, progress_bar, reported_errors, size, stdout
-from teacher_cache.monitor.display import LOG_SECONDS, run_view
+from teacher_cache.monitor.display import LOG_SECONDS, run_display
 
 app = typer.Typer(
     name="teacher-cache",
@@ -112,7 +112,7 @@ def run(
 
         progress = no_progress if events == STANDARD_ERROR else progress_bar
         if events != STANDARD_ERROR:
-            told.append(listeners.enter_context(run_view(log_every)))
+            told.append(listeners.enter_context(run_display(log_every)))
 
         def listen(event: Event) -> None:
             for tell in told:
@@ -142,9 +142,9 @@ def status(
         from teacher_cache.store.store import status as store_status
 
         if watch:
-            from teacher_cache.monitor.follow import watch as watch_store
+            from teacher_cache.monitor.follow import follow
 
-            watch_store(open_store(store), every)
+            follow(open_store(store), every)
         report = store_status(open_store(store))
         if as_json:
             print_json(report)

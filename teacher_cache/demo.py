@@ -19,7 +19,7 @@ from teacher_cache.io.config import load_yaml
 from teacher_cache.io.console import escape, stderr, stdout
 from teacher_cache.io.progress import Progress
 from teacher_cache.jobs.run import run_job
-from teacher_cache.monitor.display import run_view
+from teacher_cache.monitor.display import run_display
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 from teacher_cache.store.verify import verify
 
@@ -34,7 +34,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
     make_videos(out / "videos", progress)
     job = load_yaml(job_file, Job)
     _step("teaching: the small L4P that comes with this package, trained on scenes like these but not on them")
-    with run_view() as listen:
+    with run_display() as listen:
         run_report = run_job(job, progress=progress, listen=listen)
     _step("verifying the store")
     verified = verify(job.store, progress)

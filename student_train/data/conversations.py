@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 VIDEO, IMAGE = "<video>", "<image>"
-"""The words of the conversations for where a video or an image goes."""
-_SHOWN = re.compile(f"({VIDEO}|{IMAGE})")
+"""The placeholders of a video and of an image in a conversation's text."""
+_PLACEHOLDER = re.compile(f"({VIDEO}|{IMAGE})")
 IGNORED_LABEL = -100
 """The label of a token that the language-modelling loss leaves out, as transformers has it."""
 
@@ -36,20 +36,20 @@ class Conversation:
     """One training sample: text, and the video and images that it is about, if any."""
 
     source: str
-    """Where it stands, for messages: the file and its place in it."""
+    """Where it stands, for messages: the file and the index in it."""
     turns: tuple[Turn, ...]
     video: str | None = None
     """The video's path or url as the file gives it."""
     clip_id: str | None = None
     """The store's own name of the clip, where the file gives it."""
     images: tuple[str, ...] = ()
-    """The images' paths or urls as the file gives them, in the order of their places in the text."""
+    """The images' paths or urls as the file gives them, in the order of their placeholders in the text."""
 
 
 def read_conversations(files: Sequence[str]) -> list[Conversation]:
     """All conversations of LLaVA JSON files (a list of objects) and of .jsonl files (one object a line), in their order.
 
-    Raises `BadInput` that names the file and the place in it.
+    Raises `BadInput` that names the file and the index in it.
     """
     found = [_conversation(item, f"{path}[{number}]") for path in files for number, item in enumerate(_items(path))]
     if not found:
@@ -84,7 +84,7 @@ def _conversation(item: Any, source: str) -> Conversation:
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
-    turns = with_places(turns, source, has_video=bool(video or clip_id), images=len(images))
+    turns = with_placeholders(turns, source, has_video=bool(video or clip_id), images=len(images))
     return Conversation(source, turns, video, clip_id, tuple(images))
 
 
@@ -94,10 +94,10 @@ def _turn(turn: Any, source: str) -> Turn:
     return Turn(_ROLES[turn["from"]], turn["value"])
 
 
-def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
+def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
     """The turns with one ``<video>`` where there is a video, and one ``<image>`` for each image.
 
-    What has no place is shown at the first question's beginning, images before the video. Published sets of video
+    What has no placeholder is shown at the beginning of the first question, images before the video. Published sets of video
     conversations use either word for the video, so a lone ``<image>`` of a sample without images is the video's.
     """
     if has_video and not images and not _count(turns, VIDEO):
@@ -105,17 +105,19 @@ def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images
     found_videos, found_images = _count(turns, VIDEO), _count(turns, IMAGE)
     if found_videos > has_video:
         raise BadInput(
-            f"{source}: has {found_videos} places for a video, but "
+            f"{source}: has {found_videos} <video> placeholders, but "
             + ("this model shows one video a sample" if has_video else "names no `video` or `clip_id`")
         )
     if found_images not in {0, images}:
-        raise BadInput(f"{source}: has {found_images} places for images and names {images}; needed one place for each, or none")
+        raise BadInput(
+            f"{source}: has {found_images} <image> placeholders and names {images} images; needed one for each, or none"
+        )
     missing = [IMAGE] * (images - found_images) + [VIDEO] * (has_video - found_videos)
     if not missing:
         return turns
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
-        raise BadInput(f'{source}: no turn is "from": "human", so there is no place for {", ".join(missing)}')
+        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn to put {", ".join(missing)} into')
     return (*turns[:first], Turn("user", "".join(f"{word}\n" for word in missing) + turns[first].text), *turns[first + 1 :])
 
 
@@ -138,7 +140,7 @@ def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[floa
     def encode(text: str) -> list[int]:
         return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def shown(piece: str) -> list[int]:
+    def visual_ids(piece: str) -> list[int]:
         return processor.video_ids(seconds) if piece == VIDEO else processor.image_ids()
 
     for turn in turns:
@@ -146,8 +148,8 @@ def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[floa
         if turn.role == "assistant":
             add(encode(turn.text), learn=True)
         else:
-            for piece in filter(None, _SHOWN.split(turn.text)):
-                add(shown(piece) if piece in {VIDEO, IMAGE} else encode(piece), learn=False)
+            for piece in filter(None, _PLACEHOLDER.split(turn.text)):
+                add(visual_ids(piece) if piece in {VIDEO, IMAGE} else encode(piece), learn=False)
         add(encode("<|im_end|>"), learn=turn.role == "assistant")
         add(encode("\n"), learn=False)
     return ids, labels

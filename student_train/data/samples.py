@@ -27,7 +27,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, and what is shown in it."""
+    """A conversation, with the video and the images that it is about."""
 
     conversation: Conversation
     clip_id: str | None
@@ -38,7 +38,7 @@ class Sample:
     """Where it reads the images."""
 
 
-class ShownClip(NamedTuple):
+class ClipInputs(NamedTuple):
     """A clip as the student sees it."""
 
     frames: np.ndarray[Any, np.dtype[np.uint8]]
@@ -140,7 +140,7 @@ class ClipIndex:
         """The clip's row of the catalog.
 
         By clip id; or by video: the id or uri itself, the uri under ``video_root``, or else the one uri that ends in
-        that path, since a store is often taught from another place than the student reads. Raises `NoTargetsError`.
+        that path, since a store is often taught from another URL than the student reads. Raises `NoTargetsError`.
         """
         found = self._candidates(conversation, video_root)
         wanted = conversation.clip_id or conversation.video
@@ -186,14 +186,14 @@ def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> S
     try:
         row = index.find(conversation, config.video_root)
     except NoTargetsError as error:
-        video = _place(conversation, error.video or conversation.video, config)
+        video = _video_url(conversation, error.video or conversation.video, config)
         if config.without_targets != "sft" or error.has_failed or video is None:
             raise
         return Sample(conversation, None, video, images)
-    return Sample(conversation, str(row["clip_id"]), _place(conversation, row["video"], config), images)
+    return Sample(conversation, str(row["clip_id"]), _video_url(conversation, row["video"], config), images)
 
 
-def _place(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
+def _video_url(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
     """Where the student reads the conversation's video: under the root where there is one."""
     has_own_place = config.video_root is not None and conversation.video is not None
     return _under(config.video_root, str(conversation.video)) if has_own_place else otherwise
@@ -206,13 +206,13 @@ class Collator:
         self.targets, self.frames, self.processor = targets, frames, processor
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A batch: the text, what is shown (``visual``), and where there are clips, their ``targets`` and ``valid``.
+        """A batch: the text, the visual inputs (``visual``), and where there are clips, their ``targets`` and ``valid``.
 
         The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
         """
-        shown = [sample for sample in samples if sample.video is not None]
-        clips = self._clips(shown)
-        taught = [sample.clip_id for sample in shown]
+        with_video = [sample for sample in samples if sample.video is not None]
+        clips = self._clips(with_video)
+        clip_ids = [sample.clip_id for sample in with_video]
         images = [self.frames.image(image) for sample in samples for image in sample.images]
         visual = self.processor.visual(
             np.stack([clip.frames for clip in clips]) if clips else None,  # (clip, frame, height, width, RGB)
@@ -222,24 +222,28 @@ class Collator:
         return {
             **self._text(samples, iter([clip.timestamps.tolist() for clip in clips])),
             "visual": dict(visual),
-            **(self.targets(taught)._asdict() if any(taught) else {}),
-            "clip_ids": [clip_id for clip_id in taught if clip_id is not None],
+            **(self.targets(clip_ids)._asdict() if any(clip_ids) else {}),
+            "clip_ids": [clip_id for clip_id in clip_ids if clip_id is not None],
         }
 
-    def _clips(self, shown: Sequence[Sample]) -> list[ShownClip]:
-        """What the student sees of each video: the frames that the teacher saw, or of an untaught video the whole."""
-        taught = [sample.clip_id for sample in shown if sample.clip_id is not None]
-        clock = self.targets.read(["timestamps", "frame_index"], taught) if taught else {"timestamps": (), "frame_index": ()}
+    def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:
+        """What the student sees of each video: the frames that the teacher saw; the whole of a video without targets."""
+        has_targets = [sample.clip_id for sample in samples if sample.clip_id is not None]
+        clock = (
+            self.targets.read(["timestamps", "frame_index"], has_targets)
+            if has_targets
+            else {"timestamps": (), "frame_index": ()}
+        )
         clocks = iter(zip(clock["timestamps"], clock["frame_index"], strict=True))
         clips = []
-        for sample in shown:
+        for sample in samples:
             video = str(sample.video)
             if sample.clip_id is None:
                 whole = self.frames.whole(video, self.targets.cache.shape("timestamps")[0])
-                clips.append(ShownClip(whole.frames, whole.timestamps))
+                clips.append(ClipInputs(whole.frames, whole.timestamps))
             else:
                 timestamps, frame_index = next(clocks)
-                clips.append(ShownClip(self.frames(video, frame_index), timestamps))
+                clips.append(ClipInputs(self.frames(video, frame_index), timestamps))
         return clips
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:

@@ -60,9 +60,9 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a JSON file (a list) or a .jsonl file (one a line), in their order.
 
-    Raises `BadInput` that names the file, the place in it and what is wrong there.
+    Raises `BadInput` that names the file, the index of the item and what is wrong there.
     """
-    questions = [_question(item, f"{path}[{place}]") for place, item in enumerate(_items(path))]
+    questions = [_question(item, f"{path}[{index}]") for index, item in enumerate(_items(path))]
     if not questions:
         raise BadInput(f"{path} holds no question; needed at least one")
     return questions
@@ -124,14 +124,14 @@ def _options(item: dict[str, Any], source: str) -> tuple[str, ...]:
 
 
 def _right(item: dict[str, Any], options: tuple[str, ...], source: str) -> int:
-    places = [place for place, option in enumerate(options) if _plain(option) == _plain(str(item.get("answer")))]
-    if len(places) != 1:
-        among = "is none" if not places else "is more than one"
+    indices = [index for index, option in enumerate(options) if _plain(option) == _plain(str(item.get("answer")))]
+    if len(indices) != 1:
+        among = "is none" if not indices else "is more than one"
         raise BadInput(
             f"{source}: `answer` {item.get('answer')!r} {among} of its options ({', '.join(map(repr, options))}); "
             "needed the text of one option"
         )
-    return places[0]
+    return indices[0]
 
 
 def _number(item: dict[str, Any], source: str) -> float:
@@ -180,13 +180,13 @@ def chosen_option(response: str, options: Sequence[str]) -> int | None:
     answer with values however they are asked: one of 47.5% was counted as 20.3% by letters alone.
     """
     plain = _plain(response)
-    whole = [place for place, option in enumerate(options) if _plain(option) == plain]
+    whole = [index for index, option in enumerate(options) if _plain(option) == plain]
     if len(whole) == 1:
         return whole[0]
     letter = chosen_letter(response, len(options))
     if letter is not None:
         return letter
-    inside = [place for place, option in enumerate(options) if _stands_in(_plain(option), plain)]
+    inside = [index for index, option in enumerate(options) if _stands_in(_plain(option), plain)]
     # "ball" in "red ball" is not the option "ball" where "red ball" is one too.
     longest = [p for p in inside if not any(p != q and _stands_in(_plain(options[p]), _plain(options[q])) for q in inside)]
     return longest[0] if len(longest) == 1 else None

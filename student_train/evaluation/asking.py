@@ -117,7 +117,7 @@ def _padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
     """(input ids, attention mask), int64 (sample, token), padded at the beginning, so that every row ends where it goes on."""
     length = max(map(len, rows))
     ids, mask = torch.full((len(rows), length), pad), torch.zeros(len(rows), length, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        ids[place, length - len(row) :] = torch.tensor(row)
-        mask[place, length - len(row) :] = 1
+    for number, row in enumerate(rows):
+        ids[number, length - len(row) :] = torch.tensor(row)
+        mask[number, length - len(row) :] = 1
     return ids, mask

@@ -92,28 +92,28 @@ def _scored_batch(
     for signal, target in teacher.items():
         scores |= SCORED[signal](predicted[signal], target)
     finite = {signal: values.flatten(1).isfinite().all(1).tolist() for signal, values in predicted.items()}
-    values = {name: (found.student.tolist(), found.guess.tolist()) for name, found in scores.items()}
-    for place, clip_id in enumerate(batch["clip_ids"]):
+    values = {name: (found.student.tolist(), found.baseline.tolist()) for name, found in scores.items()}
+    for row, clip_id in enumerate(batch["clip_ids"]):
         sample = by_id[clip_id]
-        if wild := [signal for signal, good in finite.items() if not good[place]]:
-            detail = f"the student's {', '.join(wild)} is not finite"
+        if nonfinite := [signal for signal, good in finite.items() if not good[row]]:
+            detail = f"the student's {', '.join(nonfinite)} is not finite"
             yield Unevaluated(id=clip_id, video=str(sample.video), reason="student_nonfinite", detail=detail)
             continue
         clip = ClipScores(
             clip_id=clip_id,
             video=str(sample.video),
-            scores={name: _known(student[place]) for name, (student, _) in values.items()},
-            guesses={name: _known(guess[place]) for name, (_, guess) in values.items()},
+            scores={name: _known(student[row]) for name, (student, _) in values.items()},
+            baselines={name: _known(baseline[row]) for name, (_, baseline) in values.items()},
         )
-        yield ScoredClip(clip, sample, _maps_of(predicted, place), _maps_of(teacher, place))
+        yield ScoredClip(clip, sample, _maps_of(predicted, row), _maps_of(teacher, row))
 
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _maps_of(signals: dict[SignalName, torch.Tensor], place: int) -> dict[str, np.ndarray[Any, Any]]:
-    return {signal: values[place].cpu().numpy() for signal, values in signals.items() if signal != "f4d"}
+def _maps_of(signals: dict[SignalName, torch.Tensor], row: int) -> dict[str, np.ndarray[Any, Any]]:
+    return {signal: values[row].cpu().numpy() for signal, values in signals.items() if signal != "f4d"}
 
 
 def comparable(p4d: P4D, cache: Targets) -> tuple[SignalName, ...]:
@@ -128,12 +128,12 @@ def summaries(clips: Sequence[ClipScores]) -> dict[str, MapSummary]:
 
 
 def _summary(name: str, clips: Sequence[ClipScores]) -> MapSummary:
-    pairs = [(score, clip.guesses[name]) for clip in clips if (score := clip.scores[name]) is not None]
-    guesses = [guess for _, guess in pairs if guess is not None]
+    pairs = [(score, clip.baselines[name]) for clip in clips if (score := clip.scores[name]) is not None]
+    baselines = [baseline for _, baseline in pairs if baseline is not None]
     values = [score for score, _ in pairs]
     return MapSummary(
         mean=fmean(values) if values else None,
         median=median(values) if values else None,
-        guess=fmean(guesses) if guesses else None,
+        baseline=fmean(baselines) if baselines else None,
         clips=len(values),
     )

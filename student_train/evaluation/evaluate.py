@@ -144,7 +144,7 @@ def require_same_teacher(run: Run, cache: Cache) -> None:
     if own.fingerprint != run.result.fingerprint:
         raise BadInput(
             f"the run's store {run.config.store} has the fingerprint {own.fingerprint[:16]}…, and the run learnt from "
-            f"{run.result.fingerprint[:16]}…: another store has taken its place. {advice}"
+            f"{run.result.fingerprint[:16]}…: another store is there now. {advice}"
         )
     differing = {
         path: values for path, values in own.differences(cache.recipe).items() if path.startswith(("teacher.", "clips."))
@@ -193,7 +193,7 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
     collator = Collator(TargetReader(cache, signals), StudentFrames(student.processor.image_size, 0), student.processor)
     clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
     scores: list[ClipScores] = []
-    unevaluated = [_untaught(row) for row in rows if row["status"] != "committed"]
+    unevaluated = [_without_targets(row) for row in rows if row["status"] != "committed"]
     with progress_bar("maps", len(samples), "clips") as advance, (out / CLIPS).open("w", encoding="utf-8") as lines:
         for clip in clips:
             advance(1)
@@ -233,7 +233,7 @@ def load_p4d(run: Run, cache: Cache, hidden_size: int) -> P4D:
     return p4d
 
 
-def _untaught(row: dict[str, Any]) -> Unevaluated:
+def _without_targets(row: dict[str, Any]) -> Unevaluated:
     if row["status"] == "failed":
         return Unevaluated(id=row["clip_id"], video=row["video"], reason=row["reason"], detail=row["detail"] or "")
     return Unevaluated(id=row["clip_id"], video=row["video"], reason="pending", detail="planned, but not taught yet")
@@ -245,16 +245,16 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     Videos are read where they were in training, and those of another store where its catalog says.
     """
     data = job.run.config.data
-    places: dict[str | None, str | None] = {}
+    videos: dict[str | None, str | None] = {}
     is_own = job.wanted.store in {None, job.run.config.store}
     if is_own and data.video_root is not None and data.conversations:
         joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}))
-        places = {sample.clip_id: sample.video for sample in joined.samples}
+        videos = {sample.clip_id: sample.video for sample in joined.samples}
     samples = []
     for row in rows:
         clip_id = str(row["clip_id"])
         conversation = Conversation(f"clip {clip_id}", (Turn("user", QUESTION),), clip_id=clip_id)
-        samples.append(Sample(conversation, clip_id, places.get(clip_id) or str(row["video"])))
+        samples.append(Sample(conversation, clip_id, videos.get(clip_id) or str(row["video"])))
     return samples
 
 

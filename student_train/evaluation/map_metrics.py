@@ -1,4 +1,4 @@
-"""A student's F4D and maps beside the teacher's in; scores of each clip out, each beside what a guess that never looks scores.
+"""A student's F4D and maps and the teacher's in; the scores of each clip out, each beside a constant baseline's.
 
 All functions are pure. Tensors have the clips as first axis and are in the units of `schemas.signal.SIGNALS`; every score is
 float32 (clip,), the mean over one clip. `METRICS` says what each means.
@@ -22,7 +22,7 @@ class Metric(NamedTuple):
     title: str
     unit: str
     better: Literal["lower", "higher"]
-    guess: str
+    baseline: str
     """The constant that it is compared with: of the clip's own teacher, but blind to where and when.
 
     The score of no flow and of no moment is the mean length of the teacher's; that of all moving, the share that moves."""
@@ -45,20 +45,20 @@ class Scores(NamedTuple):
 
     student: torch.Tensor
     """float32 (clip,)."""
-    guess: torch.Tensor
-    """float32 (clip,): what the constant that `Metric.guess` names scores."""
+    baseline: torch.Tensor
+    """float32 (clip,): what the constant that `Metric.baseline` names scores."""
 
 
 def f4d_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """The latent distillation's own error, SmoothL1 (beta 1), and the cosine of features, both means over all tokens.
 
     float (clip, layer, token_time, token_y, token_x, channel). Features share a large mean, which alone gives a high cosine:
-    read it beside its guess.
+    read it beside its baseline.
     """
-    guess = teacher.mean((2, 3, 4), keepdim=True).expand_as(teacher)
+    baseline = teacher.mean((2, 3, 4), keepdim=True).expand_as(teacher)
     return {
-        "f4d_smooth_l1": Scores(_smooth_l1(student, teacher), _smooth_l1(guess, teacher)),
-        "f4d_cosine": Scores(_cosine(student, teacher), _cosine(guess, teacher)),
+        "f4d_smooth_l1": Scores(_smooth_l1(student, teacher), _smooth_l1(baseline, teacher)),
+        "f4d_cosine": Scores(_cosine(student, teacher), _cosine(baseline, teacher)),
     }
 
 
@@ -67,10 +67,10 @@ def depth_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scor
 
     Positive float (clip, frame, y, x). Eigen et al., arXiv 1406.2283.
     """
-    aligned, guess = aligned_depth(student, teacher), aligned_depth(torch.ones_like(teacher), teacher)
+    aligned, baseline = aligned_depth(student, teacher), aligned_depth(torch.ones_like(teacher), teacher)
     return {
-        "depth_abs_rel": Scores(_abs_rel(aligned, teacher), _abs_rel(guess, teacher)),
-        "depth_delta_125": Scores(_delta(aligned, teacher), _delta(guess, teacher)),
+        "depth_abs_rel": Scores(_abs_rel(aligned, teacher), _abs_rel(baseline, teacher)),
+        "depth_delta_125": Scores(_delta(aligned, teacher), _delta(baseline, teacher)),
     }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Maps = Mapping[str, np.ndarray[Any, Any]]
 
-STUDENT_COLOR, GUESS_COLOR = "#2457a6", "#9a9a9a"
+STUDENT_COLOR, BASELINE_COLOR = "#2457a6", "#9a9a9a"
 ARM_COLORS: dict[Mode, str] = {"sft": "#c9c9c9", "latent": "#8fb3e0", "heads": STUDENT_COLOR, "direct": "#7a5fb0"}
 ABLATION_METRICS = ("depth_abs_rel", "flow_epe", "motion_iou", "camray_angle")
 """One for each of the teacher's maps."""
@@ -56,9 +56,9 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
     figure, panels = _panels(len(tasks) + len(maps))
     for task, axes in zip(tasks, panels, strict=False):
         spreads, values = [arm.accuracy[task] for arm in report.arms], [run.accuracy[task] for run in report.runs]
-        _draw_arms(axes, report, spreads, values, report.guess[task], scale=100)
+        _draw_arms(axes, report, spreads, values, report.baseline[task], scale=100)
         axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
-        axes.set_xlabel("right answers, %; dotted: a guess", fontsize=7)
+        axes.set_xlabel("right answers, %; dotted: the constant baseline", fontsize=7)
     for name, axes in zip(maps, panels[len(tasks) :], strict=True):
         means, scores = [arm.maps.get(name) for arm in report.arms], [run.maps.get(name) for run in report.runs]
         _draw_arms(axes, report, means, scores, report.map_guess[name])
@@ -74,21 +74,21 @@ def _draw_arms(
     report: AblationReport,
     spreads: Sequence[Spread | None],
     values: Sequence[float | None],
-    guess: float,
+    baseline: float,
     *,
     scale: float = 1,
 ) -> None:
-    """One figure of every arm beside its guess: the arms' spreads and the runs' values, None where there is none."""
-    for place, (summary, spread) in enumerate(zip(report.arms, spreads, strict=True)):
+    """One figure of every arm beside its baseline: the arms' spreads and the runs' values, None where there is none."""
+    for line, (summary, spread) in enumerate(zip(report.arms, spreads, strict=True)):
         if spread is None:
             continue
         of_arm = [value for run, value in zip(report.runs, values, strict=True) if run.arm == summary.arm]
         found = [scale * value for value in of_arm if value is not None]
         deviation, whisker = scale * (spread.deviation or 0.0), {"linewidth": 1.2, "ecolor": "#333333"}
         color = ARM_COLORS[summary.arm.mode]
-        axes.barh(place, scale * spread.mean, xerr=deviation, color=color, height=0.7, error_kw=whisker)
-        axes.plot(found, [place] * len(found), ".", color="#111111", markersize=4)
-    axes.axvline(scale * guess, color=GUESS_COLOR, linestyle=":", linewidth=1.4)
+        axes.barh(line, scale * spread.mean, xerr=deviation, color=color, height=0.7, error_kw=whisker)
+        axes.plot(found, [line] * len(found), ".", color="#111111", markersize=4)
+    axes.axvline(scale * baseline, color=BASELINE_COLOR, linestyle=":", linewidth=1.4)
     labels = [report.label(summary.arm) for summary in report.arms]
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -101,7 +101,7 @@ def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
     for name, axes in zip(names, panels, strict=True):
         metric = METRICS[name]
         for values, color, label in (
-            ([clip.guesses.get(name) for clip in clips], GUESS_COLOR, "constant"),
+            ([clip.baselines.get(name) for clip in clips], BASELINE_COLOR, "constant"),
             ([clip.scores.get(name) for clip in clips], STUDENT_COLOR, "student"),
         ):
             known = sorted(value for value in values if value is not None)
@@ -161,8 +161,8 @@ def plot_clip(path: Path, clip: ClipMaps) -> None:
         axes.imshow(strip, interpolation="nearest", extent=(0, len(shown), 0, 1))
         axes.set_axis_off()
         axes.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=9)
-    for place, frame in enumerate(shown):
-        lines[0].text(place + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
+    for column, frame in enumerate(shown):
+        lines[0].text(column + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
     # Matplotlib's own font lacks most scripts, and an id can be in any.
     _save(figure, path, clip.clip_id.encode("ascii", "backslashreplace").decode())
 

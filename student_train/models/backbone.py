@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Visual = Mapping[str, torch.Tensor]
-"""What a model is shown of a batch, by its own keyword arguments."""
+"""The visual inputs of a batch, by the model's own keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
-        """(clip, time, y, x) of the video tokens that the model makes of what it is shown."""
+        """(clip, time, y, x) of the video tokens that the model makes of its visual inputs."""
 
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """``vision_tower``, ``projector`` and ``llm``, wherever the model has them."""
 
-    def shown(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models are told more
-        """What the model is shown, by its own keyword arguments: as the processor made it, unless the model asks for more."""
+    def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models are told more
+        """The visual inputs by the model's own keyword arguments: as the processor made them, or with more."""
         return visual or {}
 
     def forward(
@@ -98,7 +98,7 @@ class Backbone(nn.Module, ABC):
     ) -> StudentOutput:
         """Read text, videos and images together.
 
-        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token), with the processor's ids for what is shown.
+        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token), with the processor's ids for videos and images.
         ``label_count``: labels that the loss is the mean over, where one step has several batches; this batch's when absent.
         ``visual``: as the processor made it.
         """
@@ -111,7 +111,7 @@ class Backbone(nn.Module, ABC):
             num_items_in_batch=label_count,
             output_hidden_states=has_video,
             use_cache=False,
-            **self.shown(input_ids, visual),
+            **self.model_inputs(input_ids, visual),
         )
         hidden = None
         if has_video:
@@ -130,7 +130,7 @@ class Backbone(nn.Module, ABC):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.processor.tokenizer.pad_token_id,
-            **self.shown(input_ids, visual),
+            **self.model_inputs(input_ids, visual),
         )
         return answered[:, input_ids.shape[1] :]
 

@@ -77,8 +77,8 @@ class RgptProcessor:
         return [self.image_token_id] * self.tokens
 
     def visual(self, frames: Pixels | None, timestamps: np.ndarray[Any, Any] | None, images: Pixels | None) -> Visual:
-        shown = {"frames": frames, "timestamps": timestamps, "images": images}
-        return {name: torch.from_numpy(value) for name, value in shown.items() if value is not None}
+        inputs = {"frames": frames, "timestamps": timestamps, "images": images}
+        return {name: torch.from_numpy(value) for name, value in inputs.items() if value is not None}
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -146,7 +146,7 @@ def tiny(timestamps: str) -> RgptBackbone:
 
 
 def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:
-    """The model that `Backbone.save` wrote; ``timestamps`` None keeps its own place for them."""
+    """The model that `Backbone.save` wrote; ``timestamps`` None keeps the model's own site."""
     config = FourDRgptConfig.from_pretrained(folder)
     if timestamps is not None:
         config.timestamps = timestamps
@@ -161,7 +161,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbone:
-    """An NVILA-Lite checkpoint, part by part, each read into its place once.
+    """An NVILA-Lite checkpoint, part by part, each read once.
 
     Raises `BadInput` where a part is of another kind than 4D-RGPT's, or does not fit the others.
     """
@@ -210,7 +210,7 @@ def _projector_weights(folder: Path) -> dict[str, torch.Tensor]:
 def _projector_layers(weights: Mapping[str, torch.Tensor]) -> list[int | str]:
     """The layers that the tensors are of: a matrix is a linear layer, a vector a norm, and between two matrices stands a GELU.
 
-    A place without tensors before the first of them is where neighbouring tokens are put side by side.
+    A position without tensors before the first of them is where neighbouring tokens are put side by side.
     """
     layers: list[int | str] = []
     for _, weight in sorted((int(name.split(".")[1]), w) for name, w in weights.items() if name.endswith(".weight")):

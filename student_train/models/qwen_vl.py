@@ -136,14 +136,14 @@ class QwenProcessor(ABC):
         timestamps: np.ndarray[Any, Any] | None,  # noqa: ARG002  # Qwen3-VL has them in the text
         images: Pixels | None,
     ) -> Visual:
-        shown: dict[str, torch.Tensor] = {}
+        inputs: dict[str, torch.Tensor] = {}
         if frames is not None:
             pixels, grid = to_patches(torch.from_numpy(frames), self.patches, self.video_pixels)
-            shown |= {"pixel_values_videos": pixels, "video_grid_thw": grid}
+            inputs |= {"pixel_values_videos": pixels, "video_grid_thw": grid}
         if images is not None:
             pixels, grid = to_patches(torch.from_numpy(images)[:, None], self.patches, self.image_pixels)
-            shown |= {"pixel_values": pixels, "image_grid_thw": grid}
-        return shown
+            inputs |= {"pixel_values": pixels, "image_grid_thw": grid}
+        return inputs
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -163,11 +163,11 @@ class Qwen25Processor(QwenProcessor):
 
         The model counts a clip's time from its first frame, in even steps; where frames lie unevenly, these are the mean.
         """
-        shown = dict(super().visual(frames, timestamps, images))
+        inputs = dict(super().visual(frames, timestamps, images))
         if timestamps is not None:
             spacing = (timestamps[:, -1] - timestamps[:, 0]) / max(timestamps.shape[1] - 1, 1)  # (clip,) seconds
-            shown["second_per_grid_ts"] = torch.from_numpy(spacing * self.patches.frames).float()
-        return shown
+            inputs["second_per_grid_ts"] = torch.from_numpy(spacing * self.patches.frames).float()
+        return inputs
 
 
 class Qwen3Processor(QwenProcessor):
@@ -233,7 +233,7 @@ class QwenBackbone(Backbone):
             "llm": nn.ModuleDict({"language_model": self.model.model.language_model, "lm_head": self.model.lm_head}),
         }
 
-    def shown(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
+    def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """Also what each token stands for, from which the model makes positions in time and space: text 0, image 1, video 2."""
         image, video = (input_ids == self.model.config.image_token_id), (input_ids == self.video_token_id)
         return {**(visual or {}), "mm_token_type_ids": image.int() + 2 * video.int()}

@@ -153,7 +153,7 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         holds ``video_token_id`` once for each of its tokens, frame by frame, row by row; an image likewise.
         ``frames``: uint8 (clip, frame, height, width, RGB) at the tower's size, the clips in the order of their samples.
         ``timestamps``: float (clip, frame), seconds from the video's start.
-        ``images``: uint8 (image, height, width, RGB), in the order of their places.
+        ``images``: uint8 (image, height, width, RGB), in the order of their placeholders.
         ``num_items_in_batch``: labels that the loss is the mean over, where one step has several batches.
         """
         if inputs_embeds is None:
@@ -203,14 +203,14 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         return chosen
 
     @staticmethod
-    def _placed(tokens: torch.Tensor, places: torch.Tensor, embeddings: torch.Tensor, kind: str) -> torch.Tensor:
-        """The embeddings with the tokens in their places, (sample, token) bool."""
-        if (expected := int(places.sum())) != tokens[..., 0].numel():
+    def _placed(tokens: torch.Tensor, where: torch.Tensor, embeddings: torch.Tensor, kind: str) -> torch.Tensor:
+        """The embeddings with the tokens put ``where``, bool (sample, token), is set."""
+        if (expected := int(where.sum())) != tokens[..., 0].numel():
             raise ValueError(
                 f"input_ids hold {expected} {kind} tokens, but the frames give {tokens[..., 0].numel()} "
                 f"({' × '.join(map(str, tokens.shape[:-1]))}); write frame · y · x of them for each {kind}"
             )
-        return embeddings.masked_scatter(places[..., None], tokens.to(embeddings.dtype))
+        return embeddings.masked_scatter(where[..., None], tokens.to(embeddings.dtype))
 
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
         """What each step of ``generate`` reads: the frames are in the cache of keys and values after the first."""

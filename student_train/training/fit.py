@@ -54,21 +54,21 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     """
     ranks = Ranks.joined()
     folder = RunFolder(Path(config.output))
-    with ranks.agreed():
+    with ranks.raise_on_any_rank():
         _refuse_shards_alone(config, ranks)
-        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.leads else None
-    if (done := ranks.from_first(finished)) is not None:
+        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.is_rank_zero else None
+    if (done := ranks.broadcast(finished)) is not None:
         return done
 
-    with ranks.agreed():
+    with ranks.raise_on_any_rank():
         cache = open_cache(config.store)
         _refuse_another_recipe(cache, config)
         built = build(config, cache)
         run = Run(config, cache, load_samples(cache, config.data), ranks)
-        begun = run.checkpoints.newest() if resume and ranks.leads else None
+        begun = run.checkpoints.newest() if resume and ranks.is_rank_zero else None
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
-        elif ranks.leads:
+        elif ranks.is_rank_zero:
             _make_empty(folder)
             _write(folder.config_file, config.model_dump_json(indent=2))
     _say_what_is_left_out(run.joined)
@@ -106,8 +106,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 
     weights = trainer.weights() if config.fsdp is not None else None
     report = _report(run, built, counts, seconds)
-    with ranks.agreed():
-        if ranks.leads:
+    with ranks.raise_on_any_rank():
+        if ranks.is_rank_zero:
             save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
             _write(folder.result_file, report.model_dump_json(indent=2))
     return report
@@ -121,7 +121,7 @@ class Run:
         self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
         self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
-        self.metrics = MetricsLog(folder.metrics_file if ranks.leads else None)
+        self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
 
     def beginning(self) -> CheckpointState:
         """The run at its first step."""
@@ -140,8 +140,8 @@ class Run:
     def save(self, trainer: P4DTrainer) -> None:
         """Write a checkpoint of the trainer's step. Collective."""
         tensors = trainer.tensors()
-        with self.ranks.agreed():
-            if self.ranks.leads:
+        with self.ranks.raise_on_any_rank():
+            if self.ranks.is_rank_zero:
                 now = {
                     "step": trainer.state.global_step,
                     "learning_rates": trainer.learning_rates(),
@@ -151,7 +151,7 @@ class Run:
 
     def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
         """Put metrics and data to where the leading process's checkpoint has them, and give its state. Collective."""
-        state, text = self.ranks.from_first((begun.state, begun.metrics) if begun is not None else (None, ""))
+        state, text = self.ranks.broadcast((begun.state, begun.metrics) if begun is not None else (None, ""))
         if state is None:
             self.metrics.begin()
             return None

@@ -34,7 +34,7 @@ class Ranks:
         return cls(dist.get_rank(), size)
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process speaks, and writes files, for all."""
         return self.rank == 0
 
@@ -48,9 +48,9 @@ class Ranks:
         dist.all_gather_object(found, value)
         return cast("list[Value]", found)
 
-    def from_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What the leading process has; the others' own values count for nothing. Collective."""
-        return self.gather(value if self.leads else cast("Value", None))[0]
+        return self.gather(value if self.is_rank_zero else cast("Value", None))[0]
 
     def raise_first(self, error: CacheError | None) -> None:
         """Raise in every process the error that the first of them met; nothing where none met one. Collective."""
@@ -58,7 +58,7 @@ class Ranks:
             raise met[0]
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def raise_on_any_rank(self) -> Iterator[None]:
         """What each process does by itself, with nothing collective in it: where one of them cannot, all stop. Collective."""
         error = None
         try:
@@ -69,7 +69,7 @@ class Ranks:
 
 
 @contextmanager
-def one_voice() -> Iterator[Ranks]:
+def rank_zero_console() -> Iterator[Ranks]:
     """The processes of this run, of which one speaks; the others are silent, and leave no earlier than it.
 
     torchrun ends all processes as soon as one ends with an error, and the message must be out by then.
@@ -78,7 +78,7 @@ def one_voice() -> Iterator[Ranks]:
     if ranks.size == 1:
         yield ranks
         return
-    stderr.quiet = stdout.quiet = not ranks.leads
+    stderr.quiet = stdout.quiet = not ranks.is_rank_zero
     try:
         yield ranks
     except SystemExit as ended:

@@ -79,7 +79,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         # Trainer prints its logs on standard output, which is for the command's own result.
         self.remove_callback(PrinterCallback)
         self.add_callback(Steps(self, advance))
-        self.add_callback(Spoken(metrics))
+        self.add_callback(LossPrinter(metrics))
 
     # Data
 
@@ -197,7 +197,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         whole = {}
         for name, tensor in tensors.items():
             host = to_host(tensor)
-            if self.ranks.leads:
+            if self.ranks.is_rank_zero:
                 whole[name] = host
         return whole
 
@@ -215,7 +215,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         """Put weights, optimizer, schedule and step back to where the checkpoint has them. Collective."""
         if self.begun is None:
             return
-        with self.ranks.agreed():
+        with self.ranks.raise_on_any_rank():
             read = self.begun.tensors() if isinstance(self.begun, Checkpoint) else Tensors({}, {})
         state = self.begun.state if isinstance(self.begun, Checkpoint) else self.begun
         for name, weight in trained(self.model).items():
@@ -226,7 +226,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     def _restore_optimizer(self, moments: dict[str, torch.Tensor], state: CheckpointState) -> None:
         # One number for a weight goes as it is; what has the weight's own shape lies as the weight does.
-        kinds = self.ranks.from_first({key: value if value.dim() == 0 else None for key, value in moments.items()})
+        kinds = self.ranks.broadcast({key: value if value.dim() == 0 else None for key, value in moments.items()})
         weights, indices = trained(self.model), self._indices()
         states: dict[int, dict[str, torch.Tensor]] = {}
         for key, scalar in kinds.items():
@@ -274,7 +274,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no typ
             control.should_training_stop = control.should_save = True
 
 
-class Spoken(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+class LossPrinter(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
     """Says the losses each tenth of the way."""
 
     def __init__(self, metrics: MetricsLog) -> None:

@@ -98,7 +98,7 @@ class AvVideo:
         raise VideoError("decode_error", f"frame {index} of {self.footage.frames} does not decode")
 
     def _approach(self, index: int) -> None:
-        """Go on decoding where that leads to the frame; else begin at the last place before it where one can."""
+        """Go on decoding where that leads to the frame; else begin at the last frame before it where decoding can begin."""
         entry = self._packets.entry(index)
         if self._following <= index and (entry.number <= self._following or not self._seeks):
             return

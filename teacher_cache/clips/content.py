@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from teacher_cache.io.remote import filesystem, reach_if_there
-from teacher_cache.io.request_counts import OF_VIDEOS, counted
+from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 _BLOCK = 64 * 1024
 _READERS = 16
@@ -39,7 +39,7 @@ def content_digest(uri: str) -> str | None:
         length = int(info["size"]) if info["type"] == "file" else 0
         return length, [fs.cat_file(path, start=start, end=stop) for start, stop in _sampled(length)]
 
-    with counted(OF_VIDEOS, fs):
+    with counting(VIDEO_REQUESTS, fs):
         found = reach_if_there(uri, look)
     if found is None:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from schemas.clip import FailureReason, Footage, FrameClock, Window
+from schemas.clip import FailureReason, FrameClock, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
@@ -25,7 +25,7 @@ from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.clips.video import Device, Opener, OpenVideo, TimedFrame
 from teacher_cache.io.remote import fetch, filesystem
-from teacher_cache.io.request_counts import OF_VIDEOS, counted
+from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},
@@ -57,7 +57,7 @@ class DecodedClip:
     """CPU time of all threads of the process from the answer before this one to this one; opening is in the first."""
 
 
-def probe(uri: str, device: Device = "cpu") -> Footage:
+def probe(uri: str, device: Device = "cpu") -> VideoInfo:
     """How much there is of a video. Raises `VideoError` with the reason."""
     with opened(uri, device) as video:
         return video.footage
@@ -92,9 +92,9 @@ def clips_of(
     ``began`` is `time.process_time` when work on the video began.
     """
     planned = [_planned(recipe, video.footage, window) for window in windows]
-    last_use = {index: place for place, indices in enumerate(planned) for index in _found(indices)}
+    last_use = {index: number for number, indices in enumerate(planned) for index in _found(indices)}
     kept: dict[int, TimedFrame] = {}
-    for place, indices in enumerate(planned):
+    for number, indices in enumerate(planned):
         if isinstance(indices, VideoError):
             yield indices
             continue
@@ -107,10 +107,10 @@ def clips_of(
         now = time.process_time()
         yield _clip([kept[index] for index in indices], indices, video.decoder, now - began)
         began = now
-        kept = {index: frame for index, frame in kept.items() if last_use[index] > place}
+        kept = {index: frame for index, frame in kept.items() if last_use[index] > number}
 
 
-def _planned(recipe: ClipRecipe, footage: Footage, window: Window | None) -> tuple[int, ...] | VideoError:
+def _planned(recipe: ClipRecipe, footage: VideoInfo, window: Window | None) -> tuple[int, ...] | VideoError:
     try:
         return frame_indices(recipe, footage, window)
     except VideoError as error:
@@ -178,7 +178,7 @@ def on_disk(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
         copy = Path(folder) / "video"
-        with counted(OF_VIDEOS, filesystem(uri)[0], "get"):
+        with counting(VIDEO_REQUESTS, filesystem(uri)[0], "get"):
             is_there = fetch(uri, copy)
         if not is_there:
             raise VideoError("video_missing", f"there is no object {uri}")

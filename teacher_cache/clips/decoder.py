@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from schemas.clip import Footage, FrameClock, Window
+from schemas.clip import FrameClock, VideoInfo, Window
 from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decode import DecodedClip, on_disk
@@ -113,17 +113,17 @@ class Decoder:
                 if left:  # there is more to come from the process, and nobody to read it
                     self._end(process)
 
-    def probe(self, uri: str) -> Footage:
+    def probe(self, uri: str) -> VideoInfo:
         """What a video holds. Raises `VideoError`, or `CouldNotRun` for what is not the video's fault."""
         with on_disk(uri) as path:
             return self._footage_of(path)
 
-    def _footage_of(self, path: Path) -> Footage:
+    def _footage_of(self, path: Path) -> VideoInfo:
         deadline = self._deadline()
         process = self._start()
         try:
             self._ask(process, {"uri": str(path)}, deadline)
-            return Footage.model_validate(self._read(process, deadline)[0]["footage"])
+            return VideoInfo.model_validate(self._read(process, deadline)[0]["footage"])
         except _Lost as lost:
             raise lost.error from None
         finally:

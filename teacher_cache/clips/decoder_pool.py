@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Self, TypeVar
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import Decoder
@@ -24,7 +24,7 @@ class DecoderPool:
         self._free = list(self._decoders)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
-    def probe(self, uris: Iterable[str]) -> Iterator[Footage | VideoError]:
+    def probe(self, uris: Iterable[str]) -> Iterator[VideoInfo | VideoError]:
         """What each video holds, in order."""
         return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
 

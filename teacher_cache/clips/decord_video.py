@@ -16,7 +16,7 @@ from typing import Any
 import decord
 import numpy as np
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import TimedFrame
@@ -34,7 +34,7 @@ class DecordVideo:
     def __init__(self, reader: Any, seconds: Sequence[float]) -> None:
         self._reader, self._seconds = reader, seconds
         fps = float(reader.get_avg_fps())
-        self.footage = Footage(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
+        self.footage = VideoInfo(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """Frames one by one; decord gives the following frame when one is asked for twice in a row, so nobody may."""

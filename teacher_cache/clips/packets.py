@@ -12,10 +12,10 @@ import av
 import av.error
 from av.stream import Disposition
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 
-# A codec may hold back 16 frames to put them in order (H.264 and HEVC's limit), so a packet stands that far from its place.
+# A codec holds back 16 frames at most to put them in order (H.264, HEVC): so far may a packet be from its display order.
 _REORDERED = 16
 
 # Containers without presentation times: what FFmpeg gives for them is the order of storage.
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 class Packets:
     """The packets of a video's main stream that give a frame to show."""
 
-    footage: Footage
+    footage: VideoInfo
     time_base: Fraction
     """Seconds of a time stamp's unit."""
     stamps: tuple[int, ...]
@@ -117,7 +117,7 @@ def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
             entries[bisect.bisect_left(stamps, packet.stamps.pts)] = packet.stamps
     rate = stream.average_rate or 0
     return Packets(
-        footage=Footage(frames=len(shown), fps=max(0.0, float(rate))),
+        footage=VideoInfo(frames=len(shown), fps=max(0.0, float(rate))),
         time_base=stream.time_base,
         stamps=stamps,
         ticks=_ascending([packet.stamps.dts for packet in shown]) if container in _UNTIMED else (),
@@ -130,7 +130,7 @@ def _stamps(packets: list[_Packet], *, is_reordered: bool) -> tuple[int, ...]:
     times = [packet.stamps.pts for packet in packets]
     stamps = _ascending(times)
     allowed = _REORDERED if is_reordered else 0
-    strayed = (abs(bisect.bisect_left(stamps, time) - place) for place, time in enumerate(times) if time is not None)
+    strayed = (abs(bisect.bisect_left(stamps, time) - index) for index, time in enumerate(times) if time is not None)
     return stamps if stamps and max(strayed) <= allowed else ()
 
 

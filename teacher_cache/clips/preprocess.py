@@ -35,7 +35,7 @@ def _l4p(frame: Frame, size: int) -> Frame:
     smooth = Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR)
     back = np.asarray(smooth.resize((width, height), Image.Resampling.BILINEAR))
     columns, rows = _taps(width, size), _taps(height, size)
-    wanted = back.take(rows.places, 0).take(columns.places, 1).astype(np.float32)
+    wanted = back.take(rows.indices, 0).take(columns.indices, 1).astype(np.float32)
     blended = _blend(_blend(wanted, rows.weight[:, None, None], axis=0), columns.weight[:, None], axis=1)
     return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
 
@@ -49,10 +49,10 @@ def _student(frame: Frame, student_size: int, size: int) -> Frame:
 class _Taps(NamedTuple):
     """Linear interpolation of one axis at half-pixel centres, without antialiasing (align_corners false)."""
 
-    places: NDArray[np.intp]
-    """Of each value wanted, the place before it, and then of each the place after it."""
+    indices: NDArray[np.intp]
+    """For each value wanted, the index before it, and then for each the index after it."""
     weight: NDArray[np.float32]
-    """Of the place after."""
+    """Of the value after."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,6 +63,6 @@ def _taps(length: int, size: int) -> _Taps:
 
 
 def _blend(values: NDArray[np.float32], weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """The two halves of an axis into one: the places before, and those after by their weight."""
+    """The two halves of an axis into one: the values before, and those after by their weight."""
     low, high = np.split(values, 2, axis)
     return low * (1 - weight) + high * weight

@@ -10,12 +10,12 @@ import math
 
 import numpy as np
 
-from schemas.clip import Footage, Window
+from schemas.clip import VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 
 
-def windows(recipe: ClipRecipe, footage: Footage) -> tuple[Window, ...]:
+def windows(recipe: ClipRecipe, footage: VideoInfo) -> tuple[Window, ...]:
     """The windows of a video, each of ``recipe.frames`` positions, in order; together they cover its whole track.
 
     ``fps`` sets one window after another. ``dense`` begins one every half window, as L4P does (arXiv 2502.13078): the
@@ -24,7 +24,7 @@ def windows(recipe: ClipRecipe, footage: Footage) -> tuple[Window, ...]:
     return tuple(Window(start=start, stop=start + recipe.frames) for start in _starts(recipe, footage))
 
 
-def _starts(recipe: ClipRecipe, footage: Footage) -> range:
+def _starts(recipe: ClipRecipe, footage: VideoInfo) -> range:
     assert recipe.sampling != "uniform"
     size = recipe.frames
     stride = size if recipe.sampling == "fps" else size // 2
@@ -32,7 +32,7 @@ def _starts(recipe: ClipRecipe, footage: Footage) -> range:
     return range(0, length - size + 1, stride)
 
 
-def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -> tuple[int, ...]:
+def frame_indices(recipe: ClipRecipe, footage: VideoInfo, window: Window | None) -> tuple[int, ...]:
     """Source frame number of each of the clip's frames, counted from 0.
 
     ``uniform`` (no window) spreads them over the whole video, first and last included: round(linspace(0, n - 1, 16)), the
@@ -53,7 +53,7 @@ def frame_indices(recipe: ClipRecipe, footage: Footage, window: Window | None) -
     return tuple(_source(recipe, footage, mirrored(p, taken)) for p in range(window.start, window.stop))
 
 
-def spread(count: int, footage: Footage) -> tuple[int, ...]:
+def spread(count: int, footage: VideoInfo) -> tuple[int, ...]:
     """So many frames over the whole video, as ``uniform`` sampling takes them."""
     return tuple(int(i) for i in np.round(np.linspace(0, footage.frames - 1, count)))
 
@@ -65,21 +65,21 @@ def mirrored(position: int, length: int) -> int:
     """
     if length == 1:
         return 0
-    place = position % (2 * (length - 1))
-    return place if place < length else 2 * (length - 1) - place
+    index = position % (2 * (length - 1))
+    return index if index < length else 2 * (length - 1) - index
 
 
-def _step(recipe: ClipRecipe, footage: Footage) -> float:
+def _step(recipe: ClipRecipe, footage: VideoInfo) -> float:
     """Source frames from one taken frame to the next. A video slower than the rate gives each of its frames once."""
     return max(1.0, footage.fps / recipe.fps) if recipe.sampling == "fps" and recipe.fps is not None else 1.0
 
 
-def _source(recipe: ClipRecipe, footage: Footage, taken: int) -> int:
+def _source(recipe: ClipRecipe, footage: VideoInfo, taken: int) -> int:
     """Source frame nearest to when the ``taken``-th frame is due. Steps are at least 1, so none is taken twice."""
     return math.floor(taken * _step(recipe, footage) + 0.5)
 
 
-def _taken(recipe: ClipRecipe, footage: Footage) -> int:
+def _taken(recipe: ClipRecipe, footage: VideoInfo) -> int:
     """How many frames the sampling takes of the video, before any mirroring."""
     count = math.ceil((footage.frames - 0.5) / _step(recipe, footage))  # the largest k has k * step + 0.5 < n
     while _source(recipe, footage, count - 1) >= footage.frames:  # the last digit of a quotient

@@ -17,33 +17,33 @@ from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
 from teacher_cache.io.remote import filesystem, reach, reach_if_there
-from teacher_cache.io.request_counts import OF_VIDEOS, counted
+from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 
 def list_videos(source: VideoSource) -> pa.Table:
     """The job's videos as a table of `VIDEOS`, each once, in the order they are listed. Raises `BadInput` if there is none."""
     videos = _from_manifest(source.manifest) if source.manifest is not None else _from_glob(str(source.glob))
     if not videos.num_rows:
-        place = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {source.glob} matches"
-        raise BadInput(f"{place} no video; needed at least one")
+        origin = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {source.glob} matches"
+        raise BadInput(f"{origin} no video; needed at least one")
     return distinct(videos, "id", "uri", "two videos have the id")
 
 
 def _from_manifest(path: str) -> pa.Table:
-    fs, place = filesystem(path)
+    fs, location = filesystem(path)
 
     def read() -> tuple[pa.Table | None]:
-        with fs.open(place, "rb") as file:
+        with fs.open(location, "rb") as file:
             return (_parsed(file),)
 
-    with counted(OF_VIDEOS, fs):
+    with counting(VIDEO_REQUESTS, fs):
         found = reach_if_there(path, read)
     if found is None:
         raise BadInput(f"there is no manifest {path}")
     listed = found[0]
     if listed is None or not _is_well_formed(listed):
-        with counted(OF_VIDEOS, fs):
-            data = reach(path, lambda: bytes(fs.cat_file(place)))
+        with counting(VIDEO_REQUESTS, fs):
+            data = reach(path, lambda: bytes(fs.cat_file(location)))
         listed = _line_by_line(data, path)
     folder = path.rpartition("/")[0]
     uri = listed["uri"]
@@ -121,7 +121,7 @@ def require_keepable(texts: Iterable[str], where: str) -> None:
 
 def _from_glob(pattern: str) -> pa.Table:
     fs, path = filesystem(pattern)
-    with counted(OF_VIDEOS, fs):
+    with counting(VIDEO_REQUESTS, fs):
         found = reach(pattern, lambda: sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"]))
     base = _fixed_folder(path)
     names = [info["name"] for info in found if info["type"] == "file"]

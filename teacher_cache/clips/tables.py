@@ -47,7 +47,7 @@ def column_keys(column: pa.ChunkedArray) -> Keys:
 _SOUGHT_AT_ONCE = 2**20
 
 
-def places_among(keys: Keys, known: Keys) -> NDArray[np.int64]:
+def indices_among(keys: Keys, known: Keys) -> NDArray[np.int64]:
     """Where each key stands in ``known``, which is ascending; -1 where it does not.
 
     Sought in ascending order, which keeps the search in the processor's caches: many times faster at ten millions.
@@ -56,18 +56,18 @@ def places_among(keys: Keys, known: Keys) -> NDArray[np.int64]:
     for start in range(0, len(keys) if len(known) else 0, _SOUGHT_AT_ONCE):
         some = keys[start : start + _SOUGHT_AT_ONCE]
         order = np.argsort(some)
-        place = np.minimum(np.searchsorted(known, some[order]), len(known) - 1)
-        found[start + order] = np.where(known[place] == some[order], place, -1)
+        index = np.minimum(np.searchsorted(known, some[order]), len(known) - 1)
+        found[start + order] = np.where(known[index] == some[order], index, -1)
     return found
 
 
 def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
     """Whether each key is one of ``known``."""
-    return places_among(keys, np.sort(known)) >= 0
+    return indices_among(keys, np.sort(known)) >= 0
 
 
-def distinct(table: pa.Table, name: str, place: str, complaint: str) -> pa.Table:
-    """The first row of each ``name``. Raises `BadInput` where a later one differs in ``place``."""
+def distinct(table: pa.Table, name: str, column: str, complaint: str) -> pa.Table:
+    """The first row of each ``name``. Raises `BadInput` where a later one differs in ``column``."""
     keys = np.sort(table["key"].to_numpy()) if "key" in table.column_names else None
     if keys is not None and (keys[1:] != keys[:-1]).all():
         return table  # other keys, other names
@@ -77,8 +77,8 @@ def distinct(table: pa.Table, name: str, place: str, complaint: str) -> pa.Table
     of = pc.index_in(table[name], names).to_numpy()
     first = np.full(len(names), table.num_rows)
     np.minimum.at(first, of, np.arange(table.num_rows))
-    differs = pc.not_equal(table[place], table[place].take(pa.array(first[of]))).to_numpy()
+    differs = pc.not_equal(table[column], table[column].take(pa.array(first[of]))).to_numpy()
     for row in np.flatnonzero(differs)[:1].tolist():
-        one, other = table[place][int(first[of[row]])], table[place][row]
+        one, other = table[column][int(first[of[row]])], table[column][row]
         raise BadInput(f"{complaint} {table[name][row].as_py()!r}: {one} and {other}; give each its own id")
     return table.take(pa.array(np.sort(first)))

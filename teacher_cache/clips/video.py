@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from teacher_cache.clips.preprocess import Frame
 
 Device = Literal["cpu", "cuda"]
@@ -30,7 +30,7 @@ class OpenVideo(Protocol):
         """Name and version of what decodes it."""
 
     @property
-    def footage(self) -> Footage: ...
+    def footage(self) -> VideoInfo: ...
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """Each wanted frame, in the order given; ``indices`` ascend without repeats. Raises `VideoError` (decode_error)."""

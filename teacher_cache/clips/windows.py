@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import DecoderPool
@@ -59,10 +59,10 @@ def windows_of(
     is_known[of_video[~stands]] = False
     advance(int(is_known.sum()))
     kept = np.flatnonzero(is_known[of_video])
-    places = pa.array(of_video[kept])
+    indices = pa.array(of_video[kept])
     old = known.select(CLIPS.names).take(pa.array(kept))
-    old = old.set_column(1, "video", videos["uri"].take(places)).set_column(
-        3, "content_digest", videos["content_digest"].take(places)
+    old = old.set_column(1, "video", videos["uri"].take(indices)).set_column(
+        3, "content_digest", videos["content_digest"].take(indices)
     )
     new = _cut(recipe, videos.filter(pa.array(~is_known)), timeout_seconds, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", "video", "two clips of different videos are called")
@@ -76,7 +76,7 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: 
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
         video = {"video": row["uri"], "video_id": row["id"], "content_digest": row["content_digest"]}
-        if not isinstance(found, Footage):
+        if not isinstance(found, VideoInfo):
             clips.append(video | {"clip_id": row["id"]})
             continue
         for number, window in enumerate(windows(recipe, found)):
@@ -87,7 +87,7 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: 
 
 def _probed(
     recipe: ClipRecipe, uris: Sequence[str], timeout_seconds: float, advance: Callable[[int], None]
-) -> Iterator[Footage | VideoError]:
+) -> Iterator[VideoInfo | VideoError]:
     if not uris:
         return
     with DecoderPool(recipe, min(len(uris), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:

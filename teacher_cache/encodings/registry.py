@@ -11,7 +11,7 @@ from teacher_cache.encodings.base import RAW, SHUFFLED, Compression, Encoding
 from teacher_cache.encodings.channel_int8 import ChannelInt8
 from teacher_cache.encodings.channel_rms import ChannelRMS
 from teacher_cache.encodings.exact import Exact
-from teacher_cache.encodings.or_exact import OrExact
+from teacher_cache.encodings.exact_fallback import ExactFallback
 from teacher_cache.encodings.uniform import UniformInteger
 
 # Level 5 gives the same bytes in a half more time, level 3 a tenth more bytes in two thirds of it.
@@ -24,45 +24,45 @@ _RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "de
 _COMPRESSED: dict[SignalName, Exact] = {n: Exact("float32", SHUFFLED, logarithm=n == "depth") for n in SIGNAL_NAMES}
 
 
-def _depth(step: float, name: str, bound: float) -> OrExact:
+def _depth(step: float, name: str, bound: float) -> ExactFallback:
     # Half a step of the log is this error of the depth; the range is exp(±64) and more.
     lossy = UniformInteger(
         name, f"depth within {bound:.1%} of its value", np.dtype("<i2"), step, 0.0,
         missing=-(2**15), logarithm=True, bound=bound, compression=_MAP,
     )  # fmt: skip
-    return OrExact(lossy, _RAW["depth"])
+    return ExactFallback(lossy, _RAW["depth"])
 
 
-def _flow(step: float, name: str) -> OrExact:
+def _flow(step: float, name: str) -> ExactFallback:
     # ±2047 pixels and more.
     lossy = UniformInteger(
         name, f"flow within {step / 2:g} pixel", np.dtype("<i2"), step, 0.0,
         missing=-(2**15), bound=step / 2, compression=_PLANAR,
     )  # fmt: skip
-    return OrExact(lossy, _RAW["flow"])
+    return ExactFallback(lossy, _RAW["flow"])
 
 
-def _motion(step: float, name: str) -> OrExact:
+def _motion(step: float, name: str) -> ExactFallback:
     # A logit of 8 is a probability of 0.9997; beyond it there is nothing to learn.
     lossy = UniformInteger(
         name, f"logit, clipped to ±8, within {step / 2:g}", np.dtype("i1"), step, 0.0,
         missing=-128, clip=8.0, bound=step / 2, compression=_MAP,
     )  # fmt: skip
-    return OrExact(lossy, _RAW["motion"])
+    return ExactFallback(lossy, _RAW["motion"])
 
 
 # Steps are powers of two, so that integer × step is exact in float32. A step of the log that just kept depth's bound would
 # save 0.03 and 0.35 bits a value.
 _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
     "fine": {
-        "f4d": OrExact(ChannelRMS("channel-rms-1%", 0.01), _RAW["f4d"]),
+        "f4d": ExactFallback(ChannelRMS("channel-rms-1%", 0.01), _RAW["f4d"]),
         "depth": _depth(1 / 512, "log-step-1/512", 0.001),
         "flow": _flow(1 / 16, "step-1/16"),
         "motion": _motion(1 / 8, "step-1/8"),
         "camray": _COMPRESSED["camray"],
     },
     "compact": {
-        "f4d": OrExact(ChannelRMS("channel-rms-4%", 0.04), _RAW["f4d"]),
+        "f4d": ExactFallback(ChannelRMS("channel-rms-4%", 0.04), _RAW["f4d"]),
         "depth": _depth(1 / 64, "log-step-1/64", 0.01),
         "flow": _flow(1 / 4, "step-1/4"),
         "motion": _motion(1 / 2, "step-1/2"),

@@ -83,7 +83,7 @@ def pinhole_intrinsics(rays: FloatArray) -> DoubleArray:
     if ahead.sum() < 2:
         raise ValueError(f"{int(ahead.sum())} of {ahead.size} rays point forward; a camera has two at least")
     x, y = (rays[ahead][:, axis].astype(np.float64) / rays[ahead][:, 2] for axis in (0, 1))
-    (fx, cx), (fy, cy) = (np.polyfit(slope, place[ahead], 1) for slope, place in ((x, u), (y, v)))
+    (fx, cx), (fy, cy) = (np.polyfit(slope, pixel[ahead], 1) for slope, pixel in ((x, u), (y, v)))
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
@@ -99,9 +99,9 @@ def _stretched(values: FloatArray, count: int, *, axis: int) -> FloatArray:
     cells = values.shape[axis]
     if cells == 1:
         return np.repeat(values, count, axis)
-    place = (np.arange(count) + 0.5) * cells / count - 0.5
-    low = np.clip(np.floor(place), 0, cells - 2).astype(np.intp)
-    share = (place - low).astype(values.dtype).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    position = (np.arange(count) + 0.5) * cells / count - 0.5
+    low = np.clip(np.floor(position), 0, cells - 2).astype(np.intp)
+    share = (position - low).astype(values.dtype).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
     return np.asarray(values.take(low, axis) * (1 - share) + values.take(low + 1, axis) * share)
 
 

@@ -1,4 +1,4 @@
-"""Trying again what fails for a passing reason. In: one operation at a place; out: what it gives, or the error that stays.
+"""Trying again what fails for a passing reason. In: one operation on a server; out: what it gives, or the error that stays.
 
 Every request to S3 that s3fs makes comes by `Patience` through botocore's own hook, so that a listing of a thousand pages, or
 five hundred objects fetched at once, repeats the one request that failed. What fails outside a request's answer (a body cut
@@ -24,10 +24,10 @@ from schemas.credentials import without_credentials
 
 PATIENCE_VARIABLE = "P4D_PATIENCE_SECONDS"
 _PATIENCE_SECONDS = 600.0
-"""How long a place that has answered this process may be away: long enough to stop a server and start it again."""
+"""How long a server that has answered this process may be away: long enough to stop a server and start it again."""
 
 _NOBODY_SECONDS, _TROUBLED_SECONDS = 3.0, 30.0
-"""How long a place that has never answered it well may be silent, or answer with 5xx alone: its address may be wrong."""
+"""How long a server that has never answered it well may be silent, or answer with 5xx alone: its address may be wrong."""
 
 _FEWEST_TRIES = 3
 """Of each request, however long they take."""
@@ -77,13 +77,13 @@ class NotNow(OSError):
 
 
 class Patience:
-    """What one operation at a place may still take: its requests are repeated, with full jitter, until that is spent.
+    """What one operation on a server may still take: its requests are repeated, with full jitter, until that is spent.
 
     Its clock starts at the first failure since a request of the operation was last answered. For one operation only.
     """
 
     def __init__(self, url: str) -> None:
-        self._place = _place(url)
+        self._server = _server(url)
         self._since: float | None = None
         self._spent = False
 
@@ -108,26 +108,26 @@ class Patience:
         raise AssertionError
 
     def answered(self) -> None:
-        """The place did what it was asked, or said for good that it does not."""
+        """The server did what it was asked, or said for good that it does not."""
         self._since = None
-        _places.add(self._place)
+        _answering.add(self._server)
 
     def wait_seconds(self, tries: int, reason: str, status: int | None) -> float | None:
         """How long to wait after a request's ``tries``-th failure, counted from 1; None where the patience is spent."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         lasts = now - self._since
-        self._spent = self._spent or (tries >= _FEWEST_TRIES and lasts > _limit_seconds(self._place, status))
+        self._spent = self._spent or (tries >= _FEWEST_TRIES and lasts > _limit_seconds(self._server, status))
         if self._spent:
             return None
-        _tell(self._place, reason, lasts)
+        _tell(self._server, reason, lasts)
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter
         return random.uniform(0, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 20)))  # noqa: S311
 
 
 def expect(url: str) -> None:
-    """Be patient with a place from the first request on, because another process has reached it."""
-    _places.add(_place(url))
+    """Be patient with a server from the first request on, because another process has reached it."""
+    _answering.add(_server(url))
 
 
 def passing_reason(error: BaseException) -> str | None:
@@ -164,22 +164,22 @@ def session() -> Any:
 _current: ContextVar[Patience | None] = ContextVar("patience", default=None)
 """The operation's that this thread is in; fsspec carries the context into its event loop."""
 
-_places: set[str] = set()
+_answering: set[str] = set()
 """Those that answered this process."""
 
 _told: dict[str, float] = {}
 _telling = threading.Lock()
 
 
-def _place(url: str) -> str:
+def _server(url: str) -> str:
     """What an outage is of: an S3 endpoint, or a server. Buckets and paths of it come and go together."""
     parts = urlsplit(url)
     return os.environ.get("AWS_ENDPOINT_URL", "s3") if parts.scheme in {"s3", "s3a"} else f"{parts.scheme}://{parts.netloc}"
 
 
-def _limit_seconds(place: str, status: int | None) -> float:
+def _limit_seconds(server: str, status: int | None) -> float:
     limit = float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_SECONDS))
-    if place in _places:
+    if server in _answering:
         return limit
     return min(limit, _NOBODY_SECONDS if status is None else _TROUBLED_SECONDS)
 
@@ -216,11 +216,11 @@ def _reason_of_answer(answer: Mapping[str, Any]) -> str | None:
     return f"{status} {code}" if status in _PASSING_STATUS or code in _PASSING_CODES else None
 
 
-def _tell(place: str, reason: str, lasts: float) -> None:
+def _tell(server: str, reason: str, lasts: float) -> None:
     """Say now and then that the process is waiting, so that it does not look hung."""
     now = time.monotonic()
     with _telling:
-        if lasts < _TOLD_AFTER_SECONDS or now - _told.get(place, -_TOLD_EVERY_SECONDS) < _TOLD_EVERY_SECONDS:
+        if lasts < _TOLD_AFTER_SECONDS or now - _told.get(server, -_TOLD_EVERY_SECONDS) < _TOLD_EVERY_SECONDS:
             return
-        _told[place] = now
-    _log.warning("%s", without_credentials(f"{place} has not answered for {lasts:.0f} s ({reason}); trying on"))
+        _told[server] = now
+    _log.warning("%s", without_credentials(f"{server} has not answered for {lasts:.0f} s ({reason}); trying on"))

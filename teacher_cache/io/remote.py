@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def protocol(url: str) -> str:
-    """Fsspec's name for the kind of place: ``file``, ``s3``, …."""
+    """Fsspec's name for a URL's protocol: ``file``, ``s3``, …."""
     scheme = urlsplit(url).scheme
     return "s3" if scheme == "s3a" else scheme or "file"
 
@@ -68,7 +68,7 @@ def make_patient(fs: Any) -> None:
 
 
 def reach(url: str, operation: Callable[[], Result]) -> Result:
-    """What an operation at a place gives; it is tried again while it fails for a passing reason. Raises `Unreachable`."""
+    """What an operation at a URL gives; it is tried again while it fails for a passing reason. Raises `Unreachable`."""
     with reachable(url):
         return Patience(url).ask(operation)
 
@@ -104,7 +104,7 @@ def refuse_credentials(url: str) -> None:
 
 @contextlib.contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Turn what a filesystem raises into `Unreachable`, with place and remedy. The server's own words hold no secret."""
+    """Turn what a filesystem raises into `Unreachable`, with URL and remedy. The server's own words hold no secret."""
     try:
         yield
     except PermissionError as error:
@@ -134,6 +134,6 @@ def _credentials_advice(url: str) -> str:
 
 def _advice(url: str) -> str:
     if protocol(url) != "s3":
-        return "Check that the place exists, is writable and has room."
+        return "Check that it exists, is writable and has room."
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set")
     return f"Check that the bucket exists, AWS_ENDPOINT_URL (now {endpoint}) and the AWS credentials in the environment."

@@ -2,7 +2,7 @@
 
 s3fs's client tells of each request that was answered, so pages of a listing, and whatever else a library asks on its own, are
 counted as they are; an answer of 5xx, which is asked again and not billed, is not; one that breaks off and is asked again
-counts each time, as it is billed. What is asked of other places, or through other clients, the caller says.
+counts each time, as it is billed. What is asked of other servers, or through other clients, the caller says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from schemas.report import Requests
 RequestKind = Literal["put", "get", "list"]
 
 
-class Tally:
+class RequestCounts:
     """A count of requests that any thread may add to."""
 
     def __init__(self) -> None:
@@ -43,28 +43,28 @@ class Tally:
             return taken
 
 
-OF_VIDEOS = Tally()
-"""What this process asked of the places where videos and their lists lie. Its decoders read only what it has fetched."""
+VIDEO_REQUESTS = RequestCounts()
+"""What this process asked of the servers that hold videos and their lists. Its decoders read only what it has fetched."""
 
 
 # fsspec runs a call in its own thread, under the caller's context.
-_COUNTED_IN: ContextVar[Tally | None] = ContextVar("counted_in", default=None)
+_COUNTED_IN: ContextVar[RequestCounts | None] = ContextVar("counted_in", default=None)
 
 
 @contextmanager
-def counted(tally: Tally, fs: Any, otherwise: RequestKind | None = None) -> Iterator[None]:
-    """What is asked of an fsspec filesystem inside is counted in ``tally``.
+def counting(counts: RequestCounts, fs: Any, otherwise: RequestKind | None = None) -> Iterator[None]:
+    """What is asked of an fsspec filesystem inside is counted in ``counts``.
 
     ``otherwise`` says what is asked, once, for a filesystem that does not tell of it itself; None counts nothing.
     """
     tells = _tells(fs)
-    token = _COUNTED_IN.set(tally)
+    token = _COUNTED_IN.set(counts)
     try:
         yield
     finally:
         _COUNTED_IN.reset(token)
         if otherwise is not None and not tells:
-            tally.add(otherwise)
+            counts.add(otherwise)
 
 
 def _tells(fs: Any) -> bool:
@@ -76,9 +76,9 @@ def _tells(fs: Any) -> bool:
 
 
 def _answered(http_response: Any, model: Any, **_: Any) -> None:
-    tally, kind = _COUNTED_IN.get(), _kind(model.name)
-    if tally is not None and kind is not None and http_response.status_code < 500:
-        tally.add(kind)
+    counts, kind = _COUNTED_IN.get(), _kind(model.name)
+    if counts is not None and kind is not None and http_response.status_code < 500:
+        counts.add(kind)
 
 
 def _kind(operation: str) -> RequestKind | None:

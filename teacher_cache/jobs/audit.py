@@ -73,8 +73,8 @@ def _spread(cache: Cache, count: int) -> Sequence[Clip]:
     ids = cache.committed_ids()
     if not ids:
         return []
-    places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
-    return [cache.clip(ids[place]) for place in places]
+    indices = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    return [cache.clip(ids[index]) for index in indices]
 
 
 def _finding(clip: Clip, detail: str) -> Finding:

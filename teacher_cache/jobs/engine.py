@@ -19,7 +19,7 @@ GROUP = "teacher_cache.engines"
 
 
 class Engine(Protocol):
-    """Repeats `teacher_cache.jobs.unit_worker.Worker`'s steps over units. Units are independent and safe to repeat."""
+    """Repeats `teacher_cache.jobs.unit_worker.UnitWorker`'s steps over units. Units are independent and safe to repeat."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
         """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises.

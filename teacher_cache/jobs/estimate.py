@@ -180,7 +180,7 @@ def node_size(pilot: PilotReport, engine: EngineJob) -> NodeSize:
 def cost(prices: Prices, billed: Requests, is_egress: bool, used: Estimate | None) -> dict[str, float]:
     """Item → what it costs, for every item that has a price and is known.
 
-    ``billed`` are the requests to places that bill them, and ``is_egress`` says whether the videos lie in one.
+    ``billed`` are the requests to servers that bill them, and ``is_egress`` says whether the videos lie on one.
     """
     priced = {"put": (prices.put_per_1000, billed.put / 1000), "get": (prices.get_per_1000, billed.get / 1000)}
     priced |= {"list": (prices.list_per_1000, billed.list / 1000)}

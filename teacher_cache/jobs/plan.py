@@ -17,7 +17,7 @@ from schemas.store import LONGEST_SEGMENT
 from teacher_cache.clips.content import local_path
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
 from teacher_cache.jobs.memory import worker_bytes
@@ -50,7 +50,7 @@ def plan_report(
 
     Raises `BadInput`, `RecipeMismatch`.
     """
-    OF_VIDEOS.take()
+    VIDEO_REQUESTS.take()
     outlook = _outlook(job.store, job, discover(job), progress)
     pilot = None
     if run_pilot is not None:
@@ -90,7 +90,7 @@ def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outloo
     opened = Requests(get=1) if store is None else store.objects.take_requests()
     catalog = known.with_rows(added) if added.num_rows else known
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
-    return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, OF_VIDEOS.take())
+    return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, VIDEO_REQUESTS.take())
 
 
 def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:

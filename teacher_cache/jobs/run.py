@@ -11,12 +11,12 @@ from schemas.event import EngineEvent, Event, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, Requests, RunReport, StageSeconds, UnitReport
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
-from teacher_cache.jobs.unit_worker import Worker, WorkerSpec
+from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
 from teacher_cache.store.repair import retire_damaged
 from teacher_cache.store.store import (
@@ -54,7 +54,7 @@ def run_job(
     of the teaching, as it happens; ``progress`` shows what goes before it.
     """
     start = time.perf_counter()
-    OF_VIDEOS.take()
+    VIDEO_REQUESTS.take()
     workers = engine(job.engine.kind)
     spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine)
     facts = discover(job)
@@ -62,10 +62,10 @@ def run_job(
     if repair and (found := find_store(job.store)) is not None:
         require_recipe(found, facts.recipe)
         if retire_damaged(found, facts.shapes, progress):
-            Worker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
+            UnitWorker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
         repaired = found.objects.take_requests()
     store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
-    asked, of_videos = asked + repaired, OF_VIDEOS.take()
+    asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
     listen(
         RunStarted(
             store=job.store,
@@ -102,7 +102,7 @@ def run_job(
         wall_seconds=wall_seconds,
         stage_seconds=stage_seconds,
         bytes_added={signal: state.bytes[signal] - size for signal, size in before.items()},
-        requests=JobRequests(store=asked + store.objects.take_requests(), videos=of_videos + OF_VIDEOS.take()),
+        requests=JobRequests(store=asked + store.objects.take_requests(), videos=of_videos + VIDEO_REQUESTS.take()),
         hours=hours(stage_seconds, job.engine),
     )
 

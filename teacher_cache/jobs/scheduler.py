@@ -58,12 +58,12 @@ def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ..
         yield tuple(islice(decoded, len(block.clips)))
 
 
-class Feed:
+class Scheduler:
     """The order of a run's work. Not safe between threads.
 
     ``items`` are made as they are wanted, and forgotten once finished. Of at most ``ahead`` units at once decoded clips are
-    kept; a unit that takes long (a video that hangs its decoder) holds one place, and the others pass it. The oldest one
-    always has a place, so that decoders that wait for one cannot wait for each other.
+    kept; a unit that takes long (a video that hangs its decoder) holds one slot, and the others pass it. The oldest one
+    always has a slot, so that decoders that wait for one cannot wait for each other.
     """
 
     def __init__(self, items: Iterable[WorkItem], ahead: int) -> None:
@@ -74,7 +74,7 @@ class Feed:
         self._items: dict[int, WorkItem] = {}
         self._untaught: list[int] = []
         """In order."""
-        self._placed: set[int] = set()
+        self._slots: set[int] = set()
         """The untaught units of which clips are, or will be, decoded."""
         self._unbegun: list[int] = []
         """In order."""
@@ -95,15 +95,15 @@ class Feed:
         """How many blocks the unit has."""
         return len(_blocks(unit, self._items[unit]))
 
-    def place(self, unit: int) -> bool:
+    def claim_slot(self, unit: int) -> bool:
         """Whether there is room for what is decoded of the unit; from then on, there is. A taught unit takes none."""
         if not self.wants(unit) or not self._items[unit].clips:
             return True
-        has_room = unit in self._placed or unit == self._untaught[0] or len(self._placed) < self.ahead
+        has_room = unit in self._slots or unit == self._untaught[0] or len(self._slots) < self.ahead
         # Decoders that wait for room would wait for a unit that waits for one of them: they go on until one is free.
         has_room = has_room or bool(self._again)
         if has_room:
-            self._placed.add(unit)
+            self._slots.add(unit)
         return has_room
 
     def wants(self, unit: int) -> bool:
@@ -116,7 +116,7 @@ class Feed:
             return self._again.popleft()
         while not self._spans and self._next is not None and (self._unended or self._may_open()):
             self._open()  # a video that goes on in later units is handed over whole
-        if not self._spans or not self.place(self._spans[0].blocks[0].unit):
+        if not self._spans or not self.claim_slot(self._spans[0].blocks[0].unit):
             return None
         return self._spans.popleft()
 
@@ -125,14 +125,14 @@ class Feed:
         if not self._unbegun and self._next is not None and self._may_open():
             self._open()
         # In order: were all teachers at units whose videos a decoder has not come to, the decoders would wait for them.
-        if not self._unbegun or not self.place(self._unbegun[0]):
+        if not self._unbegun or not self.claim_slot(self._unbegun[0]):
             return None
         return self._unbegun.pop(0)
 
     def taught(self, unit: int) -> None:
         """Nothing decoded of the unit is kept any more."""
         self._untaught.remove(unit)
-        self._placed.discard(unit)
+        self._slots.discard(unit)
 
     def finish(self, unit: int) -> None:
         """The unit is committed."""
@@ -142,12 +142,12 @@ class Feed:
         """Whoever had the unit is gone, with what was decoded of it: it is to be decoded and taught anew."""
         if unit not in self._untaught:
             insort(self._untaught, unit)
-        self._placed.add(unit)
+        self._slots.add(unit)
         insort(self._unbegun, unit)
         self._again.extend(Span((block,)) for block in _blocks(unit, self._items[unit]))
 
     def _may_open(self) -> bool:
-        return len(self._placed) < self.ahead or not self._untaught
+        return len(self._slots) < self.ahead or not self._untaught
 
     def _open(self) -> None:
         item, unit = self._next, self._opened
@@ -215,18 +215,18 @@ class Inbox:
         for number in range(blocks):
             yield from self._block((unit, number))
 
-    def _block(self, place: tuple[int, int]) -> tuple[Decoded, ...]:
+    def _block(self, key: tuple[int, int]) -> tuple[Decoded, ...]:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or place in self._blocks)
+            self._changed.wait_for(lambda: self._is_closed or key in self._blocks)
             if self._is_closed:
                 raise InboxClosed
-            return self._blocks.pop(place)
+            return self._blocks.pop(key)
 
     def forget(self, unit: int) -> None:
         """Nobody wants what may have come of the unit."""
         with self._changed:
-            for place in [place for place in self._blocks if place[0] == unit]:
-                del self._blocks[place]
+            for key in [key for key in self._blocks if key[0] == unit]:
+                del self._blocks[key]
 
     def close(self) -> None:
         with self._changed:

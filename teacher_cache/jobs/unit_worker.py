@@ -29,7 +29,7 @@ from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.memory import (
     COMPRESSORS,
     ENCODED_CLIPS,
@@ -59,7 +59,7 @@ class WorkerSpec(Frozen):
     """The volume of the ledger that was open when the work was planned."""
 
 
-class Worker:
+class UnitWorker:
     """A loaded teacher at one store, which several units share. Use as a context manager; safe between threads.
 
     While one unit's batch is on the device, others are encoded, compressed or written. Whoever calls decides how many
@@ -88,7 +88,7 @@ class Worker:
         # The compressors release the GIL, so they work beside a teacher.
         self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
-        """A clip's place between teaching and compression. Without it, a fast teacher would fill the memory."""
+        """A clip's slot between teaching and compression. Without it, a fast teacher would fill the memory."""
 
     def _require_memory(self, spec: WorkerSpec) -> None:
         """Raises `CouldNotRun` before anything large is loaded."""
@@ -143,7 +143,7 @@ class Worker:
 
     def _told(self, report: UnitReport) -> UnitReport:
         """With what was asked of store and videos since the last report, for whichever unit."""
-        asked = {"requests": self.store.objects.take_requests(), "video_requests": OF_VIDEOS.take()}
+        asked = {"requests": self.store.objects.take_requests(), "video_requests": VIDEO_REQUESTS.take()}
         return report.model_copy(update=asked)
 
 
@@ -175,7 +175,7 @@ class _Compressed:
 class TaughtUnit:
     """Encoded chunks and outcomes of a unit's rows, on their way to the store."""
 
-    def __init__(self, worker: Worker, item: WorkItem, standing: LedgerEntry | None = None) -> None:
+    def __init__(self, worker: UnitWorker, item: WorkItem, standing: LedgerEntry | None = None) -> None:
         self.standing = standing
         """The entry of another worker that did the unit first."""
         self.clock = StageClock()
@@ -215,8 +215,8 @@ class TaughtUnit:
             with self._worker.teacher() as teacher, self.clock.stage("teach"):
                 raw = teacher.raw(frames, self._signals)
                 _wait_for_device(raw)
-        for place, (clip, decoded) in enumerate(batch):
-            self._encode(clip, decoded, {signal: values[place] for signal, values in raw.items()})
+        for index, (clip, decoded) in enumerate(batch):
+            self._encode(clip, decoded, {signal: values[index] for signal, values in raw.items()})
 
     def _encode(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> None:
         self._worker.encoded.acquire()
@@ -272,7 +272,7 @@ class TaughtUnit:
         self.clock.seconds["encode"] += sum(clip.seconds for clip in compressed.values())
         objects: dict[str, StoredObject] = {}
         for name, array in self._arrays.items():
-            chunks = {place: clip.chunks.pop(name) for place, clip in compressed.items() if name in clip.chunks}
+            chunks = {slot: clip.chunks.pop(name) for slot, clip in compressed.items() if name in clip.chunks}
             if chunks:  # Zarr writes no object for a shard without chunks
                 with self.clock.stage("put"):
                     key = shard_key(array, self._item.unit.shard)
@@ -299,7 +299,7 @@ class TaughtUnit:
             data = self._adopted(key, data, set(chunks))
         return StoredObject(digest=sha256_digest(data), length=len(data))
 
-    def _adopted(self, key: str, own: bytes, places: set[int]) -> bytes:
+    def _adopted(self, key: str, own: bytes, slots: set[int]) -> bytes:
         """The object that another worker, or an earlier run, created for this unit and did not commit.
 
         It is taken as it is, if it is whole: GPU arithmetic does not repeat to the last bit, so its bytes need not
@@ -313,7 +313,7 @@ class TaughtUnit:
                 chunks = unpack_shard(found, self._store.recipe.layout.clips_per_shard)
             except StoreDamaged:
                 chunks = {}
-            if chunks.keys() != places or not all(split_checksum(chunk)[1] for chunk in chunks.values()):
+            if chunks.keys() != slots or not all(split_checksum(chunk)[1] for chunk in chunks.values()):
                 raise CouldNotRun(
                     f"{key} of {self._store.url} exists, belongs to no committed unit and does not hold this unit's clips. "
                     "With no other run at work, `teacher-cache gc` removes it; then run the job again."

@@ -33,7 +33,7 @@ Clock = Callable[[], float]
 
 
 @contextmanager
-def run_view(log_seconds: float = LOG_SECONDS) -> Iterator[Callable[[Event], None]]:
+def run_display(log_seconds: float = LOG_SECONDS) -> Iterator[Callable[[Event], None]]:
     """Show a run on standard error; yields the listener that is to be told of every event.
 
     Nothing is shown until the run has work. Where it ends, however it ends, one line says how far it came.

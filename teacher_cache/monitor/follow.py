@@ -36,7 +36,7 @@ from teacher_cache.store.ledger import FAILED, LedgerReader, clip_counts
 from teacher_cache.store.store import Store
 
 
-class StoreWatch:
+class StoreFollower:
     """Counts of a store, kept up with what is added to it."""
 
     def __init__(self, store: Store) -> None:
@@ -61,9 +61,9 @@ class StoreWatch:
         )
 
 
-def watch(store: Store, every_seconds: float) -> None:
+def follow(store: Store, every_seconds: float) -> None:
     """Show a store on standard error until all its clips are done, Ctrl-C, or nobody reads that any more."""
-    looking = StoreWatch(store)
+    looking = StoreFollower(store)
     first, start = looking.look(), time.monotonic()
     latest, note = first, ""
 

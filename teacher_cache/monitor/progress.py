@@ -301,7 +301,7 @@ def _kept(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
     if len(samples) >= 2 and new.time - samples[-2].time < _SAMPLE_SECONDS:
         samples = samples[:-1]
     oldest = new.time - _STEADY_SECONDS
-    reached = next((place for place, sample in enumerate(samples[1:]) if sample.time > oldest), max(0, len(samples) - 1))
+    reached = next((index for index, sample in enumerate(samples[1:]) if sample.time > oldest), max(0, len(samples) - 1))
     return (*samples[reached:], new)
 
 

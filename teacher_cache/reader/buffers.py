@@ -54,9 +54,9 @@ class BufferPool:
     def _take(self, size: int) -> Values:
         with self._lock:
             self._settle()
-            fitting = [place for place, block in enumerate(self._idle) if size <= block.nbytes <= size / _LEAST_USE]
+            fitting = [index for index, block in enumerate(self._idle) if size <= block.nbytes <= size / _LEAST_USE]
             if fitting:
-                return self._idle.pop(min(fitting, key=lambda place: self._idle[place].nbytes))
+                return self._idle.pop(min(fitting, key=lambda index: self._idle[index].nbytes))
         return np.empty(size, np.uint8)
 
     def _give_back(self, block: Values) -> None:

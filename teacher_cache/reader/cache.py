@@ -48,7 +48,7 @@ _HINTS_AMONG = 10_000
 class _Group(NamedTuple):
     """Clips of one signal that the same arrays hold."""
 
-    places: list[int]
+    indices: list[int]
     """Which of those that were asked for."""
     rows: list[int]
     """Of these."""
@@ -101,7 +101,7 @@ class Cache:
         """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest,
         video_id, window_start, window_stop.
 
-        ``status`` is over every signal of the store; ``row`` is the clip's place on the arrays' first axis. The last two are
+        ``status`` is over every signal of the store; ``row`` is the clip's index on the arrays' first axis. The last two are
         the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
         """
         rows = self._catalog.current
@@ -110,8 +110,8 @@ class Cache:
         names = pa.array(["pending", "committed", "failed", "pending"])
         columns: dict[str, Any] = {name: self._catalog.table(rows, [name])[name] for name in ("clip_id", "video")}
         columns["status"] = names.take(pa.array(status))
-        for place, name in enumerate(("reason", "detail")):
-            texts = [failures[row][place] for row in rows[status == FAILED].tolist()]
+        for field, name in enumerate(("reason", "detail")):
+            texts = [failures[row][field] for row in rows[status == FAILED].tolist()]
             columns[name] = _scattered(texts, status == FAILED)
         rest = ["row", "content_digest", "video_id", "window_start", "window_stop"]
         columns |= zip(rest, self._catalog.table(rows, rest).columns, strict=True)
@@ -144,7 +144,7 @@ class Cache:
             shape, dtype = self._decoded_form(name)
             values[name] = self._chunks.buffers.empty((len(clip_ids), *shape), dtype)
             decode = partial(self._decoded, name)
-            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][p] for p in g.places], decode) for g in groups]
+            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], decode) for g in groups]
         self._chunks.read_each(wanted)
         return {name: self._seen(name, found, view) for name, found in values.items()}
 
@@ -156,7 +156,7 @@ class Cache:
         held = self._groups(signals, clip_ids)
         read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
         return {
-            name: [StoredClips(group.places, {a.name: read[a.name] for a in group.arrays}) for group in groups]
+            name: [StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups]
             for name, groups in held.items()
         }
 
@@ -184,9 +184,9 @@ class Cache:
                 decoded[name] = parts[0]
                 continue
             shape, dtype = self._decoded_form(name)
-            decoded[name] = moved(np.empty((sum(len(clips.places) for clips in groups), *shape), dtype))
+            decoded[name] = moved(np.empty((sum(len(clips.indices) for clips in groups), *shape), dtype))
             for clips, values in zip(groups, parts, strict=True):
-                decoded[name][clips.places] = values
+                decoded[name][clips.indices] = values
         return decoded
 
     def read_video(
@@ -230,10 +230,10 @@ class Cache:
         is_exact = self._ledger.has_optional(exact_array(name), rows).astype(bool)
         groups = []
         for optional in (False, True):
-            places = np.flatnonzero(is_exact == optional)
+            indices = np.flatnonzero(is_exact == optional)
             arrays = [array for array in self._arrays_of(name) if array.optional == optional]
-            groups.append(_Group(places.tolist(), rows[places].tolist(), arrays))
-        return [group for group in groups if group.places]
+            groups.append(_Group(indices.tolist(), rows[indices].tolist(), arrays))
+        return [group for group in groups if group.indices]
 
     def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """Values of what ``signals`` may name, of one clip or with the clips as first axis; in ``out`` if it is given."""
@@ -275,9 +275,9 @@ class Cache:
     def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
         rows = self._catalog.rows_of(clip_ids)
         status = self._ledger.status(rows, parts)
-        for place in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
-            clip_id, row = clip_ids[place], self._row(clip_ids[place])
-            if status[place] == FAILED:
+        for index in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
+            clip_id, row = clip_ids[index], self._row(clip_ids[index])
+            if status[index] == FAILED:
                 raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")), self.url)
             raise ClipPending(
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
@@ -340,5 +340,5 @@ class Cache:
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:
-    """The texts at the places where ``where`` holds, null elsewhere."""
+    """The texts at the indices where ``where`` holds, null elsewhere."""
     return pa.array(texts, pa.string()).take(pa.array(np.maximum(np.cumsum(where) - 1, 0), mask=~where))

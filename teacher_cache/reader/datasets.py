@@ -77,7 +77,7 @@ class StoredTargets(_Shuffled, Dataset[StoredBatch]):
 class CachedTargets(_Shuffled, Dataset[Item]):
     """Clips as ``{"clip_id": str, signal: tensor}``, a loader's whole batch fetched at once. Picklable.
 
-    Asked for a clip id, it gives that clip; asked for a number, the clip at that place in the order of `set_epoch`. With
+    Asked for a clip id, it gives that clip; asked for a number, the clip at that index in the order of `set_epoch`. With
     `batches` as a loader's ``batch_sampler`` the order is the sampler's, which can resume, and `set_epoch` is not needed.
     """
 

@@ -36,7 +36,7 @@ Values = np.ndarray[Any, Any]
 
 
 class ChunkTier(Protocol):
-    """A nearer place that keeps chunks, such as a local disk."""
+    """A nearer cache of chunks, such as a local disk."""
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
         """The bytes kept under ``key``, or else those that ``fetch`` gives, which it may keep."""
@@ -56,9 +56,9 @@ class _ShardEnd:
     """A shard's index, and as much of its end as was read with it."""
 
     index: Values
-    """uint64 (place, (offset, length))."""
+    """uint64 (slot, (offset, length))."""
     present: Values
-    """bool (place,)."""
+    """bool (slot,)."""
     offset: int
     """Where ``data`` begins in the object."""
     data: bytes
@@ -76,7 +76,7 @@ class ClipsToDecode(NamedTuple):
     """(stored array's name → a clip's values, where the decoded ones go). Called in several threads at once."""
 
 
-class _Place(NamedTuple):
+class _Destination(NamedTuple):
     """Where a row's values go, and what puts them there. Of equal names and rows the values are equal."""
 
     name: str
@@ -111,36 +111,44 @@ class ChunkReader:
         Raises `StoreDamaged` where a chunk is gone or fails its checksum, and `Unreachable`.
         """
         values: dict[str, Values] = {}
-        places: list[_Place] = []
+        destinations: list[_Destination] = []
         for array, rows in wanted:
             values[array.name] = clip_buffer(array, len(rows), self.buffers.empty)
             fill = partial(self._read_chunk, array)
-            places += [_Place(array.name, row, out, fill) for row, out in zip(rows, values[array.name], strict=True)]
-        self._fill(places)
+            destinations += [
+                _Destination(array.name, row, out, fill) for row, out in zip(rows, values[array.name], strict=True)
+            ]
+        self._fill(destinations)
         return values
 
     def read_each(self, wanted: Iterable[ClipsToDecode]) -> None:
         """Decode rows into arrays of the caller's, each as soon as it is there. Raises what `read` raises."""
         self._fill(
-            _Place(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
+            _Destination(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
             for clips in wanted
             for row, out in zip(clips.rows, clips.outs, strict=True)
         )
 
-    def _fill(self, places: Iterable[_Place]) -> None:
-        """Fill every place; those of the same name and row with one request."""
-        first: dict[tuple[str, int], _Place] = {}
-        repeats = [place for place in places if first.setdefault((place.name, place.row), place) is not place]
-        longest_first = sorted(first.values(), key=lambda place: -place.out.nbytes)  # so that no long one is left for the end
-        fetches = [self._threads.submit(place.fill, place.row, place.out) for place in longest_first]
+    def _fill(self, destinations: Iterable[_Destination]) -> None:
+        """Fill every destination; those of the same name and row with one request."""
+        first: dict[tuple[str, int], _Destination] = {}
+        repeats = [
+            destination
+            for destination in destinations
+            if first.setdefault((destination.name, destination.row), destination) is not destination
+        ]
+        longest_first = sorted(
+            first.values(), key=lambda destination: -destination.out.nbytes
+        )  # so that no long one is left for the end
+        fetches = [self._threads.submit(destination.fill, destination.row, destination.out) for destination in longest_first]
         try:
             for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
                 fetch.result()
         finally:
             for fetch in fetches:
                 fetch.cancel()
-        for place in repeats:
-            place.out[...] = first[place.name, place.row].out
+        for destination in repeats:
+            destination.out[...] = first[destination.name, destination.row].out
 
     def _read_chunk(self, array: StoredArray, row: int, out: Values) -> None:
         with self._damage_told(array, row):
@@ -175,12 +183,12 @@ class ChunkReader:
 
     def _chunk(self, array: StoredArray, row: int) -> Buffer:
         """The chunk's bytes, checksum included; valid until this thread's next. Raises `FileNotFoundError`."""
-        shard, place = divmod(row, self._clips_per_shard)
+        shard, slot = divmod(row, self._clips_per_shard)
         key, committed = shard_key(array, shard), self._committed(array, shard)
         end = self._end(array, key, committed)
-        if not end.present[place]:
+        if not end.present[slot]:
             raise FileNotFoundError(key)
-        start, length = map(int, end.index[place])
+        start, length = map(int, end.index[slot])
         if start >= end.offset:
             return memoryview(end.data)[start - end.offset : start - end.offset + length]
         if self._tier is None:
@@ -232,7 +240,7 @@ class ChunkReader:
         present = has_chunk(index)
         # Shards are packed without gaps, so the last chunk's end says how long the object was when it was packed.
         if int(index[present].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
-            raise StoreDamaged("the shard in its place is another one")
+            raise StoreDamaged("another shard lies at its key")
         return _ShardEnd(index, present, start, data)
 
 

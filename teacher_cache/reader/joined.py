@@ -62,7 +62,7 @@ class JoinedCache:
 
     @property
     def url(self) -> str:
-        return " and ".join(map(self._place, self.caches))
+        return " and ".join(map(self._named, self.caches))
 
     @property
     def size(self) -> int:
@@ -117,7 +117,7 @@ class JoinedCache:
         """The frozen heads that decode `f4d`, or None where no store has any."""
         return self.caches[self._home("f4d")[0]].heads() if self._holders("f4d") else None
 
-    def _place(self, name: str) -> str:
+    def _named(self, name: str) -> str:
         return f"{name} ({self.caches[name].url})"
 
     def _holders(self, signal: str) -> list[str]:
@@ -137,13 +137,13 @@ class JoinedCache:
         if name in self._choose or len(holders) == 1:
             return self._choose.get(name, *holders[:1]), name
         if not holders:
-            held = "; ".join(f"{self._place(store)} holds {_listed(cache.signals)}" for store, cache in self.caches.items())
+            held = "; ".join(f"{self._named(store)} holds {_listed(cache.signals)}" for store, cache in self.caches.items())
             raise SignalMissing(
                 f"{name!r} is in no store: {held}. "
                 "Join a store that has it, or add it to a job's `signals` and run the job again."
             )
         raise SignalMissing(
-            f"{name!r} is in {' and '.join(map(self._place, holders))}; ask for {' or '.join(f'{h}:{name}' for h in holders)}, "
+            f"{name!r} is in {' and '.join(map(self._named, holders))}; ask for {' or '.join(f'{h}:{name}' for h in holders)}, "
             f"or join with choose={{{name!r}: {holders[0]!r}}}"
         )
 
@@ -163,7 +163,7 @@ class JoinedCache:
             for field in fields:
                 values = {name: getattr(cache.recipe.clips, field) for name, cache in caches.items()}
                 if len(set(values.values())) > 1:
-                    said = ", ".join(f"{value!r} in {self._place(name)}" for name, value in values.items())
+                    said = ", ".join(f"{value!r} in {self._named(name)}" for name, value in values.items())
                     raise JoinRefused(
                         f"these stores are not of the same frames: clips.{field} is {said}; teach one of them again with the "
                         "other's value"
@@ -185,7 +185,7 @@ class JoinedCache:
             absent = held.filter(pc.invert(pc.is_in(held, value_set=there)))
             if len(absent):
                 raise JoinRefused(
-                    f"{self._place(lacking)} lacks {len(absent)} clips of {self._place(holder)}, such as "
+                    f"{self._named(lacking)} lacks {len(absent)} clips of {self._named(holder)}, such as "
                     f"{absent[0].as_py()!r}; teach them there too, or join with clips='common'"
                 )
 
@@ -198,7 +198,7 @@ class JoinedCache:
                 )
                 raise JoinRefused(
                     f"{pc.sum(differs).as_py()} clips are not the same in both stores: {column} of {clip_id!r} is {old!r} in "
-                    f"{self._place(left_name)} and {new!r} in {self._place(right_name)}; run again the job of the one whose "
+                    f"{self._named(left_name)} and {new!r} in {self._named(right_name)}; run again the job of the one whose "
                     "video has changed since"
                 )
 

@@ -10,7 +10,7 @@ from teacher_cache.encodings.base import Arrays
 class StoredClips(NamedTuple):
     """Some of the clips that were asked for, as they are stored."""
 
-    places: list[int]
+    indices: list[int]
     """Which of them these are."""
     arrays: Arrays
     """Stored array's name → (clip, …) of these clips: integers, as a rule."""

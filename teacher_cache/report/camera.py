@@ -29,8 +29,8 @@ def camera_path(camray: FloatArray, *, least_extent: float) -> CameraPath:
     centres = camera_centres(camray)
     known = np.isfinite(centres).all(-1)
     steps = np.linalg.norm(np.diff(centres[known], axis=0), axis=-1)
-    place = _placement(centres[known][:, [0, 2]], least_extent)
-    points = {int(f): place(centres[f, [0, 2]]) for f in np.flatnonzero(known)}
+    to_chart = _placement(centres[known][:, [0, 2]], least_extent)
+    points = {int(f): to_chart(centres[f, [0, 2]]) for f in np.flatnonzero(known)}
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points.values())
     dots = "".join(f'<circle class="path-dot" cx="{x:.1f}" cy="{y:.1f}" r="1.6"/>' for x, y in points.values())
     cones = "".join(_cone(f, points.get(f), camray[f]) for f in range(len(camray)))

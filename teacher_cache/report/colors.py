@@ -63,7 +63,7 @@ def colormap(values: FloatArray, name: str = "viridis") -> RgbArray:
 
 
 def depth_scale(depth: FloatArray, *, low_percent: float = 2.0, high_percent: float = 98.0) -> DepthScale:
-    """Near and far ends of the colour scale of a clip's depth (frame, y, x), blind to a few wild pixels."""
+    """Near and far ends of the colour scale of a clip's depth (frame, y, x), blind to a few outlier pixels."""
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if not valid.size:
         return DepthScale(1.0, 2.0)

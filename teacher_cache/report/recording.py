@@ -110,7 +110,7 @@ class _Scene:
                 stream.log(f"maps/{name}", rerun.Image(pictures[frame]).compress())
 
     def _surface(self, rerun: Any, frame: int, shown: npt.NDArray[np.bool_]) -> Any:
-        """The frame's pixels at the places they show; what moves is tinted as in the HTML page."""
+        """The frame's pixels at the points they show; what moves is tinted as in the HTML page."""
         tinted = self.maps.get("motion", self.pictures)[frame]
         return rerun.Points3D(self.points[frame][shown], colors=tinted.reshape(-1, 3)[shown], radii=self.radius)
 

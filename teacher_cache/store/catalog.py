@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
 from schemas.store import LONGEST_SEGMENT, Segment, TableFile
-from teacher_cache.clips.tables import CLIPS, Keys, among, column_keys, keys_of, places_among
+from teacher_cache.clips.tables import CLIPS, Keys, among, column_keys, indices_among, keys_of
 from teacher_cache.store.layout import CATALOG, SEGMENT, numbered
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import seal, unseal
-from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table, require_place
+from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table, require_own_key
 
 _KEYS = ("clip_key", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
@@ -77,7 +77,7 @@ class Catalog:
         return Catalog((*self._parts, _Part(_first_row(rows), rows.num_rows, True, _with_keys(rows))))
 
     @cached_property
-    def _places(self) -> Rows:
+    def _rows(self) -> Rows:
         """Every row that is there: segments begin on shards, so rows between two of them may not be."""
         if sum(part.rows for part in self._parts) == self.rows:
             return np.arange(self.rows)
@@ -99,7 +99,7 @@ class Catalog:
         content does not have, or the failed row of a video that could not be probed at first, are no longer there.
         """
         if not any(part.revises for part in self._parts):
-            return self._places
+            return self._rows
         content = self._keys("content_key")
         _, video = np.unique(self._video_keys, return_inverse=True)
         last_of_video = np.zeros(video.max() + 1, np.int64)
@@ -108,14 +108,14 @@ class Catalog:
         clips = self._keys("clip_key")[of_latest_content]
         # The first of each key in reverse order is its last.
         _, from_end = np.unique(clips[::-1], return_index=True)
-        return self._places[np.sort(of_latest_content[len(clips) - 1 - from_end])]
+        return self._rows[np.sort(of_latest_content[len(clips) - 1 - from_end])]
 
     @cached_property
     def _by_clip(self) -> tuple[Keys, Rows]:
-        """(keys of the current clips in the order of their rows; their places in the order of their keys)."""
+        """(keys of the current clips in the order of their rows; their indices in the order of their keys)."""
         keys = self._keys("clip_key")
         if len(self.current) < len(keys):
-            keys = keys[np.searchsorted(self._places, self.current)]
+            keys = keys[np.searchsorted(self._rows, self.current)]
         return keys, np.argsort(keys)
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
@@ -128,13 +128,13 @@ class Catalog:
         if not len(known):
             return np.full(len(keys), _NONE)
         if len(keys) < _FEW:
-            place = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
-            place[known[place] != keys] = _NONE
+            index = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
+            index[known[index] != keys] = _NONE
         else:
-            place = places_among(keys, known[order])
-            place[place >= 0] = order[place[place >= 0]]
+            index = indices_among(keys, known[order])
+            index[index >= 0] = order[index[index >= 0]]
         found = np.full(len(keys), _NONE)
-        found[place >= 0] = self.current[place[place >= 0]]
+        found[index >= 0] = self.current[index[index >= 0]]
         return found
 
     def table(self, rows: Rows, columns: Sequence[str] = _TEXTS) -> pa.Table:
@@ -161,7 +161,7 @@ class Catalog:
     def row_groups(self, rows: Rows) -> int:
         """In how many row groups of the segments some rows lie."""
         inside = (rows[(rows >= p.first_row) & (rows < p.first_row + p.rows)] - p.first_row for p in self._parts)
-        return sum(len(np.unique(places // ROWS_PER_GROUP)) for places in inside)
+        return sum(len(np.unique(rows // ROWS_PER_GROUP)) for rows in inside)
 
     def clips(self, rows: Rows) -> list[Clip]:
         """The clips of some rows, ascending."""
@@ -169,12 +169,12 @@ class Catalog:
 
     def rows_between(self, start: int, stop: int) -> Rows:
         """The rows that are there in [start, stop), current or not."""
-        first, last = np.searchsorted(self._places, [start, stop])
-        return self._places[first:last]
+        first, last = np.searchsorted(self._rows, [start, stop])
+        return self._rows[first:last]
 
     def rows_within(self, starts: Rows, stops: Rows) -> int:
         """How many rows are there in all the ranges [start, stop), which do not overlap."""
-        return int((np.searchsorted(self._places, stops) - np.searchsorted(self._places, starts)).sum())
+        return int((np.searchsorted(self._rows, stops) - np.searchsorted(self._rows, starts)).sum())
 
     def rows_of_videos(self, video_ids: Sequence[str]) -> Rows:
         """The current rows of some videos, ascending."""
@@ -189,7 +189,7 @@ class Catalog:
         """The key of each row's video; of every row where none are named."""
         if rows is None:
             return self._video_keys
-        return self._video_keys[np.searchsorted(self._places, rows)] if len(rows) else np.empty(0, np.uint64)
+        return self._video_keys[np.searchsorted(self._rows, rows)] if len(rows) else np.empty(0, np.uint64)
 
     def require_distinct(self, clip_ids: pa.ChunkedArray, rows: Rows) -> None:
         """Raises `BadInput` where a clip was found by its key in a row of another clip: one search in 10^12."""
@@ -201,9 +201,9 @@ class Catalog:
             ours = clip_ids.slice(int(some[0]), len(some)) if is_run else clip_ids.take(pa.array(some))
             theirs = self.table(rows[some], ["clip_id"])["clip_id"]
             if not pc.all(pc.equal(ours, theirs), min_count=0).as_py():
-                place = pc.index(pc.equal(ours, theirs), pa.scalar(value=False)).as_py()
+                first = pc.index(pc.equal(ours, theirs), pa.scalar(value=False)).as_py()
                 raise BadInput(
-                    f"the clip ids {ours[place]} and {theirs[place]} have one key; give one of the videos another id"
+                    f"the clip ids {ours[first]} and {theirs[first]} have one key; give one of the videos another id"
                 )
 
 
@@ -245,7 +245,7 @@ def read_catalog(objects: Objects) -> Catalog:
 
 def _read_segment(data: bytes, key: str, url: str) -> Segment:
     segment = unseal(Segment, data, key, url)
-    require_place(segment.table.key, key, url)
+    require_own_key(segment.table.key, key, url)
     return segment
 
 

@@ -38,7 +38,7 @@ from teacher_cache.store.layout import (
 )
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal, unsealed
-from teacher_cache.store.table import StoredTable, require_place, table_file
+from teacher_cache.store.table import StoredTable, require_own_key, table_file
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
 """What a row is in one part, or over several."""
@@ -168,7 +168,7 @@ class _Lists:
 
 
 def _groups(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Each distinct text with the places where it stands."""
+    """Each distinct text with the rows where it stands."""
     whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     coded = whole.dictionary_encode()
     indices = coded.indices.to_numpy(zero_copy_only=False)
@@ -176,23 +176,23 @@ def _groups(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np
         yield text, np.flatnonzero(indices == code)
 
 
-def _at(values: NDArray[Any] | None, places: NDArray[np.int64]) -> NDArray[Any]:
-    """``values`` at ``places``, 0 beyond their end."""
+def _at(values: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """``values`` at ``rows``, 0 beyond their end."""
     if values is None or not len(values):
-        return np.zeros(len(places), np.int64 if values is None else values.dtype)
-    return np.where(places < len(values), values[np.minimum(places, len(values) - 1)], values.dtype.type(0))
+        return np.zeros(len(rows), np.int64 if values is None else values.dtype)
+    return np.where(rows < len(values), values[np.minimum(rows, len(values) - 1)], values.dtype.type(0))
 
 
-def _put(arrays: dict[str, NDArray[Any]], name: str, places: NDArray[np.int64], values: NDArray[Any]) -> None:
-    if not len(places):
+def _put(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    if not len(rows):
         return
-    array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(places.max()) + 1
-    if needed > MOST_ROWS or places.min() < 0:
-        raise StoreDamaged(f"the ledger speaks of rows {places.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
+    array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(rows.max()) + 1
+    if needed > MOST_ROWS or rows.min() < 0:
+        raise StoreDamaged(f"the ledger speaks of rows {rows.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
     if needed > len(array):
         # Half as much again, so that growing by one volume after another stays linear.
         array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])
-    array[places] = values
+    array[rows] = values
     arrays[name] = array
 
 
@@ -275,7 +275,7 @@ def read_volumes(objects: Objects, known: Volumes = NO_VOLUMES) -> Volumes:
     for key in (key for key in found if key.startswith(VOLUME)):
         record = unseal(VolumeRecord, found[key], key, objects.url)
         for table in (record.state, record.texts):
-            require_place(table.key, key, objects.url)
+            require_own_key(table.key, key, objects.url)
         bound[int(key.removeprefix(VOLUME).removesuffix(".json"))] = record
     folders = [int(name) for name, is_folder in names.items() if is_folder and name.isdigit()]
     retirements = {key: unseal(Retirement, found[key], key, objects.url) for key in found if key.startswith(RETIREMENT)}

@@ -1,4 +1,4 @@
-"""The objects a store is made of: created once, read, listed. One mechanism for every place fsspec reaches.
+"""The objects a store is made of: created once, read, listed. One mechanism for every URL fsspec reaches.
 
 A disk creates through an exclusive hard link, an object store through its create-if-absent
 (S3: ``PutObject`` with ``If-None-Match: *``). Neither ever leaves a half-written object behind.
@@ -22,7 +22,7 @@ from zarr.storage import FsspecStore, LocalStore
 from schemas.errors import BadInput
 from schemas.report import Requests
 from teacher_cache.io.remote import filesystem, make_patient, protocol, reach, reach_if_there, storage_options
-from teacher_cache.io.request_counts import RequestKind, Tally, counted
+from teacher_cache.io.request_counts import RequestCounts, RequestKind, counting
 from teacher_cache.store.ranges import RangeReader, range_reader
 
 # One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
@@ -42,7 +42,7 @@ class Objects:
     """The objects under one root.
 
     Keys are relative, with ``/`` between parts. Picklable: a copy in another process connects anew.
-    Every method raises `Unreachable` when the place refuses the credentials, or does not answer for longer than `Patience` has.
+    Every method raises `Unreachable` when the server refuses the credentials, or is silent for longer than `Patience` has.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,20 +50,20 @@ class Objects:
         self._root = root.rstrip("/")
         self._real_root = Path(self._root).resolve()
         self.url = url.rstrip("/")
-        self._tally = Tally()
+        self._counts = RequestCounts()
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
         return Objects, (self.url,)
 
     def take_requests(self) -> Requests:
-        """What was asked of the place since the last time. On a disk: what would be asked of S3 in its stead.
+        """What was asked of the server since the last time. On a disk: what would be asked of S3 in its stead.
 
         A request that had to be sent again counts once, a listing once for each page.
         """
-        return self._tally.take()
+        return self._counts.take()
 
     def _asking(self, kind: RequestKind | None = None) -> AbstractContextManager[None]:
-        return counted(self._tally, self._fs, kind)
+        return counting(self._counts, self._fs, kind)
 
     @property
     def is_local(self) -> bool:
@@ -86,7 +86,7 @@ class Objects:
                 return reach(self.url, lambda: self._create_remote(path, data, mark))
             is_new = reach(self.url, lambda: _create_file(Path(path), data))
         if not is_new:
-            self._tally.add("get")  # S3 would be asked whose the object is
+            self._counts.add("get")  # S3 would be asked whose the object is
         return is_new
 
     def _create_remote(self, path: str, data: bytes, mark: dict[str, str]) -> bool:
@@ -128,7 +128,7 @@ class Objects:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
         path = self._path(key)
-        self._tally.add("get")  # S3's is asked of a client that does not tell
+        self._counts.add("get")  # S3's is asked of a client that does not tell
         return reach_if_there(self.url, lambda: self._ranges.whole(path))
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
@@ -149,7 +149,7 @@ class Objects:
         They are valid until the same thread's next `get_range`: copy what is to be kept.
         """
         path = self._path(key)
-        self._tally.add("get")
+        self._counts.add("get")
         return reach_if_there(self.url, lambda: self._ranges.read(path, start, stop))
 
     def listing(self, prefix: str = "") -> dict[str, int]:
@@ -198,9 +198,9 @@ class Objects:
 def _files(root: Path, folder: Path) -> dict[str, int]:
     """Path under ``root`` → bytes of every file in ``folder``, in order. Unlike fsspec's, it follows no link to a folder."""
     found: dict[str, int] = {}
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            path = Path(place) / name
+            path = Path(parent) / name
             with contextlib.suppress(FileNotFoundError):  # a writer's temporary, gone since
                 found[path.relative_to(root).as_posix()] = path.lstat().st_size
     return dict(sorted(found.items()))

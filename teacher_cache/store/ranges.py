@@ -1,4 +1,4 @@
-"""Ranges of an object's bytes, from each kind of place by the client that costs the least CPU a byte.
+"""Ranges of an object's bytes, from each kind of URL by the client that costs the least CPU a byte.
 
 A disk is read with `preadv`, S3 through obstore (object_store in Rust), all else through fsspec.
 """
@@ -111,7 +111,7 @@ class _S3:
         self._stores: dict[str, S3Store] = {}
 
     def read(self, path: str, start: int, stop: int) -> memoryview:
-        store, key = self._place(path)
+        store, key = self._bucket_and_key(path)
         try:
             if stop - start <= _IN_ONE_PIECE:
                 return memoryview(obstore.get_range(store, key, start=start, end=stop))
@@ -120,7 +120,7 @@ class _S3:
             return _nothing_or_raise(error)
 
     def whole(self, path: str) -> bytes:
-        store, key = self._place(path)
+        store, key = self._bucket_and_key(path)
         try:
             return obstore.get(store, key).bytes().to_bytes()
         except BaseError as error:
@@ -134,7 +134,7 @@ class _S3:
             filled += len(piece)
         return buffer[:filled]
 
-    def _place(self, path: str) -> tuple[S3Store, str]:
+    def _bucket_and_key(self, path: str) -> tuple[S3Store, str]:
         bucket, key, _ = self._fs.split_path(path)
         if bucket not in self._stores:
             self._stores[bucket] = _s3_store(self._fs, bucket)

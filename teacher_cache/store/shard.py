@@ -18,14 +18,17 @@ _NO_CHUNK = np.uint64(2**64 - 1)
 
 
 def pack_shard(chunks: Mapping[int, bytes], clips_per_shard: int) -> bytes:
-    """``chunks`` maps a row's place in the shard (0 ≤ place < clips_per_shard) to its bytes. Equal input gives equal bytes."""
+    """``chunks`` maps a row's slot, its position in the shard (0 ≤ slot < clips_per_shard), to its bytes.
+
+    Equal input gives equal bytes.
+    """
     index = np.full((clips_per_shard, 2), _NO_CHUNK, dtype="<u8")
     offset = 0
-    for place in sorted(chunks):
-        index[place] = offset, len(chunks[place])
-        offset += len(chunks[place])
+    for slot in sorted(chunks):
+        index[slot] = offset, len(chunks[slot])
+        offset += len(chunks[slot])
     packed_index = index.tobytes()
-    return b"".join([*(chunks[place] for place in sorted(chunks)), packed_index, checksum(packed_index)])
+    return b"".join([*(chunks[slot] for slot in sorted(chunks)), packed_index, checksum(packed_index)])
 
 
 def index_length(clips_per_shard: int) -> int:
@@ -36,7 +39,7 @@ def index_length(clips_per_shard: int) -> int:
 def read_index(tail: Buffer, clips_per_shard: int) -> np.ndarray[Any, Any]:
     """Where the chunks lie, from a shard's last bytes (`index_length` of them or more).
 
-    Returns uint64 (place, (offset, length)), both 2^64 - 1 where a place has no chunk. Raises `StoreDamaged` if the index
+    Returns uint64 (slot, (offset, length)), both 2^64 - 1 where a slot has no chunk. Raises `StoreDamaged` if the index
     does not hold.
     """
     length = index_length(clips_per_shard)
@@ -47,7 +50,7 @@ def read_index(tail: Buffer, clips_per_shard: int) -> np.ndarray[Any, Any]:
 
 
 def has_chunk(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(place,) bool: which places of `read_index` hold a chunk."""
+    """(slot,) bool: which slots of `read_index` hold a chunk."""
     present: np.ndarray[Any, Any] = (index != _NO_CHUNK).any(axis=1)
     return present
 
@@ -57,9 +60,9 @@ def unpack_shard(data: bytes, clips_per_shard: int) -> dict[int, bytes]:
     index = read_index(data, clips_per_shard)
     end = len(data) - index_length(clips_per_shard)
     chunks: dict[int, bytes] = {}
-    for place in np.flatnonzero(has_chunk(index)).tolist():
-        start, size = map(int, index[place])
+    for slot in np.flatnonzero(has_chunk(index)).tolist():
+        start, size = map(int, index[slot])
         if start + size > end:
-            raise StoreDamaged(f"the shard's index points past its end for row {place} of the shard")
-        chunks[place] = data[start : start + size]
+            raise StoreDamaged(f"the shard's index points past its end for row {slot} of the shard")
+        chunks[slot] = data[start : start + size]
     return chunks

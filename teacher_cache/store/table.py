@@ -44,8 +44,8 @@ def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
     return TableFile(key=key, digest=digest, length=len(data), footer_length=footer_length, footer_digest=footer_digest), data
 
 
-def require_place(table_key: str, record_key: str, url: str) -> None:
-    """Raises `StoreDamaged` where a record names a table that is not its own: it was copied from another place."""
+def require_own_key(table_key: str, record_key: str, url: str) -> None:
+    """Raises `StoreDamaged` where a record names a table that is not its own: it was copied from another store."""
     if not table_key.startswith(f"{record_key.removesuffix('.json')}-"):
         raise StoreDamaged(f"{record_key} of {url} is about {table_key}; it was copied or renamed. {REPAIR_ADVICE}")
 

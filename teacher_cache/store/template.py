@@ -52,7 +52,9 @@ def read_version(data: bytes, url: str) -> int:
     except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if not isinstance(version, int) or version < 1:
-        raise BadInput(f"{url} holds a Zarr group, but not a store of teacher targets; give a store, or an empty place")
+        raise BadInput(
+            f"{url} holds a Zarr group, but not a store of teacher targets; give the URL of a store, or one where nothing is"
+        )
     return version
 
 

@@ -117,7 +117,7 @@ class _Claim:
     stored: StoredObject
 
     def committed(self, clips_per_shard: int, retired: frozenset[int]) -> dict[int, tuple[int, str]]:
-        """Place in the shard → (row, clip id) of every clip that must be in the object."""
+        """Slot in the shard → (row, clip id) of every clip that must be in the object."""
         array = array_of(self.key)
         return {
             row.row % clips_per_shard: (row.row, row.clip_id)
@@ -227,8 +227,8 @@ Hit = list[tuple[int, str]]
 def _damaged_clips(data: bytes, expected: Mapping[int, tuple[int, str]], store: Store) -> tuple[Hit, Hit]:
     """(clips without a chunk, clips whose chunk fails its checksum)."""
     chunks = unpack_shard(data, store.recipe.layout.clips_per_shard)
-    missing = [clip for place, clip in expected.items() if place not in chunks]
-    damaged = [clip for place, clip in expected.items() if place in chunks and not split_checksum(chunks[place])[1]]
+    missing = [clip for slot, clip in expected.items() if slot not in chunks]
+    damaged = [clip for slot, clip in expected.items() if slot in chunks and not split_checksum(chunks[slot])[1]]
     return missing, damaged
 
 

@@ -30,7 +30,7 @@ from machine import processor
 from rich.console import Console
 from rich.table import Table
 
-from schemas.clip import Footage, Window
+from schemas.clip import VideoInfo, Window
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decode import DecodedClip, probe
 from teacher_cache.clips.decoder import Decoder
@@ -99,7 +99,7 @@ def by_decord(video: Path, recipe: ClipRecipe, wanted: Windows) -> float:
 
 
 @functools.cache
-def footage_of(video: Path) -> Footage:
+def footage_of(video: Path) -> VideoInfo:
     return probe(str(video))
 
 

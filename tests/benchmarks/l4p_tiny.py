@@ -42,7 +42,7 @@ def scores(teacher: Teacher, clips: Clips) -> dict[str, dict[str, float]]:
         seen = to_physical(teacher.raw(torch.from_numpy(clips.rgb[rows]), MAPS))
         for signal in MAPS:
             for name, values in SCORED[signal](seen[signal], _truth(signal, clips, rows)).items():
-                found.setdefault(name, []).extend(zip(values.student.tolist(), values.guess.tolist(), strict=True))
+                found.setdefault(name, []).extend(zip(values.student.tolist(), values.baseline.tolist(), strict=True))
     return {
         name: {"mean": float(np.nanmean(pairs, 0)[0]), "constant": float(np.nanmean(pairs, 0)[1]), "clips": len(pairs)}
         for name, pairs in found.items()

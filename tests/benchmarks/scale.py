@@ -52,8 +52,8 @@ assert status(open_store(STORE)).clips.committed == CLIPS
 """,
     "look once more, as `status --watch` does": """
 from teacher_cache.store.store import open_store
-from teacher_cache.monitor.follow import StoreWatch
-watch = StoreWatch(open_store(STORE))
+from teacher_cache.monitor.follow import StoreFollower
+watch = StoreFollower(open_store(STORE))
 watch.look()
 # ready
 assert watch.look().clips.committed == CLIPS

@@ -18,8 +18,8 @@ from schemas.ledger import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop
-from teacher_cache.jobs.scheduler import Feed, decode_span
-from teacher_cache.jobs.unit_worker import Worker, WorkerSpec
+from teacher_cache.jobs.scheduler import Scheduler, decode_span
+from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.store.store import open_store
 
 
@@ -29,16 +29,16 @@ class _Decode:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item = pickle.loads(row["item"])
-        feed = Feed([item], ahead=1)
+        scheduler = Scheduler([item], ahead=1)
         clips = []
-        while (span := feed.next_span()) is not None:
+        while (span := scheduler.next_span()) is not None:
             clips += [clip for block in decode_span(self._decoder, span) for clip in block]
         return {"unit": pickle.dumps((item, clips), protocol=5)}
 
 
 class _TeachAndWrite:
     def __init__(self, spec: WorkerSpec) -> None:
-        self._worker = Worker(spec)
+        self._worker = UnitWorker(spec)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item, clips = pickle.loads(row["unit"])

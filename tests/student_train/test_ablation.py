@@ -18,7 +18,7 @@ from schemas.errors import BadInput
 from student_train.ablation import (
     ALL,
     arms,
-    guess,
+    baseline,
     run_ablation,
     run_arm,
     spread,
@@ -66,7 +66,7 @@ def test_a_guess_gives_each_kinds_most_frequent_letter() -> None:
         question("B", "<obj_4>", "<obj_3>", "<obj_4>"),  # whichever the objects, the letter counts
         question("C", "new", "new", "old"),
     ]
-    assert guess(taught, asked) == {"A": pytest.approx(2 / 3), "B": 1.0, "C": 0.0, ALL: pytest.approx(3 / 5)}
+    assert baseline(taught, asked) == {"A": pytest.approx(2 / 3), "B": 1.0, "C": 0.0, ALL: pytest.approx(3 / 5)}
 
 
 def test_spreads_are_over_seeds() -> None:

@@ -1,4 +1,4 @@
-"""One place that says what running a network in bfloat16 or float16 means here."""
+"""What running a network in bfloat16 or float16 means here."""
 
 from __future__ import annotations
 

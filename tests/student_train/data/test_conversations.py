@@ -100,12 +100,12 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
         ([item(image=3)], "`image` is 3; needed one path"),
         (
             [item(image=["a.png", "b.png"], conversations=[ASKED | {"value": "<image>?"}, SAID])],
-            "1 places for images and names 2",
+            "1 <image> placeholders and names 2",
         ),
         ([item(video=None)], "names no `video`"),
-        ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 places for a video"),
-        ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "1 places for images and names 0"),
-        ([item(conversations=[{"from": "gpt", "value": "a"}])], "no place for <video>"),
+        ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 <video> placeholders"),
+        ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "1 <image> placeholders and names 0"),
+        ([item(conversations=[{"from": "gpt", "value": "a"}])], "no turn to put <video> into"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, value: Any, expected: str) -> None:

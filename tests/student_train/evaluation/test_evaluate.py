@@ -134,10 +134,10 @@ def test_the_student_is_nearer_to_what_it_learnt_than_a_constant_is(report: Eval
         if name == "motion_iou":
             continue  # 3% of this video's pixels move: too few for so short a fit of F4D
         sign = 1 if metric.better == "higher" else -1
-        score, guess = learnt.scores[name], learnt.guesses[name]
+        score, baseline = learnt.scores[name], learnt.baselines[name]
         assert score is not None
-        assert guess is not None
-        assert sign * score > sign * guess, name
+        assert baseline is not None
+        assert sign * score > sign * baseline, name
 
 
 def test_overall_figures_are_means_over_clips(report: EvalReport, run: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_teachers_own_features_score_as_the_teacher(tiny_store: Path) -> Non
     for signal, target in teacher.items():
         for name, scores in SCORED[signal](student[signal], target).items():
             # What is left is the rounding of F4D and of the maps in the store.
-            best, error = (1.0, 0.1) if METRICS[name].better == "higher" else (0.0, 0.1 * scores.guess.item())
+            best, error = (1.0, 0.1) if METRICS[name].better == "higher" else (0.0, 0.1 * scores.baseline.item())
             assert scores.student.item() == pytest.approx(best, abs=error), name
     # `fine` clips logits to ±8 and steps by 1/8; F4D's own rounding comes on top.
     assert (student["motion"].clamp(-8, 8) - teacher["motion"]).abs().max() < 0.125

@@ -46,7 +46,7 @@ def test_every_metric_is_given_by_its_signal() -> None:
         found = scored(noise(signal, 0), noise(signal, 1))
         assert set(found) == {name for name, metric in METRICS.items() if metric.signal == signal}
         for scores in found.values():
-            assert scores.student.shape == scores.guess.shape == (2,)
+            assert scores.student.shape == scores.baseline.shape == (2,)
 
 
 def test_depth_is_scaled_by_medians_first() -> None:
@@ -57,8 +57,8 @@ def test_depth_is_scaled_by_medians_first() -> None:
     assert scores["depth_abs_rel"].student.item() == pytest.approx((0.5 / 1) / 3)
     assert scores["depth_delta_125"].student.item() == pytest.approx(2 / 3)
     # Always 2: off by 1 of 1, 0 of 2 and 2 of 4.
-    assert scores["depth_abs_rel"].guess.item() == pytest.approx((1 + 0 + 0.5) / 3)
-    assert scores["depth_delta_125"].guess.item() == pytest.approx(1 / 3)
+    assert scores["depth_abs_rel"].baseline.item() == pytest.approx((1 + 0 + 0.5) / 3)
+    assert scores["depth_delta_125"].baseline.item() == pytest.approx(1 / 3)
 
 
 def test_each_clip_has_its_own_scale_and_its_frames_share_one() -> None:
@@ -89,7 +89,7 @@ def test_depth_scores_do_not_see_the_teachers_scale(seed: int, factor: float) ->
     student, teacher = noise("depth", seed), noise("depth", seed + 1)
     before, after = depth_scores(student, teacher), depth_scores(student, teacher * factor)
     torch.testing.assert_close(after["depth_abs_rel"].student, before["depth_abs_rel"].student, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(after["depth_abs_rel"].guess, before["depth_abs_rel"].guess, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after["depth_abs_rel"].baseline, before["depth_abs_rel"].baseline, rtol=1e-4, atol=1e-4)
 
 
 def test_flow_is_scored_in_pixels_without_its_first_frame() -> None:
@@ -99,13 +99,13 @@ def test_flow_is_scored_in_pixels_without_its_first_frame() -> None:
     student[:, 0] = 1e6
     teacher[:, 0] = torch.nan
     scores = flow_scores(student, teacher)["flow_epe"]
-    assert (scores.student.item(), scores.guess.item()) == (pytest.approx(5), pytest.approx(10))
+    assert (scores.student.item(), scores.baseline.item()) == (pytest.approx(5), pytest.approx(10))
 
 
 def test_motion_is_intersection_over_union() -> None:
     scores = motion_scores(clip(1.0, 1.0, -1.0, -1.0), clip(-1.0, 2.0, 2.0, -1.0))["motion_iou"]
     assert scores.student.item() == pytest.approx(1 / 3)
-    assert scores.guess.item() == pytest.approx(2 / 4)
+    assert scores.baseline.item() == pytest.approx(2 / 4)
 
 
 def test_a_probability_of_one_half_does_not_move() -> None:
@@ -152,14 +152,14 @@ def test_a_ray_without_direction_is_no_perfect_ray() -> None:
 
 def test_moments_are_compared_by_length() -> None:
     scores = camray_scores(rays(1, 0, 0, 1, 1, 1), rays(1, 0, 0, 1, 4, 5))["camray_moment"]
-    assert (scores.student.item(), scores.guess.item()) == (pytest.approx(5), pytest.approx(math.sqrt(42)))
+    assert (scores.student.item(), scores.baseline.item()) == (pytest.approx(5), pytest.approx(math.sqrt(42)))
 
 
 def test_the_guess_for_rays_is_their_mean_direction() -> None:
     teacher = torch.zeros(1, 2, 1, 1, 6)
     teacher[0, 0, ..., 0] = 3.0  # along x, of any length
     teacher[0, 1, ..., 1] = 0.5  # along y
-    assert camray_scores(teacher, teacher)["camray_angle"].guess.item() == pytest.approx(45, abs=1e-4)
+    assert camray_scores(teacher, teacher)["camray_angle"].baseline.item() == pytest.approx(45, abs=1e-4)
 
 
 @given(seeds, factors)
@@ -185,8 +185,8 @@ def test_latents_are_compared_by_smooth_l1_and_cosine() -> None:
     assert scores["f4d_smooth_l1"].student.item() == pytest.approx((1.5 + 0 + 0 + 0.125) / 4)
     assert scores["f4d_cosine"].student.item() == pytest.approx(1)
     # The mean token is (½, ½): half off everywhere, at 45° to both.
-    assert scores["f4d_smooth_l1"].guess.item() == pytest.approx(0.125)
-    assert scores["f4d_cosine"].guess.item() == pytest.approx(math.sqrt(0.5))
+    assert scores["f4d_smooth_l1"].baseline.item() == pytest.approx(0.125)
+    assert scores["f4d_cosine"].baseline.item() == pytest.approx(math.sqrt(0.5))
 
 
 @pytest.mark.parametrize("signal", sorted(SCORED))
@@ -207,7 +207,7 @@ def test_clips_are_scored_apart(signal: str, seed: int) -> None:
         alone = SCORED[signal](student[index : index + 1], teacher[index : index + 1])
         for name, scores in alone.items():
             torch.testing.assert_close(scores.student[0], together[name].student[index], equal_nan=True)
-            torch.testing.assert_close(scores.guess[0], together[name].guess[index], equal_nan=True)
+            torch.testing.assert_close(scores.baseline[0], together[name].baseline[index], equal_nan=True)
 
 
 @pytest.mark.parametrize("signal", ["f4d", "depth", "flow", "camray"])

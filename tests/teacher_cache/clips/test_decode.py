@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.clip import Footage
+from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.av_video import DECODERS
@@ -26,7 +26,7 @@ def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     clip = decode_clip(str(videos / "scene-0.mp4"), RECIPE)
     assert clip.frames.shape == (16, 56, 56, 3)
     assert clip.frames.dtype == np.uint8
-    assert clip.clock.frame_index == frame_indices(RECIPE, Footage(frames=20, fps=24), None)
+    assert clip.clock.frame_index == frame_indices(RECIPE, VideoInfo(frames=20, fps=24), None)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
     assert clip.decoder == DECODERS["cpu"]
 

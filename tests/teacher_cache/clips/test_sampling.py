@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.clip import Footage, Sampling, Window
+from schemas.clip import Sampling, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.sampling import frame_indices, mirrored, windows
@@ -33,13 +33,13 @@ def appended_mirror(n: int, length: int) -> list[int]:
     return track[:length]
 
 
-def frames_of(of: ClipRecipe, footage: Footage) -> list[tuple[int, ...]]:
+def frames_of(of: ClipRecipe, footage: VideoInfo) -> list[tuple[int, ...]]:
     return [frame_indices(of, footage, window) for window in windows(of, footage)]
 
 
 def test_uniform_sampling_is_the_paper_s() -> None:
     def uniform(frames: int, video_frames: int) -> tuple[int, ...]:
-        return frame_indices(recipe("uniform", frames), Footage(frames=video_frames, fps=24), None)
+        return frame_indices(recipe("uniform", frames), VideoInfo(frames=video_frames, fps=24), None)
 
     assert uniform(16, 16) == tuple(range(16))
     assert uniform(4, 100) == (0, 33, 66, 99)
@@ -59,18 +59,26 @@ def test_dense_windows_are_the_padded_video_cut_at_every_half_window(n: int, fra
     of, stride = recipe("dense", frames), frames // 2
     padded = math.ceil(max(n, frames) / stride) * stride
     track = appended_mirror(n, padded)
-    cut = frames_of(of, Footage(frames=n, fps=24))
+    cut = frames_of(of, VideoInfo(frames=n, fps=24))
     assert len(cut) == (padded - frames) // stride + 1
     assert cut == [tuple(track[start : start + frames]) for start in range(0, padded - frames + 1, stride)]
     assert {index for clip in cut for index in clip} == set(range(n))
 
 
 def test_dense_windows_of_known_lengths() -> None:
-    assert [len(windows(DENSE, Footage(frames=n, fps=24))) for n in (1, 16, 17, 24, 25, 240, 1000)] == [1, 1, 2, 2, 3, 29, 124]
-    assert frame_indices(DENSE, Footage(frames=3, fps=24), Window(start=0, stop=16)) == (
+    assert [len(windows(DENSE, VideoInfo(frames=n, fps=24))) for n in (1, 16, 17, 24, 25, 240, 1000)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        29,
+        124,
+    ]
+    assert frame_indices(DENSE, VideoInfo(frames=3, fps=24), Window(start=0, stop=16)) == (
         0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1,
     )  # fmt: skip
-    assert frame_indices(DENSE, Footage(frames=20, fps=24), Window(start=8, stop=24))[-5:] == (19, 18, 17, 16, 15)
+    assert frame_indices(DENSE, VideoInfo(frames=20, fps=24), Window(start=8, stop=24))[-5:] == (19, 18, 17, 16, 15)
 
 
 @settings(deadline=None)
@@ -78,7 +86,7 @@ def test_dense_windows_of_known_lengths() -> None:
 def test_fps_windows_cover_the_video_at_the_rate_and_never_skip_or_repeat(
     n: int, video_fps: float, fps: float, frames: int
 ) -> None:
-    of, footage = recipe("fps", frames, fps), Footage(frames=n, fps=video_fps)
+    of, footage = recipe("fps", frames, fps), VideoInfo(frames=n, fps=video_fps)
     cut = windows(of, footage)
     assert [w.start for w in cut] == list(range(0, len(cut) * frames, frames))
     track = [index for clip in frames_of(of, footage) for index in clip]
@@ -93,17 +101,17 @@ def test_fps_windows_cover_the_video_at_the_rate_and_never_skip_or_repeat(
 
 
 def test_fps_of_known_rates() -> None:
-    footage = Footage(frames=96, fps=24)
+    footage = VideoInfo(frames=96, fps=24)
     assert frames_of(recipe("fps", fps=8), footage) == [tuple(range(0, 48, 3)), tuple(range(48, 96, 3))]
-    assert frames_of(recipe("fps", 4, 10.0), Footage(frames=10, fps=25)) == [(0, 3, 5, 8)]
+    assert frames_of(recipe("fps", 4, 10.0), VideoInfo(frames=10, fps=25)) == [(0, 3, 5, 8)]
     slower = frames_of(recipe("fps", fps=60), footage)
     assert slower == [tuple(range(s, s + 16)) for s in range(0, 96, 16)]  # each frame once, not repeated
-    assert frames_of(recipe("fps", 4, 1.0), Footage(frames=6, fps=0)) == [(0, 1, 2, 3), (4, 5, 4, 3)]  # rate not known
+    assert frames_of(recipe("fps", 4, 1.0), VideoInfo(frames=6, fps=0)) == [(0, 1, 2, 3), (4, 5, 4, 3)]  # rate not known
 
 
 def test_a_window_that_is_not_the_video_s_is_refused() -> None:
     for window in (Window(start=8, stop=24), Window(start=4, stop=20)):
         with pytest.raises(VideoError, match="it changed since"):
-            frame_indices(DENSE, Footage(frames=16, fps=24), window)
+            frame_indices(DENSE, VideoInfo(frames=16, fps=24), window)
     with pytest.raises(VideoError, match="not_probed"):
-        frame_indices(DENSE, Footage(frames=16, fps=24), None)
+        frame_indices(DENSE, VideoInfo(frames=16, fps=24), None)

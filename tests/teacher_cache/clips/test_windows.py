@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from conftest import Jobs, tree
 
-from schemas.clip import Footage, Window
+from schemas.clip import VideoInfo, Window
 from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip
 from schemas.job import Job
 from schemas.recipe import ClipRecipe
@@ -183,8 +183,8 @@ def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> No
     (folder / "text.mp4").write_text("no video")
     with DecoderPool(DENSE, 2, timeout_seconds=60) as pool:
         found = list(pool.probe(f"{folder}/{name}.mp4" for name in ("long", "text", "short", "none")))
-    assert [f if isinstance(f, Footage) else f.reason for f in found] == [
-        Footage(frames=30, fps=24), "not_a_video", Footage(frames=5, fps=24), "video_missing",
+    assert [f if isinstance(f, VideoInfo) else f.reason for f in found] == [
+        VideoInfo(frames=30, fps=24), "not_a_video", VideoInfo(frames=5, fps=24), "video_missing",
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.io.remote import filesystem
-from teacher_cache.io.request_counts import OF_VIDEOS
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.store.objects import Objects
 
 USES: dict[str, tuple[Callable[[Objects], object], Requests]] = {
@@ -73,10 +73,10 @@ def test_what_the_videos_cost_is_counted(counting: CountingProxy, videos: Path) 
     fs, _ = filesystem("s3://bucket")
     for video in videos.glob("*.mp4"):
         fs.put_file(str(video), f"bucket/raw/{video.name}")
-    OF_VIDEOS.take()
+    VIDEO_REQUESTS.take()
 
     def asked() -> dict[str, int]:
-        ours = OF_VIDEOS.take()
+        ours = VIDEO_REQUESTS.take()
         assert counting.take("raw") == ours.model_dump()
         return ours.model_dump(exclude_defaults=True)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemas.clip import Clip
 from schemas.errors import VideoError
 from schemas.ledger import RowOutcome, Unit, WorkItem
-from teacher_cache.jobs.scheduler import CLIPS_PER_BLOCK, Block, Feed, Inbox, InboxClosed, Span, decode_span
+from teacher_cache.jobs.scheduler import CLIPS_PER_BLOCK, Block, Inbox, InboxClosed, Scheduler, Span, decode_span
 
 # How many clips each video has, and how many rows a unit: together they cut the clips into units.
 videos = st.lists(st.integers(1, 23), max_size=12)
@@ -56,7 +56,7 @@ class Work:
 
     def __init__(self, items: list[WorkItem], pool: Pool) -> None:
         self.items = items
-        self.feed = Feed(items, pool.ahead)
+        self.scheduler = Scheduler(items, pool.ahead)
         self.decoders, self.teachers = pool.decoders, pool.teachers
         self.spans: list[list[Block]] = []
         self.seen_spans: list[Span] = []
@@ -79,7 +79,7 @@ class Work:
         return bool(getattr(self, f"_{what}")(which))
 
     def _decode(self, _: int) -> bool:
-        span = self.feed.next_span()
+        span = self.scheduler.next_span()
         if span is not None:
             self.spans.append(list(span.blocks))
             self.seen_spans.append(span)
@@ -87,46 +87,46 @@ class Work:
 
     def _block(self, number: int) -> bool:
         block = self.spans[number][0]
-        if not self.feed.place(block.unit):
+        if not self.scheduler.claim_slot(block.unit):
             return False
         self.spans[number].pop(0)
         if not self.spans[number]:
             self.spans.pop(number)
-        if self.feed.wants(block.unit):
+        if self.scheduler.wants(block.unit):
             self.decoded.setdefault(block.unit, {})[block.number] = block
             self.most_kept = max(self.most_kept, len(self.decoded))
         return True
 
     def _begin(self, _: int) -> bool:
-        unit = self.feed.next_unit()
+        unit = self.scheduler.next_unit()
         if unit is not None:
             self.teaching.append(unit)
         return unit is not None
 
     def _teach(self, unit: int) -> bool:
         blocks = self.decoded.get(unit, {})
-        if len(blocks) < self.feed.blocks(unit):
+        if len(blocks) < self.scheduler.blocks(unit):
             return False
         clips = [clip for number in sorted(blocks) for clip in blocks[number].clips]
-        assert tuple(clips) == self.feed.item(unit).clips == self.items[unit].clips
+        assert tuple(clips) == self.scheduler.item(unit).clips == self.items[unit].clips
         self.end(unit)
         self.done[unit] += 1
         return True
 
     def end(self, unit: int) -> None:
         self.decoded.pop(unit, None)
-        self.feed.taught(unit)
-        self.feed.finish(unit)
+        self.scheduler.taught(unit)
+        self.scheduler.finish(unit)
         self.teaching.remove(unit)
 
     def lose(self, unit: int) -> None:
         """The teacher that has the unit dies."""
         self.decoded.pop(unit, None)
         self.teaching.remove(unit)
-        self.feed.begin_again(unit)
+        self.scheduler.begin_again(unit)
 
     def finish(self, order: random.Random) -> None:
-        while not self.feed.is_finished:
+        while not self.scheduler.is_finished:
             steps = list(self.steps())
             order.shuffle(steps)
             assert any(self.step(*step) for step in steps), "nothing can go on"
@@ -190,8 +190,8 @@ def test_only_as_many_items_are_made_as_are_worked_on() -> None:
             made += 1
             yield item
 
-    feed = Feed(items(), ahead=3)
-    while feed.next_span() is not None:
+    scheduler = Scheduler(items(), ahead=3)
+    while scheduler.next_span() is not None:
         pass
     assert made <= 5
 
@@ -209,10 +209,10 @@ class Numbering:
 
 
 def test_a_span_s_videos_are_each_asked_for_once_and_given_by_the_block() -> None:
-    feed = Feed(items_of([2, 11, 1], 7), ahead=9)
+    scheduler = Scheduler(items_of([2, 11, 1], 7), ahead=9)
     decoder = Numbering()
     found = []
-    while (span := feed.next_span()) is not None:
+    while (span := scheduler.next_span()) is not None:
         blocks = list(decode_span(decoder, span))
         assert list(map(len, blocks)) == [len(block.clips) for block in span.blocks]
         found += [clip for block in blocks for clip in block]

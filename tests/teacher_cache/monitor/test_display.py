@@ -89,10 +89,10 @@ import sys, time
 from pydantic import TypeAdapter
 from schemas.event import Event
 from teacher_cache.io.console import reported_errors
-from teacher_cache.monitor.display import run_view
+from teacher_cache.monitor.display import run_display
 
 pause = float(sys.argv[1])
-with reported_errors(False), run_view(log_seconds=0.3) as listen:
+with reported_errors(False), run_display(log_seconds=0.3) as listen:
     for text in sys.stdin:
         listen(TypeAdapter(Event).validate_json(text))
         time.sleep(pause)

@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 from terminal import HIDE_CURSOR, SHOW_CURSOR, Terminal, paced
 
 from schemas.report import ClipCounts, StatusReport
-from teacher_cache.monitor.follow import StoreWatch
+from teacher_cache.monitor.follow import StoreFollower
 from teacher_cache.monitor.progress import StoreCounts, store_figures
 from teacher_cache.store.store import open_store, status
 
@@ -66,7 +66,7 @@ def test_one_watches_to_the_end_and_another_until_ctrl_c(tmp_path: Path, jobs: J
 
 
 def test_a_look_finds_what_status_finds(tiny_store: Path) -> None:
-    found, report = StoreWatch(open_store(str(tiny_store))).look(), status(open_store(str(tiny_store)))
+    found, report = StoreFollower(open_store(str(tiny_store))).look(), status(open_store(str(tiny_store)))
     assert found.clips == report.clips
     assert found.bytes >= sum(report.bytes.values()) > 0
 

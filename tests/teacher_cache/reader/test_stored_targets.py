@@ -17,7 +17,7 @@ from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_clip
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.run import run_job
-from teacher_cache.jobs.unit_worker import Worker, WorkerSpec
+from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
@@ -66,7 +66,7 @@ def test_a_store_in_earlier_encodings_is_read(
     catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
-    with Worker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
+    with UnitWorker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
         clip = decode_clip(str(videos / "scene-0.mp4"), recipe.clips)
         assert worker.write(worker.teach(item, iter([clip]))).committed == 1
 

@@ -96,7 +96,7 @@ def losses(raw: Maps, truth: Maps) -> Maps:
 
 
 def _varied(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A clip under another light and another camera's noise; hues change places, geometry does not."""
+    """A clip under another light and another camera's noise; hues swap, geometry does not."""
     channels = rng.permutation(3)
     bright = rgb[..., channels] * np.float32(rng.uniform(0.75, 1.25)) + np.float32(rng.uniform(-12, 12))
     noise = rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(0, 4))
@@ -111,8 +111,8 @@ def batches(clips: Clips, settings: Settings, first_step: int = 0) -> Iterator[t
     size = clips.rgb.shape[2]
     steps_an_epoch = len(clips) // settings.batch
     for step in itertools.count(first_step):
-        epoch, place = divmod(step, steps_an_epoch)
-        rows = np.random.default_rng([settings.seed, 0, epoch]).permutation(len(clips))[place * settings.batch :][
+        epoch, batch = divmod(step, steps_an_epoch)
+        rows = np.random.default_rng([settings.seed, 0, epoch]).permutation(len(clips))[batch * settings.batch :][
             : settings.batch
         ]
         rng = np.random.default_rng([settings.seed, 1, step])
@@ -216,13 +216,13 @@ def begin_with_frequencies(proj: nn.Conv3d) -> list[Filters]:
     for kx, ky in _frequencies((proj.out_channels - len(_FREE)) // 4):
         angle = 2 * math.pi * (kx * x + ky * y) / PATCH_SIZE
         gain = _FILTER_GAIN * math.hypot(kx, ky) ** 1.25
-        places = []
+        pairs = []
         for wave in (angle.cos(), angle.sin()):
-            places.append((next(channels), next(channels)))
-            for frame, channel in enumerate(places[-1]):
+            pairs.append((next(channels), next(channels)))
+            for frame, channel in enumerate(pairs[-1]):
                 proj.weight[channel] = 0
                 proj.weight[channel, :, frame] = gain * brightness * wave / wave.norm()
-        found.append(Filters(*places))
+        found.append(Filters(*pairs))
     return found
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OrExact:
+class ExactFallback:
     """``lossy`` where its measured error is within its bound, and the raw float32 values where it is not.
 
     The latter are clips with NaN or infinities, beyond an integer's range, or too small for float32 to hold a step of them.
