@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -426,8 +427,13 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
         with _own_sigterm(), _on_loopback() if local else nullcontext():
             ray.init(log_to_driver=False, logging_level="ERROR", **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS", "this machine")
+        if "AF_UNIX path" in str(error):
+            raise CouldNotRun(
+                f"the path of the folder for temporary files, {tempfile.gettempdir()} (TMPDIR), is too long for Ray, whose "
+                "sockets lie in it: a socket's path has 107 bytes at the most. Set RAY_TMPDIR to a folder with a short path."
+            ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
     try:
         yield

@@ -42,6 +42,12 @@ class CouldNotRun(CacheError):
     exit_status: ClassVar[int] = 3
 
 
+class ProgramFault(CacheError):
+    """The program itself is at fault: an error that nothing in it foresaw. The traceback is in a file that the text names."""
+
+    exit_status: ClassVar[int] = 4
+
+
 class Stopped(CacheError):
     """The run was told to stop from outside, and did. What it committed stays."""
 

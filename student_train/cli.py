@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
@@ -15,26 +16,22 @@ from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluate
 from schemas.job import EncodingProfile
 from schemas.train import Dtype, FitReport, TrainConfig
 from student_train.training.ranks import rank_zero_console
+from teacher_cache.io.command_line import Command, command_line, reported_errors
 from teacher_cache.io.config import load_yaml
-from teacher_cache.io.console import escape, print_json, reported_errors, stderr, stdout
+from teacher_cache.io.console import escape, print_json, stderr, stdout
 
 _ABLATION = AblationConfig()
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = command_line("student-train", "Train a student from a store of cached 4D targets.")
 
 
-@app.callback()
-def _commands() -> None:
-    """Train a student from a store of cached 4D targets."""
-
-
-@app.command()
+@app.command(cls=Command)
 def fit(
     train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to train, from which store, by which losses.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace the run that the output folder holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the output folder holds.")] = False,
     resume: Annotated[
-        bool, typer.Option(help="Go on from the newest checkpoint of the run that the output folder holds.")
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run that the output folder holds.")
     ] = False,
 ) -> None:
     """Train a student; its losses, report and weights go to the run's folder. With several processes: start it by torchrun."""
@@ -51,7 +48,7 @@ def fit(
             show(report)
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not be there yet.")],
@@ -93,7 +90,7 @@ def show(report: FitReport) -> None:
     stdout.print(f"run: {report.output}", soft_wrap=True)
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=Command)
 def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The `output` of a finished fit.")],
     store: Annotated[str | None, typer.Option(help="Compare maps on this store's clips, such as held-out ones.")] = None,
@@ -124,7 +121,7 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
     raise SystemExit(0 if report.is_whole else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
     out: Annotated[Path, typer.Option(help="Folder of scenes, stores, runs and the result.")] = Path("ablation-out"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = _ABLATION.seeds,
@@ -242,7 +239,8 @@ def _figure(value: float | None) -> str:
 
 def main() -> None:
     """Entry point of the ``student-train`` command."""
-    app()
+    with reported_errors("--json" in sys.argv):
+        app()
 
 
 if __name__ == "__main__":

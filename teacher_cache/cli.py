@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,16 +15,12 @@ from rich.table import Table
 from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
-from teacher_cache.io.console import escape, print_json, progress_bar, reported_errors, size, stdout
+from teacher_cache.io.command_line import Command, command_line, reported_errors
+from teacher_cache.io.console import escape, print_json, progress_bar, size, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
 
-app = typer.Typer(
-    name="teacher-cache",
-    help="Run a frozen 4D teacher once over all training videos, and keep what it saw in a Zarr store.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = command_line(
+    "teacher-cache", "Run a frozen 4D teacher once over all training videos, and keep what it saw in a Zarr store."
 )
 
 JobFile = Annotated[
@@ -38,7 +35,7 @@ _FAILURES_SHOWN = 20
 _BOX = box.SIMPLE_HEAD
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     job_file: JobFile,
     pilot: Annotated[
@@ -70,7 +67,7 @@ def plan(
             _print_plan(report)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     job_file: JobFile,
     *,
@@ -127,7 +124,7 @@ def run(
     raise SystemExit(1 if report.clips.failed else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     store: StoreUrl,
     watch: Annotated[
@@ -153,7 +150,7 @@ def status(
     raise SystemExit(1 if report.clips.failed else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     store: StoreUrl,
     reteach: Annotated[
@@ -181,7 +178,7 @@ def verify(
     raise SystemExit(1 if report.findings else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
     """Say which recipe fields of a job differ from a store's, and what the job would add if none does."""
     with reported_errors(as_json):
@@ -204,7 +201,7 @@ def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
     raise SystemExit(1 if report.differences else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def view(
     store: StoreUrl,
     clip: Annotated[
@@ -234,7 +231,7 @@ def view(
             stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
     """Bring a store of an older format version to this one. No shard is touched; no other run may be at work."""
     with reported_errors(as_json):
@@ -249,7 +246,7 @@ def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
             stdout.print(f"version {report.from_version} → {report.to_version}")
 
 
-@app.command()
+@app.command(cls=Command)
 def gc(
     store: StoreUrl,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would go")] = False,
@@ -272,7 +269,7 @@ def gc(
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def scenes(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="the folder to write", show_default=False)],
     *,
@@ -302,7 +299,7 @@ def scenes(
             stdout.print(escape(report.out), soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="where videos, store, student and report go")] = Path("demo-out"),
     as_json: AsJson = False,
@@ -476,7 +473,8 @@ def _print_verify(report: VerifyReport) -> None:
 
 def main() -> None:
     """The console script's entry."""
-    app()
+    with reported_errors("--json" in sys.argv):
+        app()
 
 
 if __name__ == "__main__":

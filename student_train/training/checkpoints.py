@@ -114,10 +114,10 @@ class Checkpoints:
             draft.rename(final)
             _sync(self.folder)
             self._drop_old()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors gives the disk's own error as text
             raise CouldNotRun(
-                f"cannot write the checkpoint {final}: {error.strerror or error}; make room, or give another `output`. "
-                "The checkpoints before it are as they were, and --resume goes on from the newest."
+                f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}; make room, or give "
+                "another `output`. The checkpoints before it are as they were, and --resume goes on from the newest."
             ) from None
 
     def clear(self) -> None:

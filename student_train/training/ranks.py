@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from schemas.errors import CacheError
+from schemas.errors import CacheError, ProgramFault
 from teacher_cache.io.console import stderr, stdout
 
 Value = TypeVar("Value")
@@ -82,7 +82,8 @@ def rank_zero_console() -> Iterator[Ranks]:
     try:
         yield ranks
     except SystemExit as ended:
-        if ended.code != 130:  # Ctrl-C reaches each process wherever it is; there is no place to meet
+        # Ctrl-C reaches each process wherever it is, and a fault is one process's own: the others do not come to meet it.
+        if ended.code not in {130, ProgramFault.exit_status}:
             _leave_together(ranks)
         raise
     _leave_together(ranks)

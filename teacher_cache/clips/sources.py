@@ -16,7 +16,7 @@ from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
-from teacher_cache.io.remote import filesystem, reach, reach_if_there
+from teacher_cache.io.remote import filesystem, reach, reach_if_there, require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 
@@ -24,6 +24,7 @@ def list_videos(source: VideoSource) -> pa.Table:
     """The job's videos as a table of `VIDEOS`, each once, in the order they are listed. Raises `BadInput` if there is none."""
     videos = _from_manifest(source.manifest) if source.manifest is not None else _from_glob(str(source.glob))
     if not videos.num_rows:
+        require_bucket(str(source.manifest or source.glob))
         origin = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {source.glob} matches"
         raise BadInput(f"{origin} no video; needed at least one")
     return distinct(videos, "id", "uri", "two videos have the id")
@@ -39,6 +40,7 @@ def _from_manifest(path: str) -> pa.Table:
     with counting(VIDEO_REQUESTS, fs):
         found = reach_if_there(path, read)
     if found is None:
+        require_bucket(path)
         raise BadInput(f"there is no manifest {path}")
     listed = found[0]
     if listed is None or not _is_well_formed(listed):

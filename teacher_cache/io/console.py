@@ -1,4 +1,4 @@
-"""How every command speaks: results on standard output, everything else on standard error, errors without tracebacks."""
+"""How every command speaks: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-
-from schemas.errors import CacheError, CouldNotRun
-from schemas.report import ErrorMessage, ErrorReport
 
 
 class _Stderr(io.TextIOBase):
@@ -72,42 +69,6 @@ class _Stderr(io.TextIOBase):
 _STDERR = _Stderr()
 stderr = Console(file=cast("TextIO", _STDERR), highlight=False)
 stdout = Console(highlight=False)
-
-
-# A package that only some commands need → the extra that brings it.
-_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "teach"}
-
-
-@contextmanager
-def reported_errors(as_json: bool) -> Iterator[None]:
-    """Turn an error that we raised on purpose into its message and exit status; Ctrl-C into 130."""
-    try:
-        with _named_extras():
-            yield
-    except CacheError as error:
-        if as_json:
-            print_json(ErrorReport(error=ErrorMessage(kind=type(error).__name__, message=str(error))))
-        stderr.print(f"[bold red]error:[/] {escape_lines(str(error))}", soft_wrap=True)
-        raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
-        stderr.print("stopped; what was committed stays, and the same command goes on from there")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # The reader of our output has gone (`… | head`); writing to it again at exit would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-
-
-@contextmanager
-def _named_extras() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        brings = f"pip install 'p4d-cache[{_EXTRAS[package]}]' brings it"
-        raise CouldNotRun(f"this needs the package {package}, which is not installed here; {brings}") from None
 
 
 def printable(text: str) -> str:

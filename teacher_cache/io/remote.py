@@ -28,9 +28,10 @@ def protocol(url: str) -> str:
 
 
 def storage_options(url: str) -> dict[str, Any]:
-    """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us."""
+    """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us. Raises `BadInput`."""
     if protocol(url) != "s3":
         return {}
+    _require_endpoints()
     return {
         "config_kwargs": {"connect_timeout": S3_CONNECT_SECONDS, "read_timeout": s3_read_seconds(), "retries": _NO_RETRIES},
         "use_listings_cache": False,
@@ -38,6 +39,15 @@ def storage_options(url: str) -> dict[str, Any]:
         # lists the folder too. Requests are billed, and a round trip each.
         "max_concurrency": 1,
     }
+
+
+def _require_endpoints() -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        endpoint = os.environ.get(name)
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise BadInput(
+                f"{name} is {endpoint!r}; needed a URL that begins with http:// or https://, such as http://{endpoint}"
+            )
 
 
 # `Patience` repeats requests.
@@ -78,7 +88,9 @@ def reach_if_there(url: str, operation: Callable[[], Result]) -> Result | None:
     with reachable(url):
         try:
             return Patience(url).ask(operation)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _is_no_bucket(error):
+                raise
             return None
 
 
@@ -91,6 +103,19 @@ def fetch(url: str, file: Path) -> bool:
         return True
 
     return reach_if_there(url, copy) is not None
+
+
+def require_bucket(url: str) -> None:
+    """Raise `Unreachable` where the URL's bucket does not exist: what is not found in it would say nothing.
+
+    Some servers answer so only when they are asked for the bucket itself. One that may not be asked for counts as there.
+    """
+    if protocol(url) != "s3":
+        return
+    fs, path = filesystem(url)
+    with contextlib.suppress(PermissionError):
+        if reach_if_there(url, lambda: fs.call_s3("head_bucket", Bucket=fs.split_path(path)[0])) is None:
+            raise Unreachable(_no_bucket(url))
 
 
 def refuse_credentials(url: str) -> None:
@@ -110,6 +135,8 @@ def reachable(url: str) -> Iterator[None]:
     except PermissionError as error:
         raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
+        if _is_no_bucket(error):
+            raise Unreachable(_no_bucket(url)) from None
         if isinstance(error, NotNow) and error.status is None:
             raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
         raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url)}") from None
@@ -129,6 +156,20 @@ def _credentials_advice(url: str) -> str:
     return (
         "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
         "reading takes s3:GetObject and s3:ListBucket, a run s3:PutObject too, and gc s3:DeleteObject."
+    )
+
+
+def _is_no_bucket(error: OSError) -> bool:
+    """Of S3's answer s3fs makes a `FileNotFoundError`, and obstore too."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") == "NoSuchBucket" or "<Code>NoSuchBucket</Code>" in str(error)
+
+
+def _no_bucket(url: str) -> str:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    where = f"at {endpoint}" if endpoint else "on AWS (AWS_ENDPOINT_URL is not set)"
+    return (
+        f"cannot use {url}: there is no bucket {urlsplit(url).netloc!r} {where}. Create it, or check its name and the endpoint."
     )
 
 

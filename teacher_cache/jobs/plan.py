@@ -17,6 +17,7 @@ from schemas.store import LONGEST_SEGMENT
 from teacher_cache.clips.content import local_path
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.io.remote import require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
@@ -83,6 +84,8 @@ class _Outlook:
 
 def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
     store, known, ledger = state_of(url, facts.recipe)
+    if store is None:
+        require_bucket(url)
     again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,10 +47,10 @@ class Objects:
     """
 
     def __init__(self, url: str) -> None:
-        self._fs, root = filesystem(url)
+        self.url = _normal(url)
+        self._fs, root = filesystem(self.url)
         self._root = root.rstrip("/")
         self._real_root = Path(self._root).resolve()
-        self.url = url.rstrip("/")
         self._counts = RequestCounts()
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
@@ -193,6 +194,12 @@ class Objects:
         store = FsspecStore.from_url(self.url, storage_options=storage_options(self.url), read_only=True)
         make_patient(store.fs)
         return store
+
+
+def _normal(url: str) -> str:
+    """The URL with single slashes in its path, and none at its end: to S3 ``a//b`` is another key than ``a/b``."""
+    scheme, mark, path = url.rpartition("://")
+    return f"{scheme}{mark}{re.sub('/{2,}', '/', path).rstrip('/')}"
 
 
 def _files(root: Path, folder: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ A disk is read with `preadv`, S3 through obstore (object_store in Rust), all els
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import threading
@@ -193,7 +194,7 @@ def _nothing_or_raise(error: BaseError) -> memoryview:
     if status and status[1].startswith("416"):
         return memoryview(b"")
     message = re.search(r"<Message>(.*?)</Message>", text)
-    told = message[1] if message else status[1] if status else text.splitlines()[0].rpartition(" - ")[2]
+    told = html.unescape(message[1]) if message else status[1] if status else text.splitlines()[0].rpartition(" - ")[2]
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         raise PermissionError(told) from None
     number = int(status[1].split()[0]) if status else None

@@ -16,6 +16,7 @@ from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
 from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.registry import encoding
+from teacher_cache.io.remote import require_bucket
 from teacher_cache.store.catalog import Catalog, append_rows, read_catalog
 from teacher_cache.store.layout import (
     HEADS_CARD,
@@ -90,9 +91,10 @@ def _store_of(objects: Objects) -> Store | None:
 
 
 def open_store(url: str) -> Store:
-    """The store at ``url``. Raises `StoreNotFound`."""
+    """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` where not even its bucket is there."""
     store = find_store(url)
     if store is None:
+        require_bucket(url)
         raise StoreNotFound(
             f"there is no store at {url}; `teacher-cache run JOB.yaml` makes one, and the job's `store` says where"
         )

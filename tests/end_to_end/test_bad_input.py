@@ -103,7 +103,9 @@ def test_an_endpoint_that_does_not_answer(s3: str, jobs: Jobs, command: Command,
 
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_that_is_not_there_and_a_folder_that_cannot_be_written(jobs: Jobs, command: Command) -> None:
-    is_one_clear_error(command("teacher-cache", "status", "s3://no-such-bucket/store"), 2, "there is no store at")
+    is_one_clear_error(
+        command("teacher-cache", "status", "s3://no-such-bucket/store"), 3, "there is no bucket 'no-such-bucket'"
+    )
     is_one_clear_error(command("teacher-cache", "run", jobs.write("/proc/store")), 3, "cannot use /proc/store")
 
 

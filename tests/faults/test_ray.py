@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from conftest import Command, Jobs, tree
+from conftest import Command, Jobs, is_one_clear_error, tree
 from ray.cluster_utils import Cluster
 from terminal import paced
 
@@ -213,3 +213,11 @@ def test_told_to_stop_it_commits_what_is_in_work(
 
     assert Run(job).ends_well().clips.committed == CLIPS
     is_as_undisturbed(tmp_path / "store", undisturbed, command)
+
+
+def test_a_long_path_for_temporary_files_is_named(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    job = jobs.write(tmp_path / "store", engine={"kind": "ray", "batch": 2, "gpus_per_teacher": 0})
+    done = command("teacher-cache", "run", job, TMPDIR=str(folder))
+    is_one_clear_error(done, 3, "(TMPDIR), is too long for Ray", "Set RAY_TMPDIR")

@@ -19,9 +19,10 @@ from schemas.errors import BadInput, UnknownClip
 from schemas.evaluation import Answer, ClipScores, EvalReport
 from schemas.job import Job
 from schemas.train import TrainConfig
+from student_train.data.frames import watch
 from student_train.distill.p4d import P4D
 from student_train.evaluation.answers import Question, read_questions, wording
-from student_train.evaluation.asking import Asked, Questions, ask, watch
+from student_train.evaluation.asking import Asked, Questions, ask
 from student_train.evaluation.evaluate import Wanted, evaluate
 from student_train.evaluation.map_metrics import METRICS, SCORED
 from student_train.evaluation.plots import smoothed

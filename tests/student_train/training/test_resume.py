@@ -213,3 +213,21 @@ def test_a_damaged_checkpoint_is_named(undisturbed: Path, tiny_store: Path, tmp_
 def test_resume_and_overwrite_exclude_each_other(undisturbed: Path, tiny_store: Path) -> None:
     with pytest.raises(BadInput, match="give one of them"):
         fit(config(tiny_store, undisturbed), resume=True, overwrite=True)
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_message(tiny_store: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    settings = tmp_path / "train.yaml"
+    settings.write_text(config(tiny_store, disk / "run", steps=6).model_dump_json())  # JSON is YAML
+    # A file system of a megabyte, in a mount namespace of the command's own.
+    script = f"mount -t tmpfs -o size=1m tmpfs {disk} && {sys.executable} -m student_train.cli fit {settings}; echo status $?; "
+    script += f"find {disk}/run/checkpoints -name 'step-*'"
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine gives no mount namespace: a full disk was not tried")
+    done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.split() == ["status", "3"]  # and no checkpoint, not even half of one
+    assert "cannot write the checkpoint" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

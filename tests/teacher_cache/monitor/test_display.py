@@ -88,7 +88,7 @@ TOLD = """
 import sys, time
 from pydantic import TypeAdapter
 from schemas.event import Event
-from teacher_cache.io.console import reported_errors
+from teacher_cache.io.command_line import reported_errors
 from teacher_cache.monitor.display import run_display
 
 pause = float(sys.argv[1])

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from schemas.signal import SignalName
 from schemas.view import View
 from teacher_cache.geometry.augmentation import view_signal
-from teacher_cache.io.console import progress_bar, reported_errors
+from teacher_cache.io.command_line import reported_errors
+from teacher_cache.io.console import progress_bar
 from teacher_cache.io.output_folder import claim_folder, written_whole
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, canonical_name
 from teacher_cache.teachers.l4p.checkpoint import PREFIX

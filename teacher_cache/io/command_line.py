@@ -1,0 +1,163 @@
+"""What both commands share: their version, exit statuses and shell completion, and errors as one message each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from schemas.credentials import without_credentials
+from schemas.errors import CacheError, CouldNotRun, ProgramFault
+from schemas.report import ErrorMessage, ErrorReport
+from teacher_cache.io.console import escape_lines, print_json, printable, stderr
+
+_DISTRIBUTION = "p4d-cache"
+
+EXIT_STATUSES = {
+    0: "done",
+    1: "done, with failed clips or findings, which are listed",
+    2: "bad input",
+    3: "could not run",
+    4: "a fault of the program itself: one line, and a file with the traceback",
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+}
+"""Exit status → what it means, of every command."""
+
+# A package that only some commands need → the extra that brings it.
+_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "teach"}
+
+# What a disk says that can take no more.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class Command(TyperCommand):
+    """A command whose help ends with its exit statuses, and whose usage names its arguments as they are: ``JOB.yaml``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        statuses = "; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items())
+        super().__init__(*args, **kwargs | {"epilog": f"Exit status: {statuses}."})
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
+def command_line(name: str, description: str) -> typer.Typer:
+    """An empty command line of that name, with ``--version`` and shell completion; give its commands ``cls=Command``."""
+    app = typer.Typer(name=name, help=description, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.callback()
+    def common(
+        show_version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version")
+        ] = False,
+    ) -> None: ...
+
+    common.__doc__ = description
+    return app
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"{_DISTRIBUTION} {version(_DISTRIBUTION)}\n")
+        raise typer.Exit
+
+
+@contextmanager
+def reported_errors(as_json: bool) -> Iterator[None]:
+    """Turn every error into one message and its exit status, Ctrl-C into 130.
+
+    An error that nobody foresaw becomes a `ProgramFault`, and its traceback a file.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        stderr.print("stopped; what was committed stays, and the same command goes on from there")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output has gone (`… | head`); writing to it again at exit would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Exception as error:  # noqa: BLE001  # told of, whatever it is
+        told = _told(error)
+        if as_json:
+            print_json(ErrorReport(error=ErrorMessage(kind=type(told).__name__, message=str(told))))
+        if isinstance(told, ProgramFault) and stderr.quiet:  # of several processes one speaks, but this one alone knows
+            sys.stderr.write(f"error: {printable(str(told))}\n")
+        stderr.print(f"[bold red]error:[/] {escape_lines(str(told))}", soft_wrap=True)
+        raise SystemExit(told.exit_status) from None
+
+
+def _told(error: Exception) -> CacheError:
+    """The error as one that a user can act on."""
+    if isinstance(error, CacheError):
+        return error
+    chain = list(_chain(error))
+    for one in chain:
+        package = (getattr(one, "name", None) or "").partition(".")[0] if isinstance(one, ModuleNotFoundError) else ""
+        if package in _EXTRAS:
+            brings = f"pip install 'p4d-cache[{_EXTRAS[package]}]' brings it"
+            return CouldNotRun(f"this needs the package {package}, which is not installed here; {brings}")
+    if any("torchvision" in str(one) for one in chain if isinstance(one, ImportError | RuntimeError | OSError)):
+        return CouldNotRun(
+            f"the torchvision {_version('torchvision')} installed here cannot be loaded beside torch {_version('torch')}: "
+            f"{_first_line(chain[-1])}. Nothing here needs torchvision: `pip uninstall torchvision`, or install the release "
+            "that goes with this torch, from the same place."
+        )
+    if full := next((one for one in chain if _is_no_room(one)), None):
+        where = f" {full.filename}" if isinstance(full, OSError) and full.filename else ""
+        return CouldNotRun(f"cannot write{where}: {_first_line(full)}. Make room there, or give another folder; then go on.")
+    return ProgramFault(
+        f"a fault of the program: {type(error).__name__}: {_first_line(error)}. {_kept(error)} Please report it with that."
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, outermost first."""
+    following: BaseException | None = error
+    seen: set[int] = set()
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__
+
+
+def _is_no_room(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    # Libraries in Rust (safetensors) give the system's error as text.
+    return any(f"(os error {number})" in str(error) for number in _NO_ROOM)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(of unknown version)"
+
+
+def _kept(error: Exception) -> str:
+    """Where the traceback is, in a sentence."""
+    text = without_credentials("".join(traceback.format_exception(error)))
+    try:
+        descriptor, path = tempfile.mkstemp(prefix=f"{Path(sys.argv[0]).stem}-fault-", suffix=".log")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{_DISTRIBUTION} {_version(_DISTRIBUTION)}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+    except OSError as unwritten:
+        sys.stderr.write(text)
+        return f"The traceback is above, since no file could be written ({unwritten.strerror})."
+    return f"The traceback is in {path}."
