@@ -392,7 +392,7 @@ class _Patience:
             )
         if idle > engine.start_timeout_seconds + engine.decode_timeout_seconds:
             raise CouldNotRun(
-                f"nothing happened for {idle:.0f} s with {teachers} teachers at work. A decoder needs one free core"
+                f"no progress for {idle:.0f} s with {teachers} teachers running. A decoder needs one free core"
                 f"{_custom(engine.decoder_resources)}: see `ray status`, and add nodes or lower engine.cpus_per_teacher."
             )
         if max(short, idle) > _SAY_SECONDS and now - self._said > _SAY_SECONDS:

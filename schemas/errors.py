@@ -100,7 +100,7 @@ class ClipFailed(CacheError):
         self.clip_id, self.reason, self.detail = clip_id, reason, detail
         super().__init__(
             f"clip {clip_id!r} has no targets: {reason} ({detail}), in the store {store}. "
-            "Leave it out (cache.clips has every clip's status), or mend the video and run the job with --retry-failed."
+            "Leave it out (cache.clips has every clip's status), or fix the video and run the job with --retry-failed."
         )
 
 

@@ -27,14 +27,16 @@ app = command_line("student-train", "Train a student from a store of cached 4D t
 
 @app.command(cls=Command)
 def fit(
-    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="What to train, from which store, by which losses.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the output folder holds.")] = False,
+    train_yaml: Annotated[
+        Path, typer.Argument(metavar="TRAIN.yaml", help="the training file: store, data, model, losses, steps")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the run in the output folder")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run that the output folder holds.")
+        bool, typer.Option("--resume", help="resume the run in the output folder from its newest checkpoint")
     ] = False,
 ) -> None:
-    """Train a student; its losses, report and weights go to the run's folder. With several processes: start it by torchrun."""
+    """Train a student into a run folder of losses, checkpoints and weights. For several processes, start it with torchrun."""
     with rank_zero_console() as ranks:
         with reported_errors(as_json and ranks.is_rank_zero):
             with ranks.raise_on_any_rank():
@@ -50,13 +52,13 @@ def fit(
 
 @app.command(cls=Command)
 def export(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not be there yet.")],
-    step: Annotated[int | None, typer.Option(help="Of this step's checkpoint; the finished student by default.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights written; as the run has them by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="the folder of a run")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write, which must not exist yet")],
+    step: Annotated[int | None, typer.Option(help="export the checkpoint of this step. Default: the finished student")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights. Default: as in the run")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
 ) -> None:
-    """Write the run's student as transformers loads it, without a trace of its training."""
+    """Write a run's student as a plain transformers model, without anything that only training needed."""
     with reported_errors(as_json):
         from student_train.export import export as run  # noqa: PLC0415  # transformers takes seconds; a typing error shows at once
 
@@ -92,20 +94,20 @@ def show(report: FitReport) -> None:
 
 @app.command(name="eval", cls=Command)
 def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The `output` of a finished fit.")],
-    store: Annotated[str | None, typer.Option(help="Compare maps on this store's clips, such as held-out ones.")] = None,
-    clip: Annotated[list[str] | None, typer.Option(help="Only the clip with this id; may be given again.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips, the first ones.")] = None,
-    maps: Annotated[bool, typer.Option(help="Whether to compare maps at all.")] = True,
-    questions: Annotated[Path | None, typer.Option(help="Questions in R4D-Bench's format, .json or .jsonl.")] = None,
-    video_root: Annotated[str | None, typer.Option(help="Where the questions' videos and images lie.")] = None,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="the `output` folder of a finished fit")],
+    store: Annotated[str | None, typer.Option(help="compare maps on the clips of this store, such as held-out ones")] = None,
+    clip: Annotated[list[str] | None, typer.Option(help="only the clip of this id; repeat for several")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first N clips")] = None,
+    maps: Annotated[bool, typer.Option(help="compare maps at all")] = True,
+    questions: Annotated[Path | None, typer.Option(help="questions in R4D-Bench's format, .json or .jsonl")] = None,
+    video_root: Annotated[str | None, typer.Option(help="the folder or URL of the questions' videos and images")] = None,
     tell_length: Annotated[
-        bool, typer.Option(help="Begin each question with how long the video is, as the paper does.")
+        bool, typer.Option(help="state the length of the video before each question, as the paper does")
     ] = True,
-    batch: Annotated[int | None, typer.Option(min=1, help="Clips or questions at a time; as in training by default.")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Clips whose maps are drawn side by side.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN_DIR/eval by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    batch: Annotated[int | None, typer.Option(min=1, help="clips or questions in a batch. Default: as in training")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="clips whose maps are drawn beside the teacher's")] = 4,
+    out: Annotated[Path | None, typer.Option(help="the folder to write. Default: RUN_DIR/eval")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
 ) -> None:
     """Compare a trained student's maps with the teacher's, and score its answers to questions."""
     with reported_errors(as_json):
@@ -123,21 +125,22 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
 
 @app.command(cls=Command)
 def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
-    out: Annotated[Path, typer.Option(help="Folder of scenes, stores, runs and the result.")] = Path("ablation-out"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = _ABLATION.seeds,
+    out: Annotated[Path, typer.Option(help="the folder for scenes, stores, runs and results")] = Path("ablation-out"),
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each arm")] = _ABLATION.seeds,
     encoding: Annotated[
-        list[str] | None, typer.Option(help="Profile of the store: fine, compact or exact; may be given again.")
+        list[str] | None, typer.Option(help="encoding profile of the store: fine, compact or exact; repeat for several")
     ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(
-            metavar="YAML", help="Other values: tasks, videos, held_out, steps, batch, alpha, beta, optim, precision, arms."
+            metavar="YAML",
+            help="a file of other settings: tasks, videos, held_out, steps, batch, alpha, beta, optim, precision, arms",
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = _ABLATION.processes,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="runs at once; they share the cores")] = _ABLATION.processes,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
 ) -> None:
-    """What distillation and frame times are worth: SFT, LD, LD+ED, with and without TPE, on rendered scenes. No downloads."""
+    """Compare SFT, LD and LD+ED, each with and without TPE, on rendered scenes. No downloads."""
     with reported_errors(as_json):
         config = _ABLATION if settings is None else load_yaml(settings, AblationConfig)
         encodings = tuple(dict.fromkeys(encoding or config.encodings))

@@ -24,7 +24,7 @@ app = command_line(
 )
 
 JobFile = Annotated[
-    Path, typer.Argument(metavar="JOB.yaml", help="the job: videos, store, teacher, signals, engine", show_default=False)
+    Path, typer.Argument(metavar="JOB.yaml", help="the job file: videos, store, teacher, signals, engine", show_default=False)
 ]
 StoreUrl = Annotated[
     str, typer.Argument(metavar="STORE", help="a local path or any fsspec URL, such as s3://bucket/name", show_default=False)
@@ -42,13 +42,13 @@ def plan(
         int | None,
         typer.Option(
             metavar="N",
-            help="teach N of the clips into a folder that is thrown away, and tell hours and cost",
+            help="also run the teacher over N of the clips, into a temporary folder, and estimate hours, bytes and cost",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a job would do and what it would use; write nothing to its store."""
+    """Show what a job would do: clips, bytes, requests, memory. Writes nothing to its store."""
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
@@ -72,28 +72,27 @@ def run(
     job_file: JobFile,
     *,
     engine: Annotated[
-        str | None, typer.Option(help="local or ray; the job's own `engine.kind` when absent", show_default=False)
+        str | None, typer.Option(help="local or ray, instead of the job's `engine.kind`", show_default=False)
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="try clips that failed before again, as new rows")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry failed clips, as new rows")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="verify the store first, and teach what damage has hit again, as new rows")
+        bool, typer.Option("--repair", help="verify the store first, and redo damaged clips, as new rows")
     ] = False,
     events: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="also write each event as a line of JSON to the end of this file; - is standard error, then without the view",
+            help="append each event to FILE as a line of JSON; - for standard error, without the live display",
             show_default=False,
         ),
     ] = None,
     log_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart the lines are where standard error is a log")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="seconds between progress lines where standard error is not a terminal"),
     ] = LOG_SECONDS,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job. The same command begins it, goes on after a stop, and finds all done."""
+    """Run a job. The same command starts it, resumes it after a stop, and does nothing where all is done."""
     with reported_errors(as_json), ExitStack() as listeners:
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
@@ -127,10 +126,8 @@ def run(
 @app.command(cls=Command)
 def status(
     store: StoreUrl,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="look again and again until all clips are done, or Ctrl-C, and only then report")
-    ] = False,
-    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="how far apart --watch looks")] = 10,
+    watch: Annotated[bool, typer.Option("--watch", help="refresh until all clips are done or Ctrl-C, then report")] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="seconds between refreshes of --watch")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Show what a store holds, from the store itself."""
@@ -154,14 +151,14 @@ def status(
 def verify(
     store: StoreUrl,
     reteach: Annotated[
-        int | None, typer.Option(metavar="N", help="also teach N clips again and compare", show_default=False)
+        int | None, typer.Option(metavar="N", help="also run the teacher again over N clips and compare", show_default=False)
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="where the teacher's weights are, for --reteach", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every committed object and compare it with the ledger."""
+    """Check every object of a store against its ledger: digests, indexes, chunks, and what should not be there."""
     with reported_errors(as_json):
         from teacher_cache.store.verify import verify as verify_store
 
@@ -180,7 +177,7 @@ def verify(
 
 @app.command(cls=Command)
 def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
-    """Say which recipe fields of a job differ from a store's, and what the job would add if none does."""
+    """Compare a job with a store: the recipe fields that differ or, if none does, what the job would add."""
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
@@ -190,14 +187,14 @@ def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
         if as_json:
             print_json(report)
         elif report.differences:
-            table = Table("recipe field", "store", "job", title="every clip of the store is stale under this job, because of:")
+            table = Table(
+                "recipe field", "store", "job", title="these recipe fields differ, so no clip of the store fits this job:"
+            )
             for path, (old, new) in report.differences.items():
                 table.add_row(path, escape(repr(old)), escape(repr(new)))
             stdout.print(table)
         else:
-            stdout.print(
-                f"the recipes are equal; the job would add {report.new_clips} clips and do {report.units} units of work"
-            )
+            stdout.print(f"the recipes are equal; the job would add {report.new_clips} clips, in {report.units} units of work")
     raise SystemExit(1 if report.differences else 0)
 
 
@@ -205,21 +202,21 @@ def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
 def view(
     store: StoreUrl,
     clip: Annotated[
-        list[str] | None, typer.Option(help="a clip's id; repeat for several. The first eight when absent", show_default=False)
+        list[str] | None, typer.Option(help="a clip id; repeat for several. Default: the first eight clips", show_default=False)
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(help="the HTML file to write; a name that ends in .rrd makes it a Rerun recording of one clip in 3-D"),
+        typer.Option(help="the HTML file to write; a name that ends in .rrd gives a Rerun recording of one clip in 3-D"),
     ] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML file that shows frames beside depth, flow, motion, camera rays and F4D; or one clip for Rerun."""
+    """Write an HTML page of frames beside depth, flow, motion, camera rays and F4D, or a Rerun recording of one clip."""
     with reported_errors(as_json):
         if out.suffix == ".rrd":
             from teacher_cache.report.recording import write_recording
 
             if clip and len(clip) > 1:
-                raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one file for each")
+                raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one recording for each")
             shown = [write_recording(store, clip[0] if clip else None, out)]
         else:
             from teacher_cache.report.write import write_report
@@ -233,7 +230,7 @@ def view(
 
 @app.command(cls=Command)
 def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
-    """Bring a store of an older format version to this one. No shard is touched; no other run may be at work."""
+    """Upgrade a store of an older format version. Shards stay as they are; no run may be active meanwhile."""
     with reported_errors(as_json):
         from teacher_cache.store.migrations import migrate as migrate_store
 
@@ -249,11 +246,13 @@ def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
 @app.command(cls=Command)
 def gc(
     store: StoreUrl,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would go")] = False,
-    older_than: Annotated[float, typer.Option(metavar="HOURS", help="leave younger objects to a run that may be at work")] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
+    older_than: Annotated[
+        float, typer.Option(metavar="HOURS", help="keep younger objects, which an active run may still commit")
+    ] = 24,
     as_json: AsJson = False,
 ) -> None:
-    """Remove objects that no ledger entry names, such as a killed run leaves behind."""
+    """Remove objects that no ledger entry names, such as those of a killed run."""
     with reported_errors(as_json):
         from teacher_cache.store.garbage import collect_garbage
 
@@ -265,7 +264,7 @@ def gc(
             stdout.print(escape(key), soft_wrap=True)
         verb = "would remove" if dry_run else "removed"
         stdout.print(
-            f"{verb} {len(report.removed)} objects, {size(report.bytes)}; left {len(report.kept_younger)} younger ones"
+            f"{verb} {len(report.removed)} objects, {size(report.bytes)}; kept {len(report.kept_younger)} younger ones"
         )
 
 
@@ -273,17 +272,17 @@ def gc(
 def scenes(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="the folder to write", show_default=False)],
     *,
-    videos: Annotated[int, typer.Option(min=1, help="how many scenes")] = 64,
-    first_seed: Annotated[int, typer.Option(min=0, help="of the first scene; each next one has the next seed")] = 0,
-    height: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 240,
-    width: Annotated[int, typer.Option(min=16, help="of the videos, in pixels")] = 320,
-    frames: Annotated[int, typer.Option(min=2, help="of each video, over its one to three seconds")] = 48,
-    task: Annotated[list[str] | None, typer.Option(help="kind of question; may be given again", show_default="all")] = None,
-    turns: Annotated[int, typer.Option(min=1, help="questions in one conversation at most")] = 5,
-    workers: Annotated[int, typer.Option(min=1, help="processes that render")] = 2,
+    videos: Annotated[int, typer.Option(min=1, help="number of scenes")] = 64,
+    first_seed: Annotated[int, typer.Option(min=0, help="seed of the first scene; the next scenes have the next seeds")] = 0,
+    height: Annotated[int, typer.Option(min=16, help="height of the videos, in pixels")] = 240,
+    width: Annotated[int, typer.Option(min=16, help="width of the videos, in pixels")] = 320,
+    frames: Annotated[int, typer.Option(min=2, help="frames of each video, which lasts one to three seconds")] = 48,
+    task: Annotated[list[str] | None, typer.Option(help="a kind of question; repeat for several", show_default="all")] = None,
+    turns: Annotated[int, typer.Option(min=1, help="the most questions in one conversation")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="rendering processes")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Render videos of moving scenes, with questions about them that their exact truth answers."""
+    """Render videos of moving scenes, with questions and answers from their ground truth."""
     with reported_errors(as_json):
         from schemas.evaluation import SCENE_TASKS
         from teacher_cache.scenes.dataset import Asking, VideoFormat, write_scenes
@@ -301,10 +300,10 @@ def scenes(
 
 @app.command(cls=Command)
 def demo(
-    out: Annotated[Path, typer.Option(help="where videos, store, student and report go")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="the folder for videos, store, student and report")] = Path("demo-out"),
     as_json: AsJson = False,
 ) -> None:
-    """Make videos, teach them, verify the store, train a tiny student from it, and write a report. CPU only, no downloads."""
+    """The whole path on rendered videos: teach, verify, train a tiny student, write a report. CPU only, no downloads."""
     with reported_errors(as_json):
         from teacher_cache.demo import print_demo, run_demo
 
@@ -461,11 +460,11 @@ def _print_verify(report: VerifyReport) -> None:
     stdout.print(f"checked      {report.objects_checked} objects, {size(report.bytes_checked)}")
     for clip in report.retaught:
         drift = ", ".join(f"{signal} {value:.2g}" for signal, value in clip.drift.items())
-        stdout.print(f"taught again {escape(clip.clip_id)}: relative difference {drift}", soft_wrap=True)
+        stdout.print(f"re-taught {escape(clip.clip_id)}: relative difference {drift}", soft_wrap=True)
     if not report.findings:
         stdout.print("[green]nothing wrong[/]")
         return
-    table = Table("finding", "object", "what", "clips hit")
+    table = Table("finding", "object", "detail", "affected clips")
     for finding in report.findings:
         table.add_row(finding.kind, escape(finding.key), escape(finding.detail), escape(", ".join(finding.clip_ids)))
     stdout.print(table)

@@ -80,7 +80,7 @@ def _conversation(item: Any, source: str) -> Conversation:
     video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
-            raise BadInput(f"{source}: `{name}` is {value!r}; needed one text (this model shows one video a sample)")
+            raise BadInput(f"{source}: `{name}` is {value!r}; needed one text (this model takes one video a sample)")
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
@@ -106,7 +106,7 @@ def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, 
     if found_videos > has_video:
         raise BadInput(
             f"{source}: has {found_videos} <video> placeholders, but "
-            + ("this model shows one video a sample" if has_video else "names no `video` or `clip_id`")
+            + ("this model takes one video a sample" if has_video else "names no `video` or `clip_id`")
         )
     if found_images not in {0, images}:
         raise BadInput(

@@ -101,7 +101,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     seconds = run.metrics.seconds
     if trainer.state.global_step < config.steps:
         raise Stopped(
-            f"told to stop, and did after step {trainer.state.global_step}; the same command with --resume goes on from there"
+            f"stopped after step {trainer.state.global_step}, as told; the same command with --resume goes on from there"
         )
 
     weights = trainer.weights() if config.fsdp is not None else None

@@ -64,7 +64,7 @@ def stitch(
 
 def _require(windows: Mapping[str, Sequence[Values]], starts: Sequence[int], align: Alignment) -> None:
     if align not in ALIGNMENTS:
-        raise BadInput(f"no alignment is called {align!r}; there are {', '.join(ALIGNMENTS)}")
+        raise BadInput(f"no alignment is called {align!r}; use one of {', '.join(ALIGNMENTS)}")
     if unknown := windows.keys() - set(STITCHED):
         raise BadInput(f"{min(unknown)!r} has no frame axis to stitch along; {', '.join(STITCHED)} have")
     if align == "joint" and (missing := {"depth", "camray"} - windows.keys()) and missing != {"depth", "camray"}:

@@ -23,7 +23,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise BadInput(f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice; keep one")
+                raise BadInput(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice; keep one")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

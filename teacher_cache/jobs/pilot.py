@@ -147,5 +147,5 @@ def _all_failed(failures: Sequence[FailedClip]) -> str:
     first = failures[0]
     return (
         f"none of the pilot's {len(failures)} clips could be taught: {counted}. The first is {first.clip_id}: {first.detail}. "
-        "Mend the videos or the job's list of them, or take a larger pilot if only these are bad."
+        "Fix the videos or the job's list of them, or take a larger pilot if only these are bad."
     )

@@ -131,7 +131,7 @@ class _Failures:
             raise CouldNotRun(
                 f"{failed} of the {self._tried} clips tried so far failed, more than engine.max_failed_share allows "
                 f"({self._most:g}):\n{self._counted()}\n"
-                "Mend what they have in common, or raise engine.max_failed_share; then run the job again: it goes on from what "
+                "Fix what they have in common, or raise engine.max_failed_share; then run the job again: it goes on from what "
                 "is committed, and with --retry-failed tries these again."
             )
 

@@ -77,7 +77,7 @@ class UnitWorker:
         teachers = [family(spec.teacher.family).load(spec.teacher, device) for device in self.devices]
         if teachers[0].identity != self.store.recipe.teacher:
             raise BadInput(
-                f"the weights at {spec.teacher.weights} are not those that {spec.store} was begun with; they changed since"
+                f"the weights at {spec.teacher.weights} have changed since the store {spec.store} was created with them"
             )
         put_heads(self.store, teachers[0].heads())
         self.shapes = teachers[0].shapes

@@ -163,8 +163,8 @@ class Cache:
     def _refuse_fork(self) -> None:
         if os.getpid() != self._process:
             raise Forked(
-                f"{self.url} was opened in another process, of which this one is a fork; its connections and threads do not "
-                "survive that. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
+                f"{self.url} was opened in another process, and a fork carried it here; connections and threads do not "
+                "survive a fork. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
             )
 
     def _seen(self, name: str, values: Values, view: View) -> Values:
@@ -302,7 +302,9 @@ class Cache:
 
     def _shape(self, signal: SignalName) -> Shape:
         if signal not in self._shapes:
-            raise StoreDamaged(f"the metadata of the array {signal} of {self.url} is gone, or not that of such an array")
+            raise StoreDamaged(
+                f"the metadata of the array {signal} of {self.url} is missing or invalid; run `teacher-cache verify`"
+            )
         return self._shapes[signal]
 
     @cached_property

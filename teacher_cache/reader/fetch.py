@@ -219,7 +219,7 @@ class ChunkReader:
             mine.set_result(self._read_end(array, key, committed))
         except BaseException as error:
             with self._lock:
-                self._ends.pop(key, None)  # another read may find it mended, or the server back
+                self._ends.pop(key, None)  # another read may find it repaired, or the server back
             mine.set_exception(error)
             raise
         return mine.result()

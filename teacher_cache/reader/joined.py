@@ -151,7 +151,7 @@ class JoinedCache:
         if not self.caches or any(not name or ":" in name for name in self.caches):
             raise BadInput(f"stores are joined by names without a colon, at least one; these are {list(self.caches)}")
         if self._clip_set not in ("common", "same"):
-            raise BadInput(f"`clips` is {self._clip_set!r}; there are common and same")
+            raise BadInput(f"`clips` is {self._clip_set!r}; use common or same")
         for signal, name in self._choose.items():
             if name not in self._holders(signal):
                 raise BadInput(

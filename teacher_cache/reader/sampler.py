@@ -96,7 +96,7 @@ class ResumableBatchSampler(Generic[Key]):
                 "go together: a batch has at least 1 sample, ranks count from 0 to world_size - 1, and a seed is not negative"
             )
         if self.tail not in ("drop", "pad", "short"):
-            raise BadInput(f"no tail is called {self.tail!r}; there are drop, pad and short")
+            raise BadInput(f"no tail is called {self.tail!r}; use drop, pad or short")
         least = {"drop": self._step, "pad": 1, "short": self.world_size}[self.tail]
         if len(self.keys) < least:
             raise BadInput(
@@ -134,8 +134,8 @@ class ResumableBatchSampler(Generic[Key]):
         began = self.epoch, self.position
         if began == self._handed_out:
             raise CouldNotRun(
-                f"epoch {self.epoch} was handed out to its end, and none of it was counted, so it would come again unshuffled; "
-                "iterate over `track(loader)`, or call `advance` after each batch or `set_epoch` before each epoch"
+                f"epoch {self.epoch} was handed out to its end but never counted as consumed, so the next one would repeat its "
+                "order; iterate over `track(loader)`, or call `advance` after each batch or `set_epoch` before each epoch"
             )
         order = epoch_order(len(self.keys), self.seed, self.epoch)
         for start in range(self.position, self.position + len(self) * self._step, self._step):

@@ -31,7 +31,7 @@ def unsealed(data: bytes, key: str, url: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         holds = False
     if not holds:
-        raise StoreDamaged(f"{key} of {url} is not as it was written: its digest does not hold. {REPAIR_ADVICE}")
+        raise StoreDamaged(f"{key} of {url} is damaged: its digest does not match. {REPAIR_ADVICE}")
     return dict(body)
 
 
@@ -49,7 +49,7 @@ def unseal(model: type[Record], data: bytes, key: str, url: str) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise StoreDamaged(f"{key} of {url} is whole, but not a record of this format ({where}: {first['msg']})") from None
+        raise StoreDamaged(f"{key} of {url} is intact, but not a record of this format ({where}: {first['msg']})") from None
 
 
 REPAIR_ADVICE = "`teacher-cache verify` names the clips that this hits, and `teacher-cache run JOB.yaml --repair` redoes them."

@@ -138,7 +138,7 @@ def lengthen(store: Store, rows: int) -> None:
     """Give every array the catalog's length.
 
     The length is only for plain Zarr readers; ours goes by the catalog. So a race that leaves it short does no
-    harm, and the next run mends it.
+    harm, and the next run repairs it.
     """
     arrays = [name for name in store.objects.folders() if name not in MARKERS]
     for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():

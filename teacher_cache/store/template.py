@@ -53,7 +53,7 @@ def read_version(data: bytes, url: str) -> int:
         version = None
     if not isinstance(version, int) or version < 1:
         raise BadInput(
-            f"{url} holds a Zarr group, but not a store of teacher targets; give the URL of a store, or one where nothing is"
+            f"{url} holds a Zarr group that is no store of teacher targets; give the URL of a store, or of nothing yet"
         )
     return version
 

@@ -99,7 +99,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
         unnamed = orphans(store, listed, volumes, files, {claim.key for claim in claims})
         unnamed = [key for key in unnamed if not _came_late(store, key, entries)]
         damages += [_damage("orphan", key, "no ledger entry names it; `gc` removes it") for key in unnamed]
-        detail = "it has no record: a run was stopped before that, and the next one goes on, or the record is lost"
+        detail = "it has no record: a stopped run left it and the next run records it, or the record is lost"
         damages += [_damage("orphan", key, detail) for key in unrecorded(listed, files)]
         if not any(damage.finding.kind == "ledger" for damage in damages):
             examined.clips = clip_counts(catalog.current, store.ledger(), store.parts)
@@ -203,14 +203,14 @@ def _check_object(store: Store, claim: _Claim, known: Mapping[str, str | None], 
     if claim.key in known and known[claim.key] == digest and not everyone:
         return []
     if data is None:
-        return [_damage("missing", claim.key, "the ledger names it, and it is gone", everyone)]
+        return [_damage("missing", claim.key, "the ledger names it, and it is missing", everyone)]
     is_whole = digest == claim.stored.digest
     try:
         missing, damaged = _damaged_clips(data, expected, store)
     except StoreDamaged as error:
         missing, damaged, detail = everyone, [], str(error)
     else:
-        detail = "committed clips have no chunk in it" if is_whole else "its bytes are not those that were committed"
+        detail = "committed clips have no chunk in it" if is_whole else "its bytes differ from those that were committed"
     hit = list(dict.fromkeys((*missing, *damaged)))
     if is_whole or known.get(claim.key) == digest:
         return [_damage("chunk_missing", claim.key, detail, hit, data)] if hit else []
@@ -257,15 +257,15 @@ def _check_metadata(store: Store, catalog: Catalog | None, committed: Iterable[s
     found = store.objects.get_many(list(expected))
     for key, data in expected.items():
         if found.get(key) != data or (data is None and catalog is not None):
-            detail = "it is gone" if key not in found else "it is not what recipe and catalog give"
-            yield _damage("metadata", key, f"{detail}; `run` with --repair writes it again", (), found.get(key))
+            detail = "it is missing" if key not in found else "it is not what recipe and catalog give"
+            yield _damage("metadata", key, f"{detail}; `run --repair` writes it again", (), found.get(key))
 
 
 def _check_heads(store: Store) -> Iterator[Damage]:
     found = store.objects.get_many([HEADS_CARD, HEADS_FILE])
     if HEADS_CARD not in found:
         if HEADS_FILE in found:
-            yield _damage("heads", HEADS_CARD, "it is gone; `run` with --repair writes it again")
+            yield _damage("heads", HEADS_CARD, "it is missing; `run --repair` writes it again")
         return
     try:
         card = unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, store.url)
@@ -273,7 +273,7 @@ def _check_heads(store: Store) -> Iterator[Damage]:
         yield _damage("heads", HEADS_CARD, str(error), (), found[HEADS_CARD])
         return
     if not heads_are_whole(found.get(HEADS_FILE), card):
-        yield _damage("heads", HEADS_FILE, "it is gone, or not what its card says", (), found.get(HEADS_FILE))
+        yield _damage("heads", HEADS_FILE, "it is missing, or not what its card says", (), found.get(HEADS_FILE))
 
 
 def _came_late(store: Store, key: str, entries: Sequence[LedgerEntry]) -> bool:

@@ -96,7 +96,7 @@ def item(shard: int) -> WorkItem:
 def test_what_a_worker_raises_comes_back_as_it_was(tiny_store: Path) -> None:
     other = TeacherJob(preset="tiny", dtype="bfloat16")
     spec = WorkerSpec(store=str(tiny_store), teacher=other, engine=EngineJob(kind="ray"))
-    with pytest.raises(BadInput, match="are not those that"):
+    with pytest.raises(BadInput, match="have changed since the store"):
         list(RayEngine().run(spec, [item(0), item(1)], Stop()))
     greedy = spec.model_copy(update={"engine": EngineJob(kind="ray", gpus_per_teacher=64)})
     with pytest.raises(CouldNotRun, match=r"gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):

@@ -96,7 +96,7 @@ class L4PFamily:
         """The job's teacher on a device; its weights go from the mapped file straight to their precision and place."""
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise CouldNotRun(
-                f"the teacher was asked onto {device!r}, and PyTorch finds no GPU here. Run it on `cpu`, or on another machine."
+                f"the teacher is to run on {device!r}, and PyTorch finds no GPU here. Run it on `cpu`, or on another machine."
             )
         config, weights = _resolve(job)
         identity = self.identify(job).identity

@@ -130,7 +130,7 @@ def test_what_cannot_be_stitched_is_refused(truth: SceneTruth) -> None:
         ({"f4d": depth}, STARTS, "disparity", "'f4d' has no frame axis"),
         ({"depth": depth}, [0, 8, 30], "disparity", "each must overlap or follow"),
         ({"depth": depth}, STARTS, "joint", "camray is missing"),
-        ({"depth": depth}, STARTS, "ransac", "no alignment is called 'ransac'; there are disparity, scale, joint, none"),
+        ({"depth": depth}, STARTS, "ransac", "no alignment is called 'ransac'; use one of disparity, scale, joint, none"),
     ):
         with pytest.raises(BadInput, match=said):
             stitch(windows, starts, align=align)  # type: ignore[arg-type]
