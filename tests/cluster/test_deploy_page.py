@@ -1,4 +1,4 @@
-"""`docs/deploy.md`: what it tells a newcomer to do on one machine is done; every other command, job and message is real."""
+"""`docs/guides/deploy.md`: what it tells a newcomer to do on one machine is done; every other command, job and message is real."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from teacher_cache.cli import app
 from teacher_cache.store.objects import Objects
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "deploy.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "deploy.md").read_text()
 
 
 def blocks(language: str, text: str = PAGE) -> list[str]:
