@@ -1,7 +1,7 @@
 """Sphinx configuration. Build: ``python -m sphinx -W --keep-going -b html docs build/docs``; it needs no network."""
 
+import importlib.metadata
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
@@ -9,7 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[
 project = "p4d-cache"
 author = "the p4d-cache authors"
 project_copyright = author
-release = version("p4d-cache")
+release = importlib.metadata.version("p4d-cache")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "generated_reference"]
 exclude_patterns = ["_ext"]
