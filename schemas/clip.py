@@ -63,7 +63,7 @@ class ClipPolicy(Frozen):
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Frames per second that the sampling ``fps`` takes."""
     preprocessing: Preprocessing = "l4p"
-    """How frames come to the teacher's size: ``l4p``, as L4P's own loader resizes; ``student``, through ``student_size`` first."""
+    """How frames come to the teacher's size: ``l4p``: as L4P's own loader resizes; ``student``: by ``student_size`` first."""
     size: int | None = Field(None, ge=14)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14)

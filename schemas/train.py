@@ -198,8 +198,8 @@ class TrainConfig(Frozen):
     output: str = Field(min_length=1)
     """Folder of the run: its losses, its result and its weights."""
     mode: Mode = "heads"
-    """What is distilled, and by what: ``heads``: LD and ED through the teacher's frozen heads; ``latent``: LD alone; ``direct``:
-    LD, and ED by light heads that are trained with the student; ``sft``: nothing, for comparison."""
+    """What is distilled, and by what: ``heads``: LD and ED through the teacher's frozen heads; ``latent``: LD alone;
+    ``direct``: LD, and ED by light heads that are trained with the student; ``sft``: nothing, for comparison."""
     data: DataConfig = DataConfig()
     """The conversations to train on."""
     model: ModelConfig = ModelConfig()

@@ -1,7 +1,7 @@
 """Models, commands and error classes in; Markdown for the reference pages out. Nothing in those tables is written by hand.
 
-A page asks for a part by a line ``<!-- generated: NAME ARGUMENT -->``, which is replaced when Sphinx reads the page, so that the
-headings in it are headings of the page.
+A page asks for a part by a line ``<!-- generated: NAME ARGUMENT -->``, which is replaced when Sphinx reads the page, so
+that the headings in it are headings of the page.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Schema = Mapping[str, Any]
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "a multiple of"}
+_TYPE = re.compile(r"<(?:list\[)?([\w|]+).*?>")
+_TYPES = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH", "file": "PATH", "directory": "PATH"}
 _LINES = re.compile(r"^<!-- generated: (\S+) (\S+) -->$", re.MULTILINE)
 
 
@@ -53,16 +55,21 @@ def _section(path: str, schema: Schema, parts: Mapping[str, Schema]) -> str:
     heading = f"## `{path.rstrip('.')}`\n\n{_prose(schema['description'])}" if path else "## Top level"
     required = schema.get("required", ())
     rows = [
-        (f"`{path}{name}`", _type(field, parts), _default(field, parts, is_required=name in required), _meaning(field, path, name))
+        (
+            f"`{path}{name}`",
+            _type(field, parts),
+            _default(field, parts, is_required=name in required),
+            _meaning(field, path, name, _part(field, parts)),
+        )
         for name, field in schema["properties"].items()
     ]
     return f"{heading}\n\n{_table(('field', 'type', 'default', 'meaning'), rows)}"
 
 
-def _meaning(field: Schema, path: str, name: str) -> str:
-    section = f"{path}{name}".replace(".", "")
-    link = f" See [`{path}{name}`](#{section})." if any("$ref" in choice for choice in (field, *field.get("anyOf", ()))) else ""
-    return _prose(field.get("description", "")) + link
+def _meaning(field: Schema, path: str, name: str, part: Schema | None) -> str:
+    # pydantic leaves a field's description out where it is its model's own.
+    said = _prose(field.get("description") or (part or {}).get("description", ""))
+    return said if part is None else f"{said} See [`{path}{name}`](#{f'{path}{name}'.replace('.', '')})."
 
 
 def _type(field: Schema, parts: Mapping[str, Schema]) -> str:
@@ -70,18 +77,14 @@ def _type(field: Schema, parts: Mapping[str, Schema]) -> str:
         return "section" if _part(field, parts) else _type(parts[field["$ref"].rpartition("/")[2]], parts)
     if "anyOf" in field:
         return " or ".join(_type(choice, parts) for choice in field["anyOf"] if choice.get("type") != "null")
-    if "enum" in field:
-        return " or ".join(f"`{value}`" for value in field["enum"])
-    if "const" in field:
-        return f"`{field['const']}`"
+    if choices := field.get("enum", [field["const"]] if "const" in field else []):
+        return " or ".join(f"`{value}`" for value in choices)
     if field["type"] == "array":
         return f"list of {_type(field['items'], parts).replace(' or ', ', ')}"
     if field["type"] == "object":
-        values = field.get("additionalProperties")
         keys = _type(field["propertyNames"], parts) if "propertyNames" in field else "name"
-        return f"mapping of {keys} to {_type(values, parts)}" if isinstance(values, dict) else "mapping"
-    bounds = [f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field]
-    return ", ".join([field["type"], *bounds])
+        return f"mapping of {keys} to {_type(field['additionalProperties'], parts)}"
+    return ", ".join([field["type"], *(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)])
 
 
 def _default(field: Schema, parts: Mapping[str, Schema], *, is_required: bool) -> str:
@@ -108,20 +111,25 @@ def command_line(app: str) -> str:
     module, _, name = app.partition(":")
     group: Any = get_command(getattr(import_module(module), name))
     program = {"teacher_cache.cli": "teacher-cache", "student_train.cli": "student-train"}[module]
-    return "\n\n".join(_command(program, name, command) for name, command in group.commands.items())
+    sections = [_command(program, name, command) for name, command in group.commands.items()]
+    own = _options(group, group.make_context(program, [], resilient_parsing=True))
+    return "\n\n".join([f"## Before any command\n\n{own}", *sections] if own else sections)
 
 
 def _command(program: str, name: str, command: Any) -> str:
-    context = command.make_context(name, [], resilient_parsing=True)
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     usage = " ".join([program, name, *map(_placeholder, arguments), "[OPTIONS]"])
+    options = _options(command, command.make_context(name, [], resilient_parsing=True))
+    after = f"\n\n{_prose(command.epilog)}" if command.epilog else ""
+    return f"## `{program} {name}`\n\n{_prose(command.help or '')}\n\n```text\n{usage}\n```\n\n{options}{after}"
+
+
+def _options(command: Any, context: Any) -> str:
     rows = [
         (_spelling(parameter, context), _parameter_default(parameter), _prose(parameter.help or ""))
         for parameter in command.params
     ]
-    text = f"## `{program} {name}`\n\n{_prose(command.help or '')}\n\n```text\n{usage}\n```\n\n"
-    after = f"\n\n{_prose(command.epilog)}" if command.epilog else ""
-    return text + _table(("argument or option", "default", "meaning"), rows) + after
+    return _table(("argument or option", "default", "meaning"), rows) if rows else ""
 
 
 def _placeholder(argument: Any) -> str:
@@ -131,7 +139,8 @@ def _placeholder(argument: Any) -> str:
 def _spelling(parameter: Any, context: Any) -> str:
     if parameter.param_type_name == "argument":
         return f"`{_placeholder(parameter)}`"
-    return f"`{parameter.get_help_record(context)[0]}`"
+    record = parameter.get_help_record(context)[0]
+    return f"`{_TYPE.sub(lambda found: _TYPES.get(found[1], found[1]), record)}`"
 
 
 def _parameter_default(parameter: Any) -> str:
@@ -184,7 +193,9 @@ def _on_read(_app: Sphinx, _docname: str, content: list[str]) -> None:
 def _on_start(app: Sphinx) -> None:
     """Pages that ask for a part are read anew at each build: what they show lies in the code."""
     app.env.generated_pages = {
-        str(path.relative_to(app.srcdir).with_suffix("")) for path in Path(app.srcdir).rglob("*.md") if _LINES.search(path.read_text())
+        str(path.relative_to(app.srcdir).with_suffix(""))
+        for path in Path(app.srcdir).rglob("*.md")
+        if _LINES.search(path.read_text())
     }
 
 

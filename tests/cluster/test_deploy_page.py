@@ -1,5 +1,7 @@
-"""`docs/guides/deploy.md`: what it tells a newcomer to do on one machine is done; every other command and job is real, and so is
-every message of `docs/guides/troubleshooting.md`."""
+"""`docs/guides/deploy.md`: what it tells a newcomer to do on one machine is done; every other command and job is real.
+
+So is every message of `docs/guides/troubleshooting.md`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ def blocks(language: str, text: str = PAGE) -> list[str]:
 
 
 def section(title: str, text: str = PAGE) -> str:
-    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return text.split(f"\n## {title}\n")[1].partition("\n## ")[0]
 
 
 def command_lines() -> list[str]:
