@@ -56,12 +56,14 @@ class ClipPolicy(Frozen):
     """Which frames of a video make a clip, and how they are brought to the teacher's size."""
 
     frames: int = Field(16, ge=2, multiple_of=2)
+    """Frames of one clip."""
     sampling: Sampling = "uniform"
     """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
     consecutive frames."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Frames per second that the sampling ``fps`` takes."""
     preprocessing: Preprocessing = "l4p"
+    """How frames come to the teacher's size: ``l4p``: as L4P's own loader resizes; ``student``: by ``student_size`` first."""
     size: int | None = Field(None, ge=14)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14)

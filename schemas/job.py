@@ -36,10 +36,13 @@ class TeacherJob(Frozen):
     """Which teacher to load, and from where."""
 
     family: str = "l4p"
+    """``l4p``; ``classical``, OpenCV's optical flow and background model; or one that an installed package offers."""
     preset: str = "giant"
+    """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``."""
     weights: str | None = None
-    """Path or URL of the weights. A preset that says so needs none and starts from a fixed seed."""
+    """Path or URL of the weights. ``tiny`` comes with its own, and ``classical`` has none."""
     dtype: Precision = "float32"
+    """Of the teacher's weights and arithmetic."""
     compile: bool = False
     """Whether the teacher goes through `torch.compile`. It changes speed alone, so it is not in the recipe."""
 
@@ -48,6 +51,7 @@ class EngineJob(Frozen):
     """Where the work runs and how fast; nothing here changes a stored value."""
 
     kind: str = "local"
+    """``local``: threads of one process; ``ray``: a Ray cluster; or one that an installed package offers."""
     teachers: int = Field(1, ge=1)
     """The most teachers at once (``ray``). Fewer work where the cluster has no room for more, and join as it grows."""
     min_teachers: int = Field(1, ge=1)
@@ -102,9 +106,11 @@ class Prices(Frozen):
     core_hour: Price | None = None
     """An hour of one CPU core."""
     put_per_1000: Price | None = None
+    """A thousand PUT requests."""
     get_per_1000: Price | None = None
-    """HEAD requests are billed as GETs."""
+    """A thousand GET requests; HEAD requests are billed as these."""
     list_per_1000: Price | None = None
+    """A thousand LIST requests."""
     storage_gb_month: Price | None = None
     """A gigabyte (10^9 bytes) kept in the store for a month."""
     egress_gb: Price | None = None
@@ -115,14 +121,24 @@ class Job(Frozen):
     """One run of `teacher-cache`."""
 
     videos: VideoSource
+    """The videos to teach."""
     store: str = Field(min_length=1)
+    """Where the targets go: any fsspec URL or a local path."""
     teacher: TeacherJob
+    """Whose targets they are."""
     clips: ClipPolicy = ClipPolicy()
+    """How a video becomes clips, and how their frames are resized."""
     signals: tuple[SignalName, ...] = SIGNAL_NAMES
+    """What to store. A signal that is added later becomes a new array over the same rows."""
     encoding: EncodingProfile | dict[SignalName, EncodingProfile] = "fine"
+    """How far stored values may be off: one profile for all signals, or a mapping of signals to profiles, in which those not
+    named are ``fine``."""
     layout: Layout = Layout()
+    """How clips are grouped into objects."""
     engine: EngineJob = EngineJob()
+    """Where the work runs and how fast."""
     prices: Prices = Prices()
+    """What ``plan`` counts the cost with."""
 
     @field_validator("signals")
     @classmethod

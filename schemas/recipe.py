@@ -12,7 +12,7 @@ from schemas.clip import Preprocessing, Sampling
 from schemas.signal import SignalName
 
 FORMAT_VERSION = 2
-"""Of a store: its layout, records and metadata. docs/store-format.md says what each version is."""
+"""Of a store: its layout, records and metadata. docs/reference/store-format.md says what each version is."""
 
 _RECIPE_VERSION = 1
 """Of the fields of `Recipe`. It is hashed under the name that it had when stores were at version 1 too."""
@@ -48,6 +48,7 @@ class Layout(Frozen):
     """How clips are grouped into objects."""
 
     clips_per_shard: int = Field(32, ge=1, le=4096)
+    """Clips in one object of an array, which are also the clips of one unit of work."""
 
 
 class Recipe(Frozen):

@@ -69,6 +69,7 @@ class LossConfig(Frozen):
     """A named recipe, and what to change in it. A field left out keeps the recipe's own value."""
 
     recipe: Literal["paper", "released"] = "paper"
+    """``paper``: as the paper's equations have it; ``released``: as the public code of June 2026 has it."""
     alpha: float | None = Field(None, ge=0)
     """Weight of LD, the latent distillation."""
     beta: float | None = Field(None, ge=0)
@@ -76,7 +77,9 @@ class LossConfig(Frozen):
     weights: dict[Modality, float] = Field({})
     """Weight of each modality in ED; 0 leaves it out, and it is then neither read nor decoded."""
     reduction: Reduction | None = None
+    """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
     depth: DepthSpace | None = None
+    """The space in which depths are compared."""
     mask_first_flow_frame: bool = True
     """Neither the paper nor the released code masks that frame; ``false`` gives their habit."""
 
@@ -133,6 +136,7 @@ class ModelConfig(Frozen):
     """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit
     or an export wrote. Without it the ``preset`` is built from config, freshly initialised."""
     preset: Literal["tiny"] = "tiny"
+    """The configuration of a student without weights: small enough for a CPU."""
     dtype: Dtype = "float32"
     """Of the weights as they are loaded and trained."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
@@ -155,9 +159,11 @@ class LoraConfig(Frozen):
     """Low-rank adapters in the language model, trained in the place of its own weights. arXiv 2106.09685."""
 
     rank: int = Field(16, ge=1)
+    """Rank of each adapter."""
     alpha: float = Field(32.0, gt=0)
     """What the adapters add is scaled by ``alpha / rank``."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is left out at each step."""
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
@@ -171,8 +177,11 @@ class OptimConfig(Frozen):
     """``muon``: Muon for the matrices of linear layers, which makes far more of few steps from random weights, and AdamW for
     all others; the rate is both's, as Muon's steps are scaled to AdamW's length."""
     learning_rate: float = Field(1e-5, gt=0)
+    """The highest, at the end of the warm-up."""
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled from the gradient."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0."""
     max_grad_norm: float = Field(1.0, ge=0)
@@ -189,11 +198,18 @@ class TrainConfig(Frozen):
     output: str = Field(min_length=1)
     """Folder of the run: its losses, its result and its weights."""
     mode: Mode = "heads"
+    """What is distilled, and by what: ``heads``: LD and ED through the teacher's frozen heads; ``latent``: LD alone;
+    ``direct``: LD, and ED by light heads that are trained with the student; ``sft``: nothing, for comparison."""
     data: DataConfig = DataConfig()
+    """The conversations to train on."""
     model: ModelConfig = ModelConfig()
+    """The student."""
     decoder: DecoderConfig = DecoderConfig()
+    """The perception decoder, which only training needs."""
     loss: LossConfig = LossConfig()
+    """What the losses weigh."""
     optim: OptimConfig = OptimConfig()
+    """The optimizer and its schedule."""
     steps: int = Field(100, ge=1)
     """Optimizer steps."""
     batch: int = Field(4, ge=1)
@@ -201,6 +217,7 @@ class TrainConfig(Frozen):
     accumulate: int = Field(1, ge=1)
     """Forward passes whose gradients make one optimizer step."""
     seed: int = Field(0, ge=0)
+    """Of fresh weights, of the samples' order and of every random choice in training."""
     log_every: int = Field(1, ge=1)
     """Optimizer steps between two lines of ``metrics.jsonl``; a line holds the mean over those steps."""
     precision: Precision = "fp32"

@@ -272,7 +272,7 @@ def summary(path: str, answers: Sequence[Answer]) -> AnswersReport:
 
 
 def _by_task(answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
-    """The tasks in the paper's order, then the others in the order they came."""
+    """R4D-Bench's tasks as it lists them, then the others in the order they came."""
     found: defaultdict[str, list[Answer]] = defaultdict(list)
     for task in (*STATIC_TASKS, *DYNAMIC_TASKS):
         found[task] = []
