@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
+from small import write_small
 
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import decode_frames
@@ -34,8 +36,8 @@ def text(x: float, y: float, words: str, size: float = 12, color: str = INK, **s
     axes.text(x, y, words, fontsize=size * 0.72, color=color, **{"ha": "center", "va": "center"} | style)
 
 
-def box(x: float, y: float, width: float, height: float, look: tuple[str, str], round_by: float = 8) -> None:
-    style = f"round,pad=0,rounding_size={round_by}"
+def box(x: float, y: float, width: float, height: float, look: tuple[str, str]) -> None:
+    style = f"round,pad=0,rounding_size={min(10, height / 2)}"
     axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, fc=look[0], ec=look[1], lw=1.1))
 
 
@@ -68,7 +70,7 @@ text(186, 22, "once for each video: on one machine, or on a Ray cluster with a p
 steps = {
     "videos": "mp4, mkv, webm, …",
     "clips": "16 frames each",
-    "frames": "decoded apart, with\ndeadline and digest",
+    "frames": "decoded in processes\nthat can be killed",
     "teacher": "frozen L4P,\nor your own",
     "encoded signals": "within a stated,\nmeasured error",
     "shards": "written once,\nnever changed",
@@ -77,16 +79,24 @@ wide, gap, top = 132, 16, 44
 for number, (name, note) in enumerate(steps.items()):
     x = 24 + number * (wide + gap)
     box(x, top, wide, 78, TEACHER if name == "teacher" else PLAIN)
-    text(x + wide / 2, top + 22, name, 13, weight="bold")
+    text(x + wide / 2, top + 22, name, 12.5, weight="bold")
     text(x + wide / 2, top + 52, note, 10.5, GREY, linespacing=1.35)
     if number:
         arrow((x - gap, top + 39), (x, top + 39))
 arrow((24 + 5 * (wide + gap) + wide / 2, top + 78), (24 + 5 * (wide + gap) + wide / 2, 158))
 
 # The store.
-box(24, 158, WIDTH - 48, 136, STORE, 12)
+box(24, 158, WIDTH - 48, 136, STORE)
 text(44, 182, "Zarr v3 store", 15, STORE[1], ha="left", weight="bold")
-for line, words in enumerate(("on S3 or a disk;", "xarray and zarr open it.", "Beside the arrays: digests,", "error figures, reasons of", "clips that failed")):
+for line, words in enumerate(
+    (
+        "on S3 or a disk;",
+        "xarray and zarr open it.",
+        "Beside the arrays: digests,",
+        "error figures, reasons of",
+        "clips that failed",
+    )
+):
     text(44, 205 + 17 * line, words, 11, GREY, ha="left")
 side = 84
 names = ["frame", *shown]
@@ -98,14 +108,14 @@ for number, (name, rgb) in enumerate({"a frame\nof the video": small[FRAME], **s
 # The students' row: what happens as often as somebody has an idea.
 lanes = {
     "4D-RGPT": "student-train fit: LD and ED",
-    "Qwen-VL": "other losses, adapters, FSDP",
+    "Qwen-VL": "transformers' own model, other losses",
     "your own loop": "P4D + TargetCollator in PyTorch",
 }
 lane, between = 280, 16
 for number, (name, note) in enumerate(lanes.items()):
     x = 24 + number * (lane + between)
     arrow((x + lane / 2, 294), (x + lane / 2, 346))
-    box(x + lane / 2 - 34, 307, 68, 22, ("#ffffff", STORE[1]), 11)
+    box(x + lane / 2 - 34, 307, 68, 22, ("#ffffff", STORE[1]))
     text(x + lane / 2, 318, "reader", 11, STORE[1])
     box(x, 346, lane, 62, STUDENT)
     text(x + lane / 2, 367, name, 13, weight="bold")
@@ -113,7 +123,8 @@ for number, (name, note) in enumerate(lanes.items()):
 text(24, 440, "student-train fit", 13, STUDENT[1], ha="left", weight="bold", family="DejaVu Sans Mono")
 text(186, 440, "as many runs as you like: the teacher's encoder is never on a training GPU", 12, GREY, ha="left")
 
-out = Path(__file__).with_suffix(".png")
-axes.figure.savefig(out, dpi=DOTS, facecolor="white")
-Image.open(out).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
-print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+with TemporaryDirectory() as folder:
+    drawn = Path(folder, "flow.png")
+    axes.figure.savefig(drawn, dpi=DOTS, facecolor="white")
+    with Image.open(drawn) as image:
+        write_small(image, Path(__file__).with_suffix(".png"))
