@@ -42,7 +42,7 @@ def test_the_readmes_examples_run_as_written(videos: Path, tmp_path: Path) -> No
             continue
         if language == "yaml":
             quick = text.replace("steps: 20", "steps: 2")
-            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(quick, encoding="utf-8")
+            (tmp_path / text.split()[1].removesuffix(":")).write_text(quick, encoding="utf-8")
             continue
         command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)

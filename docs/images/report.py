@@ -1,4 +1,4 @@
-"""Photograph two clips of a report as docs/images/report.png: `python docs/images/report.py demo-out/store`.
+"""Photograph a clip of a report as docs/images/report.png: `python docs/images/report.py demo-out/store`.
 
 The store is one that `teacher-cache demo` wrote. Needs `chromium` on the PATH.
 """
@@ -15,12 +15,12 @@ from small import write_small
 
 from teacher_cache.report.write import write_report
 
-WIDTH, HEIGHT, SCALE = 1120, 1231, 1.25
+WIDTH, HEIGHT, SCALE = 1120, 836, 1.7
 TOP = 416  # the page's heading, which is left out, in CSS pixels
 
 with TemporaryDirectory() as folder:
     page, photo = Path(folder, "report.html"), Path(folder, "report.png")
-    write_report(sys.argv[1], ["scene-2.mp4", "scene-3.mp4"], page)
+    write_report(sys.argv[1], ["scene-3.mp4"], page)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--virtual-time-budget=4000"]
     flags += [f"--disable-{name}" for name in ("quic", "background-networking", "component-update", "sync")]
     flags += [f"--force-device-scale-factor={SCALE}", f"--window-size={WIDTH},{HEIGHT}", f"--user-data-dir={folder}/profile"]
