@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from schemas.job import Job
+from schemas.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -30,6 +34,17 @@ def test_readme_is_short_and_its_pictures_are_small() -> None:
     pictures = re.findall(r"!\[.+?\]\((\S+\.png)\)", text)
     assert len(pictures) == 2
     assert all((ROOT / picture).stat().st_size < 200_000 for picture in pictures)
+
+
+def test_the_readmes_settings_at_full_size_are_valid() -> None:
+    job, train = (
+        text.partition("# At full size")[2].partition("\n")[2]
+        for name, text in FENCES.findall(README.read_text(encoding="utf-8"))
+        if name == "yaml"
+    )
+    assert Job.model_validate(yaml.safe_load(job.replace("# ", ""))).engine.kind == "ray"
+    student = yaml.safe_load(train.replace("# ", "", 1).replace("\n# ", "\n"))
+    assert TrainConfig.model_validate({"store": "s", "output": "o", **student}).model.weights == "/models/NVILA-Lite-8B"
 
 
 def test_the_readmes_examples_run_as_written(videos: Path, tmp_path: Path) -> None:
