@@ -323,6 +323,9 @@ def _print_plan(report: PlanReport) -> None:
         f"in {report.units:,} units of work and {report.objects:,} objects",
         soft_wrap=True,
     )
+    if not report.units:
+        stdout.print("nothing is left to do")
+        return
     stdout.print(_sizes_table(report))
     stdout.print(_requests_table(report))
     on_gpu = f" and {size(report.memory.device)} on each GPU" if report.memory.device else ""

@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from schemas.errors import CacheError
 from schemas.export import json_schemas
+from teacher_cache.io.command_line import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -107,7 +108,10 @@ def _yaml(value: object) -> str:
 
 
 def command_line(app: str) -> str:
-    """Every command of a typer app (``module:name``), its arguments and its options, as ``--help`` has them."""
+    """Every command of a typer app (``module:name``), its arguments and its options, as ``--help`` has them.
+
+    Exit statuses, with which the help of each command ends, are on the page once.
+    """
     module, _, name = app.partition(":")
     group: Any = get_command(getattr(import_module(module), name))
     program = {"teacher_cache.cli": "teacher-cache", "student_train.cli": "student-train"}[module]
@@ -120,8 +124,7 @@ def _command(program: str, name: str, command: Any) -> str:
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     usage = " ".join([program, name, *map(_placeholder, arguments), "[OPTIONS]"])
     options = _options(command, command.make_context(name, [], resilient_parsing=True))
-    after = f"\n\n{_prose(command.epilog)}" if command.epilog else ""
-    return f"## `{program} {name}`\n\n{_prose(command.help or '')}\n\n```text\n{usage}\n```\n\n{options}{after}"
+    return f"## `{program} {name}`\n\n{_prose(command.help or '')}\n\n```text\n{usage}\n```\n\n{options}"
 
 
 def _options(command: Any, context: Any) -> str:
@@ -155,6 +158,11 @@ def _parameter_default(parameter: Any) -> str:
     return f"`{parameter.default:g}`" if isinstance(parameter.default, float) else f"`{parameter.default}`"
 
 
+def exit_statuses(_which: str) -> str:
+    """Every exit status and its meaning."""
+    return _table(("status", "meaning"), [(str(status), meaning) for status, meaning in EXIT_STATUSES.items()])
+
+
 def errors(status: str) -> str:
     """The kinds of error (the ``kind`` under ``--json``) that end a command with this exit status."""
     found = [kind for kind in _subclasses(CacheError) if kind.exit_status == int(status)]
@@ -178,7 +186,12 @@ def _prose(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
-PARTS: dict[str, Callable[[str], str]] = {"config_fields": config_fields, "command_line": command_line, "errors": errors}
+PARTS: dict[str, Callable[[str], str]] = {
+    "config_fields": config_fields,
+    "command_line": command_line,
+    "exit_statuses": exit_statuses,
+    "errors": errors,
+}
 
 
 def fill_in(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Conversations, frames and targets to batches."""

@@ -1,0 +1,1 @@
+"""A student's maps beside the teacher's, its answers to questions, and plots of both."""

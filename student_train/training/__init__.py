@@ -1,0 +1,1 @@
+"""One run: trainer, optimizer, ranks, sharding, checkpoints, metrics."""

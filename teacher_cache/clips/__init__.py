@@ -1,1 +1,1 @@
-"""From a video's uri to a clip's uint8 frames: listing, sampling, decoding, preprocessing."""
+"""From a list of videos to clips, and from a clip to uint8 frames: listing, sampling, decoding, preprocessing."""

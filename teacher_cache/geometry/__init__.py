@@ -1,0 +1,1 @@
+"""Camera rays, stitching of windows, and crops and flips that keep one geometry."""

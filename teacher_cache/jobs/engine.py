@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from schemas.clip import Clip
-from schemas.errors import BadInput
+from schemas.errors import BadInput, CouldNotRun
 from schemas.event import EngineEvent
 from schemas.job import Job
 from schemas.ledger import WorkItem
@@ -32,8 +32,15 @@ class Engine(Protocol):
 
 
 def engine(kind: str) -> Engine:
-    """The engine of that name. Raises `BadInput` for an unknown one."""
+    """The engine of that name. Raises `BadInput` for an unknown one, `CouldNotRun` for one that cannot be loaded."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in known:
         raise BadInput(f"no engine is called {kind!r}; installed here: {', '.join(sorted(known)) or 'none'}")
-    return cast("Engine", known[kind].load()())
+    try:
+        return cast("Engine", known[kind].load()())
+    except (ImportError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError):  # told with the extra that brings it
+            raise
+        raise CouldNotRun(
+            f"the engine {kind!r} cannot be loaded: {error}. Install the package that offers it again."
+        ) from error

@@ -1,1 +1,1 @@
-"""From a store's arrays to an HTML page that shows what the teacher saw."""
+"""A store as an HTML page, and a clip as a Rerun recording."""

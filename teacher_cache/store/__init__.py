@@ -1,1 +1,1 @@
-"""The store: objects created once, a ledger written last, and the reader."""
+"""The format: objects created once, a ledger entry written last; what verifies, repairs and cleans it."""

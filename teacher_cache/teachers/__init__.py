@@ -1,1 +1,1 @@
-"""Frozen experts: from frames to raw signals. One file per family, behind one protocol."""
+"""Frozen experts: from frames to raw signals. Each family is a module or a folder behind one protocol."""

@@ -31,9 +31,9 @@ def family(name: str) -> TeacherFamily:
         )
     try:
         return cast("TeacherFamily", known[name].load())
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise CouldNotRun(
-            f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs."
+            f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs, or reinstall its own."
         ) from error
 
 
