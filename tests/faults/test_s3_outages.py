@@ -165,6 +165,7 @@ def test_what_a_commit_asks_of_the_server(s3: str, between: S3Proxy) -> None:
 def test_a_long_operation_among_short_silences_goes_on(s3: str, between: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of its requests is refused for a quarter of the patience, and all of them for longer than all of it."""
     names, silence = [f"bucket/{number}" for number in range(6)], 0.4
+    monkeypatch.setenv("P4D_S3_READ_SECONDS", "30")
     fs, _ = filesystem(s3)
     for name in names:
         fs.pipe_file(name, name.encode())
