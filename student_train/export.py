@@ -83,7 +83,7 @@ def require_its_own_weights(folder: Path, student: Backbone) -> int:
     state = revert_weight_conversion(student.model, student.model.state_dict())
     own = {name: tuple(tensor.shape) for name, tensor in state.items()}
     written: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             written |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # not a mapping
     stored = {state[name].data_ptr() for name in written if name in state}

@@ -45,15 +45,19 @@ def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["P4D_CACHE_DIR"] = str(tmp_path_factory.mktemp("node-cache"))
 
 
+# Frames and frames per second of each of the test videos: no two alike, so that one clip is never right in another's place.
+CLOCKS = ((20, 24), (33, 30), (17, 25), (26, 12))
+
+
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four short H.264 videos of moving scenes: scene-0.mp4 to scene-3.mp4, 96×64, 20 frames at 24 fps."""
+    """A folder of four short H.264 videos of moving scenes: scene-0.mp4 to scene-3.mp4, 96×64, each with its own clock."""
     from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
     folder = tmp_path_factory.mktemp("videos")
-    for seed in range(4):
-        truth = render_scene(random_scene(seed), frame_times(20, 24), height=64, width=96)
-        encode_video(folder / f"scene-{seed}.mp4", truth.rgb, fps=24)
+    for seed, (frames, fps) in enumerate(CLOCKS):
+        truth = render_scene(random_scene(seed), frame_times(frames, fps), height=64, width=96)
+        encode_video(folder / f"scene-{seed}.mp4", truth.rgb, fps=fps)
     return folder
 
 

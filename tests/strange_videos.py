@@ -98,3 +98,20 @@ def damage(video: Path, number: int) -> None:
     data = bytearray(video.read_bytes())
     data[packet.pos + 5 : packet.pos + packet.size] = bytes(packet.size - 5)
     video.write_bytes(data)
+
+
+def garble(video: Path, number: int) -> None:
+    """Change some bytes in the middle of one packet: it decodes, and FFmpeg conceals what it could not make out."""
+    with av.open(str(video)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+    data, middle = bytearray(video.read_bytes()), packet.pos + 5 + packet.size // 2
+    data[middle : middle + 8] = bytes(byte ^ 0x5A for byte in data[middle : middle + 8])
+    video.write_bytes(data)
+
+
+def corrupt_frames(video: Path) -> list[int]:
+    """Numbers of the frames that FFmpeg gives and calls corrupt, of a video that decodes from its first frame to its last."""
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        return [number for number, frame in enumerate(container.decode(stream)) if frame.is_corrupt]

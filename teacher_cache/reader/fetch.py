@@ -232,16 +232,20 @@ class ChunkReader:
 
         def fetch() -> bytes:
             data = bytes(_found(self._objects.get_range(key, start, committed.length), key))
-            read_index(data, self._clips_per_shard)  # before it is kept
+            self._index(data, committed)  # before it is kept
             return data
 
         data = fetch() if self._tier is None else self._tier.get(f"{committed.name}#end", fetch)
-        index = read_index(data, self._clips_per_shard)
-        present = has_chunk(index)
+        index = self._index(data, committed)
+        return _ShardEnd(index, has_chunk(index), start, data)
+
+    def _index(self, end: bytes, committed: CommittedShard) -> Values:
+        """The index at a shard's end. Raises `StoreDamaged` if it does not hold, or is not of the committed shard."""
+        index = read_index(end, self._clips_per_shard)
         # Shards are packed without gaps, so the last chunk's end says how long the object was when it was packed.
-        if int(index[present].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
+        if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
             raise StoreDamaged("another shard lies at its key")
-        return _ShardEnd(index, present, start, data)
+        return index
 
 
 def _found(data: memoryview | None, key: str) -> memoryview:

@@ -89,14 +89,34 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
             case "none":
                 out[...] = _as_they_are(packed, array)
             case "zstd":
+                _require_length(_zstd_length(packed), array, out.nbytes)
                 Zstd().decode(packed, out=out.transpose(_order(array)))
             case "blosc":
                 (length,) = _BLOSC_LENGTH.unpack_from(packed, 4)
-                if length != out.nbytes:
-                    raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {out.nbytes}")
+                _require_length(length, array, out.nbytes)
                 Blosc().decode(packed, out=out.transpose(_order(array)))
     except (RuntimeError, struct.error) as error:
         raise ValueError(str(error)) from None
+
+
+def _require_length(length: int | None, array: StoredArray, expected: int) -> None:
+    """Neither decompressor minds that its output has room left, and the rest would be whatever lay in memory there."""
+    if length != expected:
+        raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {expected}")
+
+
+def _zstd_length(frame: memoryview) -> int | None:
+    """Bytes of a zstd frame once decompressed, as its header says; None where it does not, which no chunk of ours leaves out.
+
+    RFC 8878, 3.1.1.1: magic number, descriptor, window, dictionary, length.
+    """
+    (descriptor,) = struct.unpack_from("B", frame, 4)
+    is_single = bool(descriptor & 0x20)
+    size = (int(is_single), 2, 4, 8)[descriptor >> 6]
+    start = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
+    if not size or len(frame) < start + size:
+        return None
+    return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
 
 
 def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:

@@ -93,7 +93,7 @@ def by_formula(planes: np.ndarray) -> np.ndarray:
 
 
 def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(s3: str, jobs: Jobs, command: Command, videos: Path) -> None:
-    """By decoders in tasks of their own, whose requests the run counts; three windows a video, cut by shards of two."""
+    """By decoders in tasks of their own, whose requests the run counts; two and three windows a video, cut by shards of two."""
     import fsspec
 
     fs = fsspec.filesystem("s3")

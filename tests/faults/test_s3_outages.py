@@ -25,6 +25,7 @@ from schemas.ledger import LedgerEntry, Retirement, Unit
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.io.patience import PATIENCE_VARIABLE, expect
+from teacher_cache.io.remote import filesystem, reach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.ledger import Journal, close_volume, read_ledger, read_volumes, record_retirement
 from teacher_cache.store.objects import Objects
@@ -159,6 +160,26 @@ def test_what_a_commit_asks_of_the_server(s3: str, between: S3Proxy) -> None:
         f"PUT {ledger}/00000007.0.json",
         f"GET {ledger}/closed.json",
     ]
+
+
+def test_a_long_operation_among_short_silences_goes_on(s3: str, between: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its requests is refused for a quarter of the patience, and all of them for longer than all of it."""
+    names, silence = [f"bucket/{number}" for number in range(6)], 0.4
+    monkeypatch.setenv("P4D_S3_READ_SECONDS", "30")
+    fs, _ = filesystem(s3)
+    for name in names:
+        fs.pipe_file(name, name.encode())
+    monkeypatch.setenv(PATIENCE_VARIABLE, "1.6")
+    first: dict[bytes, float] = {}
+
+    def weather(request: bytes) -> Trouble | None:
+        return "503" if time.monotonic() - first.setdefault(request, time.monotonic()) < silence else None
+
+    between.weather = weather
+    began = time.monotonic()
+    assert reach(s3, lambda: [fs.cat_file(name) for name in names]) == [name.encode() for name in names]
+    assert time.monotonic() - began > 1.6
+    assert len(between.troubles) >= 2 * len(names)
 
 
 def test_patience_is_short_with_an_address_that_nobody_is_known_to_answer_at(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, tree
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,6 +136,20 @@ def test_the_command_writes_the_trained_student_and_how_to_use_it(run: Path, tmp
     assert alone(code[1], folder=tmp_path / "moved").endswith("\n")
 
 
+def test_an_export_holds_the_student_s_files_and_no_other_anywhere(run: Path, tmp_path: Path) -> None:
+    """No file of P4D's, under whatever name or in whatever folder: nor of the run's settings, losses or checkpoints."""
+    export(run, tmp_path / "out")
+    written, student = tree(tmp_path / "out"), tree(run / "student")
+    assert written.keys() == student.keys() | {"README.md"}
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+    others = {name: data for name, data in tree(run).items() if not name.startswith("student/")}
+    assert any(name.startswith("p4d/") for name in others)
+    assert not set(written.values()) & set(others.values())
+    of_p4d = {name for path in (run / "p4d").rglob("*.safetensors") for name in load_file(path)}
+    assert of_p4d
+    assert not of_p4d & {name for path in (tmp_path / "out").rglob("*.safetensors") for name in load_file(path)}
+
+
 @pytest.mark.parametrize("backbone", ["4d-rgpt", "qwen2.5-vl", "qwen3-vl"])
 def test_what_is_written_is_checked_against_the_student(backbone: BackboneName, tmp_path: Path) -> None:
     student = build_student(ModelConfig(backbone=backbone))
@@ -143,6 +157,11 @@ def test_what_is_written_is_checked_against_the_student(backbone: BackboneName, 
     assert require_its_own_weights(tmp_path, student) == len(student.model.state_dict())
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({**tensors, "p4d.decoder.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CouldNotRun, match=r"p4d\.decoder\.weight differ"):
+        require_its_own_weights(tmp_path, student)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "more").mkdir()
+    save_file({"p4d.decoder.weight": torch.ones(2)}, tmp_path / "more" / "p4d.safetensors")
     with pytest.raises(CouldNotRun, match=r"p4d\.decoder\.weight differ"):
         require_its_own_weights(tmp_path, student)
 

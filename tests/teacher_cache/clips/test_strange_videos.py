@@ -171,6 +171,32 @@ def test_damage_moves_no_frame_to_another_s_place(tmp_path: Path, name: str, kin
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.mp4", {"codec": "mpeg4", "options": {"g": "10"}}),
+        ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
+        ("a.ts", {"options": {"bf": "0", "g": "10"}}),
+        ("a.avi", {"codec": "mpeg2video", "frames": PICTURES[:, :64, :96], "options": {"g": "10"}, **RATE}),
+    ],
+)
+def test_a_frame_that_the_codec_calls_corrupt_is_not_given(tmp_path: Path, name: str, kind: dict[str, Any]) -> None:
+    """It decodes without an error, with guesses in place of what its packet lost."""
+    truth = kind.get("frames", PICTURES)
+    noise = np.random.default_rng(0).integers(-4, 5, truth.shape)
+    video = strange_videos.write(tmp_path / name, **kind | {"frames": (truth + noise).clip(0, 255).astype(np.uint8)})
+    strange_videos.garble(video, 7)
+    assert strange_videos.corrupt_frames(video) == [7]
+    for order in ([7], list(range(8)), [7, 3, 7], [12, 7, 0]):
+        with opened(str(video)) as it:
+            found = [frame if frame == "decode_error" else frame[0] for frame in seen(it, order, truth)]
+        assert found == ["decode_error" if index == 7 else index for index in order]
+    recipe = ClipRecipe(frames=2, sampling="dense", preprocessing="l4p", size=14, student_size=None)
+    with opened(str(video)) as it:
+        clips = list(clips_of(it, recipe, [Window(start=5, stop=7), Window(start=6, stop=8)], began=0.0))
+    assert [clip.reason if isinstance(clip, VideoError) else None for clip in clips] == [None, "decode_error"]
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
         ("a.mp4", {}, "not_a_video"),  # its index is at its end

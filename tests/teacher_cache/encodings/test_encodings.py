@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
-from teacher_cache.encodings.base import Arrays, Encoding
+from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, encodings, resolve
+from teacher_cache.store.chunk import checksum, encode_chunk
 
 SHAPES: dict[SignalName, tuple[int, ...]] = {
     "f4d": (2, 4, 3, 3, 5), "depth": (4, 6, 6), "flow": (4, 6, 6, 2), "motion": (4, 6, 6), "camray": (4, 3, 3, 6),
@@ -214,3 +216,187 @@ def test_an_unknown_encoding_is_refused_with_those_known() -> None:
         BadInput, match="'wavelet'; this version reads float32, float32-raw, log-step-1/512, log-step-1/64, log-uint16"
     ):
         encoding("depth", "wavelet")
+
+
+def whole_numbers(signal: SignalName) -> torch.Tensor:
+    """A raw signal that is the same on every machine: whole numbers of 1/64 within ±4, by integer arithmetic alone.
+
+    Among the features' channels are some that stand still, drift, lie off zero, or have one value far from all others.
+    """
+    shape = (2, 4, 12, 12, 5) if signal == "f4d" else SHAPES[signal]
+    number = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+    values = (number * 7919 + number**2 * 104729) % 509 - 254
+    if signal == "f4d":
+        values[..., 1] = values[:, :1, :, :, 1]
+        values[..., 2] += 700
+        values[..., 4] = values[:, :1, :, :, 4] + np.arange(4)[:, None, None]
+        values[0, ..., 0] %= 3
+        values[0, 2, 1, 1, 0] = 9001
+        values[1, ..., 3] %= 5
+        values[1, 3, 0, 2, 3] = -7005
+    return torch.from_numpy(values.astype(np.float32) / 64)
+
+
+# Signal and encoding → of each array, half of the sha256 of its bytes, and of its chunk's. Only a compressor's own release may
+# change the latter: any release reads them, but runs before and after it no longer write equal shards.
+GOLDEN: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("f4d", "channel-rms-1%"): {
+        "f4d": ("d718ea5c0d96cd58e531c18e597c9af9", "21032bea4975e5a279ededcf302ac4c2"),
+    },
+    ("f4d", "channel-rms-4%"): {
+        "f4d": ("bd3938ecc149007e01093ad806158c5f", "d6a3aa8bfa4a50c0c3ffcbd034e9ba36"),
+    },
+    ("f4d", "float32-raw"): {
+        "f4d": ("048a5165002ccf9b7a1391515111f3a5", "a9e93ce13b731901f7a9ea1141d64d75"),
+    },
+    ("f4d", "float32"): {
+        "f4d": ("048a5165002ccf9b7a1391515111f3a5", "38a17fe809fc807c466979ece3103ae8"),
+    },
+    ("f4d", "int8-channel"): {
+        "f4d": ("b4922476c09d945e1f9b67e730e12195", "f16739fb0c2319d661bbad99830b327e"),
+        "f4d_scale": ("48bb9cada47056f2e59ca8ef99c38bc1", "41de32832d740decd55032b6c0ab824e"),
+    },
+    ("depth", "log-step-1/512"): {
+        "depth": ("73214aaa75dac49a78168769f05723af", "01925ff5e1b25dc7b9d70d0417cb6f98"),
+    },
+    ("depth", "log-step-1/64"): {
+        "depth": ("bd0662c1cb8cd26e66ff0308dce42092", "4baa69f099c04aac8eb7d4b6e1418043"),
+    },
+    ("depth", "float32-raw"): {
+        "depth": ("2fa59964f8df74bd874fec40d84a94df", "1d176dc6d18511d2e9d756dd0ce44f86"),
+    },
+    ("depth", "float32"): {
+        "depth": ("2fa59964f8df74bd874fec40d84a94df", "141fb763879c59290ce60bfb8368b9f1"),
+    },
+    ("depth", "log-uint16"): {
+        "depth": ("6dad9c799431d554f322173a8a2aa8b3", "3e1221cdc25b1679b3103390fef365e5"),
+    },
+    ("flow", "step-1/16"): {
+        "flow": ("2d9415a2b457c9cecdcf74e0b90c1f65", "086af390fecc21169ee7780174f7a784"),
+    },
+    ("flow", "step-1/4"): {
+        "flow": ("319af6b55b8b0ce09a4f0e48c3454538", "6210c8d076984f844512c2a6f5b5a2e8"),
+    },
+    ("flow", "float32-raw"): {
+        "flow": ("adf4aeff4c1077c7f05cf99a26442795", "85bc98355e46f0d87af3aadbe3d95618"),
+    },
+    ("flow", "float32"): {
+        "flow": ("adf4aeff4c1077c7f05cf99a26442795", "c2f4cdb85e86d722a8dd9fd4c3287cbd"),
+    },
+    ("flow", "step16-int16"): {
+        "flow": ("2d9415a2b457c9cecdcf74e0b90c1f65", "46906d733c81b710069ef2c3e5149c82"),
+    },
+    ("motion", "step-1/8"): {
+        "motion": ("471615dda632f7e5663d1a31ab2d2ef4", "75da5bdead9f7ae55b5a026585809f39"),
+    },
+    ("motion", "step-1/2"): {
+        "motion": ("76b5a317ab682fb90dd773a54ef46085", "f8254085d631ac3d3e4a250a85c2d48c"),
+    },
+    ("motion", "float32-raw"): {
+        "motion": ("2fa59964f8df74bd874fec40d84a94df", "1d176dc6d18511d2e9d756dd0ce44f86"),
+    },
+    ("motion", "float32"): {
+        "motion": ("2fa59964f8df74bd874fec40d84a94df", "141fb763879c59290ce60bfb8368b9f1"),
+    },
+    ("motion", "step8-int8"): {
+        "motion": ("471615dda632f7e5663d1a31ab2d2ef4", "75da5bdead9f7ae55b5a026585809f39"),
+    },
+    ("camray", "float32"): {
+        "camray": ("c0f6688f40cefc95c96642e6ce94b78c", "8842fd5c34320be697298318127400d1"),
+    },
+    ("camray", "float32-raw"): {
+        "camray": ("c0f6688f40cefc95c96642e6ce94b78c", "3b6af149ef306be861e1410248d0eb92"),
+    },
+}
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@pytest.mark.parametrize(("signal", "name"), CASES)
+def test_equal_values_have_the_same_bytes_on_every_machine_and_in_every_release(signal: SignalName, name: str) -> None:
+    """What stores hold is found again by these bytes. Where they change, it is an encoding of another name."""
+    encoder = encoding(signal, name)
+    raw = whole_numbers(signal)
+    arrays, _ = encoder.encode(SIGNALS[signal], raw)
+    stored = {array.name: array for array in encoder.stored(SIGNALS[signal], tuple(raw.shape))}
+    found = {
+        key: (digest(values.tobytes()), digest(encode_chunk(values, stored[key].compression))) for key, values in arrays.items()
+    }
+    assert found == GOLDEN[signal, name]
+
+
+@pytest.mark.parametrize(("signal", "name"), BOUNDED)
+def test_exact_copies_have_the_same_bytes_too(signal: SignalName, name: str) -> None:
+    raw = whole_numbers(signal)
+    raw.view(-1)[5] = math.nan
+    encoder = encoding(signal, name)
+    arrays, _ = encoder.encode(SIGNALS[signal], raw)
+    (exact,) = arrays.items()
+    array = encoder.stored(SIGNALS[signal], tuple(raw.shape))[-1]
+    assert (exact[0], array.optional) == (array.name, True)
+    plain = np.ascontiguousarray(raw.numpy(), "<f4").tobytes()
+    assert exact[1].tobytes() == plain
+    assert encode_chunk(exact[1], array.compression) == plain + checksum(plain)
+
+
+@pytest.mark.parametrize("name", ["channel-rms-1%", "channel-rms-4%"])
+def test_planes_of_features_are_what_their_attributes_say(name: str) -> None:
+    """By the formula and the planes that any reader finds there, value by value, in Python's whole numbers."""
+    encoder, raw = encoding("f4d", name), whole_numbers("f4d")
+    arrays, _ = encoder.encode(SIGNALS["f4d"], raw)
+    array, _ = encoder.stored(SIGNALS["f4d"], tuple(raw.shape))
+    assert array.attributes["planes"] == {"low": [0, 4], "high": [4, 8], "scale (4 tokens), centre, delta": [8, 9]}
+    low, high, beside = np.split(arrays["f4d"].astype(int), [4, 8], axis=1)
+    beside = beside.reshape(2, 144, 5)  # (layer, token, channel)
+    assert not beside[:, 6:].any()
+    # All that the formula says is needed here.
+    assert set(beside[:, 5].flat) == {0, 1}
+    assert beside[:, 4].any()
+    assert high.any()
+    decoded = encoder.decode(SIGNALS["f4d"], arrays)
+    for layer, y, x, channel in np.ndindex(2, 12, 12, 5):
+        *scale, centre, delta = beside[layer, :6, channel].tolist()
+        lows = low[layer, :, y, x, channel].tolist()
+        if delta:
+            lows = [(sum(lows[: time + 1]) + 128) % 256 - 128 for time in range(4)]
+        steps = [one + 256 * two + centre for one, two in zip(lows, high[layer, :, y, x, channel].tolist(), strict=True)]
+        step = np.frombuffer(bytes(byte % 256 for byte in scale), "<f4")[0]
+        np.testing.assert_array_equal(decoded[layer, :, y, x, channel], np.array(steps, np.float32) * step)
+        assert np.abs(decoded[layer, :, y, x, channel] - raw[layer, :, y, x, channel].numpy()).max() <= step / 2 * (1 + 1e-5)
+
+
+FILLED = [
+    (signal, name, array)
+    for signal, name in CASES
+    for array in encoding(signal, name).stored(SIGNALS[signal], SHAPES[signal])
+    if "_FillValue" in array.attributes
+]
+
+
+@pytest.mark.parametrize(("signal", "name", "array"), FILLED, ids=[f"{name}-{array.name}" for _, name, array in FILLED])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_value_is_kept_as_the_one_that_says_missing(
+    signal: SignalName, name: str, array: StoredArray, data: st.DataObject
+) -> None:
+    """Neither one whose step it would be, nor any beyond the range; where the clip is lossy at all."""
+    at_fill = array.missing * array.attributes.get("scale_factor", 1 / 127) + array.attributes.get("add_offset", 0.0)
+    near = [at_fill * (1 + share / 4096) for share in (-9, -1, 0, 1, 9)]
+    values = st.one_of(st.sampled_from([*near, -1e30, 1e30, 0.0, -0.0, 1.0]), st.floats(-4, 4, width=32))
+    filled = np.float32(data.draw(st.sampled_from([at_fill, 0.0])))
+    raw = data.draw(hnp.arrays(np.float32, SHAPES[signal], elements=values.map(np.float32), fill=st.just(filled)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        arrays, _ = encoding(signal, name).encode(SIGNALS[signal], torch.from_numpy(raw))
+    assert array.missing not in arrays.get(array.name, ())
+
+
+def test_arrays_with_whole_numbers_say_which_is_missing() -> None:
+    """So that the above looks at all of them; features in planes are no numbers by themselves."""
+    assert {(signal, name) for signal, name, _ in FILLED} == {
+        (signal, name)
+        for signal, name in CASES
+        if encoding(signal, name).stored(SIGNALS[signal], SHAPES[signal])[0].dtype.kind in "iu"
+        and not name.startswith("channel-rms")
+    }

@@ -35,6 +35,7 @@ SMALL = StoredArray("small", (3,), np.dtype("<f8"), ("x",), float("nan"))
 LARGE = StoredArray("large", (40, 1000), np.dtype("<i2"), ("x", "y"), -(2**15))
 RAW_LARGE = replace(LARGE, name="raw", compression=RAW)
 TURNED = replace(LARGE, name="turned", compression=Compression("none", order=(1, 0)))
+ZSTD = replace(LARGE, name="zstd", compression=Compression("zstd", level=1))
 _numbers = itertools.count()
 
 
@@ -77,7 +78,7 @@ def random_rows(array: StoredArray, rows: set[int], seed: int = 0) -> dict[int, 
 
 @given(data=st.data(), rows=st.sets(st.integers(0, 11), min_size=1), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED], ids=lambda array: array.name)
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD], ids=lambda array: array.name)
 def test_any_rows_in_any_order_are_what_zarr_reads(
     place: str, array: StoredArray, data: st.DataObject, rows: set[int], seed: int
 ) -> None:
@@ -238,6 +239,38 @@ def test_damage_is_told_and_the_rest_still_reads(place: str, array: StoredArray,
         with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .*({told}).*; `teacher-cache verify` lists"):
             reader.read([(array, [5, 0])])
     np.testing.assert_array_equal(reader.read([(array, [5])])[array.name], [values[5]])
+
+
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD], ids=lambda array: array.name)
+@pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
+def test_a_chunk_of_another_length_than_a_clip_is_damage(tmp_path: Path, array: StoredArray, change: int) -> None:
+    """Whole by its checksum, in a shard as long as it was committed: of a clip with fewer or more values than the array's."""
+    clip = replace(array, shape=(*array.shape[:-1], array.shape[-1] + change))
+    objects = written(str(tmp_path), array, random_rows(clip, {0}) | random_rows(array, {1}))
+    reader = reader_of(objects)
+    with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .* cannot be read"):
+        reader.read([(array, [0])])
+    with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .* cannot be read"):
+        reader.read_each([ClipsToDecode([array], [0], [np.zeros(array.shape)], max)])
+    np.testing.assert_array_equal(reader.read([(array, [1])])[array.name], [random_rows(array, {1})[1]])
+
+
+@pytest.mark.parametrize("tiered", [False, True], ids=["store", "tier"])
+@pytest.mark.parametrize("array", [SMALL, LARGE, ZSTD], ids=lambda array: array.name)
+def test_another_shard_of_the_same_array_is_damage_until_it_is_mended(tmp_path: Path, array: StoredArray, tiered: bool) -> None:
+    """Whole in itself, and of another length than was committed; no tier keeps any of it."""
+    values, others = random_rows(array, {0, 1, 2}), random_rows(array, {0, 1, 2, 3}, seed=1)
+    objects = written(str(tmp_path), array, values)
+    path = tmp_path / shard_key(array, 0)
+    whole = path.read_bytes()
+    reader = reader_of(objects, DictTier() if tiered else None)
+    for rows in ({0, 1}, {0, 1, 2, 3}):
+        path.write_bytes(pack_shard({row: encode_chunk(others[row], array.compression) for row in rows}, K))
+        for row in (0, 1):
+            with pytest.raises(StoreDamaged, match=rf"row {row} of {array.name} in .* cannot be read"):
+                reader.read([(array, [row])])
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(reader.read([(array, [2, 0])])[array.name], [values[2], values[0]])
 
 
 def test_a_shard_that_was_mended_is_read_again(tmp_path: Path) -> None:

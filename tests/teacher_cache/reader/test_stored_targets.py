@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +13,18 @@ import torch
 import xarray
 from conftest import Jobs
 from seeded_weights import seed_weights
+from torch.utils.data import DataLoader
 
 from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
-from teacher_cache import open_cache
+from schemas.view import View
+from teacher_cache import DiskTier, join_caches, open_cache
 from teacher_cache.clips.decode import decode_clip
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.run import run_job
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
+from teacher_cache.reader.cache import Cache
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.l4p.network import L4P
@@ -81,18 +87,23 @@ def test_a_store_in_earlier_encodings_is_read(
         torch.testing.assert_close(decoded[signal], torch.from_numpy(values), rtol=1e-6, atol=0)
 
 
-@pytest.fixture
-def wild(tmp_path: Path) -> TeacherJob:
-    """A teacher whose flow, at 5000 pixels, is beyond what 16 bits hold at 1/16 pixel."""
+def with_far_flow(folder: Path, pixels: float) -> TeacherJob:
+    """A teacher whose flow is some pixels either side of ``pixels``; 16 bits hold 2048 at 1/16 pixel."""
     model = L4P(PRESETS["tiny"])
     seed_weights(model, seed=1)
     state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     last = [name for name in state if "flow_2d_backward" in name and name.endswith("head2.2.bias")]
     assert last
     for name in last:
-        state[name] += 5000
-    torch.save({"state_dict": state}, tmp_path / "wild.ckpt")
-    return TeacherJob(preset="tiny", weights=str(tmp_path / "wild.ckpt"))
+        state[name] += pixels
+    torch.save({"state_dict": state}, folder / "far.ckpt")
+    return TeacherJob(preset="tiny", weights=str(folder / "far.ckpt"))
+
+
+@pytest.fixture
+def wild(tmp_path: Path) -> TeacherJob:
+    """A teacher whose flow is beyond what 16 bits hold at 1/16 pixel."""
+    return with_far_flow(tmp_path, 5000)
 
 
 def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
@@ -121,3 +132,78 @@ def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
     assert [(f.kind, f.key.split("/")[0], f.clip_ids) for f in verify(str(store)).findings] == [
         ("missing", "flow_exact", ("scene-0.mp4", "scene-1.mp4"))
     ]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A store whose flow holds some clips in steps and some exactly, and what its teacher gave."""
+
+    cache: Cache
+    flow: dict[str, np.ndarray]
+    """By clip, as the teacher gave it."""
+    frame_index: dict[str, tuple[int, ...]]
+
+
+LOSSY, EXACT = ("scene-0.mp4", "scene-2.mp4"), ("scene-1.mp4", "scene-3.mp4")
+ORDERS = {
+    "mixed": ["scene-2.mp4", "scene-3.mp4", "scene-0.mp4", "scene-1.mp4"],
+    "with repeats": ["scene-1.mp4", "scene-0.mp4", "scene-1.mp4", "scene-3.mp4", "scene-0.mp4", "scene-2.mp4"],
+    "exact before": ["scene-3.mp4", "scene-1.mp4", "scene-2.mp4"],
+    "one of each": ["scene-1.mp4", "scene-2.mp4"],
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    folder = tmp_path_factory.mktemp("mixed")
+    teacher = with_far_flow(folder, 2046.42)  # of two clips, some pixels are beyond 2048 with that
+    job = Jobs(folder, videos).value(folder / "store", teacher=teacher.model_dump(), signals=["depth", "flow"])
+    assert run_job(Job.model_validate(job)).clips.committed == 4
+    cache = open_cache(str(folder / "store"))
+    clips = {name: decode_clip(str(videos / name), cache.recipe.clips) for name in (*LOSSY, *EXACT)}
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips.values()]))
+    flow = family("l4p").load(teacher, "cpu").raw(frames, ["flow"])["flow"].numpy()
+    return Mixed(cache, dict(zip(clips, flow, strict=True)), {name: clip.clock.frame_index for name, clip in clips.items()})
+
+
+def is_in_order(mixed: Mixed, ids: Sequence[str], found: Mapping[str, Any]) -> None:
+    """Each clip's own values, in the order of ``ids``."""
+    assert {len(values) for values in found.values()} == {len(ids)}
+    for place, name in enumerate(ids):
+        np.testing.assert_allclose(found["flow"][place], mixed.flow[name], rtol=0, atol=1 / 32 + 1e-3)
+        assert tuple(found["frame_index"][place].tolist()) == mixed.frame_index[name]
+        alone = mixed.cache.read(["depth"], [name])["depth"][0]
+        np.testing.assert_allclose(found["depth"][place], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_lossy_and_exact_clips_of_one_request_keep_their_places(mixed: Mixed, order: str) -> None:
+    ids, names = ORDERS[order], ["flow", "depth", "frame_index"]
+    stored = mixed.cache.read_stored(names, ids)
+    assert [list(clips.arrays) for clips in stored["flow"]] == [["flow"], ["flow_exact"]]
+    assert [[ids[index] for index in clips.indices] for clips in stored["flow"]] == [
+        [name for name in ids if name in kept] for kept in (LOSSY, EXACT)
+    ]
+    is_in_order(mixed, ids, mixed.cache.read(names, ids))
+    is_in_order(mixed, ids, mixed.cache.decode(stored))
+
+
+def test_lossy_and_exact_clips_keep_their_places_in_a_view_a_join_and_a_loader(mixed: Mixed, tmp_path: Path) -> None:
+    ids, names = ORDERS["with repeats"], ["flow", "depth", "frame_index"]
+    joined = join_caches({"far": mixed.cache})
+    is_in_order(mixed, ids, joined.read(names, ids))
+    tiered = open_cache(mixed.cache.url, DiskTier(tmp_path / "tier", 2**30))
+    for _ in range(2):  # fetched, and then from the disk
+        is_in_order(mixed, ids, tiered.read(names, ids))
+
+    mirrored = mixed.cache.read(["flow"], ids, view=View(flip=True))["flow"]
+    for place, name in enumerate(ids):
+        np.testing.assert_allclose(mirrored[place], mixed.flow[name][:, :, ::-1] * [-1, 1], rtol=0, atol=1 / 32 + 1e-3)
+
+    whole = mixed.cache.dataset(names, seed=None, clip_ids=ids)
+    (batch,) = DataLoader(whole, batch_size=len(ids))
+    assert batch["clip_id"] == ids
+    is_in_order(mixed, ids, batch)
+    (stored,) = DataLoader(mixed.cache.stored_dataset(names), sampler=[ids], batch_size=None)
+    assert stored.clip_ids == ids
+    is_in_order(mixed, ids, mixed.cache.decode(stored.stored))
