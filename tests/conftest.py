@@ -39,6 +39,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``complete`` run only where they are asked for by name, whatever else ``-m`` says."""
+    if "complete" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
+        items[:] = [item for item in items if not item.get_closest_marker("complete")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Weights that tests fetch or convert stay out of the user's cache."""

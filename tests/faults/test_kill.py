@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -164,18 +165,46 @@ def _reads_right(job: Job, task: Task) -> None:
             np.testing.assert_array_equal(value, task.values[name, clip_id])
 
 
-def test_killed_at_every_step(task: Task) -> None:
+# Which of a task's steps it is killed at: some of every kind, or all.
+some_or_all = pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.complete)], ids=["some", "all"])
+
+
+def sampled(steps: Iterable[tuple[int, str]], stride: int) -> list[tuple[int, str]]:
+    """(number, change) of every ``stride``-th step of each kind, beginning elsewhere in each, so of every kind one at least."""
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for number, name in steps:
+        kinds.setdefault(_kind(name), []).append((number, name))
+    return sorted(step for place, of in enumerate(kinds.values()) for step in of[place % min(stride, len(of)) :: stride])
+
+
+def _kind(change: str) -> str:
+    """What is done, and where an object comes to be there, which one."""
+    event, _, path = change.partition(" ")
+    is_new = event in {"os.link", "os.rename"}
+    return f"{event} {re.sub(r'[0-9a-f]{16}|[0-9]+', '#', path.rpartition('/')[2])}" if is_new else event
+
+
+def test_a_sample_has_every_kind_of_step_and_all_is_all() -> None:
+    changes = ["open a/.0.tmp", "os.link a/0", "open a/.1.tmp", "os.link a/1", "open b/zarr.json.tmp", "os.link b/zarr.json"]
+    steps = list(enumerate(changes, 1))
+    assert sampled(steps, 1) == steps
+    assert sampled(steps, 2) == [steps[0], steps[3], steps[4], steps[5]]
+
+
+@some_or_all
+def test_killed_at_every_step(task: Task, stride: int) -> None:
     """Just before each one, and in the middle of every file that one writes."""
-    for step, name in enumerate(task.steps, 1):
+    for step, name in sampled(enumerate(task.steps, 1), stride):
         _is_killed(task, step, "kill")
         if name.startswith("open "):
             _is_killed(task, step, "tear")
 
 
-def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task) -> None:
-    for step, name in enumerate(volumes.steps, 1):
-        if " ledger" in name:
-            _is_killed(volumes, step, "kill")
+@some_or_all
+def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task, stride: int) -> None:
+    ledger = [(step, name) for step, name in enumerate(volumes.steps, 1) if " ledger" in name]
+    for step, _ in sampled(ledger, stride):
+        _is_killed(volumes, step, "kill")
 
 
 def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
