@@ -223,9 +223,10 @@ def _had_no_such_step(outcome: Outcome, step: int, how: Literal["kill", "tear"])
     return len(outcome.steps) < step or (how == "tear" and not outcome.steps[step - 1].startswith("open "))
 
 
-def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task) -> None:
+@some_or_all
+def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task, stride: int) -> None:
     """It pauses, another run does all there is, and it goes on."""
-    for step in range(1, len(task.steps) + 1, 8):
+    for step in range(1, len(task.steps) + 1, 2 * stride):
         with task.begun() as job:
             late = task.start(job, Stop(step, "pause"))
             assert task.workers.wait(late).status == "paused"
@@ -236,9 +237,10 @@ def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task) -> N
             _ends_as_undisturbed(job, task)
 
 
-def test_a_run_of_before_the_store_grew_finishes_late(begin: Task, grow: Task) -> None:
+@some_or_all
+def test_a_run_of_before_the_store_grew_finishes_late(begin: Task, grow: Task, stride: int) -> None:
     """Arrays may be left too short for plain Zarr readers, which the next run mends; nothing else is touched."""
-    for step in range(1, len(begin.steps) + 1, 8):
+    for step in range(1, len(begin.steps) + 1, 2 * stride):
         with begin.begun() as job:
             late = begin.start(job, Stop(step, "pause"))
             assert begin.workers.wait(late).status == "paused"
@@ -271,7 +273,7 @@ def _disturbed(job: Job, task: Task, crews: list[list[Stop | None]]) -> None:
 
 
 def test_any_disturbance_at_any_step(task: Task) -> None:
-    @settings(max_examples=10 * FAULTS, deadline=None)
+    @settings(max_examples=6 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with task.begun() as job:
@@ -284,7 +286,7 @@ def test_any_disturbance_at_any_step(task: Task) -> None:
 def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
     """Which entry a volume holds is then a matter of timing; what is committed is not."""
 
-    @settings(max_examples=10 * FAULTS, deadline=None)
+    @settings(max_examples=6 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with volumes.begun() as job:
@@ -331,12 +333,12 @@ def _tree_of(store: str) -> dict[str, bytes]:
     return objects.get_many(list(objects.listing()))
 
 
-def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+def test_the_command_killed_with_all_its_processes(
+    tmp_path: Path, jobs: Jobs, teacher_cache_command: Command, single_clips_store: Path
+) -> None:
     """As a lost machine would end them; `status` then tells what is done, and the same command does the rest."""
-    one_by_one = {"layout": {"clips_per_shard": 1}}  # the most moments between commits
-    assert command("teacher-cache", "run", jobs.write(tmp_path / "undisturbed", **one_by_one)).status == 0
     store = tmp_path / "store"
-    job = jobs.write(store, **one_by_one)
+    job = jobs.write(store, layout={"clips_per_shard": 1})  # the most moments between commits
     program = str(Path(sys.executable).parent / "teacher-cache")
     process = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -346,15 +348,15 @@ def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, c
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    between = command("teacher-cache", "status", store, "--json").json["clips"]
+    between = teacher_cache_command("status", store, "--json").json["clips"]
     assert between["committed"] >= committed
     assert between["pending"] > 0
-    report = command("teacher-cache", "run", job, "--json")
+    report = teacher_cache_command("run", job, "--json")
     assert report.status == 0
     assert report.json["clips"] == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
     assert report.json["done_before"] == between["committed"]
-    assert command("teacher-cache", "gc", store, "--older-than", "0").status == 0
-    assert tree(store) == tree(tmp_path / "undisturbed")
+    assert teacher_cache_command("gc", store, "--older-than", "0").status == 0
+    assert tree(store) == tree(single_clips_store)
 
 
 def _committed(store: Path) -> int:
