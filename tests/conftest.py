@@ -39,6 +39,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``complete`` run only where they are asked for by name, whatever else ``-m`` says."""
+    if "complete" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
+        items[:] = [item for item in items if not item.get_closest_marker("complete")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Weights that tests fetch or convert stay out of the user's cache."""
@@ -113,6 +120,17 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def single_clips_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    """The same, each clip in a shard of its own."""
+    from schemas.job import Job
+    from teacher_cache.jobs.run import run_job
+
+    folder = tmp_path_factory.mktemp("single")
+    run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", layout={"clips_per_shard": 1})))
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
     weed = Path(sys.executable).parent / "weed"
     server = s3_server.start(tmp_path_factory.mktemp("s3"), str(weed) if weed.is_file() else "weed")
@@ -130,6 +148,24 @@ def s3(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
         fs.rm("bucket", recursive=True)
     fs.mkdir("bucket")
     return "s3://bucket"
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(_server: s3_server.S3Server) -> Iterator[str]:
+    """Address of a Ray that runs while a module's tests do, to which RAY_ADDRESS leads: one start of it takes seconds.
+
+    Its processes have the environment of the S3 server, as those of a real cluster have it.
+    """
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (_server.environment | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}).items():
+            patch.setenv(name, value)
+        head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+        started = Cluster(initialize_head=True, head_node_args=head)
+        patch.setenv("RAY_ADDRESS", started.address)
+        yield started.address
+        started.shutdown()
 
 
 @pytest.fixture

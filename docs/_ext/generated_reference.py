@@ -117,7 +117,7 @@ def command_line(app: str) -> str:
     program = {"teacher_cache.cli": "teacher-cache", "student_train.cli": "student-train"}[module]
     sections = [_command(program, name, command) for name, command in group.commands.items()]
     own = _options(group, group.make_context(program, [], resilient_parsing=True))
-    return "\n\n".join([f"## Before any command\n\n{own}", *sections] if own else sections)
+    return "\n\n".join([f"## Options before a command\n\n{own}", *sections] if own else sections)
 
 
 def _command(program: str, name: str, command: Any) -> str:

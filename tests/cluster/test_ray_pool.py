@@ -47,9 +47,11 @@ def listening(run: subprocess.Popen[bytes]) -> list[str]:
     return found
 
 
-def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: Path, jobs: Jobs, command: Command) -> None:
-    local = jobs.write(tmp_path / "local", layout=ONE_BY_ONE)
-    assert command("teacher-cache", "run", local).status == 0
+@pytest.mark.timeout(400)  # of its own: who waits for a lost teacher waits for ever
+def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(
+    tmp_path: Path, jobs: Jobs, single_clips_store: Path
+) -> None:
+    """Under a Ray that the run starts, which nobody elsewhere can reach."""
     store = tmp_path / "store"
     job = jobs.write(store, layout=ONE_BY_ONE, engine=ONE_TEACHER)
     program = str(Path(sys.executable).parent / "teacher-cache")
@@ -64,25 +66,28 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(tmp_path: P
         teacher.kill()
     assert len(list(store.glob("ledger/0*/0*.json"))) < 4  # there was work left to lose
     assert run.wait(120) == 0
-    assert {k: v for k, v in tree(store).items() if not k.endswith(".tmp")} == tree(tmp_path / "local")
+    assert {k: v for k, v in tree(store).items() if not k.endswith(".tmp")} == tree(single_clips_store)
 
 
-def test_a_plan_s_pilot_runs_where_a_teacher_would(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_plan_s_pilot_runs_where_a_teacher_would(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
     job = jobs.write(tmp_path / "store", engine=ONE_TEACHER)
-    planned = command("teacher-cache", "plan", job, "--pilot", 4, "--json")
+    planned = teacher_cache_command("plan", job, "--pilot", 4, "--json")
     assert planned.status == 0, planned.err
     assert planned.json["pilot"]["clips"] == 4
     assert planned.json["estimate"]["stage_seconds"]["decode"] > 0
     assert not (tmp_path / "store").exists()
     (tmp_path / "broken.mp4").write_bytes(b"none")
     job = jobs.write(tmp_path / "store", videos={"glob": f"{tmp_path}/*.mp4"}, engine=ONE_TEACHER)
-    is_one_clear_error(command("teacher-cache", "plan", job, "--pilot", 1), 2, "none of the pilot's 1 clips could be taught")
+    pilot = teacher_cache_command("plan", job, "--pilot", 1)
+    is_one_clear_error(pilot, 2, "none of the pilot's 1 clips could be taught")
 
 
 @pytest.fixture
-def running_ray() -> Iterator[None]:
+def running_ray(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ray that the caller has started: the engine uses it, and leaves it running."""
-    ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    monkeypatch.delenv("RAY_ADDRESS")
+    ray.init(address=ray_cluster, log_to_driver=False, logging_level="ERROR")
     yield
     assert ray.is_initialized()
     ray.shutdown()

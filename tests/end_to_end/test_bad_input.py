@@ -8,6 +8,13 @@ from typing import Any
 
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
+from s3fs import S3FileSystem
+
+
+@pytest.fixture
+def no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has asked S3 nothing yet: s3fs shares open connections, which keep the keys that they began with."""
+    monkeypatch.setattr(S3FileSystem, "_cache", {})
 
 
 @pytest.mark.parametrize(
@@ -86,27 +93,32 @@ def test_what_is_no_store(tmp_path: Path, teacher_cache_command: Command) -> Non
     is_one_clear_error(teacher_cache_command("status", foreign), 2, "format version 99; this program reads version 2")
 
 
-def test_s3_with_wrong_credentials(s3: str, jobs: Jobs, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_connection")
+def test_s3_with_wrong_credentials(
+    s3: str, jobs: Jobs, teacher_cache_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = jobs.write(f"{s3}/store")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     for arguments in (("run", job), ("status", f"{s3}/store")):
-        done = command("teacher-cache", *arguments)
+        done = teacher_cache_command(*arguments)
         is_one_clear_error(done, 3, "was refused", "AWS_SECRET_ACCESS_KEY")
         assert "not-the-secret" not in done.err
 
 
-def test_an_endpoint_that_does_not_answer(s3: str, jobs: Jobs, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_connection")
+def test_an_endpoint_that_does_not_answer(
+    s3: str, jobs: Jobs, teacher_cache_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    is_one_clear_error(command("teacher-cache", "run", jobs.write(f"{s3}/store")), 3, "cannot reach s3://", "127.0.0.1:9")
-    is_one_clear_error(command("teacher-cache", "status", f"{s3}/store"), 3, "cannot reach s3://", "127.0.0.1:9")
+    is_one_clear_error(teacher_cache_command("run", jobs.write(f"{s3}/store")), 3, "cannot reach s3://", "127.0.0.1:9")
+    is_one_clear_error(teacher_cache_command("status", f"{s3}/store"), 3, "cannot reach s3://", "127.0.0.1:9")
 
 
-@pytest.mark.usefixtures("s3")
-def test_a_bucket_that_is_not_there_and_a_folder_that_cannot_be_written(jobs: Jobs, command: Command) -> None:
-    is_one_clear_error(
-        command("teacher-cache", "status", "s3://no-such-bucket/store"), 3, "there is no bucket 'no-such-bucket'"
-    )
-    is_one_clear_error(command("teacher-cache", "run", jobs.write("/proc/store")), 3, "cannot use /proc/store")
+@pytest.mark.usefixtures("s3", "no_connection")
+def test_a_bucket_that_is_not_there_and_a_folder_that_cannot_be_written(jobs: Jobs, teacher_cache_command: Command) -> None:
+    missing = teacher_cache_command("status", "s3://no-such-bucket/store")
+    is_one_clear_error(missing, 3, "there is no bucket 'no-such-bucket'")
+    is_one_clear_error(teacher_cache_command("run", jobs.write("/proc/store")), 3, "cannot use /proc/store")
 
 
 def test_a_mistyped_command(teacher_cache_command: Command) -> None:
@@ -115,12 +127,15 @@ def test_a_mistyped_command(teacher_cache_command: Command) -> None:
     assert "Traceback" not in done.err
 
 
-def test_videos_on_an_endpoint_that_does_not_answer(s3: str, jobs: Jobs, command: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_connection")
+def test_videos_on_an_endpoint_that_does_not_answer(
+    s3: str, jobs: Jobs, teacher_cache_command: Command, tmp_path: Path
+) -> None:
     job = jobs.write(tmp_path / "store", videos={"glob": f"{s3}/raw/*.mp4"})
-    done = command("teacher-cache", "run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    done = teacher_cache_command("run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     is_one_clear_error(done, 3, "cannot reach s3://bucket/raw/*.mp4", "127.0.0.1:9")
     (tmp_path / "videos.jsonl").write_text(json.dumps({"uri": f"{s3}/raw/a.mp4"}))
     job = jobs.write(tmp_path / "store", videos={"manifest": f"{tmp_path}/videos.jsonl"})
-    done = command("teacher-cache", "run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    done = teacher_cache_command("run", job, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     is_one_clear_error(done, 3, "cannot reach s3://bucket/raw/a.mp4")
     assert not (tmp_path / "store").exists()

@@ -12,6 +12,8 @@ from conftest import REAL_VIDEOS, Command, Jobs, tree
 
 from teacher_cache import open_cache
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 RAY = {"engine": {"kind": "local", "batch": 2, "threads_per_teacher": 1, "teachers": 2}}
 
 
@@ -19,7 +21,9 @@ def open_with_zarr(store: str) -> zarr.Group:
     return zarr.open_group(store, mode="r")
 
 
-def test_real_footage_to_s3_with_ray(s3: str, jobs: Jobs, command: Command, real_videos: Path) -> None:
+def test_real_footage_to_s3_with_ray(
+    s3: str, jobs: Jobs, command: Command, teacher_cache_command: Command, real_videos: Path
+) -> None:
     """H.264, 10-bit HDR, VP9, HEVC and AV1; the engine is chosen on the command line."""
     store = f"{s3}/p4d/tiny"
     job = jobs.write(store, videos={"glob": f"{real_videos}/*.[mw][pke][4vb]*"}, **RAY)
@@ -30,12 +34,12 @@ def test_real_footage_to_s3_with_ray(s3: str, jobs: Jobs, command: Command, real
     assert sum(ran.json["bytes_added"].values()) == sum(ran.json["bytes"].values())
     assert ran.json["requests"]["store"]["put"] > 5
 
-    status = command("teacher-cache", "status", store, "--json")
+    status = teacher_cache_command("status", store, "--json")
     assert status.status == 0
     assert status.json["clips"]["committed"] == 5
     assert all(size > 0 for size in status.json["bytes"].values())
-    assert command("teacher-cache", "verify", store).status == 0
-    again = command("teacher-cache", "run", job, "--engine", "ray", "--json")
+    assert teacher_cache_command("verify", store).status == 0
+    again = teacher_cache_command("run", job, "--engine", "ray", "--json")
     assert again.json["done_before"] == 5
     assert again.json["stage_seconds"]["teach"] == 0
 
@@ -45,9 +49,9 @@ def test_real_footage_to_s3_with_ray(s3: str, jobs: Jobs, command: Command, real
 
 
 @pytest.fixture
-def ray_store(s3: str, jobs: Jobs, command: Command) -> str:
+def ray_store(s3: str, jobs: Jobs, teacher_cache_command: Command) -> str:
     store = f"{s3}/store"
-    ran = command("teacher-cache", "run", jobs.write(store, **RAY), "--engine", "ray", "--json")
+    ran = teacher_cache_command("run", jobs.write(store, **RAY), "--engine", "ray", "--json")
     assert ran.status == 0, ran.err
     assert ran.json["clips"]["committed"] == 4
     return store
@@ -92,7 +96,9 @@ def by_formula(planes: np.ndarray) -> np.ndarray:
     return (low + 256 * high + centre[expand]).astype(np.float32) * scale[expand]
 
 
-def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(s3: str, jobs: Jobs, command: Command, videos: Path) -> None:
+def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(
+    s3: str, jobs: Jobs, teacher_cache_command: Command, videos: Path
+) -> None:
     """By decoders in tasks of their own, whose requests the run counts; two and three windows a video, cut by shards of two."""
     import fsspec
 
@@ -100,9 +106,9 @@ def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(s3: str, jobs:
     for path in sorted(videos.glob("*.mp4"))[:2]:
         fs.put_file(str(path), f"bucket/videos/{path.name}")
     job = jobs.write(f"{s3}/store", videos={"glob": f"{s3}/videos/*.mp4"}, clips={"sampling": "fps", "fps": 60}, **RAY)
-    local = command("teacher-cache", "plan", job, "--json")
+    local = teacher_cache_command("plan", job, "--json")
     assert local.json["clips_to_do"] > local.json["videos"] == 2
-    ran = command("teacher-cache", "run", job, "--engine", "ray", "--json")
+    ran = teacher_cache_command("run", job, "--engine", "ray", "--json")
     assert ran.status == 0, ran.err
     assert ran.json["clips"]["committed"] == local.json["clips_to_do"]
     asked, planned = ran.json["requests"]["videos"], local.json["requests"]["videos"]

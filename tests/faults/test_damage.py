@@ -168,11 +168,16 @@ def test_every_object_is_one_to_be_damaged(whole: Whole) -> None:
     assert all(sum(holds(key) for holds in IN.values()) == 1 for key in whole.objects)
 
 
+# How many of the examples are tried: a fifth, or all.
+fifth_or_all = pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.complete)], ids=["fifth", "all"])
+
+
+@fifth_or_all
 @pytest.mark.parametrize(
     ("place", "examples"), [("ledger", 400), ("catalog", 300), ("heads", 100), ("metadata", 300), ("root", 200)]
 )
-def test_every_damage_is_found(whole: Whole, place: str, examples: int) -> None:
-    @settings(max_examples=examples * FAULTS, deadline=None)
+def test_every_damage_is_found(whole: Whole, place: str, examples: int, part: int) -> None:
+    @settings(max_examples=examples * FAULTS // part, deadline=None)
     @given(damages(whole, _keys(whole, place)))
     def holds(damage: Damage) -> None:
         with whole.damaged(damage.objects):
@@ -200,12 +205,13 @@ def test_no_damage_is_read(whole: Whole, place: str, examples: int) -> None:
     holds()
 
 
-def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole) -> None:
+@fifth_or_all
+def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole, part: int) -> None:
     """Those, and only those, that no longer read; all of the shard where it is another's, or where other Zarr readers, which
     look for the index at an object's end, find none.
     """
 
-    @settings(max_examples=500 * FAULTS, deadline=None)
+    @settings(max_examples=500 * FAULTS // part, deadline=None)
     @given(damages(whole, _keys(whole, "shards")))
     def holds(damage: Damage) -> None:
         with whole.damaged(damage.objects):
@@ -288,7 +294,7 @@ names = st.text("abc0123456789-._", min_size=1, max_size=12).filter(lambda name:
 suffixes = st.sampled_from(["", ".json", ".parquet", ".tmp", "/zarr.json"])
 
 
-@settings(max_examples=100 * FAULTS, deadline=None)
+@settings(max_examples=30 * FAULTS, deadline=None)
 @given(key=st.builds("{}{}{}".format, folders, names, suffixes))
 def test_what_should_not_be_there_is_found(whole: Whole, key: str) -> None:
     assume(not (whole.path / key).exists())

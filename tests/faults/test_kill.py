@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -164,18 +165,46 @@ def _reads_right(job: Job, task: Task) -> None:
             np.testing.assert_array_equal(value, task.values[name, clip_id])
 
 
-def test_killed_at_every_step(task: Task) -> None:
+# Which of a task's steps it is killed at: some of every kind, or all.
+some_or_all = pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.complete)], ids=["some", "all"])
+
+
+def sampled(steps: Iterable[tuple[int, str]], stride: int) -> list[tuple[int, str]]:
+    """(number, change) of every ``stride``-th step of each kind, beginning elsewhere in each, so of every kind one at least."""
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for number, name in steps:
+        kinds.setdefault(_kind(name), []).append((number, name))
+    return sorted(step for place, of in enumerate(kinds.values()) for step in of[place % min(stride, len(of)) :: stride])
+
+
+def _kind(change: str) -> str:
+    """What is done, and where an object comes to be there, which one."""
+    event, _, path = change.partition(" ")
+    is_new = event in {"os.link", "os.rename"}
+    return f"{event} {re.sub(r'[0-9a-f]{16}|[0-9]+', '#', path.rpartition('/')[2])}" if is_new else event
+
+
+def test_a_sample_has_every_kind_of_step_and_all_is_all() -> None:
+    changes = ["open a/.0.tmp", "os.link a/0", "open a/.1.tmp", "os.link a/1", "open b/zarr.json.tmp", "os.link b/zarr.json"]
+    steps = list(enumerate(changes, 1))
+    assert sampled(steps, 1) == steps
+    assert sampled(steps, 2) == [steps[0], steps[3], steps[4], steps[5]]
+
+
+@some_or_all
+def test_killed_at_every_step(task: Task, stride: int) -> None:
     """Just before each one, and in the middle of every file that one writes."""
-    for step, name in enumerate(task.steps, 1):
+    for step, name in sampled(enumerate(task.steps, 1), stride):
         _is_killed(task, step, "kill")
         if name.startswith("open "):
             _is_killed(task, step, "tear")
 
 
-def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task) -> None:
-    for step, name in enumerate(volumes.steps, 1):
-        if " ledger" in name:
-            _is_killed(volumes, step, "kill")
+@some_or_all
+def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task, stride: int) -> None:
+    ledger = [(step, name) for step, name in enumerate(volumes.steps, 1) if " ledger" in name]
+    for step, _ in sampled(ledger, stride):
+        _is_killed(volumes, step, "kill")
 
 
 def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
@@ -194,9 +223,10 @@ def _had_no_such_step(outcome: Outcome, step: int, how: Literal["kill", "tear"])
     return len(outcome.steps) < step or (how == "tear" and not outcome.steps[step - 1].startswith("open "))
 
 
-def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task) -> None:
+@some_or_all
+def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task, stride: int) -> None:
     """It pauses, another run does all there is, and it goes on."""
-    for step in range(1, len(task.steps) + 1, 8):
+    for step in range(1, len(task.steps) + 1, 2 * stride):
         with task.begun() as job:
             late = task.start(job, Stop(step, "pause"))
             assert task.workers.wait(late).status == "paused"
@@ -207,9 +237,10 @@ def test_a_run_believed_dead_that_finishes_late_changes_nothing(task: Task) -> N
             _ends_as_undisturbed(job, task)
 
 
-def test_a_run_of_before_the_store_grew_finishes_late(begin: Task, grow: Task) -> None:
+@some_or_all
+def test_a_run_of_before_the_store_grew_finishes_late(begin: Task, grow: Task, stride: int) -> None:
     """Arrays may be left too short for plain Zarr readers, which the next run mends; nothing else is touched."""
-    for step in range(1, len(begin.steps) + 1, 8):
+    for step in range(1, len(begin.steps) + 1, 2 * stride):
         with begin.begun() as job:
             late = begin.start(job, Stop(step, "pause"))
             assert begin.workers.wait(late).status == "paused"
@@ -242,7 +273,7 @@ def _disturbed(job: Job, task: Task, crews: list[list[Stop | None]]) -> None:
 
 
 def test_any_disturbance_at_any_step(task: Task) -> None:
-    @settings(max_examples=10 * FAULTS, deadline=None)
+    @settings(max_examples=6 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with task.begun() as job:
@@ -255,7 +286,7 @@ def test_any_disturbance_at_any_step(task: Task) -> None:
 def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
     """Which entry a volume holds is then a matter of timing; what is committed is not."""
 
-    @settings(max_examples=10 * FAULTS, deadline=None)
+    @settings(max_examples=6 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with volumes.begun() as job:
@@ -302,12 +333,12 @@ def _tree_of(store: str) -> dict[str, bytes]:
     return objects.get_many(list(objects.listing()))
 
 
-def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+def test_the_command_killed_with_all_its_processes(
+    tmp_path: Path, jobs: Jobs, teacher_cache_command: Command, single_clips_store: Path
+) -> None:
     """As a lost machine would end them; `status` then tells what is done, and the same command does the rest."""
-    one_by_one = {"layout": {"clips_per_shard": 1}}  # the most moments between commits
-    assert command("teacher-cache", "run", jobs.write(tmp_path / "undisturbed", **one_by_one)).status == 0
     store = tmp_path / "store"
-    job = jobs.write(store, **one_by_one)
+    job = jobs.write(store, layout={"clips_per_shard": 1})  # the most moments between commits
     program = str(Path(sys.executable).parent / "teacher-cache")
     process = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -317,15 +348,15 @@ def test_the_command_killed_with_all_its_processes(tmp_path: Path, jobs: Jobs, c
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    between = command("teacher-cache", "status", store, "--json").json["clips"]
+    between = teacher_cache_command("status", store, "--json").json["clips"]
     assert between["committed"] >= committed
     assert between["pending"] > 0
-    report = command("teacher-cache", "run", job, "--json")
+    report = teacher_cache_command("run", job, "--json")
     assert report.status == 0
     assert report.json["clips"] == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
     assert report.json["done_before"] == between["committed"]
-    assert command("teacher-cache", "gc", store, "--older-than", "0").status == 0
-    assert tree(store) == tree(tmp_path / "undisturbed")
+    assert teacher_cache_command("gc", store, "--older-than", "0").status == 0
+    assert tree(store) == tree(single_clips_store)
 
 
 def _committed(store: Path) -> int:

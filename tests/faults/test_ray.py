@@ -21,7 +21,8 @@ from terminal import paced
 
 from schemas.report import RunReport
 
-pytestmark = pytest.mark.alone
+# A run that misses a loss waits for ever for what was lost.
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
 
 Sought = TypeVar("Sought")
 

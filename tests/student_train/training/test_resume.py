@@ -23,7 +23,7 @@ from schemas.train import TrainConfig
 from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
 
-STEPS = 24
+STEPS = 12
 TIMES = {"seconds", "data_wait_seconds"}
 
 
@@ -114,8 +114,8 @@ def test_stopped_then_killed_it_has_the_curve_of_an_undisturbed_run(
 
 
 def test_the_last_ones_stay_and_hold_what_trains_alone(undisturbed: Path) -> None:
-    assert checkpoints(undisturbed) == ["step-00000018", "step-00000021"]
-    newest = undisturbed / "checkpoints" / "step-00000021"
+    assert checkpoints(undisturbed) == ["step-00000006", "step-00000009"]
+    newest = undisturbed / "checkpoints" / "step-00000009"
     assert {path.name for path in newest.iterdir()} == {
         "weights.safetensors", "optimizer.safetensors", "metrics.jsonl", "state.json",
     }  # fmt: skip
@@ -141,11 +141,11 @@ def test_a_half_written_checkpoint_is_none(undisturbed: Path, tiny_store: Path, 
     """What a kill in the middle of a save leaves is passed over, and gone with the next save."""
     output = stopped_at(undisturbed, tmp_path / "run")
     folder = output / "checkpoints"
-    (folder / "step-00000021").rename(folder / ".step-00000021.part")
-    (folder / ".step-00000021.part" / "state.json").unlink()
+    (folder / "step-00000009").rename(folder / ".step-00000009.part")
+    (folder / ".step-00000009.part" / "state.json").unlink()
     fit(config(tiny_store, output), resume=True)
     assert curve(output) == curve(undisturbed)
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000018", "step-00000021"]
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000006", "step-00000009"]
 
 
 WRITER = """
@@ -162,7 +162,7 @@ for step in range(1, 100000):
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    like = undisturbed / "checkpoints" / "step-00000021"
+    like = undisturbed / "checkpoints" / "step-00000009"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(like)], text=True)
     wait_for(lambda: Checkpoints(folder, 2).newest() is not None if folder.exists() else False, writer)
     # Wait for the next one to be under way, so that the kill meets it half written.
@@ -196,7 +196,7 @@ def test_another_size_of_a_step_is_refused(undisturbed: Path, tiny_store: Path, 
 )
 def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Path, field: str, named: str) -> None:
     output = stopped_at(undisturbed, tmp_path / "run")
-    state = output / "checkpoints" / "step-00000021" / "state.json"
+    state = output / "checkpoints" / "step-00000009" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text(encoding="utf-8")), field: "sha256:other"}), encoding="utf-8")
     with pytest.raises(BadInput, match=f"is of another run; these differ:\n  {named}: the checkpoint has sha256:other"):
         fit(config(tiny_store, output), resume=True)
@@ -204,9 +204,9 @@ def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Pa
 
 def test_a_damaged_checkpoint_is_named(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
     output = stopped_at(undisturbed, tmp_path / "run")
-    weights = output / "checkpoints" / "step-00000021" / "weights.safetensors"
+    weights = output / "checkpoints" / "step-00000009" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CouldNotRun, match=r"step-00000021 cannot be read.*Remove it"):
+    with pytest.raises(CouldNotRun, match=r"step-00000009 cannot be read.*Remove it"):
         fit(config(tiny_store, output), resume=True)
 
 

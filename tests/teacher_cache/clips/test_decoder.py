@@ -20,6 +20,9 @@ from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decode import DecodedClip, decode_clip
 from teacher_cache.clips.decoder import Decoder
 
+# Deadlines are what this is about: where one does not hold, nothing else ends the test.
+pytestmark = pytest.mark.timeout(180)
+
 UNIFORM = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=112, student_size=None)
 DENSE = UNIFORM.model_copy(update={"sampling": "dense", "frames": 8})
 # A clip of 8 frames is 300 KB, more than a pipe holds: while one is being read, the next is half written and not yet answered.

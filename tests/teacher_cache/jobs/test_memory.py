@@ -58,10 +58,11 @@ def test_a_run_holds_no_more_than_predicted(
     assert predicted / 3 < measured <= predicted
 
 
-def test_what_cannot_fit_is_refused_before_it_is_loaded(tmp_path: Path, jobs: Jobs, command: Command) -> None:
+def test_what_cannot_fit_is_refused_before_it_is_loaded(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
     for kind in ("local", "ray"):
         job = jobs.write(tmp_path / "store", engine={"kind": kind, "batch": 10_000_000})
-        is_one_clear_error(command("teacher-cache", "run", job), 3, "a teacher's process will need up to", "Lower engine.batch")
+        done = teacher_cache_command("run", job)
+        is_one_clear_error(done, 3, "a teacher's process will need up to", "Lower engine.batch")
     with pytest.raises(CouldNotRun, match=r"will need 30.0 GB on cuda:0, and its share there is 24.0 GB"):
         require_device_memory(WorkerBytes(host=0, device=30 * 10**9), 24 * 10**9, "cuda:0")
     require_host_memory(WorkerBytes(host=10**9, device=0), machine_bytes(), "this machine")

@@ -26,7 +26,8 @@ ALL = ["f4d", "depth", "flow", "motion", "camray"]
 
 
 def run(jobs: Jobs, store: Path, *, retry_failed: bool = False, **changes: Any) -> RunReport:
-    return run_job(Job.model_validate(jobs.value(store, **changes)), retry_failed=retry_failed)
+    """Of depth alone, where nothing is said of other signals: all of them take several times as long."""
+    return run_job(Job.model_validate(jobs.value(store, **({"signals": ["depth"]} | changes))), retry_failed=retry_failed)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def source(folder: Path) -> dict[str, Any]:
 
 
 def test_two_runs_of_one_job_give_the_same_bytes(tiny_store: Path, jobs: Jobs, tmp_path: Path) -> None:
-    report = run(jobs, tmp_path / "store")
+    report = run(jobs, tmp_path / "store", signals=ALL)
     assert report.clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
     assert report.done_before == 0
     assert tree(tmp_path / "store") == tree(tiny_store)
@@ -181,11 +182,11 @@ def test_a_vanished_video_leaves_its_targets_good(jobs: Jobs, three: Path, tmp_p
 
 def test_another_recipe_is_refused_with_the_fields_that_differ(jobs: Jobs, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    run(jobs, store)
+    run(jobs, store, signals=ALL)
     before = tree(store)
     changes: dict[str, Any] = {"encoding": "exact", "layout": {"clips_per_shard": 4}}
     with pytest.raises(RecipeMismatch) as caught:
-        run(jobs, store, **changes)
+        run(jobs, store, signals=ALL, **changes)
     assert set(caught.value.differences) == {
         "encodings.f4d", "encodings.depth", "encodings.flow", "encodings.motion", "encodings.camray", "layout.clips_per_shard",
     }  # fmt: skip
@@ -213,6 +214,7 @@ def test_the_exact_encoding_is_lossless(jobs: Jobs, three: Path, videos: Path, t
         jobs,
         tmp_path / "store",
         **source(three),
+        signals=ALL,
         encoding="exact",
         engine={"kind": "local", "batch": 1, "threads_per_teacher": 1},
     )
@@ -269,7 +271,7 @@ def test_the_teacher_must_fit_the_job(jobs: Jobs, tmp_path: Path) -> None:
 
 def test_garbage_is_what_no_entry_names(jobs: Jobs, three: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    run(jobs, store, **source(three))
+    run(jobs, store, **source(three), signals=ALL)
     committed = tree(store)
     (store / "depth/c/7/0/0").mkdir(parents=True)
     (store / "depth/c/7/0/0/0").write_bytes(b"left by a killed run")
@@ -285,7 +287,7 @@ def test_garbage_is_what_no_entry_names(jobs: Jobs, three: Path, tmp_path: Path)
 
 
 def test_only_new_videos_are_looked_at_where_the_job_says_so(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
-    store, new = tmp_path / "store", {"videos": {"glob": f"{three}/*.mp4", "check": "new"}}
+    store, new = tmp_path / "store", {"videos": {"glob": f"{three}/*.mp4", "check": "new"}, "signals": ["depth"]}
     (three / "scene-1.mp4").write_text("not a video")
     assert run(jobs, store, **new).clips.model_dump() == {"planned": 3, "committed": 2, "failed": 1, "pending": 0}
     shutil.copy(videos / "scene-3.mp4", three / "scene-0.mp4")  # other content, which nobody looks at

@@ -55,13 +55,13 @@ def test_view_writes_a_recording_that_holds_the_scene(tiny_store: Path, tmp_path
     assert {"/scene/surface", "/scene/camera", "/scene/camera/picture", "/maps/flow", "/maps/motion", "/maps/depth"} <= found
 
 
-def test_what_cannot_be_recorded_is_told(tiny_store: Path, tmp_path: Path, command: Command) -> None:
+def test_what_cannot_be_recorded_is_told(tiny_store: Path, tmp_path: Path, teacher_cache_command: Command) -> None:
     clips = ("--clip", "scene-1.mp4", "--clip", "scene-2.mp4")
-    two = command("teacher-cache", "view", tiny_store, *clips, "--out", tmp_path / "a.rrd")
+    two = teacher_cache_command("view", tiny_store, *clips, "--out", tmp_path / "a.rrd")
     assert (two.status, "a recording shows one clip" in two.err) == (2, True)
-    unknown = command("teacher-cache", "view", tiny_store, "--clip", "nobody", "--out", tmp_path / "a.rrd")
+    unknown = teacher_cache_command("view", tiny_store, "--clip", "nobody", "--out", tmp_path / "a.rrd")
     assert (unknown.status, "has no clip 'nobody'" in unknown.err) == (2, True)
-    nowhere = command("teacher-cache", "view", tiny_store, "--out", "/proc/none/a.rrd")
+    nowhere = teacher_cache_command("view", tiny_store, "--out", "/proc/none/a.rrd")
     assert (nowhere.status, "cannot write /proc/none/a.rrd" in nowhere.err) == (2, True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def committed_once(objects: Objects) -> dict[tuple[str, int], LedgerEntry]:
     return found
 
 
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Path]:
+    """A folder in memory, where the system has such: a hundred small stores wait for the disk at each of their files."""
+    folder = Path("/dev/shm")
+    with TemporaryDirectory(dir=folder if folder.is_dir() else None) as made:
+        yield Path(made)
+
+
 ENTRIES = st.lists(
     st.tuples(st.integers(0, 9), st.sets(st.sampled_from(PARTS), min_size=1), st.sets(st.integers(0, PER_SHARD - 1))),
     max_size=12,
@@ -73,13 +82,13 @@ ENTRIES = st.lists(
 
 @given(ENTRIES, st.sets(st.integers(0, 12)), st.sets(st.integers(0, 29), max_size=3))
 def test_state_says_what_the_entries_say(
-    tmp_path_factory: pytest.TempPathFactory,
+    memory: Path,
     units: list[tuple[int, set[PartName], set[int]]],
     closings: set[int],
     retired: set[int],
 ) -> None:
     """Whether a volume is bound or not, the arrays are those of a plain walk over the entries that were committed."""
-    objects = Objects(str(tmp_path_factory.mktemp("ledger")))
+    objects = Objects(mkdtemp(dir=memory))
     journal = Journal(objects, since=0)
     status: dict[tuple[str, int], int] = {}
     for number, (shard, parts, failed) in enumerate(units):
@@ -279,10 +288,8 @@ STEP = st.one_of(
 
 @settings(max_examples=40)
 @given(st.lists(STEP, max_size=14))
-def test_a_reader_that_goes_on_knows_what_a_new_one_finds(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, set[PartName]]]
-) -> None:
-    objects = Counted(str(tmp_path_factory.mktemp("ledger")))
+def test_a_reader_that_goes_on_knows_what_a_new_one_finds(memory: Path, steps: list[tuple[str, int, set[PartName]]]) -> None:
+    objects = Counted(mkdtemp(dir=memory))
     journal, reader = Journal(Objects(objects.url), since=0), LedgerReader(objects)
     fetched: list[str] = []
     for what, number, parts in steps:

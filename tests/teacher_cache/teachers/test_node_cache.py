@@ -123,7 +123,8 @@ def test_weights_on_s3_are_the_weights_of_the_file(s3, tiny_checkpoint, dtype):
         L4P(PRESETS["tiny"]).load_checkpoint(tiny_checkpoint), FAMILY.identify(job(tiny_checkpoint, dtype)).identity, "cpu"
     )
     assert teacher.identity == described.identity == direct.identity
-    found, wanted = teacher.raw(clip(), SIGNAL_NAMES), direct.raw(clip(), SIGNAL_NAMES)
+    signals = ("f4d", "camray") if dtype == "bfloat16" else SIGNAL_NAMES  # without bfloat16 a processor takes minutes for maps
+    found, wanted = teacher.raw(clip(), signals), direct.raw(clip(), signals)
     assert all(torch.equal(x, wanted[signal]) for signal, x in found.items())
     assert teacher.heads() == direct.heads()
     assert {p.dtype for p in teacher.model.parameters()} == {p.dtype for p in direct.model.parameters()}

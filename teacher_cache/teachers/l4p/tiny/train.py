@@ -23,6 +23,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
+from schemas.recipe import Precision
 from schemas.signal import SignalName
 from schemas.view import View
 from teacher_cache.geometry.augmentation import view_signal
@@ -30,8 +31,9 @@ from teacher_cache.io.command_line import reported_errors
 from teacher_cache.io.console import progress_bar
 from teacher_cache.io.output_folder import claim_folder, written_whole
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, canonical_name
+from teacher_cache.teachers.heads.precision import autocast
 from teacher_cache.teachers.l4p.checkpoint import PREFIX
-from teacher_cache.teachers.l4p.config import FRAMES, MAPS, PRESETS
+from teacher_cache.teachers.l4p.config import FRAMES, MAPS, PRESETS, L4PConfig
 from teacher_cache.teachers.l4p.encoder import Block
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import normalise
@@ -71,6 +73,8 @@ class Settings:
     weight_decay: float = 0.05
     warmup: int = 100
     seed: int = 0
+    precision: Precision = "bfloat16"
+    """Of products. Where the processor has no bfloat16 of its own, float32 is ten times as fast."""
 
 
 def silog(log_depth: Tensor, truth: Tensor) -> Tensor:
@@ -158,13 +162,13 @@ class Training:
         )
 
     def run(self, clips: Clips, log: Callable[[dict[SignalName, float]], None]) -> None:
-        """Train to the settings' last step, on the CPU in bfloat16 products. ``log`` gets each step's losses after it."""
+        """Train to the settings' last step, on the CPU. ``log`` gets each step's losses after it."""
         model, settings = self.model.requires_grad_(requires_grad=True).train(), self.settings
         for frames, truth, span in itertools.islice(batches(clips, settings, self.step), settings.steps - self.step):
             for optimizer, rate in zip(self.optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule(settings, self.step)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast("cpu", settings.precision):
                 f4d = model.encode(frames)
                 raw = {s: head(f4d, slice(None) if s == "camray" else span) for s, head in model.heads.items()}
             parts = losses(raw, truth)
@@ -251,10 +255,10 @@ def begin_with_motion_energy(block: Block, filters: Sequence[Filters]) -> None:
                 second.weight[out, unit] = sign * relative
 
 
-def new_model(seed: int) -> L4P:
-    """The `tiny` network with fresh weights: PyTorch's, but for an eye for motion and a scene's average."""
+def new_model(seed: int, config: L4PConfig = PRESETS["tiny"]) -> L4P:
+    """A network with fresh weights: PyTorch's, but for an eye for motion and a scene's average."""
     torch.manual_seed(seed)
-    model = L4P(PRESETS["tiny"])
+    model = L4P(config)
     encoder = model.video_encoder
     with torch.no_grad():
         begin_with_motion_energy(cast("Block", encoder.blocks[0]), begin_with_frequencies(encoder.patch_embed.proj))
@@ -273,14 +277,19 @@ def save_weights(model: L4P, path: Path) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the clips, the log and the weights.")],
+    *,
     clips: int = Settings.clips,
     steps: int = Settings.steps,
+    batch: Annotated[int, typer.Option(help="Clips in a step.")] = Settings.batch,
     seed: int = Settings.seed,
+    precision: Annotated[
+        Precision, typer.Option(help="Of products: float32 where the processor has no bfloat16.")
+    ] = "bfloat16",
     workers: Annotated[int, typer.Option(help="Processes that render.")] = 2,
 ) -> None:
     """Render the clips, train, and write weights.safetensors and log.jsonl. A stopped training goes on."""
     with reported_errors(as_json=False):
-        _train(out, Settings(clips=clips, steps=steps, seed=seed), workers)
+        _train(out, Settings(clips=clips, steps=steps, batch=batch, seed=seed, precision=precision), workers)
 
 
 def _train(out: Path, settings: Settings, workers: int) -> None:
