@@ -228,9 +228,21 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def teacher_cache_command() -> Command:
     """`teacher-cache` as ``command`` runs it, but in this process: no start-up to wait for."""
-    from typer.testing import CliRunner
-
     from teacher_cache.cli import app
+
+    return _in_process(app)
+
+
+@pytest.fixture
+def student_train_command() -> Command:
+    """`student-train`, in this process too."""
+    from student_train.cli import app
+
+    return _in_process(app)
+
+
+def _in_process(app: Any) -> Command:
+    from typer.testing import CliRunner
 
     def run(*arguments: object, **environment: str) -> Finished:
         done = CliRunner().invoke(app, list(map(str, arguments)), env=environment)

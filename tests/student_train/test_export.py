@@ -122,9 +122,11 @@ def test_p4d_leaves_no_trace(tiny_store: Path, tmp_path: Path) -> None:
     assert answer["count"] == count
 
 
-def test_the_command_writes_the_trained_student_and_how_to_use_it(run: Path, tmp_path: Path, command: Command) -> None:
-    done = command("student-train", "export", run, "--out", tmp_path / "out", "--json")
-    assert done.status == 0, done.stderr
+def test_the_command_writes_the_trained_student_and_how_to_use_it(
+    run: Path, tmp_path: Path, student_train_command: Command
+) -> None:
+    done = student_train_command("export", run, "--out", tmp_path / "out", "--json")
+    assert done.status == 0, done.err
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert done.json["tensors"] == len(tensors)
     assert done.json["parameters"] == sum(tensor.numel() for tensor in tensors.values())

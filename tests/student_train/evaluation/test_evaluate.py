@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Finished, Jobs
+from conftest import Command, Jobs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -355,12 +354,12 @@ def test_running_means_end_where_they_are() -> None:
 
 
 def test_the_command_lists_what_has_no_score_and_says_so_in_its_status(
-    run: Path, videos: Path, tmp_path: Path, command: Callable[..., Finished]
+    run: Path, videos: Path, tmp_path: Path, student_train_command: Command
 ) -> None:
     path = write_questions(tmp_path, WAY, ABSENT)
-    done = command(
-        "student-train", "eval", run, "--limit", 1, "--pictures", 0, "--questions", path, "--video-root", videos,
-        "--out", tmp_path / "eval", "--json", PYTHONWARNINGS="error",
+    done = student_train_command(
+        "eval", run, "--limit", 1, "--pictures", 0, "--questions", path, "--video-root", videos, "--out", tmp_path / "eval",
+        "--json",
     )  # fmt: skip
     assert done.status == 1, done.err
     found = EvalReport.model_validate(done.json)
