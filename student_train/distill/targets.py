@@ -100,7 +100,7 @@ class TargetCollator:
         batch = dict(self.collate([{name: value for name, value in s.items() if name != "clip_id"} for s in samples]))
         if taken := sorted({"targets", "valid"} & set(batch)):
             raise BadInput(
-                f"the batch already has {' and '.join(taken)}, which the store's targets need; rename it in the collate function"
+                f"the batch already has {' and '.join(taken)}, the names of the store's targets; rename it in the collate function"
             )
         targets, valid = self.targets([sample.get("clip_id") for sample in samples])
         return {**batch, "targets": targets, "valid": valid}

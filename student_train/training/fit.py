@@ -322,7 +322,7 @@ def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
     if config.fsdp is not None and ranks.size == 1:
         raise BadInput(
-            "`fsdp` shards the weights over several processes, and this is only one; start it with torchrun, or leave `fsdp` out"
+            "`fsdp` shards the weights over several processes, and there is only one; use torchrun, or leave `fsdp` out"
         )
 
 

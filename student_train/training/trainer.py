@@ -161,7 +161,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         return (scaled, losses) if return_outputs else scaled
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """The gradient norm. Trainer asks for it before the optimizer step, so a norm that is not finite never moves the weights."""
+        """The gradient norm. Trainer asks for it before the optimizer step, so NaN and infinity never reach the weights."""
         self._settle_losses()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         length = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
