@@ -424,7 +424,7 @@ def _connected(engine: EngineJob) -> Iterator[None]:
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         # On one machine a job may have more processes than cores, as with the local engine. The dashboard would open a port;
-        # who wants it starts Ray by hand.
+        # anyone who wants it can start Ray by hand.
         cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
         local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
     try:

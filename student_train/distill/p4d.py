@@ -144,7 +144,7 @@ class P4D(nn.Module):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Modules by name: ``perception_decoder`` and ``direct_heads``, which are trained, and ``frozen_heads``, which are not."""
+        """Modules by name: ``perception_decoder`` and ``direct_heads``, which train, and ``frozen_heads``, which do not."""
         return self.perception.parts
 
     def save(self, folder: Path) -> None:

@@ -94,13 +94,14 @@ class TargetCollator:
         self.targets = TargetReader(cache, signals, without_targets)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The collated batch with ``targets`` and ``valid``, one row per sample. Raises what `TargetReader` raises, and `BadInput`
-        if the batch has either key already.
+        """The collated batch with ``targets`` and ``valid``, one row per sample.
+
+        Raises what `TargetReader` raises, and `BadInput` if the batch has either key already.
         """
         batch = dict(self.collate([{name: value for name, value in s.items() if name != "clip_id"} for s in samples]))
         if taken := sorted({"targets", "valid"} & set(batch)):
             raise BadInput(
-                f"the batch already has {' and '.join(taken)}, the names of the store's targets; rename it in the collate function"
+                f"the batch already has {' and '.join(taken)}, the store's targets' names; rename it in the collate function"
             )
         targets, valid = self.targets([sample.get("clip_id") for sample in samples])
         return {**batch, "targets": targets, "valid": valid}
