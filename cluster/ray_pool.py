@@ -437,8 +437,8 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         if "AF_UNIX path" in str(error):
             raise CouldNotRun(
-                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray, which puts its sockets there: "
-                "a socket's path may have 107 bytes. Set RAY_TMPDIR to a folder with a short path."
+                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray, which puts sockets there: a "
+                "socket's path may have 107 bytes. Set RAY_TMPDIR to a folder with a short path."
             ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
     try:
@@ -476,7 +476,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _require_resources(engine: EngineJob, needed: WorkerBytes) -> None:
-    """Raise `CouldNotRun` if this machine lacks the GPUs or memory: Ray would wait silently for ever. A cluster may still grow."""
+    """Raise `CouldNotRun` if this machine lacks GPUs or memory, as Ray would wait silently. A cluster may still grow."""
     if "RAY_ADDRESS" in os.environ:
         return
     found = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""A teacher as a Ray actor: units and decoded blocks go in, units are taught and committed, a `UnitReport` for each comes out."""
+"""A teacher as a Ray actor: units and decoded blocks go in; committed units and their reports come out."""
 
 from __future__ import annotations
 

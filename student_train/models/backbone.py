@@ -1,4 +1,4 @@
-"""The interface between P4D and the models it distils: text and frames go in; loss and hidden states at the video tokens come out."""
+"""The interface between P4D and its students: text and frames go in; loss and hidden states at the video tokens come out."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ def build(kind: Kind, config: ModelConfig) -> QwenBackbone:
     """The model of the checkpoint in ``config.weights``, or a tiny one. Raises `BadInput` if the folder holds another model."""
     if config.timestamps not in {None, "none"}:
         raise BadInput(
-            f"`model.timestamps: {config.timestamps}` is for 4D-RGPT; {config.backbone} encodes real time itself, so leave it out"
+            f"`model.timestamps: {config.timestamps}` is 4D-RGPT's; {config.backbone} encodes real time itself, so leave it out"
         )
     return tiny(kind) if config.weights is None else checkpoint(kind, Path(config.weights), getattr(torch, config.dtype))
 
