@@ -67,7 +67,7 @@ def student_of(checkpoint: Checkpoint) -> Backbone:
     if own.keys() != weights.keys():
         unlike = sorted(own.keys() ^ weights.keys())
         raise CouldNotRun(
-            f"the weights in the checkpoint {checkpoint.folder} do not fit the student that its settings build: {unlike[0]} differs"
+            f"the weights of {checkpoint.folder} do not fit the student that its settings build: {unlike[0]} differs"
         )
     with torch.no_grad():
         for name, parameter in own.items():

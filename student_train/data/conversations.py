@@ -98,8 +98,8 @@ def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, 
     """The turns with one ``<video>`` placeholder for the video, if any, and one ``<image>`` for each image.
 
     Missing placeholders go to the start of the first question, images before the video. Published video conversations use
-    either word for the video, so in a sample without images ``<image>`` means the video. Raises `BadInput` if the placeholders
-    do not fit the sample.
+    either word for the video, so ``<image>`` means the video in a sample that has neither images nor a ``<video>``. Raises
+    `BadInput` if the placeholders do not fit the sample.
     """
     if has_video and not images and not _count(turns, VIDEO):
         turns = tuple(Turn(turn.role, turn.text.replace(IMAGE, VIDEO)) for turn in turns)

@@ -87,7 +87,7 @@ class StudentFrames:
             return (self.decode or _decoder())(uri, frame_index)
         except VideoError as error:
             raise CouldNotRun(
-                f"the student cannot read {uri}: {error}. The store holds its targets, so the video was readable when they were "
+                f"the student cannot read {uri}: {error}. The store holds its targets, so it was readable when they were "
                 "made: restore it, or point `data.video_root` at a copy."
             ) from error
 

@@ -174,7 +174,7 @@ def test_a_checkpoint_is_written_as_a_run_that_ended_there_would_be(tiny_store: 
 def test_a_folder_in_use_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(BadInput, match="is there already; give another folder"):
+    with pytest.raises(BadInput, match="already exists; give another folder"):
         export(run, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
