@@ -68,8 +68,8 @@ class ClipPolicy(Frozen):
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Frames per second to take; required with the sampling ``fps``, and only there."""
     preprocessing: Preprocessing = "l4p"
-    """How frames are resized for the teacher. ``l4p``: as L4P's own loader does; ``student``: first to ``student_size``, then to
-    the teacher's size."""
+    """How frames are resized for the teacher. ``l4p``: as L4P's own loader does; ``student``: first to ``student_size``, then
+    to the teacher's size."""
     size: int | None = Field(None, ge=14)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14)
@@ -96,7 +96,7 @@ class Clip(Frozen):
     video: str
     """The video's uri."""
     video_id: str
-    """The user's name for the video. Under ``uniform`` it is the clip's id; otherwise the clip's id adds its window: ``ID#0000``."""
+    """The user's name for the video. Under ``uniform`` it is also the clip's id; otherwise that adds a window: ``ID#0000``."""
     content_digest: str | None
     """Digest of the video's size and of sampled blocks of its file; null if the video could not be read when planned."""
     window_start: int | None = None

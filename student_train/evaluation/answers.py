@@ -157,7 +157,7 @@ def task_name(spelling: str) -> str:
 
 
 def wording(question: Question, seconds: float | None) -> str:
-    """The prompt after the video: its length in ``seconds`` unless None, the question, and its options or a call for a number."""
+    """The prompt after the video: its length in ``seconds`` unless None, the question, and the options, if it has any."""
     lines = [] if seconds is None else [f"This video is {seconds:.1f} seconds long."]
     if question.options:
         return "\n".join([*lines, multiple_choice(question.text, question.options)])

@@ -51,7 +51,7 @@ class ClipMaps:
 
 
 def plot_ablation(path: Path, report: AblationReport) -> None:
-    """Each arm's accuracy per kind of question and its maps' scores: bars are means, whiskers one deviation, dots single runs."""
+    """Each arm's accuracy per kind of question and its maps' scores: bars are means, whiskers one deviation, dots runs."""
     tasks = list(report.questions)
     maps = [name for name in ABLATION_METRICS if name in report.map_guess]
     config = report.config
