@@ -1,4 +1,7 @@
-"""The reference engine: one worker, in this process, whose threads decode, teach and write beside each other."""
+"""The reference engine: work items go in, units are taught and committed, events come out.
+
+One worker in this process, whose threads decode, teach and write at the same time.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,21 @@ from teacher_cache.jobs.scheduler import Block, Inbox, InboxClosed, Scheduler, d
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
 _LOOK_SECONDS = 0.2
-"""How often to look whether the run is told to stop."""
+"""How often to check whether the run should stop."""
 _TEACHER = "local"
 
 Found = TypeVar("Found")
 
 
 class LocalEngine:
-    """Every other engine must end with the same store."""
+    """Runs a job in this process. It is the reference: every other engine must end with the same store."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per committed unit.
+
+        Once ``stop`` is set, no unit begins, and those in work are finished within the grace period. Raises what a thread
+        raised, such as `CouldNotRun`.
+        """
         with UnitWorker(spec) as worker, _Threads(spec, worker, items) as threads:
             yield TeacherStarted(teacher=_TEACHER, node=node(), devices=worker.devices)
             stopping = False
@@ -47,6 +55,7 @@ class LocalEngine:
                     yield event
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
+        """Teach these clips for measurement, without a store."""
         return pilot(job, clips)
 
 
@@ -60,8 +69,8 @@ class _Threads:
         self._events: SimpleQueue[EngineEvent | BaseException] = SimpleQueue()
         self._writers = ThreadPoolExecutor(engine.writers, thread_name_prefix="write")
         self._may_write = threading.Semaphore(engine.writers)
-        """A taught unit's slot in memory."""
-        # What follows is touched under this alone.
+        """Bounds the taught units that are held in memory until written."""
+        # Guards all mutable state below.
         self._changed = threading.Condition()
         self._scheduler = Scheduler(items, ahead=worker.teaching_at_once + engine.decoders)
         self._in_work = 0
@@ -97,7 +106,7 @@ class _Threads:
             return is_idle and self._events.empty()
 
     def next_event(self) -> EngineEvent | None:
-        """The next event; None if there is none for a moment. Raises what a thread raised."""
+        """The next event; None if none comes within `_LOOK_SECONDS`. Raises what a thread raised."""
         try:
             event = self._events.get(timeout=_LOOK_SECONDS)
         except Empty:
@@ -116,7 +125,7 @@ class _Threads:
         except InboxClosed:
             pass
         except BaseException as error:  # noqa: BLE001  # raised again where the events are read
-            if not self._is_closed:  # what is torn down complains in vain
+            if not self._is_closed:  # errors caused by the shutdown itself are no news
                 self._events.put(error)
 
     def _decode(self, decoder: Decoder) -> None:
@@ -127,7 +136,7 @@ class _Threads:
                         self._inbox.put(block.unit, block.number, clips)
 
     def _where_room_is(self, blocks: Sequence[Block]) -> Iterator[Block]:
-        """Each block once it may be decoded; fewer if the run ends."""
+        """Yields each block once there is room for its clips; ends early if the run ends."""
         for block in blocks:
             if self._wait_for(partial(self._room, block)) is None:
                 return
@@ -165,11 +174,11 @@ class _Threads:
         return unit
 
     def _wait_for(self, choose: Callable[[], Found | None]) -> Found | None:
-        """What ``choose`` gives once that is not None; None when the run ends."""
+        """Call ``choose`` until it returns something other than None; returns None when the run ends."""
         with self._changed:
             while not (self._is_closed or self._scheduler.is_finished):
                 if (found := choose()) is not None:
-                    self._changed.notify_all()  # a unit may have been opened
+                    self._changed.notify_all()  # a new unit may now have room for decoded clips
                     return found
                 self._changed.wait()
         return None

@@ -1,7 +1,7 @@
-"""Events of a run in, Prometheus metrics out, through the agent that Ray runs on each node.
+"""A run's events go in; Prometheus metrics come out, through the agent that Ray runs on each node.
 
-Ray prefixes the names with ``ray_``, and offers its own beside them: GPU and CPU use, memory, the object store.
-Rates and shares are for whoever reads them to reckon: `cluster/grafana/p4d-cache.json` does.
+Ray prefixes the names with ``ray_`` and adds its own metrics: GPU and CPU use, memory, the object store. Rates and shares are
+left to the dashboard, `cluster/grafana/p4d-cache.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Metric(Frozen):
     kind: type[Counter | Gauge]
     description: str
     labels: tuple[str, ...] = ()
-    """Besides those of the run."""
+    """In addition to the labels of the run."""
 
 
 METRICS: Mapping[str, _Metric] = {
@@ -38,14 +38,14 @@ METRICS: Mapping[str, _Metric] = {
     "p4d_teachers": _Metric(kind=Gauge, description="Teachers at work."),
     "p4d_devices": _Metric(kind=Gauge, description="Devices that the teachers at work have."),
 }
-"""What is exported, by name."""
+"""Every exported metric, by name."""
 
 
 class Metrics:
-    """One run's metrics. Tell it of every event; whatever goes wrong in it is said once, and does not disturb the run.
+    """One run's metrics. Pass every event to `record`. A failure here is printed once and never disturbs the run.
 
-    ``labels`` are on each metric, such as ``{"store": …}``. ``units`` is how many there are to do; an engine knows it, and a
-    `RunStarted` says it too.
+    ``labels``: labels on every metric, such as ``{"store": …}``. ``units``: how many units there are to do; a `RunStarted`
+    event sets it too.
     """
 
     def __init__(self, labels: Mapping[str, str], units: int = 0) -> None:
@@ -57,10 +57,11 @@ class Metrics:
         self._safely(self._begin)
 
     def record(self, event: Event) -> None:
+        """Update the metrics with one event."""
         self._safely(lambda: self._record(event))
 
     def close(self) -> None:
-        """Say that nobody is at work any more, however the run ended."""
+        """Report that no teacher works any more, however the run ended."""
         self._devices = {}
         self._safely(self._set_gauges)
 
@@ -108,14 +109,14 @@ class Metrics:
             self._metrics[name].set(value, tags=self._labels)
 
     def _add(self, name: str, value: float, **labels: str) -> None:
-        if value > 0:  # Ray refuses to add nothing
+        if value > 0:  # Ray raises for an increment of 0
             self._metrics[name].inc(value, tags={**self._labels, **labels})
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001  # measuring a run must not end it, whatever Ray does
+        except Exception as error:  # noqa: BLE001  # metrics must not end a run, whatever Ray does
             if not self._complained:
                 self._complained = True
-                said = f"cannot export metrics: {type(error).__name__}: {error}; the run goes on without them"
+                said = f"cannot export metrics: {type(error).__name__}: {error}; the run continues without them"
                 stderr.print(f"[yellow]warning:[/] {escape(said)}", soft_wrap=True)

@@ -1,4 +1,7 @@
-"""Decoding as Ray tasks: they run on any node that has a core to spare, with teachers or without. Loads no torch."""
+"""Decoding as Ray tasks: a span of a video's clips goes in, decoded blocks come out.
+
+The tasks run on any node with a free core, with or without teachers. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,21 @@ from teacher_cache.jobs.scheduler import Decoded, Span, decode_span
 
 @dataclass(frozen=True)
 class DecodedBlock:
-    """The clips of a block, or what keeps the whole run from going on, as a value: Ray would wrap it in its own traceback."""
+    """The decoded clips of a block, or the error that stops the whole run.
+
+    The error is a value, because Ray would wrap a raised one in its own traceback.
+    """
 
     clips: tuple[Decoded, ...]
     requests: Requests
-    """To the servers that hold the videos, since the block before."""
+    """Requests to the servers that hold the videos, since the previous block."""
     trouble: CacheError | None = None
 
 
 def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Iterator[DecodedBlock]:
-    """One value for each block of the span, whatever happens: Ray counts them when it makes a lost one again."""
+    """Yield exactly one value per block of the span, whatever happens: Ray relies on the count to reconstruct a lost one."""
     for video in {clip.video for block in span.blocks for clip in block.clips}:
-        expect(video)  # the driver has read it
+        expect(video)  # it existed when the driver planned the work
     blocks = decode_span(_decoder(recipe, timeout_seconds, device), span)
     trouble: CacheError | None = None
     for _ in span.blocks:
@@ -44,7 +50,7 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
 
 @functools.cache
 def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Decoder:
-    """This process's decoder, which goes from task to task."""
+    """This process's decoder, kept from task to task."""
     decoder = Decoder(recipe, timeout_seconds, device)
     atexit.register(decoder.kill)
     return decoder

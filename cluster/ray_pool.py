@@ -1,7 +1,8 @@
-"""The Ray engine: a pool of teacher actors that grows and shrinks with the cluster, fed by decode tasks on any node.
+"""The Ray engine: work items go in, units are taught and committed by a pool of actors, events come out.
 
-The driver here holds no frames, only references to them: it says which span is decoded next, which teacher has which unit, and
-what follows when a process or a machine is gone.
+The pool of teacher actors grows and shrinks with the cluster; decode tasks on any node feed it. The driver, in this file, holds
+references to frames and never the frames. It decides which span is decoded next and which teacher gets which unit, and it hands
+out the units again when a process or a node is lost.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, cast
 
-# Before Ray is imported, which reads them once: no usage statistics leave the user's machines, and a worker
-# without a GPU share keeps the devices its container gives it.
+# Set before the import, because Ray reads them only then: no usage statistics leave the user's machines, and a worker without
+# a GPU share keeps the devices its container gives it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -45,30 +46,36 @@ from teacher_cache.store.store import open_store
 from teacher_cache.teachers.registry import family
 
 _LOOK_SECONDS = 0.5
-"""How often to look around when nothing happens."""
+"""How long one wait for answers lasts; then the stop request and the cluster are checked again."""
 _RESOURCES_SECONDS = 2
-"""How often to ask what the cluster has."""
+"""How often to ask Ray for the cluster's resources."""
 _SAY_SECONDS = 30
-"""How often to say what the run waits for."""
+"""How often to report what the run waits for."""
 _DEATHS = 4
-"""So many teachers may die with one unit in work, or one after another before any unit is done."""
+"""The run stops when this many teachers die with the same unit in work, or in a row before any unit is done."""
 _STORE_SHARE = 0.4
-"""How much of Ray's object store decoded frames may take."""
+"""Share of Ray's object store that decoded frames may take."""
 _DECODER_GPUS = 0.05
-"""Share of a GPU that a decoder has which uses the GPU's own."""
+"""Share of a GPU that a decode task reserves when it decodes on the GPU."""
 _CALLS_AT_ONCE = 64
-"""Of one teacher: some teach, some write, and blocks come in beside them."""
+"""Concurrent calls of one teacher actor: some teach, some write, and others receive blocks."""
 
 _UNREAD_BLOCKS = 2
-"""Blocks that a decode task may be ahead of what was asked of it."""
+"""Blocks that a decode task may produce ahead of what the driver has read."""
 
 _Answer = Callable[[Any], EngineEvent | None]
 
 
 class RayEngine:
-    """Uses the cluster that ``RAY_ADDRESS`` names, or starts Ray on this machine for the length of the job."""
+    """Runs a job on the Ray cluster that ``RAY_ADDRESS`` names; without it, starts Ray on this machine for the job."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
+        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per committed unit.
+
+        Once ``stop`` is set, no unit begins, and those in work are finished within the grace period. Lost teachers are
+        replaced and their units done again. Raises `CouldNotRun` if Ray cannot be used, has no room for
+        ``engine.min_teachers`` in time, makes no progress, or loses teachers over and over with the same unit.
+        """
         store = open_store(spec.store)
         needed = worker_bytes(store.recipe, store.shapes(), family(spec.teacher.family), spec.teacher, spec.engine)
         with _connected(spec.engine):
@@ -82,7 +89,7 @@ class RayEngine:
                     yield event
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """On one node that has room for a teacher and its decoders."""
+        """Teach these clips for measurement, on one node with room for a teacher and its decoders. Errors as in `run`."""
         engine = job.engine
         with _connected(engine):
             task = ray.remote(_pilot).options(
@@ -106,7 +113,7 @@ def _pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport | CacheError:
 
 @dataclass(eq=False)
 class _Teacher:
-    """An actor, and the units that it has."""
+    """A teacher actor, and the units assigned to it."""
 
     name: str
     actor: Any
@@ -116,7 +123,7 @@ class _Teacher:
 
     @property
     def has_room(self) -> bool:
-        """Whether it can teach another unit: each device has one, and another waits for it."""
+        """Whether it can take another unit to teach: one per device, and one more waiting."""
         return self.started is not None and len(self.teaching) <= len(self.started.devices)
 
 
@@ -133,24 +140,24 @@ class _Run:
         self._owners: dict[int, _Teacher] = {}
         self._hired = 0
         self._deaths = 0
-        """Of teachers, since a unit was last done."""
+        """Teachers that died since a unit was last done."""
         self._deaths_with: Counter[int] = Counter()
         """Unit → teachers that died while they had it."""
         self._blocks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
-        """Unit → its decoded blocks that no teacher has yet, by number."""
+        """Unit → block number → reference to a decoded block that no teacher has yet."""
         self._handed: defaultdict[int, set[int]] = defaultdict(set)
-        """Unit → its blocks that a teacher has."""
+        """Unit → numbers of its blocks that a teacher has."""
         self._decoding: dict[Any, deque[Block]] = {}
-        """Each decode task → the blocks still to come of it."""
+        """Decode task → the blocks that it has yet to yield."""
         self._asked: dict[Any, tuple[_Teacher, _Answer]] = {}
-        """What a teacher was asked → the teacher, and what follows from its answer."""
+        """Pending actor call → its teacher, and the callback for its result."""
         self._begins_more = True
         self._decode = ray.remote(decode).options(
             num_returns="streaming",
             num_cpus=1,
             num_gpus=_DECODER_GPUS if self._engine.decode_device == "cuda" else 0,
             resources=self._engine.decoder_resources,
-            max_retries=-1,  # of lost machines; what a video does to its decoder is a value
+            max_retries=-1,  # tasks fail only with their node; a bad video comes back as a value
             _generator_backpressure_num_objects=_UNREAD_BLOCKS,
         )
 
@@ -181,7 +188,7 @@ class _Run:
         return sum(teacher.started is not None for teacher in self._teachers)
 
     def _staff(self) -> None:
-        """Ask Ray for the teachers that are wanted: those it has no room for wait there, and an autoscaler sees them."""
+        """Create the actors that are missing. Those that Ray cannot place yet stay pending, where an autoscaler sees them."""
         self._room.look()
         wanted = min(self._room.teachers, self._units_left)
         while len(self._teachers) < wanted:
@@ -217,7 +224,7 @@ class _Run:
             self._decoding[task] = deque(span.blocks)
 
     def _hand_out(self) -> None:
-        """Give units to the teachers that have room, to those with the fewest first."""
+        """Assign units to the teachers that have room, those with the fewest units first."""
         while self._begins_more and self._at_work >= min(self._engine.min_teachers, self._units_left):
             free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
             if not free or (unit := self._scheduler.next_unit()) is None:
@@ -253,7 +260,7 @@ class _Run:
         self._asked[asked] = teacher, answer
 
     def _answers(self) -> Iterator[EngineEvent]:
-        """What follows from the answers that are there, once there is one."""
+        """Wait for actor calls and decode tasks, process those that are ready, and yield their events."""
         tasks = [task for task, blocks in self._decoding.items() if not blocks or self._scheduler.claim_slot(blocks[0].unit)]
         waited = [*self._asked, *tasks]
         if not waited:
@@ -266,11 +273,11 @@ class _Run:
             self._patience.something_happened()
             if found in self._decoding:
                 self._on_block(found)
-            elif found in self._asked:  # a teacher found dead takes all that it was asked with it
+            elif found in self._asked:  # calls of a teacher found dead in this loop are already dropped
                 yield from self._answer(found)
 
     def _on_block(self, task: Any) -> None:
-        """A decode task has another block, or is at its end."""
+        """Take the next block of a decode task, or note its end."""
         blocks = self._decoding[task]
         try:
             ref = next(task)
@@ -281,7 +288,7 @@ class _Run:
         owner = self._owners.get(block.unit)
         is_known = block.number in self._handed.get(block.unit, ()) or block.number in self._blocks.get(block.unit, ())
         if is_known or not self._scheduler.wants(block.unit):
-            return  # decoded twice, since a teacher was lost that had the first; or the unit was done by another run
+            return  # decoded a second time after a teacher was lost, or no longer needed
         if owner is None:
             self._blocks[block.unit][block.number] = ref
         else:
@@ -293,7 +300,7 @@ class _Run:
             result = ray.get(asked)
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ray.exceptions.RayError):
-                raise  # a fault of ours
+                raise  # a bug in this program
             yield self._lose(teacher, error)
             return
         except ray.exceptions.RayError as error:
@@ -306,7 +313,7 @@ class _Run:
             yield event
 
     def _lose(self, teacher: _Teacher, error: Exception) -> EngineEvent:
-        """The teacher's process, its machine, or frames on their way to it are gone: others do its units."""
+        """Drop a teacher whose process, node or input frames are lost, and put its units back in the queue."""
         ray.kill(teacher.actor)
         self._teachers.remove(teacher)
         self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
@@ -316,9 +323,8 @@ class _Run:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if self._deaths >= _DEATHS or any(self._deaths_with[unit] >= _DEATHS for unit in units):
             raise CouldNotRun(
-                f"teachers died {_DEATHS} times over the same work; the last because: {reason}. Memory is the usual cause: "
-                "lower engine.batch, engine.writers or engine.teachers, then run the job again: it goes on from what is "
-                "committed."
+                f"teachers died {_DEATHS} times over the same work; reason of the last: {reason}. The usual cause is memory: "
+                "lower engine.batch, engine.writers or engine.teachers, then run the job again; committed units are kept."
             )
         for unit in units:
             del self._owners[unit]
@@ -334,7 +340,7 @@ def _nothing(_: object) -> None:
 
 
 class _Room:
-    """What the cluster has room for, looked up now and then: it may grow and shrink."""
+    """What the cluster has room for. It may grow and shrink, so `look` asks again every few seconds."""
 
     def __init__(self, engine: EngineJob, recipe: Recipe) -> None:
         clips = recipe.clips
@@ -349,7 +355,7 @@ class _Room:
 
     @property
     def teachers(self) -> int:
-        """The most that leave a core to decode with, where decoders have no nodes of their own."""
+        """How many teachers to ask for: as many as leave one core to decode, unless decoders have their own nodes."""
         engine = self._engine
         if engine.decoder_resources:
             return engine.teachers
@@ -357,7 +363,7 @@ class _Room:
         return max(engine.min_teachers, min(engine.teachers, fit))
 
     def units(self, teachers: int) -> int:
-        """Of how many units decoded clips may lie in the object store: for each teacher, those it teaches and the next ones."""
+        """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones."""
         engine = self._engine
         wanted = teachers * (devices_of(engine) + 1 + engine.decoders)
         fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
@@ -365,7 +371,7 @@ class _Room:
 
 
 class _Patience:
-    """How long a run goes on without enough teachers, or without anything happening."""
+    """How long a run waits for enough teachers, or for anything to happen."""
 
     def __init__(self, engine: EngineJob, needed: WorkerBytes) -> None:
         self._engine, self._needed = engine, needed
@@ -376,7 +382,7 @@ class _Patience:
         self._last = time.monotonic()
 
     def events(self, teachers: int) -> Iterator[EngineEvent]:
-        """A `Waiting` now and then while there are too few teachers. Raises `CouldNotRun` once that has lasted too long."""
+        """Yields `Waiting` every `_SAY_SECONDS` of a wait. Raises `CouldNotRun` once a wait has lasted too long."""
         now, engine = time.monotonic(), self._engine
         if teachers >= engine.min_teachers:
             self._short_since = None
@@ -388,7 +394,7 @@ class _Patience:
         if short > engine.start_timeout_seconds:
             raise CouldNotRun(
                 f"Ray had room for {teachers} of at least {engine.min_teachers} teachers in {short:.0f} s; {needs}. Add nodes "
-                "that have it, ask for less, or raise engine.start_timeout_seconds."
+                "that offer this, ask for less, or raise engine.start_timeout_seconds."
             )
         if idle > engine.start_timeout_seconds + engine.decode_timeout_seconds:
             raise CouldNotRun(
@@ -417,22 +423,22 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         return
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
-        # Here a job may have more processes than there are cores, as with the local engine. The dashboard opens a port; whoever
-        # wants it starts Ray themselves.
+        # On one machine a job may have more processes than cores, as with the local engine. The dashboard would open a port;
+        # anyone who wants it can start Ray by hand.
         cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
         local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
     try:
-        # Ray prints what it says of dead workers between the lines of standard output, whatever it is told of logs; the
-        # run's events say it, and standard output is one JSON object's.
-        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # as its own debugger does
+        # Ray prints messages about dead workers to standard output, whatever its logging settings. The run's events report
+        # those, and standard output must hold one JSON object.
+        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # Ray's own debugger does the same
         with _own_sigterm(), _on_loopback() if local else nullcontext():
             ray.init(log_to_driver=False, logging_level="ERROR", **local)
     except (OSError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         if "AF_UNIX path" in str(error):
             raise CouldNotRun(
-                f"the path of the folder for temporary files, {tempfile.gettempdir()} (TMPDIR), is too long for Ray, whose "
-                "sockets lie in it: a socket's path has 107 bytes at the most. Set RAY_TMPDIR to a folder with a short path."
+                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray's sockets there: a "
+                "socket's path may have 107 bytes. Set RAY_TMPDIR to a folder with a short path."
             ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
     try:
@@ -443,11 +449,11 @@ def _connected(engine: EngineJob) -> Iterator[None]:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Let a Ray that starts here listen on the loopback address alone, as it does where it knows no other machines.
+    """Make a Ray started here listen on the loopback address only, as it does where clusters are not supported.
 
-    Its processes take that from the environment, and this one from a constant that Ray read when it was imported.
+    Ray's processes read this setting from the environment; this process has it in a constant, set when Ray was imported.
     """
-    constants = ray._private.ray_constants  # noqa: SLF001  # there is no other way to it
+    constants = ray._private.ray_constants  # noqa: SLF001  # there is no public setting
     name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
     in_environment = os.environ.get(name)
     os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
@@ -462,7 +468,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the handler that there is: Ray sets one of its own, which ends the driver at once."""
+    """Keep the current SIGTERM handler: `ray.init` installs its own, which ends the driver at once."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -470,7 +476,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _require_resources(engine: EngineJob, needed: WorkerBytes) -> None:
-    """Refuse what could never start: Ray would wait for the missing GPU, or memory, without a word. A cluster may yet grow."""
+    """Raise `CouldNotRun` if this machine lacks GPUs or memory, as Ray would wait silently. A cluster may still grow."""
     if "RAY_ADDRESS" in os.environ:
         return
     found = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""A teacher as a Ray actor: takes units and decoded blocks, teaches, writes, and says how it went."""
+"""A teacher as a Ray actor: units and decoded blocks go in; committed units and their reports come out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
 
 class TeacherActor:
-    """`UnitWorker` on a Ray node; its methods run beside each other, in threads.
+    """A `UnitWorker` on a Ray node. Its methods run concurrently, in threads.
 
-    Errors meant for the user travel as values: Ray would wrap them in its own tracebacks.
+    They return a `CacheError` instead of raising it, because Ray would wrap it in its own traceback.
     """
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
@@ -26,7 +26,7 @@ class TeacherActor:
         self._taught: dict[int, TaughtUnit] = {}
 
     def start(self) -> TeacherStarted | CacheError:
-        """Load the teacher. Comes before all else."""
+        """Load the teacher. Must return before any other method is called."""
         try:
             self._worker = UnitWorker(self._spec)
         except CacheError as error:
@@ -34,7 +34,7 @@ class TeacherActor:
         return TeacherStarted(teacher=self._name, node=node(), devices=self._worker.devices)
 
     def take(self, unit: int, number: int, block: DecodedBlock) -> CacheError | None:
-        """A decoded block of a unit that this teacher has, or will have."""
+        """Receive a decoded block of a unit; it may come before or after the `teach` call for that unit."""
         VIDEO_REQUESTS.merge(block.requests)
         if block.trouble is not None:
             self._inbox.close()
@@ -43,12 +43,12 @@ class TeacherActor:
         return None
 
     def teach(self, unit: int, item: WorkItem, blocks: int) -> CacheError | None:
-        """Teach a unit of so many blocks, as they come."""
+        """Teach a unit as its ``blocks`` decoded blocks arrive."""
         try:
             self._taught[unit] = self._worker.teach(item, self._inbox.clips(unit, blocks))
         except CacheError as error:
             return error
-        except InboxClosed:  # `take` has said why
+        except InboxClosed:  # `take` has returned the reason
             return None
         finally:
             self._inbox.forget(unit)

@@ -1,4 +1,4 @@
-"""The base of every shared value: frozen, and closed to unknown fields."""
+"""The base of every shared value: immutable, and closed to unknown fields. Canonical JSON and its digests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """An immutable value that refuses unknown fields, so a misspelt key never passes in silence."""
+    """An immutable value that refuses unknown fields, so that a misspelt key is an error."""
 
     # A field's docstring is its description in the JSON Schema.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -26,20 +26,20 @@ def _with_digest(schema: dict[str, Any]) -> None:
 
 
 class Sealed(Frozen):
-    """A value that a store keeps as a JSON object of its own, with a digest of itself beside its fields."""
+    """A value that a store keeps as its own JSON object, with a digest of its fields in it."""
 
     model_config = ConfigDict(json_schema_extra=_with_digest)
 
 
 class Timed(Frozen):
-    """A value that is written down as it happens."""
+    """A value that carries the time at which it was written."""
 
     time: AwareDatetime | None = None
-    """When it was written down, in UTC; absent until then."""
+    """When it was written, in UTC; null until then."""
 
 
 def differences(mine: Frozen, theirs: Frozen) -> dict[str, tuple[object, object]]:
-    """Dotted path → (the first's value, the second's) for every field that differs. Empty when the two are equal."""
+    """Dotted path → (value in ``mine``, value in ``theirs``) for each field that differs; empty if the two are equal."""
     first, second = _flatten(mine.model_dump(mode="json")), _flatten(theirs.model_dump(mode="json"))
     paths = sorted(first.keys() | second.keys())
     return {p: (first.get(p), second.get(p)) for p in paths if first.get(p) != second.get(p)}
@@ -56,10 +56,10 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, so it can be hashed and compared."""
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, to hash and compare."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256_digest(data: bytes | memoryview) -> str:
-    """``sha256:<hex>`` of the bytes, the form every digest in a store has."""
+    """``sha256:<hex>`` of the bytes: the form of every digest in a store."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -16,44 +16,49 @@ FailureReason = Literal[
     "video_empty",  # zero bytes
     "not_a_video",  # no decoder opens it
     "no_frames",  # opens, but holds no frame
-    "not_probed",  # opens now, but could not be opened when its windows were planned
+    "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
-    "decode_timeout",  # the decoder passed its deadline and was killed
+    "decode_timeout",  # the decoder exceeded its deadline and was killed
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity
     "encoding_bound",  # the encoding cannot hold the values within its stated bound
-    "superseded",  # a later row holds the clip; this one was never taught
+    "superseded",  # a later row holds the clip; this row was never taught
 ]
 
 
 class Video(Frozen):
-    """One source video: where it is and what the user calls it."""
+    """One source video."""
 
     uri: str = Field(min_length=1)
+    """Path or URL of the video."""
     id: str = Field(min_length=1)
+    """The user's name for the video."""
 
 
 class VideoInfo(Frozen):
-    """What a video holds: all that the choice of frames is a function of, besides the recipe."""
+    """The properties of a video that, with the recipe, determine which frames are taken."""
 
     frames: int = Field(ge=1)
+    """Number of frames."""
     fps: float = Field(ge=0, allow_inf_nan=False)
-    """Average frames per second; 0 where the video does not say."""
+    """Average frames per second; 0 if the video does not state it."""
 
 
 class Window(Frozen):
-    """A half-open range [start, stop) of a video's track: the frames its sampling takes, continued by their mirror image.
+    """A half-open range [start, stop) of a video's track: the frames that the sampling takes, continued by their mirror image.
 
-    For ``dense`` positions on the track are frame numbers, up to the video's end; for ``fps`` they count the frames at that
+    With ``dense``, positions on the track are frame numbers, up to the video's end; with ``fps`` they count the frames at that
     rate.
     """
 
     start: int = Field(ge=0)
+    """First position."""
     stop: int = Field(ge=1)
+    """Position after the last."""
 
 
 class ClipPolicy(Frozen):
-    """Which frames of a video make a clip, and how they are brought to the teacher's size."""
+    """Which frames of a video make a clip, and how they are resized for the teacher."""
 
     frames: int = Field(16, ge=2, multiple_of=2)
     """Frames of one clip."""
@@ -61,13 +66,14 @@ class ClipPolicy(Frozen):
     """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
     consecutive frames."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Frames per second that the sampling ``fps`` takes."""
+    """Frames per second to take; required with the sampling ``fps``, and only there."""
     preprocessing: Preprocessing = "l4p"
-    """How frames come to the teacher's size: ``l4p``: as L4P's own loader resizes; ``student``: by ``student_size`` first."""
+    """How frames are resized for the teacher. ``l4p``: as L4P's own loader does; ``student``: first to ``student_size``, then
+    to the teacher's size."""
     size: int | None = Field(None, ge=14)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14)
-    """The student's square input size in pixels, which the ``student`` preprocessing passes through."""
+    """The student's square input size in pixels; used only by the ``student`` preprocessing."""
 
     @model_validator(mode="after")
     def _a_rate_where_it_is_used(self) -> Self:
@@ -84,28 +90,31 @@ class Clip(Frozen):
     """One row of the store: a window of one video."""
 
     clip_id: str
+    """Unique name of the clip in the store."""
     row: int = Field(ge=0)
+    """Index on the first axis of every array."""
     video: str
     """The video's uri."""
     video_id: str
-    """What the user calls the video. The clip's id is the same under ``uniform``; else it adds its window: ``ID#0000``."""
+    """The user's name for the video. Under ``uniform`` it is also the clip's id; otherwise that adds a window: ``ID#0000``."""
     content_digest: str | None
-    """Digest of the video's size and sampled blocks; None where the video could not be read when planned."""
+    """Digest of the video's size and of sampled blocks of its file; null if the video could not be read when planned."""
     window_start: int | None = None
     window_stop: int | None = None
-    """The clip's `Window`. None under ``uniform``, and where the video could not be probed when planned."""
+    """With ``window_start``, the clip's `Window`; null under ``uniform``, and if the video could not be opened when planned."""
 
     @property
     def window(self) -> Window | None:
+        """``window_start`` and ``window_stop``, or None."""
         if self.window_start is None or self.window_stop is None:
             return None
         return Window(start=self.window_start, stop=self.window_stop)
 
 
 class FrameClock(Frozen):
-    """Where a clip's frames lie in their video."""
+    """Which frames of its video a clip has, and when they are shown."""
 
     frame_index: tuple[int, ...]
-    """Source frame number of each frame, counted from 0."""
+    """Frame number in the video of each frame of the clip, counted from 0."""
     timestamps_seconds: tuple[float, ...]
-    """Presentation time of each frame, in seconds, as the video says it: the first frame of all need not be at 0."""
+    """Presentation time of each frame in seconds, as the video states it; a video need not start at 0."""

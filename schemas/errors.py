@@ -1,4 +1,4 @@
-"""Errors a user meets: each says what was found, what was needed and what to do, and carries its exit status."""
+"""Errors for users: each message says what was found, what was needed and what to do; each class has its exit status."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from schemas.credentials import without_credentials
 
 
 class CacheError(Exception):
-    """The base of every error this project raises on purpose. Its text is for the user, never a traceback.
+    """The base of every error that this project raises on purpose. Users see its message, without a traceback.
 
-    Whatever was quoted into the text, no credential that a URL held comes out with it.
+    Credentials in URLs are removed from the message.
     """
 
     exit_status: ClassVar[int] = 3
+    """Exit status of a command that ends with this error."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(without_credentials(message))
 
     def __reduce__(self) -> tuple[object, tuple[type[CacheError], tuple[object, ...], dict[str, object]]]:
-        # Errors come back from other processes; Python would call __init__ with the message alone.
+        # Errors are pickled between processes; by default Python would call __init__ with the message alone.
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -37,21 +38,21 @@ class BadInput(CacheError):
 
 
 class CouldNotRun(CacheError):
-    """The input is good, but what it needs is absent: a server, a right, a package, memory."""
+    """The input is good, but something it needs is missing: a server, a permission, a package, memory."""
 
     exit_status: ClassVar[int] = 3
 
 
 class ProgramFault(CacheError):
-    """The program itself is at fault: an error that nothing in it foresaw. The traceback is in a file that the text names."""
+    """A bug: an error that the program did not expect. The message names a file with the traceback."""
 
     exit_status: ClassVar[int] = 4
 
 
 class Stopped(CacheError):
-    """The run was told to stop from outside, and did. What it committed stays."""
+    """The run was asked to stop (SIGTERM), and did. What it committed stays."""
 
-    exit_status: ClassVar[int] = 143  # 128 + SIGTERM, as shells have it
+    exit_status: ClassVar[int] = 143  # 128 + SIGTERM, as in shells
 
 
 class StoreNotFound(BadInput):
@@ -59,19 +60,19 @@ class StoreNotFound(BadInput):
 
 
 class StoreDamaged(CouldNotRun):
-    """An object of the store contradicts the ledger or the format."""
+    """An object of the store does not match the ledger or the format."""
 
 
 class Unreachable(CouldNotRun):
-    """A store or a video lies where nothing answers, or where the credentials were refused."""
+    """The server of a store or a video does not answer, or refuses the credentials."""
 
 
 class Forked(CouldNotRun):
-    """An open store was carried into another process by a fork."""
+    """An open store was used in a forked process. Start workers by spawn."""
 
 
 class RecipeMismatch(BadInput):
-    """A store was written under another recipe than the one asked for.
+    """The store was written with another recipe than the job's.
 
     ``differences`` maps a field's dotted path to (value in the store, value asked for).
     """
@@ -86,13 +87,13 @@ class RecipeMismatch(BadInput):
 
 
 class UnknownClip(BadInput, KeyError):
-    """A clip id that the store's catalog does not hold."""
+    """The store's catalog has no such clip id."""
 
     __str__ = Exception.__str__  # KeyError would print the repr of its argument
 
 
 class ClipFailed(CacheError):
-    """The clip has a row, but its targets could not be made; ``reason`` is the recorded code."""
+    """The clip is in the catalog, but its targets could not be made; ``reason`` is a `schemas.clip.FailureReason`."""
 
     exit_status: ClassVar[int] = 1
 
@@ -111,19 +112,19 @@ class ClipPending(CacheError):
 
 
 class SignalMissing(BadInput):
-    """A signal that the store does not hold."""
+    """The store does not hold this signal."""
 
 
 class JoinRefused(BadInput):
-    """Stores that are not of the same clips and frames, and so cannot be read as one."""
+    """Stores with different clips or frames cannot be read as one."""
 
 
 class ViewRefused(BadInput):
-    """A signal that cannot be had in the view asked for."""
+    """A signal cannot be given in the requested view, such as features in a mirror."""
 
 
 class VideoError(CacheError):
-    """One video cannot give its frames. It costs its own clips a failed row, and nothing else.
+    """A video cannot give its frames. Its own clips are recorded as failed, and all others go on.
 
     ``reason`` is one of `schemas.clip.FailureReason`.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation of a trained student reports: its maps beside the teacher's, and its answers to questions."""
+"""What an evaluation of a trained student reports: scores of its maps against the teacher's, and of its answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DYNAMIC_TASKS = (
     "Speed & Acceleration",
     "Displacement & Path Length",
 )
-"""R4D-Bench's kinds of questions, as its files spell them. 4D-RGPT, arXiv 2512.17012, section 4."""
+"""R4D-Bench's static and dynamic tasks, as its files spell them. 4D-RGPT, arXiv 2512.17012, section 4."""
 SceneTask = Literal[
     "Translational",
     "Rotational",
@@ -31,140 +31,161 @@ SceneTask = Literal[
     "Duration",
 ]
 SCENE_TASKS: tuple[SceneTask, ...] = get_args(SceneTask)
-"""Kinds of questions about rendered scenes: R4D-Bench's, and last three that it does not have."""
+"""Kinds of questions about rendered scenes; R4D-Bench does not have the last three."""
 OPTION_LETTERS = "ABCDE"
 
 
 def multiple_choice(question: str, options: Sequence[str]) -> str:
-    """A question with its options, in the paper's words: 2 to 5 of them, lettered from A."""
+    """A question with its 2 to 5 options, lettered from A, in the paper's wording."""
     lettered = (f"({letter}) {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))
     return "\n".join([question, "Options:", *lettered, "Answer with the option's letter from the given choices directly."])
 
 
 class Unevaluated(Frozen):
-    """A clip or a question that has no score."""
+    """A clip or a question without a score."""
 
     id: str
+    """Id of the clip or the question."""
     video: str
+    """Path or URL of its video."""
     reason: str
     """A code of `schemas.clip.FailureReason`, ``pending``, ``student_nonfinite``, or an error's name."""
     detail: str
+    """The reason in words."""
 
 
 class ClipScores(Frozen):
-    """One line of ``clips.jsonl``: a clip's scores by metric, null where the metric says nothing of this clip."""
+    """One line of ``clips.jsonl``."""
 
     clip_id: str
     video: str
+    """Path or URL of the clip's video."""
     scores: dict[str, float | None]
+    """Metric → the clip's score; null if the metric does not apply to it."""
     baselines: dict[str, float | None]
-    """What the metric's constant scores on this clip."""
+    """Metric → score of its constant baseline on this clip."""
 
 
 class MapSummary(Frozen):
-    """One metric over all clips that have a score by it."""
+    """One metric over all clips that have a score in it."""
 
     mean: float | None
     median: float | None
     baseline: float | None
-    """Mean of what the metric's constant scores, over the same clips."""
+    """Mean score of the metric's constant baseline over the same clips."""
     clips: int
-    """How many have a score."""
+    """How many clips have a score."""
 
 
 class MapsReport(Frozen):
-    """The student's F4D and maps against the teacher's in a store."""
+    """Scores of the student's F4D and maps against the teacher's in a store."""
 
     store: str
     fingerprint: str
-    """Of the recipe that the store was written under."""
+    """Fingerprint of the store's recipe."""
     clips: int
     """Clips that were scored."""
     metrics: dict[str, MapSummary]
+    """Metric → its summary."""
     unevaluated: tuple[Unevaluated, ...]
-    """Clips that were asked for and have no scores."""
+    """Requested clips without scores."""
     note: str | None = None
-    """What could not be evaluated at all, and why."""
+    """Signals that could not be compared, and why."""
 
 
 class Answer(Frozen):
     """One line of ``answers.jsonl``."""
 
     id: str
+    """Id of the question."""
     benchmark: str
+    """The benchmark that the question is from; empty if its file does not say."""
     task: str
-    """The paper's name of the task, where it is one of R4D-Bench's."""
+    """Kind of question; for R4D-Bench's tasks, the paper's spelling."""
     video: str
+    """Path of the video below the folder of videos."""
     response: str | None = None
-    """What the student wrote; null for a question that could not be asked."""
+    """The student's text; null if the question could not be asked."""
     options: int = 0
-    """How many it chose among; 0 for a question whose answer is a number."""
+    """Number of options; 0 if the answer is a number."""
     strict: bool | None = None
-    """Whether the letter that it wrote is the right one; null for a number."""
+    """Whether the letter in the response is right; null for a number."""
     lenient: bool | None = None
-    """The same, where the option's text also counts."""
+    """The same, but the option's text counts as well as its letter."""
     accuracy: float | None = None
-    """Mean relative accuracy of a number."""
+    """Mean relative accuracy of a number, 0 to 1; null for multiple choice."""
     reason: str | None = None
-    """Why it could not be asked."""
+    """Why the question could not be asked: a code as in `Unevaluated`."""
     detail: str | None = None
+    """The reason in words."""
 
 
 class Accuracy(Frozen):
-    """Over some multiple-choice questions that were asked: micro means."""
+    """Accuracy over multiple-choice questions that were asked; each question weighs the same."""
 
     questions: int
+    """Number of questions."""
     strict: float
-    """Share of right letters: the published figure."""
+    """Share of right letters; published figures use this."""
     lenient: float
-    """The same, where an option's text in place of its letter counts too."""
+    """The same, but an option's text counts as well as its letter."""
     chance: float
-    """What choosing blindly would give."""
+    """Expected share for random choices."""
 
 
 class NumericAccuracy(Frozen):
-    """Over some questions whose answer is a number."""
+    """Accuracy over questions whose answer is a number."""
 
     questions: int
+    """Number of questions."""
     accuracy: float
-    """Mean relative accuracy, over thresholds 0.5, 0.55, …, 0.95."""
+    """Mean relative accuracy, 0 to 1, over the thresholds 0.5, 0.55, …, 0.95."""
     without_number: int
-    """Responses that hold no number; they score 0."""
+    """Responses without a number; they score 0."""
 
 
 class AnswersReport(Frozen):
     """The student's answers to the questions of a file."""
 
     questions: str
-    """The file."""
+    """The questions' file."""
     asked: int
+    """Questions that were asked."""
     average: Accuracy | None
-    """Over all multiple-choice questions; null where there was none."""
+    """Accuracy over all multiple-choice questions; null if there was none."""
     static: Accuracy | None
-    """Over those of R4D-Bench's static tasks."""
+    """Accuracy over R4D-Bench's static tasks."""
     dynamic: Accuracy | None
-    """Over those of its dynamic tasks."""
+    """Accuracy over R4D-Bench's dynamic tasks."""
     tasks: dict[str, Accuracy]
+    """Kind of multiple-choice question → accuracy."""
     numeric: NumericAccuracy | None
+    """Accuracy over all questions whose answer is a number; null if there was none."""
     numeric_tasks: dict[str, NumericAccuracy]
+    """Kind of question with a number as answer → accuracy."""
     unevaluated: tuple[Unevaluated, ...]
-    """Questions that could not be asked; they are in no figure."""
+    """Questions that could not be asked; no figure counts them."""
 
 
 class EvalReport(Frozen):
     """A finished evaluation, as ``eval/report.json`` holds it and ``--json`` prints it."""
 
     run: str
+    """The run's folder."""
     mode: Mode
+    """What the run distilled."""
     steps: int
     """Optimizer steps that the student was trained for."""
     maps: MapsReport | None
+    """Null if maps were not evaluated."""
     answers: AnswersReport | None
+    """Null without questions."""
     files: tuple[str, ...]
-    """What was written, in the run's folder."""
+    """Files that were written."""
     seconds: float
+    """Wall time of the evaluation."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing that was asked for is without a score."""
+        """Whether every requested clip and question has a score."""
         return not any(part.unevaluated for part in (self.maps, self.answers) if part is not None)

@@ -1,4 +1,4 @@
-"""What happens in a run, one value an event: engines yield them, `run` passes them to whoever listens."""
+"""The events of a run: engines yield them, and `run` passes them to every listener."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from schemas.report import ClipCounts, UnitReport
 
 
 class RunStarted(Timed):
-    """A run knows its work."""
+    """The run has found its work and starts."""
 
     event: Literal["run_started"] = "run_started"
     store: str
     fingerprint: str
     clips: int
-    """Clips of the job in units that are to be done."""
+    """Clips of the job in the units to do."""
     units: int
+    """Units of work to do."""
     done_before: int
-    """Clips of the job that were committed or had failed before."""
+    """Clips of the job that were committed or had failed earlier."""
 
 
 class TeacherStarted(Timed):
-    """A teacher is loaded, and takes units from now on."""
+    """A teacher is loaded and takes units."""
 
     event: Literal["teacher_started"] = "teacher_started"
     teacher: str
-    """A name that no other teacher of the run has."""
+    """Name of the teacher, unique in the run."""
     node: str
-    """The machine it is on."""
+    """Host name of its machine."""
     devices: tuple[str, ...]
-    """``cpu``, ``cuda:0``, …: it has a copy of the network on each."""
+    """``cpu``, ``cuda:0``, …: the devices that hold a copy of the network."""
 
 
 class TeacherLost(Timed):
-    """A teacher's process ended, or its machine is gone. Its units are done by others."""
+    """A teacher's process or machine is lost. Its units go to other teachers."""
 
     event: Literal["teacher_lost"] = "teacher_lost"
     teacher: str
@@ -47,21 +48,22 @@ class TeacherLost(Timed):
 
 
 class Waiting(Timed):
-    """The run has work, and too few teachers for it."""
+    """The run waits, for teachers or for any progress."""
 
     event: Literal["waiting"] = "waiting"
     teachers: int
-    """Those at work now."""
+    """Teachers at work now."""
     detail: str
     """What it waits for."""
 
 
 class Stopping(Timed):
-    """The run was told to stop: what is in work is finished, nothing new begins."""
+    """The run was asked to stop: units in work are finished, and no new one begins."""
 
     event: Literal["stopping"] = "stopping"
     reason: str
     grace_seconds: float
+    """How long units in work may take to finish."""
 
 
 class RunFinished(Timed):
@@ -69,11 +71,11 @@ class RunFinished(Timed):
 
     event: Literal["run_finished"] = "run_finished"
     clips: ClipCounts
-    """Of the whole store."""
+    """Counts of the whole store."""
     wall_seconds: float
 
 
 EngineEvent = UnitReport | TeacherStarted | TeacherLost | Waiting | Stopping
-"""What an engine yields."""
+"""The events that an engine yields."""
 
 Event = Annotated[RunStarted | EngineEvent | RunFinished, Field(discriminator="event")]

@@ -1,6 +1,6 @@
-"""JSON Schemas (draft 2020-12) of every model here, for editors and for readers in other languages.
+"""The models of this package go in; their JSON Schemas (draft 2020-12) come out, for editors and other languages.
 
-``python -m schemas.export [FOLDER]`` writes one file for each model that is no part of another; by default to `FOLDER`.
+``python -m schemas.export [FOLDER]`` writes one file for each model that is not part of another; by default to `FOLDER`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SUFFIX = ".schema.json"
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for each field that only says its name again."""
+    """Leaves out field titles, which would only repeat the field's name."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002  # pydantic's own signature
         return False
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Model's name → its schema, for every model of this package that is no part of another one's schema."""
+    """Model name → schema, for every model of this package that is not part of another model's schema."""
     for module in pkgutil.iter_modules(schemas.__path__, "schemas."):
         importlib.import_module(module.name)
     models = [
@@ -49,14 +49,14 @@ def _subclasses(model: type[Frozen]) -> Iterator[type[Frozen]]:
 
 
 def files() -> dict[str, str]:
-    """File's name → its text."""
+    """File name → text."""
     return {
         f"{name}{SUFFIX}": json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in json_schemas().items()
     }
 
 
 def export(folder: Path = FOLDER) -> None:
-    """Write the files, and remove those of models that are gone."""
+    """Write the files to ``folder``, and remove those of models that no longer exist."""
     folder.mkdir(parents=True, exist_ok=True)
     written = files()
     for path in folder.glob(f"*{SUFFIX}"):

@@ -1,4 +1,4 @@
-"""JOB.yaml: what to compute, where to put it, and with what machines."""
+"""JOB.yaml: which videos to teach, with which teacher, into which store, and on which machines."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ EncodingProfile = Literal["fine", "compact", "exact"]
 
 
 class VideoSource(Frozen):
-    """Where the videos are listed: exactly one of the two."""
+    """Where the videos are listed. Give either ``manifest`` or ``glob``."""
 
     manifest: str | None = None
-    """A JSON-lines file, one ``{"uri": …, "id": …?}`` a line. Relative uris are taken from the manifest's folder."""
+    """A JSON-lines file with one ``{"uri": …, "id": …}`` per line; ``id`` is optional. Relative uris start from the manifest's
+    folder."""
     glob: str | None = None
     """A path or URL with wildcards (``**`` crosses folders)."""
     check: Literal["content", "new"] = "content"
-    """Which videos' contents are looked at before a run: all, so that one that changed is taught again; or only those that
-    the store does not have yet, which at millions of videos saves hours."""
+    """Which videos' contents to check before a run. ``content``: all, so that a video that changed is taught again; ``new``:
+    only those that are not in the store yet, which saves hours for millions of videos."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -36,53 +37,53 @@ class TeacherJob(Frozen):
     """Which teacher to load, and from where."""
 
     family: str = "l4p"
-    """``l4p``; ``classical``, OpenCV's optical flow and background model; or one that an installed package offers."""
+    """``l4p``; ``classical``: OpenCV's optical flow and background model; or one that an installed package provides."""
     preset: str = "giant"
     """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``."""
     weights: str | None = None
-    """Path or URL of the weights. ``tiny`` comes with its own, and ``classical`` has none."""
+    """Path or URL of the weights. ``tiny`` has its own in the package, and ``classical`` needs none."""
     dtype: Precision = "float32"
-    """Of the teacher's weights and arithmetic."""
+    """Precision of the teacher's weights and arithmetic."""
     compile: bool = False
-    """Whether the teacher goes through `torch.compile`. It changes speed alone, so it is not in the recipe."""
+    """Whether to compile the teacher with `torch.compile`. It only changes speed, so it is not in the recipe."""
 
 
 class EngineJob(Frozen):
-    """Where the work runs and how fast; nothing here changes a stored value."""
+    """Where the work runs and how fast. Nothing here changes a stored value."""
 
     kind: str = "local"
-    """``local``: threads of one process; ``ray``: a Ray cluster; or one that an installed package offers."""
+    """``local``: threads of one process; ``ray``: a Ray cluster; or one that an installed package provides."""
     teachers: int = Field(1, ge=1)
-    """The most teachers at once (``ray``). Fewer work where the cluster has no room for more, and join as it grows."""
+    """Most teachers at once (``ray``). While the cluster has room for fewer, fewer work; more join as it grows."""
     min_teachers: int = Field(1, ge=1)
-    """The fewest to work with (``ray``): the job waits while it has not so many."""
+    """Fewest teachers to work with (``ray``). With fewer, the job waits."""
     start_timeout_seconds: float = Field(900, gt=0)
-    """How long to wait for ``min_teachers``, at the start or after machines were lost, before the job stops."""
+    """How long to wait for ``min_teachers``, at the start or after losing machines, before the job stops."""
     gpus_per_teacher: float = Field(0, ge=0)
-    """0 teaches on the CPU; a fraction shares a GPU; more than one puts a copy of the network on each."""
+    """GPUs of each teacher. 0 teaches on the CPU; a fraction shares a GPU; above 1, each GPU gets a copy of the network."""
     cpus_per_teacher: float = Field(1, gt=0)
-    """CPU cores that Ray sets aside for a teacher's encoding and writing."""
+    """CPU cores that Ray reserves for a teacher's encoding and writing."""
     teacher_resources: dict[str, float] = Field(default_factory=dict)
-    """Custom Ray resources that a teacher needs besides, such as ``{"spot": 0.01}``: they say on which nodes it may be."""
+    """Custom Ray resources that a teacher needs as well, such as ``{"spot": 0.01}``, to choose its nodes."""
     batch: int = Field(8, ge=1)
-    """Clips in one teacher forward."""
+    """Clips in one forward pass of the teacher."""
     writers: int = Field(4, ge=1)
-    """Units that a teacher's process may be writing to the store while it teaches the next."""
+    """Units that a teacher's process may write to the store while it teaches the next."""
     decoders: int = Field(1, ge=1)
-    """Decoder processes for each teacher. Under ``ray`` they may be on any node with a free CPU core."""
+    """Decoder processes per teacher. Under ``ray`` they run on any node with a free CPU core."""
     decoder_resources: dict[str, float] = Field(default_factory=dict)
-    """Custom Ray resources that a decoder needs besides a core, to keep decoding on nodes that offer them."""
+    """Custom Ray resources that a decoder needs in addition to a core, to keep decoding on nodes that have them."""
     decode_device: Literal["cpu", "cuda"] = "cpu"
-    """``cuda`` decodes with the GPU's own decoder what that knows, and the rest on the CPU. Under ``ray`` each decoder then
-    takes a twentieth of a GPU, so ``gpus_per_teacher`` must leave room, such as 0.8 with four decoders."""
+    """``cuda`` uses the GPU's video decoder for the formats that it supports, and the CPU for the rest. Under ``ray`` each
+    decoder then takes a twentieth of a GPU, so ``gpus_per_teacher`` must leave room, such as 0.8 with four decoders."""
     decode_timeout_seconds: float = Field(120, gt=0)
-    """How long one clip's frames may take before their decoder is killed."""
+    """How long decoding one clip may take before its decoder is killed."""
     threads_per_teacher: int | None = Field(None, ge=1)
-    """CPU threads of each teacher's arithmetic; PyTorch's own choice when absent."""
+    """CPU threads of each teacher's arithmetic; PyTorch's default when absent."""
     max_failed_share: float = Field(0.5, gt=0, le=1)
-    """The run stops once more than this share of its clips, and more than 20, have failed."""
+    """The run stops once more than this share of its clips have failed, and more than 20."""
     grace_seconds: float = Field(20, ge=0)
-    """How long a run that is told to stop (SIGTERM) may take to commit what is in work."""
+    """How long a run that is asked to stop (SIGTERM) may take to commit the units in work."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -97,48 +98,48 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Prices(Frozen):
-    """What `plan` counts the cost with. Nothing is assumed: what has no price here has no line in the cost."""
+    """Prices for `plan`. None has a default: what has no price here is left out of the cost."""
 
     currency: str | None = None
-    """What the prices are in, for people to read."""
+    """Currency of the prices, for display only."""
     gpu_hour: Price | None = None
-    """An hour of one GPU."""
+    """Price of one GPU for an hour."""
     core_hour: Price | None = None
-    """An hour of one CPU core."""
+    """Price of one CPU core for an hour."""
     put_per_1000: Price | None = None
-    """A thousand PUT requests."""
+    """Price of a thousand PUT requests."""
     get_per_1000: Price | None = None
-    """A thousand GET requests; HEAD requests are billed as these."""
+    """Price of a thousand GET requests; HEAD requests count as GET."""
     list_per_1000: Price | None = None
-    """A thousand LIST requests."""
+    """Price of a thousand LIST requests."""
     storage_gb_month: Price | None = None
-    """A gigabyte (10^9 bytes) kept in the store for a month."""
+    """Price of a gigabyte (10^9 bytes) in the store for a month."""
     egress_gb: Price | None = None
-    """A gigabyte of videos brought out of where they lie."""
+    """Price of transferring a gigabyte of videos out of where they are stored."""
 
 
 class Job(Frozen):
-    """One run of `teacher-cache`."""
+    """One job of `teacher-cache`."""
 
     videos: VideoSource
     """The videos to teach."""
     store: str = Field(min_length=1)
-    """Where the targets go: any fsspec URL or a local path."""
+    """Where to write the targets: any fsspec URL or a local path."""
     teacher: TeacherJob
-    """Whose targets they are."""
+    """The teacher that makes the targets."""
     clips: ClipPolicy = ClipPolicy()
     """How a video becomes clips, and how their frames are resized."""
     signals: tuple[SignalName, ...] = SIGNAL_NAMES
-    """What to store. A signal that is added later becomes a new array over the same rows."""
+    """Signals to store. One that is added later becomes a new array with the same rows."""
     encoding: EncodingProfile | dict[SignalName, EncodingProfile] = "fine"
-    """How far stored values may be off: one profile for all signals, or a mapping of signals to profiles, in which those not
-    named are ``fine``."""
+    """How much stored values may differ from the teacher's: one profile for all signals, or a mapping of signals to profiles,
+    where signals that are not named are ``fine``."""
     layout: Layout = Layout()
     """How clips are grouped into objects."""
     engine: EngineJob = EngineJob()
     """Where the work runs and how fast."""
     prices: Prices = Prices()
-    """What ``plan`` counts the cost with."""
+    """Prices that ``plan`` computes the cost with."""
 
     @field_validator("signals")
     @classmethod
@@ -150,5 +151,5 @@ class Job(Frozen):
         return tuple(s for s in SIGNAL_NAMES if s in signals)
 
     def encoding_profile(self, signal: SignalName) -> EncodingProfile:
-        """The profile asked for this signal; ``fine`` where a mapping does not name it."""
+        """The profile of this signal; ``fine`` if a mapping does not name it."""
         return self.encoding if isinstance(self.encoding, str) else self.encoding.get(signal, "fine")

@@ -12,61 +12,63 @@ from schemas.clip import Preprocessing, Sampling
 from schemas.signal import SignalName
 
 FORMAT_VERSION = 2
-"""Of a store: its layout, records and metadata. docs/reference/store-format.md says what each version is."""
+"""Version of the store format: layout, records and metadata. docs/reference/store-format.md describes each version."""
 
 _RECIPE_VERSION = 1
-"""Of the fields of `Recipe`. It is hashed under the name that it had when stores were at version 1 too."""
+"""Version of the fields of `Recipe`. The hash keeps its old name, ``format_version``, so that fingerprints stay the same."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class TeacherIdentity(Frozen):
-    """The frozen expert, named by what it computes and not by where its file lies."""
+    """The frozen teacher, identified by what it computes and not by where its file is."""
 
     family: str
+    """``l4p``, ``classical``, …"""
     config: dict[str, Any]
-    """The family's own resolved configuration (for L4P: widths, depth, hooks)."""
+    """The family's configuration, with all defaults resolved (for L4P: widths, depth, hooks)."""
     weights: str
     """Digest of the weights."""
     dtype: Precision
+    """Precision of weights and arithmetic."""
 
 
 class ClipRecipe(Frozen):
-    """`ClipPolicy` with every default resolved."""
+    """`ClipPolicy` with all defaults resolved."""
 
     frames: int
     sampling: Sampling
     preprocessing: Preprocessing
     size: int
     student_size: int | None
-    """None unless the preprocessing passes through the student's size."""
+    """Null unless the preprocessing is ``student``."""
     fps: float | None = None
-    """None unless the sampling takes frames at a rate."""
+    """Null unless the sampling is ``fps``."""
 
 
 class Layout(Frozen):
-    """How clips are grouped into objects."""
+    """How clips are grouped into objects of the store."""
 
     clips_per_shard: int = Field(32, ge=1, le=4096)
-    """Clips in one object of an array, which are also the clips of one unit of work."""
+    """Clips in one shard, an object of an array; also the clips of one unit of work."""
 
 
 class Recipe(Frozen):
-    """What the stored values are a function of, besides the videos."""
+    """Everything besides the videos that the stored values depend on."""
 
     teacher: TeacherIdentity
     clips: ClipRecipe
     encodings: dict[SignalName, str]
-    """The encoding of every signal the teacher can give, stored or not, so that adding one later changes no hash."""
+    """The encoding of every signal that the teacher can give, stored or not, so that adding one later keeps the fingerprint."""
     layout: Layout
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON of the recipe and the version of its fields, as 64 hex digits."""
+        """sha256 of the canonical JSON of the recipe and the version of its fields: 64 hex digits."""
         return hashlib.sha256(
             canonical_json({"format_version": _RECIPE_VERSION, "recipe": self.model_dump(mode="json")})
         ).hexdigest()
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
-        """Dotted path → (own value, other's value) for every field that differs. Empty when the recipes are equal."""
+        """Dotted path → (own value, other's value) for each field that differs; empty if the recipes are equal."""
         return differences(self, other)

@@ -1,4 +1,4 @@
-"""What commands report, as `--json` prints it."""
+"""The reports of the commands, as `--json` prints them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from schemas.signal import SignalName
 
 
 class ClipCounts(Frozen):
+    """Clips of a store, by status."""
+
     planned: int
+    """All clips of the catalog."""
     committed: int
+    """Clips with targets."""
     failed: int
+    """Clips whose targets could not be made."""
     pending: int
+    """Clips that are planned, but neither committed nor failed."""
 
 
 class Requests(Frozen):
-    """Requests to object stores, as they are billed: one that the server could not answer, and was sent again, counts once."""
+    """Requests to object stores, as they are billed: a request that is retried after a server error counts once."""
 
     put: int = 0
-    """Of objects created or written anew, those refused because the object was there included."""
+    """PUT requests, including those refused because the object exists."""
     get: int = 0
-    """Of objects, ranges of them and their lengths, those for an object that is not there included."""
+    """GET and HEAD requests for objects, ranges and lengths, including those for objects that do not exist."""
     list: int = 0
-    """Pages of listings."""
+    """LIST requests, one per page."""
 
     def __add__(self, other: Requests) -> Requests:
         return Requests(put=self.put + other.put, get=self.get + other.get, list=self.list + other.list)
@@ -33,93 +39,104 @@ class Requests(Frozen):
 
 
 class FailedClip(Frozen):
+    """A clip whose targets could not be made."""
+
     clip_id: str
     video: str
+    """The video's uri."""
     reason: str
+    """A code of `schemas.clip.FailureReason`."""
     detail: str
+    """The reason in words."""
 
 
 class StatusReport(Frozen):
-    """A store's state, from the store alone."""
+    """The state of a store, read from the store alone."""
 
     store: str
     fingerprint: str
+    """Fingerprint of the store's recipe."""
     format_version: int
     signals: tuple[str, ...]
     clips: ClipCounts
     bytes: dict[str, int]
-    """Committed bytes of each signal."""
+    """Signal → committed bytes."""
     failures: tuple[FailedClip, ...]
 
 
 class StageSeconds(Frozen):
-    """Where a unit's time went. Stages overlap, so they need not sum to the wall time."""
+    """Time that units spent in each stage. Stages overlap, so their sum is not the wall time."""
 
     decode: float = 0.0
-    """CPU seconds of the decoders."""
+    """CPU seconds of decoding."""
     decode_wait: float = 0.0
-    """Seconds that the unit waited for frames."""
+    """Seconds spent waiting for frames."""
     teach: float = 0.0
-    """Seconds that a device was held."""
+    """Seconds that the teacher held a device."""
     encode: float = 0.0
     """CPU seconds of encoding and compression."""
     put: float = 0.0
-    """Seconds that the unit waited for the store."""
+    """Seconds spent waiting for the store."""
 
 
 class UnitReport(Timed):
-    """What a worker tells the engine about one finished unit."""
+    """One finished unit, as a worker reports it to the engine."""
 
     event: Literal["unit_done"] = "unit_done"
     unit: str
+    """Name of the unit."""
     teacher: str = ""
-    """Which teacher did it; as in `schemas.event.TeacherStarted`."""
+    """Name of the teacher that did it, as in `schemas.event.TeacherStarted`."""
     committed: int
+    """Clips of the unit that were committed."""
     failed: int
+    """Clips of the unit that failed."""
     bytes: int
+    """Bytes of the shards that it wrote."""
     seconds: StageSeconds
     requests: Requests = Requests()
-    """What the worker asked of the store since its last report."""
+    """The worker's requests to the store since its last report."""
     video_requests: Requests = Requests()
-    """What it and its decoders asked of the servers that hold the videos."""
+    """Its and its decoders' requests to the servers of the videos, since the last report."""
     failures: tuple[FailedClip, ...] = ()
-    """Those of its clips that failed, save those that had failed before."""
+    """Clips that failed, without those that had failed earlier."""
     already_done: bool = False
-    """Another worker had committed the unit first; its entry stands."""
+    """Whether another worker committed the unit first; that worker's entry stays."""
 
 
 class JobRequests(Frozen):
-    """Requests by what they are for. Videos on a disk take none; a store on a disk is counted as an object store would be."""
+    """Requests by purpose. Local videos need none; a local store is counted like an object store."""
 
     store: Requests
+    """Requests to the store."""
     videos: Requests
-    """To list, digest, probe and fetch the videos."""
+    """Requests to list, digest, probe and fetch the videos."""
 
 
 class Hours(Frozen):
-    """How long machines are held, idle time not included."""
+    """How long hardware works, without idle time."""
 
     gpu: float
-    """Of GPUs, while they teach."""
+    """GPU hours of teaching."""
     core: float
-    """Of CPU cores: decoding, encoding and, where no GPU teaches, teaching."""
+    """CPU core hours of decoding, encoding and, without a GPU, teaching."""
 
 
 class RunReport(StatusReport):
-    """A run's end: the store's state, and what this run did and used, in the terms of `PlanReport`."""
+    """A finished run: the store's state, and what this run did and used, in the terms of `PlanReport`."""
 
     done_before: int
-    """Clips that were committed or failed before this run began."""
+    """Clips that were committed or had failed before this run started."""
     wall_seconds: float
     stage_seconds: StageSeconds
     bytes_added: dict[str, int]
-    """Committed bytes of each signal of the job that the store has more than before."""
+    """Signal of the job → committed bytes that this run added."""
     requests: JobRequests
     hours: Hours
 
 
 class Spread(Frozen):
-    """A figure's spread over the units that it was measured on."""
+    """The spread of a figure over the measured units."""
 
     median: float
     least: float
@@ -127,106 +144,111 @@ class Spread(Frozen):
 
 
 class PilotReport(Frozen):
-    """Some of a job's clips taught for measure, with the job's own teacher, encodings and engine settings.
+    """Measurements on some of a job's clips, with the job's own teacher, encodings and engine settings.
 
-    Everything is per clip that was tried, failed ones included, so that it scales with the clips of the job. What was done
-    before the teacher was warm is left out.
+    All figures are per clip that was tried, including failed ones, so that they scale with the job's clips. Work before the
+    teacher was warm is left out.
     """
 
     clips: int
     """Clips measured."""
     failed: dict[str, int]
-    """Reason → how many of them failed."""
+    """Reason → how many clips failed for it."""
     units: int
-    """Units of work that they were measured in."""
+    """Units of work that the clips were in."""
     bytes: dict[str, float]
-    """Stored bytes of each signal, without the shards' indexes."""
+    """Signal → stored bytes per clip, without the shards' indexes."""
     seconds: StageSeconds
     spread: dict[str, Spread]
-    """Stage of `StageSeconds` → its seconds over the units; only the stages that took any time."""
+    """Stage of `StageSeconds` → spread of its seconds over the units; only stages that took time."""
     video_bytes: float
-    """Length of the clip's video. A job reads a video once for all its clips: where it has several, it takes less than this."""
+    """Bytes of the clip's video. A job reads a video once for all its clips, so with several per video it needs fewer."""
     memory_bytes: int
-    """The most memory that the process with the teacher held; its decoders are others."""
+    """Peak memory of the teacher's process, without its decoders, which are other processes."""
 
 
 class NodeSize(Frozen):
-    """What keeps one GPU always busy; where the CPU teaches, what keeps one teacher busy."""
+    """What keeps one GPU busy all the time or, when the CPU teaches, one teacher."""
 
     clips_per_second: float
-    """That it teaches."""
+    """Clips that it teaches."""
     decode_cores: float
+    """CPU cores to decode for it."""
     encode_cores: float
+    """CPU cores to encode for it."""
     video_bytes_per_second: float
-    """From where the videos lie."""
+    """Bandwidth from the videos' storage."""
     store_bytes_per_second: float
-    """To the store."""
+    """Bandwidth to the store."""
 
 
 class Estimate(Frozen):
-    """What a job would use, from a pilot."""
+    """What a job would use, estimated from a pilot."""
 
     bytes: dict[str, int]
-    """Stored bytes of each signal for the clips to do."""
+    """Signal → stored bytes of the clips to do."""
     video_bytes: int
-    """To be read of videos."""
+    """Bytes of videos to read."""
     failed_clips: int
-    """How many would fail, if as large a share does as in the pilot."""
+    """Clips that would fail at the pilot's rate."""
     stage_seconds: StageSeconds
     hours: Hours
     wall_hours: float
-    """With the job's teachers and decoders, once all are at work."""
+    """Duration with the job's teachers and decoders, once all are at work."""
     limited_by: Literal["teach", "decode", "encode"]
-    """The stage that the wall time goes by."""
+    """The stage that determines the wall time."""
     node: NodeSize
 
 
 class TeacherMemory(Frozen):
-    """The most bytes that a teacher's process will hold, predicted."""
+    """Predicted peak memory of a teacher's process."""
 
     host: int
+    """Bytes of main memory."""
     device: int
-    """On each GPU; 0 where the CPU teaches."""
+    """Bytes on each GPU; 0 when the CPU teaches."""
 
 
 class PlanReport(Frozen):
-    """What a job would do. Made without writing anything."""
+    """What a job would do. Planning writes nothing."""
 
     store: str
     store_exists: bool
     fingerprint: str
     clips: ClipCounts
-    """As they would stand once the job's new clips are in the catalog."""
+    """Counts of the store once the job's new clips are in its catalog."""
     videos: int
     """Videos that the job lists."""
     new_clips: int
+    """Clips that are not in the catalog yet."""
     clips_to_do: int
-    """Clips to be taught, in any signal."""
+    """Clips to teach, in at least one signal."""
     units: int
     """Units of work to do."""
     bytes_uncompressed: dict[str, int]
-    """Stored bytes of each signal for the clips to do, before the lossless codec."""
+    """Signal → stored bytes of the clips to do, before lossless compression."""
     objects: int
     """Shards and ledger entries to create."""
     requests: JobRequests
     memory: TeacherMemory
     pilot: PilotReport | None = None
     estimate: Estimate | None = None
-    """What only a pilot can tell."""
+    """Null without a pilot."""
     cost: dict[str, float]
-    """Item → what it costs by the job's prices, for those that have a price and can be told. ``storage_month`` is a month's."""
+    """Item → cost by the job's prices, for items with a price and a known amount. ``storage_month`` is for one month."""
     currency: str | None = None
 
 
 class DiffReport(Frozen):
-    """A job held against a store."""
+    """A job compared with a store."""
 
     store: str
     differences: dict[str, tuple[object, object]]
-    """Dotted path of a recipe field → (the store's value, the job's). Any one makes every clip of the store stale."""
+    """Dotted path of a recipe field → (the store's value, the job's). A single one makes every clip of the store stale."""
     new_clips: int
+    """Clips of the job that are not in the catalog yet."""
     units: int
-    """Units of work the job would do; 0 where the recipes differ."""
+    """Units of work that the job would do; 0 if the recipes differ."""
 
 
 FindingKind = Literal[
@@ -235,23 +257,28 @@ FindingKind = Literal[
 
 
 class Finding(Frozen):
-    """Something wrong with a store."""
+    """One defect of a store."""
 
     kind: FindingKind
     key: str
+    """Key of the object in the store."""
     detail: str
+    """The defect in words."""
     clip_ids: tuple[str, ...] = ()
+    """Clips that it affects."""
 
 
 class Retaught(Frozen):
-    """A clip whose targets were made again."""
+    """A clip whose targets were computed again, to compare them with the store's."""
 
     clip_id: str
     drift: dict[SignalName, float]
-    """Relative RMS difference from what the store holds."""
+    """Signal → relative RMS difference from the stored values."""
 
 
 class VerifyReport(Frozen):
+    """What `verify` checked and found."""
+
     store: str
     fingerprint: str
     clips: ClipCounts
@@ -259,17 +286,17 @@ class VerifyReport(Frozen):
     bytes_checked: int
     findings: tuple[Finding, ...]
     retaught: tuple[Retaught, ...] = ()
-    """Clips that the teacher was run over again, where that was asked for."""
+    """Clips that were taught again, with `--reteach`."""
 
 
 class MigrationReport(Frozen):
-    """What was done to bring a store to this version."""
+    """What `migrate` did to bring a store to the current format version."""
 
     store: str
     from_version: int
     to_version: int
     steps: tuple[str, ...]
-    """Names of the steps, in order; empty where the store was of this version already."""
+    """Names of the steps, in order; empty if the store already had this version."""
 
 
 class GarbageReport(Frozen):
@@ -277,10 +304,13 @@ class GarbageReport(Frozen):
 
     store: str
     dry_run: bool
+    """Whether nothing was removed."""
     removed: tuple[str, ...]
+    """Keys of the garbage."""
     bytes: int
+    """Bytes of the garbage."""
     kept_younger: tuple[str, ...]
-    """Garbage left alone because a run at work might be about to commit it."""
+    """Keys of recent garbage, which stays because a running job may be about to commit it."""
 
 
 class ViewReport(Frozen):
@@ -293,7 +323,7 @@ class ViewReport(Frozen):
 
 
 class ScenesReport(Frozen):
-    """A data set of rendered scenes."""
+    """A data set of rendered scenes, as `scenes` wrote it."""
 
     out: str
     """Its folder: ``videos/``, ``marks/``, ``conversations.json`` and ``questions.json``."""
@@ -311,18 +341,21 @@ class DemoReport(Frozen):
     clips: ClipCounts
     fingerprint: str
     first_losses: dict[str, float]
-    """Mean over the first steps, by the part's name."""
+    """Part of the loss → mean over the first steps."""
     last_losses: dict[str, float]
+    """Part of the loss → mean over the last steps."""
     seconds: float
 
 
 class ErrorMessage(Frozen):
+    """An error, for programs."""
+
     kind: str
     """Name of the class in `schemas.errors`."""
     message: str
 
 
 class ErrorReport(Frozen):
-    """What any command prints in place of its report where it stops with an error."""
+    """What a command prints instead of its report if it stops with an error."""
 
     error: ErrorMessage

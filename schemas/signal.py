@@ -1,4 +1,4 @@
-"""The signals of 4D distillation: their names, axes, units and meaning, stated once."""
+"""The signals of 4D distillation: their names, axes, units and meanings, defined once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ SIGNAL_NAMES: tuple[SignalName, ...] = get_args(SignalName)
 
 
 class Signal(Frozen):
-    """One modality that the teacher gives for every clip."""
+    """One kind of target that the teacher gives for every clip."""
 
     name: SignalName
     dims: tuple[str, ...]
     """Axis names of one clip's array, outermost first."""
     units: str
+    """Physical unit of the values; ``1`` for none."""
     meaning: str
+    """What a value is, in words."""
 
 
 SIGNALS: dict[SignalName, Signal] = {
@@ -54,15 +56,17 @@ SIGNALS: dict[SignalName, Signal] = {
 }
 
 Shape = tuple[int, ...]
+"""Shape of one clip's array."""
 
 
 _EXACT = "_exact"
 
 
 def exact_array(array: str) -> str:
-    """The array that holds, in place of ``array``, the clips that its encoding cannot hold within its bound."""
+    """Name of the array with the clips of ``array`` that its encoding cannot store within its error bound."""
     return f"{array}{_EXACT}"
 
 
 def is_exact_array(array: str) -> bool:
+    """Whether an array's name comes from `exact_array`."""
     return array.endswith(_EXACT)

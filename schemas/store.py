@@ -1,4 +1,4 @@
-"""Records of a store that say where its tables are."""
+"""Records of a store that locate its Parquet tables."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from schemas.base import Frozen, Sealed
 from schemas.ledger import ObjectKey
 
 LONGEST_SEGMENT = 2**20
-"""Rows. Longer ones are cut, so that reading one is never a matter of gigabytes."""
+"""The most rows of a segment; longer ones are split, so that reading one never takes gigabytes."""
 
 
 class TableFile(Frozen):
-    """A Parquet file as it was when it was created."""
+    """A Parquet file of the store, as it was created."""
 
     key: ObjectKey
+    """Its key in the store."""
     digest: str
+    """sha256 of its bytes."""
     length: int = Field(ge=0)
-    """Bytes."""
+    """Length in bytes."""
     footer_length: int = Field(ge=0)
-    """Bytes of the file's end that say where everything is."""
+    """Length in bytes of the footer at the end, which locates the file's pages."""
     footer_digest: str
-    """What part of a long file can be checked against when it is not read whole; its pages have checksums of their own."""
+    """sha256 of the footer, to check a file that is read in part; its pages have their own checksums."""
 
 
 class Segment(Sealed):
@@ -29,16 +31,18 @@ class Segment(Sealed):
 
     first_row: int = Field(ge=0)
     rows: int = Field(ge=1, le=LONGEST_SEGMENT)
+    """Number of rows."""
     revises: bool
-    """Whether any of its videos has earlier rows. Where no segment does, every row is current."""
+    """Whether any of its videos has rows in earlier segments. If no segment revises, every row is current."""
     table: TableFile
 
 
 class VolumeRecord(Sealed):
-    """A bound volume of the ledger."""
+    """A volume of the ledger: many entries, bound into two tables."""
 
     entries: int = Field(ge=0)
+    """Number of entries."""
     state: TableFile
-    """What opening a store takes of each entry."""
+    """The fields of each entry that opening a store needs."""
     texts: TableFile
-    """Every entry as it was written."""
+    """The full text of each entry."""

@@ -1,4 +1,4 @@
-"""TRAIN.yaml: which store teaches which student, by which losses; and what a finished fit reports."""
+"""TRAIN.yaml: which store teaches which student, with which losses; and what a finished fit reports."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ from pydantic import Field, field_validator, model_validator
 from schemas.base import Frozen
 
 Modality = Literal["depth", "flow", "motion", "camray"]
-"""A signal that explicit distillation compares, decoded by the teacher's heads."""
+"""A signal that explicit distillation (ED) compares."""
 Mode = Literal["heads", "latent", "direct", "sft"]
-"""``heads``: the teacher's frozen heads decode the student's F4D, so LD and ED; ``latent``: LD alone, and nothing of the
-teacher on the device; ``direct``: LD, and ED by light heads that are trained with the student, again without the teacher;
+"""``heads``: LD, and ED with the teacher's frozen heads, which decode the student's F4D; ``latent``: LD alone, with nothing of
+the teacher on the device; ``direct``: LD, and ED with light heads that are trained with the student, without the teacher's;
 ``sft``: nothing is distilled, for comparison."""
 Reduction = Literal["frame_sum", "mean"]
 """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
 DepthSpace = Literal["log", "linear"]
+"""Whether ED compares logarithms of depth or depths."""
 Precision = Literal["fp32", "bf16"]
 Dtype = Literal["float32", "bfloat16"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
 
 class LossRecipe(Frozen):
-    """L = SFT + alpha · LD + beta · Σ_m weights[m] · ED_m, every term settled. 4D-RGPT, arXiv 2512.17012, section 3."""
+    """L = SFT + alpha · LD + beta · Σ_m weights[m] · ED_m, with every choice resolved. 4D-RGPT, arXiv 2512.17012, section 3."""
 
     name: str
+    """The recipe that it started from."""
     alpha: float
+    """Weight of LD, the latent distillation."""
     beta: float
+    """Weight of ED, the explicit distillation."""
     weights: dict[Modality, float]
+    """Modality → its weight in ED."""
     reduction: Reduction
+    """How elements are averaged: `Reduction`."""
     depth: DepthSpace
     """The space in which depths are compared."""
     depth_offset: float
     """Added to both depths before the logarithm."""
     mask_first_flow_frame: bool
-    """Whether frame 0 is left out of the flow's loss: backward flow has no earlier frame to point to there."""
+    """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to."""
 
 
 RECIPES: dict[str, LossRecipe] = {
-    # The paper's equations sum over time steps. It does not say in which space depth is compared; the logarithm is
-    # the released code's choice and the one that suits a depth known up to scale.
+    # The paper's equations sum over time steps. The paper does not say in which space depth is compared; the logarithm is the
+    # released code's choice, and suits a depth known up to scale.
     "paper": LossRecipe(
         name="paper",
         alpha=0.5,
@@ -66,22 +72,23 @@ RECIPES: dict[str, LossRecipe] = {
 
 
 class LossConfig(Frozen):
-    """A named recipe, and what to change in it. A field left out keeps the recipe's own value."""
+    """A named recipe, and changes to it. A field that is left out keeps the recipe's value."""
 
     recipe: Literal["paper", "released"] = "paper"
-    """``paper``: as the paper's equations have it; ``released``: as the public code of June 2026 has it."""
+    """``paper``: the paper's equations; ``released``: the public code of June 2026."""
     alpha: float | None = Field(None, ge=0)
     """Weight of LD, the latent distillation."""
     beta: float | None = Field(None, ge=0)
-    """Weight of ED, the explicit distillation, before the weights of its modalities."""
+    """Weight of ED, the explicit distillation, multiplied by the weight of each modality."""
     weights: dict[Modality, float] = Field({})
-    """Weight of each modality in ED; 0 leaves it out, and it is then neither read nor decoded."""
+    """Weight of each modality in ED; one with 0 is neither read nor decoded."""
     reduction: Reduction | None = None
     """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
     depth: DepthSpace | None = None
     """The space in which depths are compared."""
     mask_first_flow_frame: bool = True
-    """Neither the paper nor the released code masks that frame; ``false`` gives their habit."""
+    """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to. The paper and the
+    released code do not leave it out; ``false`` does as they do."""
 
     @field_validator("weights")
     @classmethod
@@ -102,24 +109,24 @@ class LossConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """The conversations to train on, and where their videos lie."""
+    """The conversations to train on, and where their videos are."""
 
     conversations: tuple[str, ...] = ()
-    """Files in the LLaVA JSON conversation format; relative paths start from the current folder. With none, every
-    committed clip of the store gets one built-in question and answer about its length, which the store's frame times
-    alone can answer."""
+    """Files in the LLaVA JSON conversation format; relative paths start from the current folder. Without any, every committed
+    clip of the store gets one built-in question about its length, answered from the store's frame times."""
     image_root: str | None = None
     """Folder or URL that the conversations' ``image`` paths start from."""
     video_root: str | None = None
-    """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read where the store's
-    catalog says they are."""
+    """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read from the uris in the
+    store's catalog."""
     without_targets: Literal["stop", "drop", "sft"] = "stop"
-    """What to do with a conversation whose clip the store does not hold, or holds as failed or pending. ``sft`` trains the
-    language model on it without distilling, from frames spread over its video; those of failed clips are dropped."""
+    """What to do with a conversation whose clip is not in the store, or is failed or pending there. ``stop``: refuse to train;
+    ``drop``: leave it out; ``sft``: train on it without distillation, with frames spread over its video, but drop it if its
+    clip failed."""
     frame_cache_mib: int = Field(512, ge=0)
-    """MiB that the student's decoded frames may take in each data process; the least recently used clip goes first."""
+    """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
     workers: int = Field(0, ge=0)
-    """Processes that decode and read ahead; 0 does it between the steps."""
+    """Processes that decode and read ahead; with 0, the training process does it between steps."""
 
     @field_validator("conversations", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
@@ -131,39 +138,39 @@ class ModelConfig(Frozen):
     """Which student to build."""
 
     backbone: BackboneName = "4d-rgpt"
-    """``4d-rgpt``: SigLIP, a projector and Qwen2, as NVILA-Lite joins them; the others are transformers' own models."""
+    """``4d-rgpt``: SigLIP, a projector and Qwen2, joined as in NVILA-Lite; the others are transformers' own models."""
     weights: str | None = None
-    """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit
-    or an export wrote. Without it the ``preset`` is built from config, freshly initialised."""
+    """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit or
+    an export wrote. Without it, the ``preset`` is built with random weights."""
     preset: Literal["tiny"] = "tiny"
-    """The configuration of a student without weights: small enough for a CPU."""
+    """Configuration of a student without ``weights``; small enough for a CPU."""
     dtype: Dtype = "float32"
-    """Of the weights as they are loaded and trained."""
+    """Dtype in which weights are loaded and trained."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
-    """Where 4D-RGPT adds the timestamp positional encoding: the paper's site (the default), or the one that the released
-    README names. The Qwen models have their own encoding of real time."""
+    """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
+    ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
     freeze: tuple[Literal["vision_tower", "projector", "llm"], ...] = ("vision_tower",)
-    """Parts that keep their weights; the paper tunes the projector and the language model."""
+    """Parts that do not train; the paper trains the projector and the language model."""
 
 
 class DecoderConfig(Frozen):
-    """The training-only perception decoder, from the language model's hidden states to F4D."""
+    """The perception decoder, from the language model's hidden states to F4D. Only training uses it."""
 
     kind: Literal["mlp3", "linear"] = "mlp3"
-    """``mlp3``: the paper's three-layer MLP; ``linear``: the released code's one linear layer for each hook."""
+    """``mlp3``: the paper's three-layer MLP; ``linear``: the released code's single linear layer per F4D layer (hook)."""
     hidden: int = Field(2560, ge=1)
     """Width of the MLP's hidden layers; ``linear`` has none."""
 
 
 class LoraConfig(Frozen):
-    """Low-rank adapters in the language model, trained in the place of its own weights. arXiv 2106.09685."""
+    """Low-rank adapters (LoRA, arXiv 2106.09685) in the language model, trained instead of its own weights."""
 
     rank: int = Field(16, ge=1)
     """Rank of each adapter."""
     alpha: float = Field(32.0, gt=0)
-    """What the adapters add is scaled by ``alpha / rank``."""
+    """The adapters' output is scaled by ``alpha / rank``."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is left out at each step."""
+    """Dropout probability of an adapter's inputs."""
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
@@ -174,18 +181,18 @@ class OptimConfig(Frozen):
     """The optimizer and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon``: Muon for the matrices of linear layers, which makes far more of few steps from random weights, and AdamW for
-    all others; the rate is both's, as Muon's steps are scaled to AdamW's length."""
+    """``muon``: Muon for the matrices of linear layers, and AdamW for all other weights. From random weights it learns far more
+    in few steps. Both use the same learning rate, since Muon's updates are scaled to AdamW's."""
     learning_rate: float = Field(1e-5, gt=0)
-    """The highest, at the end of the warm-up."""
+    """Highest learning rate, reached at the end of the warm-up."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled from the gradient."""
+    """Weight decay, decoupled from the gradient."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
+    """Gradients are clipped to this norm; 0 does not clip."""
 
 
 class TrainConfig(Frozen):
@@ -194,45 +201,45 @@ class TrainConfig(Frozen):
     store: str = Field(min_length=1)
     """The store of cached targets: any fsspec URL or a local path."""
     fingerprint: str | None = Field(None, min_length=8)
-    """Fingerprint of the recipe that the store must have, or how it begins; a store of another recipe is then refused."""
+    """Fingerprint, or its first digits, of the recipe that the store must have; a store with another recipe is refused."""
     output: str = Field(min_length=1)
-    """Folder of the run: its losses, its result and its weights."""
+    """Folder of the run, for its losses, checkpoints, report and weights."""
     mode: Mode = "heads"
-    """What is distilled, and by what: ``heads``: LD and ED through the teacher's frozen heads; ``latent``: LD alone;
-    ``direct``: LD, and ED by light heads that are trained with the student; ``sft``: nothing, for comparison."""
+    """What is distilled, and how. ``heads``: LD, and ED through the teacher's frozen heads; ``latent``: LD alone; ``direct``:
+    LD, and ED through light heads that are trained with the student; ``sft``: nothing, for comparison."""
     data: DataConfig = DataConfig()
     """The conversations to train on."""
     model: ModelConfig = ModelConfig()
     """The student."""
     decoder: DecoderConfig = DecoderConfig()
-    """The perception decoder, which only training needs."""
+    """The perception decoder, which only training uses."""
     loss: LossConfig = LossConfig()
-    """What the losses weigh."""
+    """The losses and their weights."""
     optim: OptimConfig = OptimConfig()
     """The optimizer and its schedule."""
     steps: int = Field(100, ge=1)
     """Optimizer steps."""
     batch: int = Field(4, ge=1)
-    """Conversations in one forward pass of one process."""
+    """Conversations per forward pass and process."""
     accumulate: int = Field(1, ge=1)
-    """Forward passes whose gradients make one optimizer step."""
+    """Gradient accumulation: forward passes per optimizer step."""
     seed: int = Field(0, ge=0)
-    """Of fresh weights, of the samples' order and of every random choice in training."""
+    """Seed of random weights, of the order of samples and of every random choice in training."""
     log_every: int = Field(1, ge=1)
-    """Optimizer steps between two lines of ``metrics.jsonl``; a line holds the mean over those steps."""
+    """Optimizer steps per line of ``metrics.jsonl``, which holds their mean."""
     precision: Precision = "fp32"
-    """``bf16``: products in bfloat16, by autocast; weights, gradients and losses stay in float32."""
+    """``bf16``: bfloat16 autocast; weights, gradients and losses stay in float32."""
     lora: LoraConfig | None = None
-    """Train the language model by adapters, which are merged into it when the student is saved. Without: all its weights."""
+    """Train the language model with adapters, which are merged when the student is saved. Without it, all its weights train."""
     gradient_checkpointing: bool = False
-    """Compute the language model's activations once more in the backward pass, in place of keeping them."""
+    """Recompute the language model's activations in the backward pass instead of storing them."""
     fsdp: Literal["full_shard"] | None = None
-    """Shard weights, gradients and optimizer states over the processes. Without: each process holds them all (DDP)."""
+    """Shard weights, gradients and optimizer states over the processes. Without it, each process has all of them (DDP)."""
     checkpoint_every: int = Field(0, ge=0)
-    """Optimizer steps between two checkpoints, from which ``--resume`` goes on; 0 writes one only where the run is told to
-    stop."""
+    """Optimizer steps between checkpoints, from which ``--resume`` continues; with 0, only a run that is asked to stop writes
+    one."""
     keep_checkpoints: int = Field(2, ge=1)
-    """How many checkpoints stay; the oldest goes first."""
+    """How many checkpoints to keep; the oldest is removed first."""
 
     @model_validator(mode="after")
     def _shards_of_one_type(self) -> Self:
@@ -243,13 +250,15 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _whole_matrices(self) -> Self:
         if self.fsdp is not None and self.optim.optimizer == "muon":
-            raise ValueError("Muon works on whole matrices, and `fsdp` shards them: leave one of the two out")
+            raise ValueError("Muon needs whole matrices, and `fsdp` shards them: leave one of the two out")
         return self
 
     @model_validator(mode="after")
     def _adapters_in_a_model_that_trains(self) -> Self:
         if self.lora is not None and "llm" in self.model.freeze:
-            raise ValueError("`lora` trains the language model, and `model.freeze` keeps it as it is: leave `llm` out of it")
+            raise ValueError(
+                "`lora` trains the language model, but `model.freeze` names `llm`: leave `llm` out of `model.freeze`"
+            )
         return self
 
     @model_validator(mode="after")
@@ -267,12 +276,12 @@ class TrainConfig(Frozen):
 
 
 class SmoothedLosses(Frozen):
-    """Losses as means over some lines of ``metrics.jsonl``."""
+    """Mean losses over some lines of ``metrics.jsonl``."""
 
     from_step: int
     to_step: int
     losses: dict[str, float]
-    """``loss``, the weighted total; ``sft``, ``ld``, ``ed_depth``, …, each unweighted."""
+    """``loss``, the weighted total, and the unweighted ``sft``, ``ld``, ``ed_depth``, …"""
 
 
 class FitReport(Frozen):
@@ -281,38 +290,41 @@ class FitReport(Frozen):
     output: str
     store: str
     fingerprint: str
-    """Of the recipe that the store was written under."""
+    """Fingerprint of the store's recipe."""
     mode: Mode
     loss: LossRecipe
     steps: int
     samples: int
-    """Conversations trained on."""
+    """Conversations that were trained on."""
     clips: int
-    """Clips whose targets they use."""
+    """Clips whose targets were used."""
     dropped: int
-    """Conversations left out because the store has no targets for them."""
+    """Conversations that were left out because the store has no targets for them."""
     processes: int
-    """Processes that trained it together."""
+    """World size: processes that trained together."""
     first: SmoothedLosses
+    """Mean losses at the start."""
     last: SmoothedLosses
+    """Mean losses at the end."""
     parameters: dict[str, int]
-    """How many parameters each part has: those of the student, and those that only training needs."""
+    """Part of the student or of P4D → number of its parameters."""
     trained_parameters: int
+    """Number of parameters that trained."""
     seconds: float
-    """Wall time of the training loop; of a resumed run, with what led to its checkpoint."""
+    """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
     data_wait_seconds: float
-    """How much of it passed waiting for a batch, in the process that waited longest."""
+    """Part of it spent waiting for batches, in the process that waited longest."""
 
 
 class ExportReport(Frozen):
-    """A student written for use, without what only its training needed."""
+    """An exported student, without what only training uses."""
 
     out: str
     backbone: BackboneName
     store: str
-    """Whose targets it was trained on."""
+    """The store whose targets it was trained on."""
     fingerprint: str
     tensors: int
     parameters: int
     bytes: int
-    """Of all files together."""
+    """Bytes of all files together."""

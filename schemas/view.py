@@ -1,4 +1,4 @@
-"""A view of a clip: which part of the picture is seen, and whether in a mirror."""
+"""A view of a clip: a crop of the frames, and whether they are flipped."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from schemas.errors import BadInput
 
 
 class Crop(Frozen):
-    """A rectangle of the picture, in pixels at the teacher's size."""
+    """A rectangle of the frames, in pixels at the teacher's size."""
 
     top: int = Field(ge=0)
+    """First row."""
     left: int = Field(ge=0)
+    """First column."""
     height: int = Field(ge=1)
+    """Rows."""
     width: int = Field(ge=1)
+    """Columns."""
 
     def require_within(self, height: int, width: int) -> None:
-        """Raises `BadInput` where the rectangle leaves a picture of that many pixels."""
+        """Raise `BadInput` if the rectangle does not fit in frames of ``height`` × ``width`` pixels."""
         if self.top + self.height > height or self.left + self.width > width:
             raise BadInput(
                 f"the crop of rows {self.top} to {self.top + self.height} and columns {self.left} to {self.left + self.width} "
@@ -26,15 +30,18 @@ class Crop(Frozen):
 
 
 class View(Frozen):
-    """First the crop, then the mirror. Nothing is resized."""
+    """A crop, then a horizontal flip. Nothing is resized."""
 
     crop: Crop | None = None
-    """None for the whole picture."""
+    """The part of the frames to keep; null for all of it."""
     flip: bool = False
-    """Whether left and right are swapped."""
+    """Whether to swap left and right."""
 
     def then(self, other: View, size: int) -> View:
-        """This view and ``other`` of what it shows, as one. ``size``: the teacher's, in pixels. Raises `BadInput`."""
+        """This view followed by ``other``, as one view. ``size``: height and width of the teacher's frames, in pixels.
+
+        Raises `BadInput` if the other's crop does not fit in this view.
+        """
         crop = self.crop
         if other.crop is not None:
             outer = self.crop or Crop(top=0, left=0, height=size, width=size)

@@ -1,6 +1,6 @@
 """The student's side of P4D: train a 4D-RGPT from a store of cached targets. Never loads Ray or a teacher.
 
-In a training loop of one's own, `P4D` and `TargetCollator` are all that it takes. ``grid``: the video tokens' (time, y, x)::
+Your own training loop needs only `P4D` and `TargetCollator`. ``grid`` is the (time, y, x) of a clip's video tokens::
 
     cache = open_cache(store)
     p4d = P4D.for_store(cache, hidden_size).to(device)
@@ -41,7 +41,7 @@ __all__ = ["P4D", "P4DLosses", "TargetBatch", "TargetCollator", "TargetReader", 
 
 
 def __getattr__(name: str) -> Any:
-    # transformers takes seconds to import; whoever only wants P4D for a loop of their own does not wait for it.
+    # Lazy, because transformers takes seconds to import and P4D alone does not need it.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

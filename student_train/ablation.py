@@ -1,6 +1,7 @@
-"""Rendered scenes in; what distillation, its parts and frame times are worth to a small student out. One command, no downloads.
+"""An `AblationConfig` goes in; a report of what distillation, its parts and frame times add to a small student comes out.
 
-After 4D-RGPT's ablations (arXiv 2512.17012, section 5): SFT alone, with LD, with LD and ED; with and without timestamps.
+The scenes are rendered, so nothing is downloaded. After 4D-RGPT's ablations (arXiv 2512.17012, section 5): SFT alone, with LD,
+with LD and ED; each with and without timestamps.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from teacher_cache.io.output_folder import claim_folder
 from teacher_cache.io.parent import end_with_parent
 
 ALL = "all"
-"""All kinds of questions together."""
+"""Key of the accuracy over all kinds of questions."""
 _TRAIN_SEED, _HELD_OUT_SEED = 20_000, 10_000
-"""Of the first scene; the packaged teacher was trained on neither."""
+"""Seeds of the first scene of each set; the packaged teacher was trained on neither set."""
 _SIZE, _FRAMES = 112, 16
 _TURNS = 100
-"""More questions than a scene has."""
+"""Questions per conversation; more than a scene has."""
 _QUESTIONS = "questions.json"
 _TPE = "+TPE"
 _MODES: dict[str, Mode] = {"SFT": "sft", "LD": "latent", "LD+ED": "heads"}
 
 
 def arms(config: AblationConfig) -> list[Arm]:
-    """Every arm on the first encoding's store, and the last one on the others."""
+    """Every arm with the store of the first encoding, and the last arm also with each other store."""
     wanted = [(name, config.encodings[0]) for name in config.arms]
     wanted += [(config.arms[-1], encoding) for encoding in config.encodings[1:]]
     return [
@@ -54,13 +55,13 @@ def arms(config: AblationConfig) -> list[Arm]:
 
 
 def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
-    """Render, teach, train every arm with every seed, evaluate; all under ``out``. What is done there already stays.
+    """Render, teach, train every arm with every seed and evaluate, all under ``out``. Finished parts there are kept.
 
-    Raises `BadInput` where ``out`` holds an ablation of other settings or cannot be written, and `CouldNotRun` where a step
-    of it ends badly.
+    Raises `BadInput` if ``out`` holds an ablation with other settings or cannot be written, and `CouldNotRun` if a part
+    fails.
     """
     start = time.perf_counter()
-    # Seeds, arms and stores may be added to what is there; processes change nothing.
+    # A later call may add seeds, arms and encodings; the number of processes changes no result.
     claim_folder(out, config.model_dump(mode="json", exclude={"seeds", "arms", "encodings", "processes"}))
     taught = _render(out / "train", config.videos, _TRAIN_SEED, config)
     asked = _render(out / "held-out", config.held_out, _HELD_OUT_SEED, config)
@@ -88,25 +89,25 @@ def run_ablation(config: AblationConfig, out: Path) -> AblationReport:
 
 
 def _render(folder: Path, videos: int, first_seed: int, config: AblationConfig) -> list[dict[str, Any]]:
-    """Scenes with their conversations and questions; returns the questions, in R4D-Bench's fields."""
+    """Render scenes with conversations and questions; returns the questions, with R4D-Bench's fields."""
     shape = ("--height", str(_SIZE), "--width", str(_SIZE), "--frames", str(_FRAMES))
     tasks = [option for task in config.tasks for option in ("--task", task)]
-    # What is dear in a step is the video: one conversation holds all that is asked about it.
+    # The video is what costs in a step, so one conversation holds all questions about it.
     asking = (*tasks, "--turns", str(_TURNS))
     _say(f"rendering {videos} scenes: {folder}")
     _command("scenes", str(folder), "--videos", str(videos), "--first-seed", str(first_seed), *shape, *asking)
     questions = json.loads((folder / _QUESTIONS).read_text(encoding="utf-8"))
     if absent := set(config.tasks) - {question["task"] for question in questions}:
-        raise BadInput(f"the {videos} scenes in {folder} have no question of the kind {min(absent)!r}; take more of them")
+        raise BadInput(f"the {videos} scenes in {folder} have no question of the kind {min(absent)!r}; render more scenes")
     return list(questions)
 
 
 def _teach(data: Path, store: str, encoding: EncodingProfile, config: AblationConfig) -> None:
-    """By the command that its users have: training never loads the teacher, so this package does not import it."""
+    """Write a store with the `teacher-cache` command: this package never imports a teacher."""
     job = {
         "videos": {"glob": f"{data}/videos/*.mp4"},
         "store": store,
-        # Students decode with the teacher's heads in the teacher's own precision: that is most of an ED step.
+        # Students run the teacher's heads in the teacher's precision, and that is most of the time of an ED step.
         "teacher": {"family": "l4p", "preset": "tiny", "dtype": "bfloat16" if config.precision == "bf16" else "float32"},
         "clips": {"frames": _FRAMES, "sampling": "uniform"},
         "signals": ["f4d", "depth", "flow", "motion", "camray"],
@@ -122,7 +123,7 @@ def _teach(data: Path, store: str, encoding: EncodingProfile, config: AblationCo
 
 
 def _command(*arguments: str) -> None:
-    """`teacher-cache`, whose progress goes where ours does."""
+    """Run `teacher-cache`; its progress goes to our standard error."""
     command = [sys.executable, "-m", "teacher_cache.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -154,7 +155,7 @@ def _held_out_store(out: Path) -> str:
 
 
 def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
-    """Every arm with every seed, several at a time, in the arms' order."""
+    """Train and evaluate every arm with every seed, several at a time; returned in the arms' order."""
     wanted = [(arm, seed) for arm in arms(config) for seed in range(config.seeds)]
     (out / "runs").mkdir(exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // config.processes)
@@ -168,7 +169,7 @@ def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
         ) as pool,
         progress_bar("training", len(wanted), "runs") as advance,
     ):
-        # One seed of every arm first: what a stopped call leaves is then whole for fewer seeds.
+        # Every arm with one seed first, so that a stopped call leaves complete results for fewer seeds.
         order = sorted(wanted, key=lambda run: run[1])
         futures = {pool.submit(run_arm, config, out, *run): run for run in order}
         try:
@@ -182,18 +183,18 @@ def _runs(config: AblationConfig, out: Path) -> list[ArmRun]:
 
 
 def _begin_worker(folder: Path, threads: int) -> None:
-    import torch  # noqa: PLC0415  # in the worker alone
+    import torch  # noqa: PLC0415  # loaded in the worker only
 
     command = multiprocessing.parent_process()
     assert command is not None
-    # A worker that outlived its command would train on beside the next one's, in the same folder.
+    # A worker that outlived its command would keep training in the same folder as the next command's.
     threading.Thread(target=end_with_parent, args=(command.pid,), daemon=True).start()
     torch.set_num_threads(threads)
     sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
 
 
 def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
-    """Train and evaluate one student; what an earlier call has done is taken as it is."""
+    """Train and evaluate one student, reusing what an earlier call has finished."""
     from student_train.evaluation.evaluate import Wanted, evaluate  # noqa: PLC0415  # transformers
     from student_train.training.fit import fit  # noqa: PLC0415
 
@@ -215,7 +216,7 @@ def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:
 
 
 def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder: Path) -> TrainConfig:
-    """An arm's TRAIN.yaml."""
+    """The training settings of one run of an arm."""
     root = str(out / "train")
     return TrainConfig(
         store=_store(out, arm.encoding),
@@ -249,7 +250,7 @@ def _arm_run(arm: Arm, seed: int, fitted: FitReport, evaluated: EvalReport) -> A
 
 
 def summaries(runs: Iterable[ArmRun]) -> tuple[ArmSummary, ...]:
-    """Each arm's figures over its seeds, in the order in which the arms first come."""
+    """Each arm's figures over its seeds, in order of the arms' first appearance."""
     by_arm: defaultdict[Arm, list[ArmRun]] = defaultdict(list)
     for run in runs:
         by_arm[run.arm].append(run)
@@ -265,7 +266,7 @@ def summaries(runs: Iterable[ArmRun]) -> tuple[ArmSummary, ...]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and standard deviation."""
+    """Mean and standard deviation (n - 1)."""
     return Spread(mean=statistics.fmean(values), deviation=statistics.stdev(values) if len(values) > 1 else None)
 
 
@@ -274,9 +275,9 @@ def _spreads(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
 
 
 def baseline(taught: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of the asked questions that their kind's most frequent letter among the taught ones answers: sight unseen.
+    """Task → accuracy of a guess without the video: the most frequent letter among the taught questions of the same kind.
 
-    A kind is a task with its options, as a model that reads the text alone can tell them apart.
+    A kind is a task with its options: what a model can tell apart from the text alone.
     """
     letters: defaultdict[tuple[Any, ...], Counter[int]] = defaultdict(Counter)
     for question in taught:
@@ -304,7 +305,7 @@ def _with_all(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _map_baseline(out: Path, runs: Sequence[ArmRun]) -> dict[str, float]:
-    """The constants' scores, which are the same for every run that has maps."""
+    """The constant baselines' scores, which are the same for every run with maps."""
     run = next((run for run in runs if run.maps), None)
     if run is None:
         return {}

@@ -1,4 +1,4 @@
-"""A run's folder in, the plain video language model out: what transformers loads alone, without a trace of P4D."""
+"""A run's folder goes in; the plain video language model comes out, which transformers loads alone, without P4D."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from student_train.training.run_folder import RunFolder
 
 
 def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None = None) -> ExportReport:
-    """Write the student of a finished run, or of a run's checkpoint, to ``out``, which appears whole or not at all.
+    """Write the student of a finished run, or of a checkpoint, to ``out``, which appears complete or not at all.
 
-    ``step``: of the checkpoint. ``dtype``: of the weights written; as the run has them when absent.
-    Raises `BadInput` where ``run`` holds no finished run, or not that checkpoint, or ``out`` something else, and `CouldNotRun`
-    if what was written is not the student's own weights and no more.
+    ``step``: step of the checkpoint; None for the finished run. ``dtype``: of the written weights; the run's when None.
+    Raises `BadInput` if ``run`` holds no finished run or not that checkpoint, or if ``out`` is not empty, and `CouldNotRun` if
+    the written files do not hold exactly the student's own weights.
     """
     folder = RunFolder(run)
     config = folder.config()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is there already; give another folder to --out, or remove it")
+        raise BadInput(f"{out} already exists; give another folder to --out, or remove it")
     if step is None:
         fingerprint = folder.result().fingerprint
         student = load_student(folder.student, dtype or config.model.dtype)
@@ -57,9 +57,9 @@ def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None
 
 
 def student_of(checkpoint: Checkpoint) -> Backbone:
-    """The plain student as it was at a checkpoint, its adapters merged. Raises `CouldNotRun` where the weights are not its."""
+    """The plain student at a checkpoint, adapters merged. Raises `CouldNotRun` if the weights are not this student's."""
     config = checkpoint.state.config
-    torch.manual_seed(config.seed)  # what a student built from config does not train is as the run's own
+    torch.manual_seed(config.seed)  # a student built from config gets the run's own frozen weights
     student = build_student(config.model)
     adapters = None if config.lora is None else add_adapters(student.parts()["llm"], config.lora)
     own = {f"student.{name}": parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
@@ -67,7 +67,7 @@ def student_of(checkpoint: Checkpoint) -> Backbone:
     if own.keys() != weights.keys():
         unlike = sorted(own.keys() ^ weights.keys())
         raise CouldNotRun(
-            f"the checkpoint {checkpoint.folder} is not of the student that its settings build: {unlike[0]} differs"
+            f"the weights of {checkpoint.folder} do not fit the student that its settings build: {unlike[0]} differs"
         )
     with torch.no_grad():
         for name, parameter in own.items():
@@ -78,8 +78,11 @@ def student_of(checkpoint: Checkpoint) -> Backbone:
 
 
 def require_its_own_weights(folder: Path, student: Backbone) -> int:
-    """How many tensors the files hold: the model's, by name and shape, and no more; what shares memory is written once."""
-    # transformers writes some models under the names that they were published with.
+    """Check that the files hold exactly the model's tensors, by name and shape, and return how many.
+
+    Tensors that share memory are written once. Raises `CouldNotRun` if any differs.
+    """
+    # transformers saves some models under the tensor names of their publication.
     state = revert_weight_conversion(student.model, student.model.state_dict())
     own = {name: tuple(tensor.shape) for name, tensor in state.items()}
     written: dict[str, tuple[int, ...]] = {}
@@ -90,5 +93,5 @@ def require_its_own_weights(folder: Path, student: Backbone) -> int:
     for name in [name for name in own if name not in written and state[name].data_ptr() in stored]:
         del own[name]
     if unlike := {name for name in own.keys() | written.keys() if own.get(name) != written.get(name)}:
-        raise CouldNotRun(f"{folder} was not written as the student is: {', '.join(sorted(unlike)[:5])} differ; export again")
+        raise CouldNotRun(f"the files in {folder} differ from the student: {', '.join(sorted(unlike)[:5])}; export again")
     return len(written)

@@ -1,1 +1,1 @@
-"""Conversations, frames and targets to batches."""
+"""Conversations, videos and cached targets go in; batches come out."""

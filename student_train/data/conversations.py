@@ -1,4 +1,4 @@
-"""LLaVA JSON conversations in, token ids and labels out."""
+"""LLaVA JSON conversations go in; token ids and labels come out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 VIDEO, IMAGE = "<video>", "<image>"
-"""The placeholders of a video and of an image in a conversation's text."""
+"""The placeholders for a video and for an image in a conversation's text."""
 _PLACEHOLDER = re.compile(f"({VIDEO}|{IMAGE})")
 IGNORED_LABEL = -100
-"""The label of a token that the language-modelling loss leaves out, as transformers has it."""
+"""The label, as in transformers, of a token that the language-modelling loss ignores."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says."""
+    """One message of a conversation."""
 
     role: str
     """``user``, ``assistant`` or ``system``."""
@@ -36,18 +36,18 @@ class Conversation:
     """One training sample: text, and the video and images that it is about, if any."""
 
     source: str
-    """Where it stands, for messages: the file and the index in it."""
+    """Its file and the index in it, for messages."""
     turns: tuple[Turn, ...]
     video: str | None = None
-    """The video's path or url as the file gives it."""
+    """The video's path or URL, as the file gives it."""
     clip_id: str | None = None
-    """The store's own name of the clip, where the file gives it."""
+    """The clip's id in the store, if the file gives it."""
     images: tuple[str, ...] = ()
-    """The images' paths or urls as the file gives them, in the order of their placeholders in the text."""
+    """The images' paths or URLs, as the file gives them, in the order of their placeholders."""
 
 
 def read_conversations(files: Sequence[str]) -> list[Conversation]:
-    """All conversations of LLaVA JSON files (a list of objects) and of .jsonl files (one object a line), in their order.
+    """The conversations of LLaVA JSON files (a list of objects) and .jsonl files (one object per line), in order.
 
     Raises `BadInput` that names the file and the index in it.
     """
@@ -80,7 +80,7 @@ def _conversation(item: Any, source: str) -> Conversation:
     video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
-            raise BadInput(f"{source}: `{name}` is {value!r}; needed one text (this model takes one video a sample)")
+            raise BadInput(f"{source}: `{name}` is {value!r}; needed one string (a sample may have one video)")
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
@@ -95,10 +95,11 @@ def _turn(turn: Any, source: str) -> Turn:
 
 
 def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
-    """The turns with one ``<video>`` where there is a video, and one ``<image>`` for each image.
+    """The turns with one ``<video>`` placeholder for the video, if any, and one ``<image>`` for each image.
 
-    What has no placeholder is shown at the beginning of the first question, images before the video. Published sets of video
-    conversations use either word for the video, so a lone ``<image>`` of a sample without images is the video's.
+    Missing placeholders go to the start of the first question, images before the video. Published video conversations use
+    either word for the video, so ``<image>`` means the video in a sample that has neither images nor a ``<video>``. Raises
+    `BadInput` if the placeholders do not fit the sample.
     """
     if has_video and not images and not _count(turns, VIDEO):
         turns = tuple(Turn(turn.role, turn.text.replace(IMAGE, VIDEO)) for turn in turns)
@@ -106,18 +107,18 @@ def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, 
     if found_videos > has_video:
         raise BadInput(
             f"{source}: has {found_videos} <video> placeholders, but "
-            + ("this model takes one video a sample" if has_video else "names no `video` or `clip_id`")
+            + ("a sample may have one video" if has_video else "names no `video` or `clip_id`")
         )
     if found_images not in {0, images}:
         raise BadInput(
-            f"{source}: has {found_images} <image> placeholders and names {images} images; needed one for each, or none"
+            f"{source}: has {found_images} <image> placeholders and names {images} images; needed one per image, or none"
         )
     missing = [IMAGE] * (images - found_images) + [VIDEO] * (has_video - found_videos)
     if not missing:
         return turns
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
-        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn to put {", ".join(missing)} into')
+        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn for the placeholders {", ".join(missing)}')
     return (*turns[:first], Turn("user", "".join(f"{word}\n" for word in missing) + turns[first].text), *turns[first + 1 :])
 
 
@@ -126,9 +127,9 @@ def _count(turns: Sequence[Turn], word: str) -> int:
 
 
 def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> tuple[list[int], list[int]]:
-    """(input ids, labels) of one conversation in ChatML, Qwen's chat format; answers and their ends are learnt, no more.
+    """(input ids, labels) of one conversation in ChatML, Qwen's chat format. Only answers and their end tokens have labels.
 
-    ``<video>`` and ``<image>`` become the processor's ids for them; ``seconds`` are the times of the video's frames.
+    ``<video>`` and ``<image>`` become the processor's placeholder tokens. ``seconds``: times of the video's frames.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -156,6 +157,6 @@ def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[floa
 
 
 def prompt(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> list[int]:
-    """Input ids of the turns so far, up to where the assistant begins to speak."""
+    """Input ids of the turns, ending where the assistant's answer begins."""
     begin = processor.tokenizer("<|im_start|>assistant\n", add_special_tokens=False).input_ids
     return [*tokenize(turns, processor, seconds)[0], *begin]

@@ -1,4 +1,4 @@
-"""A video and frame numbers, or an image, in; square uint8 pixels for the student out, each decoded once if memory allows."""
+"""A video and frame numbers, or an image, go in; square uint8 frames for the student come out, cached in memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ Decode = Callable[[str, Sequence[int]], Frames]
 
 
 class Watched(NamedTuple):
-    """A whole video as the student sees it."""
+    """Frames spread over a whole video."""
 
     frames: Frames
     """(frame, size, size, RGB)."""
     timestamps: np.ndarray[Any, np.dtype[np.float64]]
-    """(frame,) seconds, as the video says them."""
+    """(frame,) presentation times in seconds, as the video states them."""
     seconds: float
-    """How long the video is."""
+    """Length of the video."""
 
 
 class StudentFrames:
-    """Decodes and resizes frames, and keeps the latest within a bound of bytes. Pickles without what it keeps."""
+    """Decodes and resizes frames, with a least-recently-used cache of ``cache_bytes``. Pickles without the cache.
+
+    ``size``: height and width of the frames in pixels.
+    """
 
     def __init__(self, size: int, cache_bytes: int, decode: Decode | None = None) -> None:
         self.size = size
@@ -44,20 +47,20 @@ class StudentFrames:
         return {**self.__dict__, "_kept": OrderedDict(), "_kept_bytes": 0}
 
     def __call__(self, uri: str, frame_index: Sequence[int]) -> Frames:
-        """Frames as uint8 (frame, size, size, RGB). Raises `CouldNotRun` where the video cannot be read any more."""
+        """The frames of these numbers, uint8 (frame, size, size, RGB). Raises `CouldNotRun` if the video cannot be read."""
         key = (uri, tuple(int(i) for i in frame_index))
         return self._once(key, lambda: resize(self._decoded(*key), self.size), lambda frames: frames.nbytes)
 
     def whole(self, uri: str, count: int) -> Watched:
-        """So many frames, spread over the whole video. Raises `CouldNotRun` where it cannot be read."""
+        """``count`` frames, spread over the whole video. Raises `CouldNotRun` if it cannot be read."""
         return self._once((uri, "whole", count), lambda: self._watched(uri, count), lambda watched: watched.frames.nbytes)
 
     def image(self, uri: str) -> Frames:
-        """An image as uint8 (size, size, RGB), turned as its metadata says. Raises `CouldNotRun` where it cannot be read."""
+        """An image, uint8 (size, size, RGB), rotated by its EXIF orientation. Raises `CouldNotRun` if it cannot be read."""
         return self._once((uri, "image"), lambda: resize(_image(uri)[None], self.size)[0], lambda frame: frame.nbytes)
 
     def _once(self, key: Hashable, read: Callable[[], Seen], size: Callable[[Seen], int]) -> Seen:
-        """What is kept under the key, or else read now and kept as long as there is room."""
+        """The cached value, or the value read now and cached."""
         if key in self._kept:
             self._kept.move_to_end(key)
             kept: Seen = self._kept[key][0]
@@ -75,8 +78,8 @@ class StudentFrames:
             return watch(uri, count, self.size)
         except VideoError as error:
             raise CouldNotRun(
-                f"the student cannot read {uri}: {error}. Bring it back, point `data.video_root` at a copy, or set "
-                "`data.without_targets: drop` to train without what the store has no targets for."
+                f"the student cannot read {uri}: {error}. Restore it, point `data.video_root` at a copy, or set "
+                "`data.without_targets: drop` to leave out conversations without targets."
             ) from error
 
     def _decoded(self, uri: str, frame_index: tuple[int, ...]) -> Frames:
@@ -84,31 +87,31 @@ class StudentFrames:
             return (self.decode or _decoder())(uri, frame_index)
         except VideoError as error:
             raise CouldNotRun(
-                f"the student cannot read {uri}: {error}. The store holds its targets, so the video was readable when it was "
-                "taught: bring it back, or point `data.video_root` at a copy."
+                f"the student cannot read {uri}: {error}. The store holds its targets, so it was readable when they were "
+                "made: restore it, or point `data.video_root` at a copy."
             ) from error
 
 
 def _decoder() -> Decode:
-    from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # only who decodes loads a video library
+    from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # loads a video library, so only when needed
 
     return decode_frames
 
 
 def watch(uri: str, count: int, size: int) -> Watched:
-    """So many frames, spread over the whole video; raises `VideoError`.
+    """``count`` frames, spread over the whole video and resized to ``size``. Raises `VideoError`.
 
-    A conversation about a video is about all of it, whatever windows a store was cut into: round(linspace(0, n − 1, 16)), which
-    for a store of ``uniform`` sampling are the very frames that the teacher saw.
+    A conversation is about the whole video, however a store's sampling cuts it into clips. The frames are those numbered
+    round(linspace(0, n − 1, count)): with ``uniform`` sampling, exactly the frames that the teacher saw.
     """
-    from teacher_cache.clips.decode import opened  # noqa: PLC0415  # only who decodes loads a video library
+    from teacher_cache.clips.decode import opened  # noqa: PLC0415  # loads a video library, so only when needed
     from teacher_cache.clips.sampling import spread  # noqa: PLC0415
 
     with opened(uri) as video:
         footage = video.footage
         indices = spread(count, footage)
         wanted = sorted(set(indices))
-        # Resized one by one: full-size frames never pile up.
+        # Resized one by one, so that full-size frames do not pile up in memory.
         found = {
             i: (resize(frame.picture[None], size)[0], frame.seconds)
             for i, frame in zip(wanted, video.frames(wanted), strict=True)
@@ -120,7 +123,7 @@ def watch(uri: str, count: int, size: int) -> Watched:
 
 
 def _length(frames: int, fps: float, timestamps: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Seconds: the frames at the video's rate, or the time from the first frame to the last where it does not say its rate."""
+    """Length in seconds: frames / fps, or from the first frame to the last if the video states no rate."""
     return frames / fps if fps > 0 else float(timestamps[-1] - timestamps[0])
 
 
@@ -132,14 +135,14 @@ def _image(uri: str) -> Frames:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise CouldNotRun(
-            f"the student cannot read the image {uri}: {error}. Bring it back, or point `data.image_root` at a copy."
+            f"the student cannot read the image {uri}: {error}. Restore it, or point `data.image_root` at a copy."
         ) from error
 
 
 def resize(frames: Frames, size: int) -> Frames:
-    """uint8 (frame, height, width, RGB) to (frame, size, size, RGB): bicubic with antialiasing, aspect ratio squashed.
+    """uint8 (frame, height, width, RGB) to (frame, size, size, RGB): bicubic with antialiasing, ignoring the aspect ratio.
 
-    As SigLIP's image processor resizes, and as 4D-RGPT's released recipe feeds its student.
+    The same as SigLIP's image processor and 4D-RGPT's released recipe.
     """
     square = [Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC) for frame in frames]
     return np.stack([np.asarray(image) for image in square])

@@ -1,4 +1,4 @@
-"""Conversations and a store in; batches of tokens, frames, times and cached targets out."""
+"""Conversations and a store go in; batches of tokens, frames, times and cached targets come out."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from teacher_cache import Targets
 
 QUESTION = "<video>\nDescribe this video."
+"""The question of built-in samples."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, with the video and the images that it is about."""
+    """A conversation, and where its targets, frames and images are."""
 
     conversation: Conversation
     clip_id: str | None
-    """The clip whose targets go with it; None for text, images, and videos that the store has no targets for."""
+    """The clip whose targets it has; None for text, for images, and for a video that the store has no targets for."""
     video: str | None
-    """Where the student reads its frames, if any."""
+    """Path or URL of its video, if it has one."""
     images: tuple[str, ...] = ()
-    """Where it reads the images."""
+    """Paths or URLs of its images."""
 
 
 class ClipInputs(NamedTuple):
-    """A clip as the student sees it."""
+    """A clip as the student gets it."""
 
     frames: np.ndarray[Any, np.dtype[np.uint8]]
     """(frame, size, size, RGB)."""
@@ -52,11 +53,11 @@ class Joined(NamedTuple):
 
     samples: list[Sample]
     dropped: list[str]
-    """For each conversation left out: where it stands and why."""
+    """For each conversation left out: its file and index, and why."""
 
 
 class SampleDataset(Dataset[Sample]):
-    """Samples in order; the collator does the reading, so that one request serves a whole batch."""
+    """Samples in order. It reads nothing: the collator reads a whole batch of targets in one request."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = list(samples)
@@ -69,9 +70,9 @@ class SampleDataset(Dataset[Sample]):
 
 
 def load_samples(cache: Targets, config: DataConfig) -> Joined:
-    """The conversations that the config names, each joined with its clip; without any, one built-in sample for each clip.
+    """The config's conversations, each joined with its clip; without any, one built-in sample per committed clip.
 
-    Raises `BadInput` for a conversation whose clip has no targets, unless ``without_targets`` says to drop it.
+    A conversation whose clip has no targets is handled as ``config.without_targets`` says: ``stop`` raises `BadInput`.
     """
     index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
     if not config.conversations:
@@ -102,7 +103,7 @@ def some_of(lines: Sequence[str]) -> str:
 
 
 def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> list[Sample]:
-    """One question and answer for each committed clip: its length, which the frame times tell and a student can learn."""
+    """One question per committed clip, answered with its length, which a student can learn from the frame times."""
     clip_ids = cache.committed_ids()
     if not clip_ids:
         raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
@@ -116,17 +117,17 @@ def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> li
 
 
 class NoTargetsError(Exception):
-    """The store has no targets for a conversation's clip; its text says why."""
+    """The store has no targets for a conversation's clip; the message says why."""
 
     def __init__(self, text: str, *, video: str | None = None, has_failed: bool = False) -> None:
         super().__init__(text)
         self.video = video
-        """Where the store's catalog has it, if it has."""
+        """The video's uri in the store's catalog, if it is there."""
         self.has_failed = has_failed
 
 
 class ClipIndex:
-    """Finds the clip that a conversation means."""
+    """Finds the clip of a conversation in the rows of the store's catalog."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self.by_id = {str(row["clip_id"]): row for row in rows}
@@ -137,10 +138,11 @@ class ClipIndex:
             self._by_name[_name(row["video"])].append(clip_id)
 
     def find(self, conversation: Conversation, video_root: str | None) -> Mapping[str, Any]:
-        """The clip's row of the catalog.
+        """The catalog's row of the conversation's clip.
 
-        By clip id; or by video: the id or uri itself, the uri under ``video_root``, or else the one uri that ends in
-        that path, since a store is often taught from another URL than the student reads. Raises `NoTargetsError`.
+        Found by clip id, or else by video: as a clip id, as a uri, as a uri under ``video_root``, or as the one uri that ends
+        in that path, since a store is often written from another URL than the student reads. Raises `NoTargetsError` if
+        there is none with targets, and `BadInput` if several match.
         """
         found = self._candidates(conversation, video_root)
         wanted = conversation.clip_id or conversation.video
@@ -148,7 +150,7 @@ class ClipIndex:
             raise NoTargetsError(f"the store holds no clip of {wanted!r}")
         if len(found) > 1:
             some = ", ".join(found[:3])
-            raise BadInput(f"{conversation.source}: {wanted!r} can be any of {some}; give the sample's `clip_id`")
+            raise BadInput(f"{conversation.source}: {wanted!r} matches several clips ({some}); give the sample's `clip_id`")
         row = self.by_id[found[0]]
         if row["status"] == "failed":
             raise NoTargetsError(
@@ -194,21 +196,22 @@ def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> S
 
 
 def _video_url(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
-    """Where the student reads the conversation's video: under the root where there is one."""
+    """Path or URL of the conversation's video: under ``video_root`` if that is set."""
     has_own_place = config.video_root is not None and conversation.video is not None
     return _under(config.video_root, str(conversation.video)) if has_own_place else otherwise
 
 
 class Collator:
-    """Samples to one batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
+    """Collates samples into a batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
 
     def __init__(self, targets: TargetReader, frames: StudentFrames, processor: Processor) -> None:
         self.targets, self.frames, self.processor = targets, frames, processor
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A batch: the text, the visual inputs (``visual``), and where there are clips, their ``targets`` and ``valid``.
+        """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``.
 
-        The clips are those of the samples that have one, in the samples' order. ``clip_ids`` names them, for messages.
+        The first axis of ``targets`` and ``valid`` is the samples with a video, in order. ``clip_ids`` is for messages. Raises
+        what `TargetReader` raises, and `CouldNotRun` if a video or an image cannot be read.
         """
         with_video = [sample for sample in samples if sample.video is not None]
         clips = self._clips(with_video)
@@ -227,7 +230,7 @@ class Collator:
         }
 
     def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:
-        """What the student sees of each video: the frames that the teacher saw; the whole of a video without targets."""
+        """The frames of each video: those that the teacher saw, or frames spread over the whole of a video without targets."""
         has_targets = [sample.clip_id for sample in samples if sample.clip_id is not None]
         clock = (
             self.targets.read(["timestamps", "frame_index"], has_targets)
@@ -247,7 +250,7 @@ class Collator:
         return clips
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels``, padded at the end to the longest: int64 (sample, token)."""
+        """``input_ids``, ``attention_mask`` and ``labels``, int64 (sample, token), padded on the right to the longest."""
         encoded = [tokenize(s.conversation.turns, self.processor, () if s.video is None else next(times)) for s in samples]
         length = max(len(ids) for ids, _ in encoded)
         ids = torch.full((len(samples), length), int(self.processor.tokenizer.pad_token_id))

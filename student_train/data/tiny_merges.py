@@ -1,4 +1,7 @@
-"""Learns the tiny tokenizer's merges from questions about scenes: `python -m student_train.data.tiny_merges FILE`."""
+"""Questions about rendered scenes go in; the tiny tokenizer's merges come out.
+
+Run as ``python -m student_train.data.tiny_merges FILE``.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from student_train.data.conversations import read_conversations
 from student_train.models.tiny_tokenizer import MERGES_FILE, Merge, tokenizer_of
 
 _LEAST = 50
-"""How often a pair must stand in the text to become a piece."""
+"""How often a pair must occur to be merged."""
 
 
 def learn_merges(texts: Iterable[str]) -> list[Merge]:
-    """Pairs of pieces that become one, the first one first: byte-pair encoding (arXiv 1508.07909) within Qwen2's words."""
+    """Merges in order of priority: byte-pair encoding (arXiv 1508.07909) after Qwen2's split into words."""
     learner = Tokenizer(BPE())
     learner.pre_tokenizer = tokenizer_of([], []).backend_tokenizer.pre_tokenizer
     alphabet = sorted(ByteLevel.alphabet())
@@ -29,7 +32,7 @@ def learn_merges(texts: Iterable[str]) -> list[Merge]:
 
 
 def main(conversations: str) -> None:
-    """Learn the packaged merges again, from the conversations.json that `teacher-cache scenes DIR --videos 384` writes."""
+    """Write the packaged merges anew, from the conversations.json that ``teacher-cache scenes DIR --videos 384`` writes."""
     found = learn_merges(turn.text for c in read_conversations([conversations]) for turn in c.turns)
     MERGES_FILE.write_text("".join(f"{left} {right}\n" for left, right in found), encoding="utf-8")
 

@@ -1,1 +1,1 @@
-"""P4D: perception decoders, losses, and the targets they compare with. All that a training loop of one's own needs."""
+"""P4D: perception decoders, losses, and the targets they compare with. All that your own training loop needs."""

@@ -1,4 +1,4 @@
-"""P4D's distances: a prediction, its cached target and which clips have one go in; one scalar comes out.
+"""P4D's losses: a prediction, its cached target and a mask of the clips that have one go in; one scalar comes out.
 
 Definitions: 4D-RGPT, arXiv 2512.17012, section 3 (latent and explicit distillation). All functions are pure.
 """
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from schemas.train import LossRecipe, Modality, Reduction
 
 Count = torch.Tensor | float
+"""A number of clips that a mean is over."""
 
 
 def latent_loss(
@@ -21,9 +22,9 @@ def latent_loss(
     """LD: SmoothL1 between the student's and the teacher's F4D, without `alpha`.
 
     ``prediction``, ``target``: float (clip, layer, token_time, token_y, token_x, channel).
-    ``valid``: bool (clip,); a clip that is False adds nothing, whatever its target holds, NaN included.
-    ``clips``: how many clips the loss is the mean over; as a rule ``valid.sum()``, and more where one optimizer step
-    has several batches. The paper's sum over the N' time steps of F4D is ``frame_sum``.
+    ``valid``: bool (clip,); where False the clip adds nothing, whatever its target holds, even NaN.
+    ``clips``: how many clips the loss is a mean over: ``valid.sum()`` for a single batch, more under gradient accumulation.
+    The paper's sum over the N' time steps of F4D is the reduction ``frame_sum``. Returns a float32 scalar.
     """
     return masked_smooth_l1(
         prediction.movedim(2, 1), target.movedim(2, 1), valid=valid, reduction=recipe.reduction, clips=clips
@@ -43,12 +44,12 @@ def explicit_loss(
 
     ``raw``: float (clip, frame, …), what the frozen heads give: log depth, flow in pixels, motion logits, raw camera rays.
     ``target``: float, same axes, in the store's physical units: depth is positive depth, not its logarithm.
-    ``valid`` and ``clips`` as in `latent_loss`.
+    ``valid``, ``clips`` and the result as in `latent_loss`.
     """
     if modality == "depth":
         raw, target = depth_pair(raw, target, recipe)
     if modality == "flow" and recipe.mask_first_flow_frame:
-        # Backward flow points to the frame before, which frame 0 does not have: the teacher's values there mean nothing.
+        # Backward flow points to the previous frame, and frame 0 has none: the teacher's values there mean nothing.
         raw, target = raw[:, 1:], target[:, 1:]
     return masked_smooth_l1(raw, target, valid=valid, reduction=recipe.reduction, clips=clips)
 
@@ -59,7 +60,7 @@ def depth_pair(log_depth: torch.Tensor, depth: torch.Tensor, recipe: LossRecipe)
         return log_depth.exp(), depth
     if recipe.depth_offset == 0:
         return log_depth, depth.log()
-    # log(exp(x) + offset), which overflows for no x.
+    # log(exp(x) + offset), without overflow for any x.
     offset = log_depth.new_tensor(math.log(recipe.depth_offset))
     return torch.logaddexp(log_depth, offset), (depth + recipe.depth_offset).log()
 
@@ -69,15 +70,15 @@ def masked_smooth_l1(
 ) -> torch.Tensor:
     """SmoothL1 (beta 1) over (clip, time, …) tensors of one shape; float32 scalar.
 
-    Every time step has as many elements as the next, so the sum over time steps of each one's mean is the sum over all
-    elements divided by the elements of one step, and one fused sum serves both reductions.
+    All time steps have the same number of elements. So ``frame_sum`` is the sum over all elements divided by the number in
+    one step, and one fused sum serves both reductions. ``valid`` and ``clips`` as in `latent_loss`.
     """
-    # A clip without a target is compared with the student's own value: no distance, no gradient, and no NaN from what
-    # stands in the target's place, since 0 · NaN in the backward pass would be NaN.
+    # A clip without a target is compared with the student's own value: no loss, no gradient. Multiplying by the mask would
+    # not do, since the missing target is NaN and 0 · NaN in the backward pass is NaN.
     mask = valid.view(-1, *[1] * (prediction.dim() - 1))  # (clip, 1, …)
     prediction = prediction.float()
     target = torch.where(mask, target.float(), prediction.detach())
     elements = math.prod(prediction.shape[2 if reduction == "frame_sum" else 1 :])
     total = F.smooth_l1_loss(prediction, target, reduction="sum")
-    # Where no clip has a target the sum is 0 already; the floor only keeps 0 / 0 away.
+    # If no clip has a target, the sum is 0 already; the clamp only avoids 0 / 0.
     return total / (torch.as_tensor(clips, dtype=total.dtype, device=total.device).clamp(min=1) * elements)

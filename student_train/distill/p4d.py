@@ -1,4 +1,7 @@
-"""P4D as one module: a student's hidden states and cached targets in, named losses out. Needs no transformers, no trainer."""
+"""P4D as one module: a student's hidden states and cached targets go in, named losses come out.
+
+Needs neither transformers nor a trainer.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,20 @@ _DECODER = DecoderConfig()
 
 
 class P4DLosses(NamedTuple):
-    """What one batch lost."""
+    """The distillation losses of one batch."""
 
     total: torch.Tensor
-    """Scalar with a gradient: alpha · LD + beta · Σ weight · ED. Add it to the language-modelling loss."""
+    """float32 scalar with a gradient: alpha · LD + beta · Σ weight · ED. Add it to the language-modelling loss."""
     parts: dict[str, torch.Tensor]
-    """``ld``, ``ed_depth``, ``ed_flow``, …: each unweighted and detached, for logging. NaN where no clip of the batch had
-    the target, so that an absent target is never read as a loss of zero."""
+    """``ld``, ``ed_depth``, ``ed_flow``, …: float32 scalars, unweighted and detached, for logging. NaN if no clip of the
+    batch has the target, so that a missing target never looks like a loss of zero."""
 
 
 class P4D(nn.Module):
     """Perceptual 4D distillation of one student. 4D-RGPT, arXiv 2512.17012, section 3.
 
-    The perception is trained with the student and thrown away after; the teacher's heads, where it has them, stay as they are.
+    ``perception`` is trained with the student and dropped afterwards; the teacher's heads in it, if any, stay frozen.
+    ``recipe`` gives the weights and the form of the losses. `for_store` builds both to fit a store.
     """
 
     def __init__(self, perception: Perception, recipe: LossRecipe) -> None:
@@ -57,7 +61,7 @@ class P4D(nn.Module):
         self.recipe = recipe
         weights = signal_weights(recipe)
         self.signals: tuple[SignalName, ...] = tuple(signal for signal in weights if signal in perception.gives)
-        """The signals that `forward` needs as targets."""
+        """Signals with a weight above 0 that the perception gives: the targets that `forward` needs."""
         self._weights = weights
 
     @classmethod
@@ -70,15 +74,17 @@ class P4D(nn.Module):
         mode: Mode = "heads",
         decoder: DecoderConfig = _DECODER,
     ) -> P4D:
-        """P4D that fits what the store holds, for a student whose hidden states have ``hidden_size`` channels.
+        """P4D for the targets in a store.
 
-        Reads no clip. Raises `BadInput` where the store cannot serve the recipe: a signal is missing, or the heads are.
+        ``hidden_size``: channels of the student's hidden states. ``mode`` and ``decoder``: as in `schemas.train.TrainConfig`.
+        Reads no clip. Raises `BadInput` if the store has no committed clip, or lacks a signal or the frozen heads that the
+        recipe and the mode need.
         """
         if not cache.committed_ids():
             raise BadInput(f"the store {cache.url} has no committed clip to train on; see `teacher-cache status {cache.url}`")
         p4d = cls(_PERCEPTIONS[mode](cache, hidden_size, tuple(signal_weights(recipe)), decoder), recipe)
         if not p4d.signals and mode != "sft":
-            raise BadInput(f"nothing would be distilled: no weight of the recipe is above 0 that mode `{mode}` has a loss for")
+            raise BadInput(f"nothing would be distilled: the recipe gives no weight above 0 to any loss of mode `{mode}`")
         return p4d
 
     def forward(
@@ -88,13 +94,16 @@ class P4D(nn.Module):
         valid: Mapping[str, torch.Tensor] | None = None,
         clips: Mapping[str, Count] | None = None,
     ) -> P4DLosses:
-        """Distil one batch.
+        """The losses of one batch.
 
         ``hidden``: float (clip, time, y, x, hidden), the language model's last hidden states at the video tokens.
-        ``targets``: one tensor for each of `signals`, in the store's physical units, first axis = clip, on any device.
+        ``targets``: signal → float (clip, …) for each of `signals`, axes and units as in `schemas.signal.SIGNALS`, on any
+        device.
         ``valid``: signal → bool (clip,), which clips have that target; all of them when absent.
-        ``clips``: signal → how many clips the loss is the mean over, where one step has several batches; the valid
+        ``clips``: signal → number of clips that the loss is a mean over, needed under gradient accumulation; the valid
         clips of this batch when absent.
+
+        Raises `BadInput` if a prediction and its target differ in shape.
         """
         predictions = self.perception(hidden, self.signals)
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -110,54 +119,54 @@ class P4D(nn.Module):
                 loss = latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
             else:
                 loss = explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
-            # Where no clip has the target the loss is 0 and still in the graph: every trained weight gets a gradient.
+            # If no clip has the target, the loss is 0 but still in the graph, so every trained weight gets a gradient.
             total = total + self._weights[signal] * loss
             parts[part_name(signal)] = torch.where(mask.any(), loss.detach(), torch.nan)
         return P4DLosses(total, parts)
 
     @torch.no_grad()
     def maps(self, hidden: torch.Tensor, signals: Collection[SignalName] | None = None) -> dict[SignalName, torch.Tensor]:
-        """What the student sees: hidden states, as `forward` takes them, to signals in the store's physical units.
+        """The student's own maps, from ``hidden`` as `forward` takes it.
 
-        float32, axes as in `schemas.signal.SIGNALS`, positive depth. All maps that the mode gives where ``signals`` is absent;
-        ``f4d`` may be asked for too. Raises `BadInput` for what the mode does not give: `latent` has no maps, and what it
-        learnt is seen by loading it into mode `heads`.
+        Returns signal → float32 (clip, …), axes and units as in `schemas.signal.SIGNALS`, depth positive. ``signals``: all
+        maps of the mode when absent; ``f4d`` may be named too. Raises `BadInput` for a signal that the mode does not give:
+        `latent` has no maps, so load its weights into a P4D of mode `heads`.
         """
         maps = [signal for signal in self.perception.gives if signal != "f4d"]
         wanted = maps if signals is None else signals
         if absent := [signal for signal in wanted if signal not in self.perception.gives]:
             raise BadInput(
                 f"this P4D gives no {', '.join(absent)}, only {', '.join(self.perception.gives)}; "
-                "to see the maps of what a `latent` run learnt, load it into a P4D of mode `heads`"
+                "to get maps from a `latent` run, load it into a P4D of mode `heads`"
             )
         raw = self.perception(hidden, wanted)
         return {signal: x.float().exp() if signal == "depth" else x.float() for signal, x in raw.items()}
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Its modules by name: ``perception_decoder``, ``direct_heads``, and the ``frozen_heads``, which are not trained."""
+        """Modules by name: ``perception_decoder`` and ``direct_heads``, which train, and ``frozen_heads``, which do not."""
         return self.perception.parts
 
     def save(self, folder: Path) -> None:
-        """Write each trained part as safetensors. The frozen heads stay in the store they came from."""
+        """Write each trained part to ``folder`` as safetensors. The frozen heads stay in the store."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, part in self._trained().items():
             save_file({key: values.contiguous() for key, values in part.state_dict().items()}, folder / f"{name}.safetensors")
 
     def load(self, folder: Path) -> None:
-        """Take the trained parts that `save` wrote. Raises `BadInput` where they are not there, or are of other sizes."""
+        """Load the trained parts that `save` wrote. Raises `BadInput` if a file is missing or a shape differs."""
         for name, part in self._trained().items():
             file = folder / f"{name}.safetensors"
             try:
                 found = load_file(file)
             except (OSError, SafetensorError) as error:
-                raise BadInput(f"cannot read the {name} that was trained, {file}: {error}; is it a run of this mode?") from None
+                raise BadInput(f"cannot read the trained {name} in {file}: {error}; was the run of this mode?") from None
             needed = {key: tuple(values.shape) for key, values in part.state_dict().items()}
             if needed != (held := {key: tuple(values.shape) for key, values in found.items()}):
                 differing = sorted(key for key in needed | held if needed.get(key) != held.get(key))
                 raise BadInput(
                     f"{file} does not fit: {differing[0]} is {held.get(differing[0])}, needed {needed.get(differing[0])} "
-                    f"({len(differing)} such); take the store, the student and the decoder that it was trained with."
+                    f"({len(differing)} such); use the store, the student and the decoder settings it was trained with."
                 )
             part.load_state_dict(found)
 
@@ -169,27 +178,27 @@ class P4D(nn.Module):
         if prediction.shape != target.shape:
             raise BadInput(
                 f"the student's {signal} is {tuple(prediction.shape)}, the target is {tuple(target.shape)}: "
-                "the heads or the decoder were made for another teacher. Take both from the store that gives the targets."
+                "the heads or the decoder were made for another teacher. Build P4D from the store that the targets come from."
             )
 
 
 def signal_weights(recipe: LossRecipe) -> dict[SignalName, float]:
-    """What each signal's loss weighs in the total; those that weigh nothing are left out."""
+    """Signal → weight of its loss in the total, for weights above 0."""
     weights: dict[SignalName, float] = {"f4d": recipe.alpha}
     weights |= {modality: recipe.beta * weight for modality, weight in recipe.weights.items()}
     return {signal: weight for signal, weight in weights.items() if weight > 0}
 
 
 def part_name(signal: SignalName) -> str:
-    """A signal's loss as logs call it: ``ld``, ``ed_depth``, …."""
+    """The name of a signal's loss in logs: ``ld``, ``ed_depth``, …."""
     return "ld" if signal == "f4d" else f"ed_{signal}"
 
 
-def _latent(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # all modes are asked alike
+def _latent(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # one signature for all modes
     return LatentPerception(perception_decoder(decoder, hidden_size, f4d_shape(cache)))
 
 
-def _nothing(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # all modes are asked alike
+def _nothing(cache: Targets, hidden_size: int, wanted: Collection[SignalName], decoder: DecoderConfig) -> Perception:  # noqa: ARG001  # one signature for all modes
     return NoPerception()
 
 
@@ -197,18 +206,18 @@ def _frozen(cache: Targets, hidden_size: int, wanted: Collection[SignalName], de
     heads = cache.heads()
     if heads is None:
         raise BadInput(
-            f"the store {cache.url} holds no frozen heads, which mode `heads` decodes with; "
-            "take mode `latent` or `direct`, or a store whose teacher gives its heads."
+            f"the store {cache.url} holds no frozen heads, which mode `heads` needs; "
+            "use mode `latent` or `direct`, or a store whose teacher gives its heads."
         )
     _require(cache, wanted)
     shape = cast("F4DShape", tuple(heads.card.f4d))
     if "f4d" in cache.signals and shape != f4d_shape(cache):
         raise BadInput(
             f"the heads of {cache.url} decode F4D of shape {shape}, but its f4d is {f4d_shape(cache)}: "
-            "they belong to another teacher. Run the job again with the teacher's own weights, or take mode `latent`."
+            "they belong to another teacher. Run the job again with the teacher's own weights, or use mode `latent`."
         )
-    # F4D comes with its channels last, and so do the activations; weights laid out alike save a third of the
-    # heads' time, and change no value.
+    # F4D and the activations have channels last; weights in the same layout save a third of the heads' time and change no
+    # value.
     heads = cast("FrozenHeads", heads.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]  # torch's stubs lack it
     return FrozenPerception(perception_decoder(decoder, hidden_size, shape), heads, list(heads.card.heads))
 
@@ -237,17 +246,17 @@ def _require(cache: Targets, signals: Collection[SignalName]) -> None:
 
 
 def f4d_shape(cache: Targets) -> F4DShape:
-    """(layer, token_time, token_y, token_x, channel) of the store's F4D."""
+    """Shape of one clip's F4D in the store: (layer, token_time, token_y, token_x, channel). Raises `BadInput` without F4D."""
     if "f4d" not in cache.signals:
         raise BadInput(
-            f"the store {cache.url} holds {', '.join(cache.signals)} but no f4d, whose shape the perception decoder takes; "
+            f"the store {cache.url} holds {', '.join(cache.signals)} but no f4d, whose shape the perception decoder needs; "
             "add it with `teacher-cache run`."
         )
     return cast("F4DShape", cache.shape("f4d"))
 
 
 def token_grid(cache: Targets) -> Grid:
-    """The teacher's tokens along (time, y, x): F4D's where the store has it, and else what L4P cuts such a clip into."""
+    """The teacher's tokens along (time, y, x): from the store's F4D, or without it from L4P's patch size."""
     if "f4d" in cache.signals:
         return f4d_shape(cache)[1:4]
     frames, side = cache.shape("timestamps")[0] // TUBELET_FRAMES, cache.size // PATCH_SIZE

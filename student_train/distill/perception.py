@@ -1,6 +1,6 @@
-"""Hidden states of a clip's video tokens in; the student's own F4D (D4DP) or its maps out. For training only.
+"""Hidden states at a clip's video tokens go in; the student's own F4D and maps come out. For training only.
 
-4D-RGPT, arXiv 2512.17012, section 3; exported students have none of this.
+4D-RGPT, arXiv 2512.17012, section 3, where the decoder is called D4DP. Exported students have none of this.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ F4DShape = tuple[int, int, int, int, int]
 
 
 class Heads(Protocol):
-    """What P4D asks of the teacher's frozen heads: dense maps from F4D, through which gradients flow back to F4D."""
+    """The teacher's frozen heads as P4D uses them: F4D to dense maps, with gradients flowing back to F4D."""
 
     def raw(self, f4d: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
-        """F4D, float (clip, layer, token_time, token_y, token_x, channel), to log depth, flow, motion logits, raw rays."""
+        """F4D, float (clip, layer, token_time, token_y, token_x, channel), to raw maps, float (clip, frame, …).
+
+        Raw: log depth, flow in pixels, motion logits, camera rays as the head gives them.
+        """
 
 
 def resample(hidden: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Hidden states (clip, time, y, x, hidden) on the student's grid, brought to (clip, *grid, hidden).
+    """Hidden states, float (clip, time, y, x, hidden), from the student's grid to the teacher's: (clip, *grid, hidden).
 
-    Of the frames that one teacher token spans in time, the first stands for it (frames 0, 2, …, 14 of 16); space is resized
-    bilinearly.
+    In time, each teacher token takes the first of the frames it spans (frames 0, 2, …, 14 of 16); in space, the states are
+    resized bilinearly. Raises `BadInput` if the frames do not divide into the teacher's time steps.
     """
     clips, frames, y, x, channels = hidden.shape
     steps, height, width = grid
@@ -48,14 +51,14 @@ def resample(hidden: torch.Tensor, grid: Grid) -> torch.Tensor:
     if (y, x) == (height, width):
         return sampled
     images = sampled.reshape(clips * steps, y, x, channels).movedim(-1, 1)  # (clip·token_time, hidden, y, x)
-    # Antialiasing changes nothing where the grid grows, and keeps every token's say where it shrinks. Not every device has it
-    # in bfloat16.
+    # Antialiasing lets every token count where the grid shrinks, and changes nothing where it grows. In float32, because not
+    # every device has it in bfloat16.
     images = F.interpolate(images.float(), (height, width), mode="bilinear", align_corners=False, antialias=True)
     return images.movedim(1, -1).reshape(clips, steps, height, width, channels).to(hidden.dtype)
 
 
 class PerceptionDecoder(nn.Module, ABC):
-    """D4DP: hidden states brought to the teacher's grid, and then to its channels. The subclasses differ in the latter."""
+    """D4DP: resamples hidden states to the teacher's grid, then projects them to its channels; subclasses define `project`."""
 
     def __init__(self, hidden_size: int, f4d_shape: F4DShape) -> None:
         super().__init__()
@@ -75,8 +78,8 @@ class PerceptionDecoder(nn.Module, ABC):
 class Mlp3Decoder(PerceptionDecoder):
     """The paper's decoder: a three-layer MLP with GELU between the layers, Xavier weights and zero biases.
 
-    The paper writes F4D without a layer axis. Where the store holds several of the teacher's layers, the last linear
-    layer gives them all, side by side.
+    The paper writes F4D without a layer axis. Here the last linear layer gives the channels of all of the teacher's layers,
+    side by side.
     """
 
     def __init__(self, hidden_size: int, f4d_shape: F4DShape, width: int = 2560) -> None:
@@ -96,7 +99,7 @@ class Mlp3Decoder(PerceptionDecoder):
 
 
 class LinearDecoder(PerceptionDecoder):
-    """The released code's decoder: one linear layer for each hook, weights from N(0, 0.1²), zero biases."""
+    """The released code's decoder: one linear layer per F4D layer (hook), weights from N(0, 0.1²), zero biases."""
 
     def __init__(self, hidden_size: int, f4d_shape: F4DShape) -> None:
         super().__init__(hidden_size, f4d_shape)
@@ -111,14 +114,20 @@ class LinearDecoder(PerceptionDecoder):
 
 
 def perception_decoder(config: DecoderConfig, hidden_size: int, f4d_shape: F4DShape) -> PerceptionDecoder:
-    """The decoder that the config names, freshly initialised, for hidden states of ``hidden_size`` channels."""
+    """A freshly initialised decoder, as ``config`` names it.
+
+    It maps float (clip, time, y, x, ``hidden_size``) to F4D, float (clip, *``f4d_shape``).
+    """
     if config.kind == "linear":
         return LinearDecoder(hidden_size, f4d_shape)
     return Mlp3Decoder(hidden_size, f4d_shape, config.hidden)
 
 
 class PatchHead(nn.Module):
-    """One token's hidden state to the pixels of its patch: a layer norm and one linear layer."""
+    """A light head: each token's hidden state to the pixels of its patch, by a layer norm and one linear layer.
+
+    ``shape``: one clip's map, (frame, y, x[, channel]). Raises `BadInput` if it does not divide into ``grid``.
+    """
 
     def __init__(self, hidden_size: int, grid: Grid, shape: Shape) -> None:
         super().__init__()
@@ -126,7 +135,7 @@ class PatchHead(nn.Module):
         if any(pixels % tokens for pixels, tokens in zip((frames, height, width), grid, strict=True)):
             raise BadInput(
                 f"a map of {frames} × {height} × {width} (frame, y, x) cannot be cut into {' × '.join(map(str, grid))} tokens' "
-                "patches; needed whole multiples. Take mode `heads`, or set that modality's weight to 0."
+                "patches; needed whole multiples. Use mode `heads`, or set that modality's weight to 0."
             )
         self.patch = (frames // grid[0], height // grid[1], width // grid[2])
         self.channels = tuple(channels)
@@ -137,7 +146,7 @@ class PatchHead(nn.Module):
 
     def forward(self, resampled: torch.Tensor) -> torch.Tensor:
         """Hidden states (clip, token_time, token_y, token_x, hidden) to one raw map, float32 (clip, frame, y, x[, channel])."""
-        # In float32 whatever the precision around it: a bfloat16 flow of 50 pixels would be rounded to 0.25 pixels.
+        # In float32 even under autocast: bfloat16 would round a flow of 50 pixels to 0.25 pixels.
         with torch.autocast(resampled.device.type, enabled=False):
             normed = F.layer_norm(
                 resampled.float(), self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float()
@@ -153,33 +162,33 @@ class PatchHead(nn.Module):
 
 
 class Perception(nn.Module, ABC):
-    """How a student's hidden states become what its losses compare."""
+    """Turns a student's hidden states into the predictions that the losses compare with targets."""
 
     gives: tuple[SignalName, ...]
-    """The signals that it can give."""
+    """The signals that it can predict."""
 
     @abstractmethod
     def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
-        """``hidden``, float (clip, time, y, x, hidden), to the raw signals asked for.
+        """Predict ``signals`` from ``hidden``, float (clip, time, y, x, hidden).
 
-        Raw: F4D as it is, log depth, flow in pixels, motion logits, raw camera rays; first axis = clip.
+        Returns signal → float (clip, …): F4D, log depth, flow in pixels, motion logits, camera rays as the head gives them.
         """
 
     @property
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
-        """Its modules by the names that reports and files have for them; `FROZEN` is the one that is not trained."""
+        """Modules by their names in reports and files; all are trained except `FROZEN`."""
 
 
 DECODER, DIRECT, FROZEN = "perception_decoder", "direct_heads", "frozen_heads"
 
 
 class NoPerception(Perception):
-    """Of a student that learns from the conversations alone."""
+    """Mode `sft`: predicts nothing, since the student learns from conversations alone."""
 
     gives = ()
 
-    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:  # noqa: ARG002  # as the others
+    def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:  # noqa: ARG002  # the base class's signature
         return {}
 
     @property
@@ -188,7 +197,7 @@ class NoPerception(Perception):
 
 
 class LatentPerception(Perception):
-    """F4D alone: nothing of the teacher on the device."""
+    """Mode `latent`: F4D alone, with nothing of the teacher on the device."""
 
     gives = ("f4d",)
 
@@ -205,7 +214,7 @@ class LatentPerception(Perception):
 
 
 class FrozenPerception(Perception):
-    """F4D, and maps that the teacher's frozen heads decode from it: the paper's."""
+    """Mode `heads`, the paper's: F4D, and maps that the teacher's frozen heads decode from it."""
 
     def __init__(self, decoder: PerceptionDecoder, heads: Heads, gives: Collection[SignalName]) -> None:
         super().__init__()
@@ -225,9 +234,9 @@ class FrozenPerception(Perception):
 
 
 class DirectPerception(Perception):
-    """Maps by light heads of the student's own, trained with it, for devices that the frozen heads are too dear for.
+    """Mode `direct`: maps by light heads that are trained with the student, for devices where the frozen heads cost too much.
 
-    F4D as well where there is a decoder for it; the two share nothing but the hidden states.
+    With ``decoder`` it predicts F4D as well; decoder and heads share only the hidden states.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What one training step runs: a batch goes through the student and P4D; every part of the loss comes out by name."""
+"""A batch goes through the student and P4D; the total loss and each part of it, by name, come out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class StepLosses(NamedTuple):
     """The losses of one batch."""
 
     total: torch.Tensor
-    """Scalar with a gradient: SFT + alpha · LD + beta · ED. 4D-RGPT, arXiv 2512.17012, section 3."""
+    """Scalar with a gradient: SFT + alpha · LD + beta · Σ weight · ED. 4D-RGPT, arXiv 2512.17012, section 3."""
     parts: dict[str, torch.Tensor]
-    """``sft``, ``ld``, ``ed_…``: unweighted and detached; NaN where no clip of the batch had the target."""
+    """``sft``, ``ld``, ``ed_…``: scalars, unweighted and detached; NaN if no clip of the batch has the target."""
 
 
 class DistilledStudent(nn.Module):
-    """The student and its training-only parts as one module, so that a trainer wraps and steps them together."""
+    """The student and P4D as one module, so that a trainer wraps and steps them together."""
 
     def __init__(self, student: Backbone, p4d: P4D) -> None:
         super().__init__()
@@ -39,10 +39,12 @@ class DistilledStudent(nn.Module):
         valid: Mapping[str, torch.Tensor] | None = None,
         counts: Mapping[str, float] | None = None,
     ) -> StepLosses:
-        """One batch, as `student_train.data.samples.Collator` makes it.
+        """The losses of one batch, as `student_train.data.samples.Collator` makes it.
 
-        ``counts``: what each mean is over in this optimizer step, where it has several batches: ``labels`` and each
-        signal's clips. This batch's own counts when absent.
+        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token). ``visual``: the model's visual inputs.
+        ``targets``, ``valid``: as `P4D.forward` takes them.
+        ``counts``: denominators of the means under gradient accumulation: ``labels``, tokens to predict, and per signal,
+        clips with a target. This batch's own counts when absent.
         """
         output = self.student(
             input_ids,
@@ -52,14 +54,16 @@ class DistilledStudent(nn.Module):
             label_count=None if counts is None else counts["labels"],
         )
         parts = {"sft": output.loss.detach()}
-        if output.hidden is None or targets is None:  # text and images train the student alone
+        if output.hidden is None or targets is None:  # a batch without videos has nothing to distil
             return StepLosses(output.loss + self._idle(), parts)
         distilled = self.p4d(output.hidden, targets, valid, counts)
         return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts})
 
     def _idle(self) -> torch.Tensor:
-        """0, with in its graph every trained weight that text alone may not use: where several processes train, each waits
-        for all its gradients. In one process too, since momentum moves a weight with a gradient of 0, but none without.
+        """A zero loss that gives a zero gradient to every trained weight that a batch without videos may not use.
+
+        DDP waits for a gradient of every weight. A single process does the same, because momentum moves a weight whose
+        gradient is 0 but not one whose gradient is None.
         """
         used = {id(weight) for weight in self.student.parts()["llm"].parameters()}
         idle = [weight.sum().float() for weight in self.parameters() if weight.requires_grad and id(weight) not in used]

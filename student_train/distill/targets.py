@@ -1,4 +1,4 @@
-"""Clip ids in, their cached targets as torch tensors out, with a mask that says which clips have them."""
+"""Clip ids go in; their cached targets come out as torch tensors, with a mask of the clips that have them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 Values = np.ndarray[Any, Any]
 WithoutTargets = Literal["stop", "mask"]
-"""What to do about a clip that the store does not hold, or not as committed: raise what its reader raises, or take it for a
-clip without targets."""
+"""What to do with a clip that is not committed in the store: ``stop`` raises the store's error, ``mask`` treats it as a clip
+without targets."""
 
 
 class TargetBatch(NamedTuple):
     """Targets of a batch of clips, as `P4D` takes them."""
 
     targets: dict[str, torch.Tensor]
-    """Signal → float32 (clip, …) in physical units. Rows without a target hold NaN: forgetting the mask stops a run
-    at once, instead of teaching it zeros."""
+    """Signal → float32 (clip, …), axes and units as in `schemas.signal.SIGNALS`. Rows without a target hold NaN, so a
+    forgotten mask stops a run at once instead of teaching it zeros."""
     valid: dict[str, torch.Tensor]
-    """Signal → bool (clip,)."""
+    """Signal → bool (clip,): which clips have the target."""
 
 
 class TargetReader:
-    """Reads targets by clip id. Picklable, as the open store is: a copy in another process opens it anew."""
+    """Reads the targets of ``signals`` by clip id. Picklable for spawned workers: a copy opens the store anew."""
 
     def __init__(self, cache: Targets, signals: Sequence[str], without_targets: WithoutTargets = "stop") -> None:
         self.cache = cache
@@ -42,10 +42,9 @@ class TargetReader:
         return {name: value for name, value in self.__dict__.items() if name != "_committed"}
 
     def __call__(self, clip_ids: Sequence[str | None]) -> TargetBatch:
-        """Targets of the clips in the order given; a clip may come twice, and None stands for a clip without targets.
+        """Targets of the clips, in the given order. A clip may come twice; None stands for a clip without targets.
 
-        Raises what the store's reader raises: `SignalMissing`, and, unless such clips are masked, `ClipFailed`,
-        `ClipPending` and `UnknownClip`.
+        Raises `SignalMissing`, and with ``without_targets="stop"`` also `ClipFailed`, `ClipPending` and `UnknownClip`.
         """
         if self.without_targets == "mask":
             clip_ids = [clip_id if clip_id in self._committed else None for clip_id in clip_ids]
@@ -62,7 +61,7 @@ class TargetReader:
         return TargetBatch(targets, dict.fromkeys(targets, valid))
 
     def read(self, arrays: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
-        """The store's arrays for these clips, each clip fetched once however often it is named."""
+        """Array name → the store's values, (clip, …), in the given order; a clip named twice is fetched once."""
         if not arrays:
             return {}
         once = list(dict.fromkeys(clip_ids))
@@ -78,10 +77,10 @@ class TargetReader:
 
 
 class TargetCollator:
-    """Any collate function, and beside what it gives the ``targets`` and ``valid`` of the samples, as `P4D` takes them.
+    """Wraps a collate function and adds ``targets`` and ``valid`` to its batch, as `P4D.forward` takes them.
 
-    A sample is a mapping; its ``clip_id`` names the clip, and where that is None or absent the sample has no targets. The
-    inner function gets the samples without it. Picklable where the inner function is, for workers that are spawned.
+    Samples are mappings. ``clip_id`` names a sample's clip; if it is None or absent, the sample has no targets. ``collate``
+    gets the samples without it. Picklable, for spawned workers, if ``collate`` is.
     """
 
     def __init__(
@@ -95,9 +94,14 @@ class TargetCollator:
         self.targets = TargetReader(cache, signals, without_targets)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The inner batch with ``targets`` and ``valid``, one row for each sample. Raises as `TargetReader` does."""
+        """The collated batch with ``targets`` and ``valid``, one row per sample.
+
+        Raises what `TargetReader` raises, and `BadInput` if the batch has either key already.
+        """
         batch = dict(self.collate([{name: value for name, value in s.items() if name != "clip_id"} for s in samples]))
         if taken := sorted({"targets", "valid"} & set(batch)):
-            raise BadInput(f"the batch has {' and '.join(taken)} already, where the store's targets would go; rename it there")
+            raise BadInput(
+                f"the batch already has {' and '.join(taken)}, the store's targets' names; rename it in the collate function"
+            )
         targets, valid = self.targets([sample.get("clip_id") for sample in samples])
         return {**batch, "targets": targets, "valid": valid}

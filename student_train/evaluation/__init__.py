@@ -1,1 +1,1 @@
-"""A student's maps beside the teacher's, its answers to questions, and plots of both."""
+"""A trained student and a store go in; scores of its maps and answers, and plots of both, come out."""

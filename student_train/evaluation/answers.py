@@ -1,4 +1,4 @@
-"""Questions about videos in; prompts, and scores of what a student answered out. Text alone: `asking` does the asking.
+"""Questions and a student's responses go in; prompts and scores come out. Text only: `asking` runs the student.
 
 R4D-Bench and its prompt and scoring: 4D-RGPT, arXiv 2512.17012, section 4 and appendix.
 """
@@ -28,7 +28,7 @@ from schemas.evaluation import (
     multiple_choice,
 )
 
-# The dataset's card spells some otherwise than its files.
+# The dataset card spells some tasks differently from its files.
 _OTHER_SPELLINGS = {
     "Dimension Measurement": "Dimensional Measurement",
     "Spatial Relationship": "Spatial Relation",
@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a video, in R4D-Bench's terms; a number is asked for where there are no options."""
+    """One question about a video, in R4D-Bench's terms. Without options, the answer is a number."""
 
     id: str
     benchmark: str
@@ -48,19 +48,19 @@ class Question:
     video: str
     """Relative to the folder of videos."""
     image: str | None
-    """The first frame with its objects marked, where the question speaks of them by mark."""
+    """Path of the first frame with objects marked, if the question refers to marks."""
     text: str
     options: tuple[str, ...]
     right: int | None
-    """Index of the right option."""
+    """Index of the right option; None for a number."""
     number: float | None
-    """The right number."""
+    """The right number; None with options."""
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions of a JSON file (a list) or a .jsonl file (one a line), in their order.
+    """The questions of a JSON file (a list) or a .jsonl file (one per line), in order.
 
-    Raises `BadInput` that names the file, the index of the item and what is wrong there.
+    Raises `BadInput` that names the file, the index of the item and what is wrong with it.
     """
     questions = [_question(item, f"{path}[{index}]") for index, item in enumerate(_items(path))]
     if not questions:
@@ -107,7 +107,7 @@ def _text(item: dict[str, Any], name: str, source: str) -> str:
 
 
 def _unplaced(text: str) -> str:
-    """The question without words of where the video goes: that is for who asks to say."""
+    """The question without placeholders, which `asking` puts in."""
     return text.replace("<video>", "").replace("<image>", "").strip()
 
 
@@ -146,7 +146,7 @@ def _number(item: dict[str, Any], source: str) -> float:
 
 
 def task_name(spelling: str) -> str:
-    """R4D-Bench's name of a task in any of its spellings; another benchmark's task as it is."""
+    """R4D-Bench's name of a task, from any of its spellings; another benchmark's task unchanged."""
 
     def key(name: str) -> str:
         return "".join(c for c in name.replace("&", "and").casefold() if c.isalnum())
@@ -157,7 +157,7 @@ def task_name(spelling: str) -> str:
 
 
 def wording(question: Question, seconds: float | None) -> str:
-    """What the student is asked of a video: its length in ``seconds``, where that is told, the question, its options."""
+    """The prompt after the video: its length in ``seconds`` unless None, the question, and the options, if it has any."""
     lines = [] if seconds is None else [f"This video is {seconds:.1f} seconds long."]
     if question.options:
         return "\n".join([*lines, multiple_choice(question.text, question.options)])
@@ -165,19 +165,19 @@ def wording(question: Question, seconds: float | None) -> str:
 
 
 def chosen_letter(response: str, count: int) -> int | None:
-    """Index of the first letter, of the first ``count`` from A, that stands by itself in a response: the paper's scoring.
+    """Index of the first option letter in a response that is a word of its own, of ``count`` letters from A; None if none.
 
-    The article in "A red ball" is not a letter.
+    This is the paper's scoring. The article in "A red ball" is not a letter.
     """
     found = re.search(rf"(?!\bA (?!is\b)[a-z])\b([{OPTION_LETTERS[:count]}])\b", response)
     return None if found is None else OPTION_LETTERS.index(found[1])
 
 
 def chosen_option(response: str, options: Sequence[str]) -> int | None:
-    """Index of the option that a response means by its text or its letter.
+    """Index of the option that a response gives by its text or its letter; None if there is no single one.
 
-    A text that is the whole response comes first, then a letter, then the one text that stands somewhere in it. Some models
-    answer with values however they are asked: one of 47.5% was counted as 20.3% by letters alone.
+    An option's text that is the whole response comes first, then a letter, then the only option text within the response.
+    Some models answer with values whatever the prompt says: letters alone counted a model of 47.5% as 20.3%.
     """
     plain = _plain(response)
     whole = [index for index, option in enumerate(options) if _plain(option) == plain]
@@ -187,13 +187,13 @@ def chosen_option(response: str, options: Sequence[str]) -> int | None:
     if letter is not None:
         return letter
     inside = [index for index, option in enumerate(options) if _stands_in(_plain(option), plain)]
-    # "ball" in "red ball" is not the option "ball" where "red ball" is one too.
+    # In a response with "red ball", the option "ball" does not count if "red ball" is an option too.
     longest = [p for p in inside if not any(p != q and _stands_in(_plain(options[p]), _plain(options[q])) for q in inside)]
     return longest[0] if len(longest) == 1 else None
 
 
 def _stands_in(part: str, text: str) -> bool:
-    """Whether a text holds another one as whole words and numbers: 5 m is not in 2.5 m."""
+    """Whether ``text`` contains ``part`` as whole words and numbers: 5 m is not in 2.5 m."""
     return bool(part) and re.search(rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)", text) is not None
 
 
@@ -203,7 +203,7 @@ def _plain(text: str) -> str:
 
 
 def number_in(response: str) -> float | None:
-    """The first number of a response."""
+    """The first number in a response; None if it has none."""
     found = _NUMBER.search(response)
     return None if found is None else float(found[0].replace(",", ""))
 
@@ -211,7 +211,7 @@ def number_in(response: str) -> float | None:
 def mean_relative_accuracy(number: float, right: float) -> float:
     """Share of the thresholds θ = 0.5, 0.55, …, 0.95 with |number − right| / |right| < 1 − θ.
 
-    VSI-Bench, arXiv 2412.14171. Where the right number is 0, only 0 is right.
+    VSI-Bench, arXiv 2412.14171. If the right number is 0, only 0 scores.
     """
     if right == 0:
         return float(number == 0)
@@ -220,7 +220,7 @@ def mean_relative_accuracy(number: float, right: float) -> float:
 
 
 def scored(question: Question, response: str) -> Answer:
-    """The response and its score."""
+    """The `Answer` of a question: the response and its score."""
     answer = Answer(id=question.id, benchmark=question.benchmark, task=question.task, video=question.video, response=response)
     if question.number is not None:
         number = number_in(response)
@@ -236,7 +236,7 @@ def scored(question: Question, response: str) -> Answer:
 
 
 def not_asked(question: Question, reason: str, detail: str) -> Answer:
-    """A question that could not be asked, and why."""
+    """The `Answer` of a question that could not be asked, with the reason."""
     return Answer(
         id=question.id,
         benchmark=question.benchmark,
@@ -249,7 +249,7 @@ def not_asked(question: Question, reason: str, detail: str) -> Answer:
 
 
 def summary(path: str, answers: Sequence[Answer]) -> AnswersReport:
-    """Accuracies over all questions that were asked, over the static and the dynamic tasks, and over each task."""
+    """Accuracies over all asked questions, over static and dynamic tasks, and per task. ``path``: the questions' file."""
     chosen = [answer for answer in answers if answer.strict is not None]
     numbers = [answer for answer in answers if answer.accuracy is not None]
     static = [answer for answer in chosen if answer.task in STATIC_TASKS]
@@ -272,7 +272,7 @@ def summary(path: str, answers: Sequence[Answer]) -> AnswersReport:
 
 
 def _by_task(answers: Sequence[Answer]) -> list[tuple[str, list[Answer]]]:
-    """R4D-Bench's tasks as it lists them, then the others in the order they came."""
+    """(task, its answers): R4D-Bench's tasks in its order, then the others in order of appearance."""
     found: defaultdict[str, list[Answer]] = defaultdict(list)
     for task in (*STATIC_TASKS, *DYNAMIC_TASKS):
         found[task] = []

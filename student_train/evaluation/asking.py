@@ -1,4 +1,4 @@
-"""Questions and a folder of videos in; the student's answers out, or why a question could not be asked."""
+"""Questions and a folder of videos go in; the student's scored answers come out, or the reason one could not be asked."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ _END = "<|im_end|>"
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, ready for the student."""
+    """A question with its token ids and frames."""
 
     question: Question
     ids: list[int]
     watched: Watched
     image: np.ndarray[Any, np.dtype[np.uint8]] | None
-    """(height, width, RGB): the frame with the objects marked, where the question has one."""
+    """(height, width, RGB): the frame with the objects marked, if the question has one."""
 
 
 class Questions(Dataset[Asked | Answer]):
-    """Questions made ready one by one; one whose video or image cannot be read is its failed `Answer`. Picklable."""
+    """A dataset of prepared questions. One whose video or image cannot be read becomes an `Answer` with the reason. Picklable.
+
+    ``frames``: how many frames of each video to show. ``tell_length``: whether the prompt states the video's length.
+    """
 
     def __init__(
         self, questions: Sequence[Question], video_root: str, frames: int, processor: Processor, *, tell_length: bool = True
@@ -65,7 +68,7 @@ class Questions(Dataset[Asked | Answer]):
         return Asked(question, prompt([turn], self.processor, watched.timestamps.tolist()), watched, image)
 
     def _watch(self, uri: str) -> Watched:
-        """Questions about one video often stand together, and it is decoded once for them."""
+        """Decode a video; successive questions about the same one decode it once."""
         if self._last is None or self._last[0] != uri:
             self._last = (uri, watch(uri, self.frames, self.processor.image_size))
         return self._last[1]
@@ -75,7 +78,7 @@ class Questions(Dataset[Asked | Answer]):
 
 
 def ask(student: Backbone, questions: Questions, *, batch: int, workers: int, device: torch.device) -> Iterator[Answer]:
-    """The student's answers, in the order of the questions, by greedy decoding."""
+    """Yields the student's scored answers in the order of the questions, by greedy decoding."""
     loader = DataLoader(
         questions,
         batch_size=batch,
@@ -106,7 +109,7 @@ def _responses(student: Backbone, asked: Sequence[Asked], device: torch.device) 
 
 
 def _spoken(text: str, special: Sequence[str]) -> str:
-    """The answer alone: up to the end of the turn, without what pads it."""
+    """The text up to the first special token, such as the end of the turn."""
     text = text.partition(_END)[0]
     for token in special:
         text = text.partition(token)[0]
@@ -114,7 +117,7 @@ def _spoken(text: str, special: Sequence[str]) -> str:
 
 
 def _padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(input ids, attention mask), int64 (sample, token), padded at the beginning, so that every row ends where it goes on."""
+    """(input ids, attention mask), int64 (sample, token), padded on the left, so that generation continues every row's end."""
     length = max(map(len, rows))
     ids, mask = torch.full((len(rows), length), pad), torch.zeros(len(rows), length, dtype=torch.int64)
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Clips of a store and a trained student in; each clip's scores and maps out, or why it has none."""
+"""A trained student and clips of a store go in; each clip's scores and maps come out, or the reason it has none."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 class ScoredClip(NamedTuple):
-    """A clip's scores, and the maps that they are of."""
+    """A clip's scores, and the maps that were compared."""
 
     scores: ClipScores
     sample: Sample
     student: dict[str, np.ndarray[Any, Any]]
+    """Signal → the student's map; axes and units as in `schemas.signal.SIGNALS`. Without F4D."""
     teacher: dict[str, np.ndarray[Any, Any]]
+    """Signal → the teacher's map, likewise."""
 
 
 @torch.inference_mode()
@@ -43,7 +45,7 @@ def scored_clips(
     workers: int,
     device: torch.device,
 ) -> Iterator[ScoredClip | Unevaluated]:
-    """Each clip's scores, or why it has none."""
+    """Yields each clip's scores, or the reason it has none. Raises `Unreachable` if the store or the videos do not answer."""
     by_id = {str(sample.clip_id): sample for sample in samples}
     loader = DataLoader(
         SampleDataset(samples),
@@ -61,13 +63,13 @@ def scored_clips(
 
 
 class Readable:
-    """Collates the samples whose video and targets can be read; the others come with the reason. Picklable."""
+    """Wraps a collator: samples whose video or targets cannot be read become `Unevaluated`. Picklable."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
 
     def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any] | Unevaluated]:
-        """One batch of them all, as a rule; where something cannot be read, each by itself. Raises `Unreachable`."""
+        """One batch of all samples; if one cannot be read, a batch for each sample that can. Raises `Unreachable`."""
         try:
             return [self.collator(samples)]
         except Unreachable:
@@ -117,12 +119,12 @@ def _maps_of(signals: dict[SignalName, torch.Tensor], row: int) -> dict[str, np.
 
 
 def comparable(p4d: P4D, cache: Targets) -> tuple[SignalName, ...]:
-    """What the student gives and the store holds."""
+    """The signals that the student predicts and the store holds."""
     return tuple(signal for signal in SIGNAL_NAMES if signal in cache.signals and signal in p4d.perception.gives)
 
 
 def summaries(clips: Sequence[ClipScores]) -> dict[str, MapSummary]:
-    """Each metric over all clips; without those that no clip was measured by."""
+    """Metric → its summary over all clips; only metrics that some clip was measured by."""
     measured = [name for name in METRICS if any(name in clip.scores for clip in clips)]
     return {name: _summary(name, clips) for name in measured}
 

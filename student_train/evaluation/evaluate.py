@@ -1,7 +1,7 @@
-"""A run's folder and a store in; the student's maps beside the teacher's, its answers to questions, a report and plots out.
+"""A run's folder and a store go in; scores of the student's maps and answers, a report and plots come out.
 
-The student's hidden states go through its perception decoder to F4D, and through the store's frozen heads to maps. The
-teacher's maps come from the store: no teacher is run.
+The perception decoder turns the student's hidden states into F4D, and the store's frozen heads turn F4D into maps. The
+teacher's maps come from the store: no teacher runs.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ REPORT, CLIPS, ANSWERS, PLOTS = "report.json", "clips.jsonl", "answers.jsonl", "
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to evaluate of a run."""
+    """What to evaluate, and where to write it."""
 
     store: str | None = None
     """The store whose clips are evaluated; the run's own when None."""
     clip_ids: tuple[str, ...] = ()
-    """These clips alone; all of the store's when empty."""
+    """The clips to evaluate; all of the store's when empty."""
     limit: int | None = None
-    """So many of them, the first ones."""
+    """At most this many clips, the first ones; all when None."""
     maps: bool = True
-    """Whether maps are evaluated at all."""
+    """Whether to evaluate maps."""
     questions: Path | None = None
-    """A file of questions to be answered."""
+    """A file of questions to ask; none when None."""
     video_root: str | None = None
-    """Folder or URL that the questions' videos and images start from."""
+    """Folder or URL that the paths of the questions' videos and images start from."""
     tell_length: bool = True
-    """Whether each question begins with how long the video is, as the paper's prompt does."""
+    """Whether each prompt states the video's length, as the paper's does."""
     batch: int | None = None
     """Clips or questions in one forward pass; as in training when None."""
     pictures: int = 4
-    """Clips whose maps are drawn side by side."""
+    """How many clips get a picture of their maps."""
     out: Path | None = None
-    """Where the evaluation goes; ``eval`` in the run's folder when None."""
+    """Folder to write to; ``eval`` in the run's folder when None."""
 
 
 def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
-    """Evaluate a finished run, and write the evaluation's folder.
+    """Evaluate a finished run, and write the report, scores, answers and plots to the evaluation's folder.
 
-    Raises `BadInput` where the folder, the store or the questions cannot be used; a clip or a question that cannot be is in the
-    report with its reason, and costs the others nothing.
+    Raises `BadInput` if the run's folder, the store or the questions cannot be used. A clip or question that cannot be
+    evaluated does not stop the others: it is in the report with its reason.
     """
     started = time.perf_counter()
     run = open_run(folder)
@@ -80,7 +80,7 @@ def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
     rows = chosen_rows(cache, wanted) if wanted.maps else []
     questions = [] if wanted.questions is None else read_questions(wanted.questions)
     if not rows and not questions:
-        raise BadInput("nothing is left to evaluate: give --questions, or clips of a store that has some")
+        raise BadInput("there is nothing to evaluate: give --questions, or a store that has clips")
 
     student = load_student(run.folder.student, run.config.model.dtype).to(device()).eval()
     out = _made_empty(wanted.out or folder / "eval")
@@ -102,13 +102,14 @@ def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
 
 
 def _answers_alone(wanted: Wanted, folder: Path) -> Wanted:
-    """Of a run that distilled nothing, and so has no maps."""
+    """The same without maps, for a run of mode `sft`, which has none."""
     if wanted.questions is None:
         raise BadInput(f"the run {folder} is of mode `sft`, which learns no maps to compare; give --questions")
     return replace(wanted, maps=False)
 
 
 def device() -> torch.device:
+    """The GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -121,30 +122,30 @@ class Run(NamedTuple):
 
 
 def open_run(path: Path) -> Run:
-    """The run that a fit left in a folder. Raises `BadInput` where there is none, or it has not come to its end."""
+    """The finished run in a folder. Raises `BadInput` if there is none, or it is not finished."""
     folder = RunFolder(path)
     return Run(folder, folder.config(), folder.result())
 
 
 def require_same_teacher(run: Run, cache: Cache) -> None:
-    """A student is compared with the teacher that it learnt from, on clips cut alike; how targets are encoded is free.
+    """Raise `BadInput` unless the store has the teacher and the kind of clips that the run learnt from.
 
-    Raises `BadInput` that names the fields of the recipe that differ.
+    The message names the fields of the recipe that differ. The encoding of the targets may differ.
     """
     if cache.recipe.fingerprint == run.result.fingerprint:
         return
-    advice = "Give a store of the same teacher and the same kind of clips, such as one of held-out videos by the same job file."
+    advice = "Give a store with the same teacher and clip settings, such as one of held-out videos made with the same job file."
     try:
         own = open_cache(run.config.store).recipe
     except (BadInput, Unreachable) as error:
         raise BadInput(
             f"the store {cache.url} has the fingerprint {cache.recipe.fingerprint[:16]}…, and the run learnt from "
-            f"{run.result.fingerprint[:16]}…; its own store, which would say what differs, cannot be opened ({error}). {advice}"
+            f"{run.result.fingerprint[:16]}…; its own store, needed to say what differs, cannot be opened ({error}). {advice}"
         ) from None
     if own.fingerprint != run.result.fingerprint:
         raise BadInput(
             f"the run's store {run.config.store} has the fingerprint {own.fingerprint[:16]}…, and the run learnt from "
-            f"{run.result.fingerprint[:16]}…: another store is there now. {advice}"
+            f"{run.result.fingerprint[:16]}…: it is not the same store any more. {advice}"
         )
     differing = {
         path: values for path, values in own.differences(cache.recipe).items() if path.startswith(("teacher.", "clips."))
@@ -154,12 +155,12 @@ def require_same_teacher(run: Run, cache: Cache) -> None:
             f"  {path}: the run learnt from {old!r}, this store has {new!r}" for path, (old, new) in differing.items()
         )
         raise BadInput(
-            f"the store {cache.url} is not of the recipe that the run learnt from; these fields differ:\n{fields}\n{advice}"
+            f"the store {cache.url} has another recipe than the run learnt from; these fields differ:\n{fields}\n{advice}"
         )
 
 
 def chosen_rows(cache: Cache, wanted: Wanted) -> list[dict[str, Any]]:
-    """The catalog's rows of the clips to evaluate, in order. Raises `UnknownClip`."""
+    """The catalog's rows of the clips to evaluate, in order. Raises `UnknownClip` for an id that is not in the store."""
     rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
     for clip_id in wanted.clip_ids:
         cache.clip(clip_id)
@@ -168,7 +169,7 @@ def chosen_rows(cache: Cache, wanted: Wanted) -> list[dict[str, Any]]:
 
 
 class _Job(NamedTuple):
-    """What both kinds of evaluation work with."""
+    """What the evaluations of maps and of answers share."""
 
     run: Run
     student: Backbone
@@ -218,14 +219,14 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
 
 
 def load_p4d(run: Run, cache: Cache, hidden_size: int) -> P4D:
-    """What the run trained beside its student.
+    """The run's P4D with its trained parts loaded.
 
-    Where it learnt F4D, the store's heads decode it, whether they were there in training or not: they need none of their own.
+    If the run learnt F4D, the store's frozen heads decode it to maps, even if the run trained without them.
     """
     recipe, mode = run.result.loss, run.config.mode
     if mode != "direct":
         mode = "latent" if cache.heads() is None else "heads"
-        # No loss is taken here; what has a weight is what is asked of the store.
+        # No loss is computed here; a weight only selects a signal of the store.
         held: dict[Modality, float] = {signal: 1.0 for signal in recipe.weights if signal in cache.signals}
         recipe = recipe.model_copy(update={"alpha": 1.0, "beta": 1.0, "weights": held})
     p4d = P4D.for_store(cache, hidden_size, recipe, mode=mode, decoder=run.config.decoder)
@@ -240,9 +241,9 @@ def _without_targets(row: dict[str, Any]) -> Unevaluated:
 
 
 def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
-    """One sample for each clip. What follows the video in the text does not reach its tokens, so any question serves.
+    """One sample per clip. Text after the video cannot change the states at its tokens, so any question will do.
 
-    Videos are read where they were in training, and those of another store where its catalog says.
+    Videos are read from where training read them; those of another store from its catalog's uris.
     """
     data = job.run.config.data
     videos: dict[str | None, str | None] = {}
@@ -259,7 +260,7 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
 
 
 def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
-    """The clip with its frames at the teacher's size, and the student's depth in the teacher's scale."""
+    """The clip to plot: frames at the teacher's size, and the student's depth in the teacher's scale."""
     clip_id = clip.scores.clip_id
     clock = {name: values[0] for name, values in cache.read(["timestamps", "frame_index"], [clip_id]).items()}
     student = dict(clip.student)
@@ -268,7 +269,7 @@ def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
         student["depth"] = aligned_depth(*pair)[0].numpy()
     try:
         frames = StudentFrames(cache.size, 0)(str(clip.sample.video), clock["frame_index"])
-    except CouldNotRun:  # it could be read a moment ago; a picture less is no reason to lose the rest
+    except CouldNotRun:  # readable a moment ago; a missing picture must not cost the rest
         frames = None
     return ClipMaps(clip_id, student, clip.teacher, frames, clock["timestamps"])
 
@@ -289,7 +290,7 @@ def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport
 
 
 def _made_empty(out: Path) -> Path:
-    """The evaluation's folder, without what an earlier evaluation left there."""
+    """The evaluation's folder, with the files of an earlier evaluation removed."""
     try:
         (out / PLOTS).mkdir(parents=True, exist_ok=True)
         for path in [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS, ANSWERS))]:

@@ -1,7 +1,7 @@
-"""A student's F4D and maps and the teacher's in; the scores of each clip out, each beside a constant baseline's.
+"""The student's and the teacher's F4D and maps go in; each clip's scores come out, beside those of a constant baseline.
 
-All functions are pure. Tensors have the clips as first axis and are in the units of `schemas.signal.SIGNALS`; every score is
-float32 (clip,), the mean over one clip. `METRICS` says what each means.
+All functions are pure. Tensors have the clips as first axis and the units of `schemas.signal.SIGNALS`; every score is float32
+(clip,), a mean over one clip. `METRICS` describes each.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from schemas.signal import SignalName
 
 
 class Metric(NamedTuple):
-    """What a score is."""
+    """Describes one score."""
 
     signal: SignalName
     title: str
     unit: str
     better: Literal["lower", "higher"]
     baseline: str
-    """The constant that it is compared with: of the clip's own teacher, but blind to where and when.
+    """The constant prediction that the student is compared with, taken from the teacher's values of the same clip.
 
-    The score of no flow and of no moment is the mean length of the teacher's; that of all moving, the share that moves."""
+    ``no flow`` and ``no moment`` score the mean length of the teacher's vectors, ``all moves`` the share of moving pixels."""
 
 
 METRICS: dict[str, Metric] = {
@@ -41,19 +41,19 @@ METRICS: dict[str, Metric] = {
 
 
 class Scores(NamedTuple):
-    """One metric of some clips."""
+    """One metric over a batch of clips."""
 
     student: torch.Tensor
     """float32 (clip,)."""
     baseline: torch.Tensor
-    """float32 (clip,): what the constant that `Metric.baseline` names scores."""
+    """float32 (clip,): the score of the constant that `Metric.baseline` names."""
 
 
 def f4d_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
-    """The latent distillation's own error, SmoothL1 (beta 1), and the cosine of features, both means over all tokens.
+    """SmoothL1 (beta 1), as in the latent loss, and cosine similarity, both means over all tokens.
 
-    float (clip, layer, token_time, token_y, token_x, channel). Features share a large mean, which alone gives a high cosine:
-    read it beside its baseline.
+    ``student``, ``teacher``: float (clip, layer, token_time, token_y, token_x, channel). Features share a large mean, which
+    alone gives a high cosine, so compare it with its baseline.
     """
     baseline = teacher.mean((2, 3, 4), keepdim=True).expand_as(teacher)
     return {
@@ -65,7 +65,7 @@ def f4d_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores
 def depth_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """AbsRel, the mean of |d − d*| / d*, and the share of pixels with max(d / d*, d* / d) < 1.25, after `aligned_depth`.
 
-    Positive float (clip, frame, y, x). Eigen et al., arXiv 1406.2283.
+    ``student``, ``teacher``: positive float (clip, frame, y, x). Eigen et al., arXiv 1406.2283.
     """
     aligned, baseline = aligned_depth(student, teacher), aligned_depth(torch.ones_like(teacher), teacher)
     return {
@@ -75,10 +75,10 @@ def depth_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scor
 
 
 def aligned_depth(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The student's depth in the teacher's scale: times median(teacher) / median(student), one scale for each clip.
+    """The student's depth, float (clip, frame, y, x), in the teacher's scale: times median(teacher) / median(student).
 
-    Depth is known up to one scale a clip, so a scale for each frame would hide a depth that drifts. Zhou et al.,
-    arXiv 1704.07813, scale by medians so. float (clip, frame, y, x).
+    One scale per clip, since depth is known up to one scale per clip; a scale per frame would hide a depth that drifts.
+    Median scaling: Zhou et al., arXiv 1704.07813.
     """
     scale = _median(teacher) / _median(student)
     return student * scale.view(-1, 1, 1, 1)
@@ -87,7 +87,7 @@ def aligned_depth(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def flow_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """End-point error: the mean length of the difference, in pixels at the teacher's image size.
 
-    float (clip, frame, y, x, uv). Frame 0 is left out: backward flow points to the frame before, which it does not have.
+    ``student``, ``teacher``: float (clip, frame, y, x, uv). Frame 0 is left out: it has no previous frame to point to.
     """
     student, teacher = student[:, 1:], teacher[:, 1:]
     return {"flow_epe": Scores(_mean_length(student - teacher), _mean_length(teacher))}
@@ -96,8 +96,8 @@ def flow_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Score
 def motion_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """Intersection over union of the pixels that move, sigmoid(logit) > 0.5, over all frames of a clip together.
 
-    Logits, float (clip, frame, y, x). NaN where neither sees anything move: no score, instead of a perfect one for a video
-    in which there was nothing to find.
+    ``student``, ``teacher``: logits, float (clip, frame, y, x). NaN, and so no score, if neither has a moving pixel; a
+    perfect score would reward finding nothing where there is nothing.
     """
     moves, truly = student.flatten(1) > 0, teacher.flatten(1) > 0
     return {"motion_iou": Scores(_iou(moves, truly), _iou(torch.ones_like(truly), truly))}
@@ -106,8 +106,8 @@ def motion_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Sco
 def camray_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """Mean angle between ray directions, in degrees, and mean length of the difference of their moments.
 
-    Plücker rays, float (clip, frame, ray_y, ray_x, 6): direction, then moment. Only the angle is blind to a direction's length.
-    Moments are compared as they are, in the scale of the teacher's depth, as the loss compares them.
+    ``student``, ``teacher``: Plücker rays, float (clip, frame, ray_y, ray_x, 6), direction then moment. The angle does not
+    depend on a direction's length. Moments are compared unscaled, as in the loss, in the scale of the teacher's depth.
     """
     directions, truth = student[..., :3], teacher[..., :3]
     mean = F.normalize(truth, dim=-1).mean((1, 2, 3), keepdim=True).expand_as(truth)
@@ -125,7 +125,7 @@ SCORED: dict[SignalName, Callable[[torch.Tensor, torch.Tensor], dict[str, Scores
     "motion": motion_scores,
     "camray": camray_scores,
 }
-"""Signal → the scores of (student's, teacher's)."""
+"""Signal → the function that scores (student, teacher)."""
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
@@ -134,7 +134,7 @@ def _mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def _median(values: torch.Tensor) -> torch.Tensor:
-    """(clip, …) to (clip,): of an even number of values, the lower one of the middle."""
+    """(clip, …) to (clip,); the lower median of an even number of values."""
     return values.flatten(1).median(1).values
 
 
@@ -151,7 +151,7 @@ def _abs_rel(depth: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def _delta(depth: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    # A depth that is not a number is no hit, and must not pass for a miss either.
+    # NaN must stay NaN; the comparison alone would count it as a miss.
     ratio = torch.maximum(depth / truth, truth / depth)
     return _mean(torch.where(ratio.isnan(), ratio, (ratio < 1.25).to(ratio.dtype)))
 
@@ -166,7 +166,7 @@ def _iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """By the tangent, which is exact near 0° and 180°, where the cosine is flat. NaN for a direction without length."""
+    """Mean angle in degrees, by atan2, which is exact near 0° and 180°, where the cosine is flat. NaN for a zero direction."""
     a, b = a.float(), b.float()
     cross = torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=-1)
     dot = (a * b).sum(-1)

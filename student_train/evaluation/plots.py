@@ -1,4 +1,4 @@
-"""Scores, losses and maps in; PNG files out."""
+"""Scores, losses and maps go in; PNG files come out."""
 
 from __future__ import annotations
 
@@ -37,19 +37,21 @@ _DPI = 120
 
 @dataclass(frozen=True)
 class ClipMaps:
-    """One clip to be shown."""
+    """One clip to plot."""
 
     clip_id: str
     student: Maps
     """Signal → its map, axes and units as in `schemas.signal.SIGNALS`; depth in the teacher's scale."""
     teacher: Maps
+    """Signal → its map, likewise."""
     frames: np.ndarray[Any, np.dtype[np.uint8]] | None
-    """(frame, y, x, RGB) at the size of the maps; None where they cannot be read."""
+    """(frame, y, x, RGB) at the size of the maps; None if the video cannot be read."""
     timestamps: Sequence[float]
+    """Seconds, one per frame."""
 
 
 def plot_ablation(path: Path, report: AblationReport) -> None:
-    """Each arm's accuracy by kind of question and its maps' scores; bars are means, whiskers one deviation, dots runs."""
+    """Each arm's accuracy per kind of question and its maps' scores: bars are means, whiskers one deviation, dots runs."""
     tasks = list(report.questions)
     maps = [name for name in ABLATION_METRICS if name in report.map_guess]
     config = report.config
@@ -78,7 +80,7 @@ def _draw_arms(
     *,
     scale: float = 1,
 ) -> None:
-    """One figure of every arm beside its baseline: the arms' spreads and the runs' values, None where there is none."""
+    """One panel: a bar per arm (``spreads``), a dot per run (``values``), and the baseline. None draws nothing."""
     for line, (summary, spread) in enumerate(zip(report.arms, spreads, strict=True)):
         if spread is None:
             continue
@@ -95,7 +97,7 @@ def _draw_arms(
 
 
 def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
-    """Each metric's distribution over the clips as the share of clips up to a score, beside the constant's."""
+    """Each metric's cumulative distribution over the clips, for the student and for the constant baseline."""
     names = [name for name in METRICS if any(clip.scores.get(name) is not None for clip in clips)]
     figure, panels = _panels(len(names))
     for name, axes in zip(names, panels, strict=True):
@@ -118,7 +120,7 @@ def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:
 
 
 def plot_training(path: Path, metrics: Path) -> bool:
-    """Every part of the loss over the steps, from ``metrics.jsonl``; False where it has no line to draw."""
+    """Each part of the loss over the steps, from ``metrics.jsonl``. Returns False if there is no line to plot."""
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
     names = list(dict.fromkeys(name for record in records for name in record if _is_loss(name)))
     if not names:
@@ -137,7 +139,7 @@ def plot_training(path: Path, metrics: Path) -> bool:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a window of a tenth of the values that ends at each of them."""
+    """Running mean over a trailing window of a tenth of the values."""
     window = max(1, len(values) // 10)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
@@ -146,15 +148,15 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def plot_clip(path: Path, clip: ClipMaps) -> None:
-    """Some frames of a clip, and under each the teacher's and the student's maps in the same colours."""
+    """Some frames of a clip, and below them the teacher's and the student's maps on the same colour scale."""
     rows = _rows(clip)
     count = len(next(iter(rows.values())))
     shown = np.unique(np.round(np.linspace(0, count - 1, min(count, _FRAMES_SHOWN))).astype(int))
     figure = _figure(len(shown) * 1.7 + 0.9, len(rows) * 1.7 + 0.9)
     lines = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for (title, pictures), axes in zip(rows.items(), lines, strict=True):
-        # One image in frame widths, with thin white gaps: an axes for each frame would take most of the time.
-        fine = max(1, _PIXELS // pictures.shape[2])  # rays are a grid of a few cells, and a gap is less than one
+        # One image per row, with thin white gaps: separate axes for each frame would take most of the time.
+        fine = max(1, _PIXELS // pictures.shape[2])  # a map of rays has so few cells that a gap is narrower than one
         tiles = pictures[shown].repeat(fine, axis=1).repeat(fine, axis=2)
         gap = ((0, 0), (0, 0), (0, max(1, tiles.shape[2] // 40)), (0, 0))
         strip = np.concatenate(list(np.pad(tiles, gap, constant_values=255)), axis=1)  # (y, frame·x, RGB)
@@ -163,12 +165,12 @@ def plot_clip(path: Path, clip: ClipMaps) -> None:
         axes.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=9)
     for column, frame in enumerate(shown):
         lines[0].text(column + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
-    # Matplotlib's own font lacks most scripts, and an id can be in any.
+    # Matplotlib's default font lacks most scripts, and an id can use any.
     _save(figure, path, clip.clip_id.encode("ascii", "backslashreplace").decode())
 
 
 def _rows(clip: ClipMaps) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Title → pictures (frame, y, x, RGB). The scales of colours are the teacher's, for both."""
+    """Title → pictures, uint8 (frame, y, x, RGB). Both use the teacher's colour scale."""
     rows = {} if clip.frames is None else {"video": clip.frames}
     pairs = {"teacher": clip.teacher, "student": clip.student}
     if "depth" in clip.teacher:
@@ -185,7 +187,7 @@ def _rows(clip: ClipMaps) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
 
 
 def _first_void(pictures: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The first frame has no frame before it, so its flow means nothing."""
+    """Blank the first frame: it has no previous frame, so its flow means nothing."""
     pictures[0] = colors.NEUTRAL
     return pictures
 
@@ -213,7 +215,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure without pyplot, which would keep it alive and look for a display."""
+    """A figure made without pyplot, which would keep it in memory and look for a display."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,4 @@
-"""The seam between P4D and the multimodal models it distils: text and pictures in; loss and the video tokens' states out."""
+"""The interface between P4D and its students: text and frames go in; loss and hidden states at the video tokens come out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Visual = Mapping[str, torch.Tensor]
-"""The visual inputs of a batch, by the model's own keyword arguments."""
+"""The visual inputs of a batch: the model's own keyword arguments → tensors."""
 
 
 @dataclass(frozen=True)
@@ -27,39 +27,44 @@ class StudentOutput:
     logits: torch.Tensor
     """float (sample, token, vocabulary)."""
     loss: torch.Tensor | None
-    """Next-token cross-entropy, where labels were given."""
+    """Next-token cross-entropy, a scalar; None without labels."""
     hidden: torch.Tensor | None
-    """float (clip, time, y, x, hidden): the last hidden states at the video tokens; None where no sample has a video.
-    Time steps are the frames, or groups of as many frames as the model puts in one token."""
+    """float (clip, time, y, x, hidden): the last hidden states at the video tokens; None if no sample has a video.
+    A time step is a frame, or the group of frames that the model merges into one token."""
 
 
 class Processor(Protocol):
-    """The data side of a backbone. Picklable: it works in the processes that read ahead."""
+    """The data side of a backbone: times, frames and images to token ids and tensors. Picklable, for DataLoader workers."""
 
     tokenizer: PreTrainedTokenizerBase
     image_size: int
     """Height and width of the frames it takes, in pixels."""
 
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
-        """The token ids that stand for a clip in the text; ``seconds`` are its frames' times."""
+        """The token ids that replace ``<video>`` in the text. ``seconds``: the time of each frame."""
 
     def image_ids(self) -> list[int]:
-        """The token ids that stand for an image."""
+        """The token ids that replace ``<image>`` in the text."""
 
     def visual(self, frames: Pixels | None, timestamps: np.ndarray[Any, Any] | None, images: Pixels | None) -> Visual:
-        """Frames, uint8 (clip, frame, height, width, RGB), their times, float (clip, frame), and images, uint8 (image,
-        height, width, RGB), as the model's keyword arguments; nothing for what is None.
+        """The model's visual inputs.
+
+        ``frames``: uint8 (clip, frame, height, width, RGB). ``timestamps``: float (clip, frame), seconds. ``images``: uint8
+        (image, height, width, RGB). Inputs that are None are left out.
         """
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer and what else of the data side transformers keeps beside the weights."""
+        """Write the tokenizer and the processor files that transformers keeps beside the weights."""
 
 
 class Backbone(nn.Module, ABC):
-    """A video language model of transformers. The model is `model`, untouched; this only reads its hidden states."""
+    """A video language model of transformers, unchanged in `model`, whose hidden states this reads.
+
+    Subclasses say where the model keeps its parts and how its video tokens form a grid.
+    """
 
     example: ClassVar[str]
-    """How to use what `save` writes with transformers alone: the README of an export."""
+    """The README of an export: how to use the saved model with transformers alone."""
 
     def __init__(self, model: PreTrainedModel, processor: Processor) -> None:
         super().__init__()
@@ -73,18 +78,19 @@ class Backbone(nn.Module, ABC):
 
     @property
     def video_token_id(self) -> int:
+        """The placeholder token of videos."""
         return int(self.model.config.video_token_id)
 
     @abstractmethod
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
-        """(clip, time, y, x) of the video tokens that the model makes of its visual inputs."""
+        """(clip, time, y, x): the shape of the video tokens for these visual inputs."""
 
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
-        """``vision_tower``, ``projector`` and ``llm``, wherever the model has them."""
+        """The modules ``vision_tower``, ``projector`` and ``llm`` of the model."""
 
-    def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models are told more
-        """The visual inputs by the model's own keyword arguments: as the processor made them, or with more."""
+    def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models derive inputs from it
+        """The keyword arguments for the model: ``visual``, and in some models inputs derived from ``input_ids``."""
         return visual or {}
 
     def forward(
@@ -96,11 +102,12 @@ class Backbone(nn.Module, ABC):
         label_count: float | torch.Tensor | None = None,
         visual: Visual | None = None,
     ) -> StudentOutput:
-        """Read text, videos and images together.
+        """One forward pass over text, videos and images.
 
         ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token), with the processor's ids for videos and images.
-        ``label_count``: labels that the loss is the mean over, where one step has several batches; this batch's when absent.
-        ``visual``: as the processor made it.
+        ``label_count``: number of labels that the loss is a mean over, needed under gradient accumulation; this batch's when
+        absent.
+        ``visual``: as `Processor.visual` returns it.
         """
         is_video = input_ids == self.video_token_id  # (sample, token)
         has_video = bool(is_video.any())
@@ -123,7 +130,7 @@ class Backbone(nn.Module, ABC):
     def generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, visual: Visual | None = None, max_new_tokens: int = 16
     ) -> torch.Tensor:
-        """Greedy answers, int64 (sample, new token), to prompts that are padded at the beginning."""
+        """Greedy decoding: int64 (sample, new token). Prompts, int64 (sample, token), must be padded on the left."""
         answered: torch.Tensor = self.model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -135,17 +142,17 @@ class Backbone(nn.Module, ABC):
         return answered[:, input_ids.shape[1] :]
 
     def save(self, folder: Path) -> None:
-        """Write the plain model and its tokenizer, as transformers loads them; nothing of P4D, no pickle."""
+        """Write the plain model, its tokenizer and processor files, as transformers loads them; nothing of P4D, no pickle."""
         with no_progress_bars():
             self.model.save_pretrained(folder)
         self.processor.save(folder)
 
 
 class no_progress_bars:  # noqa: N801  # reads as what it does
-    """Reading and writing a few files needs none, and the command's standard error has its own."""
+    """Turns off transformers' progress bars, which would mix with the command's own on standard error."""
 
     def __enter__(self) -> None:
-        from transformers.utils import logging  # noqa: PLC0415  # only who has a model has it loaded
+        from transformers.utils import logging  # noqa: PLC0415  # transformers is loaded by now, since there is a model
 
         self.shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""TRAIN.yaml's model in, the student out: freshly initialised or from a checkpoint, with its parts frozen as asked."""
+"""The ``model`` of TRAIN.yaml goes in; the student comes out, freshly initialised or from a checkpoint, with parts frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from student_train.models.backbone import Backbone
 
 
 def build_student(config: ModelConfig) -> Backbone:
-    """The student; fresh weights follow torch's random state. Raises `BadInput` where the checkpoint is none."""
+    """The student, with ``config.freeze`` applied. Fresh weights depend on torch's random state.
+
+    Raises `BadInput` if ``config.weights`` holds no checkpoint of the backbone.
+    """
     student = BUILDERS[config.backbone](config)
     for name, part in student.parts().items():
         part.requires_grad_(requires_grad=name not in config.freeze)
@@ -24,7 +27,7 @@ def build_student(config: ModelConfig) -> Backbone:
 
 
 def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:
-    """The student that a run or an export wrote, whatever its backbone is."""
+    """The student that a run or an export wrote, with any backbone. Raises `BadInput` if the folder holds none."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError):
@@ -43,13 +46,13 @@ def _rgpt(config: ModelConfig) -> Backbone:
     if (folder / "config.json").is_file():
         return nvila.saved(folder, config.timestamps, dtype)
     raise BadInput(
-        f"{folder} is no checkpoint of 4D-RGPT: needed the folders {', '.join(nvila.PARTS)}, as NVILA-Lite has them, "
+        f"{folder} is no 4D-RGPT checkpoint: needed the folders {', '.join(nvila.PARTS)}, as NVILA-Lite has them, "
         "or a config.json, as `student-train export` writes it"
     )
 
 
 BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
-"""transformers' name of each kind of model, and this project's."""
+"""transformers' ``model_type`` → the backbone's name in this project."""
 BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {
     "4d-rgpt": _rgpt,
     "qwen2.5-vl": partial(qwen_vl.build, qwen_vl.QWEN25),

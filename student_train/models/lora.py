@@ -1,4 +1,4 @@
-"""A language model and which adapters it gets in; the same model with them in it, and later without: merged. By peft."""
+"""LoRA with peft: a language model goes in and gets adapters in place; later they are merged into its weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from schemas.train import LoraConfig
 
 
 def add_adapters(llm: nn.Module, config: LoraConfig) -> peft.LoraModel:
-    """Put the adapters into the model, in place; from then on they train, and its own weights keep still.
+    """Insert adapters in place: they train, and the model's own weights are frozen.
 
-    Gives what `merge_adapters` takes. Raises `BadInput` where a target names no linear layer of the model.
+    Returns what `merge_adapters` takes. Raises `BadInput` if a target is the name of no linear layer of the model.
     """
     linear = {name.rpartition(".")[2] for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
     if absent := [target for target in config.targets if target not in linear]:
@@ -27,7 +27,7 @@ def add_adapters(llm: nn.Module, config: LoraConfig) -> peft.LoraModel:
 
 
 def merge_adapters(adapters: peft.LoraModel) -> None:
-    """Add what the adapters learnt to the weights they sit beside, and take them out: the model is then as it was built."""
+    """Merge the adapters into the weights beside them and remove them, so that the model has its original structure."""
     llm = adapters.merge_and_unload()
-    if hasattr(llm, "peft_config"):  # a trace, which transformers would take for adapters that are still there
+    if hasattr(llm, "peft_config"):  # transformers would take a leftover config for adapters that are still there
         del llm.peft_config

@@ -1,4 +1,4 @@
-"""4D-RGPT built from config, from an NVILA-Lite checkpoint's folders, or from what this project saved."""
+"""A config, an NVILA-Lite checkpoint or a folder that this project saved goes in; a 4D-RGPT backbone comes out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ print(tokenizer.decode(answer[0, prompt.input_ids.shape[1]:], skip_special_token
 
 
 class RgptProcessor:
-    """Frames as they are, and one token for each of the model's; the model scales pixels itself."""
+    """Passes frames on as uint8, since the model scales pixels itself; writes one placeholder token per visual token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: FourDRgptConfig) -> None:
         self.tokenizer = tokenizer
@@ -85,7 +85,7 @@ class RgptProcessor:
 
 
 class RgptBackbone(Backbone):
-    """4D-RGPT, whose video tokens are a square grid for each frame."""
+    """4D-RGPT: its video tokens form a square grid for each frame."""
 
     model: FourDRgptForConditionalGeneration
     example = EXAMPLE
@@ -118,7 +118,7 @@ def tiny(timestamps: str) -> RgptBackbone:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        initializer_range=0.07,  # Qwen2's 0.02 suits thousands of channels: with a hundred, nothing is passed on at first
+        initializer_range=0.07,  # Qwen2's 0.02 suits thousands of channels; with a hundred, hardly any signal passes at first
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -126,7 +126,7 @@ def tiny(timestamps: str) -> RgptBackbone:
     config = FourDRgptConfig(
         vision,
         text,
-        downsample=1,  # as many tokens as L4P-tiny's: between fewer, most of its features could not be told
+        downsample=1,  # as many tokens as L4P-tiny has; fewer could not express most of its features
         projector_layers=[256, "gelu", 128],
         timestamps=timestamps,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
@@ -136,9 +136,9 @@ def tiny(timestamps: str) -> RgptBackbone:
     patch = model.vision_tower.get_input_embeddings()
     assert isinstance(patch, nn.Conv2d)
     with torch.no_grad():
-        # A hundred channels from random weights learn what they are told loudly. What a token is must outweigh what attention
-        # to all others adds, or only their mean is learnt for long; and the frames' times, added to the tower's features,
-        # must not drown in them.
+        # A hundred channels with random weights learn only strong signals. A token's own content must outweigh what attention
+        # to all others adds, or the model learns only their mean for a long time; and the timestamp encoding must not drown in
+        # the tower's features that it is added to.
         patch.weight.mul_(6)
         model.vision_tower.post_layernorm.weight.mul_(0.25)
         model.llm.get_input_embeddings().weight.div_(text.initializer_range)
@@ -146,7 +146,7 @@ def tiny(timestamps: str) -> RgptBackbone:
 
 
 def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:
-    """The model that `Backbone.save` wrote; ``timestamps`` None keeps the model's own site."""
+    """The model that `Backbone.save` wrote. ``timestamps``: where to add them; as saved when None."""
     config = FourDRgptConfig.from_pretrained(folder)
     if timestamps is not None:
         config.timestamps = timestamps
@@ -156,14 +156,14 @@ def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackb
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is laid out as NVILA-Lite's checkpoints are."""
+    """Whether the folder has the layout of an NVILA-Lite checkpoint."""
     return all((folder / part).is_dir() for part in PARTS)
 
 
 def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbone:
-    """An NVILA-Lite checkpoint, part by part, each read once.
+    """The model of an NVILA-Lite checkpoint, whose parts are each read once.
 
-    Raises `BadInput` where a part is of another kind than 4D-RGPT's, or does not fit the others.
+    Raises `BadInput` if a part is not of 4D-RGPT's kind, or does not fit the others.
     """
     with no_progress_bars():
         tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", dtype=dtype)
@@ -190,7 +190,10 @@ def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbon
 
 
 def _with_tokens(tokenizer: PreTrainedTokenizerBase, llm: Qwen2ForCausalLM) -> PreTrainedTokenizerBase:
-    """The tokenizer with a word each for video and image; their embeddings are never read, so none is added if one is spare."""
+    """The tokenizer with a placeholder token for video and one for image.
+
+    Their embeddings are never read, so the table grows only if it has no spare rows.
+    """
     tokenizer.add_tokens([VIDEO_TOKEN, IMAGE_TOKEN], special_tokens=True)
     if len(tokenizer) > llm.get_input_embeddings().num_embeddings:
         llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -208,9 +211,9 @@ def _projector_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _projector_layers(weights: Mapping[str, torch.Tensor]) -> list[int | str]:
-    """The layers that the tensors are of: a matrix is a linear layer, a vector a norm, and between two matrices stands a GELU.
+    """The layers that the tensors belong to: a matrix is a linear layer, a vector a norm, and a GELU is between two matrices.
 
-    A position without tensors before the first of them is where neighbouring tokens are put side by side.
+    A position without tensors before the first of them is the one where neighbouring tokens are joined.
     """
     layers: list[int | str] = []
     for _, weight in sorted((int(name.split(".")[1]), w) for name, w in weights.items() if name.endswith(".weight")):
@@ -223,13 +226,13 @@ def _projector_layers(weights: Mapping[str, torch.Tensor]) -> list[int | str]:
 
 
 def _downsample(folder: Path, tower: SiglipVisionModel, weights: Mapping[str, torch.Tensor]) -> int:
-    """Side of the square of tokens that the first layer takes, from its width."""
+    """Side of the square of tokens that are joined into one, from the width of the first layer."""
     first = min((int(name.split(".")[1]), w.shape[-1]) for name, w in weights.items() if name.endswith(".weight"))[1]
     side = round((first / tower.config.hidden_size) ** 0.5)
     if side**2 * tower.config.hidden_size != first:
         raise BadInput(
-            f"the projector of {folder} takes {first} channels, and its tower gives {tower.config.hidden_size}: "
-            "needed the tower's times a square number; take all parts from one checkpoint"
+            f"the projector of {folder} takes {first} channels, and its tower gives {tower.config.hidden_size}: needed "
+            "a square number times the tower's channels; take all parts from one checkpoint"
         )
     return int(side)
 
@@ -245,12 +248,12 @@ def _require_fitting(folder: Path, config: FourDRgptConfig) -> None:
     if side % config.downsample:
         raise BadInput(
             f"the tower of {folder} gives {side} × {side} tokens, which do not divide into squares of {config.downsample}; "
-            "needed NVILA-Lite's 384-pixel tower or another whose tokens do"
+            "needed NVILA-Lite's 384-pixel tower, or another whose tokens divide"
         )
 
 
 def _assign(projector: nn.Module, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
-    """Give the projector its weights, whatever numbers their layers have: those without tensors are counted differently."""
+    """Load the projector by the order of its layers: their numbers differ, since layers without tensors count differently."""
     own = sorted({int(name.split(".")[1]) for name in projector.state_dict()})
     theirs = sorted({int(name.split(".")[1]) for name in weights})
     renamed = {}

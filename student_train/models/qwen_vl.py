@@ -1,7 +1,7 @@
-"""Qwen2.5-VL and Qwen3-VL as transformers has them, from a checkpoint's folder or tiny; the store's frames as they read them.
+"""A checkpoint's folder goes in, or a tiny config; a Qwen2.5-VL or Qwen3-VL backbone of transformers comes out.
 
-transformers' own video processors need torchvision. What they do to frames that have their size already is written here in
-torch alone, and their settings travel with the weights.
+transformers' own video processors need torchvision. What they do to frames of the right size is written here in torch alone,
+and their settings are saved with the weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIDE = 384
 """Pixels along a frame's side, as near as the patches allow: 392 for Qwen2.5-VL, whose 16 frames are then 8 · 14 · 14 = 1568
 tokens, and 384 for Qwen3-VL, with 8 · 12 · 12 = 1152."""
 SETTINGS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json")
-"""The files in which a checkpoint keeps how its pixels and its chats are made, beside the tokenizer's."""
+"""The checkpoint's processor and chat template files, in addition to the tokenizer's."""
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 EXAMPLE = """# A Qwen-VL student
@@ -64,41 +64,40 @@ print(processor.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_to
 
 
 class PixelSettings(NamedTuple):
-    """How one kind of pixels is normalised: each of RGB, of values in 0 to 1."""
+    """Normalisation of images or of video frames: per RGB channel, for values in 0 to 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class Patches(NamedTuple):
-    """The sides of what becomes one token."""
+    """The sizes of a patch and of a token."""
 
     size: int
     """Pixels along a patch's side."""
     frames: int
     """Frames in one patch."""
     merge: int
-    """Patches along the side of a token."""
+    """Patches along a token's side."""
 
     @property
     def factor(self) -> int:
-        """Pixels along the side of a token."""
+        """Pixels along a token's side."""
         return self.size * self.merge
 
 
 def to_patches(frames: torch.Tensor, patches: Patches, pixels: PixelSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames, uint8 (clip, frame, height, width, RGB), as the vision tower reads them.
+    """Frames, uint8 (clip, frame, height, width, RGB), as flat patches for the vision tower.
 
-    Gives float32 (clip · time · y · x, RGB · frames · patch · patch), the patches of one token side by side, and how many
-    there are along time, y and x, int64 (clip, 3). Where frames do not fill the last patch, the last one is repeated, and
-    so is a still.
-    As transformers' Qwen2VLVideoProcessor and Qwen2VLImageProcessor do without resizing.
+    Returns float32 (clip · time · y · x, RGB · frames · patch · patch), with the patches of one token next to each other, and
+    the number of patches along time, y and x, int64 (clip, 3). The last frame is repeated to fill the last patch in time; so
+    is an image. The same as transformers' Qwen2VLVideoProcessor and Qwen2VLImageProcessor without resizing.
     """
     size, depth, merge = patches
     missing = -frames.shape[1] % depth
     frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
     clips, count, height, width, channels = frames.shape
-    # The mean and spread of whole bytes, as the processors fuse them, so that the values are the same to the last bit.
+    # Scaled to 0…255, as transformers' processors fuse them, so that the values match to the last bit.
     mean, std = (torch.tensor(values) * 255 for values in pixels)
     values = (frames.float() - mean) / std  # (clip, frame, height, width, RGB)
     time, y, x = count // depth, height // size, width // size
@@ -108,10 +107,10 @@ def to_patches(frames: torch.Tensor, patches: Patches, pixels: PixelSettings) ->
 
 
 class QwenProcessor(ABC):
-    """Text and pixels as transformers' own processor gives them, for frames of one square size."""
+    """The same ids and pixels as transformers' own processor, for frames of one square size."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, files: Mapping[str, str]) -> None:
-        """``files``: the texts of those of `SETTINGS` that the checkpoint has. Raises `BadInput` where they say too little."""
+        """``files``: name → text of the `SETTINGS` files that the checkpoint has. Raises `BadInput` if a setting is missing."""
         self.tokenizer = tokenizer
         self.files = dict(files)
         vision = config.vision_config
@@ -125,7 +124,7 @@ class QwenProcessor(ABC):
 
     @abstractmethod
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
-        """The token ids that stand for a clip in the text; ``seconds`` are its frames' times."""
+        """The token ids that replace ``<video>`` in the text. ``seconds``: the time of each frame."""
 
     def image_ids(self) -> list[int]:
         return [*self.start, *[self.image_token_id] * self.tokens, *self.end]
@@ -152,16 +151,16 @@ class QwenProcessor(ABC):
 
 
 class Qwen25Processor(QwenProcessor):
-    """Qwen2.5-VL has time in the positions of its tokens."""
+    """Qwen2.5-VL encodes time in the positions of its tokens."""
 
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
         steps = -(-len(seconds) // self.patches.frames)
         return [*self.start, *[self.video_token_id] * (self.tokens * steps), *self.end]
 
     def visual(self, frames: Pixels | None, timestamps: np.ndarray[Any, Any] | None, images: Pixels | None) -> Visual:
-        """Also ``second_per_grid_ts``, float32 (clip,): seconds from one token to the next in time.
+        """Adds ``second_per_grid_ts``, float32 (clip,): seconds from one time step to the next.
 
-        The model counts a clip's time from its first frame, in even steps; where frames lie unevenly, these are the mean.
+        The model counts a clip's time from its first frame, in even steps; for uneven frames this is the mean step.
         """
         inputs = dict(super().visual(frames, timestamps, images))
         if timestamps is not None:
@@ -171,10 +170,13 @@ class Qwen25Processor(QwenProcessor):
 
 
 class Qwen3Processor(QwenProcessor):
-    """Qwen3-VL has time in the text, before the tokens of each pair of frames."""
+    """Qwen3-VL writes time as text, before the tokens of each pair of frames."""
 
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
-        """Each pair's mean time, to a tenth of a second. The outer marks are the chat template's, the inner the processor's."""
+        """Each pair's mean time, to a tenth of a second, then its tokens.
+
+        The chat template writes the outer start and end tokens, transformers' processor the inner ones.
+        """
         depth = self.patches.frames
         full = [*seconds, *[seconds[-1]] * (-len(seconds) % depth)]
         ids = list(self.start)
@@ -185,7 +187,7 @@ class Qwen3Processor(QwenProcessor):
 
 
 def _settings(files: Mapping[str, str], kind: str) -> dict[str, Any]:
-    """What is said of ``image`` or ``video``: in one file for both, in one each, or the images' for both."""
+    """The settings for ``image`` or ``video``: from one file for both, from its own file, or from the images' file."""
     both = json.loads(files.get("processor_config.json", "{}"))
     own = "video_preprocessor_config.json" if kind == "video" else "preprocessor_config.json"
     images = files.get("preprocessor_config.json", "{}")
@@ -198,13 +200,13 @@ def _pixels(settings: Mapping[str, Any]) -> PixelSettings:
         return PixelSettings(tuple(settings["image_mean"]), tuple(settings["image_std"]))
     except KeyError as error:
         raise BadInput(
-            f"the checkpoint does not say its pixels' {error}; needed it in one of {', '.join(SETTINGS[:3])}, "
+            f"the checkpoint has no {error} for its pixels; needed in one of {', '.join(SETTINGS[:3])}, "
             "as transformers' processors save it"
         ) from None
 
 
 def _image_size(settings: Mapping[str, Any], factor: int) -> int:
-    """The side nearest to `SIDE` that divides into tokens, within what the images' processor allows."""
+    """The side nearest to `SIDE` that divides into whole tokens, within the limits of the image processor."""
     size = settings.get("size") or {}
     least = size.get("shortest_edge") or settings.get("min_pixels") or 0
     most = size.get("longest_edge") or settings.get("max_pixels") or (2 * SIDE) ** 2
@@ -213,18 +215,21 @@ def _image_size(settings: Mapping[str, Any], factor: int) -> int:
 
 
 class QwenBackbone(Backbone):
-    """Either of the two; they differ in their processors alone."""
+    """Qwen2.5-VL or Qwen3-VL, which differ only in their processors."""
 
     example: ClassVar[str] = EXAMPLE
 
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
-        """Time steps are pairs of frames."""
+        """(clip, time, y, x) of the video tokens; a time step is a pair of frames."""
         time, y, x = visual["video_grid_thw"][0].tolist()
         merge = int(self.model.config.vision_config.spatial_merge_size)
         return len(visual["video_grid_thw"]), time, y // merge, x // merge
 
     def parts(self) -> dict[str, nn.Module]:
-        """The projector is what merges patches to tokens, also those that Qwen3-VL takes from the tower's middle."""
+        """The vision tower, the projector and the language model.
+
+        The projector is every module that merges patches into tokens, with those that Qwen3-VL has in the middle of the tower.
+        """
         children = dict(self.model.model.visual.named_children())
         mergers = {name: child for name, child in children.items() if "merger" in name}
         return {
@@ -234,13 +239,13 @@ class QwenBackbone(Backbone):
         }
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
-        """Also what each token stands for, from which the model makes positions in time and space: text 0, image 1, video 2."""
+        """Adds each token's type (text 0, image 1, video 2), from which the model computes positions in time and space."""
         image, video = (input_ids == self.model.config.image_token_id), (input_ids == self.video_token_id)
         return {**(visual or {}), "mm_token_type_ids": image.int() + 2 * video.int()}
 
 
 class Kind(NamedTuple):
-    """One of the two models."""
+    """What differs between the two models: classes, and the tiny configuration."""
 
     model: type[PreTrainedModel]
     config: type[PreTrainedConfig]
@@ -251,7 +256,7 @@ class Kind(NamedTuple):
 
 
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
-"""Of the 8 frequencies of a tiny head, those that turn with time, with y and with x."""
+"""``mrope_section``: how many of a tiny head's 8 rotary frequencies encode time, y and x."""
 QWEN25 = Kind(
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -271,7 +276,7 @@ QWEN3 = Kind(
 
 
 def build(kind: Kind, config: ModelConfig) -> QwenBackbone:
-    """The model of the checkpoint in a folder, or a tiny one. Raises `BadInput` where the folder holds another."""
+    """The model of the checkpoint in ``config.weights``, or a tiny one. Raises `BadInput` if the folder holds another model."""
     if config.timestamps not in {None, "none"}:
         raise BadInput(
             f"`model.timestamps: {config.timestamps}` is 4D-RGPT's; {config.backbone} encodes real time itself, so leave it out"
@@ -280,7 +285,7 @@ def build(kind: Kind, config: ModelConfig) -> QwenBackbone:
 
 
 def checkpoint(kind: Kind, folder: Path, dtype: torch.dtype) -> QwenBackbone:
-    """A checkpoint in transformers' own layout, with its own settings for pixels."""
+    """The model of a checkpoint in transformers' own layout, with the checkpoint's own pixel settings."""
     wanted = kind.config.model_type
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -319,7 +324,7 @@ def tiny(kind: Kind) -> QwenBackbone:
 
 
 def _tiny_files(kind: Kind, config: PreTrainedConfig) -> dict[str, str]:
-    """Settings as transformers' processors save them, that keep images at four tokens along each side."""
+    """Processor files as transformers saves them, with an image size of four tokens along each side."""
     vision = config.vision_config
     side = 4 * vision.patch_size * vision.spatial_merge_size
     image = {
@@ -331,7 +336,7 @@ def _tiny_files(kind: Kind, config: PreTrainedConfig) -> dict[str, str]:
         "image_std": [0.5] * 3,
         "size": {"shortest_edge": side**2, "longest_edge": side**2},
     }
-    # One kind bounds the pixels of a frame, the other those of a clip.
+    # For images the size bounds the pixels of one frame, for videos those of a whole clip.
     most = {"shortest_edge": side**2, "longest_edge": side**2 * 16}
     video = {**image, "video_processor_type": kind.video_processor, "size": most, "do_sample_frames": False}
     del video["image_processor_type"]
@@ -349,4 +354,4 @@ CHAT_TEMPLATE = (
     "{% else %}{{ piece['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML with the marks that both models put around what is shown, and without the system turn that Qwen2.5-VL begins with."""
+"""ChatML with both models' tokens for images and videos, and without the system turn that Qwen2.5-VL adds."""

@@ -1,7 +1,7 @@
-"""4D-RGPT as a transformers model: frames, their times and text in; logits, loss and hidden states out.
+"""4D-RGPT as a transformers model: frames, their times and text go in; logits, loss and hidden states come out.
 
 4D-RGPT, arXiv 2512.17012, section 3: an NVILA-Lite student (SigLIP tower, MLP projector, Qwen2) with timestamp positional
-encoding and nothing else of its own. Every saved model carries this file, which needs torch and transformers alone.
+encoding as its only addition. Every saved model carries this file, which needs only torch and transformers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 class FourDRgptConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships no types
-    """What a 4D-RGPT is built from."""
+    """Configuration of a 4D-RGPT: its parts and how they are joined."""
 
     model_type = "four_d_rgpt"
     sub_configs = {"vision_config": SiglipVisionConfig, "text_config": Qwen2Config}  # noqa: RUF012  # transformers reads it so
@@ -35,12 +35,13 @@ class FourDRgptConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers s
         image_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Put the parts together.
+        """Configure a model.
 
-        ``vision_layer``: which of the tower's hidden states is projected; -1 is its output, after its last norm.
-        ``downsample``: neighbouring tokens along each side that the projector puts in one.
-        ``projector_layers``: widths of linear layers, ``norm`` and ``gelu``, in their order.
-        ``timestamps``: where the frames' times are added: ``before_projector``, ``after_projector`` or ``none``.
+        ``vision_layer``: index of the tower's hidden state to project; -1 is its output, after its last norm.
+        ``downsample``: the projector joins squares of ``downsample`` × ``downsample`` tokens into one.
+        ``projector_layers``: the projector's layers in order: the width of a linear layer, ``norm`` or ``gelu``.
+        ``timestamps``: where the timestamp encoding is added: ``before_projector``, ``after_projector`` or ``none``.
+        ``video_token_id``, ``image_token_id``: the placeholder tokens.
         """
         self.vision_config = _sub_config(SiglipVisionConfig, vision_config)
         self.text_config = _sub_config(Qwen2Config, text_config)
@@ -55,9 +56,9 @@ def _sub_config(kind: type[PreTrainedConfig], value: PreTrainedConfig | dict[str
 
 
 def timestamp_encoding(seconds: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sinusoids of real time: p[2i] = sin(t / 10000^(2i/D)), p[2i+1] = cos(t / 10000^(2i/D)), t in seconds.
+    """Timestamp positional encoding: p[2i] = sin(t / 10000^(2i/D)), p[2i+1] = cos(t / 10000^(2i/D)), t in seconds.
 
-    float (…,) to float64 (…, dim). No parameters. 4D-RGPT, arXiv 2512.17012, section 3 (timestamp positional encoding).
+    float (…,) to float64 (…, dim). No parameters. 4D-RGPT, arXiv 2512.17012, section 3.
     """
     exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=seconds.device) / dim  # (dim/2,)
     angles = seconds.double()[..., None] / 10000**exponents  # (…, dim/2)
@@ -65,7 +66,7 @@ def timestamp_encoding(seconds: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _is_padded_at_end(attention_mask: torch.Tensor) -> bool:
-    """Whether every sample's tokens come first; its padding, if any, last."""
+    """Whether all padding, if any, follows the tokens (right padding)."""
     return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
@@ -75,7 +76,7 @@ def siglip_pixels(frames: torch.Tensor) -> torch.Tensor:
 
 
 class Projector(nn.Module):
-    """n × n neighbouring tokens side by side in one, then an MLP to the language model's width (NVILA-Lite: n = 3)."""
+    """Joins n × n neighbouring tokens into one, then an MLP to the language model's width (NVILA-Lite: n = 3)."""
 
     def __init__(self, vision_size: int, downsample: int, layers: Sequence[int | str]) -> None:
         super().__init__()
@@ -147,14 +148,16 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         num_items_in_batch: float | torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Read text, videos and images together.
+        """One forward pass over text, videos and images.
 
-        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token); where a sample shows a video, ``input_ids``
-        holds ``video_token_id`` once for each of its tokens, frame by frame, row by row; an image likewise.
-        ``frames``: uint8 (clip, frame, height, width, RGB) at the tower's size, the clips in the order of their samples.
+        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token). For a video, ``input_ids`` holds the placeholder
+        ``video_token_id`` once per visual token: frame by frame, row by row; likewise ``image_token_id`` for an image.
+        ``frames``: uint8 (clip, frame, height, width, RGB) at the tower's size, clips in the order of their placeholders.
         ``timestamps``: float (clip, frame), seconds from the video's start.
         ``images``: uint8 (image, height, width, RGB), in the order of their placeholders.
-        ``num_items_in_batch``: labels that the loss is the mean over, where one step has several batches.
+        ``num_items_in_batch``: number of labels that the loss is a mean over, under gradient accumulation.
+
+        Raises `ValueError` if the placeholders are not as many as the visual tokens.
         """
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # (sample, token, hidden)
@@ -165,10 +168,10 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
             tokens = self.encode(images[:, None], None)  # (image, 1, y, x, hidden)
             inputs_embeds = self._placed(tokens, input_ids == self.config.image_token_id, inputs_embeds, "image")
         if attention_mask is not None and not kwargs.get("use_cache", True) and _is_padded_at_end(attention_mask):
-            # No token sees the padding after it, and nobody reads the padding's own states. Without a mask attention takes
-            # its causal kernel, in half the time.
+            # With causal attention no token sees the padding after it, and the padding's own states are never read. Without a
+            # mask, attention uses its causal kernel and takes half the time.
             attention_mask = None
-        # The language model's body and its head apart: the hidden states of the body's end are what P4D reads.
+        # The decoder stack and the language-model head are called apart, so that the last hidden states can be read.
         output = self.llm.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
         logits = self.llm.lm_head(output.last_hidden_state[:, -logits_to_keep if logits_to_keep else 0 :])
         loss = None
@@ -181,7 +184,10 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         )
 
     def encode(self, frames: torch.Tensor, timestamps: torch.Tensor | None) -> torch.Tensor:
-        """Tokens: uint8 (clip, frame, height, width, RGB) to float (clip, frame, y, x, hidden); stills have no times."""
+        """Visual tokens: uint8 (clip, frame, height, width, RGB) to float (clip, frame, y, x, hidden).
+
+        ``timestamps``: float (clip, frame), seconds; None for images.
+        """
         clips, count = frames.shape[:2]
         pixels = siglip_pixels(frames.flatten(0, 1)).to(self.vision_tower.dtype)  # (clip·frame, RGB, height, width)
         patches = self._patches(pixels)  # (clip·frame, patch, vision)
@@ -204,16 +210,16 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
 
     @staticmethod
     def _placed(tokens: torch.Tensor, where: torch.Tensor, embeddings: torch.Tensor, kind: str) -> torch.Tensor:
-        """The embeddings with the tokens put ``where``, bool (sample, token), is set."""
+        """The embeddings with the visual tokens at the placeholders; ``where``: bool (sample, token)."""
         if (expected := int(where.sum())) != tokens[..., 0].numel():
             raise ValueError(
                 f"input_ids hold {expected} {kind} tokens, but the frames give {tokens[..., 0].numel()} "
-                f"({' × '.join(map(str, tokens.shape[:-1]))}); write frame · y · x of them for each {kind}"
+                f"({' × '.join(map(str, tokens.shape[:-1]))}); write frame · y · x placeholders for each {kind}"
             )
         return embeddings.masked_scatter(where[..., None], tokens.to(embeddings.dtype))
 
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """What each step of ``generate`` reads: the frames are in the cache of keys and values after the first."""
+        """The inputs of one step of ``generate``; after the first, the key-value cache already holds the frames."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
             inputs |= {"frames": None, "timestamps": None, "images": None}
@@ -221,10 +227,10 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
 
 
 def _time(timestamps: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """The timestamps' encoding, (clip·frame, 1, 1, channel), to add to every token of its frame."""
+    """The encoding of the timestamps, (clip·frame, 1, 1, channel), to add to every token of the frame."""
     return timestamp_encoding(timestamps.flatten(), features.shape[-1])[:, None, None].to(features.dtype)
 
 
-# `save_pretrained` then puts this file beside the weights, and names its classes in config.json.
+# Makes `save_pretrained` copy this file beside the weights and name its classes in config.json.
 FourDRgptConfig.register_for_auto_class()
 FourDRgptForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

@@ -1,7 +1,7 @@
-"""Qwen2's own tokenizer with a vocabulary of a few hundred: bytes, and pieces of the words that scenes' questions are made of.
+"""Extra tokens go in; Qwen2's tokenizer comes out with a few hundred tokens instead of 150 thousand, for tiny models.
 
-For models too small for Qwen2's 150 thousand. Any text can be written in it; that of `teacher-cache scenes` takes a third of
-its bytes.
+The vocabulary is all bytes, so that it can encode any text, and merges learnt from the questions about rendered scenes. A text
+of `teacher-cache scenes` takes a third as many tokens as bytes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, in which Qwen2 was taught to talk."""
+"""ChatML, Qwen2's chat format."""
 MERGES_FILE = Path(__file__).parent / "merges.txt"
 
 Merge = tuple[str, str]
 
 
 def tiny_tokenizer(words: Sequence[str]) -> Qwen2Tokenizer:
-    """256 bytes, the packaged merges, ChatML's marks and the given words; an answer ends with ``<|im_end|>``."""
+    """The tokenizer with the packaged merges; ``words`` become special tokens. An answer ends with ``<|im_end|>``."""
     return tokenizer_of([_pair(line) for line in MERGES_FILE.read_text(encoding="utf-8").splitlines()], words)
 
 
 def tokenizer_of(merges: Sequence[Merge], words: Sequence[str]) -> Qwen2Tokenizer:
-    """256 bytes, pieces by ``merges``, ChatML's marks and the given words."""
+    """A tokenizer of 256 bytes, ``merges``, ChatML's special tokens and ``words`` as further special tokens."""
     pieces = dict.fromkeys([*sorted(ByteLevel.alphabet()), *(left + right for left, right in merges), "<|endoftext|>"])
     tokenizer = Qwen2Tokenizer(
         vocab={piece: number for number, piece in enumerate(pieces)},

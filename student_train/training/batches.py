@@ -1,4 +1,4 @@
-"""How many samples there are and the seed in; the batches of one process out, without end, and where all stand in the data."""
+"""The number of samples and a seed go in; an endless stream of batches for this rank, and its resumable position, come out."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Sample = TypeVar("Sample")
 
 
 class StepBatches:
-    """A ``batch_sampler`` over one stream of samples: the first epoch's order, then the second's, and so on.
+    """A ``batch_sampler`` over one stream of sample indices: the first epoch's order, then the second's, and so on.
 
-    Each forward pass takes the next ``batch`` · ``ranks.size`` samples of the stream, and each process its slice of them.
-    The stream is a function of the seed and the number of samples alone, so that however many processes, forward passes
-    and samples in a batch make a step, equal steps have equal samples, and a position says all that was seen. No sample of
-    an epoch is left out or seen twice; a batch may have the end of one epoch and the beginning of the next.
+    Each forward pass takes the next ``batch`` · ``ranks.size`` indices of the stream, and each rank its slice of them. The
+    stream depends only on the seed and the number of samples. An optimizer step therefore has the same samples however they
+    are split over ranks, batches and gradient accumulation, and one position tells all that was seen. No sample of an epoch
+    is left out or seen twice; a batch may hold the end of one epoch and the beginning of the next.
     """
 
     def __init__(self, samples: int, batch: int, *, seed: int, ranks: Ranks) -> None:
         self.batch, self.ranks, self.seed = batch, ranks, seed
         self.consumed = ResumableBatchSampler(range(samples), 1, seed=seed)
-        """What was trained on. Workers read ahead of it."""
+        """Position of what was trained on. DataLoader workers read ahead of it."""
 
     def __iter__(self) -> Iterator[list[int]]:
         stream = self._stream()
@@ -45,28 +45,28 @@ class StepBatches:
                 yield index
 
     def advance(self) -> None:
-        """Count one batch of every process as trained on."""
+        """Count one batch of every rank as trained on."""
         for _ in range(self.batch * self.ranks.size):
             self.consumed.advance()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands in its data: the same in every process, and good for any other number of them."""
+        """Position in the data: the same on every rank, and valid for any other world size."""
         return self.consumed.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. Raises `BadInput` where the state is of another number of samples or another seed."""
+        """Continue from a position. Raises `BadInput` if it belongs to another number of samples or another seed."""
         self.consumed.load_state_dict(state)
 
 
 class Loader(Generic[Sample]):
-    """The collated batches of `StepBatches`, each counted as trained on when it is handed over.
+    """A DataLoader over `StepBatches` that counts each batch as trained on when it yields it.
 
-    It has no length, so that Trainer sees one epoch without end and cuts no optimizer step short.
+    It has no length, so Trainer sees one endless epoch and cuts no optimizer step short.
     """
 
     def __init__(self, dataset: Dataset[Sample], batches: StepBatches, collator: Any, **options: Any) -> None:
         self.batches = batches
-        # With a generator of its own, reading draws nothing from the random state that training draws from.
+        # Its own generator, so that loading data does not advance the global random state that training uses.
         self.loader = DataLoader(
             dataset, batch_sampler=batches, collate_fn=ErrorsAsValues(collator), generator=torch.Generator(), **options
         )
@@ -78,7 +78,7 @@ class Loader(Generic[Sample]):
         return self._reading
 
     def close(self) -> None:
-        """End the processes that read ahead now, and not with the interpreter, which tells of them with a traceback."""
+        """Stop the worker processes now; if left to the interpreter's exit, they end with a traceback."""
         if self._reading is not None:
             self._reading.close()
 
@@ -91,7 +91,7 @@ class Loader(Generic[Sample]):
 
 
 class ErrorsAsValues:
-    """A collator's errors as its result: raised in a worker process, they would come back with its traceback for a message."""
+    """A collator that returns `CacheError` as a value: DataLoader would put a worker's whole traceback into the message."""
 
     def __init__(self, collator: Any) -> None:
         self.collator = collator

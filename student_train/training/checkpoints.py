@@ -1,7 +1,7 @@
-"""A run at one of its steps in, a folder that it can go on from out; and the newest of those folders back in.
+"""Checkpoints: the state of a run at one step goes in, a folder to resume from comes out; the newest folder is read back.
 
-Tensors are safetensors, all else is JSON; nothing in a checkpoint can run code. Weights that do not train are not in it:
-they come again from where the run had them from.
+Tensors are safetensors and all else is JSON, so nothing in a checkpoint can run code. Frozen weights are not in it; a
+resumed run loads them again from the original source.
 """
 
 from __future__ import annotations
@@ -31,74 +31,79 @@ FREE = (
     "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations",
     "batch", "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
-"""Settings that a resumed run may change: where things are and how they are computed, never what is learnt. The store's
-fingerprint, the digest of the conversations and the samples of a step are compared in the place of their names."""
+"""Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the
+store's and the files' names, `refuse_another_run` compares the store's fingerprint, the digest of the conversations and the
+number of samples in a step."""
 
 
 class CheckpointState(Frozen):
-    """All of a training run that is no tensor: ``state.json``."""
+    """``state.json``: everything a checkpoint holds except tensors and the metrics file."""
 
     step: int
     """Optimizer steps done."""
     config: TrainConfig
     processes: int
+    """World size."""
     fingerprint: str
-    """Of the store that the run learns from."""
+    """Fingerprint of the store's recipe."""
     samples: str
     """Digest of the conversations, in their order."""
     data: dict[str, Any]
-    """Where the run stands in them: `SamplerState`."""
+    """Position in the data: `StepBatches.state_dict()`."""
     learning_rates: tuple[float, ...]
-    """One for each of the optimizer's groups."""
+    """One for each parameter group of the optimizer."""
     schedule: dict[str, Any]
-    """State of the learning rate's schedule."""
+    """State of the learning-rate scheduler."""
     metrics: MetricsState
 
 
 class Tensors(NamedTuple):
-    """The tensors of a checkpoint, whole and on the host."""
+    """The tensors of a checkpoint, unsharded and on the CPU."""
 
     weights: dict[str, torch.Tensor]
-    """Of each parameter that trains, by its name in the model."""
+    """Parameter name → value, for each trained parameter."""
     optimizer: dict[str, torch.Tensor]
-    """``KIND:NAME``: the optimizer's state of each parameter, such as ``exp_avg:p4d.decoder.mlp.0.weight``."""
+    """``KIND:NAME`` → optimizer state of that parameter, such as ``exp_avg:p4d.decoder.mlp.0.weight``."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was found; its tensors are read when they are wanted."""
+    """A checkpoint on disk; `tensors` reads its tensors."""
 
     folder: Path
     state: CheckpointState
     metrics: str
-    """What ``metrics.jsonl`` held at that step."""
+    """Text of ``metrics.jsonl`` at that step."""
 
     def tensors(self) -> Tensors:
-        """Read them. Raises `CouldNotRun` where a file is gone or damaged."""
+        """Read the tensors. Raises `CouldNotRun` if a file is missing or damaged."""
         with _read(self.folder):
             return Tensors(load_file(self.folder / WEIGHTS), load_file(self.folder / OPTIMIZER))
 
 
 class Checkpoints:
-    """The checkpoints of one run: ``step-NNNNNNNN``, each whole or not there under that name. One process writes."""
+    """The checkpoints of one run, in folders ``step-NNNNNNNN``: a folder with that name is always complete.
+
+    Only rank 0 writes. ``keep``: how many checkpoints stay; the oldest is removed first.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def newest(self) -> Checkpoint | None:
-        """The latest step's, if there is any. Raises `CouldNotRun` where it is damaged."""
+        """The latest checkpoint, or None. Raises `CouldNotRun` if it is damaged."""
         found = self._found()
         return _checkpoint(found[-1]) if found else None
 
     def at(self, step: int) -> Checkpoint:
-        """That step's. Raises `BadInput` where there is none, and `CouldNotRun` where it is damaged."""
+        """The checkpoint of that step. Raises `BadInput` if there is none, `CouldNotRun` if it is damaged."""
         found = {_step_of(folder): folder for folder in self._found()}
         if step not in found:
-            there = f"there are those of the steps {', '.join(map(str, found))}" if found else "there is none at all"
+            there = f"it has steps {', '.join(map(str, found))}" if found else "it has none"
             raise BadInput(f"{self.folder} has no checkpoint of step {step}; {there}")
         return _checkpoint(found[step])
 
     def write(self, state: CheckpointState, tensors: Tensors, metrics: str) -> None:
-        """Write one, and drop those that are too many. Raises `CouldNotRun` where the disk does not take it."""
+        """Write one, then remove all but the newest `keep`. Raises `CouldNotRun` if the files cannot be written."""
         final = self.folder / f"step-{state.step:08d}"
         draft = _draft(final)
         try:
@@ -108,20 +113,20 @@ class Checkpoints:
             save_file(tensors.optimizer, draft / OPTIMIZER)
             (draft / METRICS).write_text(metrics, encoding="utf-8")
             (draft / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            # On the disk before it has its name: a machine that dies must not leave a checkpoint of empty files.
+            # Sync before the rename: a machine that dies must not leave a checkpoint of empty files.
             for path in (*draft.iterdir(), draft):
                 _sync(path)
             draft.rename(final)
             _sync(self.folder)
             self._drop_old()
-        except (OSError, SafetensorError) as error:  # safetensors gives the disk's own error as text
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as text, not as OSError
             raise CouldNotRun(
-                f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}; make room, or give "
-                "another `output`. The checkpoints before it are as they were, and --resume goes on from the newest."
+                f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}; free disk space, "
+                "or give another `output`. Earlier checkpoints are intact, and --resume continues from the newest."
             ) from None
 
     def clear(self) -> None:
-        """Drop them all."""
+        """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
@@ -129,7 +134,7 @@ class Checkpoints:
 
     def _drop_old(self) -> None:
         for path in self._found()[: -self.keep]:
-            path.rename(_draft(path))  # killed in the middle of its removal, it must not look like a checkpoint
+            path.rename(_draft(path))  # a half-removed folder must not look like a checkpoint
         self._drop_drafts()
 
     def _drop_drafts(self) -> None:
@@ -166,12 +171,12 @@ def _read(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, SafetensorError) as error:
         what = str(error).splitlines()[0]
         raise CouldNotRun(
-            f"the checkpoint {folder} cannot be read: {what}. Remove it, and --resume goes on from the one before it."
+            f"the checkpoint {folder} cannot be read: {what}. Remove it, and --resume continues from the one before it."
         ) from None
 
 
 def digest_of(samples: Sequence[Sample]) -> str:
-    """Digest of what is said and shown in the samples, in their order; where their files lie is no part of it."""
+    """Digest of the samples in order: clip ids, turns and image names. Folders and the names of the JSON files are left out."""
     digest = hashlib.sha256()
     for sample in samples:
         turns = [[turn.role, turn.text] for turn in sample.conversation.turns]
@@ -180,18 +185,20 @@ def digest_of(samples: Sequence[Sample]) -> str:
 
 
 def refuse_other_config(then: TrainConfig, now: TrainConfig, where: Path) -> None:
-    """Raise `BadInput` that names each setting of the two that differs and decides what is learnt."""
+    """Raise `BadInput` if settings differ that a resumed run may not change (all but `FREE`); the message names each."""
     differing = {path: values for path, values in differences(then, now).items() if path not in FREE}
     if differing:
-        lines = "\n".join(f"  {path}: the run began with {old!r}, now it is {new!r}" for path, (old, new) in differing.items())
+        lines = "\n".join(
+            f"  {path}: the run started with {old!r}, now it is {new!r}" for path, (old, new) in differing.items()
+        )
         raise BadInput(
-            f"the run in {where} began with other settings; these differ:\n{lines}\n"
-            "Give them the run's own values, which its config.json has, or begin another run in another `output`."
+            f"the run in {where} started with other settings; these differ:\n{lines}\n"
+            "Use the values in its config.json, or start a new run in another `output`."
         )
 
 
 def refuse_another_run(then: CheckpointState, now: CheckpointState, where: Path) -> None:
-    """Raise `BadInput` where going on from a checkpoint would not be the same run: ``now`` is how a run would begin here."""
+    """Raise `BadInput` if the checkpoint ``then`` belongs to another run than ``now``, the state this run would start from."""
     refuse_other_config(then.config, now.config, where)
     compared: Mapping[str, tuple[object, object]] = {
         "the store's fingerprint": (then.fingerprint, now.fingerprint),
@@ -201,8 +208,8 @@ def refuse_another_run(then: CheckpointState, now: CheckpointState, where: Path)
     if differing := {name: values for name, values in compared.items() if values[0] != values[1]}:
         lines = "\n".join(f"  {name}: the checkpoint has {old}, here it is {new}" for name, (old, new) in differing.items())
         raise BadInput(
-            f"the checkpoint in {where} is of another run; these differ:\n{lines}\n"
-            "Go on with what it began with, or begin another run in another `output`."
+            f"the checkpoint in {where} belongs to another run; these differ:\n{lines}\n"
+            "Resume with what the run started with, or start a new run in another `output`."
         )
 
 

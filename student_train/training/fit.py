@@ -1,4 +1,7 @@
-"""TRAIN.yaml's value in, a trained student out: store, model, data, loop, files, in that order."""
+"""A `TrainConfig` goes in, a trained student in its run folder comes out.
+
+In order: open the store, build the model, load the data, train, write the files.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +45,18 @@ from teacher_cache.io.stop import stop_on_sigterm
 
 
 def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -> FitReport:
-    """Train a student from a store of cached targets, and write its run's folder.
+    """Train a student from a store of cached targets, and write its run folder, ``config.output``.
 
-    The same config, seed and machine give the same losses. Under torchrun all processes call this, and train one student;
-    the first of them writes. ``resume`` goes on from the folder's newest checkpoint as if nothing had stopped the run; where
-    there is none yet it begins, and where the run is finished it gives that run's report.
+    The same config, seed and machine give the same losses. Under torchrun every rank calls this; together they train one
+    student, and rank 0 writes.
 
-    Raises `BadInput` where the config, the store, the conversations or the checkpoint do not fit together, `CouldNotRun`
-    where the loss is not a number or a video is gone, and `Stopped` where SIGTERM ended it after a last checkpoint; in all
-    processes alike.
+    ``resume``: continue from the newest checkpoint in the folder, exactly as if the run had never stopped. Without a
+    checkpoint the run starts from the beginning; if the run is finished, its report is returned.
+    ``overwrite``: replace a run that is in the folder.
+
+    Raises, on every rank, `BadInput` if the config, the store, the conversations and the checkpoint do not fit together,
+    `CouldNotRun` if the loss is not finite or a video is missing, and `Stopped` if SIGTERM ended the run after a last
+    checkpoint.
     """
     ranks = Ranks.joined()
     folder = RunFolder(Path(config.output))
@@ -76,8 +82,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     counts = _parameters(built)
     args = _arguments(config, folder.path)
     if config.fsdp is not None:
-        # Else gradients would end at the first layer where a batch is text and the embeddings are frozen, and the processes
-        # would sum the gradients of their layers in different orders.
+        # Without this, a batch of text alone with frozen embeddings would have no gradient below the first layer, and the
+        # ranks would reduce the gradients of their layers in different orders.
         built.model.student.model.enable_input_require_grads()
         shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
 
@@ -101,7 +107,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     seconds = run.metrics.seconds
     if trainer.state.global_step < config.steps:
         raise Stopped(
-            f"stopped after step {trainer.state.global_step}, as told; the same command with --resume goes on from there"
+            f"stopped on request after step {trainer.state.global_step}; the same command with --resume continues from there"
         )
 
     weights = trainer.weights() if config.fsdp is not None else None
@@ -114,7 +120,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 
 
 class Run:
-    """What one run goes by in one of its processes: its settings, its data and how far it is, its metrics, its checkpoints."""
+    """One run on one rank: its settings, its data and the position in them, its metrics and its checkpoints."""
 
     def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
         folder = RunFolder(Path(config.output))
@@ -124,7 +130,7 @@ class Run:
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
 
     def beginning(self) -> CheckpointState:
-        """The run at its first step."""
+        """A checkpoint's state with step 0 and without schedules, which `save` fills in."""
         return CheckpointState(
             step=0,
             config=self.config,
@@ -138,7 +144,7 @@ class Run:
         )
 
     def save(self, trainer: P4DTrainer) -> None:
-        """Write a checkpoint of the trainer's step. Collective."""
+        """Write a checkpoint of the trainer's current step. Collective."""
         tensors = trainer.tensors()
         with self.ranks.raise_on_any_rank():
             if self.ranks.is_rank_zero:
@@ -150,26 +156,27 @@ class Run:
                 self.checkpoints.write(self.beginning().model_copy(update=now), tensors, self.metrics.text)
 
     def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
-        """Put metrics and data to where the leading process's checkpoint has them, and give its state. Collective."""
+        """Restore metrics and data from rank 0's checkpoint and return its state; start afresh if it has none. Collective."""
         state, text = self.ranks.broadcast((begun.state, begun.metrics) if begun is not None else (None, ""))
         if state is None:
             self.metrics.begin()
             return None
-        stderr.print(f"going on after step {state.step}")
+        stderr.print(f"resuming after step {state.step}")
         self.batches.load_state_dict(state.data)
         self.metrics.go_on_from(text, state.metrics)
         return state
 
 
 class Built(NamedTuple):
-    """What a config makes of a store: a student with P4D, and its adapters where it has some."""
+    """The model that a config and a store define: a student with P4D."""
 
     model: DistilledStudent
     adapters: Any
+    """The `peft.LoraModel`, or None without ``lora``."""
 
 
 def build(config: TrainConfig, cache: Cache) -> Built:
-    """The model at the beginning of a run; a function of the config and the store alone."""
+    """The model at the start of a run; it depends on the config and the store alone."""
     torch.manual_seed(config.seed)
     student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
@@ -181,7 +188,7 @@ def build(config: TrainConfig, cache: Cache) -> Built:
 
 
 def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
-    """The model with the weights that training gave it."""
+    """The model with its trained weights replaced by ``weights``, unsharded, by parameter name."""
     with torch.no_grad():
         for name, parameter in trained(built.model).items():
             parameter.copy_(weights[name])
@@ -189,7 +196,7 @@ def with_weights(built: Built, weights: dict[str, torch.Tensor]) -> Built:
 
 
 def save_student(built: Built, folder: RunFolder) -> None:
-    """Write the plain student, as it would be without adapters and P4D, and beside it what only training needs."""
+    """Write the plain student, with adapters merged and without P4D, and beside it P4D's trained parts."""
     if built.adapters is not None:
         merge_adapters(built.adapters)
     built.model.student.save(folder.student)
@@ -197,16 +204,15 @@ def save_student(built: Built, folder: RunFolder) -> None:
 
 
 def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
-    """The report of this very run, where the folder has it finished and is asked to go on; refusals where they do not fit."""
+    """With ``resume``, the report of a run that is finished already; raises `BadInput` if the folder cannot take this run."""
     if resume and overwrite:
-        raise BadInput("--resume goes on with the run in the folder, and --overwrite replaces it; give one of them")
+        raise BadInput("--resume continues the run in the folder, and --overwrite replaces it; give only one of them")
     if resume and folder.result_file.exists():
         refuse_other_config(folder.config(), config, folder.path)
         return folder.result()
     if not (overwrite or resume) and any(path.exists() for path in (folder.metrics_file, folder.result_file)):
         raise BadInput(
-            f"{folder.path} holds a run already; give another `output`, --resume to go on with it, "
-            "or --overwrite to put this run in its place"
+            f"{folder.path} already holds a run; give another `output`, --resume to continue it, or --overwrite to replace it"
         )
     return None
 
@@ -218,7 +224,7 @@ def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
 
 
 def _layers(student: Backbone) -> list[nn.Module]:
-    """The language model's layers, as transformers names the parts of a model that must stay together."""
+    """The language model's layers: the modules that transformers lists as not to be split."""
     names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
     return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
 
@@ -226,12 +232,13 @@ def _layers(student: Backbone) -> list[nn.Module]:
 def _say_what_is_left_out(joined: Joined) -> None:
     if joined.dropped:
         stderr.print(
-            f"{len(joined.dropped)} conversations are left out:\n{escape_lines(some_of(joined.dropped))}", soft_wrap=True
+            f"{len(joined.dropped)} conversations have no targets and are left out:\n{escape_lines(some_of(joined.dropped))}",
+            soft_wrap=True,
         )
 
 
 class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships no types
-    """Trainer's settings, one device for each process: with several GPUs in sight Trainer would fall back to DataParallel."""
+    """Trainer's settings with one device per process: with several visible GPUs Trainer would fall back to DataParallel."""
 
     @property
     def n_gpu(self) -> int:
@@ -252,12 +259,12 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         bf16=config.precision == "bf16",
         seed=config.seed,
         use_cpu=not torch.accelerator.is_available(),
-        ddp_find_unused_parameters=False,  # `TrainedStudent` gives every weight a gradient
+        ddp_find_unused_parameters=False,  # `DistilledStudent` gives every weight a gradient
         logging_steps=config.log_every,
-        logging_nan_inf_filter=False,  # such a loss stops the run instead of being hidden
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of being hidden
         save_strategy="steps" if config.checkpoint_every else "no",
         save_steps=config.checkpoint_every or 1,
-        save_only_model=True,  # what is saved is `P4DTrainer`'s; else Trainer refuses to save what it did not shard itself
+        save_only_model=True,  # `P4DTrainer` saves by itself; else Trainer refuses a model that it did not shard
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator makes the batch
@@ -291,7 +298,7 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
 
 
 def _parameters(built: Built) -> dict[str, int]:
-    """How many parameters each part has, the language model without its adapters."""
+    """Part → number of its parameters; adapters are counted apart from the language model."""
     parts = {**built.model.student.parts(), **built.model.p4d.parts}
     sizes = {name: _size(part) for name, part in parts.items()}
     if built.adapters is not None:
@@ -307,7 +314,7 @@ def _size(part: nn.Module) -> int:
 def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
     if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
         raise BadInput(
-            f"the store {cache.url} is of another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
+            f"the store {cache.url} has another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
             f"{config.fingerprint[:16]}; `teacher-cache diff {cache.url} JOB.yaml` names the fields that differ from a job's"
         )
 
@@ -315,12 +322,12 @@ def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
     if config.fsdp is not None and ranks.size == 1:
         raise BadInput(
-            "`fsdp` spreads the weights over processes, and here is one; start it with torchrun, or leave `fsdp` out"
+            "`fsdp` shards the weights over several processes, and there is only one; use torchrun, or leave `fsdp` out"
         )
 
 
 def _make_empty(folder: RunFolder) -> None:
-    """The run's folder, without what an earlier run left; called once everything that the run needs was found good."""
+    """Clear the run folder of an earlier run; called only once everything that the new run needs has been checked."""
     for path in (folder.config_file, folder.metrics_file, folder.result_file):
         path.unlink(missing_ok=True)
     for path in (folder.student, folder.p4d, folder.checkpoints):
@@ -332,6 +339,6 @@ def _make_empty(folder: RunFolder) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, so that whoever sees the file can read it."""
+    """Write the file atomically: a reader never sees half of it."""
     with written_whole(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The losses of each optimizer step in, one JSON line each few steps out, and what they were at a run's start and end."""
+"""The losses of each optimizer step go in; ``metrics.jsonl`` and the mean losses at a run's start and end come out."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ class Line(NamedTuple):
     from_step: int
     to_step: int
     losses: dict[str, float]
-    """Means over these optimizer steps, first and last included: ``loss``, the weighted total, and each part unweighted.
-    A part that no step had a target for is not there."""
+    """Means over these optimizer steps, both ends included: ``loss``, the weighted total, and each part unweighted.
+    A part is absent if no step had a target for it."""
 
 
 class MetricsState(Frozen):
-    """What of the metrics is not in their file yet."""
+    """Metrics that are not in the file yet; a checkpoint keeps them."""
 
     sums: dict[str, float]
-    """The losses since the last line, summed over the steps that had them."""
+    """Name of a loss → its sum over the steps since the last line that had it."""
     steps: dict[str, int]
-    """How many steps those are."""
+    """Name of a loss → how many steps since the last line had it."""
     seconds: float
     """Wall time of the training loop so far."""
     data_wait_seconds: float
+    """Seconds spent waiting for batches so far."""
 
 
 class MetricsLog:
-    """Collects the losses of the steps, and writes their means over the optimizer steps since the last line.
+    """Collects the losses of each optimizer step, and writes their means since the last line as one JSON line.
 
-    Every process of a run may keep one; who has no path keeps it in memory alone.
+    Every rank keeps one; without a path (``None``) it stays in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -53,28 +54,28 @@ class MetricsLog:
         self._started = time.perf_counter()
 
     def begin(self) -> None:
-        """Begin an empty file, and count the seconds from here."""
+        """Start an empty file and the clock."""
         self._started = time.perf_counter()
         self._put("")
 
     @property
     def text(self) -> str:
-        """What the file holds."""
+        """Text of the file."""
         return "".join(self._written)
 
     @property
     def seconds(self) -> float:
-        """Wall time since the start; of a resumed run, with what led to its checkpoint."""
+        """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
         return time.perf_counter() - self._started
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Losses of one optimizer step; a part that the step had no target for is not among them."""
+        """Add the losses of one optimizer step, without the parts that the step had no target for."""
         for name, value in losses.items():
             self._sums[name] += value
             self._steps[name] += 1
 
     def write(self, step: int, extras: Mapping[str, float]) -> None:
-        """Write the line of the steps up to and including ``step``."""
+        """Write the line for the steps since the last one, up to and including ``step``; ``extras`` are added to it."""
         losses = {name: total / self._steps[name] for name, total in self._sums.items()}
         self.lines.append(Line(self.lines[-1].to_step + 1 if self.lines else 1, step, losses))
         times = {"data_wait_seconds": round(self.data_wait_seconds, 3), "seconds": round(self.seconds, 3)}
@@ -92,7 +93,7 @@ class MetricsLog:
         )
 
     def go_on_from(self, text: str, state: MetricsState) -> None:
-        """Put the file and everything else back to where they were at a checkpoint."""
+        """Restore the file and the sums to a checkpoint: ``text`` of its metrics file and its ``state``."""
         self._written = []
         self._put(text)
         self.lines = []
@@ -112,7 +113,7 @@ class MetricsLog:
 
 
 def first_and_last(lines: Sequence[Line]) -> tuple[SmoothedLosses, SmoothedLosses]:
-    """Mean losses of the first and the last tenth of the lines (1 line at least, 20 at most): single batches are noisy."""
+    """Mean losses over the first and the last tenth of the lines, 1 to 20 of them: a single batch is too noisy."""
     count = max(1, min(20, len(lines) // 10))
     return _mean(lines[:count]), _mean(lines[-count:])
 

@@ -1,4 +1,4 @@
-"""A model's optimizer for a run's settings: AdamW, or Muon for the matrices of its layers and AdamW for the rest."""
+"""An AdamW optimizer and some of its weight matrices go in; one optimizer comes out, with Muon for those matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Muon, Optimizer
 
 
 class JoinedOptimizers(Optimizer):
-    """Several optimizers of one model as one: its groups are theirs in their order, its state is of all their parameters."""
+    """Several optimizers of one model as one: parameter groups in the optimizers' order, and one shared state."""
 
     def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
@@ -20,14 +20,14 @@ class JoinedOptimizers(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Groups and state are the same objects in the parts, so that schedules and checkpoints reach them."""
+        """Make groups and state the same objects in every part, so that schedulers and checkpoints reach them."""
         groups = iter(self.param_groups)
         for part in self.parts:
             part.param_groups = list(islice(groups, len(part.param_groups)))
             part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Move the weights by each part's own rule."""
+        """Step every optimizer; returns the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -37,12 +37,15 @@ class JoinedOptimizers(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the joined state, and share it with the parts again."""
         super().load_state_dict(state_dict)
         self._share()
 
 
 def with_muon(adamw: Optimizer, matrices: Sequence[nn.Parameter], *, learning_rate: float, weight_decay: float) -> Optimizer:
-    """``matrices`` by Muon, what else ``adamw`` has by it. Their rates are alike: Muon's steps are scaled to AdamW's length.
+    """Muon for ``matrices``, ``adamw`` for its other parameters.
+
+    One learning rate suits both, because Muon's updates are scaled to the RMS of AdamW's.
 
     Muon: https://kellerjordan.github.io/posts/muon/; the scale: arXiv 2502.16982, section 2.2.
     """
@@ -54,6 +57,6 @@ def with_muon(adamw: Optimizer, matrices: Sequence[nn.Parameter], *, learning_ra
 
 
 def layer_matrices(model: nn.Module, head: nn.Module) -> list[nn.Parameter]:
-    """Weights that Muon is meant for: of linear layers that train, but for ``head``, which gives the vocabulary's logits."""
+    """The weights that Muon updates: those of trained linear layers, except ``head``, the language-model head."""
     weights = (layer.get_parameter("weight") for layer in model.modules() if isinstance(layer, nn.Linear))
     return [weight for weight in weights if weight is not head.weight and weight.requires_grad]

@@ -1,4 +1,7 @@
-"""The processes that torchrun started for one run: what each of them found goes in, what all of them go by comes out."""
+"""The processes that torchrun starts for one run: each rank's value goes in, a value that all ranks share comes out.
+
+Objects are gathered and broadcast over torch.distributed, and an error on one rank is raised on every rank.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,32 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its run. What is marked collective, every process must call, in the same order."""
+    """This process's rank and the world size. Every rank must call the methods marked collective, in the same order."""
 
     rank: int = 0
+    """This process's rank, counted from 0."""
     size: int = 1
+    """World size: how many processes train together."""
 
     @classmethod
     def joined(cls) -> Ranks:
-        """The processes that torchrun's environment names; this one alone where there is none. Collective."""
+        """Rank and world size from torchrun's environment; a single process without it. Joins the process group. Collective."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
-        import torch.distributed as dist  # noqa: PLC0415  # torch takes seconds; a mistake in the YAML shows at once
+        import torch.distributed as dist  # noqa: PLC0415  # importing torch takes seconds; a mistake in the YAML shows at once
 
         if not dist.is_initialized():
-            dist.init_process_group()  # with gloo for the host's tensors, and nccl for the GPU's where there is one
+            dist.init_process_group()  # gloo for CPU tensors, and nccl for CUDA tensors if there is a GPU
         return cls(dist.get_rank(), size)
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process speaks, and writes files, for all."""
+        """Whether this is the rank that prints and writes files."""
         return self.rank == 0
 
     def gather(self, value: Value) -> list[Value]:
-        """Every process's value, in the order of their ranks. Collective."""
+        """All-gather: every rank's value (any picklable object), in rank order. Collective."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist  # noqa: PLC0415
@@ -49,17 +54,17 @@ class Ranks:
         return cast("list[Value]", found)
 
     def broadcast(self, value: Value) -> Value:
-        """What the leading process has; the others' own values count for nothing. Collective."""
+        """Rank 0's value on every rank; the values that other ranks pass are ignored. Collective."""
         return self.gather(value if self.is_rank_zero else cast("Value", None))[0]
 
     def raise_first(self, error: CacheError | None) -> None:
-        """Raise in every process the error that the first of them met; nothing where none met one. Collective."""
+        """Raise the lowest rank's error on every rank; return if no rank has one. Collective."""
         if met := [found for found in self.gather(error) if found is not None]:
             raise met[0]
 
     @contextmanager
     def raise_on_any_rank(self) -> Iterator[None]:
-        """What each process does by itself, with nothing collective in it: where one of them cannot, all stop. Collective."""
+        """If the block raises `CacheError` on one rank, every rank raises it. The block may hold no collective. Collective."""
         error = None
         try:
             yield
@@ -70,9 +75,9 @@ class Ranks:
 
 @contextmanager
 def rank_zero_console() -> Iterator[Ranks]:
-    """The processes of this run, of which one speaks; the others are silent, and leave no earlier than it.
+    """Silence the console on every rank but 0, and let no rank exit before rank 0 has printed.
 
-    torchrun ends all processes as soon as one ends with an error, and the message must be out by then.
+    torchrun kills all processes as soon as one exits with an error, so rank 0's message must be out by then.
     """
     ranks = Ranks.joined()
     if ranks.size == 1:
@@ -82,7 +87,7 @@ def rank_zero_console() -> Iterator[Ranks]:
     try:
         yield ranks
     except SystemExit as ended:
-        # Ctrl-C reaches each process wherever it is, and a fault is one process's own: the others do not come to meet it.
+        # Ctrl-C interrupts each rank at its own point, and a program fault hits one rank alone: waiting would hang.
         if ended.code not in {130, ProgramFault.exit_status}:
             _leave_together(ranks)
         raise

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and where."""
+"""The folder of a training run: its path goes in; the paths of its files, its settings and its report come out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Value = TypeVar("Value", bound=BaseModel)
 
 
 class RunFolder:
-    """A run of ``student-train fit``: its settings, losses, report, student and training-only parts."""
+    """The folder that ``student-train fit`` writes: settings, losses, report, student and training-only parts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,21 +24,21 @@ class RunFolder:
         self.student = path / "student"
         """The plain video language model."""
         self.p4d = path / "p4d"
-        """What P4D trained and only training needs."""
+        """P4D's trained parts, which only training and `eval` need."""
         self.checkpoints = path / "checkpoints"
-        """Where a run that was stopped goes on from."""
+        """Checkpoints to resume a stopped run from."""
 
     def config(self) -> TrainConfig:
-        """The run's settings. Raises `BadInput` where this is no run's folder."""
+        """The run's settings. Raises `BadInput` if the folder holds no run."""
         if not self.config_file.is_file():
-            raise BadInput(f"{self.path} holds no run: there is no {self.config_file.name}; needed a folder that `fit` wrote")
+            raise BadInput(f"{self.path} holds no run: it has no {self.config_file.name}; give a folder that `fit` wrote")
         return self._read(self.config_file, TrainConfig)
 
     def result(self) -> FitReport:
-        """The report of the finished run. Raises `BadInput` where the run is not finished, or this is no run's folder."""
+        """The report of the finished run. Raises `BadInput` if the run is unfinished or the folder holds no run."""
         self.config()
         if not self.result_file.is_file():
-            raise BadInput(f"the run in {self.path} is not finished: there is no {self.result_file.name}; finish it with `fit`")
+            raise BadInput(f"the run in {self.path} is not finished: it has no {self.result_file.name}; finish it with `fit`")
         return self._read(self.result_file, FitReport)
 
     @staticmethod
@@ -46,4 +46,4 @@ class RunFolder:
         try:
             return kind.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
-            raise BadInput(f"cannot read {path}: {error}; needed what this version's `fit` writes") from None
+            raise BadInput(f"cannot read {path}: {error}; give a run that this version's `fit` wrote") from None

@@ -1,8 +1,8 @@
-"""transformers' Trainer with P4D's losses: a model, a run's batches and its checkpoint in; optimizer steps and metrics out.
+"""transformers' Trainer with P4D's losses: a model, batches and a checkpoint go in; trained weights and metrics come out.
 
-Trainer has the loop, accumulation, clipping, the schedule, mixed precision and DDP. What is added: the means of each part of
-the loss are over all batches of an optimizer step in all processes, what goes wrong in one process stops all, the data's
-position is exact, and checkpoints hold no pickle.
+Trainer provides the loop, gradient accumulation, clipping, the schedule, mixed precision and DDP. This adds: each part of the
+loss is a mean over all batches of an optimizer step on all ranks, an error on one rank stops all of them, the position in the
+data is exact, and checkpoints hold no pickle.
 """
 
 from __future__ import annotations
@@ -31,26 +31,36 @@ from teacher_cache.io.stop import Stop
 
 
 class StepStart(NamedTuple):
-    """What one process tells the others before an optimizer step."""
+    """What each rank tells the others before an optimizer step."""
 
     counts: dict[str, float]
+    """`step_counts` of its own batches."""
     error: CacheError | None
+    """What stopped it from reading its batches, if anything."""
     told_to_stop: bool
+    """Whether it was asked to stop (SIGTERM)."""
 
 
 class StepEnd(NamedTuple):
-    """What one process tells the others before the optimizer moves the weights."""
+    """What each rank tells the others after its backward passes, before the optimizer step."""
 
     losses: dict[str, float]
-    """Its share of each mean."""
+    """Name of a loss → this rank's share of the mean over all ranks."""
     clip_ids: list[str]
+    """Clips of its batches, for error messages."""
     data_wait_seconds: float
+    """Seconds that it has waited for batches so far."""
 
 
 class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """One run's loop. ``save`` is called in every process at each step that is to have a checkpoint.
+    """The training loop of one run.
 
-    ``by_muon``: the weights that Muon moves; AdamW moves the others.
+    ``batches``: which samples each forward pass of this rank takes.
+    ``stop``: a request to stop; the run then ends after the current step with a checkpoint.
+    ``save``: writes a checkpoint; called on every rank, after each step that gets one.
+    ``by_muon``: the weights that Muon updates; AdamW updates the others.
+    ``begun``: what to resume from: rank 0's checkpoint, and its state alone on the other ranks.
+    ``advance``: told how many steps are done, for the progress bar.
     """
 
     optimizer: Any
@@ -76,7 +86,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
         self._pending: list[tuple[dict[str, torch.Tensor], list[str]]] = []
-        # Trainer prints its logs on standard output, which is for the command's own result.
+        # Trainer prints its logs on standard output, which is reserved for the command's result.
         self.remove_callback(PrinterCallback)
         self.add_callback(Steps(self, advance))
         self.add_callback(LossPrinter(metrics))
@@ -84,7 +94,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     # Data
 
     def get_train_dataloader(self) -> Loader[Any]:
-        """Batches of this process alone; accelerate would share them out a second time."""
+        """This rank's batches. Not prepared by accelerate, which would split them over the ranks a second time."""
         args = self.args
         self._loader = Loader[Any](
             self.train_dataset,
@@ -97,7 +107,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         return self._loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's own, after which nothing reads ahead any more, however it ended."""
+        """Trainer's own `train`; afterwards, however it ends, the DataLoader workers are stopped."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -105,7 +115,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
                 self._loader.close()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """This process's batches of one optimizer step, and what the step's means are over, in all processes."""
+        """This rank's batches of one optimizer step, and `step_counts` summed over all ranks. Collective."""
         started = time.perf_counter()
         batches: list[dict[str, Any]] = []
         error: CacheError | None = None
@@ -128,7 +138,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """Trainer's AdamW, and Muon for the weights that are its."""
+        """Trainer's AdamW, joined with Muon for the weights in ``by_muon``."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.by_muon:
@@ -142,16 +152,16 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """SFT + alpha · LD + beta · ED of one batch: its share of the step's means."""
+        """SFT + alpha · LD + beta · ED of one batch, as its share of the optimizer step's mean."""
         clip_ids = inputs.pop("clip_ids")
         losses = model(**inputs, counts=num_items_in_batch)
         self._pending.append(({"loss": losses.total.detach(), **losses.parts}, clip_ids))
-        # The processes' gradients are averaged, and the shares of a mean are to be summed.
+        # DDP and FSDP average gradients over the ranks, but the shares of a mean must be summed.
         scaled = losses.total * self.ranks.size
         return (scaled, losses) if return_outputs else scaled
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """The gradient's length. Trainer asks before the optimizer moves the weights: what is no number must not reach them."""
+        """The gradient norm. Trainer asks for it before the optimizer step, so NaN and infinity never reach the weights."""
         self._settle_losses()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         length = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
@@ -184,13 +194,13 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.save(self)
 
     def tensors(self) -> Tensors:
-        """What a checkpoint holds of the model and the optimizer; empty but in the leading process. Collective."""
+        """The model's and the optimizer's tensors for a checkpoint; empty except on rank 0. Collective."""
         states: dict[int, dict[str, torch.Tensor]] = self.optimizer.state_dict()["state"]
         moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states[i].items()}
         return Tensors(self.weights(), self._whole(moments))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Each weight that trains, whole and on the host; empty but in the leading process. Collective."""
+        """Each trained weight, unsharded and on the CPU; empty except on rank 0. Collective."""
         return self._whole(trained(self.model))
 
     def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -202,17 +212,17 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         return whole
 
     def _indices(self) -> dict[str, int]:
-        """Name of each weight that trains → its number in the optimizer's state."""
+        """Name of each trained weight → its index in the optimizer's state."""
         names = {id(parameter): name for name, parameter in trained(self.model).items()}
         ordered = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return {names[id(parameter)]: i for i, parameter in enumerate(ordered)}
 
     def learning_rates(self) -> tuple[float, ...]:
-        """Of each of the optimizer's groups."""
+        """The learning rate of each parameter group."""
         return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def restore(self) -> None:
-        """Put weights, optimizer, schedule and step back to where the checkpoint has them. Collective."""
+        """Restore weights, optimizer, schedule and step from the checkpoint, if there is one. Collective."""
         if self.begun is None:
             return
         with self.ranks.raise_on_any_rank():
@@ -225,7 +235,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.state.global_step = state.step
 
     def _restore_optimizer(self, moments: dict[str, torch.Tensor], state: CheckpointState) -> None:
-        # One number for a weight goes as it is; what has the weight's own shape lies as the weight does.
+        # Scalars are broadcast as they are; tensors of the weight's shape are sharded as the weight is.
         kinds = self.ranks.broadcast({key: value if value.dim() == 0 else None for key, value in moments.items()})
         weights, indices = trained(self.model), self._indices()
         states: dict[int, dict[str, torch.Tensor]] = {}
@@ -243,7 +253,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """Trainer's ``no_sync`` of a sharded model, which asks transformers' own way of sharding for its settings."""
+        """``no_sync`` for a sharded model: Trainer's own asks for settings that only transformers' own sharding has."""
         self.model.set_requires_gradient_sync(False)
         try:
             yield
@@ -252,7 +262,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Where a run begins, how random it is at a step, when it saves and when it stops."""
+    """Restores the run at its start, seeds each step, and decides when to save and stop."""
 
     def __init__(self, trainer: P4DTrainer, advance: Callable[[int], None]) -> None:
         self.trainer, self.advance = trainer, advance
@@ -262,20 +272,20 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no typ
         self.advance(state.global_step)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
-        # What a step draws is a function of these three, so a checkpoint needs no random state, and goes on exactly.
+        # A step's random numbers depend on these three alone, so an exact resume needs no random state in the checkpoint.
         seeds = np.random.SeedSequence((args.seed, state.global_step, self.trainer.ranks.rank))
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
         self.advance(1)
-        if state.global_step == state.max_steps:  # the student itself is saved then
+        if state.global_step == state.max_steps:  # the finished student is saved instead of a checkpoint
             control.should_log, control.should_save = True, False
         elif self.trainer.told_to_stop:
             control.should_training_stop = control.should_save = True
 
 
 class LossPrinter(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Says the losses each tenth of the way."""
+    """Prints the losses at each tenth of the run."""
 
     def __init__(self, metrics: MetricsLog) -> None:
         self.metrics = metrics
@@ -292,14 +302,14 @@ class LossPrinter(TrainerCallback):  # type: ignore[misc]  # transformers ships 
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name → parameter, of those that train."""
+    """Name → parameter, for each parameter that requires a gradient."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def step_counts(batches: list[dict[str, Any]]) -> dict[str, float]:
-    """What the means of one optimizer step are over: ``labels``, the tokens to predict, and each signal's clips with a target.
+    """The denominators of an optimizer step's means: ``labels``, tokens to predict, and per signal, clips with a target.
 
-    With them, several batches give the losses and gradients of one batch as large as all of them.
+    With them, several small batches give the same losses and gradients as one large batch.
     """
     counts = {"labels": float(sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches))}
     for batch in batches:
@@ -309,7 +319,7 @@ def step_counts(batches: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def summed(parts: Any) -> dict[str, float]:
-    """The sum of several dictionaries, name by name; a name that one of them lacks counts as nothing there."""
+    """The sum of several dictionaries, name by name; a missing name counts as 0."""
     total: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():
@@ -318,9 +328,9 @@ def summed(parts: Any) -> dict[str, float]:
 
 
 def _values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    # One copy to the host for all of them: each would wait for the device by itself.
+    # Copied to the CPU together, since each copy waits for the device.
     values = dict(zip(losses, torch.stack([value.float() for value in losses.values()]).tolist(), strict=True))
-    # A part that is NaN while the total is not had no target in this batch.
+    # A part that is NaN while the total is finite had no target in this batch.
     return {name: value for name, value in values.items() if not math.isnan(value) or math.isnan(values["loss"])}
 
 
@@ -335,6 +345,4 @@ def _refuse_nonfinite(losses: dict[str, float], step: int, clip_ids: list[str]) 
 
 def _refuse_nonfinite_gradient(norm: float, step: int) -> None:
     if not math.isfinite(norm):
-        raise CouldNotRun(
-            f"the gradient of step {step} has the norm {norm}, though its loss is finite; lower `optim.learning_rate`"
-        )
+        raise CouldNotRun(f"the gradient norm of step {step} is {norm}, though its loss is finite; lower `optim.learning_rate`")

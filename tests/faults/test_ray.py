@@ -221,4 +221,4 @@ def test_a_long_path_for_temporary_files_is_named(tmp_path: Path, jobs: Jobs, co
     folder.mkdir()
     job = jobs.write(tmp_path / "store", engine={"kind": "ray", "batch": 2, "gpus_per_teacher": 0})
     done = command("teacher-cache", "run", job, TMPDIR=str(folder))
-    is_one_clear_error(done, 3, "(TMPDIR), is too long for Ray", "Set RAY_TMPDIR")
+    is_one_clear_error(done, 3, "(TMPDIR) has too long a path for Ray", "Set RAY_TMPDIR")

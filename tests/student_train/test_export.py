@@ -186,26 +186,26 @@ def test_a_checkpoint_is_written_as_a_run_that_ended_there_would_be(tiny_store: 
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
-    with pytest.raises(BadInput, match="no checkpoint of step 5; there are those of the steps 1"):
+    with pytest.raises(BadInput, match="no checkpoint of step 5; it has steps 1"):
         export(tmp_path / "longer", tmp_path / "other", step=5)
-    with pytest.raises(BadInput, match="no checkpoint of step 1; there is none at all"):
+    with pytest.raises(BadInput, match="no checkpoint of step 1; it has none"):
         export(tmp_path / "ended", tmp_path / "other", step=1)
 
 
 def test_a_folder_in_use_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    with pytest.raises(BadInput, match="is there already; give another folder"):
+    with pytest.raises(BadInput, match="already exists; give another folder"):
         export(run, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
 def test_what_is_no_finished_run_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds no run: there is no config.json"):
+    with pytest.raises(BadInput, match=r"holds no run: it has no config.json"):
         export(tmp_path, tmp_path / "out")
     unfinished = Path(shutil.copytree(run, tmp_path / "run"))
     (unfinished / "result.json").unlink()
-    with pytest.raises(BadInput, match=r"is not finished: there is no result.json"):
+    with pytest.raises(BadInput, match=r"is not finished: it has no result.json"):
         export(unfinished, tmp_path / "out")
     shutil.rmtree(unfinished / "student")
     (unfinished / "result.json").write_text((run / "result.json").read_text())

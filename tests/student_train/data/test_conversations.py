@@ -105,7 +105,7 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
         ([item(video=None)], "names no `video`"),
         ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 <video> placeholders"),
         ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "1 <image> placeholders and names 0"),
-        ([item(conversations=[{"from": "gpt", "value": "a"}])], "no turn to put <video> into"),
+        ([item(conversations=[{"from": "gpt", "value": "a"}])], "no turn for the placeholders <video>"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, value: Any, expected: str) -> None:

@@ -58,7 +58,7 @@ def test_a_clip_id_goes_before_a_video() -> None:
 
 
 def test_an_end_that_several_videos_share_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"train.json\[0\]: '1.mp4' can be any of raw/a/1.mp4, raw/b/1.mp4"):
+    with pytest.raises(BadInput, match=r"train.json\[0\]: '1.mp4' matches several clips \(raw/a/1.mp4, raw/b/1.mp4\)"):
         found("1.mp4")
 
 

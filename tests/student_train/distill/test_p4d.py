@@ -229,7 +229,7 @@ def test_weights_of_another_size_are_named(tiny_store: Path, tmp_path: Path) -> 
     wider = P4D.for_store(cache, 10, mode="latent", decoder=DecoderConfig(hidden=32))
     with pytest.raises(BadInput, match=r"mlp.0.bias is \(16,\), needed \(32,\).*was trained with"):
         wider.load(tmp_path)
-    with pytest.raises(BadInput, match=r"cannot read the direct_heads.*is it a run of this mode"):
+    with pytest.raises(BadInput, match=r"cannot read the trained direct_heads.*was the run of this mode"):
         P4D.for_store(cache, 10, mode="direct").load(tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_a_store_of_maps_alone_serves_every_mode_that_asks_for_no_f4d(maps_only:
     for mode in ("heads", "direct"):
         with pytest.raises(BadInput, match=r"losses need f4d, flow, motion, but the store .* holds depth, camray"):
             P4D.for_store(cache, 10, mode=mode)
-    with pytest.raises(BadInput, match="no f4d, whose shape the perception decoder takes"):
+    with pytest.raises(BadInput, match="no f4d, whose shape the perception decoder needs"):
         P4D.for_store(cache, 10, mode="latent")
 
 

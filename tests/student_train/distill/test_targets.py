@@ -63,7 +63,7 @@ def test_a_pickled_collator_gives_the_same_batch(cache: Cache) -> None:
 
 
 def test_keys_that_are_taken_are_named(cache: Cache) -> None:
-    with pytest.raises(BadInput, match="the batch has targets already"):
+    with pytest.raises(BadInput, match="the batch already has targets"):
         TargetCollator(default_collate, cache, ["camray"])([sample(1, targets=torch.zeros(1))])
 
 

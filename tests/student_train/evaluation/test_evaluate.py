@@ -316,7 +316,7 @@ def test_another_recipe_is_refused_where_the_runs_own_store_is_gone(run: Path, t
     for name, key, value in (("config.json", "store", str(tmp_path / "gone")), ("result.json", "fingerprint", "0" * 64)):
         path = tmp_path / "run" / name
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
-    with pytest.raises(BadInput, match=r"learnt from 0{16}….*its own store, which would say what differs, cannot be opened"):
+    with pytest.raises(BadInput, match=r"learnt from 0{16}….*its own store, needed to say what differs, cannot be opened"):
         evaluate(tmp_path / "run", Wanted(store=str(tiny_store)))
 
 
@@ -342,7 +342,7 @@ def test_scores_do_not_depend_on_what_stands_beside_a_clip(report: EvalReport, r
 
 
 def test_nothing_to_evaluate_is_said(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="nothing is left to evaluate"):
+    with pytest.raises(BadInput, match="there is nothing to evaluate"):
         evaluate(run, Wanted(maps=False, out=tmp_path / "eval"))
 
 

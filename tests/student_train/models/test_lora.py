@@ -74,5 +74,5 @@ def test_a_target_that_the_model_lacks_is_named(tiny_store: Path, tmp_path: Path
 
 
 def test_adapters_in_a_frozen_model_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"leave `llm` out of it"):
+    with pytest.raises(ValidationError, match=r"leave `llm` out of `model.freeze`"):
         TrainConfig.model_validate({"store": "s", "output": "o", "lora": {}, "model": {"freeze": ["llm"]}})

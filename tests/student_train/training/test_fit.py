@@ -214,7 +214,7 @@ def test_a_signal_that_the_store_lacks_is_named(tiny_store: Path, tmp_path: Path
 
 def test_a_run_is_not_overwritten_unasked(plain: Path, tiny_store: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path / "run")
-    with pytest.raises(BadInput, match=r"holds a run already.*--overwrite"):
+    with pytest.raises(BadInput, match=r"already holds a run.*--overwrite"):
         fit(config(tiny_store, tmp_path / "run", steps=1))
     assert fit(config(tiny_store, tmp_path / "run", steps=1), overwrite=True).steps == 1
     assert len(metrics(tmp_path / "run")) == 1

@@ -95,7 +95,7 @@ def test_stopped_then_killed_it_has_the_curve_of_an_undisturbed_run(
     told.send_signal(signal.SIGTERM)
     _, err = told.communicate(timeout=60)
     assert told.returncode == 143, err
-    assert "--resume goes on from there" in err
+    assert "--resume continues from there" in err
     last = checkpoints(output)[-1]
 
     killed = started(path, "--resume")
@@ -198,7 +198,7 @@ def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Pa
     output = stopped_at(undisturbed, tmp_path / "run")
     state = output / "checkpoints" / "step-00000009" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text(encoding="utf-8")), field: "sha256:other"}), encoding="utf-8")
-    with pytest.raises(BadInput, match=f"is of another run; these differ:\n  {named}: the checkpoint has sha256:other"):
+    with pytest.raises(BadInput, match=f"belongs to another run; these differ:\n  {named}: the checkpoint has sha256:other"):
         fit(config(tiny_store, output), resume=True)
 
 
