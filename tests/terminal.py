@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -27,9 +28,12 @@ class Terminal:
         self.settings = termios.tcgetattr(slave)
         environment = {"TERM": "xterm-256color", **environment}
         kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+        # A shell ignores the key for what it starts in the background, and so would whatever that starts in turn.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, start_new_session=True, env=kept | environment
         )
+        signal.signal(signal.SIGINT, before)
         self._slave, self._chunks = slave, []
         threading.Thread(target=self._read, daemon=True).start()
 
