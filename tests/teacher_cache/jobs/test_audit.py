@@ -67,7 +67,7 @@ def test_videos_that_are_gone_or_changed_are_found(tmp_path: Path, jobs: Jobs, v
 
 
 def test_bad_input_is_named(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="needed at least 1 clip"):
+    with pytest.raises(BadInput, match="it must be at least 1 clip"):
         reteach(str(tiny_store), 0)
     (tmp_path / "other.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(BadInput, match="Give the file of those weights with --weights"):
