@@ -24,11 +24,11 @@ class Engine(Protocol):
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
         """Do every item, in any order, and yield a `UnitReport` as each is done. Raises what a worker raises.
 
-        Once ``stop`` is set, it starts no further unit, finishes those in progress within ``engine.grace_seconds``, and returns.
+        Once ``stop`` is set, it starts no unit, finishes those in progress within ``engine.grace_seconds``, and returns.
         """
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """Run `teacher_cache.jobs.pilot.pilot` on a machine where this job's teachers would run. Writes nothing to its store."""
+        """Run `teacher_cache.jobs.pilot.pilot` where this job's teachers would run. Writes nothing to the job's store."""
 
 
 def engine(kind: str) -> Engine:
