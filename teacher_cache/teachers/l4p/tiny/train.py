@@ -158,7 +158,7 @@ class Training:
         )
 
     def run(self, clips: Clips, log: Callable[[dict[SignalName, float]], None]) -> None:
-        """Train to the last step of the settings, on the CPU, with bfloat16 products. ``log`` is called with each step's losses."""
+        """Train to the settings' last step, on the CPU, with bfloat16 products. ``log`` is called with each step's losses."""
         model, settings = self.model.requires_grad_(requires_grad=True).train(), self.settings
         for frames, truth, span in itertools.islice(batches(clips, settings, self.step), settings.steps - self.step):
             for optimizer, rate in zip(self.optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
@@ -202,7 +202,7 @@ class Filters(NamedTuple):
 
 
 def begin_with_frequencies(proj: nn.Conv3d) -> list[Filters]:
-    """Set most of the patch embedding's filters to one spatial frequency each, of one frame's brightness. Returns their channels.
+    """Set most of the patch embedding's filters to one spatial frequency each, of one frame's brightness. Returns channels.
 
     Motion then appears as a phase shift between channels. Random filters, dominated by the pictures' low frequencies, show it
     only faintly. Gains rise with the frequency, because pictures' amplitudes fall with it. The channels in `_FREE` keep faint
