@@ -1,4 +1,4 @@
-"""The teacher's side of P4D: run a frozen 4D expert once over all videos, store what it saw, read it back."""
+"""The teacher's side of P4D: run a frozen 4D expert once over every video, store its signals, and read them back as targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole story on one machine: videos → teacher → store → student → report. No weights, network, S3 or GPU."""
+"""A folder in; videos, a store, a trained student and a report out: the whole pipeline, without network, S3 or GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _STEPS = 100
 
 
 def run_demo(out: Path, progress: Progress) -> DemoReport:
-    """Make, teach, verify, train, show; all under ``out``. What a stopped demo left there is used again."""
+    """Render videos, teach, verify, train and report, all under ``out``, reusing what an interrupted demo left there.
+
+    Raises `schemas.errors.CacheError`.
+    """
     start = time.perf_counter()
     job_file, train_file = _write_configs(out)
     make_videos(out / "videos", progress)
@@ -61,7 +64,7 @@ def _step(text: str) -> None:
 
 
 def make_videos(folder: Path, progress: Progress) -> None:
-    """Render and encode the demo's videos, each a moving 3-D scene; those that are there already stay."""
+    """Render and encode the demo's videos, each a moving 3-D scene. Existing ones are kept."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,7 +80,7 @@ def make_videos(folder: Path, progress: Progress) -> None:
 
 
 def _write_configs(out: Path) -> tuple[Path, Path]:
-    """JOB.yaml and TRAIN.yaml as a user would write them, to start from."""
+    """Write job.yaml and train.yaml, as a user would."""
     job = {
         "videos": {"glob": f"{out}/videos/*.mp4"},
         "store": f"{out}/store",
@@ -106,7 +109,7 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
 
 
 def _train(train_file: Path) -> dict[str, Any]:
-    """Run the student as its users do, by its own command: this package never imports it."""
+    """Train the student by its command, as users do: this package never imports it."""
     command = [sys.executable, "-m", "student_train.cli", "fit", str(train_file), "--overwrite", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -133,7 +136,7 @@ def _write_report(store: str, run_folder: Path, out: Path) -> Path:
 
 
 def print_demo(report: DemoReport) -> None:
-    """The demo's end for people: what came out, and what to run next."""
+    """Print the demo's results, and commands to try next."""
     stdout.print(f"{report.clips.committed} clips committed and verified; losses over the first and the last steps:")
     for name, first in report.first_losses.items():
         stdout.print(f"  {name:<10} {first:9.4f} → {report.last_losses[name]:9.4f}")

@@ -1,1 +1,1 @@
-"""From a list of videos to clips, and from a clip to uint8 frames: listing, sampling, decoding, preprocessing."""
+"""A list of videos in; clips, and their uint8 frames, out: listing, sampling, decoding, preprocessing."""

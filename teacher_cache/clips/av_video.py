@@ -1,7 +1,7 @@
-"""A video opened by PyAV, which is FFmpeg: in software, or by the decoder of a GPU.
+"""A file in, an opened video out, by PyAV (FFmpeg): decoded in software, or by a GPU's decoder.
 
-Decoded YUV is exact by the codecs' standards, whoever decodes. The conversion to RGB is not: it is that of FFmpeg's swscale, on
-the CPU and here, for either device. So a row's decoder names what gave its frames.
+The codecs' standards define decoded YUV exactly, whatever the decoder. They do not define the conversion to RGB; here it is
+that of FFmpeg's swscale, on the CPU, for either device. So each row records which decoder produced its frames.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DECODERS: Mapping[Device, str] = {
 }
 
 _SKIPPING = frozenset({"h264", "hevc"})
-"""FFmpeg's decoders that can leave out a frame from which no other is predicted; the others stay the same to the last bit."""
+"""FFmpeg decoders that can skip frames from which no other is predicted, with the other frames identical, bit for bit."""
 
 
 class AvVideo:
     """`teacher_cache.clips.video.OpenVideo`, by PyAV.
 
-    A decoded frame is known by its presentation time. Where the container's times do not tell (none, one twice, or going back)
-    it is known by how many came before it since the first, and decoding then never begins in between.
+    A decoded frame is identified by its presentation time. If the container's times are unusable (missing, repeated or going
+    back), frames are counted from the first one, and decoding never begins in between.
     """
 
     def __init__(self, path: Path, packets: Packets, device: Device) -> None:
@@ -46,13 +46,14 @@ class AvVideo:
         self._seeks = True
         self._running: Iterator[Any] = iter(())
         self._following: float = 0
-        """Number of the frame that comes next of ``_running``; infinite where that is not known."""
+        """Number of the next frame of ``_running``; infinite if unknown."""
         self._wanted: frozenset[int] = frozenset()
         self._passed: float = -math.inf
-        """The last of the time stamps wanted. Before it, what is not wanted, and needed for no other frame, is not decoded."""
+        """The last wanted timestamp. Earlier frames that are neither wanted nor needed for others are not decoded."""
         self._begin()
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
+        """See `OpenVideo.frames`."""
         stamps = self._packets.stamps
         self._wanted = frozenset(stamps[index] for index in indices) if stamps else frozenset()
         self._passed = max(self._wanted, default=-math.inf)
@@ -65,22 +66,23 @@ class AvVideo:
                     raise VideoError("decode_error", f"frame {index} of {self.footage.frames}: {message(error)}") from None
                 last = index
         finally:
-            if indices and last != indices[-1]:  # of the frames before the last one, not all were decoded
+            if indices and last != indices[-1]:  # stopped early: not every frame before the last one was decoded
                 self._following = math.inf
 
     def require_first(self) -> None:
-        """Decode one frame, which is how to know that a device can. Raises `VideoError`, or what PyAV raises."""
+        """Decode one frame, to find out whether the device can. Raises `VideoError`, or what PyAV raises."""
         first = next(self._running, None)
         if first is None:
             raise VideoError("decode_error", "no frame comes")
         self._running = itertools.chain([first], self._running)
 
     def close(self) -> None:
+        """Close the file."""
         self._container.close()
 
     def _begin(self) -> None:
-        """Decode from the start, in a container opened anew: not every kind can seek."""
-        # Strictly the device's: what it cannot decode is left to the next decoder, so that software is never called cuda.
+        """Decode from the start, in a newly opened container: not every format can seek."""
+        # No fallback: what the device cannot decode is left to the next decoder, so that software is never recorded as cuda.
         accelerator = HWAccel("cuda", allow_software_fallback=False) if self._device == "cuda" else None
         self._container = av.open(str(self._path), hwaccel=accelerator)
         self._stream = main_stream(self._container)
@@ -98,7 +100,7 @@ class AvVideo:
         raise VideoError("decode_error", f"frame {index} of {self.footage.frames} does not decode")
 
     def _approach(self, index: int) -> None:
-        """Go on decoding where that leads to the frame; else begin at the last frame before it where decoding can begin."""
+        """Keep decoding if that leads to the frame; otherwise seek to the last entry point before it."""
         entry = self._packets.entry(index)
         if self._following <= index and (entry.number <= self._following or not self._seeks):
             return
@@ -112,7 +114,7 @@ class AvVideo:
         self._begin()
 
     def _seek(self, entry: Entry) -> None:
-        """Begin at a frame. Where its packet does not come back the same (MPEG-PS), seeking is given up for this video."""
+        """Seek to an entry point. If another packet comes back (MPEG-PS), give up seeking in this video."""
         self._container.seek(entry.packet.dts, stream=self._stream)
         packets = self._container.demux(self._stream)
         first = next(packets, None)
@@ -123,7 +125,7 @@ class AvVideo:
         self._running, self._following = self._decoded(itertools.chain([first], packets)), entry.number
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """Frames as they come. A packet that does not decode loses its own, if the frames' times tell which the others are."""
+        """Decoded frames. A damaged packet loses only its own frame, if timestamps identify the others."""
         codec = self._stream.codec_context
         for packet in packets:
             if codec.name in _SKIPPING and packet.pts is not None:
@@ -140,10 +142,10 @@ class AvVideo:
 
 @contextlib.contextmanager
 def opened(path: Path, device: Device = "cpu") -> Iterator[AvVideo]:
-    """`teacher_cache.clips.video.Opener`.
+    """`teacher_cache.clips.video.Opener`, by PyAV.
 
-    On ``cuda`` it opens what the GPU's decoder decodes and nothing else: where there is no device, or the device lacks the
-    codec, this raises and the next decoder is tried.
+    On ``cuda`` it opens only what the GPU's decoder can decode: if there is no device, or it lacks the codec, this raises
+    `VideoError`, and the next decoder is tried.
     """
     packets = read_packets(path)
     try:
@@ -164,6 +166,6 @@ def _require_decoding(video: AvVideo) -> None:
 
 
 def _upright(frame: Any) -> Frame:
-    """(height, width, RGB) uint8, turned as the video's metadata say."""
+    """The frame as uint8 (height, width, RGB), rotated as the video's metadata say."""
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))

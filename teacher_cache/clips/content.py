@@ -1,4 +1,4 @@
-"""A video's content: its digest, and whether it lies on this machine."""
+"""A video's URI in; a digest of its content, or its local path, out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READERS = 16
 
 
 def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> list[str | None]:
-    """`content_digest` of each video, read side by side."""
+    """`content_digest` of each video, read in parallel. ``advance`` is called with 1 after each."""
     with ThreadPoolExecutor(_READERS) as readers:
         found = []
         for digest in readers.map(content_digest, uris):
@@ -27,10 +27,11 @@ def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda
 def content_digest(uri: str) -> str | None:
     """``sampled-sha256:<hex>`` over a file's length and its first, middle and last 64 KiB; None if there is no such file.
 
-    Of what is no file, as a folder or a pipe, it is that of nothing: opening it will say what is wrong.
+    For something other than a file, such as a folder or a pipe, it is the digest of an empty file; opening it will then fail
+    with the reason.
 
-    Hashing terabytes whole would take longer than teaching them. Length and three blocks tell apart any two videos
-    that encoders make; a file altered by hand in its middle only can escape.
+    Hashing whole files would take longer than teaching them. Length and three blocks distinguish any two videos that
+    encoders produce; a file edited by hand outside these blocks is not noticed.
     """
     fs, path = filesystem(uri)
 
@@ -51,12 +52,12 @@ def content_digest(uri: str) -> str | None:
 
 
 def _sampled(length: int) -> list[tuple[int, int]]:
-    """Half-open byte ranges to hash of a file of that length; the whole of a short one."""
+    """Half-open byte ranges to hash, for a file of that length; all of a short file."""
     if length <= 3 * _BLOCK:
         return [(0, length)] if length else []
     return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of a video on this machine's disk, or None for one that must be fetched."""
+    """The path of a video on this machine's disk; None for a remote one."""
     return Path(uri.removeprefix("file://")) if "://" not in uri or uri.startswith("file://") else None

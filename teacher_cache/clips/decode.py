@@ -1,7 +1,6 @@
-"""From a video's uri to uint8 frames and their clock, by the first decoder that opens it.
+"""A video's URI in; uint8 frames and their timestamps out, by the first decoder that opens it.
 
-Call these where a damaged file may take the process down with it; `teacher_cache.clips.decoder` runs them in a
-process of their own.
+A damaged file may crash the calling process, so `teacher_cache.clips.decoder` runs these functions in a process of their own.
 """
 
 from __future__ import annotations
@@ -35,36 +34,37 @@ OPENERS: Mapping[Device, Mapping[str, Opener]] = {
         "decord": decord_video.opened,
     },
 }
-"""The decoders tried on each device, in order. What the first opens but does not decode is decode_error, and no other's.
+"""Decoders to try on each device, in order. If the first that opens a video cannot decode it, that is a decode_error; no other
+is tried.
 
-PyAV is first because it knows which frame it has decoded: by the frame's time, each time. decord counts, and so gives other
-frames than were asked for, without a word: after its seeks in MPEG-TS, in fragmented mp4 and in open groups of pictures; where
-an edit list hides frames; and all frames after one that is damaged. Its frames of a sound 8-bit H.264 video are the same to the
-last bit. It is also FFmpeg within, so that what PyAV finds damaged it would at best guess.
+PyAV comes first because it identifies each decoded frame by its timestamp. decord counts frames, and silently returns wrong
+ones: after seeks in MPEG-TS, fragmented MP4 and open groups of pictures, where an edit list hides frames, and after a damaged
+frame. For an intact 8-bit H.264 video its frames are identical, bit for bit. It also uses FFmpeg, so it could at best guess
+what PyAV finds damaged.
 """
 
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A clip as the teacher takes it."""
+    """A decoded clip, in the teacher's input size."""
 
     frames: Frame
     """uint8 (frame, size, size, RGB)."""
     clock: FrameClock
     decoder: str
-    """Name and version of what decoded it."""
+    """Name and version of the decoder."""
     cpu_seconds: float
-    """CPU time of all threads of the process from the answer before this one to this one; opening is in the first."""
+    """CPU time of the decoding process, all threads, since its previous answer. The first clip's includes opening the video."""
 
 
 def probe(uri: str, device: Device = "cpu") -> VideoInfo:
-    """How much there is of a video. Raises `VideoError` with the reason."""
+    """A video's number of frames and frame rate. Raises `VideoError` with the reason."""
     with opened(uri, device) as video:
         return video.footage
 
 
 def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> DecodedClip:
-    """Sample, decode and preprocess one clip; a ``window`` says which, unless the sampling is ``uniform``.
+    """Sample, decode and preprocess one clip: that of ``window``, or, for ``uniform`` sampling, of the whole video.
 
     Raises `VideoError` with the reason.
     """
@@ -77,7 +77,7 @@ def decode_clip(uri: str, recipe: ClipRecipe, window: Window | None = None) -> D
 
 
 def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
-    """The named frames at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
+    """The frames ``frame_index``, at the video's own size: uint8 (frame, height, width, RGB). Raises `VideoError`."""
     with opened(uri) as video:
         wanted = sorted(set(frame_index))
         frames = dict(zip(wanted, video.frames(wanted), strict=True))
@@ -87,9 +87,9 @@ def decode_frames(uri: str, frame_index: Sequence[int]) -> Frame:
 def clips_of(
     video: OpenVideo, recipe: ClipRecipe, windows: Sequence[Window | None], began: float
 ) -> Iterator[DecodedClip | VideoError]:
-    """One answer for each window, in order. A frame of several windows is decoded once, and kept small until its last one.
+    """The clip or error of each window, in order. A frame in several windows is decoded once and kept, resized, until its last.
 
-    ``began`` is `time.process_time` when work on the video began.
+    ``began`` is `time.process_time` at the start of work on the video.
     """
     planned = [_planned(recipe, video.footage, window) for window in windows]
     last_use = {index: number for number, indices in enumerate(planned) for index in _found(indices)}
@@ -122,14 +122,14 @@ def _found(indices: tuple[int, ...] | VideoError) -> tuple[int, ...]:
 
 
 def _small_frames(video: OpenVideo, recipe: ClipRecipe, indices: Sequence[int]) -> dict[int, TimedFrame]:
-    """Frames brought to the teacher's size one by one: full-size frames never pile up."""
+    """Frames resized to the teacher's size one by one, so that full-size frames never accumulate."""
     found = zip(indices, video.frames(indices), strict=True)
     return {index: TimedFrame(preprocess(frame.picture[None], recipe)[0], frame.seconds) for index, frame in found}
 
 
 @contextlib.contextmanager
 def _within_memory(reason: FailureReason) -> Iterator[None]:
-    """Turns want of memory, which is bounded where videos are decoded, into a `VideoError`."""
+    """Turn a `MemoryError` into a `VideoError`: decoder processes have a memory limit."""
     try:
         yield
     except MemoryError:
@@ -143,10 +143,7 @@ def _clip(frames: Sequence[TimedFrame], indices: tuple[int, ...], decoder: str, 
 
 @contextlib.contextmanager
 def opened(uri: str, device: Device = "cpu") -> Iterator[OpenVideo]:
-    """A video, opened by the first decoder that can.
-
-    Raises `VideoError`: where none can, with the first one's reason and what each said.
-    """
+    """A video, opened by the first decoder that can. If none can, raises `VideoError`: the first reason, and all details."""
     with on_disk(uri) as path, contextlib.ExitStack() as stack:
         if path.stat().st_size == 0:
             raise VideoError("video_empty", "the file has zero bytes")
@@ -167,7 +164,7 @@ def _opened_by_the_first(path: Path, openers: Mapping[str, Opener], stack: conte
 
 @contextlib.contextmanager
 def on_disk(uri: str) -> Iterator[Path]:
-    """The video as a file on disk: where it lies, or a copy for as long as it is read. Raises `VideoError`, `Unreachable`."""
+    """The video as a local file: its own path, or that of a temporary copy. Raises `VideoError`, `Unreachable`."""
     local = local_path(uri)
     if local is not None:
         if not local.exists():

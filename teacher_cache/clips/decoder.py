@@ -1,7 +1,8 @@
-"""Decoding in processes that can be killed: a damaged video costs its own clip, never the job.
+"""A video's URI and windows in, decoded clips out, by processes that can be killed: a damaged video fails its own clip, not the
+job.
 
-A decoder process runs `teacher_cache.clips.decoder_program`: it reads one JSON request a line, for clips of one video or to
-probe it, and answers with JSON lines and, behind a decoded clip's, the frames' bytes.
+A decoder process runs `teacher_cache.clips.decoder_program`. It reads one JSON request per line, for clips of one video or to
+probe it, and answers with JSON lines; the frames' bytes follow the line of a decoded clip.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _STOPPED = "the decoder was stopped, or asked for other clips, while it was at w
 
 
 class _Lost(Exception):
-    """The process died, or was killed at its deadline, with a question unanswered."""
+    """The process died, or was killed at its deadline, before it answered."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.error = VideoError(reason, detail)
@@ -47,36 +48,36 @@ class _Lost(Exception):
 
 @dataclass
 class Decoder:
-    """One decoder process, started when first needed and again after it was lost. Use as a context manager.
+    """One decoder process, started on first use and restarted after a crash. Use as a context manager.
 
-    One thread asks at a time; any thread may `kill`. On ``cuda`` each process takes some hundred MB of the GPU's memory.
+    One thread may decode at a time; any thread may `kill`. On ``cuda``, each process takes some hundred MB of GPU memory.
     """
 
     recipe: ClipRecipe
     timeout_seconds: float
-    """Deadline of each clip, from when it is asked for: the first one's covers opening the video. One that lies elsewhere is
-    fetched before; how long that may take is `Patience`'s to say, so that a server that is away for a while fails no clip."""
+    """Deadline of each clip, from its request on; the first includes opening the video. A remote video is fetched before that,
+    under the limits of `Patience`, so that a server outage fails no clip."""
     device: Device = "cpu"
     memory_bytes: int = 4 << 30
-    """What the process may allocate, so that a giant picture costs its own clip and not the machine. An 8K video in 10 bits, of
-    which a codec may keep 16 frames, takes half of this. On ``cuda`` nothing is bounded: its driver maps as it will."""
+    """Memory limit of the process, so that a giant picture fails its own clip instead of exhausting the machine. A 10-bit 8K
+    video, of which a codec may keep 16 frames, takes half of this. No limit on ``cuda``, whose driver maps memory freely."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _using: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
-    """Held while the process's pipes are used, so that they are not closed under who reads."""
+    """Held while the process's pipes are in use, so that they are not closed under a reader."""
     _is_asked: bool = field(default=False, init=False, repr=False)
-    """Whether the process owes answers."""
+    """Whether the process still has answers to give."""
     _is_closed: bool = field(default=False, init=False, repr=False)
     _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
-    """The process that was last told to end by `kill`."""
+    """The process that `kill` ended last."""
 
     def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
-        """One answer for each window, in order; the video is fetched and opened once for all of them.
+        """The clip or `VideoError` of each window, in order. The video is fetched and opened once for all of them.
 
-        The process works one clip ahead of who iterates and then waits. A death or a missed deadline costs the clip that it
-        hit, and the windows left are asked of a new process. After a second one, or where the video did not even open, they
-        all fail with that reason, untried: a video that hangs costs two deadlines, however many windows it has.
+        The process works one clip ahead of the caller. A crash or missed deadline fails that clip, and a new process goes on
+        with the remaining windows. After a second one, or if the video did not even open, all remaining windows fail with
+        that reason, untried: a video that hangs costs at most two deadlines, however many windows it has.
 
-        Raises `CouldNotRun` for what is not the video's fault. An iterator may be left unfinished; another request ends it.
+        Raises `CouldNotRun` for problems that are not the video's. The iterator may be abandoned; the next request ends it.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -103,18 +104,18 @@ class Decoder:
                     self._is_asked = bool(left)
                     yield answer
                     deadline = self._deadline()
-            except VideoError as refusal:  # of the video as a whole
+            except VideoError as refusal:  # the whole video cannot be opened
                 self._is_asked = False
                 yield from _each(left, refusal)
             except _Lost as lost:
                 yield from _each(left, lost.error, 1 if is_open and not lost_before else len(left))
                 lost_before = True
             finally:
-                if left:  # there is more to come from the process, and nobody to read it
+                if left:  # the process has more answers, and nobody will read them
                     self._end(process)
 
     def probe(self, uri: str) -> VideoInfo:
-        """What a video holds. Raises `VideoError`, or `CouldNotRun` for what is not the video's fault."""
+        """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
         with on_disk(uri) as path:
             return self._footage_of(path)
 
@@ -130,14 +131,14 @@ class Decoder:
             self._is_asked = False
 
     def kill(self) -> None:
-        """End the process; another thread that waits for its answer gets `CouldNotRun`. A next request starts a new one."""
+        """Kill the process. A thread that waits for its answer gets `CouldNotRun`; the next request starts a new process."""
         if (process := self.process) is not None:
             self._killed = process
-            process.kill()  # who reads from it now sees its end, and lets go
+            process.kill()  # a reader sees the end of its pipe, and releases the lock
             self._end(process)
 
     def close(self) -> None:
-        """End the process for good; whoever asks now, or asks later, gets `CouldNotRun`, and no other process is started."""
+        """Kill the process for good. Current and later requests get `CouldNotRun`, and no new process is started."""
         self._is_closed = True
         self.kill()
 
@@ -151,7 +152,7 @@ class Decoder:
         return time.monotonic() + self.timeout_seconds
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """A process that lives and owes no answer. One that died with nothing asked of it cost no clip."""
+        """A live, idle process. If the last one died while idle, it is replaced, and no clip fails."""
         with self._using:
             if self.process is not None and (self._is_asked or self.process.poll() is not None):
                 self._end(self.process)
@@ -161,9 +162,9 @@ class Decoder:
                     [sys.executable, "-m", "teacher_cache.clips.decoder_program", str(os.getpid()), str(bound)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,  # FFmpeg's remarks; what matters comes back as the reason
+                    stderr=subprocess.DEVNULL,  # FFmpeg's log; errors come back as reasons
                 )
-            if self._is_closed:  # asked when the process is there: `close` that came before could not see it
+            if self._is_closed:  # checked after the start, since an earlier `close` could not see this process
                 self._end(self.process)
                 raise CouldNotRun(_STOPPED)
             self._is_asked = True
@@ -184,7 +185,7 @@ class Decoder:
         return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"], answer["cpu_seconds"])
 
     def _read(self, process: subprocess.Popen[bytes], deadline: float) -> Answer:
-        """The next answer of the process. Raises `VideoError` and `CouldNotRun` as it says, `_Lost` where it says nothing."""
+        """The next answer of the process. Raises the `VideoError` or `CouldNotRun` that it reports; `_Lost` if it is gone."""
         with self._noticing_loss(process):
             assert process.stdout is not None
             answer = json.loads(_read_line(process.stdout, deadline))
@@ -208,14 +209,14 @@ class Decoder:
                 raise _Lost("decode_timeout", detail) from None
             except (EOFError, BrokenPipeError):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_LAST_BREATH_SECONDS)  # its pipes are closed a little before its end is told
+                    process.wait(_LAST_BREATH_SECONDS)  # its pipes close slightly before it has exited
                 self._end(process)
                 if self._killed is process:
                     raise CouldNotRun(_STOPPED) from None
                 raise _Lost("decoder_crashed", f"the decoder's process ended with {_ending(process.returncode)}") from None
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process, if it is still the one."""
+        """Kill the process and close its pipes, if it is still the current one."""
         with self._using:
             if self.process is not process:
                 return
@@ -229,7 +230,7 @@ class Decoder:
 
 
 def _each(left: deque[Window | None], error: VideoError, count: int | None = None) -> Iterator[VideoError]:
-    """The error as the answer to the first ``count`` of the windows left, or to all."""
+    """The error as the answer for the first ``count`` of the windows left, or for all of them."""
     for _ in range(len(left) if count is None else count):
         left.popleft()
         yield error
@@ -240,7 +241,7 @@ def _ending(returncode: int) -> str:
 
 
 def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
-    """Until a pipe can be read or written, or its other end is closed; poll, for select stops at 1024 open files."""
+    """Wait until a pipe can be read or written, or is closed. Uses poll, since select fails beyond 1024 open files."""
     poll = select.poll()
     poll.register(pipe, event)
     if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
@@ -248,7 +249,7 @@ def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
 
 
 def _write(pipe: IO[bytes], data: bytes, deadline: float) -> None:
-    """In pieces that a pipe takes without blocking once it can be written at all."""
+    """Write in pieces that a writable pipe accepts without blocking. Raises `TimeoutError`."""
     for start in range(0, len(data), select.PIPE_BUF):
         _wait(pipe, select.POLLOUT, deadline)
         os.write(pipe.fileno(), data[start : start + select.PIPE_BUF])
@@ -263,7 +264,7 @@ def _read_some(pipe: IO[bytes], size: int, deadline: float) -> bytes:
 
 
 def _read_line(pipe: IO[bytes], deadline: float) -> bytes:
-    """Byte by byte, so that nothing of the frames behind it is taken."""
+    """Read byte by byte, so that nothing of the frames after the line is consumed."""
     line = bytearray()
     while not line.endswith(b"\n"):
         line += _read_some(pipe, 1, deadline)

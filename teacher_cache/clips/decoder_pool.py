@@ -1,4 +1,4 @@
-"""A few decoder processes behind one ordered stream of answers."""
+"""Video URIs in, their footage out, in order: several decoder processes behind one stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class DecoderPool:
-    """A few decoder processes behind one ordered stream of answers."""
+    """Several decoder processes behind one ordered stream of answers. Use as a context manager."""
 
     def __init__(self, recipe: ClipRecipe, processes: int, timeout_seconds: float) -> None:
         self._decoders = [Decoder(recipe, timeout_seconds) for _ in range(processes)]
@@ -25,7 +25,7 @@ class DecoderPool:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
     def probe(self, uris: Iterable[str]) -> Iterator[VideoInfo | VideoError]:
-        """What each video holds, in order."""
+        """Each video's number of frames and frame rate, or its `VideoError`, in order."""
         return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
 
     def _stream(self, asked: Iterable[Callable[[Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
@@ -52,6 +52,7 @@ class DecoderPool:
             self._free.append(decoder)
 
     def close(self) -> None:
+        """Cancel waiting probes and kill the processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()

@@ -1,6 +1,6 @@
-"""The program that a `Decoder` starts: one JSON request a line in, JSON lines and the frames' bytes out.
+"""The program that a `Decoder` starts: one JSON request per line in; JSON lines and the frames' bytes out.
 
-`python -m teacher_cache.clips.decoder_program PARENT_PID MEMORY_BYTES`. Loads no torch, no zarr, and needs no credentials.
+`python -m teacher_cache.clips.decoder_program PARENT_PID MEMORY_BYTES`. Loads neither torch nor zarr, and needs no credentials.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from teacher_cache.clips.decode import DecodedClip, clips_of, opened, probe
 from teacher_cache.io.parent import end_with_parent
 
 Answer = tuple[dict[str, Any], bytes]
-"""A header, and behind it the bytes of the frames that it tells of."""
+"""A header, and the bytes of the frames that it describes."""
 
 
 def _answers(request: dict[str, Any]) -> Iterator[Answer]:
-    """A request with windows is answered once the video is open, and then for each window; one without has one answer."""
+    """A request with windows gets one answer once the video is open, and one per window; a probe gets a single answer."""
     began = time.process_time()
     try:
         if "windows" not in request:
@@ -72,7 +72,7 @@ def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
 
 
 def _main(parent: int, memory_bytes: int) -> None:
-    # What a native library prints must not end up between the answers.
+    # Native libraries may print to stdout, which must not end up between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

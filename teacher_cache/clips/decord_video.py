@@ -1,7 +1,7 @@
-"""A video opened by decord, which is tried where PyAV cannot open one.
+"""A file in, an opened video out, by decord: tried if PyAV cannot open it.
 
-decord counts frames, and loses count where it seeks, where an edit list hides frames and where times are absent. So it is given
-only what leaves it nothing to miscount: frames in ascending order, of a video that decoding enters at its first frame alone.
+decord counts frames, and miscounts after seeks, where an edit list hides frames, and where timestamps are missing. So it is
+used only where it cannot miscount: for frames in ascending order, of a video whose only key frame is the first one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DECODER = f"decord {decord.__version__}"
 
 
 class DecordVideo:
-    """`teacher_cache.clips.video.OpenVideo`, by decord. Its times begin at 0 in whatever video."""
+    """`teacher_cache.clips.video.OpenVideo`, by decord. Its timestamps begin at 0 in every video."""
 
     decoder = DECODER
 
@@ -37,7 +37,7 @@ class DecordVideo:
         self.footage = VideoInfo(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
-        """Frames one by one; decord gives the following frame when one is asked for twice in a row, so nobody may."""
+        """See `OpenVideo.frames`. No repeats: decord returns the following frame if one is requested twice in a row."""
         for index in indices:
             try:
                 picture = _packed_rows(self._reader[index].asnumpy())
@@ -48,12 +48,12 @@ class DecordVideo:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[DecordVideo]:
-    """`teacher_cache.clips.video.Opener`."""
+    """`teacher_cache.clips.video.Opener`, by decord."""
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
         raise VideoError("not_a_video", _message(error)) from None
-    except AssertionError:  # how decord says that it counted none
+    except AssertionError:  # decord's way to report a video without frames
         raise VideoError("no_frames", "the video holds no frame") from None
     seconds = reader.get_frame_timestamp(range(len(reader)))[:, 0]
     is_sound = seconds[0] == 0 and np.isfinite(seconds).all() and (np.diff(seconds) > 0).all()
@@ -63,16 +63,16 @@ def opened(path: Path) -> Iterator[DecordVideo]:
 
 
 def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:
-    """(height, width, RGB) without padding.
+    """The frame as (height, width, RGB), without padding.
 
-    decord takes FFmpeg's bytes per row over the width for the number of channels. Where the padded row is just four
-    thirds of the packed one (a width of 96 or 144) it so gives a frame of "4 channels", and its own batches fail.
+    decord computes the number of channels as FFmpeg's bytes per row over the width. If the padded row is four thirds of the
+    packed one (a width of 96 or 144), it returns a frame of "4 channels", and its own batch functions fail.
     """
     height, width, _ = frame.shape
     return np.ascontiguousarray(frame.reshape(height, -1)[:, : width * 3].reshape(height, width, 3))
 
 
 def _message(error: Exception) -> str:
-    """What decord says, without places in its source and without what differs from run to run: paths of copies, addresses."""
+    """The library's message, without source locations and whatever differs between runs: paths of copies, addresses."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0].rpartition("] ")[2]
     return _VARYING.sub("", said).strip()

@@ -1,4 +1,4 @@
-"""What a video's container says of its frames, read once without decoding any: how many, when each is shown, where to begin."""
+"""A video's container in; its number of frames, timestamps and entry points out, without decoding any frame."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from av.stream import Disposition
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 
-# A codec holds back 16 frames at most to put them in order (H.264, HEVC): so far may a packet be from its display order.
+# H.264 and HEVC reorder at most 16 frames: so far may a packet be from its place in display order.
 _REORDERED = 16
 
-# Containers without presentation times: what FFmpeg gives for them is the order of storage.
+# Containers without presentation times. The times that FFmpeg returns for them are in storage order.
 _UNTIMED = frozenset({"avi"})
 
 
 class Stamps(NamedTuple):
-    """What tells one packet from the others."""
+    """What identifies a packet."""
 
     pts: int | None
     dts: int | None
@@ -31,7 +31,7 @@ class Stamps(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A frame at which decoding can begin."""
+    """An entry point: a frame at which decoding can begin."""
 
     number: int
     packet: Stamps
@@ -39,20 +39,20 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of a video's main stream that give a frame to show."""
+    """The packets of a video's main stream that hold a visible frame."""
 
     footage: VideoInfo
     time_base: Fraction
-    """Seconds of a time stamp's unit."""
+    """Seconds per unit of a timestamp."""
     stamps: tuple[int, ...]
-    """Presentation time stamps of frames 0, 1, …, ascending; empty where they do not tell the frames' order."""
+    """Presentation timestamps of frames 0, 1, …, ascending; empty if they do not give the frames' order."""
     ticks: tuple[int, ...]
-    """Where there are no presentation times, the times at which frames come out in order, if those are known."""
+    """In a container without presentation times, the frames' decoding times, ascending, if known; otherwise empty."""
     entries: tuple[Entry, ...]
-    """Where decoding can begin, ascending. The first is frame 0."""
+    """Entry points, ascending. The first is frame 0."""
 
     def seconds(self, index: int, stamp: int | None) -> float:
-        """When a frame is shown: by its stamp, or by its number in a container without presentation times."""
+        """A frame's presentation time in seconds: from its timestamp, or else from its number."""
         if self.ticks:
             return float(self.ticks[index] * self.time_base)
         if stamp is not None:
@@ -60,16 +60,16 @@ class Packets:
         return index / self.footage.fps if self.footage.fps else 0.0
 
     def number(self, stamp: int) -> int:
-        """The frame that is shown at a time stamp, or the next one where there is none."""
+        """Number of the frame with that timestamp, or of the next one if there is none."""
         return bisect.bisect_left(self.stamps, stamp)
 
     def entry(self, index: int) -> Entry:
-        """Where to begin decoding, to come to a frame."""
+        """The last entry point at or before a frame."""
         return self.entries[bisect.bisect_right(self.entries, index, key=lambda entry: entry.number) - 1]
 
 
 def read_packets(path: Path) -> Packets:
-    """Raises `VideoError`: not_a_video, or no_frames."""
+    """Read a file's packets. Raises `VideoError`: not_a_video, or no_frames."""
     try:
         with av.open(str(path)) as container:
             stream = main_stream(container)
@@ -79,16 +79,18 @@ def read_packets(path: Path) -> Packets:
 
 
 def main_stream(container: Any) -> Any:
-    """The video stream that a player shows, to be decoded by one thread. Raises `VideoError`."""
+    """The video stream that a player would show, set to decode in one thread. Raises `VideoError`."""
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:  # a sound's cover
+    if (
+        stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic
+    ):  # cover art of an audio file
         raise VideoError("not_a_video", "the file has no video stream that can be decoded")
     stream.thread_count = 1
     return stream
 
 
 def message(error: Exception) -> str:
-    """The first line of what FFmpeg says."""
+    """The first line of FFmpeg's message."""
     said = getattr(error, "strerror", None) or str(error)
     return said.strip().splitlines()[0] if said.strip() else type(error).__name__
 
@@ -99,7 +101,7 @@ class _Packet(NamedTuple):
     stamps: Stamps
     is_key: bool
     is_hidden: bool
-    """Decoded and not shown, as an edit list asks for."""
+    """Decoded but not shown, because of an edit list."""
 
 
 def _packet(packet: Any) -> _Packet:
@@ -126,7 +128,7 @@ def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
 
 
 def _stamps(packets: list[_Packet], *, is_reordered: bool) -> tuple[int, ...]:
-    """The packets' presentation times, ascending; empty where one is missing, comes twice or goes back."""
+    """The packets' presentation timestamps, ascending; empty if one is missing, repeated, or too far out of order."""
     times = [packet.stamps.pts for packet in packets]
     stamps = _ascending(times)
     allowed = _REORDERED if is_reordered else 0
@@ -135,6 +137,6 @@ def _stamps(packets: list[_Packet], *, is_reordered: bool) -> tuple[int, ...]:
 
 
 def _ascending(times: list[int | None]) -> tuple[int, ...]:
-    """In order, if all are there and none comes twice; else empty."""
+    """The times, sorted; empty if one is missing or repeated."""
     known = sorted({time for time in times if time is not None})
     return tuple(known) if len(known) == len(times) else ()

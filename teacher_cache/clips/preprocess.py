@@ -1,4 +1,4 @@
-"""From a decoded frame to the teacher's size, by a named recipe. uint8 in, uint8 out: the teacher normalises."""
+"""Decoded uint8 frames in, uint8 frames of the teacher's size out, by a named recipe. The teacher itself normalises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def preprocess(frames: Frame, recipe: ClipRecipe) -> Frame:
-    """(frame, height, width, RGB) uint8 → (frame, size, size, RGB) uint8. The aspect ratio is squashed, never cropped."""
+    """Resize uint8 (frame, height, width, RGB) to uint8 (frame, size, size, RGB). Squashes to a square and never crops.
+
+    Raises `BadInput` if the recipe lacks the `student_size` that it needs.
+    """
     if recipe.preprocessing == "l4p":
         resized = [_l4p(frame, recipe.size) for frame in frames]
     else:
@@ -27,9 +30,9 @@ def preprocess(frames: Frame, recipe: ClipRecipe) -> Frame:
 
 
 def _l4p(frame: Frame, size: int) -> Frame:
-    """As L4P's own loader (arXiv 2502.13078): antialiased to size² and back, then bilinear without antialiasing.
+    """As L4P's loader (arXiv 2502.13078): resize to size² and back with antialiasing, then bilinear without antialiasing.
 
-    The last step looks at two rows and two columns for each of its own, and only those become floating point.
+    The last step reads two rows and two columns per output row and column, so only those are converted to floating point.
     """
     height, width = frame.shape[:2]
     smooth = Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR)
@@ -41,7 +44,7 @@ def _l4p(frame: Frame, size: int) -> Frame:
 
 
 def _student(frame: Frame, student_size: int, size: int) -> Frame:
-    """As the released 4D-RGPT: to the student's square size (bicubic, its image processor), then to the teacher's."""
+    """As the released 4D-RGPT: to the student's square size (bicubic, as its image processor), then to the teacher's."""
     square = Image.fromarray(frame).resize((student_size, student_size), Image.Resampling.BICUBIC)
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
@@ -50,9 +53,9 @@ class _Taps(NamedTuple):
     """Linear interpolation of one axis at half-pixel centres, without antialiasing (align_corners false)."""
 
     indices: NDArray[np.intp]
-    """For each value wanted, the index before it, and then for each the index after it."""
+    """The index before each output position, for all positions, followed by the index after each."""
     weight: NDArray[np.float32]
-    """Of the value after."""
+    """Weight of the value after."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,6 +66,6 @@ def _taps(length: int, size: int) -> _Taps:
 
 
 def _blend(values: NDArray[np.float32], weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """The two halves of an axis into one: the values before, and those after by their weight."""
+    """Interpolate the two halves of an axis: the values before and, by ``weight``, the values after."""
     low, high = np.split(values, 2, axis)
     return low * (1 - weight) + high * weight

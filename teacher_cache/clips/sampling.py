@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: pure functions of the recipe, the window and what the video holds.
+"""A recipe and a video's length and rate in; its windows, and the frame numbers of a clip, out. Pure functions.
 
-``uniform`` gives a video one clip. ``fps`` and ``dense`` cut a *track* into windows: the video's frames at a rate, or all of
-them, continued by their mirror image until the windows are full.
+``uniform`` makes one clip per video. ``fps`` and ``dense`` cut a *track* into windows: the video's frames at a given rate, or
+all of them, extended by mirroring until the windows are full.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from schemas.recipe import ClipRecipe
 
 
 def windows(recipe: ClipRecipe, footage: VideoInfo) -> tuple[Window, ...]:
-    """The windows of a video, each of ``recipe.frames`` positions, in order; together they cover its whole track.
+    """The windows of a video, in order, each of ``recipe.frames`` positions. Together they cover its whole track.
 
-    ``fps`` sets one window after another. ``dense`` begins one every half window, as L4P does (arXiv 2502.13078): the
-    track is continued to a multiple of that stride, T = ceil(max(n, 16) / 8) * 8, and has (T - 16) / 8 + 1 windows.
+    ``fps`` windows do not overlap. ``dense`` windows begin every half window, as in L4P (arXiv 2502.13078): the track is
+    extended to a multiple of that stride, T = ceil(max(n, 16) / 8) * 8, and has (T - 16) / 8 + 1 windows.
     """
     return tuple(Window(start=start, stop=start + recipe.frames) for start in _starts(recipe, footage))
 
@@ -33,14 +33,14 @@ def _starts(recipe: ClipRecipe, footage: VideoInfo) -> range:
 
 
 def frame_indices(recipe: ClipRecipe, footage: VideoInfo, window: Window | None) -> tuple[int, ...]:
-    """Source frame number of each of the clip's frames, counted from 0.
+    """Source frame number, from 0, of each frame of the clip.
 
     ``uniform`` (no window) spreads them over the whole video, first and last included: round(linspace(0, n - 1, 16)), the
-    protocol of 4D-RGPT (arXiv 2512.17012). A video shorter than the clip there repeats frames and is not mirrored: the
-    repeats are what the paper's student is shown, and the teacher must see the student's frames.
+    protocol of 4D-RGPT (arXiv 2512.17012). A video shorter than the clip repeats frames instead of mirroring, because the
+    paper's student is shown the repeats, and the teacher must see the student's frames.
 
-    ``fps`` and ``dense`` want consecutive frames, where a repeat would be a motion that stops; a track too short is
-    mirrored, as L4P does. Raises `VideoError` where the window is not one of the video's.
+    ``fps`` and ``dense`` need consecutive frames, where a repeat would look like stopped motion; a track that is too short
+    is mirrored, as in L4P. Raises `VideoError` if the window is not one of the video's.
     """
     if recipe.sampling == "uniform":
         return spread(recipe.frames, footage)
@@ -54,14 +54,14 @@ def frame_indices(recipe: ClipRecipe, footage: VideoInfo, window: Window | None)
 
 
 def spread(count: int, footage: VideoInfo) -> tuple[int, ...]:
-    """So many frames over the whole video, as ``uniform`` sampling takes them."""
+    """``count`` frame numbers spread over the whole video, as in ``uniform`` sampling."""
     return tuple(int(i) for i in np.round(np.linspace(0, footage.frames - 1, count)))
 
 
 def mirrored(position: int, length: int) -> int:
-    """Where a position of an endless track lies among its first ``length``: 0 … n-1, n-2 … 0, 1 … and so on.
+    """Map a position of the endlessly mirrored track to one of its ``length`` frames: 0 … n-1, n-2 … 0, 1 … and so on.
 
-    That is a clip to which its time-reversed copy without the first frame is appended again and again (L4P).
+    Equals appending the time-reversed copy, without its first frame, again and again (L4P).
     """
     if length == 1:
         return 0
@@ -70,18 +70,18 @@ def mirrored(position: int, length: int) -> int:
 
 
 def _step(recipe: ClipRecipe, footage: VideoInfo) -> float:
-    """Source frames from one taken frame to the next. A video slower than the rate gives each of its frames once."""
+    """Source frames per sampled frame. If the video is slower than the rate, each of its frames is taken once."""
     return max(1.0, footage.fps / recipe.fps) if recipe.sampling == "fps" and recipe.fps is not None else 1.0
 
 
 def _source(recipe: ClipRecipe, footage: VideoInfo, taken: int) -> int:
-    """Source frame nearest to when the ``taken``-th frame is due. Steps are at least 1, so none is taken twice."""
+    """The source frame nearest in time to the ``taken``-th sampled frame. Steps are at least 1, so none is taken twice."""
     return math.floor(taken * _step(recipe, footage) + 0.5)
 
 
 def _taken(recipe: ClipRecipe, footage: VideoInfo) -> int:
-    """How many frames the sampling takes of the video, before any mirroring."""
+    """Number of frames that the sampling takes from the video, before mirroring."""
     count = math.ceil((footage.frames - 0.5) / _step(recipe, footage))  # the largest k has k * step + 0.5 < n
-    while _source(recipe, footage, count - 1) >= footage.frames:  # the last digit of a quotient
+    while _source(recipe, footage, count - 1) >= footage.frames:  # floating-point rounding of the quotient
         count -= 1
     return count

@@ -1,4 +1,4 @@
-"""Which videos a job is about: a manifest or a glob → a table of videos with ids."""
+"""A manifest or a glob in, a table of videos with ids out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 
 def list_videos(source: VideoSource) -> pa.Table:
-    """The job's videos as a table of `VIDEOS`, each once, in the order they are listed. Raises `BadInput` if there is none."""
+    """The job's videos, each once, in listed order: a table of `VIDEOS`. Raises `BadInput` if there is none, `Unreachable`."""
     videos = _from_manifest(source.manifest) if source.manifest is not None else _from_glob(str(source.glob))
     if not videos.num_rows:
         require_bucket(str(source.manifest or source.glob))
@@ -49,7 +49,7 @@ def _from_manifest(path: str) -> pa.Table:
         listed = _line_by_line(data, path)
     folder = path.rpartition("/")[0]
     uri = listed["uri"]
-    # Texts by the million are not copied where all are right as they are.
+    # Avoids copying millions of texts if all ids are given, or none.
     ids = {0: listed["id"], listed.num_rows: uri}.get(listed["id"].null_count)
     ids = pc.coalesce(listed["id"], uri) if ids is None else ids
     is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
@@ -62,8 +62,8 @@ _MANIFEST = pa.schema({"uri": pa.string(), "id": pa.string()})
 
 
 def _parsed(file: BinaryIO) -> pa.Table | None:
-    """The lines as a table: millions in seconds. None for whatever `_line_by_line` can name."""
-    # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
+    """The lines as a table, millions in seconds. None for a malformed manifest; `_line_by_line` then finds the bad line."""
+    # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
     reading = pj.ReadOptions(use_threads=False, block_size=1 << 24)
     parsing = pj.ParseOptions(explicit_schema=_MANIFEST, unexpected_field_behavior="error")
     try:
@@ -74,7 +74,7 @@ def _parsed(file: BinaryIO) -> pa.Table | None:
     return table
 
 
-# What an empty text or one that `require_keepable` might refuse looks like.
+# Matches an empty text, and any that `require_keepable` might refuse.
 _SUSPICIOUS = r"^$|[@?\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
 
 
@@ -84,7 +84,7 @@ def _is_well_formed(listed: pa.Table) -> bool:
 
 
 def _line_by_line(data: bytes, path: str) -> pa.Table:
-    """The slow way, which finds the line that is wrong. Raises `BadInput`."""
+    """Parse slowly, to name the line that is wrong. Raises `BadInput`."""
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -110,12 +110,12 @@ def _manifest_line(line: str, where: str) -> dict[str, str]:
 
 
 def require_keepable(texts: Iterable[str], where: str) -> None:
-    """Raises `BadInput` for a uri or an id that a catalog cannot or must not keep."""
+    """Raises `BadInput` for a URI or id with credentials or control characters, or not in UTF-8: a catalog cannot keep it."""
     for text in texts:
         if holds_credentials(text):
             raise BadInput(
-                f"{where}: the URL {text} holds credentials, and the store would keep them. Give one without, such as the "
-                "s3:// URL behind a signed one, and an id without them; the environment has the credentials (AWS_*)."
+                f"{where}: the URL {text} holds credentials, and the store would keep them. Use a URL and an id without them, "
+                "such as the s3:// URL behind a signed one; credentials belong in the environment (AWS_*)."
             )
         if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
             raise BadInput(f"{where}: {text!a} has control characters, or is not UTF-8; give the video another name")
@@ -134,7 +134,7 @@ def _from_glob(pattern: str) -> pa.Table:
 
 
 def _fixed_folder(pattern: str) -> str:
-    """The folders before the first wildcard, so that ids do not hold where the videos happen to lie."""
+    """The folders before the first wildcard, to be left out of ids, which must not depend on where the videos are stored."""
     parts = PurePosixPath(pattern).parts
     fixed: list[str] = []
     for part in parts[:-1]:

@@ -1,4 +1,4 @@
-"""Videos and clips by the million: as Arrow tables, and ids as 64-bit keys."""
+"""Videos and clips as Arrow tables, and ids in, 64-bit keys out: the forms that scale to millions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from schemas.errors import BadInput
 
 VIDEOS = pa.schema({"id": pa.string(), "uri": pa.string(), "key": pa.uint64()})
-"""A table of videos: what the user calls each, where it is, and the key of the id."""
+"""Schema of a table of videos: the user's id, the URI, and the key of the id."""
 
 CLIPS = pa.schema(
     {
@@ -25,7 +25,7 @@ CLIPS = pa.schema(
         "window_stop": pa.int64(),
     }
 )
-"""A table of clips before they have rows: the fields of `schemas.clip.Clip` but the row."""
+"""Schema of a table of clips that have no rows yet: the fields of `schemas.clip.Clip` without the row."""
 
 Keys = NDArray[np.uint64]
 
@@ -33,13 +33,13 @@ _HASHED_AT_ONCE = 2**16
 
 
 def keys_of(texts: Iterable[str]) -> Keys:
-    """The 64-bit key of each text: the first eight bytes, little-endian, of its BLAKE2b-64."""
+    """The 64-bit key of each text, uint64 (text,): its 8-byte BLAKE2b digest, read as little-endian."""
     blake2b = hashlib.blake2b
     return np.frombuffer(b"".join([blake2b(text.encode(), digest_size=8).digest() for text in texts]), dtype="<u8")
 
 
 def column_keys(column: pa.ChunkedArray) -> Keys:
-    """`keys_of` a column, without holding all of its texts at once."""
+    """`keys_of` a column, without holding all of its texts in memory at once."""
     starts = range(0, len(column), _HASHED_AT_ONCE)
     return np.concatenate([np.empty(0, np.uint64), *(keys_of(column.slice(s, _HASHED_AT_ONCE).to_pylist()) for s in starts)])
 
@@ -48,9 +48,9 @@ _SOUGHT_AT_ONCE = 2**20
 
 
 def indices_among(keys: Keys, known: Keys) -> NDArray[np.int64]:
-    """Where each key stands in ``known``, which is ascending; -1 where it does not.
+    """Index of each key in ``known``, which must be ascending; -1 if it is not there. int64 (key,).
 
-    Sought in ascending order, which keeps the search in the processor's caches: many times faster at ten millions.
+    Keys are looked up in ascending order, which keeps the search in the CPU's caches: many times faster for ten million keys.
     """
     found = np.full(len(keys), -1)
     for start in range(0, len(keys) if len(known) else 0, _SOUGHT_AT_ONCE):
@@ -67,10 +67,10 @@ def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
 
 
 def distinct(table: pa.Table, name: str, column: str, complaint: str) -> pa.Table:
-    """The first row of each ``name``. Raises `BadInput` where a later one differs in ``column``."""
+    """The first row of each ``name``. Raises `BadInput`, beginning with ``complaint``, if a later one differs in ``column``."""
     keys = np.sort(table["key"].to_numpy()) if "key" in table.column_names else None
     if keys is not None and (keys[1:] != keys[:-1]).all():
-        return table  # other keys, other names
+        return table  # different keys mean different names
     names = pc.unique(table[name])
     if len(names) == table.num_rows:
         return table

@@ -1,4 +1,4 @@
-"""What a decoder library gives of an opened video, and what opening takes: the one protocol of all of them."""
+"""The protocol of decoder libraries: a file in, an opened video out; frame numbers in, RGB frames with timestamps out."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ Device = Literal["cpu", "cuda"]
 
 
 class TimedFrame(NamedTuple):
-    """One frame as it is meant to be seen: a quarter turn in the video's metadata is applied."""
+    """One frame, upright: the rotation in the video's metadata is applied."""
 
     picture: Frame
     """uint8 (height, width, RGB)."""
     seconds: float
-    """Presentation time, as the video says it: the first frame need not be at 0."""
+    """Presentation time from the video; the first frame need not be at 0."""
 
 
 class OpenVideo(Protocol):
-    """A video that a decoder has opened. Frames are counted from 0 in the order in which they are shown."""
+    """A video opened by a decoder. Frames are numbered from 0, in presentation order."""
 
     @property
     def decoder(self) -> str:
-        """Name and version of what decodes it."""
+        """Name and version of the decoder."""
 
     @property
-    def footage(self) -> VideoInfo: ...
+    def footage(self) -> VideoInfo:
+        """Number of frames and frame rate."""
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
-        """Each wanted frame, in the order given; ``indices`` ascend without repeats. Raises `VideoError` (decode_error)."""
+        """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""
 
 
 Opener = Callable[[Path], AbstractContextManager[OpenVideo]]
-"""Opens a file that has bytes. Raises `VideoError` where the decoder cannot, or cannot be trusted with it."""
+"""Opens a non-empty file. Raises `VideoError` if the decoder cannot open it, or cannot be trusted with it."""

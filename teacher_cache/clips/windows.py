@@ -1,4 +1,4 @@
-"""From videos with digests to the clips a job is about. Videos with windows are probed, side by side; known ones are not."""
+"""Videos with digests in, a job's clips out. If the sampling needs windows, unknown videos are probed, in parallel."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PROBES = 8
 
 
 def whole_videos(videos: pa.Table) -> pa.Table:
-    """One clip over the whole of each video, as a table of `CLIPS` and ``clip_key``.
+    """One clip per video, over all of it: a table of `CLIPS` and ``clip_key``.
 
-    ``videos`` are as `teacher_cache.clips.tables.VIDEOS`, with ``content_digest``.
+    ``videos`` is a table of `teacher_cache.clips.tables.VIDEOS` and ``content_digest``.
     """
     nothing = pa.nulls(videos.num_rows, pa.int64())
     columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing]
@@ -40,19 +40,18 @@ def windows_of(
     timeout_seconds: float = 120,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
-    """The windows of the videos, as a table of `CLIPS` and ``clip_key``.
+    """The windows of the videos: a table of `CLIPS` and ``clip_key``.
 
-    ``known`` are clips of these videos that the store has. A video whose content it has is not opened: its windows are there,
-    unless one of its clips is to be tried again (``retry``, one for each of ``known``) and is the failed row of a video that
-    could not be probed. A video that cannot be opened now gives one clip without a window; the worker meets the same reason
-    and records it.
+    ``known`` are the store's clips of these videos. A video whose content the store has is not opened, since its windows are
+    known, unless one of its rows is that of a failed probe and is to be retried (``retry``, bool, one per row of ``known``). A
+    video that cannot be opened now yields one clip without a window; the worker then fails on it and records the reason.
     """
     of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
     digests = videos["content_digest"].take(pa.array(of_video))
     is_unread = digests.is_null().to_numpy(zero_copy_only=False)
     is_same = pc.fill_null(pc.equal(digests, known["content_digest"]), fill_value=False).to_numpy(zero_copy_only=False)
     is_whole = known["window_start"].is_null().to_numpy(zero_copy_only=False)
-    # A video that cannot be read now says nothing; its rows stay good.
+    # A video that cannot be read now may be unchanged, so its rows stay valid.
     stands = is_unread | (is_same & ~(is_whole & retry))
     is_known = np.zeros(videos.num_rows, bool)
     is_known[of_video] = True

@@ -1,1 +1,1 @@
-"""From a clip's raw signals to stored arrays and back, each with a stated error bound."""
+"""A clip's raw signals in, stored arrays out, and back; each encoding has a stated error bound."""

@@ -1,4 +1,4 @@
-"""What an encoding is: raw signal → stored arrays → physical signal, with a bound that is measured at write."""
+"""The encoding interface: raw signal → stored arrays → physical signal. The error is measured on write, against a bound."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 Values = np.ndarray[Any, Any]
 AnyArray = TypeVar("AnyArray", Values, "torch.Tensor")
-"""A numpy array or a tensor on any device: decoding is the same arithmetic on either."""
+"""A numpy array, or a tensor on any device. Decoding computes the same on both."""
 
 
 @dataclass(frozen=True)
 class Compression:
-    """The lossless codecs of one array, all of the Zarr v3 registry, so that any Zarr reader has them."""
+    """The lossless codec of one array. All are in the Zarr v3 registry, so any Zarr reader supports them."""
 
     codec: Literal["blosc", "zstd", "none"] = "blosc"
-    """``blosc``: zstd behind Blosc's byte shuffle, for numbers wider than a byte. ``zstd``: zstd alone."""
+    """``blosc``: Blosc's byte shuffle, for numbers wider than a byte, then zstd. ``zstd``: zstd alone."""
     level: int = 3
     order: tuple[int, ...] | None = None
-    """The order in which a clip's axes are laid out before compression, outermost first; None keeps theirs."""
+    """The axis order of a clip's memory layout before compression, outermost first; None keeps the array's order."""
 
 
 SHUFFLED = Compression()
-"""What an array has that states no other; earlier stores know it alone."""
+"""The default, and the only compression in early stores."""
 RAW = Compression("none")
-"""For numbers that are mostly noise, whose few per cent are not worth the time."""
+"""For numbers that are mostly noise, where saving a few per cent is not worth the time."""
 
 
 @dataclass(frozen=True)
@@ -42,54 +42,55 @@ class StoredArray:
 
     name: str
     shape: Shape
-    """Of one clip; the store puts the clip axis before it."""
+    """Shape of one clip; the store prepends the clip axis."""
     dtype: np.dtype[Any]
     dims: tuple[str, ...]
     missing: float | int
-    """What the array holds throughout where there is no clip. No encoding writes a clip of nothing else."""
+    """The array's fill value, for rows without a clip. No encoding writes a clip that consists of it alone."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     compression: Compression = SHUFFLED
     optional: bool = False
-    """It holds only the clips that its signal's other arrays cannot hold, and in their place; the ledger names those clips."""
+    """Whether the array holds only the clips that the signal's other arrays cannot represent. The ledger names those clips."""
 
 
 Arrays = dict[str, Values]
-"""Stored array's name → one clip's values."""
+"""Stored array's name → values: (*shape) of one clip, or (clip, *shape)."""
 
 
 class Encoding(Protocol):
-    """A named way to store one signal. Its name is in the recipe, so its arithmetic may never change under that name."""
+    """A named way to store one signal. The recipe records the name, so what it computes may never change under that name."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in the recipe."""
 
     @property
     def statement(self) -> str:
-        """The bound in words, kept in the array's attributes."""
+        """The error bound in words, stored in the array's attributes."""
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
-        """The arrays that may hold the signal; the first is named after the signal."""
+        """The arrays that store the signal; the first is named after it. ``shape`` is one clip's."""
 
     def signal_shape(self, stored: Shape) -> Shape:
-        """One clip's shape of the signal, given that of the first stored array."""
+        """The signal's shape for one clip, from that of the first stored array: the inverse of `stored`."""
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """Encode one clip's raw signal, a float32 tensor on any device; the arithmetic runs on that device.
+        """Encode one clip's raw signal, a float32 tensor on any device. Computes on that device.
 
-        Returns the arrays that hold this clip, little-endian on the host, and the measured error. A figure that is not
-        within its bound, NaN included, says that the arrays do not hold the clip.
+        Returns the clip's arrays, little-endian, on the host, and the measured error. If the error exceeds its bound, or is
+        NaN, the encoding cannot represent the clip.
         """
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
-        """Physical values as float32, of the arrays that `encode` gave; of tensors, a tensor on their device.
+        """Physical values as float32, from the arrays of `encode`. From tensors, computes a tensor on their device.
 
-        Arrays may have a leading clip axis. Depth is positive, not its log. The values are in ``out`` if it is given, and
-        else may be those of ``arrays`` themselves, where these are physical.
+        Arrays may have a leading clip axis. Depth is positive, not its log. The result is ``out`` if given; otherwise it may
+        share memory with ``arrays``.
         """
 
 
 def to_float32(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
-    """The values as float32, in ``out`` if it is given; without it, integers become a new array."""
+    """The values as float32, in ``out`` if given. Without it, float32 values are returned as they are, others as a copy."""
     if out is not None:
         out[...] = values
         return out
@@ -97,28 +98,28 @@ def to_float32(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
 
 
 def bytes_to_float32(values: AnyArray) -> AnyArray:
-    """int8 (..., 4, n), the bytes of little-endian float32 numbers, as float32 (..., n)."""
+    """Reinterpret int8 (..., 4, n), the bytes of little-endian float32 numbers, as float32 (..., n)."""
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values.swapaxes(-1, -2)).view("<f4")[..., 0]
     return values.transpose(-1, -2).contiguous().view(values.float().dtype)[..., 0]
 
 
 def nonzero(values: AnyArray) -> tuple[AnyArray, ...]:
-    """Indices of the values that are not zero, by axis. Quick where they are few."""
+    """Indices of the non-zero values, one array per axis. Fast if there are few."""
     if isinstance(values, np.ndarray):
         return np.unravel_index(np.flatnonzero(values != 0), values.shape)
     return values.nonzero(as_tuple=True)
 
 
 def exp(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
-    """The exponential of float32 values, in ``out`` if it is given."""
+    """The exponential of float32 values, in ``out`` if given."""
     if isinstance(values, np.ndarray):
         return np.exp(values, out=out)
     return values.exp() if out is None else out.copy_(values).exp_()
 
 
 def figure(measure: str, error: torch.Tensor, values: torch.Tensor, measured: float, bound: float) -> ErrorFigure:
-    """An `ErrorFigure` with the relative RMS of ``error`` over ``values``, both of one shape."""
+    """An `ErrorFigure`, with the RMS of ``error`` relative to that of ``values``. Both have the same shape."""
     power = float(values.double().square().mean())
     noise = float(error.double().square().mean())
     relative = (noise / power) ** 0.5 if power > 0 else 0.0

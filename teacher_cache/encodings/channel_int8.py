@@ -1,4 +1,4 @@
-"""F4D as int8 with one scale for each layer and channel of each clip."""
+"""F4D in, int8 with one scale for each layer and channel of each clip out, and back. Read only: new stores use `ChannelRMS`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _MISSING = -128
 
 @dataclass(frozen=True)
 class ChannelInt8:
-    """value = int8 × scale[layer, channel], with scale = (largest magnitude of the channel in the clip) / 127."""
+    """Encoding: value = int8 × scale[layer, channel], with scale = (largest magnitude of the channel in the clip) / 127."""
 
     name: str = "int8-channel"
     statement: str = "error of at most 1/254 of the channel's largest magnitude in the clip"
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        """An int8 array of the signal's shape, and its scales, float32 (layer, channel)."""
         attributes = {"units": signal.units, "long_name": signal.meaning, "encoding": self.name, "error_bound": self.statement}
         scale = f"{signal.name}_scale"
         return (
@@ -43,13 +44,15 @@ class ChannelInt8:
         )  # fmt: skip
 
     def signal_shape(self, stored: Shape) -> Shape:
+        """The stored shape itself."""
         return stored
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        """See `Encoding.encode`. ``raw``: (layer, …, channel)."""
         values = raw.float()
         largest = values.abs().amax(dim=tuple(range(1, values.ndim - 1)))  # (layer, channel)
         scale = largest / _LEVELS
-        # A channel that is zero throughout has no scale to divide by; any positive one stores its zeros.
+        # An all-zero channel has scale 0, which cannot divide; any positive scale stores its zeros.
         safe = scale + (scale == 0).float()
         over = safe.view(scale.shape[0], *(1,) * (values.ndim - 2), scale.shape[1])
         integers = (values / over).round().clamp(-_LEVELS, _LEVELS)
@@ -62,6 +65,7 @@ class ChannelInt8:
         return arrays, figure("error over the channel's largest magnitude", error, values, measured, _BOUND)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """See `Encoding.decode`."""
         values = to_float32(arrays[signal.name], out)
         scale = arrays[f"{signal.name}_scale"]  # (..., layer, channel)
         values *= scale.reshape(*scale.shape[:-1], *(1,) * (len(signal.dims) - 2), scale.shape[-1])

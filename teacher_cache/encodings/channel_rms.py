@@ -1,4 +1,4 @@
-"""F4D within a relative RMS error for each layer and channel of each clip, as bytes that compress close to their entropy."""
+"""F4D in, bytes that compress close to their entropy out, and back; with a bound on each channel's relative RMS error."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ if TYPE_CHECKING:
 _SCALE = slice(0, 4)
 _CENTRE, _DELTA = 4, 5
 _MISSING = -128
-_BLOCK = 256  # channels that are quantised at once, so that a processor's cache holds them
+_BLOCK = 256  # channels quantised at once, so that they fit in the CPU's cache
 
 
 @dataclass(frozen=True)
 class ChannelRMS:
-    """value = (low + 256 × high + centre) × scale: a uniform quantiser whose step, scale, is set by the bound.
+    """Encoding: value = (low + 256 × high + centre) × scale, a uniform quantiser whose step (scale) follows from the bound.
 
-    For each layer and channel of each clip, centre is the mean in steps. low and high are the bytes of the rest, the low one
-    signed, so high is 0 for values within 127 steps (4.4 times the RMS at 1%). Where delta is 1, time steps are alike, and
-    low is kept as its difference from the time step before, modulo 256.
+    For each layer and channel of each clip, centre is the mean in steps. low and high are the two bytes of the remainder, low
+    being signed, so high is 0 for values within 127 steps (4.4 times the RMS at 1%). If delta is 1, successive time steps are
+    similar, and low is stored as the difference from the previous time step, modulo 256.
 
-    All of a clip is in one int8 array (layer, plane, token_y, token_x, channel), so that no part of it can come from another
-    run than the rest, and one request reads it. Planes 0 to T-1 are low; T to 2T-1 are high; the first six tokens of plane 2T
-    hold each channel's scale as a little-endian float32, its centre and its delta, and the others 0.
+    A clip is one int8 array (layer, plane, token_y, token_x, channel), so its parts cannot come from different runs, and one
+    request reads it. Planes 0 to T-1 are low; planes T to 2T-1 are high; the first six tokens of plane 2T hold each channel's
+    scale (four bytes of a little-endian float32), centre and delta; the other tokens are 0.
     """
 
     name: str
     bound: float
-    """Largest RMS of a channel's error, relative to the channel's RMS in the clip."""
+    """Largest allowed RMS error of a channel, relative to the channel's RMS in the clip."""
 
     @property
     def statement(self) -> str:
+        """The bound in words."""
         return f"RMS error within {self.bound:.0%} of the RMS, for each layer and channel of each clip"
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        """One int8 array (layer, plane, token_y, token_x, channel)."""
         layers, times, height, width, channels = shape
-        assert height * width > _DELTA  # tokens enough for what stands beside the integers
+        assert height * width > _DELTA  # enough tokens for scale, centre and delta
         attributes = {
             "units": signal.units,
             "long_name": signal.meaning,
@@ -60,13 +62,15 @@ class ChannelRMS:
         layer, _, token_y, token_x, channel = signal.dims
         dims = (layer, "plane", token_y, token_x, channel)
         planes = (layers, 2 * times + 1, height, width, channels)
-        compression = Compression("zstd", level=1)  # literals are all there is: its higher levels find no matches
+        compression = Compression("zstd", level=1)  # the bytes have no matches for higher levels to find
         return (StoredArray(signal.name, planes, np.dtype("i1"), dims, _MISSING, attributes, compression),)
 
     def signal_shape(self, stored: Shape) -> Shape:
+        """(layer, 2T + 1 planes, y, x, channel) → (layer, T, y, x, channel)."""
         return (stored[0], stored[1] // 2, *stored[2:])
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        """See `Encoding.encode`. ``raw``: (layer, time, y, x, channel). The error is that of the worst layer and channel."""
         from teacher_cache.encodings.quantiser import quantise, relative_rms  # noqa: PLC0415  # torch, which decoding does not need
 
         blocks = [block for layer in raw.float() for block in layer.split(_BLOCK, dim=-1)]
@@ -87,6 +91,7 @@ class ChannelRMS:
         return {signal.name: planes.cpu().numpy()}, figure
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """See `Encoding.decode`."""
         planes = arrays[signal.name]  # (..., layer, plane, y, x, channel)
         times = planes.shape[-4] // 2
         low, high = planes[..., :times, :, :, :], planes[..., times : 2 * times, :, :, :]
@@ -95,7 +100,7 @@ class ChannelRMS:
         centre, delta = side[..., _CENTRE, :], side[..., _DELTA, :]  # (..., layer, 1, 1, channel)
         values = to_float32(low, out)
         if delta.any():
-            step, chosen = low[..., 0, :, :, :], -delta  # all bits where delta is 1
+            step, chosen = low[..., 0, :, :, :], -delta  # all bits set if delta is 1, none if it is 0
             for time in range(1, times):
                 step = (step & chosen) + low[..., time, :, :, :]
                 values[..., time, :, :, :] = step

@@ -1,4 +1,4 @@
-"""A bound that always holds: clips that a lossy encoding cannot hold within it are kept exactly, in an array of their own."""
+"""A lossy encoding in, one whose bound always holds out: clips beyond the bound are stored losslessly, in an optional array."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExactFallback:
-    """``lossy`` where its measured error is within its bound, and the raw float32 values where it is not.
+    """Encoding: ``lossy`` for clips whose measured error is within its bound; the raw float32 values for the others.
 
-    The latter are clips with NaN or infinities, beyond an integer's range, or too small for float32 to hold a step of them.
+    The others are clips with NaN or infinities, with values beyond the integers' range, or too small for a float32 step.
     """
 
     lossy: Encoding
@@ -27,20 +27,25 @@ class ExactFallback:
 
     @property
     def name(self) -> str:
+        """The lossy encoding's name."""
         return self.lossy.name
 
     @property
     def statement(self) -> str:
+        """The lossy encoding's bound, in words."""
         return self.lossy.statement
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        """The lossy encoding's arrays, and an optional one for exact clips."""
         (exact,) = self.exact.stored(signal, shape)
         return (*self.lossy.stored(signal, shape), replace(exact, name=exact_array(signal.name), optional=True))
 
     def signal_shape(self, stored: Shape) -> Shape:
+        """As the lossy encoding's."""
         return self.lossy.signal_shape(stored)
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        """See `Encoding.encode`. Returns either the lossy arrays or the exact one."""
         arrays, error = self.lossy.encode(signal, raw)
         if error.measured <= error.bound:
             return arrays, error
@@ -48,6 +53,7 @@ class ExactFallback:
         return {exact_array(signal.name): arrays[signal.name]}, error
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """See `Encoding.decode`. Decodes whichever arrays are there."""
         exact = arrays.get(exact_array(signal.name))
         if exact is None:
             return self.lossy.decode(signal, arrays, out)

@@ -1,4 +1,4 @@
-"""Values → integers whose step is set, channel by channel, by a bound on the RMS error. The torch half of `ChannelRMS`."""
+"""Feature values in, integers out, with each channel's step set by a bound on its RMS error. The torch part of `ChannelRMS`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import torch
 
-# Steps that are tried, as shares of sqrt(12) × bound × RMS, the step whose error is just the bound on average over values
-# that spread over many steps: about half of the channels are within it, and most others by the next. At the last one the
-# bound holds even if every value lies half a step off: sqrt(12) × 0.57 / 2 < 1.
+# Steps to try, as shares of sqrt(12) × bound × RMS. That is the step whose expected RMS error equals the bound for values
+# spread over many steps: about half of the channels satisfy the bound with it, and most others with the next one. With the last
+# one, the bound holds even if every value is half a step off: sqrt(12) × 0.57 / 2 < 1.
 _SHARES = (1.0, 0.99, 0.98, 0.96, 0.93, 0.85, 0.57)
 
 
 class Quantised(NamedTuple):
-    """Some channels of one layer in steps, and what has each channel back: (low + 256 × high + centre) × scale."""
+    """Quantised channels of one layer. The values are (low + 256 × high + centre) × scale."""
 
     low: torch.Tensor
     """int8 (time, y, x, channel)."""
@@ -26,18 +26,18 @@ class Quantised(NamedTuple):
     centre: torch.Tensor
     """int8 (channel,): the mean in steps."""
     delta: torch.Tensor
-    """bool (channel,): whether time steps differ by less than they vary."""
+    """bool (channel,): whether differences between time steps are smaller than the values' spread."""
     error: torch.Tensor
-    """float64 (channel,): mean square of the error; infinite or NaN where float32 cannot hold the channel so."""
+    """float64 (channel,): mean square of the error; infinite or NaN if float32 cannot represent the channel this way."""
     power: torch.Tensor
     """float64 (channel,): mean square of the values."""
 
 
 def quantise(values: torch.Tensor, bound: float) -> Quantised:
-    """Quantise channels of one layer, float32 (time, y, x, channel), each to an RMS error of at most ``bound`` × its RMS."""
+    """Quantise channels of one layer, float32 (time, y, x, channel), each with an RMS error of at most ``bound`` × its RMS."""
     tokens = values.reshape(-1, values.shape[-1])
-    # Each channel is brought to a largest magnitude in [1, 2) by a power of two, which rounds nothing: then squares neither
-    # overflow nor vanish.
+    # Scale each channel by a power of two, which is exact, to a largest magnitude in [1, 2), so that squares neither overflow
+    # nor underflow.
     unit = torch.ldexp(torch.ones_like(tokens[0]), torch.frexp(tokens.abs().amax(0)).exponent - 1)
     tokens = tokens / unit
     rms = tokens.square().mean(0).sqrt()
@@ -58,15 +58,15 @@ def quantise(values: torch.Tensor, bound: float) -> Quantised:
 
 
 def relative_rms(blocks: Sequence[Quantised]) -> tuple[float, float]:
-    """RMS of the error over that of the values, (of the worst layer and channel, of all): NaN where one is."""
+    """Relative RMS error: (of the worst layer and channel, of all values together). NaN if any channel's is."""
     error, power = torch.cat([q.error for q in blocks]), torch.cat([q.power for q in blocks])
-    least = torch.finfo(power.dtype).tiny  # a channel of zeros has neither an error nor a power
+    least = torch.finfo(power.dtype).tiny  # an all-zero channel has zero error and zero power
     worst, overall = (error / power.clamp_min(least)).max(), error.sum() / power.sum().clamp_min(least)
     return float(worst.sqrt()), float(overall.sqrt())
 
 
 def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(tokens (token, channel) in steps, as whole float32; each channel's step; its RMS error, at most ``bound`` × ``rms``)."""
+    """Find each channel's step. Returns (tokens (token, channel) in steps, as integral float32; steps; RMS errors)."""
     nominal = torch.where(rms > 0, math.sqrt(12) * bound * rms, torch.ones_like(rms))
     scale = _short(nominal)
     integers, error = _rounded(tokens, scale)
@@ -80,16 +80,16 @@ def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torc
 
 
 def _short(steps: torch.Tensor) -> torch.Tensor:
-    """Of eight significant bits, which are enough for a step and compress better than 24."""
+    """Round steps to eight significant bits, which are precise enough and compress better than 24."""
     return steps.bfloat16().float()
 
 
 def _rounded(tokens: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens in steps, rounded; the RMS error of each channel)."""
+    """(tokens in steps, rounded; RMS error of each channel)."""
     integers = (tokens / scale).round_()
     return integers, _mean_square(integers * scale - tokens).sqrt()
 
 
 def _mean_square(values: torch.Tensor) -> torch.Tensor:
-    """Over all axes but the last."""
+    """Mean square over all axes but the last."""
     return values.square().mean(tuple(range(values.dim() - 1)))

@@ -1,4 +1,4 @@
-"""Encodings by signal and name, and the profiles a job asks for."""
+"""A signal and an encoding's name in, the encoding out. A job's profile in, names out."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from teacher_cache.encodings.exact import Exact
 from teacher_cache.encodings.exact_fallback import ExactFallback
 from teacher_cache.encodings.uniform import UniformInteger
 
-# Level 5 gives the same bytes in a half more time, level 3 a tenth more bytes in two thirds of it.
+# Level 5 gives the same size in one and a half times the time; level 3, a tenth more in two thirds of it.
 _MAP = Compression("blosc", level=4)
-# u and v apart: each is smooth, and the one says little of the other.
+# u and v in separate planes: each is smooth, and they are hardly correlated.
 _PLANAR = Compression("blosc", level=4, order=(3, 0, 1, 2))
 
-# In float32 the low bits of a network's output are noise: compressed, features keep nine tenths of their bytes.
+# The low float32 bits of a network's output are noise: compression saves only a tenth of the features' bytes.
 _RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "depth") for n in SIGNAL_NAMES}
 _COMPRESSED: dict[SignalName, Exact] = {n: Exact("float32", SHUFFLED, logarithm=n == "depth") for n in SIGNAL_NAMES}
 
 
 def _depth(step: float, name: str, bound: float) -> ExactFallback:
-    # Half a step of the log is this error of the depth; the range is exp(±64) and more.
+    # Half a step of the log is the relative error of the depth. The range is at least exp(±64).
     lossy = UniformInteger(
         name, f"depth within {bound:.1%} of its value", np.dtype("<i2"), step, 0.0,
         missing=-(2**15), logarithm=True, bound=bound, compression=_MAP,
@@ -34,7 +34,7 @@ def _depth(step: float, name: str, bound: float) -> ExactFallback:
 
 
 def _flow(step: float, name: str) -> ExactFallback:
-    # ±2047 pixels and more.
+    # The range is at least ±2047 pixels.
     lossy = UniformInteger(
         name, f"flow within {step / 2:g} pixel", np.dtype("<i2"), step, 0.0,
         missing=-(2**15), bound=step / 2, compression=_PLANAR,
@@ -43,7 +43,7 @@ def _flow(step: float, name: str) -> ExactFallback:
 
 
 def _motion(step: float, name: str) -> ExactFallback:
-    # A logit of 8 is a probability of 0.9997; beyond it there is nothing to learn.
+    # A logit of 8 is a probability of 0.9997; there is nothing to learn beyond that.
     lossy = UniformInteger(
         name, f"logit, clipped to ±8, within {step / 2:g}", np.dtype("i1"), step, 0.0,
         missing=-128, clip=8.0, bound=step / 2, compression=_MAP,
@@ -51,8 +51,8 @@ def _motion(step: float, name: str) -> ExactFallback:
     return ExactFallback(lossy, _RAW["motion"])
 
 
-# Steps are powers of two, so that integer × step is exact in float32. A step of the log that just kept depth's bound would
-# save 0.03 and 0.35 bits a value.
+# Steps are powers of two, so that integer × step is exact in float32. For depth, the largest steps within the bounds would save
+# another 0.03 (fine) and 0.35 (compact) bits per value.
 _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
     "fine": {
         "f4d": ExactFallback(ChannelRMS("channel-rms-1%", 0.01), _RAW["f4d"]),
@@ -71,7 +71,7 @@ _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
     "exact": {**_RAW},
 }
 
-# What stores were written in before; no job asks for them.
+# Encodings of earlier stores, still read but no longer written.
 _EARLIER: dict[SignalName, tuple[Encoding, ...]] = {
     "f4d": (ChannelInt8(),),
     "depth": (
@@ -99,17 +99,17 @@ _EARLIER: dict[SignalName, tuple[Encoding, ...]] = {
 
 
 def resolve(job: Job) -> dict[SignalName, str]:
-    """The name of the encoding of every signal under the job's profile."""
+    """Signal → name of its encoding under the job's profile, for every signal."""
     return {signal: _PROFILES[job.encoding_profile(signal)][signal].name for signal in SIGNAL_NAMES}
 
 
 def encodings(signal: SignalName) -> dict[str, Encoding]:
-    """Every encoding of a signal that this version reads, by name."""
+    """Name → encoding, for every encoding of the signal that this version reads."""
     return {e.name: e for e in (*(profile[signal] for profile in _PROFILES.values()), _COMPRESSED[signal], *_EARLIER[signal])}
 
 
 def encoding(signal: SignalName, name: str) -> Encoding:
-    """The encoding that a recipe names. Raises `BadInput` if this version does not know it."""
+    """The encoding of that name. Raises `BadInput` if this version does not know it."""
     known = encodings(signal)
     if name not in known:
         raise BadInput(f"the store keeps {signal} in the encoding {name!r}; this version reads {', '.join(sorted(known))}")

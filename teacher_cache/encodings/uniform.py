@@ -1,4 +1,4 @@
-"""Uniform quantisation to integers with a fixed step, in the CF convention: value = integer × scale_factor + add_offset."""
+"""A map in, integers with a fixed step out, and back, by the CF convention: value = integer × scale_factor + add_offset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UniformInteger:
-    """A fixed step for every value, so the error is at most half a step wherever the value lies in range."""
+    """Encoding: one fixed step for all values, so the error is at most half a step for every value in range."""
 
     name: str
     statement: str
@@ -28,13 +28,14 @@ class UniformInteger:
     offset: float
     missing: int
     clip: float | None = None
-    """Values beyond ±clip are stored as ±clip, by the signal's own definition."""
+    """Values beyond ±clip are stored as ±clip, by the signal's definition, so this does not count as an error."""
     logarithm: bool = False
-    """The stored quantity is the natural log; `decode` gives its exponential, and the error is relative to the value."""
+    """Whether the stored quantity is the natural log. `decode` returns its exponential, and the error is relative."""
     bound: float = 0.0
     compression: Compression = SHUFFLED
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
+        """One integer array of the signal's shape, with CF attributes."""
         attributes = {
             "scale_factor": self.step,
             "add_offset": self.offset,
@@ -47,11 +48,13 @@ class UniformInteger:
         return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes, self.compression),)
 
     def signal_shape(self, stored: Shape) -> Shape:
+        """The stored shape itself."""
         return stored
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        # By a power of two, float32 divides, rounds and subtracts exactly. By another step it would, at 2^16 steps, already be
-        # off by a visible part of one.
+        """See `Encoding.encode`. The error is the largest absolute one, or relative one for a logarithm."""
+        # With a power of two as step, float32 divides, rounds and subtracts exactly. With another step, at 2^16 steps, it would
+        # be off by a noticeable part of a step, so float64 is used.
         is_exact = math.frexp(self.step)[0] == 0.5 and self.offset == 0
         values = raw.float() if is_exact else raw.double()
         if self.clip is not None:
@@ -69,6 +72,7 @@ class UniformInteger:
         return stored, figure(f"absolute error in {signal.units}", error, values, max(largest, -least), self.bound)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
+        """See `Encoding.decode`."""
         values = to_float32(arrays[signal.name], out)
         values *= self.step
         if self.offset:
@@ -77,5 +81,5 @@ class UniformInteger:
 
 
 def _expm1(value: float) -> float:
-    """Of an error in the log; infinite where math.expm1 would be too large a number."""
+    """Relative error from an error of the log; infinite for a log error of 1 or more, since math.expm1 might overflow."""
     return math.expm1(value) if value < 1 or math.isnan(value) else math.inf

@@ -1,1 +1,1 @@
-"""Camera rays, stitching of windows, and crops and flips that keep one geometry."""
+"""Maps and camera rays in; the same in another frame, view or length out: similarities, stitching, crops and flips."""

@@ -1,9 +1,9 @@
-"""Signals and frames in another view than the teacher's: cropped, mirrored, and still one geometry.
+"""Signals and frames in the teacher's view in; cropped and mirrored ones out, geometrically consistent with each other.
 
-A mirrored picture shows a mirrored world: with M = diag(-1, 1, 1) in the frame of the clip's first camera, points and camera
-centres become M p. So a ray's direction becomes M d, and its moment o × d, a pseudovector, M o × M d = det(M) M m = -M m;
-flow's u changes its sign; depth and motion stay. A crop changes no value: rays, and depth along the camera's optical axis, are
-as before, and only the principal point moves.
+A mirrored picture shows a mirrored world: with M = diag(-1, 1, 1) in the first camera's coordinates, points and camera centres
+become M p. So a ray's direction becomes M d, and its moment o × d, a pseudovector, becomes M o × M d = det(M) M m = -M m; the
+flow's u changes sign; depth and motion do not change. A crop changes no values: rays, and depth along the camera's optical
+axis, stay the same; only the principal point moves.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _MIRRORED: dict[SignalName, tuple[int, ...]] = {
     "flow": (-1, 1),
     "camray": (-1, 1, 1, 1, -1, -1),
 }
-"""Signal → the factor of each component under the mirror; `f4d` has none."""
+"""Signal → sign of each component under mirroring; `f4d` cannot be mirrored."""
 
 
 def view_signal(signal: SignalName, values: Values, view: View, size: int) -> Values:
-    """A signal's values (…, its axes in `SIGNALS`) as they are in ``view``. ``size``: the teacher's, in pixels.
+    """A signal's values (…, its axes in `SIGNALS`), transformed to ``view``. ``size`` is the teacher's frame size, in pixels.
 
-    Raises `ViewRefused` for `f4d`, and where a crop cuts through cells of the camera rays; `BadInput` for a crop that leaves
-    the picture.
+    Raises `ViewRefused` for `f4d`, and for a crop that cuts through cells of the camera rays; `BadInput` for a crop that
+    reaches outside the picture.
     """
     if view == WHOLE:
         return values
     if signal not in _MIRRORED:
         raise ViewRefused(
-            f"{signal} has no other view than the teacher's: the features of a mirrored or cropped video are not its features "
-            "mirrored or cropped. Teach the videos in that view to a store of their own, or ask for the maps alone."
+            f"{signal} has no other view than the teacher's: the features of a mirrored or cropped video are not its mirrored "
+            "or cropped features. Run the teacher on the videos in that view, into another store, or read only the maps."
         )
     dims = SIGNALS[signal].dims
     x = next(i for i, name in enumerate(dims) if name in ("x", "ray_x")) - len(dims)  # y is the axis before
@@ -54,23 +54,23 @@ def view_signal(signal: SignalName, values: Values, view: View, size: int) -> Va
 
 
 def _in_cells(signal: str, crop: Crop, rows: int, columns: int, size: int) -> tuple[int, ...]:
-    """The crop's top, left, height and width in cells of a grid of rows and columns over the picture."""
+    """The crop's top, left, height and width in cells of a rows × columns grid over the picture. Raises `ViewRefused`."""
     crop.require_within(size, size)
     scaled = [crop.top * rows, crop.left * columns, crop.height * rows, crop.width * columns]
     if any(position % size for position in scaled):
         raise ViewRefused(
             f"{signal} has {rows} × {columns} cells over {size} × {size} pixels, and the crop {crop!r} cuts through them; "
-            f"take multiples of {size / columns:g} pixels, or resample the whole picture's {signal} yourself"
+            f"use multiples of {size / columns:g} pixels, or resample the whole picture's {signal} yourself"
         )
     return tuple(position // size for position in scaled)
 
 
 def view_frames(frames: Frames, view: View, size: int, shape: tuple[int, int] | None = None) -> Frames:
-    """Frames of the whole picture, uint8 (frame, height, width, RGB) at any resolution, as the signals show them in ``view``.
+    """Frames of the whole picture, uint8 (frame, height, width, RGB) at any resolution, transformed to ``view`` as the signals.
 
-    The crop is in pixels at the teacher's ``size``, to which the whole picture was squashed; here it is the same part of the
-    picture, to the fraction of a pixel. ``shape`` (height, width) is what it is resized to, bicubic with antialiasing; by
-    default the part's own size, rounded. Raises `BadInput` for a crop that leaves the picture.
+    The crop is in pixels of the teacher's ``size``, to which the whole picture was squashed. Here it is the same part of the
+    picture, to sub-pixel precision, resized to ``shape`` (height, width), bicubic with antialiasing; by default to its own
+    size, rounded. Raises `BadInput` for a crop that reaches outside the picture.
     """
     height, width = frames.shape[1:3]
     box = (0.0, 0.0, float(width), float(height))

@@ -1,7 +1,7 @@
-"""From the overlapping windows of one video to maps over all its frames. Pure functions over numpy arrays.
+"""Overlapping windows of one video in, maps over all its frames out. Pure functions of numpy arrays.
 
-A later window overwrites what it shares with the earlier ones, after it was brought into their scale and frame
-(L4P, arXiv 2502.13078). Errors of the alignments add up over the windows, so a long video drifts.
+A later window is aligned to the earlier ones in scale and coordinates, and then overwrites the frames they share (L4P, arXiv
+2502.13078). Alignment errors accumulate over the windows, so a long video drifts.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _FEWEST_POINTS = 10
 def stitch(
     windows: Mapping[str, Sequence[Values]], starts: Sequence[int], *, align: Alignment = "disparity", seed: int = 0
 ) -> dict[str, Values]:
-    """Signal → its windows (frame, …), as one array over all frames.
+    """Stitch each signal's windows (frame, …): signal → one array over all frames.
 
-    ``starts`` is each window's first frame, ascending; a window must overlap or follow the one before. ``align``:
+    ``starts`` is each window's first frame, ascending; a window must overlap or directly follow the one before. ``align``:
 
-    * ``disparity``: depth by scale and shift of its inverse over the overlap; rays by the cameras they belong to.
+    * ``disparity``: depth by scale and shift of its inverse, fitted over the overlap; rays by their cameras' poses.
     * ``scale``: depth by the median ratio over the overlap; rays as above.
-    * ``joint``: depth and rays by one similarity of the points they stand for, which keeps them one geometry. Needs both.
-    * ``none``: neither; a window keeps its own scale and its own first camera's frame.
+    * ``joint``: depth and rays by one similarity of their surface points, so that they stay consistent. Needs both.
+    * ``none``: neither; a window keeps its own scale and its own first camera's coordinates.
 
     ``seed`` is for the random samples of ``joint``: equal seeds give equal bytes. Raises `BadInput`.
     """
@@ -68,7 +68,7 @@ def _require(windows: Mapping[str, Sequence[Values]], starts: Sequence[int], ali
     if unknown := windows.keys() - set(STITCHED):
         raise BadInput(f"{min(unknown)!r} has no frame axis to stitch along; {', '.join(STITCHED)} have")
     if align == "joint" and (missing := {"depth", "camray"} - windows.keys()) and missing != {"depth", "camray"}:
-        raise BadInput(f"the alignment `joint` is of depth and camray together; {min(missing)} is missing")
+        raise BadInput(f"the alignment `joint` needs depth and camray together; {min(missing)} is missing")
     for name, parts in windows.items():
         stops = [start + len(part) for start, part in zip(starts, parts, strict=True)]
         if starts[0] != 0 or any(b <= a or b > stop for a, b, stop in zip(starts, starts[1:], stops, strict=False)):
@@ -82,10 +82,10 @@ def overwrite(
     *,
     skip: int = 0,
 ) -> Values:
-    """Windows (frame, …) one over the other: (frames, …).
+    """Write windows (frame, …) over each other: (frames, …).
 
-    ``aligned(number, window, overlap)`` brings a window to what is stitched so far, of which ``overlap`` are the frames they
-    share. The first ``skip`` frames of a later window are left as the earlier one has them: flow has no frame 0.
+    ``aligned(number, window, overlap)`` aligns a window to the result so far, of which ``overlap`` are the frames they share.
+    The first ``skip`` shared frames keep the earlier window's values: flow is not defined in a window's frame 0.
     """
     whole = np.empty((starts[-1] + len(windows[-1]), *windows[0].shape[1:]), windows[0].dtype)
     end = 0
@@ -100,7 +100,7 @@ def overwrite(
 
 
 def stitch_depth(windows: Sequence[Values], starts: Sequence[int], *, by_disparity: bool = True) -> Values:
-    """Depth windows (frame, y, x), positive and each in a scale of its own, in the scale of the first: (frames, y, x)."""
+    """Stitch depth windows (frame, y, x), positive and each in its own scale, in the scale of the first: (frames, y, x)."""
 
     def aligned(_number: int, window: Values, overlap: Values) -> Values:
         if not len(overlap):
@@ -113,7 +113,7 @@ def stitch_depth(windows: Sequence[Values], starts: Sequence[int], *, by_dispari
 
 
 def disparity_fit(depth: Values, target: Values) -> tuple[float, float]:
-    """(scale, shift) of least squares, min ‖s · 1/depth + b − 1/target‖² over all pixels. A flat disparity gets no shift."""
+    """The least-squares (scale s, shift b): min ‖s · 1/depth + b − 1/target‖² over all pixels. No shift for constant depth."""
     x, y = safe_inverse(depth).ravel(), safe_inverse(target).ravel()
     middle, aim = x.mean(), y.mean()
     spread = float(((x - middle) ** 2).mean())
@@ -124,24 +124,24 @@ def disparity_fit(depth: Values, target: Values) -> tuple[float, float]:
 
 
 def rescaled(depth: Values, scale: float, shift: float) -> Values:
-    """1 / (scale / depth + shift). What would lie beyond infinity becomes 0, as `safe_inverse` gives it."""
+    """1 / (scale / depth + shift); 0 where the denominator is not positive, as in `safe_inverse`."""
     return safe_inverse(scale * safe_inverse(depth) + shift).astype(depth.dtype)
 
 
 def safe_inverse(values: Values) -> DoubleArray:
-    """1 / values in float64, and 0 where they are not positive."""
+    """1 / values in float64; 0 where they are not positive."""
     wide = values.astype(np.float64)
     return np.divide(1.0, wide, out=np.zeros_like(wide), where=wide > 0)
 
 
 def median_scale(depth: Values, target: Values) -> float:
-    """The median of target / depth over the pixels where both are positive; 1 where there is none."""
+    """The median of target / depth over the pixels where both are positive; 1 if there are none."""
     known = (depth > 0) & (target > 0)
     return float(np.median(target[known].astype(np.float64) / depth[known])) if known.any() else 1.0
 
 
 def stitch_rays(windows: Sequence[Values], starts: Sequence[int]) -> Values:
-    """Plücker windows (frame, ray_y, ray_x, 6), each in its own first camera's frame, in the first one's: (frames, …)."""
+    """Stitch ray windows (frame, ray_y, ray_x, 6), each in its own first camera's coordinates, in those of the first window."""
 
     def aligned(_number: int, window: Values, overlap: Values) -> Values:
         return camera_similarity(window[: len(overlap)], overlap).rays(window) if len(overlap) else window
@@ -150,11 +150,11 @@ def stitch_rays(windows: Sequence[Values], starts: Sequence[int]) -> Values:
 
 
 def camera_similarity(camray: Values, target: Values) -> Similarity:
-    """What takes the cameras of some frames to the same cameras in another frame, from their rays alone.
+    """The similarity that maps cameras to the same cameras in another coordinate frame, from their rays alone.
 
-    The rotation is Kabsch's over all pairs of directions, since a pixel's ray is one in both, whatever the intrinsics. Scale
-    and translation are those of least squares over the camera centres; a camera that stands still tells no scale, and
-    keeps 1.
+    The rotation is Kabsch's over all pairs of directions, since a pixel has the same ray in both, whatever the intrinsics.
+    Scale and translation are the least-squares fit of the camera centres; a static camera does not determine the scale, which
+    is then 1.
     """
     rotation = rotation_between(camray[..., :3], target[..., :3])
     centres, aims = camera_centres(camray), camera_centres(target)
@@ -171,10 +171,10 @@ def camera_similarity(camray: Values, target: Values) -> Similarity:
 def stitch_jointly(
     depth: Sequence[Values], camray: Sequence[Values], starts: Sequence[int], *, seed: int = 0
 ) -> tuple[Values, Values]:
-    """Depth and Plücker windows in the scale and frame of the first, by one similarity of the surface points they show.
+    """Stitch depth and ray windows in scale and coordinates of the first, each aligned by one similarity of its surface points.
 
-    L4P samples the pixels of every third shared frame, unseeded. Here the points are those of every ray of every shared frame,
-    and RANSAC draws from ``seed``.
+    L4P samples pixels of every third shared frame, unseeded. Here, the points are those of all rays of all shared frames, and
+    RANSAC is seeded with ``seed``.
     """
     depths, rays = list(depth[0]), list(camray[0])
     for number, start in enumerate(starts[1:], start=1):
@@ -191,10 +191,10 @@ def stitch_jointly(
 def joint_similarity(
     depth: Values, camray: Values, target_depth: Values, target_camray: Values, rng: np.random.Generator
 ) -> Similarity:
-    """What takes the surface points of some frames to the same points in another frame, robustly.
+    """The similarity that maps surface points to the same points in another coordinate frame, robust to outliers.
 
-    An outlier is further off than a hundredth of the target's 98th-percentile depth. With fewer than ten points that both
-    know, it is `camera_similarity`.
+    An outlier is off by more than a hundredth of the target's 98th-percentile depth. With fewer than ten points known in both,
+    falls back to `camera_similarity`.
     """
     source, target = surface_points(depth, camray), surface_points(target_depth, target_camray)
     known = np.isfinite(source).all(-1) & np.isfinite(target).all(-1)
@@ -205,9 +205,9 @@ def joint_similarity(
 
 
 def surface_points(depth: Values, camray: Values) -> DoubleArray:
-    """Where each ray meets the surface: (ray, 3) from depth (frame, y, x) and rays, in the rays' frame. NaN where neither is.
+    """The surface point of each ray, (ray, 3), from depth (frame, y, x) and rays, in the rays' coordinates. NaN if unknown.
 
-    Depth is along the optical axis, which is the mean ray where the principal point is the image's centre, as L4P's is.
+    Depth is along the optical axis, which is the mean ray if the principal point is the image's centre, as in L4P.
     """
     rows, columns = camray.shape[1:3]
     height, width = depth.shape[1:]

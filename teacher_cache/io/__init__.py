@@ -1,1 +1,1 @@
-"""Reaching servers, disks and people: clients, patience, request counts, locks, output folders, the terminal, command lines."""
+"""Access to servers, disks and terminals: clients, retries, request counts, locks, output folders, console, command lines."""

@@ -1,4 +1,4 @@
-"""What both commands share: their version, exit statuses and shell completion, and errors as one message each."""
+"""The frame of every command: version, shell completion, and errors in, one message and an exit status out."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ EXIT_STATUSES = {
     130: "stopped by Ctrl-C",
     143: "stopped by SIGTERM",
 }
-"""Exit status → what it means, of every command."""
+"""Exit status of any command → its meaning."""
 
-# A package that only some commands need → the extra that brings it.
+# A package that only some commands need → the extra that installs it.
 _EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "teach"}
 
-# What a disk says that can take no more.
+# Errors of a disk that is full or read-only.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Command(TyperCommand):
-    """A command whose help ends with its exit statuses, and whose usage names its arguments as they are: ``JOB.yaml``."""
+    """A command whose help ends with the exit statuses, and whose usage shows argument names without braces: ``JOB.yaml``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         statuses = "; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items())
         super().__init__(*args, **kwargs | {"epilog": f"Exit status: {statuses}."})
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """See `click.Command`; strips the braces."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 def command_line(name: str, description: str) -> typer.Typer:
-    """An empty command line of that name, with ``--version`` and shell completion; give its commands ``cls=Command``."""
+    """An empty command line with ``--version`` and shell completion. Add commands with ``cls=Command``."""
     app = typer.Typer(name=name, help=description, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     @app.callback()
@@ -75,9 +76,9 @@ def _print_version(is_asked: bool) -> None:
 
 @contextmanager
 def reported_errors(as_json: bool) -> Iterator[None]:
-    """Turn every error into one message and its exit status, Ctrl-C into 130.
+    """Turn every error into one message and its exit status; Ctrl-C into 130.
 
-    An error that nobody foresaw becomes a `ProgramFault`, and its traceback a file.
+    An unexpected error becomes a `ProgramFault`, and its traceback is written to a file.
     """
     try:
         yield
@@ -85,14 +86,16 @@ def reported_errors(as_json: bool) -> Iterator[None]:
         stderr.print("stopped; what was committed stays, and the same command goes on from there")
         raise SystemExit(130) from None
     except BrokenPipeError:
-        # The reader of our output has gone (`… | head`); writing to it again at exit would print a traceback.
+        # The reader of our output is gone (`… | head`); flushing to it at exit would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except Exception as error:  # noqa: BLE001  # told of, whatever it is
+    except Exception as error:  # noqa: BLE001  # every error becomes a message
         told = _told(error)
         if as_json:
             print_json(ErrorReport(error=ErrorMessage(kind=type(told).__name__, message=str(told))))
-        if isinstance(told, ProgramFault) and stderr.quiet:  # of several processes one speaks, but this one alone knows
+        if (
+            isinstance(told, ProgramFault) and stderr.quiet
+        ):  # in a process that is otherwise silent, since another reports for all
             sys.stderr.write(f"error: {printable(str(told))}\n")
         stderr.print(f"[bold red]error:[/] {escape_lines(str(told))}", soft_wrap=True)
         raise SystemExit(told.exit_status) from None
@@ -106,13 +109,13 @@ def _told(error: Exception) -> CacheError:
     for one in chain:
         package = (getattr(one, "name", None) or "").partition(".")[0] if isinstance(one, ModuleNotFoundError) else ""
         if package in _EXTRAS:
-            brings = f"pip install 'p4d-cache[{_EXTRAS[package]}]' brings it"
-            return CouldNotRun(f"this needs the package {package}, which is not installed here; {brings}")
+            remedy = f"`pip install 'p4d-cache[{_EXTRAS[package]}]'` installs it"
+            return CouldNotRun(f"this needs the package {package}, which is not installed here; {remedy}")
     if any("torchvision" in str(one) for one in chain if isinstance(one, ImportError | RuntimeError | OSError)):
         return CouldNotRun(
             f"the torchvision {_version('torchvision')} installed here cannot be loaded beside torch {_version('torch')}: "
             f"{_first_line(chain[-1])}. Nothing here needs torchvision: `pip uninstall torchvision`, or install the release "
-            "that goes with this torch, from the same place."
+            "that matches this torch, from the same source."
         )
     if full := next((one for one in chain if _is_no_room(one)), None):
         where = f" {full.filename}" if isinstance(full, OSError) and full.filename else ""
@@ -123,7 +126,7 @@ def _told(error: Exception) -> CacheError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, outermost first."""
+    """The error and its causes, outermost first."""
     following: BaseException | None = error
     seen: set[int] = set()
     while following is not None and id(following) not in seen:
@@ -135,7 +138,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _is_no_room(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
-    # Libraries in Rust (safetensors) give the system's error as text.
+    # Rust libraries (safetensors) report the system's error as text.
     return any(f"(os error {number})" in str(error) for number in _NO_ROOM)
 
 
@@ -151,7 +154,7 @@ def _version(distribution: str) -> str:
 
 
 def _kept(error: Exception) -> str:
-    """Where the traceback is, in a sentence."""
+    """Write the traceback to a file. Returns a sentence that says where it is."""
     text = without_credentials("".join(traceback.format_exception(error)))
     try:
         descriptor, path = tempfile.mkstemp(prefix=f"{Path(sys.argv[0]).stem}-fault-", suffix=".log")

@@ -1,4 +1,4 @@
-"""From a YAML file to a validated value, with errors a person can act on."""
+"""A YAML file in, a validated model out, or an error that names every wrong field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key replace an earlier one in silence; a job that names a key twice is a mistake."""
+    """Refuses duplicate keys: YAML silently lets a later one replace an earlier one, and in a job that is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -31,8 +31,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def load_yaml(path: str | Path, model: type[Model]) -> Model:
     """Read a YAML file into ``model``.
 
-    Raises `BadInput` that names the file, every field that is wrong, what was found there and, for a
-    misspelt key, the key that was meant.
+    Raises `BadInput`, naming the file, every wrong field, the value found there and, for a misspelt key, the likely one.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -56,7 +55,7 @@ def load_yaml(path: str | Path, model: type[Model]) -> Model:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line a problem: where, what is wrong, what was found."""
+    """One line per problem: where, what is wrong, what was found."""
     return "\n".join(f"  {_line(dict(problem), model)}" for problem in error.errors(include_url=False))
 
 

@@ -1,4 +1,4 @@
-"""How every command speaks: results on standard output, everything else on standard error."""
+"""Text and reports in; results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rich.progress import (
 
 
 class _Stderr(io.TextIOBase):
-    """Standard error, whichever it is at the moment, for those who can go on without it.
+    """The current standard error, as a stream that never fails.
 
-    Its reader may go (``2>&1 | head``, a closed terminal) or its disk be full while a run of days is at work: then what
-    cannot be written is lost, and the run is not.
+    During a run of days, its reader may close (``2>&1 | head``, a closed terminal) or its disk fill up. Then the output is
+    lost, but the run goes on.
     """
 
     is_gone = False
-    """Whether its reader has gone for good."""
+    """Whether the reader is gone for good."""
 
     def write(self, text: str) -> int:
         self._try(lambda file: file.write(text))
@@ -53,7 +53,7 @@ class _Stderr(io.TextIOBase):
 
     @property
     def _file(self) -> TextIO:
-        # While a view is shown, rich puts an object of its own in the place of standard error, which writes to us.
+        # During a live view, rich replaces sys.stderr by a proxy that writes to this object.
         return cast("TextIO", getattr(sys.stderr, "rich_proxied_file", sys.stderr))
 
     def _try(self, action: Callable[[TextIO], object]) -> None:
@@ -61,7 +61,7 @@ class _Stderr(io.TextIOBase):
             action(self._file)
         except OSError as error:
             if error.errno in {errno.EPIPE, errno.EIO}:
-                # Python would try once more to write what is left, at the end, and report that in the exit status.
+                # Without this, Python would try to flush the rest at exit, and fail with another exit status.
                 self.is_gone = True
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
@@ -72,46 +72,46 @@ stdout = Console(highlight=False)
 
 
 def printable(text: str) -> str:
-    """Text with whatever would command a terminal spelt out."""
+    """The text, with control characters escaped."""
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c).startswith("C") else c for c in text)
 
 
 def escape(text: str) -> str:
-    """Text as it is, for rich: brackets in a file name are not its markup, and what would command a terminal is spelt out."""
+    """The text as literal rich markup: brackets in a file name are not tags, and control characters are escaped."""
     return printable(text).replace("[", "\\[")
 
 
 def escape_lines(text: str) -> str:
-    """`escape` for a text of our own making that has lines."""
+    """`escape` each line of a text, keeping the line breaks."""
     return "\n".join(map(escape, text.split("\n")))
 
 
 def in_terminal() -> bool:
-    """Whether standard error is a screen that can be drawn on. Not a log, whatever ``FORCE_COLOR`` says of it."""
+    """Whether standard error is a terminal. A log file is not, even under ``FORCE_COLOR``."""
     return stderr.file.isatty() and stderr.is_interactive
 
 
 def is_read() -> bool:
-    """Whether anybody may still see what goes to standard error."""
+    """Whether standard error may still have a reader."""
     return not _STDERR.is_gone
 
 
 def size(count: float) -> str:
-    """Bytes for people: ``11.8 MB``."""
+    """A number of bytes, formatted: ``11.8 MB``."""
     units = ("B", "kB", "MB", "GB", "TB", "PB")
     power = min(len(units) - 1, (len(str(int(count))) - 1) // 3)
     return f"{count / 1000**power:.{0 if power == 0 else 1}f} {units[power]}"
 
 
 def print_json(report: BaseModel) -> None:
-    """One JSON object on standard output."""
+    """Print the report as one JSON object on standard output."""
     sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     sys.stdout.flush()
 
 
 @contextmanager
 def progress_bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar in a terminal, a line each tenth of the way in a log. Yields ``advance(count)``."""
+    """A progress bar in a terminal; in a log, a line every tenth of the way. Yields ``advance(count)``."""
     if in_terminal():
         with _bar() as bar:
             task = bar.add_task(description, total=total, unit=unit)

@@ -1,4 +1,4 @@
-"""One process at a time, on one machine."""
+"""A lock file in, exclusive access out: one process at a time on one machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Held by one thread of one process; the system releases it when that process ends, however it ends. Makes the file."""
+    """Wait for and hold a lock on a file, which is created. The system releases it when the process ends, however it ends."""
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Folders of things that take long to make and stay: each says what its things were made with, and takes no others."""
+"""A folder and settings in; a folder reserved for results of those settings out. Also atomic file writes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _Settings = TypeAdapter(dict[str, Any])
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make ``folder`` one for things of ``settings`` (of JSON's own types), or find that it is one already.
+    """Reserve ``folder`` for results of ``settings`` (JSON types), or check that it is reserved for them already.
 
-    Raises `BadInput` where it holds things of other settings, naming those that differ, or cannot be written.
+    Raises `BadInput` if it was made with other settings, naming those that differ, or cannot be written.
     """
     file = folder / _FILE
     try:
@@ -37,14 +37,14 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
+    """Write JSON atomically."""
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place where the block ends without an error."""
+    """A temporary path beside ``path`` to write to, which replaces it if the block ends without an error."""
     unfinished = path.with_name(f".{path.name}.part")
     yield unfinished
     unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""A process that is killed outright can stop nobody: each of its children looks for itself whether it still lives."""
+"""A parent's process id in; the child's exit once that parent is gone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 
 
 def end_with_parent(parent: int) -> None:
-    """Exit once the process that started this one is gone; for a thread of its own.
+    """Exit this process once its parent is gone. Run it in a thread of its own.
 
-    A parent that is killed outright can stop nobody, so each of its children looks for itself.
+    A parent killed by SIGKILL cannot stop its children, so each child polls.
     """
     while os.getppid() == parent:
         time.sleep(0.5)

@@ -1,9 +1,8 @@
-"""Trying again what fails for a passing reason. In: one operation on a server; out: what it gives, or the error that stays.
+"""Retries with backoff. One operation on a server in; its result, or its last error, out.
 
-Every request to S3 that s3fs makes comes by `Patience` through botocore's own hook, so that a listing of a thousand pages, or
-five hundred objects fetched at once, repeats the one request that failed. What fails outside a request's answer (a body cut
-short), or in another client (obstore, HTTP), makes `Patience` repeat the whole operation. Nothing else repeats anything: the
-clients' own retries are off.
+s3fs's requests reach `Patience` through botocore's retry hook, so a listing of a thousand pages, or a fetch of five hundred
+objects, retries only the request that failed. For a failure outside a request's answer (a body cut short), or in another
+client (obstore, HTTP), `Patience` retries the whole operation. Nothing else retries: the clients' own retries are off.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from schemas.credentials import without_credentials
 
 PATIENCE_VARIABLE = "P4D_PATIENCE_SECONDS"
 _PATIENCE_SECONDS = 600.0
-"""How long a server that has answered this process may be away: long enough to stop a server and start it again."""
+"""How long a server that has answered this process may be unavailable: long enough to restart it."""
 
 _NOBODY_SECONDS, _TROUBLED_SECONDS = 3.0, 30.0
-"""How long a server that has never answered it well may be silent, or answer with 5xx alone: its address may be wrong."""
+"""How long a server that has never answered successfully may be silent, or send only 5xx: its address may be wrong."""
 
 _FEWEST_TRIES = 3
-"""Of each request, however long they take."""
+"""Attempts of each request, however long they take."""
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 10.0
 _TOLD_AFTER_SECONDS, _TOLD_EVERY_SECONDS = 10.0, 60.0
@@ -42,7 +41,7 @@ _PASSING_CODES = frozenset(
         "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException", "XAmzContentSHA256Mismatch",
     }
 )  # fmt: skip
-"""Error codes of S3 that pass under whatever status. A conditional create that met a delete is to be sent again."""
+"""S3 error codes that are transient, whatever the status. They include a conditional create that collided with a delete."""
 
 _PASSING = frozenset(
     {
@@ -58,10 +57,10 @@ _PASSING = frozenset(
         "http.client.IncompleteRead",
     }
 )
-"""Kinds of exceptions; by name, because importing all these clients takes longer than opening a store on a disk."""
+"""Transient exception types; by name, because importing all these clients takes longer than opening a store on a disk."""
 
 _STAYING = frozenset({"aiohttp.client_exceptions.ClientSSLError", "botocore.exceptions.SSLError"})
-"""Kinds of the above that do not pass."""
+"""Subtypes of the above that are permanent."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ Result = TypeVar("Result")
 
 
 class NotNow(OSError):
-    """A request failed for a reason that passes; ``status`` is the HTTP status, where one came."""
+    """A request failed for a transient reason. ``status`` is the HTTP status, if there was an answer."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -77,9 +76,9 @@ class NotNow(OSError):
 
 
 class Patience:
-    """What one operation on a server may still take: its requests are repeated, with full jitter, until that is spent.
+    """The retry budget of one operation on a server: its requests are retried, with full jitter, until the time is spent.
 
-    Its clock starts at the first failure since a request of the operation was last answered. For one operation only.
+    The clock starts at the first failure after the operation's last answered request.
     """
 
     def __init__(self, url: str) -> None:
@@ -88,7 +87,7 @@ class Patience:
         self._spent = False
 
     def ask(self, operation: Callable[[], Result]) -> Result:
-        """What the operation gives. Its last error, where that stays, or the patience is spent."""
+        """The operation's result. Raises its error if that is permanent, or once the retry time is spent."""
         before = _current.set(self)
         try:
             for tries in count(1):
@@ -108,12 +107,12 @@ class Patience:
         raise AssertionError
 
     def answered(self) -> None:
-        """The server did what it was asked, or said for good that it does not."""
+        """Report that the server gave a final answer: success, or a permanent error."""
         self._since = None
         _answering.add(self._server)
 
     def wait_seconds(self, tries: int, reason: str, status: int | None) -> float | None:
-        """How long to wait after a request's ``tries``-th failure, counted from 1; None where the patience is spent."""
+        """Seconds to wait after a request's ``tries``-th failure, counted from 1; None once the retry time is spent."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         lasts = now - self._since
@@ -126,12 +125,12 @@ class Patience:
 
 
 def expect(url: str) -> None:
-    """Be patient with a server from the first request on, because another process has reached it."""
+    """Use the long retry time for a server from the first request on, because another process has reached it."""
     _answering.add(_server(url))
 
 
 def passing_reason(error: BaseException) -> str | None:
-    """Why the same request may fare better later, in words; None where it will not."""
+    """The reason, in words, if the error is transient; None if it is permanent."""
     for one in (error, error.__cause__):
         answer = getattr(one, "response", None)
         if isinstance(answer, Mapping):
@@ -146,7 +145,7 @@ def passing_reason(error: BaseException) -> str | None:
 
 
 def is_passing_status(status: int) -> bool:
-    """Of HTTP."""
+    """Whether an HTTP status is transient."""
     return status in _PASSING_STATUS
 
 
@@ -155,24 +154,24 @@ def _is_a(error: BaseException | None, kinds: Collection[str]) -> bool:
 
 
 def session() -> Any:
-    """A session for s3fs whose requests are repeated as the operation's `Patience` says."""
-    made = importlib.import_module("aiobotocore.session").AioSession()  # s3fs, whose session it is, imports it too
+    """A session for s3fs whose requests are retried under the operation's `Patience`."""
+    made = importlib.import_module("aiobotocore.session").AioSession()  # s3fs, which uses the session, imports it anyway
     made.register("needs-retry.s3", _needs_retry, unique_id="p4d-patience")
     return made
 
 
 _current: ContextVar[Patience | None] = ContextVar("patience", default=None)
-"""The operation's that this thread is in; fsspec carries the context into its event loop."""
+"""The current operation's; fsspec passes the context into its event loop."""
 
 _answering: set[str] = set()
-"""Those that answered this process."""
+"""Servers that have answered this process."""
 
 _told: dict[str, float] = {}
 _telling = threading.Lock()
 
 
 def _server(url: str) -> str:
-    """What an outage is of: an S3 endpoint, or a server. Buckets and paths of it come and go together."""
+    """The unit of an outage: an S3 endpoint, or a server. Its buckets and paths are unavailable together."""
     parts = urlsplit(url)
     return os.environ.get("AWS_ENDPOINT_URL", "s3") if parts.scheme in {"s3", "s3a"} else f"{parts.scheme}://{parts.netloc}"
 
@@ -191,7 +190,7 @@ def _needs_retry(
     request_dict: dict[str, Any],
     **_: Any,
 ) -> float | None:
-    """What botocore asks after each request: how many seconds until it is sent again; None where it is not."""
+    """Retry hook of botocore: seconds until the request is sent again; None if it is not."""
     patience = _current.get() or request_dict["context"].setdefault("p4d-patience", Patience(request_dict["url"]))
     answer = None if response is None else response[1]
     reason = _reason_of_answer(answer) if answer is not None else passing_reason(caught_exception or OSError())
@@ -217,10 +216,10 @@ def _reason_of_answer(answer: Mapping[str, Any]) -> str | None:
 
 
 def _tell(server: str, reason: str, lasts: float) -> None:
-    """Say now and then that the process is waiting, so that it does not look hung."""
+    """Log now and then that the process is waiting, so that it does not look hung."""
     now = time.monotonic()
     with _telling:
         if lasts < _TOLD_AFTER_SECONDS or now - _told.get(server, -_TOLD_EVERY_SECONDS) < _TOLD_EVERY_SECONDS:
             return
         _told[server] = now
-    _log.warning("%s", without_credentials(f"{server} has not answered for {lasts:.0f} s ({reason}); trying on"))
+    _log.warning("%s", without_credentials(f"{server} has not answered for {lasts:.0f} s ({reason}); still trying"))

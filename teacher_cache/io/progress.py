@@ -1,4 +1,4 @@
-"""How a long step tells how far it is, whoever listens."""
+"""The callback by which a long step reports its progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
-"""(description, total, unit) → a context that gives ``advance(count)``."""
+"""(description, total, unit) → a context manager that yields ``advance(count)``."""
 
 
 def no_progress(_description: str, _total: int, _unit: str) -> AbstractContextManager[Callable[[int], None]]:
+    """A `Progress` that shows nothing."""
     return nullcontext(lambda _: None)

@@ -1,4 +1,4 @@
-"""Reaching files and stores anywhere fsspec goes, and saying plainly what is wrong where that fails."""
+"""A URL in, its fsspec filesystem or a result out; failures become one clear `Unreachable` or `BadInput`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def protocol(url: str) -> str:
 
 
 def storage_options(url: str) -> dict[str, Any]:
-    """Options for fsspec. Credentials and endpoint come from the environment (``AWS_*``), never from us. Raises `BadInput`."""
+    """Options for fsspec. Credentials and endpoint come only from the environment (``AWS_*``). Raises `BadInput`."""
     if protocol(url) != "s3":
         return {}
     _require_endpoints()
     return {
         "config_kwargs": {"connect_timeout": S3_CONNECT_SECONDS, "read_timeout": s3_read_seconds(), "retries": _NO_RETRIES},
         "use_listings_cache": False,
-        # With more than one part at a time, s3fs asks for an object's length before it reads it, and for one that is not there
-        # lists the folder too. Requests are billed, and a round trip each.
+        # With concurrency, s3fs requests an object's length before it reads it, and lists the folder of a missing one. Each
+        # request is billed and costs a round trip.
         "max_concurrency": 1,
     }
 
@@ -50,17 +50,17 @@ def _require_endpoints() -> None:
             )
 
 
-# `Patience` repeats requests.
+# `Patience` retries requests.
 _NO_RETRIES = {"mode": "standard", "total_max_attempts": 1}
 
 
 def s3_read_seconds() -> float:
-    """How long an S3 server may be silent before an answer, or in the middle of one, until the request is sent again."""
+    """Read timeout in seconds: how long an S3 server may be silent before the request is retried."""
     return float(os.environ.get("P4D_S3_READ_SECONDS", _S3_READ_SECONDS))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """(fsspec filesystem, path in it). Raises `BadInput` for a kind of URL that is unknown, or that holds credentials."""
+    """(fsspec filesystem, path in it). Raises `BadInput` for a URL of an unknown protocol or with credentials in it."""
     refuse_credentials(url)
     try:
         fs, path = fsspec.url_to_fs(url, **storage_options(url))
@@ -71,20 +71,20 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def make_patient(fs: Any) -> None:
-    """Put S3 requests of an fsspec filesystem under `Patience`. Filesystems are shared: do it before each use of one."""
+    """Put an fsspec filesystem's S3 requests under `Patience`. fsspec shares filesystems, so call it before each use."""
     if "s3" in fs.protocol:
         fs.retries = 1
         fs.session = fs.session or session()
 
 
 def reach(url: str, operation: Callable[[], Result]) -> Result:
-    """What an operation at a URL gives; it is tried again while it fails for a passing reason. Raises `Unreachable`."""
+    """The result of an operation at a URL, retried while it fails for a transient reason. Raises `Unreachable`."""
     with reachable(url):
         return Patience(url).ask(operation)
 
 
 def reach_if_there(url: str, operation: Callable[[], Result]) -> Result | None:
-    """As `reach`; None where the operation finds that what it wants is not there."""
+    """As `reach`; None if the operation raises `FileNotFoundError`. A missing bucket is `Unreachable`."""
     with reachable(url):
         try:
             return Patience(url).ask(operation)
@@ -95,7 +95,7 @@ def reach_if_there(url: str, operation: Callable[[], Result]) -> Result | None:
 
 
 def fetch(url: str, file: Path) -> bool:
-    """Copy an object to a file on this machine; False where there is no such object. Raises `Unreachable`."""
+    """Copy an object to a local file. False if there is no such object. Raises `Unreachable`."""
     fs, path = filesystem(url)
 
     def copy() -> bool:
@@ -106,9 +106,9 @@ def fetch(url: str, file: Path) -> bool:
 
 
 def require_bucket(url: str) -> None:
-    """Raise `Unreachable` where the URL's bucket does not exist: what is not found in it would say nothing.
+    """Raise `Unreachable` if the URL's bucket does not exist, which otherwise looks like a missing object.
 
-    Some servers answer so only when they are asked for the bucket itself. One that may not be asked for counts as there.
+    Some servers report a missing bucket only if asked for the bucket itself. If access to it is denied, it counts as existing.
     """
     if protocol(url) != "s3":
         return
@@ -119,17 +119,17 @@ def require_bucket(url: str) -> None:
 
 
 def refuse_credentials(url: str) -> None:
-    """Raise `BadInput` if a URL holds a key or is signed: what is stored and shown has the URL in it."""
+    """Raise `BadInput` if a URL holds a key or is signed, since URLs are written to stores and logs."""
     if holds_credentials(url):
         raise BadInput(
-            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them: the environment has "
-            "them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), and a signed URL has an s3:// one behind it."
+            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them, instead of a signed "
+            "URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."
         )
 
 
 @contextlib.contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Turn what a filesystem raises into `Unreachable`, with URL and remedy. The server's own words hold no secret."""
+    """Turn a filesystem's errors into `Unreachable`, with URL and remedy. Servers' error texts contain no secrets."""
     try:
         yield
     except PermissionError as error:
@@ -152,15 +152,15 @@ def _first_line(error: BaseException) -> str:
 
 def _credentials_advice(url: str) -> str:
     if protocol(url) != "s3":
-        return "Check who may read and write there."
+        return "Check its permissions."
     return (
         "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
-        "reading takes s3:GetObject and s3:ListBucket, a run s3:PutObject too, and gc s3:DeleteObject."
+        "reading needs s3:GetObject and s3:ListBucket, a run also s3:PutObject, and gc s3:DeleteObject."
     )
 
 
 def _is_no_bucket(error: OSError) -> bool:
-    """Of S3's answer s3fs makes a `FileNotFoundError`, and obstore too."""
+    """Whether the bucket is missing. s3fs and obstore both report that as a `FileNotFoundError`."""
     answer = getattr(error.__cause__, "response", None) or {}
     return answer.get("Error", {}).get("Code") == "NoSuchBucket" or "<Code>NoSuchBucket</Code>" in str(error)
 

@@ -1,8 +1,8 @@
-"""Counting what is asked of object stores: requests in, a `Requests` out.
+"""Requests to object stores in, a `Requests` count out.
 
-s3fs's client tells of each request that was answered, so pages of a listing, and whatever else a library asks on its own, are
-counted as they are; an answer of 5xx, which is asked again and not billed, is not; one that breaks off and is asked again
-counts each time, as it is billed. What is asked of other servers, or through other clients, the caller says.
+s3fs's client reports every answered request, so pages of a listing, and requests that a library sends on its own, are counted.
+A 5xx answer, which is retried and not billed, is not counted. An answer that breaks off and is retried counts each time, as it
+is billed. For other servers and clients, the caller says what to count.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ RequestKind = Literal["put", "get", "list"]
 
 
 class RequestCounts:
-    """A count of requests that any thread may add to."""
+    """A thread-safe count of requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count: dict[RequestKind, int] = {"put": 0, "get": 0, "list": 0}
 
     def add(self, kind: RequestKind, count: int = 1) -> None:
+        """Count requests."""
         with self._lock:
             self._count[kind] += count
 
@@ -36,7 +37,7 @@ class RequestCounts:
                 self._count[kind] += getattr(requests, kind)
 
     def take(self) -> Requests:
-        """What was counted since the last time; the count begins anew."""
+        """The requests counted since the last call; resets the count."""
         with self._lock:
             taken = Requests(**self._count)
             self._count = dict.fromkeys(self._count, 0)
@@ -44,18 +45,18 @@ class RequestCounts:
 
 
 VIDEO_REQUESTS = RequestCounts()
-"""What this process asked of the servers that hold videos and their lists. Its decoders read only what it has fetched."""
+"""This process's requests for videos and their lists. Its decoder processes send none: they read files it has fetched."""
 
 
-# fsspec runs a call in its own thread, under the caller's context.
+# A context variable, since fsspec runs calls in its own thread, with the caller's context.
 _COUNTED_IN: ContextVar[RequestCounts | None] = ContextVar("counted_in", default=None)
 
 
 @contextmanager
 def counting(counts: RequestCounts, fs: Any, otherwise: RequestKind | None = None) -> Iterator[None]:
-    """What is asked of an fsspec filesystem inside is counted in ``counts``.
+    """Count the requests of an fsspec filesystem inside the block in ``counts``.
 
-    ``otherwise`` says what is asked, once, for a filesystem that does not tell of it itself; None counts nothing.
+    For a filesystem that does not report its requests, count one of kind ``otherwise``, or none if that is None.
     """
     tells = _tells(fs)
     token = _COUNTED_IN.set(counts)
@@ -68,7 +69,7 @@ def counting(counts: RequestCounts, fs: Any, otherwise: RequestKind | None = Non
 
 
 def _tells(fs: Any) -> bool:
-    """Whether the filesystem tells of its requests, from here on."""
+    """Register for reports of the filesystem's requests; returns whether it sends them."""
     if "s3" not in fs.protocol:
         return False
     fs.s3.meta.events.register("after-call.s3", _answered, unique_id=__name__)
@@ -82,7 +83,7 @@ def _answered(http_response: Any, model: Any, **_: Any) -> None:
 
 
 def _kind(operation: str) -> RequestKind | None:
-    """How S3 bills an operation. Deletes are free."""
+    """The kind under which S3 bills an operation; None for deletes, which are free."""
     if operation.startswith(("Get", "Head")):
         return "get"
     if operation.startswith("List"):

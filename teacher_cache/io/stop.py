@@ -1,4 +1,4 @@
-"""Being told to stop: a spot notice or an operator's SIGTERM in, a flag that engines look at out."""
+"""A stop request in (a spot interruption notice or an operator's SIGTERM), a flag that engines poll out."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from types import FrameType
 
 
 class Stop:
-    """Whether a run was told to stop, why, and how long ago."""
+    """Whether a run has been told to stop, why, and how long ago."""
 
     def __init__(self) -> None:
         self.reason = ""
         self._since: float | None = None
 
     def request(self, reason: str) -> None:
-        """Tell the run to stop. What was told first counts."""
+        """Tell the run to stop. Only the first request counts."""
         if self._since is None:
             self.reason, self._since = reason, time.monotonic()
 
     @property
     def is_set(self) -> bool:
+        """Whether a stop was requested."""
         return self._since is not None
 
     def has_lasted(self, seconds: float) -> bool:
-        """Whether the run was told so longer ago than that."""
+        """Whether the stop was requested more than ``seconds`` ago."""
         return self._since is not None and time.monotonic() - self._since > seconds
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Stop]:
-    """A `Stop` that SIGTERM sets, where this is the main thread; elsewhere Python lets nobody handle signals."""
+    """A `Stop` that SIGTERM sets. Never set outside the main thread, where Python cannot install signal handlers."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,1 +1,1 @@
-"""A job file to committed clips: discovery, plan, schedule, units of work, engines, memory, audit."""
+"""A job file in, committed clips out: discovery, plan, scheduler, units of work, engines, memory estimates, audit."""

@@ -1,4 +1,4 @@
-"""The re-teach audit: does the teacher, run again over the same videos, still say what the store holds?"""
+"""A store in, drift per clip out: runs the teacher again over committed clips and compares its targets with the stored ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.teachers.protocol import Teacher
 from teacher_cache.teachers.registry import family, job_for
 
-# Arithmetic in other orders and on other devices moves a value by far less; another teacher or another frame by far more.
+# Another device or order of summation changes values by far less; another teacher or another frame by far more.
 _DRIFT_ALLOWED = 0.02
 _DECODE_TIMEOUT_SECONDS = 120.0
 
@@ -32,13 +32,13 @@ def reteach(
 ) -> tuple[tuple[Retaught, ...], tuple[Finding, ...]]:
     """Teach ``count`` committed clips again, spread evenly over the store's rows, and compare. Writes nothing.
 
-    Drift is the relative RMS difference between what the store gives and what the teacher gives now, both through the store's
-    encoding, so it is 0 where the teacher repeats itself to the last bit. ``weights`` is where the teacher's weights are, for
-    a teacher that needs them. Returns the drift of each clip, and a finding for each that is beyond 2% in any signal or whose
-    video is gone, changed or does not decode. Raises `BadInput` where the weights are not those of the store.
+    Drift is the relative RMS difference between the stored and the new values. Both pass through the store's encoding, so
+    drift is 0 if the teacher's output is bit for bit the same. ``weights`` is the URL of the teacher's weights, if it needs
+    any. Returns the drift of each clip, and a finding for each clip that drifts by more than 2% in any signal or whose
+    video is missing, changed or does not decode. Raises `BadInput` if the weights are not those of the store.
     """
     if count < 1:
-        raise BadInput(f"--reteach is {count}; needed at least 1 clip")
+        raise BadInput(f"--reteach is {count}; it must be at least 1 clip")
     cache = open_cache(url)
     identity = cache.recipe.teacher
     teacher = family(identity.family).load(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
@@ -64,7 +64,7 @@ def reteach(
 
 
 def _decoded(decoder: Decoder, clips: Sequence[Clip]) -> Iterator[DecodedClip | VideoError]:
-    """Each clip's frames, in order; clips of one video stand side by side, and it is opened once for them."""
+    """Each clip's frames, in order. Consecutive clips of one video open it once."""
     for video, of_video in itertools.groupby(clips, lambda clip: clip.video):
         yield from decoder.clips(video, [clip.window for clip in of_video])
 

@@ -1,4 +1,4 @@
-"""A job in; its teacher, its recipe and its clips out. Nothing here writes."""
+"""A job in; its teacher's description, its recipe and its clips out. Writes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from teacher_cache.teachers.registry import family
 
 @dataclass(frozen=True)
 class JobFacts:
-    """What a job comes to once its teacher and videos are looked at."""
+    """A job's recipe, shapes, parts and videos, once its teacher is identified and its videos are listed."""
 
     recipe: Recipe
     shapes: Mapping[SignalName, Shape]
@@ -37,11 +37,12 @@ class JobFacts:
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
+        """The job's signals: its parts without the clock."""
         return tuple(part for part in self.parts if part != "clock")
 
 
 def discover(job: Job) -> JobFacts:
-    """Identify the teacher, resolve the recipe and list the videos. Raises `BadInput`."""
+    """Identify the teacher, resolve the recipe and list the videos. Raises `BadInput`, `Unreachable`."""
     description = family(job.teacher.family).identify(job.teacher)
     recipe = resolve_recipe(job, description)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
@@ -51,18 +52,17 @@ def discover(job: Job) -> JobFacts:
 def find_clips(
     job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
 ) -> pa.Table:
-    """The job's clips: `teacher_cache.clips.tables.CLIPS` and ``clip_key``. Those in the rows ``again`` are to be taught again.
+    """The job's clips: `teacher_cache.clips.tables.CLIPS` and ``clip_key``. ``again`` are the rows to teach again.
 
-    Videos' contents are digested, all or, under ``videos.check: new``, those alone that the store does not have or has to
-    teach again; a clip of any other has no digest here. Videos are probed if the sampling needs it and the catalog does
-    not have their windows.
+    Computes the videos' content digests; under ``videos.check: new``, only of videos that the store lacks or must teach
+    again, and the other clips have no digest here. Probes videos if the sampling needs it and the catalog lacks their windows.
     """
     again = np.empty(0, np.int64) if again is None else again
     is_uniform = facts.recipe.clips.sampling == "uniform"
     wanted = np.ones(facts.videos.num_rows, bool)
     if job.videos.check == "new" and catalog.rows:
         keys = facts.videos["key"].to_numpy()
-        # Under `uniform` a video's key is its clip's, which the planner looks up anyway.
+        # Under `uniform`, a video's key equals its clip's, which the planner looks up anyway.
         wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
         wanted |= among(keys, catalog.video_keys(again))
     videos = _with_digests(facts.videos, wanted, progress)
@@ -81,7 +81,7 @@ def find_clips(
 
 
 def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
-    """The videos with their ``content_digest``; null for one that is not wanted, or cannot be read."""
+    """The videos with a column ``content_digest``: null for a video that is not wanted or cannot be read."""
     uris = videos["uri"].filter(pa.array(wanted)).to_pylist()
     with progress("reading videos", len(uris), "videos") as advance:
         found = content_digests(uris, advance)
@@ -94,7 +94,7 @@ def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progres
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
-    """The job's recipe, with the teacher's own values where the job leaves them open."""
+    """The job's recipe, with the teacher's values where the job sets none. Raises `BadInput` if they contradict each other."""
     if missing := [s for s in job.signals if s not in teacher.shapes]:
         raise BadInput(
             f"the teacher {teacher.identity.family} gives {', '.join(teacher.shapes)}; the job asks for {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""What an engine is: units of work in, events out, on however many machines. Found by name among installed packages."""
+"""The engine interface: units of work in, events out, on one machine or many. Engines are found by entry point."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ GROUP = "teacher_cache.engines"
 
 
 class Engine(Protocol):
-    """Repeats `teacher_cache.jobs.unit_worker.UnitWorker`'s steps over units. Units are independent and safe to repeat."""
+    """Runs `teacher_cache.jobs.unit_worker.UnitWorker` over units of work. Units are independent and idempotent."""
 
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        """Do every item, in any order; a `UnitReport` for each as it is done. Raises what a worker raises.
+        """Do every item, in any order, and yield a `UnitReport` as each is done. Raises what a worker raises.
 
-        Told to ``stop``, it begins nothing more, finishes what is in work within ``engine.grace_seconds``, and ends.
+        Once ``stop`` is set, it starts no unit, finishes those in progress within ``engine.grace_seconds``, and returns.
         """
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """`teacher_cache.jobs.pilot.pilot`, where a teacher of this job would be. Writes nothing to the job's store."""
+        """Run `teacher_cache.jobs.pilot.pilot` where this job's teachers would run. Writes nothing to the job's store."""
 
 
 def engine(kind: str) -> Engine:
-    """The engine of that name. Raises `BadInput` for an unknown one, `CouldNotRun` for one that cannot be loaded."""
+    """The engine of that name. Raises `BadInput` if it is unknown, `CouldNotRun` if it cannot be loaded."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in known:
         raise BadInput(f"no engine is called {kind!r}; installed here: {', '.join(sorted(known)) or 'none'}")
     try:
         return cast("Engine", known[kind].load()())
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError):  # told with the extra that brings it
+        if isinstance(error, ModuleNotFoundError):  # reported with the extra to install
             raise
         raise CouldNotRun(
             f"the engine {kind!r} cannot be loaded: {error}. Install the package that offers it again."

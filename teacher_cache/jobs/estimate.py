@@ -1,4 +1,4 @@
-"""What a job comes to, by arithmetic: requests, hours, money, the size of a node. Plain numbers in and out."""
+"""Counts and a pilot's measurements in; a job's requests, hours, cost and node size out. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from teacher_cache.store.store import volumes_to_bind
 Stage = Literal["teach", "decode", "encode"]
 
 _PAGE = 1000
-"""Keys on a page of S3's listings."""
+"""Keys per page of an S3 listing."""
 
 
 @dataclass(frozen=True)
 class StoreWork:
-    """What of a job decides how often its store is asked."""
+    """The figures of a job that determine its requests to the store."""
 
     opened: Requests
-    """What it took to look at the store."""
+    """Requests that reading the store's state took."""
     exists: bool
     segments_before: int
     new_segments: int
-    """Of the catalog; each takes at most `schemas.store.LONGEST_SEGMENT` rows."""
+    """Catalog segments to add, each of at most `schemas.store.LONGEST_SEGMENT` rows."""
     arrays: int
-    """That the job's parts are stored in, those for rare clips included."""
+    """Arrays that store the job's parts, including optional arrays."""
     signals: int
-    """Of the store, once the job's are in it."""
+    """Signals in the store once the job's are added."""
     arrays_there: int
-    """That the store has of those."""
+    """How many of ``arrays`` the store has already."""
     others_there: int
-    """Arrays of other parts that it has: the length of each is kept up with the catalog."""
+    """Arrays of other parts in the store, which are also resized when the catalog grows."""
     units: int
     shards: int
     """Shard objects to create."""
     teachers: int
     has_heads: bool
     row_groups: int
-    """Of the catalog, that hold the clips to do."""
+    """Row groups of the catalog that the clips to teach are in."""
     bound_volumes: int
-    """Volumes of the ledger that are bound already."""
+    """Ledger volumes that are already bound."""
     open_entries: int
 
 
 @dataclass(frozen=True)
 class SignalWork:
-    """What of a signal is to be made."""
+    """How much of a signal is to be written."""
 
     clips: int
     shards: int
@@ -61,10 +61,10 @@ class SignalWork:
 
 
 def store_requests(work: StoreWork) -> Requests:
-    """All that a run asks of its store, step by step as `teacher_cache.jobs.run` does it, if nothing is repeated.
+    """All requests of a run to its store, following `teacher_cache.jobs.run` step by step, without retries.
 
-    Shards of clips that the encoding cannot hold come on top; so do a few requests for clips that fail, of teachers that
-    wait for a volume of the ledger to be bound, and for shards that have entries in the open one already.
+    Not counted: shards of optional arrays, and a few requests for failed clips, for teachers that wait until a ledger volume
+    is bound, and for shards that already have entries in the open volume.
     """
     bound, left_open = volumes_to_bind(work.open_entries, work.units)
     volumes = work.bound_volumes
@@ -72,15 +72,15 @@ def store_requests(work: StoreWork) -> Requests:
     for entries in bound:
         total += _binding(entries, volumes)
         volumes += 1
-    # A teacher that meets a closed volume opens its record and its table, and looks whether the next one is closed. None meets
-    # one that is bound when the work is done.
+    # A teacher that finds a volume closed reads its record and its table, and checks whether the next one is closed. No teacher
+    # finds the volume that is bound after the last unit.
     met = len(bound) - (left_open == 0) if bound and work.units else 0
     total += Requests(get=3) * met * work.teachers
     return total + _told(work, volumes, left_open)
 
 
 _FOUND = Requests(get=1)
-"""To create what is there already: S3 is asked whose it is."""
+"""What creating an existing object costs besides the PUT: one request to find out who created it."""
 
 
 def _made_ready(work: StoreWork) -> Requests:
@@ -88,16 +88,16 @@ def _made_ready(work: StoreWork) -> Requests:
     declared = Requests(put=work.arrays) + (_FOUND + Requests(get=1)) * work.arrays_there
     longer = work.arrays_there + work.others_there if work.new_segments else 0
     lengthened = Requests(list=1, get=work.arrays + work.others_there, put=longer)
-    # Rows are added in view of the videos that are known, and then looked up by the clips' keys in all segments, new and old.
+    # Adding rows reads the known videos' keys; looking the clips up then reads the clip keys of all segments, new and old.
     added = Requests(put=2 * work.new_segments, get=work.new_segments + (2 * work.segments_before if work.new_segments else 0))
-    closed = Requests(get=1)  # whether the ledger's open volume was closed by a run that was killed
+    closed = Requests(get=1)  # checks whether a killed run left the ledger's open volume closed but not bound
     return root + added + declared + lengthened + closed
 
 
 def _worked(work: StoreWork) -> Requests:
-    """A teacher opens the store and offers its heads, of which one's are taken.
+    """Each teacher opens the store and tries to create the heads; one succeeds.
 
-    A unit looks who has committed it, and, before it is taught and once it is committed, whether its volume is closed.
+    Each unit checks who has committed it, and, before teaching and after committing, whether its volume is closed.
     """
     if not work.units:
         return Requests()
@@ -112,7 +112,7 @@ def _binding(entries: int, volumes_before: int) -> Requests:
 
 
 def _told(work: StoreWork, volumes: int, open_entries: int) -> Requests:
-    """The store's state at the end: the catalog's records, the ledger's, and each entry of the open volume."""
+    """Requests for the final status: the catalog's records, the ledger's records, and each entry of the open volume."""
     lists = 2 + (_pages(open_entries) if open_entries else 0)
     records = work.segments_before + work.new_segments + 2 * volumes + open_entries
     return Requests(list=lists, get=records + len(PARTS))
@@ -123,7 +123,7 @@ def _pages(keys: int) -> int:
 
 
 def hours(seconds: StageSeconds, engine: EngineJob) -> Hours:
-    """How long GPUs and CPU cores are held. A teacher on the CPU holds its threads' cores, all of a machine's by default."""
+    """GPU hours and core hours. A teacher on the CPU occupies one core per thread: all of the machine's by default."""
     threads = engine.threads_per_teacher or os.cpu_count() or 1
     teaching = 0.0 if engine.gpus_per_teacher else seconds.teach * threads
     core_seconds = seconds.decode + seconds.encode + teaching
@@ -133,7 +133,7 @@ def hours(seconds: StageSeconds, engine: EngineJob) -> Hours:
 def estimate(
     pilot: PilotReport, clips: int, by_signal: Mapping[str, SignalWork], clips_per_shard: int, engine: EngineJob
 ) -> Estimate:
-    """What ``clips`` clips come to."""
+    """Extrapolate the pilot to ``clips`` clips: bytes, failures, stage seconds, hours and wall time."""
     seconds = StageSeconds(**{stage: value * clips for stage, value in pilot.seconds.model_dump().items()})
     walls = _walls(seconds, engine)
     index = index_length(clips_per_shard)
@@ -150,12 +150,12 @@ def estimate(
 
 
 def teachers_of(engine: EngineJob, units: int) -> int:
-    """How many teachers work at once, at the most. The ``local`` engine has one."""
+    """The largest number of teachers at work at once. The ``local`` engine has one."""
     return min(1 if engine.kind == "local" else engine.teachers, max(1, units))
 
 
 def _walls(seconds: StageSeconds, engine: EngineJob) -> dict[Stage, float]:
-    """Wall seconds of each stage if it alone had to be waited for: stages run beside one another."""
+    """Wall seconds of each stage if it were the only bottleneck. Stages run concurrently."""
     teachers = 1 if engine.kind == "local" else engine.teachers
     return {
         "teach": seconds.teach / teachers,
@@ -165,7 +165,7 @@ def _walls(seconds: StageSeconds, engine: EngineJob) -> dict[Stage, float]:
 
 
 def node_size(pilot: PilotReport, engine: EngineJob) -> NodeSize:
-    """What keeps one GPU busy: it teaches a clip in ``teach`` seconds of the share of it that a teacher has."""
+    """Cores and bandwidth that keep one GPU busy. A clip takes ``teach`` seconds of the GPU share that a teacher has."""
     held = pilot.seconds.teach * (engine.gpus_per_teacher or 1)
     rate = 1 / held if held else 0.0
     return NodeSize(
@@ -178,9 +178,9 @@ def node_size(pilot: PilotReport, engine: EngineJob) -> NodeSize:
 
 
 def cost(prices: Prices, billed: Requests, is_egress: bool, used: Estimate | None) -> dict[str, float]:
-    """Item → what it costs, for every item that has a price and is known.
+    """Item → cost, for every item with a price and a known amount, in the currency of the prices.
 
-    ``billed`` are the requests to servers that bill them, and ``is_egress`` says whether the videos lie on one.
+    ``billed`` are the requests to servers that charge for them; ``is_egress`` says whether the videos are on such a server.
     """
     priced = {"put": (prices.put_per_1000, billed.put / 1000), "get": (prices.get_per_1000, billed.get / 1000)}
     priced |= {"list": (prices.list_per_1000, billed.list / 1000)}

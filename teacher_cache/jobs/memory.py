@@ -1,4 +1,4 @@
-"""What a teacher's process will need of memory, by plain arithmetic, and a refusal where the machine has less."""
+"""A recipe and engine settings in; the memory that a teacher's process will need out, and an error if the machine has less."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from teacher_cache.store.layout import stored_arrays
 from teacher_cache.teachers.protocol import TeacherFamily
 
 _LIBRARIES = 900 * 2**20
-"""Of PyTorch, Ray and the rest, as measured; CUDA's own host memory comes on top of it, and is its driver's."""
+"""Measured host memory of PyTorch, Ray and the other libraries, without the CUDA driver's own host memory."""
 _FLOAT = 4
 
 COMPRESSORS = 4
-"""Threads of a worker that compress."""
+"""Compression threads per worker."""
 ENCODED_CLIPS = 2 * COMPRESSORS
-"""Clips of a worker that may lie between teaching and compression."""
+"""Clips per worker that may wait between teaching and compression: back-pressure."""
 
 
 @dataclass(frozen=True)
 class WorkerBytes:
-    """The most that a worker will hold at once, in bytes."""
+    """Peak memory of a worker, in bytes."""
 
     host: int
     device: int
-    """On each GPU; 0 where the teacher is on the CPU, and its memory the host's."""
+    """On each GPU; 0 if the teacher runs on the CPU, whose memory is the host's."""
 
 
 def worker_bytes(
     recipe: Recipe, shapes: Mapping[SignalName, Shape], family: TeacherFamily, teacher: TeacherJob, engine: EngineJob
 ) -> WorkerBytes:
-    """Predict a worker's memory: the network, clips on their way through it, and units on their way to the store.
+    """Predict a worker's peak memory: the network, decoded and encoded clips, and units waiting to be written.
 
-    Units count as if the codec saved nothing.
+    Units are counted at their uncompressed size.
     """
     cost = family.forward_bytes(teacher, engine.batch, tuple(shapes))
     clips, per_shard = recipe.clips, recipe.layout.clips_per_shard
@@ -62,12 +62,12 @@ def worker_bytes(
 
 
 def devices_of(engine: EngineJob) -> int:
-    """How many copies of the network a teacher's process has."""
+    """Number of copies of the network in a teacher's process: one per GPU, or one on the CPU."""
     return max(1, int(engine.gpus_per_teacher))
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held since it began. `getrusage` also knows what it was forked from."""
+    """Peak resident memory of this process, in bytes. `getrusage` would include the process that it was forked from."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -76,7 +76,7 @@ def peak_bytes() -> int:
 
 
 def machine_bytes() -> int:
-    """Memory that this machine, or the container around this process, has."""
+    """Memory of this machine in bytes, or of the container around this process if that has less."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = Path(limit).read_text().strip() if Path(limit).is_file() else ""
@@ -86,7 +86,7 @@ def machine_bytes() -> int:
 
 
 def require_host_memory(needed: WorkerBytes, found: int, where: str) -> None:
-    """Raises `CouldNotRun` where a worker's process will not fit."""
+    """Raises `CouldNotRun` if a worker's process needs more than the ``found`` bytes of memory."""
     if needed.host > found:
         raise CouldNotRun(
             f"a teacher's process will need up to {_gigabytes(needed.host)} of memory, and {where} has {_gigabytes(found)}. "
@@ -95,7 +95,7 @@ def require_host_memory(needed: WorkerBytes, found: int, where: str) -> None:
 
 
 def require_device_memory(needed: WorkerBytes, found: int, device: str) -> None:
-    """Raises `CouldNotRun` where the network and a batch will not fit on a GPU, of which ``found`` bytes are the teacher's."""
+    """Raises `CouldNotRun` if the network and a batch need more than the ``found`` bytes of a GPU that the teacher may use."""
     if needed.device > found:
         raise CouldNotRun(
             f"the teacher and a batch will need {_gigabytes(needed.device)} on {device}, and its share there is "

@@ -1,4 +1,4 @@
-"""A pilot: some of a job's clips taught into a store that is thrown away, and what that took."""
+"""Some of a job's clips in, measurements out: teaches them into a temporary store, which is then deleted."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from teacher_cache.teachers.registry import family
 
 
 def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> PlanReport:
-    """`plan_report` with a pilot of so many clips, which runs where the job's teachers would."""
+    """`plan_report` with a pilot of ``clips`` clips, run on a machine where the job's teachers would run. Raises `BadInput`."""
     if clips < 1:
-        raise BadInput(f"a pilot of {clips} clips measures nothing; give at least 1, or leave the pilot out")
+        raise BadInput(f"a pilot of {clips} clips measures nothing; use at least 1, or leave the pilot out")
     return plan_report(job, progress, pilot_clips=clips, run_pilot=engine(job.engine.kind).pilot)
 
 
 def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-    """Teach these clips as the job would, on this machine, into a temporary folder. Raises `BadInput` where all of them fail.
+    """Teach these clips on this machine as the job would, into a temporary folder. Raises `BadInput` if all of them fail.
 
-    The first units, of clips that are taught once more later, are not measured: with them the teacher warms up.
+    The first units warm up the teacher and are not measured; their clips are taught once more later.
     """
     description = family(job.teacher.family).identify(job.teacher)
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
@@ -61,12 +61,12 @@ def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
 
 
 def _warm_up_units(job: Job) -> int:
-    """Two for each copy of the network that a teacher has: a device has one unit, and another beside it may be the first."""
+    """Two per copy of the network: each device works on one unit while another is prepared, and either may be its first."""
     return 2 * devices_of(job.engine)
 
 
 def _clips_per_unit(job: Job, clips: int) -> int:
-    """The job's own, where the pilot has several such units; else a batch, so that it has more than one to measure."""
+    """The job's own value if the pilot fills several such units; otherwise one batch, so that there are several to measure."""
     per_shard = job.layout.clips_per_shard
     return per_shard if clips >= 3 * per_shard else min(per_shard, job.engine.batch)
 
@@ -74,7 +74,7 @@ def _clips_per_unit(job: Job, clips: int) -> int:
 def _made_ready(
     url: str, job: Job, recipe: Recipe, shapes: Mapping[SignalName, Shape], clips: tuple[Clip, ...]
 ) -> tuple[Store, WorkLeft]:
-    """A store with the clips to measure behind units of clips to warm up with."""
+    """A store whose first units are for warming up, followed by the units to measure."""
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
     per_shard = recipe.layout.clips_per_shard
     warm_up = [
@@ -95,7 +95,7 @@ def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[U
     failures = [failure for failure in status(store).failures if failure.clip_id in names]
     if len(failures) == len(clips):
         raise BadInput(_all_failed(failures))
-    # A last unit of fewer clips says less of a batch.
+    # A shorter last unit would distort the time per clip.
     full = [unit for unit in units if _size(unit) == max(map(_size, units))]
     spread = {stage: _spread([_per_clip(unit, stage) for unit in full]) for stage in StageSeconds.model_fields}
     seconds = {stage: sum(getattr(unit.seconds, stage) for unit in units) / len(clips) for stage in StageSeconds.model_fields}
@@ -124,7 +124,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _bytes(job: Job, store: Store) -> dict[str, int]:
-    """Bytes of the measured chunks of each signal: without the warm-up, and without the shards' indexes."""
+    """Bytes of the measured chunks of each signal, without warm-up units and shard indexes."""
     ledger = store.ledger()
     total = dict.fromkeys(map(str, job.signals), 0)
     for array in ledger.arrays():

@@ -1,4 +1,4 @@
-"""From a job and a store's state to the work that is left. Nothing here writes."""
+"""A job and a store's state in; reports of the work left and its cost out. Writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ from teacher_cache.teachers.registry import family
 
 
 def diff_report(url: str, job: Job) -> DiffReport:
-    """What of the job's recipe differs from the store's; where nothing does, what the job would add. Raises `StoreNotFound`."""
+    """How the job's recipe differs from the store's, and, if it does not, what the job would add.
+
+    Raises `StoreNotFound`, `BadInput`.
+    """
     recipe = open_store(url).recipe
     facts = discover(job)
     if differences := recipe.differences(facts.recipe):
@@ -41,13 +44,13 @@ def diff_report(url: str, job: Job) -> DiffReport:
 
 
 PilotRun = Callable[[Job, tuple[Clip, ...]], PilotReport]
-"""Teaches some clips of a job for measure: `teacher_cache.jobs.engine.Engine.pilot`."""
+"""Teaches some clips of a job and measures it: `teacher_cache.jobs.engine.Engine.pilot`."""
 
 
 def plan_report(
     job: Job, progress: Progress = no_progress, *, pilot_clips: int = 0, run_pilot: PilotRun | None = None
 ) -> PlanReport:
-    """What `run` would do with this job now, and, with a pilot of ``pilot_clips``, what it would use.
+    """What `run` would do with this job now; with a pilot of ``pilot_clips`` clips, also the time, bytes and cost of it.
 
     Raises `BadInput`, `RecipeMismatch`.
     """
@@ -57,7 +60,7 @@ def plan_report(
     if run_pilot is not None:
         clips = _chosen(outlook.left, pilot_clips)
         with progress("pilot", len(clips), "clips") as advance:
-            # Where only some signals are to be added, the others are not taught again.
+            # A job that only adds some signals does not teach the others again.
             signals = tuple(signal for signal in job.signals if outlook.left.units(signal)) or job.signals
             pilot = run_pilot(job.model_copy(update={"signals": signals}), clips)
             advance(len(clips))
@@ -66,20 +69,20 @@ def plan_report(
 
 @dataclass(frozen=True)
 class _Outlook:
-    """What a job would find and do."""
+    """The state that a job would find, and the work it would do."""
 
     facts: JobFacts
     store: Store | None
     known: Catalog
-    """The store's catalog as it is."""
+    """The store's current catalog."""
     catalog: Catalog
-    """With the job's new rows."""
+    """The catalog with the job's new rows."""
     new_clips: int
     left: WorkLeft
     opened: Requests
-    """What it took to look at the store; a run does the same."""
+    """Requests to read the store's state; a run sends the same."""
     video_requests: Requests
-    """What it took to look at the videos; a run does the same."""
+    """Requests to list, digest and probe the videos; a run sends the same."""
 
 
 def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
@@ -89,7 +92,7 @@ def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outloo
     again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)
-    # Where there is no store, one request says so.
+    # One request finds out that there is no store.
     opened = Requests(get=1) if store is None else store.objects.take_requests()
     catalog = known.with_rows(added) if added.num_rows else known
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
@@ -155,12 +158,12 @@ def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
 
 
 def _chosen(left: WorkLeft, count: int) -> tuple[Clip, ...]:
-    """That many of the clips to do, spread over them: one at random from each of as many equal stretches. Raises `BadInput`."""
+    """``count`` of the clips left, one at random from each of ``count`` equal ranges of rows. Raises `BadInput`."""
     rows = left.to_teach
     if not len(rows):
         raise BadInput("the job has no clip left to teach, so there is nothing to measure; plan it without a pilot")
     if not 1 <= count <= len(rows):
-        raise BadInput(f"a pilot of {count} clips was asked for; give a number from 1 to {len(rows)}, the clips to teach")
+        raise BadInput(f"a pilot of {count} clips was asked for; use a number from 1 to {len(rows)}, the clips left to teach")
     edges = np.arange(count + 1) * len(rows) // count
     return tuple(left.catalog.clips(rows[np.random.default_rng(0).integers(edges[:-1], edges[1:])]))
 
@@ -170,5 +173,5 @@ def _clip_bytes(facts: JobFacts, part: PartName) -> int:
 
 
 def _arrays(facts: JobFacts, part: PartName) -> Sequence[StoredArray]:
-    """The arrays that hold a part of a clip whose values the encoding can hold, as nearly all are."""
+    """The arrays that store a part of nearly every clip: all but the optional ones."""
     return [array for array in stored_arrays(facts.recipe, part, facts.shapes) if not array.optional]

@@ -1,4 +1,4 @@
-"""A job from beginning to end: plan, make ready, work, report. The same command begins, goes on, and finds all done."""
+"""A job in, a report out: plan, prepare the store, run the engine. The same call starts a job, resumes it, or finds it done."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def run_job(
     progress: Progress = no_progress,
     listen: Listener = _nobody,
 ) -> RunReport:
-    """Run a job to its end. Raises `schemas.errors.CacheError`; what is committed by then stays committed.
+    """Run a job to its end. Raises `schemas.errors.CacheError`; whatever is committed by then stays committed.
 
-    ``repair`` verifies the store first, and teaches every clip again that damage has hit. ``listen`` is told of every event
-    of the teaching, as it happens; ``progress`` shows what goes before it.
+    ``retry_failed`` also teaches clips again that failed before. ``repair`` verifies the store first and teaches damaged clips
+    again. ``listen`` is called with every event of the run as it happens; ``progress`` shows the steps before teaching.
     """
     start = time.perf_counter()
     VIDEO_REQUESTS.take()
@@ -62,7 +62,7 @@ def run_job(
     if repair and (found := find_store(job.store)) is not None:
         require_recipe(found, facts.recipe)
         if retire_damaged(found, facts.shapes, progress):
-            UnitWorker(spec).close()  # a worker keeps its teacher's heads in the store, before all else
+            UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
     store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
     asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
@@ -107,12 +107,12 @@ def run_job(
     )
 
 
-# So few say nothing about the rest.
+# This few failures say nothing about the other clips.
 _FAILURES_ALLOWED = 20
 
 
 class _Failures:
-    """The clips of a run that failed, and when they are too many to go on."""
+    """Counts a run's failed clips and stops the run if there are too many."""
 
     def __init__(self, most: float) -> None:
         self._most = most
@@ -121,7 +121,7 @@ class _Failures:
         self._examples: dict[str, FailedClip] = {}
 
     def add(self, report: UnitReport) -> None:
-        """Raises `CouldNotRun` where more than the share that may fail has failed."""
+        """Count a unit. Raises `CouldNotRun` if a larger share of clips has failed than ``engine.max_failed_share``."""
         self._tried += report.committed + len(report.failures)
         for clip in report.failures:
             self._reasons[clip.reason] += 1
@@ -132,7 +132,7 @@ class _Failures:
                 f"{failed} of the {self._tried} clips tried so far failed, more than engine.max_failed_share allows "
                 f"({self._most:g}):\n{self._counted()}\n"
                 "Fix what they have in common, or raise engine.max_failed_share; then run the job again: it goes on from what "
-                "is committed, and with --retry-failed tries these again."
+                "is committed, and with --retry-failed it tries these clips again."
             )
 
     def _counted(self) -> str:
@@ -144,33 +144,35 @@ class _Failures:
 
 
 def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int, Requests]:
-    """The store with a row for each clip of the job and an array for each part; the work left; how many clips have none.
+    """The store with a row per clip and the arrays of each part, the work left, the number of clips already done, and requests.
 
-    The last is what was asked of the store by other connections than the returned one's.
+    The requests are those that other connections than the returned store's have sent.
     """
     found, catalog, ledger = state_of(job.store, facts.recipe)
     again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
-    # Only now: a job whose videos cannot be reached leaves nothing behind.
+    # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
     store = create_store(job.store, facts.recipe)
     catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     lengthen(store, catalog.rows)
     left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
-    # Parts are looked up once for each Store, and these were just made.
+    # A Store caches its parts, and these were just created.
     asked = Requests(get=1) if found is None else found.objects.take_requests()
     return Store(store.objects, store.recipe), left, clips.num_rows - left.rows, asked
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:
-    """The engine's events; the ledger is kept short on the way."""
+    """The engine's events. Closes and binds ledger volumes as they grow long."""
     volume, entries = left.ledger.open_volume, left.ledger.open_entries
     spec = spec.model_copy(update={"ledger_volume": volume})
-    # A run that was killed may have left the volume longer than it should be, or closed and not bound.
+    # A killed run may have left the volume too long, or closed but not bound.
     if settle_ledger(store, volume) or tend_ledger(store, volume, entries, done=False):
         volume, entries = volume + 1, 0
     for event in workers.run(spec, left, stop) if left else ():
-        if isinstance(event, UnitReport) and not event.already_done:  # what others committed may be in an earlier volume
+        if (
+            isinstance(event, UnitReport) and not event.already_done
+        ):  # an entry that others committed may be in an earlier volume
             entries += 1
             if tend_ledger(store, volume, entries, done=False):
                 volume, entries = volume + 1, 0

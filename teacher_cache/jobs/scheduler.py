@@ -1,7 +1,7 @@
-"""Units of work in; out of them, which clips to decode next, and to which unit what was decoded belongs. Knows no engine.
+"""Units of work in; the next clips to decode and the next units to teach out. Independent of any engine.
 
-A unit's clips are decoded in *blocks*, which never cross units, and blocks in *spans*, which never split a video: so each video
-is fetched, opened and read once for all its clips, however many units these are in.
+A unit's clips are decoded in *blocks*, which never cross units. Decoders take blocks in *spans*, which never split a video, so
+each video is fetched, opened and read once for all of its clips, whatever units they are in.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ from teacher_cache.clips.decode import DecodedClip
 Decoded = DecodedClip | VideoError
 
 CLIPS_PER_BLOCK = 4
-"""What a decoder hands over at once, save at a unit's end: small, so that a unit can begin soon and be decoded by many."""
+"""Clips that a decoder hands over at once, fewer at a unit's end. Few, so that units start early and share decoders."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive clips of one unit."""
+    """Consecutive clips of one unit, decoded together."""
 
     unit: int
-    """Place of the unit among the run's."""
+    """Number of the unit in the run."""
     number: int
-    """Place of the block in its unit."""
+    """Number of the block in its unit."""
     clips: tuple[Clip, ...]
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive blocks that one decoder takes. No other span has a clip of their videos."""
+    """Consecutive blocks for one decoder. No other span has clips of the same videos."""
 
     blocks: tuple[Block, ...]
 
 
 class DecodesClips(Protocol):
-    """`teacher_cache.clips.decoder.Decoder`, to whoever only hands it spans."""
+    """The part of `teacher_cache.clips.decoder.Decoder` that decoding a span needs."""
 
-    def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[Decoded]: ...
+    def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[Decoded]:
+        """The decoded clip, or its `VideoError`, for each window of a video, in order."""
 
 
 def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ...]]:
-    """The decoded clips of each block of the span, in order."""
+    """Decode a span: yields the clips of each of its blocks, in order."""
     every = chain.from_iterable(block.clips for block in span.blocks)
     videos = ((video, [clip.window for clip in clips]) for video, clips in groupby(every, lambda clip: clip.video))
     decoded = chain.from_iterable(decoder.clips(video, windows) for video, windows in videos)
@@ -59,11 +60,11 @@ def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ..
 
 
 class Scheduler:
-    """The order of a run's work. Not safe between threads.
+    """Decides the order of a run's work. Not thread-safe.
 
-    ``items`` are made as they are wanted, and forgotten once finished. Of at most ``ahead`` units at once decoded clips are
-    kept; a unit that takes long (a video that hangs its decoder) holds one slot, and the others pass it. The oldest one
-    always has a slot, so that decoders that wait for one cannot wait for each other.
+    ``items`` are consumed lazily and dropped once finished. Back-pressure: decoded clips are kept for at most ``ahead`` units
+    at once, each in a slot. A slow unit (a video that hangs its decoder) holds one slot while others overtake it. The oldest
+    unit always gets a slot, so decoders waiting for slots cannot deadlock.
     """
 
     def __init__(self, items: Iterable[WorkItem], ahead: int) -> None:
@@ -73,73 +74,75 @@ class Scheduler:
         self._opened = 0
         self._items: dict[int, WorkItem] = {}
         self._untaught: list[int] = []
-        """In order."""
+        """Units not yet taught, ascending."""
         self._slots: set[int] = set()
-        """The untaught units of which clips are, or will be, decoded."""
+        """The untaught units whose clips are decoded, being decoded or next to be."""
         self._unbegun: list[int] = []
-        """In order."""
+        """Units that no teacher has taken, ascending."""
         self._spans: deque[Span] = deque()
         self._again: deque[Span] = deque()
-        """Spans of units that were begun before."""
+        """Spans of units that have to start over."""
         self._unended: list[Block] = []
-        """Blocks whose last video may go on in the next unit."""
+        """Blocks of the span under construction: its last video may continue in the next unit."""
 
     @property
     def is_finished(self) -> bool:
+        """Whether every unit is committed."""
         return not self._items and self._next is None
 
     def item(self, unit: int) -> WorkItem:
+        """The work item of an opened, unfinished unit."""
         return self._items[unit]
 
     def blocks(self, unit: int) -> int:
-        """How many blocks the unit has."""
+        """Number of blocks of the unit."""
         return len(_blocks(unit, self._items[unit]))
 
     def claim_slot(self, unit: int) -> bool:
-        """Whether there is room for what is decoded of the unit; from then on, there is. A taught unit takes none."""
+        """Reserve a slot for the unit's decoded clips; returns whether it has one. A taught unit needs none."""
         if not self.wants(unit) or not self._items[unit].clips:
             return True
         has_room = unit in self._slots or unit == self._untaught[0] or len(self._slots) < self.ahead
-        # Decoders that wait for room would wait for a unit that waits for one of them: they go on until one is free.
+        # A unit that starts over needs a decoder. Were all of them waiting for slots, it would wait forever, so they go on.
         has_room = has_room or bool(self._again)
         if has_room:
             self._slots.add(unit)
         return has_room
 
     def wants(self, unit: int) -> bool:
-        """Whether anything is to be done with what is decoded of the unit: not where another run has done it meanwhile."""
+        """Whether the unit's decoded clips are still needed: not once it is taught, or another run has done it."""
         return unit in self._untaught
 
     def next_span(self) -> Span | None:
-        """What to decode next; None if nothing is left, or while there is no room for it."""
+        """The next span to decode; None if none is left, or while there is no free slot for it."""
         if self._again:
             return self._again.popleft()
         while not self._spans and self._next is not None and (self._unended or self._may_open()):
-            self._open()  # a video that goes on in later units is handed over whole
+            self._open()  # a video that continues in later units stays in one span
         if not self._spans or not self.claim_slot(self._spans[0].blocks[0].unit):
             return None
         return self._spans.popleft()
 
     def next_unit(self) -> int | None:
-        """The next unit to teach, which is then somebody's; None if there is none now."""
+        """The next unit to teach, which then belongs to the caller; None if there is none now."""
         if not self._unbegun and self._next is not None and self._may_open():
             self._open()
-        # In order: were all teachers at units whose videos a decoder has not come to, the decoders would wait for them.
+        # In order: if all teachers had units whose videos are not decoded yet, no slot would become free for the decoders.
         if not self._unbegun or not self.claim_slot(self._unbegun[0]):
             return None
         return self._unbegun.pop(0)
 
     def taught(self, unit: int) -> None:
-        """Nothing decoded of the unit is kept any more."""
+        """Report that the unit is taught, so that its decoded clips are dropped and its slot is free."""
         self._untaught.remove(unit)
         self._slots.discard(unit)
 
     def finish(self, unit: int) -> None:
-        """The unit is committed."""
+        """Report that the unit is committed."""
         del self._items[unit]
 
     def begin_again(self, unit: int) -> None:
-        """Whoever had the unit is gone, with what was decoded of it: it is to be decoded and taught anew."""
+        """Report that the unit's teacher died and its decoded clips are lost: decode and teach it again."""
         if unit not in self._untaught:
             insort(self._untaught, unit)
         self._slots.add(unit)
@@ -169,7 +172,7 @@ class Scheduler:
         self._unended = []
 
     def _goes_on(self, video: str) -> bool:
-        """Whether the next unit begins with that video."""
+        """Whether the next unit begins with the same video."""
         return self._next is not None and bool(self._next.clips) and self._next.clips[0].video == video
 
 
@@ -178,7 +181,7 @@ def _blocks(unit: int, item: WorkItem) -> list[Block]:
 
 
 def _in_blocks(clips: Sequence[Clip]) -> Iterator[tuple[Clip, ...]]:
-    """Runs of at most `CLIPS_PER_BLOCK` clips, cut between videos where that can be."""
+    """Runs of at most `CLIPS_PER_BLOCK` clips, cut between videos where possible."""
     block: list[Clip] = []
     for _, run in groupby(clips, lambda clip: clip.video):
         of_video = list(run)
@@ -194,11 +197,11 @@ def _in_blocks(clips: Sequence[Clip]) -> Iterator[tuple[Clip, ...]]:
 
 
 class InboxClosed(Exception):
-    """What a unit's clips were waited for is over: the run ends, or its teacher does."""
+    """The run or its teacher has ended, so the awaited clips will not come."""
 
 
 class Inbox:
-    """Decoded blocks on their way to the units that wait for them. Safe between threads."""
+    """Passes decoded blocks to the units that wait for them. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -206,12 +209,13 @@ class Inbox:
         self._is_closed = False
 
     def put(self, unit: int, number: int, clips: tuple[Decoded, ...]) -> None:
+        """Deliver block ``number`` of the unit."""
         with self._changed:
             self._blocks[unit, number] = clips
             self._changed.notify_all()
 
     def clips(self, unit: int, blocks: int) -> Iterator[Decoded]:
-        """The clips of the unit's so many blocks, in order, each waited for. Raises `InboxClosed`."""
+        """The clips of the unit's ``blocks`` blocks, in order, waiting for each. Raises `InboxClosed`."""
         for number in range(blocks):
             yield from self._block((unit, number))
 
@@ -223,12 +227,13 @@ class Inbox:
             return self._blocks.pop(key)
 
     def forget(self, unit: int) -> None:
-        """Nobody wants what may have come of the unit."""
+        """Drop all blocks of the unit."""
         with self._changed:
             for key in [key for key in self._blocks if key[0] == unit]:
                 del self._blocks[key]
 
     def close(self) -> None:
+        """Make every current and later wait raise `InboxClosed`."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""One unit of work: decode → teach → encode → write. Knows no Ray; any engine repeats it.
+"""Decoded clips of one unit in; its shards and ledger entry out: teach → encode → write. Independent of Ray and of the engine.
 
-A unit is safe to repeat and to run twice at once: its objects are created, never overwritten, and its ledger
-entry, written last, is what makes it visible.
+A unit is idempotent and may run twice at once: its objects are created, never overwritten, and its ledger entry, written
+last, commits it.
 """
 
 from __future__ import annotations
@@ -50,20 +50,23 @@ from teacher_cache.teachers.registry import family
 
 
 class WorkerSpec(Frozen):
-    """All that a worker on any machine needs to begin."""
+    """All that a worker needs to start, on any machine."""
 
     store: str
     teacher: TeacherJob
     engine: EngineJob
     ledger_volume: int = 0
-    """The volume of the ledger that was open when the work was planned."""
+    """The ledger volume that was open when the work was planned."""
 
 
 class UnitWorker:
-    """A loaded teacher at one store, which several units share. Use as a context manager; safe between threads.
+    """A loaded teacher and one store, shared by several units at once. Thread-safe; use as a context manager.
 
-    While one unit's batch is on the device, others are encoded, compressed or written. Whoever calls decides how many
-    there are: `teaching_at_once` keep the devices busy.
+    While one unit's batch is on the device, others are encoded, compressed or written. The caller decides how many units
+    run at once; `teaching_at_once` of them keep the devices busy.
+
+    Raises `CouldNotRun` if the machine or its GPUs lack the memory, `BadInput` if the weights are not the store's, and what
+    opening the store and loading the teacher raise.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -85,10 +88,10 @@ class UnitWorker:
         for teacher in teachers:
             self._free.put(teacher)
         self._journal = Journal(self.store.objects, spec.ledger_volume)
-        # The compressors release the GIL, so they work beside a teacher.
+        # The compressors release the GIL, so they run in parallel with a teacher.
         self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
-        """A clip's slot between teaching and compression. Without it, a fast teacher would fill the memory."""
+        """Back-pressure: one slot per clip between teaching and compression, so that a fast teacher cannot fill the memory."""
 
     def _require_memory(self, spec: WorkerSpec) -> None:
         """Raises `CouldNotRun` before anything large is loaded."""
@@ -100,12 +103,12 @@ class UnitWorker:
 
     @property
     def teaching_at_once(self) -> int:
-        """Units that keep the devices busy: one for each, and one that is encoded or waits for frames meanwhile."""
+        """Number of units that keep the devices busy: one per device, plus one being encoded or waiting for frames."""
         return len(self.devices) + 1
 
     @contextmanager
     def teacher(self) -> Iterator[Teacher]:
-        """A teacher that nobody else uses meanwhile."""
+        """A teacher for the caller's exclusive use; waits until one is free."""
         teacher = self._free.get()
         try:
             yield teacher
@@ -119,10 +122,14 @@ class UnitWorker:
         self.close()
 
     def close(self) -> None:
+        """Cancel waiting compressions and end the threads."""
         self.compressors.shutdown(cancel_futures=True)
 
     def teach(self, item: WorkItem, decoded: Iterator[DecodedClip | VideoError]) -> TaughtUnit:
-        """Teach and encode a unit's clips, which come decoded in the item's order. A clip that fails costs its own row."""
+        """Teach and encode a unit's clips. ``decoded`` yields them in the item's order. A failed clip fails only its own row.
+
+        Parts that other workers have committed since are skipped.
+        """
         standing = self._journal.standing(item.unit.shard)
         left = tuple(part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing))
         if not left:
@@ -133,7 +140,7 @@ class UnitWorker:
         return unit
 
     def write(self, unit: TaughtUnit) -> UnitReport:
-        """Write a taught unit's objects, and commit it."""
+        """Write a taught unit's shards and commit it. Raises `CouldNotRun` if a foreign object is in the way."""
         if unit.standing is not None:
             return self._told(unit.report(unit.standing, already_done=True))
         entry = unit.write()
@@ -142,19 +149,20 @@ class UnitWorker:
         return self._told(unit.report(entry, already_done=already_done))
 
     def _told(self, report: UnitReport) -> UnitReport:
-        """With what was asked of store and videos since the last report, for whichever unit."""
+        """Add the requests to store and videos since the last report, of whichever unit."""
         asked = {"requests": self.store.objects.take_requests(), "video_requests": VIDEO_REQUESTS.take()}
         return report.model_copy(update=asked)
 
 
 class StageClock:
-    """Seconds spent in each stage of a unit."""
+    """Seconds spent in each stage of a unit: the fields of `StageSeconds`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(StageSeconds.model_fields, 0.0)
 
     @contextmanager
     def stage(self, name: str, clock: Callable[[], float] = time.perf_counter) -> Iterator[None]:
+        """Add the time spent inside to the stage ``name``."""
         start = clock()
         try:
             yield
@@ -164,20 +172,20 @@ class StageClock:
 
 @dataclass(frozen=True)
 class _Compressed:
-    """One clip's chunks."""
+    """One clip's compressed chunks."""
 
     chunks: dict[str, bytes]
-    """By their array."""
+    """Array's name → chunk."""
     seconds: float
-    """What compressing them took of a core."""
+    """CPU seconds that compressing them took."""
 
 
 class TaughtUnit:
-    """Encoded chunks and outcomes of a unit's rows, on their way to the store."""
+    """A unit being taught: its clips' encoded chunks and its rows' outcomes, before they are written."""
 
     def __init__(self, worker: UnitWorker, item: WorkItem, standing: LedgerEntry | None = None) -> None:
         self.standing = standing
-        """The entry of another worker that did the unit first."""
+        """The entry of another worker that committed the unit first, if any."""
         self.clock = StageClock()
         self._worker, self._store, self._item = worker, worker.store, item
         self._signals: tuple[SignalName, ...] = tuple(part for part in item.unit.parts if part != "clock")
@@ -187,7 +195,7 @@ class TaughtUnit:
         self._compressed: dict[int, Future[_Compressed]] = {}
 
     def batches(self, decoded: Iterator[DecodedClip | VideoError]) -> Iterator[list[tuple[Clip, DecodedClip]]]:
-        """Batches of clips that decoded; the others are recorded as failed."""
+        """Batches of the clips that decoded. Records the others as failed."""
         batch: list[tuple[Clip, DecodedClip]] = []
         for clip in self._item.clips:
             with self.clock.stage("decode_wait"):
@@ -204,6 +212,7 @@ class TaughtUnit:
             yield batch
 
     def fail(self, clip: Clip, reason: FailureReason, detail: str) -> None:
+        """Record the clip's row as failed."""
         self._failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
         self._outcomes[clip.row] = RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
 
@@ -232,7 +241,7 @@ class TaughtUnit:
             raise
 
     def _encoded(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> Arrays | None:
-        """The clip's arrays; None if it fails here."""
+        """The clip's encoded arrays; None if it fails, non-finite or beyond its encoding's bound."""
         arrays: Arrays = _clock_values(decoded.clock) if "clock" in self._item.unit.parts else {}
         errors: dict[str, ErrorFigure] = {}
         for signal, values in raw.items():
@@ -241,7 +250,7 @@ class TaughtUnit:
                 return None
             encoder = encoding(signal, self._store.recipe.encodings[signal])
             encoded, error = encoder.encode(SIGNALS[signal], values)
-            if not error.measured <= error.bound * (1 + 1e-6):  # a NaN is no bound kept
+            if not error.measured <= error.bound * (1 + 1e-6):  # written so that NaN counts as exceeding the bound
                 found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {encoder.name}"
                 self.fail(clip, "encoding_bound", f"{found}; keep this signal in a store with `encoding: exact`")
                 return None
@@ -266,7 +275,7 @@ class TaughtUnit:
         return _Compressed(chunks, time.thread_time() - start)
 
     def write(self) -> LedgerEntry:
-        """Create the unit's shards; the entry returned is not yet committed."""
+        """Create the unit's shards. Returns its ledger entry, not yet committed."""
         per_shard = self._store.recipe.layout.clips_per_shard
         compressed = {row % per_shard: future.result() for row, future in self._compressed.items()}
         self.clock.seconds["encode"] += sum(clip.seconds for clip in compressed.values())
@@ -281,6 +290,7 @@ class TaughtUnit:
         return LedgerEntry(unit=self._item.unit, fingerprint=self._store.recipe.fingerprint, objects=objects, rows=rows)
 
     def report(self, entry: LedgerEntry, *, already_done: bool) -> UnitReport:
+        """The unit's event for the engine's caller: counts, bytes and seconds."""
         committed = sum(row.status == "committed" for row in entry.rows)
         return UnitReport(
             unit=self._item.unit.name,
@@ -300,10 +310,10 @@ class TaughtUnit:
         return StoredObject(digest=sha256_digest(data), length=len(data))
 
     def _adopted(self, key: str, own: bytes, slots: set[int]) -> bytes:
-        """The object that another worker, or an earlier run, created for this unit and did not commit.
+        """The object that another worker, or an earlier run, created for this unit without committing it.
 
-        It is taken as it is, if it is whole: GPU arithmetic does not repeat to the last bit, so its bytes need not
-        equal ours, but it came from the same teacher and the same frames.
+        It is adopted if it is intact. Its bytes may differ from ours, since GPU arithmetic is not bit-reproducible, but they
+        come from the same teacher and the same frames.
         """
         found = self._store.objects.get(key)
         if found is None:
@@ -329,7 +339,7 @@ def _clock_values(clock: FrameClock) -> Arrays:
 
 
 def _devices(engine: EngineJob) -> tuple[str, ...]:
-    """A device for each copy of the network."""
+    """The device of each copy of the network. Raises `CouldNotRun` if there are too few GPUs."""
     if engine.gpus_per_teacher == 0:
         return ("cpu",)
     wanted, found = devices_of(engine), torch.cuda.device_count()
@@ -342,6 +352,6 @@ def _devices(engine: EngineJob) -> tuple[str, ...]:
 
 
 def _wait_for_device(raw: RawSignals) -> None:
-    """A GPU answers before it is done; its time counts as the teacher's, and the next batch waits for it anyway."""
+    """Wait for the GPU, which returns before it is done, so that its time counts as teaching. The next batch waits anyway."""
     for device in {values.device for values in raw.values() if values.is_cuda}:
         torch.cuda.synchronize(device)

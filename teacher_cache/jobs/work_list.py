@@ -1,4 +1,4 @@
-"""A job's clips and what a store has in; the rows to add and the units of work that are left out. Nothing here writes."""
+"""A job's clips and a store's state in; the rows to add and the units of work left to do out. Writes nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from teacher_cache.store.store import Store, find_store, require_recipe
 
 
 def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
-    """Rows for the clips that have none, whose video's content changed, or whose row is among ``again``.
+    """New rows for the clips that have none, whose video's content changed, or whose row is in ``again``.
 
-    A table of `teacher_cache.clips.tables.CLIPS` and ``row``.
+    Returns a table of `teacher_cache.clips.tables.CLIPS` and ``row``. Raises `BadInput` if two clip ids have the same key.
     """
     rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
     catalog.require_distinct(clips["clip_id"], rows)
-    # A video that was not read, or cannot be read now, says nothing about its content; what is committed stays good.
+    # A video that was not read, or cannot be read now, may be unchanged, so its committed rows stay valid.
     is_readable = clips["content_digest"].is_valid().to_numpy()
     is_known = rows >= 0
     needs = ~is_known
@@ -41,7 +41,7 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
 
 
 def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
-    """Current rows whose clips are to be taught again in new ones: the retired, and the failed where they are asked for."""
+    """Current rows whose clips are to be taught again in new rows: retired rows and, if ``retry_failed``, failed ones."""
     rows = catalog.current
     redo = np.isin(rows, list(ledger.retired))
     if retry_failed:
@@ -50,12 +50,12 @@ def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *,
 
 
 class WorkLeft(Sequence[WorkItem]):
-    """A unit for every shard that holds one of some rows and lacks some parts. Items are made as they are asked for."""
+    """The units left: one for every shard that contains any of ``rows`` and lacks any of ``parts``. Items are made lazily."""
 
     def __init__(self, recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], rows: Rows) -> None:
         self._per_shard = recipe.layout.clips_per_shard
         self.catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
-        # A retired row that could not be taught anew (its video is gone) leaves nothing to do in its old shard.
+        # A retired row whose clip could not get a new row (its video is missing) leaves nothing to do in its old shard.
         shards = np.unique(rows[~np.isin(rows, list(ledger.retired))] // self._per_shard)
         lacks = np.array([~ledger.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
         self._shards: NDArray[np.int64] = shards[lacks.any(axis=0)]
@@ -85,20 +85,20 @@ class WorkLeft(Sequence[WorkItem]):
 
     @property
     def rows(self) -> int:
-        """Rows of all the units, taught or not."""
+        """Number of rows of all units, to be taught or not."""
         return self.catalog.rows_within(self._shards * self._per_shard, (self._shards + 1) * self._per_shard)
 
     def units(self, part: PartName) -> int:
-        """Units that write that part."""
+        """Number of units that write the part."""
         return int(self._lacks[self._parts.index(part)].sum())
 
     def clips(self, part: PartName) -> int:
-        """Rows that are to be taught in that part."""
+        """Number of rows to be taught in the part."""
         return len(self._rows_to_teach(self._shards[self._lacks[self._parts.index(part)]]))
 
     @cached_property
     def to_teach(self) -> Rows:
-        """Rows that are to be taught in any part, ascending."""
+        """Rows to be taught in any part, ascending."""
         return self._rows_to_teach(self._shards)
 
     def _rows_to_teach(self, shards: NDArray[np.int64]) -> Rows:
@@ -111,9 +111,9 @@ class WorkLeft(Sequence[WorkItem]):
         return self.catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
 
     def _settled(self, clip: Clip, latest: int) -> RowOutcome | None:
-        """The failure that a row already has, if any: its video did not decode for the first signals, or it was superseded.
+        """The outcome of a row that need not be taught: its video failed for earlier signals, or a later row supersedes it.
 
-        ``latest`` is the clip's current row, -1 where it has none.
+        None for a row to teach. ``latest`` is the clip's current row, -1 if it has none.
         """
         if latest != clip.row:
             detail = "its video has no such window now" if latest < 0 else f"row {latest} holds this clip now"
@@ -129,7 +129,7 @@ class WorkLeft(Sequence[WorkItem]):
 
 
 def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
-    """The store at ``url``, if there is one, with what it has. Raises `RecipeMismatch`."""
+    """The store at ``url`` if there is one, its catalog and its ledger. Raises `RecipeMismatch`."""
     store = find_store(url)
     if store is None:
         return None, Catalog(), Ledger()
@@ -138,6 +138,6 @@ def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
 
 
 def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:
-    """The current rows of the clips that have one."""
+    """The current rows of those clips that have one."""
     rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
     return rows[rows >= 0]

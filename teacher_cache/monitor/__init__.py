@@ -1,1 +1,1 @@
-"""Events of a run, or the growth of a store, shown in a terminal or written to a log."""
+"""Events of a run, or the state of a growing store, in; a live view in a terminal, or log lines, out."""

@@ -1,6 +1,6 @@
-"""Events of a run in, what people see of it out: a view that redraws itself in a terminal, plain lines in a log.
+"""Events of a run in; a live view in a terminal, or plain lines in a log, out.
 
-A view never stops a run: where standard error has gone, it falls silent (see `teacher_cache.io.console`).
+A view never stops a run: if standard error is closed, it falls silent (see `teacher_cache.io.console`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from teacher_cache.io.console import escape, in_terminal, printable, size, stder
 from teacher_cache.monitor.progress import Counts, Figures, News, RunProgress
 
 LOG_SECONDS = 30.0
-"""How far apart the lines of a log are, if nothing is said to the contrary."""
+"""Default interval between log lines."""
 
 _REDRAWS_PER_SECOND = 4
 _GAP = "   "
@@ -34,9 +34,9 @@ Clock = Callable[[], float]
 
 @contextmanager
 def run_display(log_seconds: float = LOG_SECONDS) -> Iterator[Callable[[Event], None]]:
-    """Show a run on standard error; yields the listener that is to be told of every event.
+    """Show a run on standard error. Yields a listener to be called with every event.
 
-    Nothing is shown until the run has work. Where it ends, however it ends, one line says how far it came.
+    Shows nothing until the run has work. When it ends, for whatever reason, one line says how far it came.
     """
     seen = _Seen()
     showing = _in_terminal(seen) if in_terminal() else _in_log(seen, log_seconds)
@@ -45,7 +45,7 @@ def run_display(log_seconds: float = LOG_SECONDS) -> Iterator[Callable[[Event], 
 
 
 class _Seen:
-    """A run's progress, as one thread tells it and another one shows it."""
+    """A run's progress, updated by one thread and shown by another."""
 
     def __init__(self) -> None:
         self.progress = RunProgress(time.monotonic())
@@ -56,7 +56,7 @@ class _Seen:
         return self.progress.clips > 0
 
     def take(self, event: Event) -> tuple[str, ...]:
-        """Take in an event; returns what to say of it."""
+        """Apply an event. Returns the lines to log about it."""
         said = self.progress.notable(event)
         if isinstance(event, RunStarted):
             self.store = event.store
@@ -75,7 +75,7 @@ def _in_terminal(seen: _Seen) -> Iterator[Callable[[Event], None]]:
         get_renderable=lambda: _screen(seen.store, seen.figures()),
         refresh_per_second=_REDRAWS_PER_SECOND,
         transient=True,
-        # What libraries print goes above the view. Standard output may be a file, which is none of the view's business.
+        # Libraries' output appears above the view. If standard output is a file, it is left alone.
         redirect_stdout=stdout.is_terminal,
     )
 
@@ -120,6 +120,7 @@ def _in_log(seen: _Seen, log_seconds: float) -> Iterator[Callable[[Event], None]
 
 
 def log(text: str) -> None:
+    """Print a line with a UTC timestamp to standard error."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     stderr.print(f"{stamp} {escape(text)}", soft_wrap=True)
 
@@ -130,12 +131,12 @@ def _say_end(seen: _Seen) -> None:
 
 
 def log_line(figures: Figures) -> str:
-    """All figures in one line, such as ``12/40 clips (30%), 2.1 clips/s, …``."""
+    """All figures in one line: ``12/40 clips (30%), 2.1 clips/s, …``."""
     return ", ".join([counted(figures), *_rates(figures), *_teachers(figures), *failed(figures)])
 
 
 def end_line(figures: Figures) -> str:
-    """How far a run came, in one line."""
+    """The final line: how far a run came, how fast, and how many clips failed."""
     rate = clips_per_second(figures.clips_per_second)
     parts = [f"{figures.done} of {figures.clips} clips in {duration(figures.elapsed_seconds)}", f"{rate} clips/s"]
     busy = [] if figures.busy is None else [f"teachers busy {figures.busy:.0%}"]
@@ -143,11 +144,15 @@ def end_line(figures: Figures) -> str:
 
 
 def counted(figures: Counts) -> str:
+    """``12/40 clips (30%)``."""
     return f"{figures.done}/{figures.clips} clips ({_percent(figures.done, figures.clips)})"
 
 
 def bar(figures: Counts) -> RenderableType:
-    return Padding(ProgressBar(total=max(1, figures.clips), completed=figures.done), 0)  # a bar alone does not end its line
+    """A progress bar on a line of its own."""
+    return Padding(
+        ProgressBar(total=max(1, figures.clips), completed=figures.done), 0
+    )  # without it, the bar does not end its line
 
 
 def _rates(figures: Figures) -> list[str]:
@@ -175,6 +180,7 @@ def _labelled(label: str, parts: Sequence[str]) -> list[str]:
 
 
 def failed(figures: Counts) -> list[str]:
+    """``3 failed (decode_error 2, …)``, or nothing if none failed."""
     if not figures.failed:
         return []
     told = f" ({', '.join(reasons(figures))})" if figures.failures else ""
@@ -182,6 +188,7 @@ def failed(figures: Counts) -> list[str]:
 
 
 def reasons(figures: Counts) -> list[str]:
+    """The most frequent reasons of failure with their counts: ``decode_error 2``."""
     shown = [f"{reason} {count}" for reason, count in list(figures.failures.items())[:_REASONS_SHOWN]]
     return [*shown, "…"] if len(figures.failures) > _REASONS_SHOWN else shown
 
@@ -210,7 +217,7 @@ def _news(item: News) -> Text:
 
 @dataclass(frozen=True)
 class Flow:
-    """Parts of a text on as few lines as the width allows; none is broken unless it is wider than a line."""
+    """Parts of a text, on as few lines as the width allows. A part is broken only if it is wider than a line."""
 
     parts: Sequence[str]
     style: str = ""
@@ -221,7 +228,7 @@ class Flow:
 
 
 def flowed(parts: Sequence[str], width: int) -> list[str]:
-    """Lines of at most ``width`` characters, save where a part alone is longer."""
+    """Join parts into lines of at most ``width`` characters; a longer part gets a line of its own."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + len(_GAP) + len(part) <= width:
@@ -232,7 +239,7 @@ def flowed(parts: Sequence[str], width: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """``h:mm:ss``, and days before it."""
+    """``h:mm:ss``, or ``2 d h:mm:ss``."""
     whole = int(seconds)
     days, rest = divmod(whole, 86400)
     clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
@@ -240,19 +247,22 @@ def duration(seconds: float) -> str:
 
 
 def eta(seconds: float | None) -> str:
+    """A duration; ``–`` if unknown."""
     return "–" if seconds is None else duration(seconds)
 
 
 def bytes_per_second(rate: float | None) -> str:
+    """``11.8 MB/s``; ``–/s`` if unknown."""
     return f"{'–' if rate is None else size(rate)}/s"
 
 
 def clips_per_second(rate: float | None) -> str:
+    """A rate in three digits, without a unit; ``–`` if unknown."""
     return "–" if rate is None else f"{rate:.3g}" if rate < 100 else f"{rate:.0f}"
 
 
 def _percent(part: int, whole: int) -> str:
-    # Never 100% before the end.
+    # Rounded down, so that it is never 100% before the end.
     return f"{part * 100 // whole if whole else 100}%"
 
 

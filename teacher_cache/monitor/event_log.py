@@ -1,4 +1,4 @@
-"""Events of a run in, one JSON object a line out, for machines: to a file that later runs go on in, or to standard error."""
+"""Events of a run in; one JSON object per line out, appended to a file or written to standard error."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STANDARD_ERROR = "-"
 
 @contextmanager
 def event_log(path: str) -> Iterator[Callable[[Event], None]]:
-    """Write events to the end of a file, or to standard error (``-``); yields the listener that is to be told of each.
+    """Append events to a file, or write them to standard error (``-``). Yields a listener to be called with each event.
 
-    Raises `BadInput` where the file cannot be opened. A line is written as its event happens, whole or not at all; where it
-    cannot be written later on (a full disk), that is said once, and the run is not disturbed.
+    Raises `BadInput` if the file cannot be opened. Each line is written at once and atomically. If a later write fails (a full
+    disk), one warning says so, and the run goes on.
     """
     if path == STANDARD_ERROR:
         yield lambda event: _to_stderr(line(event))
@@ -39,7 +39,7 @@ def event_log(path: str) -> Iterator[Callable[[Event], None]]:
 
 
 def line(event: Event) -> bytes:
-    """The event with its time as one line of JSON; no URL in it holds a credential."""
+    """The event, with its time, as one line of JSON, with credentials in URLs masked."""
     told = event.model_copy(update={"time": event.time or datetime.now(UTC)})
     return json.dumps(_masked(told.model_dump(mode="json")), separators=(",", ":")).encode() + b"\n"
 
@@ -58,18 +58,18 @@ def _to_stderr(data: bytes) -> None:
 
 
 class _File:
-    """A file of lines that other runs may have written to, and may write to now."""
+    """A file of lines to append to. Other runs may have appended to it, or may be doing so now."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        # A run that was killed while it wrote leaves a piece of a line, which must not spoil the next one.
+        # A run killed while writing leaves part of a line, which must not corrupt the next one.
         self._torn = _ends_in_a_piece(path)
         self._complained = False
 
     def add(self, data: bytes) -> None:
         try:
-            # One call: lines of two runs never mix.
+            # A single call, so that lines of two runs never mix.
             data = b"\n" + data if self._torn else data
             written = os.write(self._descriptor, data)
             self._torn = written < len(data)

@@ -1,6 +1,6 @@
-"""A store that others write to, looked at again and again, from any machine: what it holds, how fast it grows, when it is full.
+"""A store that other processes write to in; its counts, growth rate and ETA out, polled from any machine.
 
-A look costs a few requests whatever the store's size: listings, and the ledger's entries that are new.
+A poll costs a few requests, whatever the store's size: listings, and the new entries of the ledger.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from teacher_cache.store.store import Store
 
 
 class StoreFollower:
-    """Counts of a store, kept up with what is added to it."""
+    """Reads a store's counts repeatedly, each time only what was added."""
 
     def __init__(self, store: Store) -> None:
         self._url, self._objects, self._recipe = store.url, store.objects, store.recipe
@@ -46,9 +46,9 @@ class StoreFollower:
         self._catalog = Catalog()
 
     def look(self) -> StoreCounts:
-        """The store now. Raises `Unreachable`, after which a later look may succeed."""
+        """The store's counts now. Raises `Unreachable`; a later call may succeed."""
         segments = self._objects.level(CATALOG)
-        store = Store(self._objects, self._recipe)  # which finds signals that were added
+        store = Store(self._objects, self._recipe)  # a new one, since a Store caches its signals, and some may have been added
         if segments != self._segments:
             self._catalog, self._segments = store.catalog(), segments
         ledger, parts, rows = self._ledger.read(), store.parts, self._catalog.current
@@ -62,7 +62,7 @@ class StoreFollower:
 
 
 def follow(store: Store, every_seconds: float) -> None:
-    """Show a store on standard error until all its clips are done, Ctrl-C, or nobody reads that any more."""
+    """Show a store on standard error until all its clips are done, Ctrl-C is pressed, or standard error is closed."""
     looking = StoreFollower(store)
     first, start = looking.look(), time.monotonic()
     latest, note = first, ""
@@ -73,7 +73,7 @@ def follow(store: Store, every_seconds: float) -> None:
     looked_at = start
     with _shown(lambda: _screen(store.url, figures(), note)) as tell:
         tell(store_line(figures()))
-        # A store that is just being made has no clips yet.
+        # A store that was just created has no clips yet.
         while (latest.clips.pending or not latest.clips.planned) and is_read():
             time.sleep(every_seconds)
             try:
@@ -86,7 +86,7 @@ def follow(store: Store, every_seconds: float) -> None:
 
 @contextmanager
 def _shown(screen: Callable[[], RenderableType]) -> Iterator[Callable[[str], None]]:
-    """Yields what is to be called with a line for the log after each look. Ctrl-C ends the watching, not the command."""
+    """Yields a function to be called with a log line after each poll. Ctrl-C ends the view, not the command."""
     try:
         if not in_terminal():
             yield log
@@ -98,6 +98,7 @@ def _shown(screen: Callable[[], RenderableType]) -> Iterator[Callable[[str], Non
 
 
 def store_line(figures: StoreFigures) -> str:
+    """All figures in one line."""
     return ", ".join([*_rates(figures), *failed(figures)])
 
 

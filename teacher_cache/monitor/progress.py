@@ -1,6 +1,6 @@
-"""Events of a run and a clock in, what to show of it out: rates, what is left, how busy the teachers are. No I/O.
+"""Events of a run and a clock in; figures to show out: rates, ETA, how busy the teachers are. No I/O.
 
-Times are seconds of one clock that any caller may choose; one that stands still or goes back does no harm.
+Times are seconds of any one clock; it may stand still or go back without harm.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from schemas.event import Event, RunFinished, RunStarted, Stopping, TeacherLost,
 from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
-"""What "the last minute" is."""
-# What is left is reckoned from more than the last minute, in which a slow teacher may end no unit at all.
+"""Length of "the last minute"."""
+# The ETA uses a longer window, since a slow teacher may not finish any unit in a minute.
 _STEADY_SECONDS = 600.0
-# Totals are kept at most this often, so that thousands of units a minute cost no more than a few.
+# Totals are sampled at most this often, so that thousands of units per minute cost no more than a few.
 _SAMPLE_SECONDS = 1.0
 _NEWS_KEPT = 4
 
@@ -35,79 +35,79 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a run until some moment."""
+    """Sums over a run, up to some moment."""
 
     clips: int = 0
     bytes: float = 0.0
     teach: float = 0.0
-    """Seconds in which a device was held."""
+    """Device seconds used for teaching."""
     devices: float = 0.0
-    """Seconds in which a device was there to be held: devices of the teachers at work × time."""
+    """Device seconds available: devices of the running teachers × time."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The totals at a time, and how many devices there were from then on."""
+    """The totals at a time, and the number of devices from then on."""
 
     time: float
     totals: Totals
     devices: int
 
     def at(self, time: float) -> Totals:
-        """The totals at a later time, if nothing was told in between."""
+        """The totals at a later time, if no event came in between."""
         return replace(self.totals, devices=self.totals.devices + self.devices * max(0.0, time - self.time))
 
 
 @dataclass(frozen=True)
 class News:
-    """Something that whoever watches a run should see."""
+    """A notable event, as a line to show."""
 
     after_seconds: float
-    """When, counted from the run's beginning."""
+    """Time since the run's start."""
     text: str
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How far something is."""
+    """Numbers of clips."""
 
     clips: int
-    """All that there is to do."""
+    """All clips to do."""
     done: int
-    """Of these, committed or failed."""
+    """Committed or failed clips."""
     failed: int
     failures: Mapping[str, int]
-    """Failed clips by reason, most first."""
+    """Reason → failed clips, most frequent first."""
 
 
 @dataclass(frozen=True)
 class Figures(Counts):
-    """What to show of a run at one moment. None where it is not known."""
+    """A run's figures at one moment. None if unknown."""
 
     elapsed_seconds: float
     clips_per_second: float | None
-    """Since the first teacher began."""
+    """Since the first teacher started."""
     clips_per_second_recent: float | None
     """Over the last minute."""
     bytes_per_second: float | None
-    """Written, over the last minute."""
+    """Bytes written, over the last minute."""
     eta_seconds: float | None
     teachers: int
     devices: int
     busy: float | None
-    """The share of their time in which the teachers' devices were held. A unit counts when it is done."""
+    """Share of the teachers' device time spent teaching. A unit counts once it is done."""
     busy_recent: float | None
     stages: Mapping[str, float]
-    """Each stage's share of all stages' seconds, largest first."""
+    """Stage → its share of the seconds of all stages, largest first."""
     state: str
     """``starting``, ``teaching``, ``waiting``, ``stopping`` or ``done``."""
     news: tuple[News, ...]
-    """The latest, oldest first."""
+    """The latest few, oldest first."""
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run, folded from its events: ``progress = progress.after(event, now)``. Never larger than a few hundred numbers."""
+    """A run's state, folded from its events: ``progress = progress.after(event, now)``. At most a few hundred numbers."""
 
     began: float
     clips: int = 0
@@ -116,19 +116,20 @@ class RunProgress:
     failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     stages: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     teachers: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Those at work, and how many devices each has."""
+    """Running teacher → its number of devices."""
     teaching_since: float | None = None
     state: str = "starting"
     news: tuple[News, ...] = ()
     samples: tuple[Sample, ...] = ()
-    """Oldest first; the first is older than all windows."""
+    """Oldest first; the first is from before all windows."""
 
     @property
     def done(self) -> int:
+        """Committed or failed clips."""
         return self.committed + self.failed
 
     def after(self, event: Event, now: float) -> RunProgress:
-        """The progress once ``event`` was told, at ``now``."""
+        """The progress after ``event``, received at ``now``."""
         latest = self._samples[-1]
         now = max(now, latest.time)
         news = tuple(News(now - self.began, text) for text in self.notable(event))
@@ -165,12 +166,12 @@ class RunProgress:
                 return replace(self, state=self._state_after(event))
 
     def _state_after(self, event: TeacherStarted | UnitReport | Waiting | Stopping | RunFinished) -> str:
-        """A run that is done stays so, and one that stops does not go back to teaching."""
+        """The state after an event. A finished run stays finished, and a stopping one does not return to teaching."""
         to = _STATE_AFTER[type(event)]
         return self.state if self.state in {"stopping", "done"} and to != "done" else to
 
     def notable(self, event: Event) -> tuple[str, ...]:
-        """What to say of an event that is about to be told: one line each; of most events nothing."""
+        """Lines to show about an event, before `after` is called with it. Most events have none."""
         match event:
             case TeacherStarted():
                 said = [f"{event.teacher} started on {event.node} ({', '.join(event.devices)})"]
@@ -190,6 +191,7 @@ class RunProgress:
         return tuple(" ".join(without_credentials(text).split()) for text in said)
 
     def figures(self, now: float) -> Figures:
+        """What to show at ``now``."""
         latest = self._samples[-1]
         now = max(now, latest.time)
         began = self.began if self.teaching_since is None else self.teaching_since
@@ -224,33 +226,36 @@ class RunProgress:
 
 
 _SHORTEST_SECONDS = 1e-9
-"""A stretch of time from which a rate may be told."""
+"""The shortest time over which a rate is computed."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was done in a stretch of time."""
+    """What was done in a span of time. A rate is None if unknown."""
 
     seconds: float
     done: Totals
 
     @property
     def clips_per_second(self) -> float | None:
+        """Clips done per second."""
         return self.done.clips / self.seconds if self.seconds > _SHORTEST_SECONDS else None
 
     @property
     def bytes_per_second(self) -> float | None:
+        """Bytes written per second."""
         return self.done.bytes / self.seconds if self.seconds > _SHORTEST_SECONDS else None
 
     @property
     def busy(self) -> float | None:
-        # Before the first unit is done nobody has said how long a device was held.
+        """Share of the available device time spent teaching."""
+        # Unknown until the first unit reports its teaching time.
         return min(1.0, self.done.teach / self.done.devices) if self.done.teach > 0 and self.done.devices > 0 else None
 
 
 @dataclass(frozen=True)
 class StoreCounts:
-    """A store at a moment, as `teacher_cache.store.watch` finds it."""
+    """A store's counts at one moment, as `teacher_cache.monitor.follow` reads them."""
 
     clips: ClipCounts
     bytes: int
@@ -259,17 +264,17 @@ class StoreCounts:
 
 @dataclass(frozen=True)
 class StoreFigures(Counts):
-    """What to show of a store that is watched."""
+    """Figures of a watched store."""
 
     watched_seconds: float
     clips_per_second: float | None
-    """Since it has been watched, as all rates here."""
+    """Since watching began, as all rates here."""
     bytes_per_second: float | None
     eta_seconds: float | None
 
 
 def store_figures(first: StoreCounts, now: StoreCounts, seconds: float) -> StoreFigures:
-    """A store ``seconds`` after it was ``first`` looked at. Rows to be taught again do not count against it."""
+    """Figures of a store, ``seconds`` after the ``first`` counts. Rows that become pending again do not make rates negative."""
     done = now.clips.committed + now.clips.failed
     more = Totals(clips=max(0, done - first.clips.committed - first.clips.failed), bytes=max(0, now.bytes - first.bytes))
     rates = Rates(seconds, more)
@@ -297,7 +302,7 @@ def _between(first: Sample, latest: Sample, now: float) -> Rates:
 
 
 def _kept(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
-    """The samples with a new one, without those that no window reaches back to."""
+    """The samples plus a new one, without those older than all windows."""
     if len(samples) >= 2 and new.time - samples[-2].time < _SAMPLE_SECONDS:
         samples = samples[:-1]
     oldest = new.time - _STEADY_SECONDS
@@ -311,7 +316,7 @@ def _added(totals: Totals, event: Event) -> Totals:
     return replace(
         totals,
         clips=totals.clips + event.committed + event.failed,
-        # What another worker had written is in the store, and was not written by this run.
+        # Another worker's bytes are in the store, but this run did not write them.
         bytes=totals.bytes + (0 if event.already_done else event.bytes),
         teach=totals.teach + event.seconds.teach,
     )

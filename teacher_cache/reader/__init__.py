@@ -1,1 +1,1 @@
-"""Targets for trainers: open a store, read clips, datasets, samplers, a disk tier, several stores as one."""
+"""Store in, targets for trainers out: cache, torch datasets, resumable sampler, local disk tier, joined stores."""

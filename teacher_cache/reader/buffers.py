@@ -1,4 +1,4 @@
-"""Memory of batches that is used again. The kernel clears fresh pages, which costs more than decoding a clip into warm ones."""
+"""Reusable memory for batches. The kernel zeroes fresh pages, which costs more than decoding a clip into warm ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-# Smaller arrays come from the allocator, which keeps their pages itself.
+# Smaller arrays come from the allocator, which reuses their pages itself.
 _SMALLEST = 2**20
-# A block is not handed out for less than this share of it.
+# A block is reused only for an array that fills at least this share of it.
 _LEAST_USE = 0.5
 _IDLE_BYTES = 2**30
 
@@ -20,33 +20,34 @@ Values = np.ndarray[Any, Any]
 
 
 class BufferPool:
-    """Hands out uninitialised arrays, whose memory comes back when the last reference to it is gone. Safe in threads.
+    """Hands out uninitialised arrays and takes their memory back when the last reference is gone. Safe in threads.
 
-    A view, a memoryview or a tensor over an array refers to its memory as the array does. At most ``idle_bytes`` are kept
-    for which there is no array; of more, what lay idle longest goes back to the kernel.
+    A view, memoryview or tensor over an array counts as a reference to its memory. At most ``idle_bytes`` of unreferenced
+    memory are kept; beyond that, the blocks that have been idle longest are freed.
     """
 
     def __init__(self, idle_bytes: int = _IDLE_BYTES) -> None:
         self._idle_bytes = idle_bytes
         self._idle: list[Values] = []  # the longest idle first
         self._lock = threading.Lock()
-        # An array can end anywhere, in the middle of this class too: its block is put where no lock is needed.
+        # An array can be collected anywhere, even inside this class while it holds the lock; this queue needs no lock.
         self._returned: SimpleQueue[Values] = SimpleQueue()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """As `numpy.empty`, in C order."""
+        """As `numpy.empty`, in C order, from pooled memory."""
         size = int(np.prod(shape)) * dtype.itemsize
         if size < _SMALLEST:
             return np.empty(shape, dtype)
         block = self._take(size)
-        # numpy takes an array's own base for that of a view of it, and would let a plain array here go with views alive.
+        # numpy collapses a view's base to the owner of the memory, so a plain array here could be collected while views of it
+        # are alive.
         lease = (ctypes.c_char * size).from_buffer(block.data)
         weakref.finalize(lease, self._give_back, block).atexit = False
         return np.frombuffer(memoryview(lease), dtype).reshape(shape)
 
     @property
     def idle_bytes(self) -> int:
-        """Memory that no array refers to."""
+        """Bytes kept for reuse that no array refers to now."""
         with self._lock:
             self._settle()
             return sum(block.nbytes for block in self._idle)
@@ -61,7 +62,7 @@ class BufferPool:
 
     def _give_back(self, block: Values) -> None:
         self._returned.put(block)
-        if self._lock.acquire(blocking=False):  # else whoever holds it, or comes next, settles
+        if self._lock.acquire(blocking=False):  # otherwise the lock's holder, or the next caller, settles
             try:
                 self._settle()
             finally:

@@ -1,6 +1,6 @@
-"""Reading a store: targets in physical units, and nothing that the ledger does not vouch for.
+"""A store's URL and clip ids in; targets in physical units out. Only clips that the ledger has committed can be read.
 
-Loads neither ray nor a teacher; torch only for a dataset or the heads.
+Imports neither Ray nor a teacher. Imports torch only for a dataset, for `Cache.decode` or for the heads.
 """
 
 from __future__ import annotations
@@ -41,27 +41,34 @@ if TYPE_CHECKING:
     from teacher_cache.reader.datasets import CachedTargets, StoredTargets
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
-# Looking for a like-sounding name takes about a second among this many.
+# Searching this many names for a similar one takes about a second.
 _HINTS_AMONG = 10_000
 
 
 class _Group(NamedTuple):
-    """Clips of one signal that the same arrays hold."""
+    """Requested clips of one signal that are stored in the same arrays."""
 
     indices: list[int]
-    """Which of those that were asked for."""
+    """Positions of these clips in the request."""
     rows: list[int]
-    """Of these."""
+    """Their rows in the store."""
     arrays: list[StoredArray]
 
 
 def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
-    """Open a store for reading, at any fsspec URL or local path, with local disk before it. Raises `StoreNotFound`."""
+    """Open the store at ``url`` (any fsspec URL or local path) for reading; ``disk`` caches its chunks locally.
+
+    Raises `StoreNotFound`, `BadInput` for something else at the URL or a store of another format version, `StoreDamaged`,
+    and `Unreachable`.
+    """
     return Cache(open_store(str(url)), disk)
 
 
 class Cache:
-    """A store as its readers see it: the state of the moment it was opened. Picklable; a copy opens anew."""
+    """A store, open for reading. It shows the clips committed when its catalog and ledger are first read; open again for newer.
+
+    Picklable: a copy opens the store again. Does not survive a fork.
+    """
 
     def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
         self._store, self._disk = store, disk
@@ -72,20 +79,22 @@ class Cache:
 
     @property
     def url(self) -> str:
+        """The store's URL."""
         return self._store.url
 
     @property
     def recipe(self) -> Recipe:
+        """All settings that determine the stored bytes: teacher, clips, encodings, layout."""
         return self._store.recipe
 
     @property
     def size(self) -> int:
-        """Height and width of the teacher's picture, in pixels: what maps and crops are measured in."""
+        """Height and width of the teacher's square input frame, in pixels. Maps and crops are measured in these pixels."""
         return self.recipe.clips.size
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
-        """The signals that the store holds."""
+        """The signals in the store."""
         return self._store.signals
 
     @cached_property
@@ -98,11 +107,11 @@ class Cache:
 
     @cached_property
     def clips(self) -> pa.Table:
-        """One row a clip: clip_id, video (its uri), status (committed, failed or pending), reason, detail, row, content_digest,
-        video_id, window_start, window_stop.
+        """One row per clip: clip_id, video (its URI), status (committed, failed or pending), reason, detail, row,
+        content_digest, video_id, window_start, window_stop.
 
-        ``status`` is over every signal of the store; ``row`` is the clip's index on the arrays' first axis. The last two are
-        the half-open window that the clip is of its video, null where it is all of it; see `schemas.clip.Window`.
+        A clip is ``committed`` once every signal of the store is; ``row`` is its index on the arrays' first axis.
+        [window_start, window_stop) is the clip's window of its video, null for the whole video; see `schemas.clip.Window`.
         """
         rows = self._catalog.current
         status = self._ledger.status(rows, self._store.parts)
@@ -118,25 +127,28 @@ class Cache:
         return pa.table(columns)
 
     def committed_ids(self) -> list[str]:
-        """Ids of the clips that can be read in every signal, in the order of their rows."""
+        """Ids of the clips that are committed in every signal, in row order."""
         rows = self._catalog.current
         committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
         return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
     def shape(self, name: str) -> Shape:
-        """One clip's axes of what `read` gives under a name, from the metadata alone. Raises `SignalMissing`."""
+        """Shape of one clip in what `read` returns under ``name``. Reads metadata only.
+
+        Raises `SignalMissing`, and `StoreDamaged` if the array's metadata is missing or invalid.
+        """
         self._part(name)
         return self._decoded_form(name)[0]
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
-        """Targets of some clips, in the order asked for. Each is decoded while the next ones are fetched.
+        """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
 
-        ``signals`` may also name ``timestamps`` (float64 seconds) and ``frame_index`` (int32). Each array has the
-        clips as its first axis; axes and units are those of `schemas.signal.SIGNALS`: float32, depth positive.
+        Each array is (clip, …), float32, with the axes and units of `schemas.signal.SIGNALS`; depth is positive. ``signals``
+        may also name ``timestamps`` (clip, frame), float64 seconds, and ``frame_index`` (clip, frame), int32.
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
-        `StoreDamaged` where a committed chunk is gone or fails its checksum, and `Forked` in a forked process.
+        `StoreDamaged` if a committed chunk is missing or fails its checksum, `Unreachable`, and `Forked` in a forked process.
         """
         values: dict[str, Values] = {}
         wanted = []
@@ -149,7 +161,7 @@ class Cache:
         return {name: self._seen(name, found, view) for name, found in values.items()}
 
     def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
-        """The same targets as they are stored, signal → each clip's arrays by name: integers, which `decode` scales.
+        """The same targets in stored form, to be dequantised by `decode`: name → groups of clips with their stored arrays.
 
         Raises what `read` raises.
         """
@@ -163,7 +175,7 @@ class Cache:
     def _refuse_fork(self) -> None:
         if os.getpid() != self._process:
             raise Forked(
-                f"{self.url} was opened in another process, and a fork carried it here; connections and threads do not "
+                f"{self.url} was opened before this process was forked; connections and threads do not "
                 "survive a fork. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
             )
 
@@ -171,11 +183,11 @@ class Cache:
         return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """What `read` gives, as tensors on ``device``: what was stored is moved there, and scaled there."""
+        """What `read` returns, as tensors on ``device``: moves the stored arrays there first, then dequantises them there."""
         import torch  # noqa: PLC0415  # `status` does not need it
 
         def moved(values: Values) -> torch.Tensor:
-            return torch.as_tensor(values).to(device, non_blocking=True)  # a loader has made tensors of them
+            return torch.as_tensor(values).to(device, non_blocking=True)  # a DataLoader collates arrays to tensors
 
         decoded = {}
         for name, groups in stored.items():
@@ -192,18 +204,17 @@ class Cache:
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
     ) -> dict[str, Values]:
-        """Targets of a whole video of a ``dense`` store, its windows stitched: float32, the video's frames as first axis.
+        """Targets of a whole video of a ``dense`` store, stitched from its windows: float32 (frame, …), the video's frames.
 
-        ``signals`` are of depth, flow, motion and camray; ``frame_index`` and ``timestamps`` are always there as well. Depth
-        and rays are in the scale, and rays in the first camera's frame, of the first window;
-        `teacher_cache.geometry.stitch.stitch` says how ``align`` brings the others there, and what ``seed`` is for. The
-        mirrored frames of the last window are left out.
+        ``signals`` may be depth, flow, motion and camray; ``frame_index`` and ``timestamps`` are always included. Depth and
+        rays have the scale of the first window, and rays its first camera's coordinates;
+        `teacher_cache.geometry.stitch.stitch` explains ``align`` and ``seed``. The last window's mirrored frames are dropped.
 
-        Raises `BadInput` for another sampling or a signal without frames, and what `read` raises: one window that failed
-        leaves a gap, so the video cannot be stitched.
+        Raises `BadInput` for another sampling or a signal without a frame axis, and what `read` raises: a failed window
+        leaves a gap, so its video cannot be stitched.
         """
         if self.recipe.clips.sampling != "dense":
-            raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only windows of `dense` can be stitched")
+            raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only `dense` windows can be stitched")
         return read_stitched(self.read, self._clips_of(video_id), signals, align, seed)
 
     def _clips_of(self, video_id: str) -> list[Clip]:
@@ -220,7 +231,7 @@ class Cache:
         return f" Did you mean {close!r}?" if close else ""
 
     def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
-        """What ``signals`` name → the clips by the arrays that hold them."""
+        """Name in ``signals`` → the clips, grouped by the arrays that store them."""
         self._refuse_fork()
         parts = [self._part(name) for name in signals]
         rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
@@ -236,7 +247,7 @@ class Cache:
         return [group for group in groups if group.indices]
 
     def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
-        """Values of what ``signals`` may name, of one clip or with the clips as first axis; in ``out`` if it is given."""
+        """Decoded values under ``name``, of one clip or (clip, …); written to ``out`` if given."""
         if name in CLOCK_ARRAYS:
             if out is None:
                 return arrays[name]
@@ -246,7 +257,7 @@ class Cache:
         return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays, out)
 
     def _decoded_form(self, name: str) -> tuple[Shape, np.dtype[Any]]:
-        """Shape and dtype of one clip's values."""
+        """Shape and dtype of one clip's decoded values."""
         if name in CLOCK_ARRAYS:
             (array,) = self._arrays_of(name)
             return array.shape, array.dtype
@@ -262,14 +273,16 @@ class Cache:
         return part
 
     def clip(self, clip_id: str) -> Clip:
-        """What the catalog says of a clip. Raises `UnknownClip`."""
+        """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
 
     def _row(self, clip_id: str) -> int:
         row = int(self._catalog.rows_of([clip_id])[0])
         if row < 0:
             count = len(self._catalog.current)
-            raise UnknownClip(f"the store {self.url} has no clip {clip_id!r}, among {count}.{self._hint(clip_id, 'clip_id')}")
+            raise UnknownClip(
+                f"the store {self.url} has no clip {clip_id!r} among its {count}.{self._hint(clip_id, 'clip_id')}"
+            )
         return row
 
     def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
@@ -280,7 +293,7 @@ class Cache:
             if status[index] == FAILED:
                 raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")), self.url)
             raise ClipPending(
-                f"clip {clip_id!r} is planned but not committed yet in {self.url}; run the job to its end, then open anew"
+                f"clip {clip_id!r} is planned but not committed yet in {self.url}; let the job finish, then reopen the store"
             )
         return [int(row) for row in rows]
 
@@ -289,7 +302,7 @@ class Cache:
         return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """A name says what is in the shard: which recipe, which rows of which videos, and how long it came out."""
+        """The name identifies the content: recipe, the catalog segment of the rows, array, shard number and length."""
         length = self._ledger.shard_length(array.name, shard)
         rows = self._catalog.segment_digest(shard * self.recipe.layout.clips_per_shard)
         return CommittedShard(length, f"{self.recipe.fingerprint}/{rows}/{array.name}/{shard}/{length}")
@@ -312,7 +325,10 @@ class Cache:
         return self._store.shapes()
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``), shuffled by ``seed``; None keeps order."""
+        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order.
+
+        Raises `SignalMissing`.
+        """
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
 
         for name in signals:
@@ -322,7 +338,10 @@ class Cache:
     def stored_dataset(
         self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
     ) -> StoredTargets:
-        """A torch dataset of whole batches as `read_stored` gives them, for `decode` on the trainer's device."""
+        """A torch dataset of whole batches in the form of `read_stored`, for `decode` on the trainer's device.
+
+        Raises `SignalMissing`.
+        """
         from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
 
         for name in signals:
@@ -330,17 +349,17 @@ class Cache:
         return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
 
     def heads(self) -> FrozenHeads | None:
-        """The teacher's frozen heads as a torch module, or None for a teacher that has none."""
+        """The teacher's frozen heads as a torch module, or None for a teacher without heads. Raises `StoreDamaged`."""
         from teacher_cache.teachers.heads.frozen import load_heads  # noqa: PLC0415  # torch
 
         found = self._store.objects.get_many([HEADS_CARD, HEADS_FILE])
         if not found:
             return None
         if len(found) == 1:
-            raise StoreDamaged(f"{self.url} has {min(found)}, and the other half of its heads is gone; {REPAIR_ADVICE}")
+            raise StoreDamaged(f"{self.url} has {min(found)}, but the other half of its heads is missing; {REPAIR_ADVICE}")
         return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:
-    """The texts at the indices where ``where`` holds, null elsewhere."""
+    """The texts, in order, at the positions where ``where`` is true; null elsewhere."""
     return pa.array(texts, pa.string()).take(pa.array(np.maximum(np.cumsum(where) - 1, 0), mask=~where))

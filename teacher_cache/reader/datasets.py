@@ -1,4 +1,4 @@
-"""Map-style torch datasets over a store's committed clips."""
+"""Clip ids or indices in, tensors or stored batches out: map-style torch datasets over a store's committed clips."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class _ReadsStored(Protocol):
 
 
 class StoredBatch(NamedTuple):
-    """A batch as it is stored. Out of a loader its arrays are tensors."""
+    """A batch in stored form. From a DataLoader, its arrays are tensors."""
 
     clip_ids: list[str]
     stored: Stored
-    """For `Cache.decode`."""
+    """The argument of `Cache.decode`."""
 
 
 class _Shuffled:
-    """Clips in an order that goes by the seed. None keeps them as they are."""
+    """Clips in an order determined by the seed; None keeps them in order."""
 
     clip_ids: tuple[str, ...]
     _seed: int | None
@@ -47,7 +47,10 @@ class _Shuffled:
     def batches(
         self, batch_size: int, *, rank: int = 0, world_size: int = 1, tail: Tail = "drop"
     ) -> ResumableBatchSampler[str]:
-        """One rank's batches of clip ids, shuffled by the seed, for a DataLoader over this dataset."""
+        """One rank's batches of clip ids, shuffled by the seed: the ``batch_sampler`` of a DataLoader over this dataset.
+
+        Raises `BadInput`; see `ResumableBatchSampler`.
+        """
         return ResumableBatchSampler(self.clip_ids, batch_size, seed=self._seed, rank=rank, world_size=world_size, tail=tail)
 
     def __len__(self) -> int:
@@ -55,9 +58,9 @@ class _Shuffled:
 
 
 class StoredTargets(_Shuffled, Dataset[StoredBatch]):
-    """Whole batches of clips as they are stored: integers that go to the device as they are, and are scaled there. Picklable.
+    """Whole batches of clips in stored form: mostly integers, to move to the device and dequantise there. Picklable.
 
-    A key is a batch of clip ids, so that a loader takes the sampler's batches as they are::
+    A key is a batch of clip ids, so the sampler's batches are passed to the loader as ``sampler``::
 
         dataset = cache.stored_dataset(["f4d", "depth"])
         batches = dataset.batches(8)
@@ -75,10 +78,10 @@ class StoredTargets(_Shuffled, Dataset[StoredBatch]):
 
 
 class CachedTargets(_Shuffled, Dataset[Item]):
-    """Clips as ``{"clip_id": str, signal: tensor}``, a loader's whole batch fetched at once. Picklable.
+    """Clips as ``{"clip_id": str, signal: tensor}``; a DataLoader's whole batch is fetched at once. Picklable.
 
-    Asked for a clip id, it gives that clip; asked for a number, the clip at that index in the order of `set_epoch`. With
-    `batches` as a loader's ``batch_sampler`` the order is the sampler's, which can resume, and `set_epoch` is not needed.
+    A key is a clip id, or an index into the order of `set_epoch`. With `batches` as the loader's ``batch_sampler``, the
+    sampler sets the order and can resume, so `set_epoch` is not needed.
     """
 
     def __init__(self, targets: _Reads, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
@@ -87,9 +90,9 @@ class CachedTargets(_Shuffled, Dataset[Item]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle for this epoch: the same order for the same seed and epoch, on any machine.
+        """Shuffle for this epoch. Equal seed and epoch give the same order on any machine.
 
-        Persistent workers keep the order that they were started with; `batches` has no such trap.
+        Persistent workers do not see the call: they keep the order they started with. `batches` avoids this.
         """
         self._order = epoch_order(len(self.clip_ids), self._seed, epoch)
 

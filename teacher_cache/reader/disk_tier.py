@@ -1,7 +1,7 @@
-"""A bounded tier of local disk before a store: what was fetched once is read from here, by all processes of the machine.
+"""A bounded local disk cache in front of a store, shared by all processes of a machine: key in, bytes out, fetched once.
 
-One file for each key: the bytes, then their crc32c. A file's modification time is when it was last used. All that changes
-the folder happens under one lock, so the bound holds over all processes; reading takes no lock.
+One file per key: the bytes, then their crc32c. A file's modification time is its last use. Every change to the folder is made
+under one file lock, so the bound holds across processes; reads take no lock.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from teacher_cache.io.lock import exclusive
 from teacher_cache.store.chunk import checksum
 
 _TOTAL, _LOCK, _DRAFT = "total", "lock", "draft"
-# What eviction leaves: it looks at every file, so it makes room for many at once.
+# Share of the bound that eviction leaves in use. Eviction stats every file, so it frees room for many chunks at once.
 _KEPT = 0.9
 _CHECKSUM_BYTES = len(checksum(b""))
 
 
 class DiskTier:
-    """Bytes by key, the least recently used going first when they would be more than ``max_bytes``.
+    """At most ``max_bytes`` of chunks in ``folder``, evicting the least recently used first: the ``disk`` of `open_cache`.
 
-    Any number of tiers, in threads and processes, may share a ``folder``. Picklable. A tier is never the reason that a read
-    fails: a damaged file is fetched again, and a disk that is full or cannot be written warns once and is left alone.
+    Any number of tiers, in threads and processes, may share a folder. Picklable. A tier never makes a read fail: a damaged
+    file is fetched again, and if the disk is full or not writable, the tier warns once and stops writing.
 
-    Raises `BadInput` for a bound that holds nothing.
+    Raises `BadInput` for a ``max_bytes`` below 1.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         if max_bytes < 1:
-            raise BadInput(f"a disk tier of {max_bytes} bytes holds nothing; leave it out, or give it room for some clips")
+            raise BadInput(f"a disk tier of {max_bytes} bytes holds nothing; leave it out, or give it room for several clips")
         self.folder, self.max_bytes = Path(folder), max_bytes
         self._writable = True
         self._fetching: dict[str, Future[bytes]] = {}
@@ -47,10 +47,10 @@ class DiskTier:
         return DiskTier, (self.folder, self.max_bytes)
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The key's bytes: from the disk, or from ``fetch``, whose result is kept. What ``fetch`` raises is raised.
+        """The key's bytes, from disk or else from ``fetch``, whose result is kept. Raises what ``fetch`` raises.
 
-        Equal keys must mean equal bytes for ever, so a key holds the digest of the object that the bytes are of. Threads of
-        this process that ask for a key while it is fetched wait for that fetch.
+        Equal keys must mean equal bytes forever, so a key must identify its object's content. Threads of this process that
+        ask for a key while it is being fetched wait for that fetch.
         """
         path = self._path(key)
         if (kept := _read(path)) is not None:
@@ -62,7 +62,7 @@ class DiskTier:
         if underway is not None:
             return underway.result()
         try:
-            data = _read(path)  # another thread may have ended its fetch since
+            data = _read(path)  # another thread may have finished its fetch since
             if data is None:
                 data = fetch()
                 self._keep(path, data)
@@ -90,7 +90,7 @@ class DiskTier:
                 total = self._total()
                 if total is None or total + length > self.max_bytes:
                     total = self._evict(min(int(self.max_bytes * _KEPT), self.max_bytes - length))
-                # Counted before it is written: whoever is killed in between leaves a count that is too high, never too low.
+                # Counted before it is written: a process killed in between leaves a count that is too high, never too low.
                 self._set_total(total + length)
                 with self._draft() as draft:
                     with draft.open("wb") as file:
@@ -100,15 +100,15 @@ class DiskTier:
         except OSError as error:
             self._writable = False
             warnings.warn(
-                f"the disk tier {self.folder} cannot keep more ({error.strerror}), so clips are fetched from the store each "
-                "time; give it a folder that can be written, on a disk with room, or fewer max_bytes",
+                f"the disk tier {self.folder} cannot be written ({error.strerror}), so clips that it does not hold are fetched "
+                "from the store each time; give it a writable folder on a disk with room, or a smaller max_bytes",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     @contextlib.contextmanager
     def _draft(self) -> Iterator[Path]:
-        """A file that is gone after. One name for all: it is written under the lock."""
+        """A temporary file, removed afterwards. One fixed name is enough, since it is written under the lock."""
         draft = self.folder / _DRAFT
         try:
             yield draft
@@ -116,7 +116,7 @@ class DiskTier:
             draft.unlink(missing_ok=True)
 
     def _total(self) -> int | None:
-        """Bytes of all files, as last counted; None where that is not known."""
+        """Bytes of all files, as last counted; None if unknown."""
         try:
             return int((self.folder / _TOTAL).read_text())
         except (FileNotFoundError, ValueError):
@@ -126,7 +126,7 @@ class DiskTier:
         (self.folder / _TOTAL).write_text(str(total))
 
     def _evict(self, bound: int) -> int:
-        """Remove the least recently used until at most ``bound`` bytes are left; how many are left."""
+        """Remove the least recently used files until at most ``bound`` bytes are left. Returns the bytes left."""
         files = sorted(self._files(), key=lambda found: found[1].st_mtime_ns)
         total = sum(status.st_size for _, status in files)
         for path, status in files:
@@ -144,7 +144,7 @@ class DiskTier:
 
 
 def _read(path: Path) -> bytes | None:
-    """A file's bytes, now its latest use; None where there is none or it is damaged."""
+    """A file's bytes, marking it as used now; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
@@ -153,11 +153,11 @@ def _read(path: Path) -> bytes | None:
                 return None
     except OSError:
         return None
-    with contextlib.suppress(OSError):  # a tier that cannot be written still serves what it has
+    with contextlib.suppress(OSError):  # a read-only tier still serves what it holds
         _touch(path)
     return data
 
 
 def _touch(path: Path) -> None:
-    now = time.time_ns()  # the kernel's own stamps are some milliseconds apart
+    now = time.time_ns()  # the kernel's own timestamps have a resolution of several milliseconds
     os.utime(path, ns=(now, now))

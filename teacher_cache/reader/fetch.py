@@ -1,7 +1,6 @@
-"""Clips' stored values from committed shards: one request a chunk, decoded straight into the caller's batch.
+"""Rows of stored arrays in; their values out, decoded straight into the caller's batch. One request per chunk.
 
-The index of a shard lies at its end. It is read once and kept, together with the chunks themselves where they are so small
-that the whole shard comes in the same request.
+A shard's index is at its end. It is read once and kept. If a shard is small, the same request reads its chunks too.
 """
 
 from __future__ import annotations
@@ -25,59 +24,59 @@ from teacher_cache.store.layout import shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import has_chunk, index_length, read_index
 
-# More requests in flight than this no longer pay, and each holds a chunk in memory.
+# More requests in flight are no faster, and each holds a chunk in memory.
 _IN_FLIGHT = 8
-# A shard whose values are no longer than this is read whole with its index.
+# A shard with at most this many bytes of values is read whole, together with its index.
 _SMALL_SHARD = 16 * 2**10
-# Shards whose ends are kept: some hundred bytes each for large chunks, up to `_SMALL_SHARD` for small ones.
+# Shard ends kept in memory: some hundred bytes each for large chunks, up to `_SMALL_SHARD` for small ones.
 _KEPT_SHARDS = 16384
 
 Values = np.ndarray[Any, Any]
 
 
 class ChunkTier(Protocol):
-    """A nearer cache of chunks, such as a local disk."""
+    """A faster cache of chunks in front of the store, such as a local disk."""
 
     def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The bytes kept under ``key``, or else those that ``fetch`` gives, which it may keep."""
+        """The bytes kept under ``key``, or else the result of ``fetch``, which the tier may keep."""
 
 
 class CommittedShard(NamedTuple):
-    """What the ledger says of a shard object."""
+    """What the ledger records about a shard object."""
 
     length: int
     """Bytes."""
     name: str
-    """Under which a tier keeps parts of it: equal names mean equal bytes."""
+    """Prefix of the tier's keys for its parts: equal names mean equal bytes."""
 
 
 @dataclass(frozen=True)
 class _ShardEnd:
-    """A shard's index, and as much of its end as was read with it."""
+    """A shard's index, and the end of the object that was read with it."""
 
     index: Values
     """uint64 (slot, (offset, length))."""
     present: Values
     """bool (slot,)."""
     offset: int
-    """Where ``data`` begins in the object."""
+    """Position in the object at which ``data`` begins."""
     data: bytes
 
 
 class ClipsToDecode(NamedTuple):
-    """Rows of one signal, and where their values go."""
+    """Rows of one signal to decode, and their destinations."""
 
     arrays: Sequence[StoredArray]
-    """Which hold it."""
+    """The arrays that store the signal."""
     rows: Sequence[int]
     outs: Sequence[Values]
-    """For each row."""
+    """One destination per row."""
     decode: Callable[[Mapping[str, Values], Values], object]
-    """(stored array's name → a clip's values, where the decoded ones go). Called in several threads at once."""
+    """(stored array's name → a clip's values, destination). Called in several threads at once."""
 
 
 class _Destination(NamedTuple):
-    """Where a row's values go, and what puts them there. Of equal names and rows the values are equal."""
+    """A row's destination, and the function that fills it. Equal names and rows have equal values."""
 
     name: str
     row: int
@@ -86,7 +85,7 @@ class _Destination(NamedTuple):
 
 
 class ChunkReader:
-    """Reads rows of a store's arrays, which the ledger must vouch for: what is not there is damage. Safe in threads."""
+    """Reads committed rows of a store's arrays. Since they are committed, a missing chunk means damage. Safe in threads."""
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class ChunkReader:
         committed: Callable[[StoredArray, int], CommittedShard],
         tier: ChunkTier | None = None,
     ) -> None:
-        """``committed`` is what the ledger says of an array's shard of that number."""
+        """``committed`` looks up an array's shard, by number, in the ledger."""
         self._objects, self._clips_per_shard, self._committed, self._tier = objects, clips_per_shard, committed, tier
         self._ends: OrderedDict[str, Future[_ShardEnd]] = OrderedDict()
         self._lock = threading.Lock()
@@ -106,9 +105,9 @@ class ChunkReader:
         return ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="chunks")
 
     def read(self, wanted: Iterable[tuple[StoredArray, Sequence[int]]]) -> dict[str, Values]:
-        """Array's name → its values of the rows wanted, in their order: (row, *shape), in the array's dtype, the caller's own.
+        """Array's name → values of the wanted rows, in order: (row, *shape), in the array's dtype. The caller owns them.
 
-        Raises `StoreDamaged` where a chunk is gone or fails its checksum, and `Unreachable`.
+        Raises `StoreDamaged` if a chunk is missing or fails its checksum, and `Unreachable`.
         """
         values: dict[str, Values] = {}
         destinations: list[_Destination] = []
@@ -122,7 +121,7 @@ class ChunkReader:
         return values
 
     def read_each(self, wanted: Iterable[ClipsToDecode]) -> None:
-        """Decode rows into arrays of the caller's, each as soon as it is there. Raises what `read` raises."""
+        """Decode rows into the caller's arrays, each as soon as it has arrived. Raises what `read` raises."""
         self._fill(
             _Destination(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
             for clips in wanted
@@ -130,16 +129,15 @@ class ChunkReader:
         )
 
     def _fill(self, destinations: Iterable[_Destination]) -> None:
-        """Fill every destination; those of the same name and row with one request."""
+        """Fill every destination. Those with equal name and row share one request."""
         first: dict[tuple[str, int], _Destination] = {}
         repeats = [
             destination
             for destination in destinations
             if first.setdefault((destination.name, destination.row), destination) is not destination
         ]
-        longest_first = sorted(
-            first.values(), key=lambda destination: -destination.out.nbytes
-        )  # so that no long one is left for the end
+        # Longest first, so that no long fetch is left running alone at the end.
+        longest_first = sorted(first.values(), key=lambda destination: -destination.out.nbytes)
         fetches = [self._threads.submit(destination.fill, destination.row, destination.out) for destination in longest_first]
         try:
             for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
@@ -159,7 +157,7 @@ class ChunkReader:
         for array in clips.arrays:
             with self._damage_told(array, row):
                 chunk = self._chunk(array, row)
-                # The chunk's own memory is good until this thread's next chunk, so that of the last one may be used.
+                # A chunk's memory is valid until this thread reads its next chunk, so only the last array may use it in place.
                 values = view_chunk(chunk, array) if array is clips.arrays[-1] else None
                 if values is None:
                     values = clip_buffer(array, 1, self.buffers.empty)[0]
@@ -172,17 +170,15 @@ class ChunkReader:
         try:
             yield
         except FileNotFoundError:
-            raise self._damaged(array, row, "is committed, but its chunk is gone") from None
+            raise self._damaged(array, row, "is committed, but its chunk is missing") from None
         except (ValueError, StoreDamaged) as error:
             raise self._damaged(array, row, f"cannot be read ({error})") from None
 
     def _damaged(self, array: StoredArray, row: int, what: str) -> StoreDamaged:
-        return StoreDamaged(
-            f"row {row} of {array.name} in {self._objects.url} {what}; `teacher-cache verify` lists what is damaged"
-        )
+        return StoreDamaged(f"row {row} of {array.name} in {self._objects.url} {what}; `teacher-cache verify` lists all damage")
 
     def _chunk(self, array: StoredArray, row: int) -> Buffer:
-        """The chunk's bytes, checksum included; valid until this thread's next. Raises `FileNotFoundError`."""
+        """The chunk's bytes with checksum, valid until this thread reads its next chunk. Raises `FileNotFoundError`."""
         shard, slot = divmod(row, self._clips_per_shard)
         key, committed = shard_key(array, shard), self._committed(array, shard)
         end = self._end(array, key, committed)
@@ -196,14 +192,14 @@ class ChunkReader:
 
         def fetch() -> bytes:
             data = _found(self._objects.get_range(key, start, start + length), key)
-            if not split_checksum(data)[1]:  # before it is kept
+            if not split_checksum(data)[1]:  # checked before the tier keeps it
                 raise StoreDamaged("the chunk fails its checksum")
             return bytes(data)
 
         return self._tier.get(f"{committed.name}#{start}+{length}", fetch)
 
     def _end(self, array: StoredArray, key: str, committed: CommittedShard) -> _ShardEnd:
-        """The shard's end, read by the first thread that asks while the others wait for it."""
+        """The shard's end. The first thread that asks reads it; the others wait."""
         with self._lock:
             known = self._ends.get(key)
             if known is not None:
@@ -219,7 +215,7 @@ class ChunkReader:
             mine.set_result(self._read_end(array, key, committed))
         except BaseException as error:
             with self._lock:
-                self._ends.pop(key, None)  # another read may find it repaired, or the server back
+                self._ends.pop(key, None)  # a later read may find it repaired, or the server reachable again
             mine.set_exception(error)
             raise
         return mine.result()
@@ -232,7 +228,7 @@ class ChunkReader:
 
         def fetch() -> bytes:
             data = bytes(_found(self._objects.get_range(key, start, committed.length), key))
-            self._index(data, committed)  # before it is kept
+            self._index(data, committed)  # checked before the tier keeps it
             return data
 
         data = fetch() if self._tier is None else self._tier.get(f"{committed.name}#end", fetch)
@@ -242,7 +238,7 @@ class ChunkReader:
     def _index(self, end: bytes, committed: CommittedShard) -> Values:
         """The index at a shard's end. Raises `StoreDamaged` if it does not hold, or is not of the committed shard."""
         index = read_index(end, self._clips_per_shard)
-        # Shards are packed without gaps, so the last chunk's end says how long the object was when it was packed.
+        # Shards are packed without gaps, so the last chunk's end gives the packed object's length.
         if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
             raise StoreDamaged("another shard lies at its key")
         return index

@@ -1,4 +1,4 @@
-"""Several stores of the same clips, read as one: a second teacher's signals beside the first one's."""
+"""Several stores of the same clips in, one `Targets` out: a second teacher's signals beside the first one's."""
 
 from __future__ import annotations
 
@@ -33,44 +33,46 @@ _STATUSES = pa.array(["committed", "pending", "failed"])
 def join_caches(
     caches: Mapping[str, Cache], *, choose: Mapping[str, str] | None = None, clips: ClipSet = "common"
 ) -> JoinedCache:
-    """Stores by a name for each, joined by clip id: ``join_caches({"l4p": open_cache(…), "classical": open_cache(…)})``.
+    """Join named stores by clip id: ``join_caches({"l4p": open_cache(…), "classical": open_cache(…)})``.
 
-    A signal is taken from the store that has it. One that several have goes by its store's name, ``classical:flow``; which of
-    them is plain ``flow``, ``choose`` says: ``{"flow": "classical"}``. ``clips``: ``common`` leaves out clips that a store
-    lacks; ``same`` refuses them.
+    A signal that one store holds keeps its plain name. One that several stores hold is read by store, as ``classical:flow``;
+    ``choose`` decides which store the plain ``flow`` means: ``{"flow": "classical"}``. With ``clips="common"``, clips that
+    some store lacks are left out; with ``"same"``, they are an error.
 
-    Raises `JoinRefused` where the stores are not of the same frames: a field of their clip recipes, or a clip's content or
-    window, differs. How frames were resized may differ, since each recipe shows the whole picture, but stores with maps must
-    agree on its size. Raises `BadInput` for names and choices that mean nothing.
+    Raises `JoinRefused` if the stores do not hold the same frames: their clip recipes differ in frames, sampling or fps, or a
+    clip differs in content or window. They may have resized frames differently, since every recipe keeps the whole picture,
+    but stores with maps must agree on its size. Raises `BadInput` for invalid store names and choices.
     """
     return JoinedCache(dict(caches), dict(choose or {}), clips)
 
 
 class JoinedCache:
-    """Several stores as one `Targets`. Picklable; a copy opens them anew."""
+    """Several stores as one `Targets`; see `join_caches`. Picklable: a copy opens them again."""
 
     def __init__(self, caches: dict[str, Cache], choose: dict[str, str], clips: ClipSet) -> None:
         self.caches, self._choose, self._clip_set = caches, choose, clips
         self._require_names()
         self._require_frame_choice()
         self.clips: pa.Table = self._joined_clips()
-        """As `Cache.clips`, over the joined clips and without ``row``; ``status`` is the worst over the stores, and ``store``
-        the one that it is of, null where all committed the clip."""
+        """As `Cache.clips`, for the joined clips, without ``row``. ``status`` is the worst over all stores (failed, pending,
+        committed), and ``store`` names the store that has it; null if all committed the clip."""
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return JoinedCache, (self.caches, self._choose, self._clip_set)
 
     @property
     def url(self) -> str:
+        """Every store's name and URL, for messages."""
         return " and ".join(map(self._named, self.caches))
 
     @property
     def size(self) -> int:
+        """As `Cache.size`, of the stores with maps, which all agree; of the first store if none has maps."""
         return next(cache.size for cache in (*self._with_maps().values(), *self.caches.values()))
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Every name that can be read: ``flow`` where it is clear whose, ``classical:flow`` where several stores have it."""
+        """Every name that can be read: ``flow`` if one store holds it or was chosen, ``classical:flow`` if several hold it."""
         names: list[str] = []
         for signal in SIGNAL_NAMES:
             holders = self._holders(signal)
@@ -81,21 +83,21 @@ class JoinedCache:
         return tuple(names)
 
     def clip(self, clip_id: str) -> Clip:
-        """What the first store's catalog says of the clip. Raises `UnknownClip` with the store that lacks it."""
+        """The clip's entry in the first store's catalog. Raises `UnknownClip`, naming the store, if any store lacks it."""
         return [cache.clip(clip_id) for cache in self.caches.values()][0]  # noqa: RUF015  # every store is asked
 
     def committed_ids(self) -> list[str]:
-        """Ids of the clips that can be read in every signal of every store, in the order of the first store's rows."""
+        """Ids of the clips that are committed in every signal of every store, in the first store's row order."""
         ids: list[str] = self.clips.filter(pc.equal(self.clips["status"], "committed"))["clip_id"].to_pylist()
         return ids
 
     def shape(self, name: str) -> Shape:
-        """As `Cache.shape`."""
+        """As `Cache.shape`, for a name in `signals`."""
         holder, signal = self._home(name)
         return self.caches[holder].shape(signal)
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
-        """As `Cache.read`, by the names in `signals`; what goes wrong says in which store."""
+        """As `Cache.read`, for names in `signals`. Errors name the store that they come from."""
         homes = {name: self._home(name) for name in signals}
         wanted: dict[str, list[str]] = defaultdict(list)
         for holder, signal in homes.values():
@@ -106,7 +108,7 @@ class JoinedCache:
         return {name: found[holder][signal] for name, (holder, signal) in homes.items()}
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """As `Cache.dataset`."""
+        """As `Cache.dataset`, for names in `signals`."""
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch
 
         for name in signals:
@@ -114,7 +116,7 @@ class JoinedCache:
         return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
 
     def heads(self) -> FrozenHeads | None:
-        """The frozen heads that decode `f4d`, or None where no store has any."""
+        """The frozen heads that decode ``f4d``, or None if no store holds it. Raises `SignalMissing` if several do."""
         return self.caches[self._home("f4d")[0]].heads() if self._holders("f4d") else None
 
     def _named(self, name: str) -> str:
@@ -127,7 +129,7 @@ class JoinedCache:
         return {name: cache for name, cache in self.caches.items() if set(cache.signals) - {"f4d"}}
 
     def _home(self, name: str) -> tuple[str, str]:
-        """(store, signal) that a name stands for."""
+        """(store's name, signal) that ``name`` refers to."""
         holder, colon, signal = name.rpartition(":")
         if name in CLOCK_ARRAYS:
             return next(iter(self.caches)), name
@@ -149,7 +151,7 @@ class JoinedCache:
 
     def _require_names(self) -> None:
         if not self.caches or any(not name or ":" in name for name in self.caches):
-            raise BadInput(f"stores are joined by names without a colon, at least one; these are {list(self.caches)}")
+            raise BadInput(f"a join needs at least one store, and names without a colon; these are {list(self.caches)}")
         if self._clip_set not in ("common", "same"):
             raise BadInput(f"`clips` is {self._clip_set!r}; use common or same")
         for signal, name in self._choose.items():
@@ -165,8 +167,8 @@ class JoinedCache:
                 if len(set(values.values())) > 1:
                     said = ", ".join(f"{value!r} in {self._named(name)}" for name, value in values.items())
                     raise JoinRefused(
-                        f"these stores are not of the same frames: clips.{field} is {said}; teach one of them again with the "
-                        "other's value"
+                        f"these stores do not hold the same frames: clips.{field} is {said}; run one of the jobs into a new "
+                        "store with the other's value"
                     )
 
     def _joined_clips(self) -> pa.Table:
@@ -186,25 +188,27 @@ class JoinedCache:
             if len(absent):
                 raise JoinRefused(
                     f"{self._named(lacking)} lacks {len(absent)} clips of {self._named(holder)}, such as "
-                    f"{absent[0].as_py()!r}; teach them there too, or join with clips='common'"
+                    f"{absent[0].as_py()!r}; run its job over them too, or join with clips='common'"
                 )
 
     def _require_content(self, left: pa.Table, left_name: str, right: pa.Table, right_name: str) -> None:
         for column in _CONTENT:
-            differs = pc.fill_null(pc.not_equal(left[column], right[column]), fill_value=False)  # a clip never read has none
+            differs = pc.fill_null(
+                pc.not_equal(left[column], right[column]), fill_value=False
+            )  # null for a clip that was never decoded
             if pc.any(differs).as_py():
                 clip_id, old, new = (
                     values.filter(differs)[0].as_py() for values in (left["clip_id"], left[column], right[column])
                 )
                 raise JoinRefused(
                     f"{pc.sum(differs).as_py()} clips are not the same in both stores: {column} of {clip_id!r} is {old!r} in "
-                    f"{self._named(left_name)} and {new!r} in {self._named(right_name)}; run again the job of the one whose "
-                    "video has changed since"
+                    f"{self._named(left_name)} and {new!r} in {self._named(right_name)}; a video changed between the two runs, "
+                    "so run the older store's job again"
                 )
 
 
 def _worst(tables: Mapping[str, pa.Table]) -> pa.Table:
-    """The first table, each row with the worst status over all tables and the name of the one that it is of."""
+    """The first table, with each row's worst status over all tables and the name of the table that it comes from."""
     joined, *others = (table.append_column("store", pa.repeat(name, len(table))) for name, table in tables.items())
     for table in others:
         worse = pc.greater(*(pc.index_in(status, value_set=_STATUSES) for status in (table["status"], joined["status"])))

@@ -1,4 +1,4 @@
-"""The order of an epoch, cut into batches for every rank, with a position that outlives the run. Needs no torch."""
+"""Keys and a seed in; each rank's batches out, with a position that a checkpoint can store. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Key = TypeVar("Key", bound=Hashable)
 Batch = TypeVar("Batch")
 Tail = Literal["drop", "pad", "short"]
 
-_AT_ONCE = 2**16  # keys hashed at once: millions of ids as one JSON text would take gigabytes
+_AT_ONCE = 2**16  # keys hashed at once: millions of ids in one JSON text would take gigabytes
 
 
 def epoch_order(count: int, seed: int | None, epoch: int) -> npt.NDArray[np.intp]:
-    """A permutation of 0 … count - 1 that is a function of its arguments alone; without a seed, the identity.
+    """A permutation of 0 … count - 1, determined by the arguments alone; the identity if ``seed`` is None.
 
-    It sorts the raw output of PCG64, which NumPy promises to keep; `Generator.permutation` may change with a release.
+    It sorts the raw output of PCG64, which NumPy guarantees to be stable; `Generator.permutation` may change with a release.
     """
     if seed is None:
         return np.arange(count)
@@ -33,22 +33,22 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> npt.NDArray[np.intp
 
 
 class SamplerState(Frozen):
-    """Where training stands in its data. The same on every rank, and good for any other number of ranks and workers."""
+    """How far training has read its data. Equal on every rank, and valid for any other number of ranks and workers."""
 
     seed: int | None
     epoch: int = Field(ge=0)
     position: int = Field(ge=0)
     """Samples of the epoch's order that all ranks together have consumed."""
     fingerprint: str
-    """Digest of the keys, in their order."""
+    """Digest of the keys, in order."""
 
 
 class ResumableBatchSampler(Generic[Key]):
-    """Batches of keys for one rank: a ``batch_sampler`` for torch's DataLoader. Resumes exactly, whatever the world is then.
+    """One rank's batches of keys: a ``batch_sampler`` for torch's DataLoader. Resumes exactly, even with another world size.
 
-    An epoch's order is a function of seed, epoch and keys alone. Each step takes the next ``world_size`` · ``batch_size``
-    samples of it, and each rank its slice, so a position in samples says all that was seen, and another number of ranks, of
-    workers or of samples in a batch goes on from there: nothing twice, nothing left out. ::
+    Seed, epoch and keys alone determine an epoch's order. Each step takes its next ``world_size`` · ``batch_size`` samples
+    and gives each rank a slice. So one position, in samples, states what was consumed, and training can resume from it with
+    another number of ranks, workers or samples per batch without repeating or skipping a sample. ::
 
         dataset = cache.dataset(["f4d", "depth"], seed=0)
         batches = dataset.batches(8, rank=rank, world_size=world_size)
@@ -61,16 +61,16 @@ class ResumableBatchSampler(Generic[Key]):
                 if it_is_time:
                     save({"batches": batches.state_dict(), ...})  # on one rank: all have the same
 
-    Workers read ahead of training, so a sampler cannot know what was trained on: `track` counts a batch when the loop gets
-    it, and at an epoch's end goes on to the next. A loop that cannot be wrapped calls `advance` for each batch instead, or
-    `set_epoch` before each epoch and does without resuming. The loader must keep batches in order, as it does by default.
+    Workers prefetch, so the sampler cannot know which batches were trained on. `track` counts a batch when the loop receives
+    it, and moves on to the next epoch at the end. A loop that cannot be wrapped calls `advance` after each batch instead; one
+    that never resumes may call `set_epoch` before each epoch. The loader must keep batches in order, as it does by default.
 
-    ``keys`` are what the dataset is asked for: clip ids, or ``range(len(dataset))`` for a dataset of one's own. ``tail`` is
-    for the last samples of an epoch, where they are too few for all ranks: ``drop`` leaves them out; ``pad`` fills up with
-    the epoch's first samples, which are then seen twice; ``short`` shares them out, so that each sample is seen just once,
-    but the ranks' last batches differ in size by one, and some ranks have none where fewer samples than ranks are left.
+    ``keys`` are the dataset's keys: clip ids, or ``range(len(dataset))`` for another dataset. ``tail`` treats an epoch's last
+    samples if they do not fill a batch on every rank: ``drop`` skips them; ``pad`` fills the batches with the epoch's first
+    samples, which are then seen twice; ``short`` divides them among the ranks, so each sample is seen exactly once, but last
+    batches differ in size by one, and some ranks get none if fewer samples than ranks are left.
 
-    Raises `BadInput` where the numbers do not fit together.
+    Raises `BadInput` for sizes, ranks, a seed or a ``tail`` that are out of range, and for an epoch without a batch.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class ResumableBatchSampler(Generic[Key]):
     def _require(self) -> None:
         if self.batch_size < 1 or not 0 <= self.rank < self.world_size or (self.seed or 0) < 0:
             raise BadInput(
-                f"batch_size {self.batch_size}, rank {self.rank} of world_size {self.world_size} and seed {self.seed} do not "
-                "go together: a batch has at least 1 sample, ranks count from 0 to world_size - 1, and a seed is not negative"
+                f"batch_size {self.batch_size}, rank {self.rank}, world_size {self.world_size}, seed {self.seed}: "
+                "a batch has at least 1 sample, ranks count from 0 to world_size - 1, and a seed is not negative"
             )
         if self.tail not in ("drop", "pad", "short"):
             raise BadInput(f"no tail is called {self.tail!r}; use drop, pad or short")
@@ -106,11 +106,12 @@ class ResumableBatchSampler(Generic[Key]):
 
     @property
     def _step(self) -> int:
-        """Samples that all ranks together take at once."""
+        """Samples that all ranks together consume in one step."""
         return self.batch_size * self.world_size
 
     @cached_property
     def fingerprint(self) -> str:
+        """Digest of the keys, in order: ``sha256:…``."""
         digest = hashlib.sha256()
         for start in range(0, len(self.keys), _AT_ONCE):
             digest.update(canonical_json(list(self.keys[start : start + _AT_ONCE])))
@@ -125,8 +126,8 @@ class ResumableBatchSampler(Generic[Key]):
         return full + {"drop": False, "pad": rest > 0, "short": rest > rank}[self.tail]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """This rank's batches from the first sample on that is not counted as consumed."""
-        if not len(self):  # the rest of the epoch is other ranks'
+        """This rank's batches, starting at the first sample that is not counted as consumed."""
+        if not len(self):  # the epoch's remaining samples belong to other ranks
             resumed = self._handed_out is None
             self._move(self.epoch + 1, 0)
             if resumed:
@@ -134,8 +135,8 @@ class ResumableBatchSampler(Generic[Key]):
         began = self.epoch, self.position
         if began == self._handed_out:
             raise CouldNotRun(
-                f"epoch {self.epoch} was handed out to its end but never counted as consumed, so the next one would repeat its "
-                "order; iterate over `track(loader)`, or call `advance` after each batch or `set_epoch` before each epoch"
+                f"epoch {self.epoch} was iterated to its end, but no batch was counted as consumed, so the next epoch would "
+                "repeat it; iterate over `track(loader)`, call `advance` after each batch or `set_epoch` before each epoch"
             )
         order = epoch_order(len(self.keys), self.seed, self.epoch)
         for start in range(self.position, self.position + len(self) * self._step, self._step):
@@ -146,35 +147,35 @@ class ResumableBatchSampler(Generic[Key]):
         self._handed_out = began
 
     def track(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, each counted as consumed when it is handed over: a state taken in the loop's body has it."""
+        """The loader's batches. Each counts as consumed when it is yielded, so `state_dict` in the loop's body includes it."""
         for batch in loader:
             self.advance()
             yield batch
-        if not len(self):  # until now this rank stood where the others do, who had one batch more
+        if not len(self):  # the other ranks had one batch more, and this rank kept their position until now
             self._move(self.epoch + 1, 0)
 
     def advance(self) -> None:
-        """Count one more batch of every rank as consumed; after an epoch's last one, go on to the next epoch."""
+        """Count one more batch of every rank as consumed; after an epoch's last one, move on to the next epoch."""
         self._move(self.epoch, min(self.position + self._step, len(self.keys)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch, or stay where this epoch stands."""
+        """Begin this epoch; if it is the current one, keep its position."""
         self._handed_out = None
         if epoch != self.epoch:
             self._move(epoch, 0)
 
     def _move(self, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
-        if not self._left(rank=0):  # the tail is shared out from rank 0 on
+        if not self._left(rank=0):  # the tail is divided from rank 0 on, so rank 0 has the most batches
             self.epoch, self.position = epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """`SamplerState` as a plain dictionary."""
+        """The position, as `SamplerState` in a plain dictionary: put it in the checkpoint. Equal on all ranks."""
         state = SamplerState(seed=self.seed, epoch=self.epoch, position=self.position, fingerprint=self.fingerprint)
         return state.model_dump()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. Raises `BadInput` if the state is of other keys or another seed, or no state at all."""
+        """Resume from a `state_dict`. Raises `BadInput` if it is for other keys or another seed, or is no such state."""
         try:
             loaded = SamplerState.model_validate(dict(state))
         except ValidationError as error:
@@ -182,10 +183,10 @@ class ResumableBatchSampler(Generic[Key]):
             raise BadInput(f"this is not a sampler's state: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         if loaded.fingerprint != self.fingerprint or loaded.position > len(self.keys):
             raise BadInput(
-                f"the state is of other samples ({loaded.fingerprint}) than these {len(self.keys)} ({self.fingerprint}), so "
-                "its position means nothing here; give the same keys in the same order, or begin an epoch with `set_epoch`"
+                f"the state is for other samples ({loaded.fingerprint}) than these {len(self.keys)} ({self.fingerprint}), so "
+                "its position is meaningless here; give the same keys in the same order, or begin an epoch with `set_epoch`"
             )
         if loaded.seed != self.seed:
-            raise BadInput(f"the state is of the seed {loaded.seed}, and the seed here is {self.seed}; give the state's seed")
+            raise BadInput(f"the state is for seed {loaded.seed}, and the seed here is {self.seed}; use the state's seed")
         self._handed_out = None
         self._move(loaded.epoch, loaded.position)

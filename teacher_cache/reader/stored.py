@@ -1,4 +1,4 @@
-"""Clips of a store as they are stored, before anything is scaled."""
+"""The form of clips between reading and decoding: stored arrays, not yet dequantised."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from teacher_cache.encodings.base import Arrays
 
 
 class StoredClips(NamedTuple):
-    """Some of the clips that were asked for, as they are stored."""
+    """Requested clips that share the same stored arrays."""
 
     indices: list[int]
-    """Which of them these are."""
+    """Positions of these clips in the request."""
     arrays: Arrays
-    """Stored array's name → (clip, …) of these clips: integers, as a rule."""
+    """Stored array's name → (clip, …), in the stored dtype: integers, as a rule."""
 
 
 Stored = dict[str, list[StoredClips]]
-"""What ``signals`` may name → the clips by the arrays that hold them: nearly always one group of them all."""
+"""Name in ``signals`` → the clips, grouped by the arrays that store them. Nearly always one group of all clips."""

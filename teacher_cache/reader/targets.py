@@ -1,4 +1,4 @@
-"""What a student needs of a store: one store, or several joined, offer it alike."""
+"""The interface that a student reads targets through: one store (`Cache`) or several joined (`JoinedCache`)."""
 
 from __future__ import annotations
 
@@ -18,31 +18,38 @@ if TYPE_CHECKING:
 
 
 class Targets(Protocol):
-    """Cached targets by clip id, as `teacher_cache.reader.cache.Cache` documents them. Picklable."""
+    """Cached targets by clip id. `teacher_cache.reader.cache.Cache` documents shapes, units and errors. Picklable."""
 
     @property
     def url(self) -> str:
-        """Where they are, for messages."""
+        """Where the targets are stored, for messages."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Height and width of the teacher's input frame, in pixels."""
 
     @property
-    def signals(self) -> tuple[str, ...]: ...
+    def signals(self) -> tuple[str, ...]:
+        """Every signal name that `read` accepts."""
 
     @property
-    def clips(self) -> pa.Table: ...
+    def clips(self) -> pa.Table:
+        """One row per clip: clip_id, video, status, reason, detail and more; see `Cache.clips`."""
 
-    def clip(self, clip_id: str) -> Clip: ...
+    def clip(self, clip_id: str) -> Clip:
+        """The clip's entry in the catalog. Raises `UnknownClip`."""
 
-    def committed_ids(self) -> list[str]: ...
+    def committed_ids(self) -> list[str]:
+        """Ids of the clips that are committed in every signal, in row order."""
 
-    def shape(self, name: str) -> Shape: ...
+    def shape(self, name: str) -> Shape:
+        """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
 
-    def read(
-        self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE
-    ) -> dict[str, np.ndarray[Any, Any]]: ...
+    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
+        """Targets by name, each (clip, …) in the order of ``clip_ids``; see `Cache.read`."""
 
-    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets: ...
+    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
+        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order."""
 
-    def heads(self) -> FrozenHeads | None: ...
+    def heads(self) -> FrozenHeads | None:
+        """The teacher's frozen heads, or None if there are none."""

@@ -1,4 +1,4 @@
-"""A video's windows in, one stitched video out."""
+"""A video's windows in, one stitched video of targets out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Read = Callable[[Sequence[str], Sequence[str]], dict[str, Values]]
 
 
 def read_stitched(read: Read, clips: Sequence[Clip], signals: Sequence[str], align: Alignment, seed: int) -> dict[str, Values]:
-    """Targets of all the windows of one video, stitched: signal → float32 (frame, …), with the clock's arrays beside them.
+    """Stitch the windows ``clips`` of one video: signal → float32 (frame, …), plus ``timestamps`` and ``frame_index``.
 
-    Raises `BadInput` for a signal without frames, and what ``read`` raises.
+    Raises `BadInput` for a signal without a frame axis, and what ``read`` raises.
     """
     if without := [name for name in signals if name not in (*STITCHED, *CLOCK_ARRAYS)]:
         raise BadInput(f"{without[0]!r} has no frame axis to stitch along; {', '.join(STITCHED)} have")

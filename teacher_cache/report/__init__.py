@@ -1,1 +1,1 @@
-"""A store as an HTML page, and a clip as a Rerun recording."""
+"""A store in, an HTML page out; a clip in, a Rerun recording out."""

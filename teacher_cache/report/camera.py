@@ -1,4 +1,4 @@
-"""The camera's path, drawn from its rays. In: Plücker rays per frame. Out: camera centres, and a small SVG seen from above."""
+"""Plücker rays per frame in, a small SVG of the camera's path from above out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CameraPath:
 def camera_path(camray: FloatArray, *, least_extent: float) -> CameraPath:
     """The path from above: x to the right, z (the first camera's viewing direction) upwards.
 
-    ``camray`` is (frame, ray_y, ray_x, 6). The drawing covers at least ``least_extent``, in the scale of depth, so that the
-    tremor of a still camera does not look like a journey.
+    ``camray`` is (frame, ray_y, ray_x, 6). The drawing covers at least ``least_extent``, in the scale of depth, so that a
+    static camera's noise does not look like motion.
     """
     centres = camera_centres(camray)
     known = np.isfinite(centres).all(-1)
@@ -44,7 +44,7 @@ def camera_path(camray: FloatArray, *, least_extent: float) -> CameraPath:
 
 
 class _Placement:
-    """World (x, z) to SVG pixels: centred, one scale for both axes, z upwards."""
+    """Maps world (x, z) to SVG pixels: centred, one scale for both axes, z upwards."""
 
     def __init__(self, middle: DoubleArray, scale: float) -> None:
         self._middle, self._scale = middle, scale
@@ -64,7 +64,7 @@ def _placement(points: DoubleArray, least_extent: float) -> _Placement:
 
 
 def _cone(frame: int, centre: tuple[float, float] | None, rays: FloatArray) -> str:
-    """What one frame's camera sees from above: a triangle between the mean rays of its left and right edges."""
+    """One frame's field of view from above: a triangle between the mean rays of its left and right edges."""
     if centre is None:
         return f'<g class="cone" data-frame="{frame}"></g>'
     x, y = centre

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG. In: named series of (x, y) points. Out: an SVG that follows the page's light or dark colours."""
+"""Named series of (x, y) points in, a line chart as inline SVG, in the page's light or dark colours, out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DASHES = ("none", "7 3", "2 3")
 
 @dataclass(frozen=True)
 class _Axis:
-    """A range of values laid along pixels; logarithmic where ``log`` is set."""
+    """Maps a range of values to pixels; logarithmic if ``log``."""
 
     low: float
     high: float
@@ -42,8 +42,8 @@ def line_chart_svg(
 ) -> str:
     """A line chart as one ``<svg>`` element, with axes, ticks and a legend.
 
-    Points need not be sorted and may hold NaN or infinity, which break the line; with ``log_y``, so does zero and less. Long
-    series are thinned to the extremes of each short stretch, so that spikes survive.
+    Points need not be sorted. NaN and infinity break the line; with ``log_y``, so do values of zero or less. Long series are
+    thinned to the extremes of short intervals, so that spikes survive.
     """
     clean = {name: _drawable(points, log_y=log_y) for name, points in series.items()}
     finite = [p for points in clean.values() for p in points if math.isfinite(p[1])]
@@ -61,7 +61,7 @@ def line_chart_svg(
 
 
 def _drawable(points: Sequence[Point], *, log_y: bool) -> list[Point]:
-    """Sorted and thinned points; a y that cannot be drawn is NaN, a point without an x is left out."""
+    """Sorted and thinned points. A y that cannot be drawn becomes NaN; points without a finite x are left out."""
     usable = sorted(
         (float(x), float(y) if math.isfinite(y) and (y > 0 or not log_y) else math.nan) for x, y in points if math.isfinite(x)
     )
@@ -95,7 +95,7 @@ def _even_ticks(low: float, high: float, *, wanted: int = 6) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in [low, high]; where that gives fewer than three, their 2 and 5 multiples; else even steps."""
+    """Powers of ten in [low, high]; if fewer than three, also their multiples by 2 and 5; if still fewer, even steps."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     stride = math.ceil(len(exponents) / 7)
     tens = [10.0**e for e in exponents if e % stride == 0 and low <= 10.0**e <= high]
@@ -134,7 +134,7 @@ def _line(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, number: int) ->
 
 
 def _legend_rows(names: Sequence[str]) -> list[list[tuple[int, str, float]]]:
-    """(series number, name, x) of each legend entry, in as many rows as their names need."""
+    """(series number, name, x) of each legend entry, in as many rows as the names need."""
     rows: list[list[tuple[int, str, float]]] = [[]]
     x = float(_LEFT)
     for number, name in enumerate(names):
@@ -171,7 +171,7 @@ def _titles(title: str, x_label: str, y_label: str, above: int) -> str:
 
 
 def _style(number: int) -> tuple[str, str]:
-    """Colour and dashes of a series; dashes set in when the colours are used up."""
+    """Colour and dashes of a series. Dashes are used once the colours run out."""
     return f"var(--series-{number % len(_COLORS) + 1}, {_COLORS[number % len(_COLORS)]})", _DASHES[
         number // len(_COLORS) % len(_DASHES)
     ]

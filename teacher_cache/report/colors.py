@@ -1,7 +1,7 @@
-"""Signals as pictures. In: arrays in physical units, axes as in `schemas.signal.SIGNALS`. Out: uint8 RGB of the same layout.
+"""Signals in physical units, axes as in `schemas.signal.SIGNALS`, in; uint8 RGB pictures of the same layout out.
 
-Every scale is settled once per clip, from robust percentiles, so that a colour means the same in all of its frames. Values that
-are not finite become `NEUTRAL`, which no signal uses.
+Every scale is computed once per clip, from robust percentiles, so that a colour means the same in all of its frames. Non-finite
+values become `NEUTRAL`, which no signal uses.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _MAPS = {
     ),
 }
 
-# How many hues each sixth of the colour wheel has, more where the eye tells more of them apart. Baker et al., "A Database and
+# Number of hues in each sixth of the colour wheel: more where the eye distinguishes more. Baker et al., "A Database and
 # Evaluation Methodology for Optical Flow", IJCV 2011.
 _WHEEL_SIXTHS = (15, 6, 4, 11, 13, 6)
 
 
 @dataclass(frozen=True)
 class DepthScale:
-    """The depths at the two ends of the colour map, which is logarithmic between them."""
+    """The depths at the two ends of the logarithmic colour scale."""
 
     near: float
     far: float
@@ -63,7 +63,7 @@ def colormap(values: FloatArray, name: str = "viridis") -> RgbArray:
 
 
 def depth_scale(depth: FloatArray, *, low_percent: float = 2.0, high_percent: float = 98.0) -> DepthScale:
-    """Near and far ends of the colour scale of a clip's depth (frame, y, x), blind to a few outlier pixels."""
+    """Near and far ends of the colour scale for a clip's depth (frame, y, x), robust to a few outliers."""
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if not valid.size:
         return DepthScale(1.0, 2.0)
@@ -72,14 +72,14 @@ def depth_scale(depth: FloatArray, *, low_percent: float = 2.0, high_percent: fl
 
 
 def depth_to_rgb(depth: FloatArray, scale: DepthScale) -> RgbArray:
-    """Depth (frame, y, x) to colours (frame, y, x, 3): near is bright yellow, far is dark violet, log depth in between."""
+    """Depth (frame, y, x) to colours (frame, y, x, 3): bright yellow is near, dark violet is far, linear in log depth."""
     with np.errstate(invalid="ignore", divide="ignore"):
         position = np.log(np.where(depth > 0, depth, np.nan) / scale.near) / np.log(scale.far / scale.near)
     return colormap(1 - position)
 
 
 def flow_scale(flow: FloatArray, *, percent: float = 99.0) -> float:
-    """The flow length in pixels that gets full colour: a high percentile over the clip's flow (frame, y, x, 2)."""
+    """The flow length, in pixels, shown in full colour: a high percentile over the clip's flow (frame, y, x, 2)."""
     length = np.hypot(flow[..., 0], flow[..., 1])
     valid = length[np.isfinite(length)]
     return max(float(np.percentile(valid, percent)), 1e-3) if valid.size else 1.0
@@ -88,12 +88,12 @@ def flow_scale(flow: FloatArray, *, percent: float = 99.0) -> float:
 def flow_to_rgb(flow: FloatArray, scale: float) -> RgbArray:
     """Flow (…, 2) in pixels, (u right, v down), to the Middlebury colours (…, 3).
 
-    Hue is the direction (right is red, down is yellow, left is cyan, up is violet); no flow is white; ``scale`` pixels is full
-    colour, and what is longer is darker.
+    Hue is the direction (right is red, down is yellow, left is cyan, up is violet). Zero flow is white, ``scale`` pixels is
+    full colour, and longer flow is darker.
     """
     wheel = _color_wheel()
     valid = np.asarray(np.isfinite(flow).all(axis=-1))
-    # float64: the length of a flow near float32's largest number is beyond it.
+    # float64, since the length of a flow near float32's largest number would overflow.
     u, v = np.moveaxis(np.where(valid[..., None], flow, 0).astype(np.float64), -1, 0) / scale
     length = np.hypot(u, v)[..., None]
     # (-1, 1] around the wheel, as in the reference implementation; the wheel's first hue points right.
@@ -106,7 +106,7 @@ def flow_to_rgb(flow: FloatArray, scale: float) -> RgbArray:
 
 
 def flow_wheel(size: int = 96) -> RgbArray:
-    """The legend of `flow_to_rgb`: (size, size, 4) RGBA, a disc whose every point has the colour of the flow leading to it."""
+    """The legend of `flow_to_rgb`: a disc, RGBA (size, size, 4), each point in the colour of the flow from the centre to it."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     flow = np.stack(np.meshgrid(axis, axis), axis=-1)
     # One pixel of soft edge.
@@ -116,10 +116,10 @@ def flow_wheel(size: int = 96) -> RgbArray:
 
 
 def motion_to_rgb(logit: FloatArray, frames: RgbArray | None = None) -> RgbArray:
-    """Motion logits (frame, y, x) as a tint over the greyed frames: (frame, y, x, 3).
+    """Motion logits (frame, y, x) as a tint over the grey-scale frames: (frame, y, x, 3).
 
-    The tint's strength is the probability, sigmoid(logit). ``frames`` is (frame, y, x, 3) of the same size; without it the
-    ground is dark.
+    The tint's strength is the probability, sigmoid(logit). ``frames`` is (frame, y, x, 3), of the same size; without it, the
+    background is dark.
     """
     probability = 1 / (1 + np.exp(-np.clip(np.nan_to_num(logit), -30, 30)))
     strength = 0.78 * probability[..., None].astype(np.float32)
@@ -147,8 +147,8 @@ def ray_moments_to_rgb(camray: FloatArray) -> RgbArray:
 def f4d_to_rgb(f4d: FloatArray) -> RgbArray:
     """Latents (layer, token_time, token_y, token_x, channel) as colours (layer, token_time, token_y, token_x, 3).
 
-    The first three principal components of each layer's tokens, one basis for the whole clip: tokens of like colour have like
-    features, in any frame. Layers have each their own basis, so colours do not compare between them.
+    Shows the first three principal components of each layer's tokens, with one basis per layer for the whole clip: similar
+    colours mean similar features, in any frame. Colours cannot be compared between layers.
     """
     return np.stack([_layer_to_rgb(layer) for layer in f4d])
 
@@ -160,7 +160,7 @@ def _layer_to_rgb(layer: FloatArray) -> RgbArray:
     if valid.sum() > 1:
         scores = _principal_scores(tokens[valid])
         low, high = np.percentile(scores, [1, 99], axis=0)
-        # A component far weaker than the first is mostly noise; at full contrast it would drown what the others show.
+        # A component far weaker than the first is mostly noise; at full contrast it would hide the others.
         extent = np.maximum(high - low, max((high - low).max() / 4, 1e-12))
         rgb[valid] = _to_bytes(0.5 + (scores - (low + high) / 2) / extent)
     return rgb.reshape(*layer.shape[:-1], 3)
@@ -169,11 +169,11 @@ def _layer_to_rgb(layer: FloatArray) -> RgbArray:
 def _principal_scores(tokens: FloatArray, *, components: int = 3, iterations: int = 6) -> FloatArray:
     """Scores (token, components) of tokens (token, channel) on their leading principal components.
 
-    By subspace iteration from a fixed start (Halko et al. 2011): a hundredth of a full decomposition's time, and colours need
-    no more precision.
+    Uses subspace iteration from a fixed start (Halko et al. 2011): a hundredth of a full decomposition's time, and precise
+    enough for colours.
     """
     centred = tokens - tokens.mean(axis=0)
-    centred /= max(float(np.abs(centred).max()), 1e-30)  # features of any size, without overflow
+    centred /= max(float(np.abs(centred).max()), 1e-30)  # avoids overflow for large features
     basis = np.random.default_rng(0).standard_normal((tokens.shape[1], min(components + 5, tokens.shape[1]))).astype(np.float32)
     for _ in range(iterations):
         basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
@@ -186,7 +186,7 @@ def _principal_scores(tokens: FloatArray, *, components: int = 3, iterations: in
 
 
 def _color_wheel() -> npt.NDArray[np.float64]:
-    """The Middlebury wheel: 55 hues (55, 3) in [0, 1], from red over yellow, green, cyan, blue and magenta."""
+    """The Middlebury wheel: 55 hues (55, 3) in [0, 1], from red through yellow, green, cyan, blue and magenta."""
     corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], np.float64)
     sixths = [
         start + (end - start) * (np.arange(count) / count)[:, None]
@@ -204,7 +204,7 @@ def _signed_to_rgb(vectors: FloatArray, scale: float) -> RgbArray:
 
 
 def _to_bytes(unit: FloatArray) -> RgbArray:
-    """[0, 1] to 0…255, clipped; NaN to 0."""
+    """Map [0, 1] to 0…255, clipped; NaN to 0."""
     return (np.clip(np.nan_to_num(unit), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""The report page. In: a store's summary and its clips' frames and signals. Out: one self-contained HTML file that plays them.
+"""A store's summary and its clips' frames and signals in; one self-contained HTML page that plays them out.
 
-Everything that comes from outside (names, reasons, details) passes `text.escape`. The page's content security policy names its
-own script by digest and allows no other, so a string that slipped through could still not run.
+All external text (names, reasons, details) passes through `text.escape`. The page's content security policy allows only its own
+script, by digest, so that an unescaped string could still not run.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def render_page(
     """The whole page as a string, to be written as UTF-8.
 
     ``store_summary`` maps labels to values, shown in order under the title. ``clips`` is consumed one at a time, so only one
-    clip's arrays need be in memory; each adds about 0.6 MB at 16 frames of 224 × 224. Each of ``extra_sections`` is trusted
-    HTML, such as `line_chart_svg` gives, and gets a card of its own before the clips.
+    clip's arrays are in memory; each adds about 0.6 MB for 16 frames of 224 × 224. ``extra_sections`` are trusted HTML, such as
+    the output of `line_chart_svg`, each shown in a card before the clips.
     """
     cards = [_card(clip) for clip in clips]
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
@@ -88,7 +88,7 @@ def _bar(cards: Sequence[_Card]) -> str:
 
 def _card(clip: ClipPanel) -> _Card:
     total = clip.num_frames
-    # A frame inside the clip shows all signals; the first has no flow.
+    # A frame in the middle shows all signals; the first has no flow.
     shown = total // 2
     plays = total > 0
     body = f"{_controls(clip, total, shown)}{clip_panels(clip, shown)}" if plays else ""

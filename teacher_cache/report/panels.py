@@ -1,4 +1,4 @@
-"""One clip's pictures as HTML. In: its frames and signals. Out: its panels, each a title, a moving picture and a legend."""
+"""One clip's frames and signals in; its HTML panels, each with title, moving picture and legend, out."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ SignalArray = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class ClipPanel:
-    """What the page shows of one clip."""
+    """The data of one clip that the page shows."""
 
     clip_id: str
     video: str
     status: str
     """``committed``, ``failed`` or ``pending``."""
     reason: str | None = None
-    """Code of the failure, where it failed."""
+    """Reason code, if it failed."""
     detail: str | None = None
     frames: npt.NDArray[np.uint8] | None = None
-    """(frame, y, x, RGB), None where the video cannot be read now."""
+    """(frame, y, x, RGB); None if the video cannot be read now."""
     timestamps_seconds: tuple[float, ...] = ()
     """Presentation time of each frame."""
     frame_index: tuple[int, ...] = ()
-    """Source frame number of each frame, counted from 0."""
+    """Source frame number of each frame, from 0."""
     signals: dict[str, SignalArray] = field(default_factory=dict)
-    """Signal name to one clip's array in physical units, axes as in `schemas.signal.SIGNALS`. Any may be absent."""
+    """Signal → the clip's array in physical units, axes as in `schemas.signal.SIGNALS`. Any may be absent."""
     f4d_layers: tuple[int, ...] = ()
-    """Encoder block of each layer of ``f4d``, counted from 1, for its label."""
+    """Encoder block of each layer of ``f4d``, from 1, for its label."""
 
     @property
     def num_frames(self) -> int:
-        """Frames there is anything to show of: 0 for a clip with neither frames nor signals."""
+        """Number of frames to show: 0 for a clip with neither frames nor signals."""
         dense = [len(self.signals[name]) for name in ("depth", "flow", "motion", "camray") if name in self.signals]
         own = [] if self.frames is None else [len(self.frames)]
         tokens = [self.signals["f4d"].shape[1]] if "f4d" in self.signals else []
@@ -49,9 +49,9 @@ class ClipPanel:
 
     @property
     def aspect(self) -> float:
-        """Width over height of the video's picture; of the signals' own where it is unknown.
+        """Width over height of the video's picture, or of the signals if it is unknown.
 
-        Teachers see the whole picture squeezed to a square, so their maps are shown at the shape the picture had.
+        Teachers see the whole picture squeezed to a square, so their maps are shown in the picture's original shape.
         """
         if self.frames is not None:
             return float(self.frames.shape[2] / self.frames.shape[1])
@@ -174,7 +174,7 @@ def _stage(body: str) -> str:
 
 
 def _tile(sprite: Sprite, shown: int, total: int, alt: str, *, tag: str = "") -> str:
-    # The same arithmetic as the script's, so that the page is right before it runs and without it.
+    # The same arithmetic as the script's, so that the page is right before the script runs, and without it.
     i = min(sprite.count - 1, shown * sprite.count // max(total, 1))
     x, y = -100 * (i % sprite.columns) / sprite.columns, -100 * (i // sprite.columns) / sprite.rows
     label = f'<span class="tag">{escape(tag)}</span>' if tag else ""
@@ -198,7 +198,7 @@ def _css_rgb(color: Any) -> str:
 
 
 def _least_extent(depth: SignalArray | None) -> float:
-    """The least width of the camera's map: a hundredth of the usual distance to what it sees."""
+    """Smallest extent of the camera's map: a hundredth of the median depth."""
     if depth is None:
         return 0.02
     valid = depth[np.isfinite(depth) & (depth > 0)]

@@ -1,4 +1,4 @@
-"""From a store to a Rerun recording (https://rerun.io): one clip's cameras, pictures and surface in 3-D."""
+"""A store's clip in; a Rerun recording (https://rerun.io) of its cameras, pictures and surface in 3-D out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from teacher_cache.report.panels import ClipPanel
 
 _POINT_SHARE = 0.5
-"""Radius of a point, in the distance between neighbouring points at the middle depth."""
+"""Radius of a point, relative to the distance between neighbouring points at the median depth."""
 
 
 def write_recording(url: str, clip_id: str | None, out: Path) -> str:
-    """Write one committed clip, the store's first where ``clip_id`` is None; returns its id.
+    """Write one committed clip, or the store's first if ``clip_id`` is None. Returns its id.
 
-    Lengths are in the scale of the teacher's depth; x is right, y down, z forward, from the clip's first camera.
+    Lengths are in the scale of the teacher's depth; x is right, y down, z forward, in the first camera's coordinates.
 
-    Raises `UnknownClip`, and `BadInput` where clip or store have nothing to show in 3-D, ``out`` cannot be written, or
+    Raises `UnknownClip`, and `BadInput` if the clip or store has nothing to show in 3-D, if ``out`` cannot be written, or if
     rerun-sdk is not installed.
     """
     cache = open_cache(url)
@@ -59,7 +59,7 @@ def _stream(out: Path, name: str) -> Any:
     stream = rerun.RecordingStream("teacher-cache", recording_id=name)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch()  # Rerun's own writer only logs that it cannot
+        out.touch()  # Rerun's writer would only log a failure
         stream.save(out)
     except (OSError, RuntimeError) as error:
         raise BadInput(f"cannot write {out}: {error}") from None
@@ -67,7 +67,7 @@ def _stream(out: Path, name: str) -> Any:
 
 
 class _Scene:
-    """One clip's geometry, and how Rerun gets it."""
+    """One clip's geometry, and how it is logged to Rerun."""
 
     def __init__(self, clip: ClipPanel) -> None:
         depth, rays = clip.signals["depth"], clip.signals["camray"]
@@ -110,12 +110,12 @@ class _Scene:
                 stream.log(f"maps/{name}", rerun.Image(pictures[frame]).compress())
 
     def _surface(self, rerun: Any, frame: int, shown: npt.NDArray[np.bool_]) -> Any:
-        """The frame's pixels at the points they show; what moves is tinted as in the HTML page."""
+        """The frame's pixels as 3-D points; moving ones are tinted as in the HTML page."""
         tinted = self.maps.get("motion", self.pictures)[frame]
         return rerun.Points3D(self.points[frame][shown], colors=tinted.reshape(-1, 3)[shown], radii=self.radius)
 
     def _maps(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """Name to pictures, (frame, y, x, RGB)."""
+        """Name → pictures (frame, y, x, RGB)."""
         signals = self.clip.signals
         maps = {}
         if "flow" in signals:

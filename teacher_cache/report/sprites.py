@@ -1,4 +1,4 @@
-"""Pictures inside a page. In: uint8 pictures of a clip's frames. Out: one image per signal as a data URI, frames in a grid."""
+"""uint8 pictures of a clip's frames in; one image as a data URI, with the frames in a grid, out."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _JPEG_BLOCK = 8
 
 @dataclass(frozen=True)
 class Sprite:
-    """All frames of one signal in one image: frame i lies in column i % columns of row i // columns."""
+    """All frames of one signal in one image: frame i is in column i % columns of row i // columns."""
 
     uri: str
     count: int
     columns: int
     rows: int
     pixelated: bool
-    """Whether its pixels are samples of a coarse grid, to be shown as squares."""
+    """Whether its pixels are cells of a coarse grid, to be shown as squares."""
 
 
 def photo_sprite(frames: npt.NDArray[np.uint8], *, quality: int, full_color: bool = False) -> Sprite:
-    """A JPEG sprite of frames (frame, y, x, 3), at most 224 pixels a side, less for more than 16 frames.
+    """A JPEG sprite of frames (frame, y, x, 3), at most 224 pixels per side, less for more than 16 frames.
 
-    ``full_color`` keeps the colours at full resolution, for pictures whose meaning is their colour.
+    ``full_color`` disables chroma subsampling, for pictures whose colours carry the information.
     """
     count, height, width = frames.shape[:3]
     limit = _TILE_PIXELS * min(1.0, math.sqrt(_FULL_SIZE_FRAMES / count))
     scale = min(1.0, limit / max(height, width))
-    # Whole JPEG blocks, so that no frame bleeds into its neighbour; the page shows them at the clip's aspect.
+    # Whole JPEG blocks, so that no frame bleeds into its neighbour; the page restores the clip's aspect ratio.
     size = tuple(max(_JPEG_BLOCK, round(side * scale / _JPEG_BLOCK) * _JPEG_BLOCK) for side in (width, height))
     tiles = np.stack([_resized(frame, (size[0], size[1])) for frame in frames])
     buffer = io.BytesIO()
@@ -71,7 +71,7 @@ def _resized(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
 
 
 def _grid(tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Tiles (frame, y, x, 3) laid out in rows: one picture (rows * y, columns * x, 3). Cells past the last frame are grey."""
+    """Arrange tiles (frame, y, x, 3) in one picture (rows * y, columns * x, 3). Cells after the last frame are grey."""
     count, height, width = tiles.shape[:3]
     columns, rows = _layout(count)
     canvas = np.full((rows * columns, height, width, 3), 128, np.uint8)

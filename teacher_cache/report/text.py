@@ -1,4 +1,4 @@
-"""Untrusted text into HTML. In: any string, file names above all. Out: text that can only ever be read, never parsed."""
+"""Untrusted text in, such as file names; HTML text that is never parsed as markup out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def escape(value: object) -> str:
     r"""``str(value)`` for use in HTML text and in quoted attributes.
 
     Markup characters and both quotes become entities. Control characters, lone surrogates (a file name that is not Unicode) and
-    characters that reorder text become visible ``\x..`` and ``\u....``; all other Unicode stays as it is.
+    characters that reorder text become visible as ``\x..`` and ``\u....``; all other Unicode is unchanged.
     """
     return html.escape("".join(_visible(c) for c in str(value)), quote=True)
 

@@ -1,4 +1,4 @@
-"""From a store to an HTML page: reads clips and their videos, and hands them to the page."""
+"""A store's URL in, an HTML page of its clips and their videos out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WIDEST = 320
 
 
 def write_report(url: str, clip_ids: Sequence[str] | None, out: Path, extra_sections: Sequence[str] = ()) -> list[str]:
-    """Write one self-contained HTML file; returns the ids of the clips it shows.
+    """Write one self-contained HTML file. Returns the ids of the clips that it shows.
 
-    ``clip_ids`` are shown in that order, the first eight of the store when None. ``extra_sections`` are pieces of
-    HTML that stand before the clips. Raises `UnknownClip`, and `BadInput` where ``out`` cannot be written.
+    Shows ``clip_ids`` in that order, or the store's first eight clips if None. ``extra_sections`` are trusted HTML, shown
+    before the clips. Raises `UnknownClip`, and `BadInput` if ``out`` cannot be written.
     """
     cache = open_cache(url)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
@@ -40,7 +40,7 @@ def write_report(url: str, clip_ids: Sequence[str] | None, out: Path, extra_sect
 
 
 def known_rows(cache: Cache, clip_ids: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The catalog's rows of these clips in their order, or of all clips when None. Raises `UnknownClip`."""
+    """The rows of `Cache.clips` of these clips, in order, or of all clips if None. Raises `UnknownClip`."""
     rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
     wanted = list(rows) if clip_ids is None else list(clip_ids)
     if unknown := [clip_id for clip_id in wanted if clip_id not in rows]:
@@ -63,7 +63,7 @@ def _summary(cache: Cache) -> dict[str, str]:
 
 
 def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
-    """What there is to show of a clip, by its row of the catalog."""
+    """The data to show of a clip, given its row of `Cache.clips`."""
     values: dict[str, npt.NDArray[Any]] = {}
     if row["status"] == "committed":
         found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
@@ -84,7 +84,7 @@ def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
 
 
 def _frames(uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
-    """The clip's frames at a size fit to show; None where the video is out of reach: the targets are shown all the same."""
+    """The clip's frames, resized for the page. None if the video cannot be read; its targets are shown nevertheless."""
     if not len(frame_index):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Moving 3-D scenes whose 4D truth is known exactly: from a seed to frames, depth, flow, motion, rays and an mp4."""
+"""Seeds in; moving 3-D scenes with exact 4D ground truth out: frames, depth, flow, motion, rays, questions, mp4 files."""
 
 from teacher_cache.scenes.encode import encode_video
 from teacher_cache.scenes.geometry import Box, Pose, Sphere, plucker_rays

@@ -1,4 +1,4 @@
-"""Seeds in; a folder of videos, marked first frames, conversations to train on and questions to be asked out."""
+"""Seeds in; a folder of videos, marked first frames, training conversations and evaluation questions out."""
 
 from __future__ import annotations
 
@@ -27,28 +27,30 @@ _SECONDS = (1.0, 3.0)
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What the videos of a data set have in common."""
+    """Size and length of all videos of a data set."""
 
     height: int
+    """Pixels."""
     width: int
+    """Pixels."""
     frames: int
-    """Of each video; it lasts `clip_seconds`, so that its rate is its own."""
+    """Frames of each video. A video lasts `clip_seconds`, so frame rates differ."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked about the scenes."""
+    """Which questions are asked, and how many per conversation."""
 
     tasks: tuple[str, ...] = SCENE_TASKS
     """Kinds of questions."""
     turns: int = 5
-    """Questions in one conversation at most: in training a video is watched once for each conversation."""
+    """Largest number of questions per conversation. Training processes the video once per conversation."""
 
 
 def clip_seconds(seed: int) -> float:
-    """How long a scene is watched, from its first frame to its last: log-uniform between 1 and 3 seconds.
+    """Duration of a scene's video, from first to last frame, in seconds: log-uniform between 1 and 3.
 
-    It differs between scenes, so that what depends on time cannot be told from pictures alone.
+    It varies, so that answers that depend on time cannot be guessed from single frames.
     """
     shortest, longest = _SECONDS
     return float(shortest * (longest / shortest) ** np.random.default_rng([seed, 1]).random())
@@ -57,15 +59,15 @@ def clip_seconds(seed: int) -> float:
 def write_scenes(
     folder: Path, seeds: Sequence[int], shape: VideoFormat, asking: Asking, *, workers: int, advance: Callable[[int], None]
 ) -> ScenesReport:
-    """Write a data set; what a stopped one left there is used again.
+    """Write a data set, reusing what an interrupted call left in the folder.
 
-    ``videos/`` and ``marks/`` hold a video and a Set-of-Mark first frame of each scene, ``conversations.json`` LLaVA
-    conversations of several questions each, and ``questions.json`` the same questions one by one, as R4D-Bench has them.
-    Raises `BadInput` for a kind of question that there is none of, and where the folder cannot be written, holds videos of
-    another format, or the format is none of a video.
+    ``videos/`` and ``marks/`` hold each scene's video and Set-of-Mark first frame; ``conversations.json`` LLaVA conversations
+    of several questions each; ``questions.json`` the same questions one by one, in R4D-Bench's format. Raises `BadInput` for
+    an unknown kind of question, for odd heights or widths, and if the folder cannot be written or holds videos of another
+    format.
     """
     if unknown := [task for task in asking.tasks if task not in SCENE_TASKS]:
-        raise BadInput(f"there are no questions of the kind {unknown[0]!r}; there are {', '.join(SCENE_TASKS)}")
+        raise BadInput(f"there are no questions of the kind {unknown[0]!r}; use {', '.join(SCENE_TASKS)}")
     if shape.height % 2 or shape.width % 2:
         raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
     claim_folder(folder, asdict(shape))
@@ -85,7 +87,7 @@ def write_scenes(
 
 
 def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQuestion]:
-    """One scene's video and marked frame, unless they are there; its questions."""
+    """Write one scene's video and marked frame, unless they exist. Returns its questions."""
     name = _name(seed)
     asked = folder / "questions" / f"{name}.json"
     if asked.exists():
@@ -98,7 +100,7 @@ def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQu
     encode_video(folder / _video(seed), truth.rgb, fps=fps)
     Image.fromarray(draw_marks(truth.rgb[0], truth.instance[0], marks)).save(folder / _picture(seed))
     found = scene_questions(scene, truth, marks)
-    write_json(asked, [vars(question) for question in found])  # written last: a scene that has it is whole
+    write_json(asked, [vars(question) for question in found])  # written last, so that it marks the scene as complete
     return found
 
 
@@ -115,7 +117,7 @@ def _picture(seed: int) -> str:
 
 
 def _question(seed: int, number: int, question: SceneQuestion) -> dict[str, Any]:
-    """In R4D-Bench's fields; with the marked picture where it is about a mark."""
+    """The question in R4D-Bench's fields, with the marked picture if it is about a mark."""
     marked = {"som_image": _picture(seed)} if question.names_mark else {}
     return {
         "id": f"{_name(seed)}-{number:02d}",
@@ -130,9 +132,9 @@ def _question(seed: int, number: int, question: SceneQuestion) -> dict[str, Any]
 
 
 def _conversations(seed: int, questions: Sequence[SceneQuestion], turns: int) -> list[dict[str, Any]]:
-    """The questions in an order of their own, a few in each conversation: the video is then watched once for several.
+    """The questions in random order, a few per conversation, so that the video is processed once for several.
 
-    Each kind is thus asked first in some conversations, as it is when a student is evaluated.
+    So each kind comes first in some conversations, as it does when a student is evaluated.
     """
     order = np.random.default_rng([seed, 3]).permutation(len(questions))
     parts = [[questions[i] for i in order[start : start + turns]] for start in range(0, len(order), turns)]

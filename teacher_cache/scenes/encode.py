@@ -1,4 +1,4 @@
-"""Frames to a video file. In: uint8 frames. Out: an mp4 that any player opens."""
+"""uint8 frames in, an mp4 file that any player opens out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from teacher_cache.io.output_folder import written_whole
 
 
 def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float = 24.0, crf: int = 18) -> None:
-    """Write frames (frame, y, x, RGB) as H.264 in 4:2:0 (``yuv420p``), which every player decodes; whole or not at all.
+    """Write uint8 frames (frame, y, x, RGB) as H.264 in 4:2:0 (``yuv420p``), which every player decodes. Atomic.
 
-    ``crf`` is x264's constant rate factor: 18 is visually lossless, larger is smaller. Raises ValueError where the frames have
-    another shape or type, or an odd height or width, which 4:2:0 cannot hold. Needs PyAV (the ``teach`` extra).
+    ``crf`` is x264's constant rate factor: 18 is visually lossless; larger values give smaller files. Raises ValueError for
+    another shape or dtype, or an odd height or width, which 4:2:0 does not allow. Needs PyAV (the ``teach`` extra).
     """
-    import av  # noqa: PLC0415  # reading or rendering scenes does not take the codec libraries
+    import av  # noqa: PLC0415  # scenes can be rendered without the codec libraries
 
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; needed are uint8 (frame, y, x, 3), at least one")
@@ -27,7 +27,7 @@ def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float 
     with written_whole(Path(path)) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf)})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1  # one file for one input: x264's result can depend on the number of threads
+        stream.thread_count = 1  # deterministic: x264's output can depend on the number of threads
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())

@@ -1,8 +1,7 @@
-"""Rays against solids. In: pencils of rays (one origin, many directions) and rigid poses.
-Out: ray parameters, normals, Plücker rays.
+"""Rays (one origin, many directions), solids and rigid poses in; intersections, normals and Plücker rays out.
 
-Coordinates follow the pinhole convention throughout: x right, y down, z forward, metres. Bundles of N vectors are stored as
-(3, N), so that each component is contiguous.
+Coordinates follow the pinhole convention: x right, y down, z forward, in metres. N vectors are stored as (3, N), so that each
+component is contiguous.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 Vector = tuple[float, float, float]
 
 MISS = np.float32(np.inf)
-"""The ray parameter of a ray that meets nothing."""
+"""The ray parameter of a ray that hits nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +32,11 @@ class Pose:
     """(3,), metres."""
 
     def to_world(self, local: FloatArray) -> FloatArray:
-        """Local points (3, N) to world points (3, N)."""
+        """Transform local points (3, N) to world points (3, N)."""
         return self.rotation.astype(Float) @ local + self.translation.astype(Float)[:, None]
 
     def to_local(self, world: FloatArray) -> FloatArray:
-        """World points (3, N) to local points (3, N)."""
+        """Transform world points (3, N) to local points (3, N)."""
         return self.rotation.T.astype(Float) @ (world - self.translation.astype(Float)[:, None])
 
     def matrix(self) -> DoubleArray:
@@ -47,19 +46,21 @@ class Pose:
         return matrix
 
     def relative_to(self, reference: Pose) -> Pose:
-        """The same placement, seen from ``reference``'s local frame."""
+        """The same placement in ``reference``'s local coordinates."""
         inverse = reference.rotation.T
         return Pose(inverse @ self.rotation, inverse @ (self.translation - reference.translation))
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """A ball about the local origin."""
+    """A ball around the local origin."""
 
     radius: float
+    """Metres."""
 
     @property
     def bounding_radius(self) -> float:
+        """Radius of the bounding sphere, metres."""
         return self.radius
 
     @property
@@ -71,7 +72,7 @@ class Sphere:
         """Nearest ray parameter in front of ``origin`` (3,) along ``direction`` (3, N); `MISS` where there is none."""
         square = dot(direction, direction)
         along = -dot(direction, origin[:, None]) / square
-        # The perpendicular from the centre to the ray loses no digits when the ball is far away; b² - ac would.
+        # Computed from the perpendicular to the ray, since b² - ac would lose precision for a distant ball.
         perpendicular = origin[:, None] + along * direction
         inside = Float(self.radius**2) - dot(perpendicular, perpendicular)
         t = along - np.sqrt(np.maximum(inside, 0) / square)
@@ -90,13 +91,14 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Box:
-    """A cuboid about the local origin."""
+    """A cuboid around the local origin."""
 
     half: Vector
     """Half extents along x, y and z, metres."""
 
     @property
     def bounding_radius(self) -> float:
+        """Radius of the bounding sphere, metres."""
         return float(np.linalg.norm(self.half))
 
     @property
@@ -141,7 +143,7 @@ def exit_box(half: FloatArray, origin: FloatArray, direction: FloatArray) -> Flo
 def rays_near(centre: FloatArray, radius: float, direction: FloatArray, square: FloatArray) -> IntArray:
     """Indices of the rays (3, N) from the origin that pass within ``radius`` of ``centre`` (3,), ahead of the origin.
 
-    ``square`` (N,) is each direction's squared length. A cheap test that spares most rays the exact one.
+    ``square`` (N,) is each direction's squared length. A cheap test that excludes most rays from the exact one.
     """
     along = dot(direction, centre[:, None])
     margin = Float(centre @ centre - radius**2)
@@ -158,7 +160,7 @@ def rotation_about(axis: Vector, angle: float) -> DoubleArray:
 
 
 def look_at(eye: DoubleArray, target: DoubleArray) -> Pose:
-    """The camera pose at ``eye`` (3,) that sees ``target`` (3,) in its centre, with its y axis as far down as it can be."""
+    """The camera pose at ``eye`` (3,) with ``target`` (3,) at the image centre and the y axis as vertical as possible."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross([0.0, 1.0, 0.0], forward)
     right /= np.linalg.norm(right)
@@ -182,10 +184,10 @@ def plucker_rays(camera: Pose, intrinsics: DoubleArray, grid: tuple[int, int]) -
 
 
 def dot(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Scalar products (N,) of two bundles (3, N); a (3, 1) bundle stands for one vector. Faster than einsum on this layout."""
+    """Scalar products (N,) of vectors (3, N); (3, 1) broadcasts. Faster than einsum for this layout."""
     return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2], Float)
 
 
 def _away_from_zero(direction: FloatArray) -> FloatArray:
-    """The direction with zero components nudged, so that slab tests never meet 0 × infinity."""
+    """The direction with zero components replaced by a tiny number, so that slab tests never compute 0 × infinity."""
     return np.where(np.abs(direction) < 1e-9, Float(1e-9), direction)

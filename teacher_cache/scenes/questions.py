@@ -1,9 +1,8 @@
-"""Questions about a scene that its truth answers. In: a scene and its rendered truth. Out: marked objects and questions.
+"""A scene and its rendered truth in; marked objects and questions with exact answers out.
 
-The kinds are R4D-Bench's (4D-RGPT, arXiv 2512.17012, section 4), and three that need no region: the camera's movement, as in
-VSTI-Bench, how far away the whole scene is, and the video's length. Every question is multiple choice with its options in one
-fixed order, so that a blind guess is worth the same throughout; an answer too near to a border between two options is not asked
-for.
+The kinds are R4D-Bench's (4D-RGPT, arXiv 2512.17012, section 4), plus three that need no region: the camera's movement, as in
+VSTI-Bench, the scene's mean depth, and the video's length. Every question is multiple choice, with options in a fixed order, so
+that a blind guess is worth the same throughout. Questions whose answer is close to the border between two options are left out.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from teacher_cache.scenes.render import SceneTruth
 from teacher_cache.scenes.scene import Scene, SceneObject
 
 _LEAST_SHARE = 0.004
-"""Share of the first frame's pixels that an object must have to be marked."""
+"""Smallest share of the first frame's pixels of a marked object."""
 _MOST_MARKS = 4
 _BORDER = 0.06
-"""Relative distance that a number keeps from the borders between options."""
+"""Smallest relative distance of a number from the borders between options."""
 _MEAN_BORDER = 0.01
 """The same for means over a video, which differ little between scenes."""
 _DOMINANT = 1.4
-"""How many times one direction must outweigh the other to be called the direction."""
+"""How many times larger a movement must be in one direction than in the other, to be the answer."""
 _STILL_METRES = 0.03
 
 _SPEEDS = (0.5, 0.75, 1.1)
@@ -47,7 +46,7 @@ _COUNTS = ("1 or none", "2", "3", "4 or more")
 
 @dataclass(frozen=True)
 class Mark:
-    """An object that questions call ``<obj_N>``, as it is seen in the first frame."""
+    """An object that questions call ``<obj_N>``, located in the first frame."""
 
     number: int
     """N, from 1."""
@@ -58,38 +57,40 @@ class Mark:
 
     @property
     def name(self) -> str:
+        """``<obj_N>``."""
         return f"<obj_{self.number}>"
 
 
 @dataclass(frozen=True)
 class SceneQuestion:
-    """A question with its options, one of which is right."""
+    """A multiple-choice question."""
 
     task: SceneTask
-    """Its kind."""
+    """Kind of the question."""
     text: str
     options: tuple[str, ...]
     right: int
+    """Index of the right option."""
 
     @property
     def names_mark(self) -> bool:
-        """Whether it is about a marked object, so that it needs the marked first frame."""
+        """Whether it mentions a marked object, and so needs the marked first frame."""
         return any("<obj_" in text for text in (self.text, *self.options))
 
 
 _Answered = tuple[str, tuple[str, ...], int]
-"""A question's text, options and the right one's index."""
+"""(text, options, index of the right option)."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What the makers of questions look at."""
+    """The inputs of the question generators."""
 
     scene: Scene
     truth: SceneTruth
     marks: tuple[Mark, ...]
     paths: tuple[DoubleArray, ...]
-    """Of each object: (frame, 3), its centre in the frame of the clip's first camera, metres."""
+    """Per object (frame, 3): its centre in the first camera's coordinates, metres."""
 
     @property
     def seconds(self) -> float:
@@ -103,7 +104,7 @@ class _Asked:
 
 
 def mark_objects(truth: SceneTruth, seed: int) -> tuple[Mark, ...]:
-    """Up to four objects that the first frame shows well, numbered in an order that ``seed`` gives."""
+    """Up to four objects that are large enough in the first frame, numbered in random order by ``seed``."""
     first = truth.instance[0]
     shown = [i for i in range(int(first.max()) + 1) if (first == i).mean() >= _LEAST_SHARE]
     order = np.random.default_rng([seed, 2]).permutation(shown)[:_MOST_MARKS]
@@ -111,7 +112,7 @@ def mark_objects(truth: SceneTruth, seed: int) -> tuple[Mark, ...]:
 
 
 def scene_questions(scene: Scene, truth: SceneTruth, marks: Sequence[Mark]) -> list[SceneQuestion]:
-    """Every question that the truth answers clearly; the same scene gives the same questions."""
+    """Every question that the truth answers clearly. Equal scenes give equal questions."""
     to_first = np.linalg.inv(scene.camera.pose(float(truth.times_seconds[0])).matrix())
     world = [np.stack([o.trajectory.pose(float(t)).translation for t in truth.times_seconds]) for o in scene.objects]
     asked = _Asked(scene, truth, tuple(marks), tuple(p @ to_first[:3, :3].T + to_first[:3, 3] for p in world))
@@ -162,7 +163,7 @@ def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
 
 
 def _translation(asked: _Asked) -> Iterator[_Answered]:
-    still_too = True  # of one object a scene: most stand still, and that answer would be right too often
+    still_too = True  # at most one static object per scene: most are static, and that answer would be right too often
     for mark in asked.marks:
         path = asked.paths[mark.instance]
         across, _, ahead = path[-1] - path[0]
@@ -172,7 +173,7 @@ def _translation(asked: _Asked) -> Iterator[_Answered]:
                 continue
             right, still_too = 4, False
         elif max(abs(across), abs(ahead)) < 0.2:
-            continue  # it circles or turns in its place: neither still nor gone anywhere
+            continue  # circles or spins in place: neither static nor moved anywhere
         elif abs(across) >= _DOMINANT * abs(ahead):
             right = int(across > 0)
         elif abs(ahead) >= _DOMINANT * abs(across):
@@ -183,7 +184,7 @@ def _translation(asked: _Asked) -> Iterator[_Answered]:
 
 
 def _rotation(asked: _Asked) -> Iterator[_Answered]:
-    """Of boxes that stand upright: y points down, so a positive turn about it is clockwise from above."""
+    """Upright boxes only. y points down, so a positive rotation about it is clockwise, seen from above."""
     still_too = True
     for mark in asked.marks:
         thing = asked.thing(mark)
@@ -203,7 +204,7 @@ def _rotation(asked: _Asked) -> Iterator[_Answered]:
 def _counting(asked: _Asked) -> Iterator[_Answered]:
     shares = [(asked.truth.instance == i).mean(axis=(1, 2)).max() for i in range(len(asked.scene.objects))]
     if any(share < _LEAST_SHARE and o.trajectory.moving for share, o in zip(shares, asked.scene.objects, strict=True)):
-        return  # something moves that is hardly to be seen
+        return  # a moving object is hardly visible
     moving = sum(o.trajectory.moving for o in asked.scene.objects)
     yield "How many objects move?", _COUNTS, min(max(moving, 1), 4) - 1
 
@@ -275,7 +276,7 @@ _MAKERS: Mapping[SceneTask, Callable[[_Asked], Iterator[_Answered]]] = {
 
 
 def _measured(text: str, value: float, limits: tuple[float, ...], unit: str, *, border: float = _BORDER) -> Iterator[_Answered]:
-    """A question for the range that a number lies in; none where it lies within ``border`` of a limit, relatively."""
+    """A question for the range of a number; none if it is within the relative distance ``border`` of a limit."""
     if any(abs(value / limit - 1) < border for limit in limits):
         return
     ranges = (

@@ -1,6 +1,4 @@
-"""Ray casting with exact truth. In: a scene, times and a size.
-Out: frames, and the depth, flow, motion, rays and visibility behind them.
-"""
+"""A scene, times and a size in; ray-cast frames, with exact depth, flow, motion, rays and visibility, out."""
 
 from __future__ import annotations
 
@@ -14,34 +12,34 @@ from teacher_cache.scenes.scene import Scene
 from teacher_cache.scenes.shade import KeyArray, shade
 from teacher_cache.scenes.trace import Hits, Instant, blocked, first_hits, freeze
 
-# Rotated-grid supersampling: four samples of a pixel that share no row and no column, as (x, y) offsets in pixels.
+# Rotated-grid supersampling: four samples per pixel, no two in one row or column, as (x, y) offsets in pixels.
 _SUBPIXELS = ((-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
 _EXPOSURE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class SceneTruth:
-    """A rendered clip and everything that is true of it. Axes are (frame, y, x) and the like; lengths are metres."""
+    """A rendered clip and its ground truth. Lengths are in metres."""
 
     rgb: npt.NDArray[np.uint8]
     """(frame, y, x, 3) sRGB."""
     depth: FloatArray
     """(frame, y, x) distance along the optical axis."""
     flow: FloatArray
-    """(frame, y, x, 2) backward flow from frame t to t-1 in pixels, (u right, v down). Frame 0 is zero and means nothing.
+    """(frame, y, x, 2) backward flow from frame t to t-1 in pixels, (u right, v down). Frame 0 is zero and has no meaning.
 
-    A point that lies behind the camera of t-1 has NaN.
+    NaN for points behind the camera of frame t-1.
     """
     motion: BoolArray
     """(frame, y, x) whether the pixel shows an object that moves in the world."""
     camray: FloatArray
-    """(frame, ray_y, ray_x, 6) Plücker rays, unit direction then moment, in the frame of the clip's first camera."""
+    """(frame, ray_y, ray_x, 6) Plücker rays, unit direction then moment, in the first camera's coordinates."""
     visible: BoolArray
-    """(frame, y, x) whether the pixel's surface point could be seen in frame t-1. False throughout frame 0."""
+    """(frame, y, x) whether the pixel's surface point was visible in frame t-1. All False in frame 0."""
     instance: npt.NDArray[np.int16]
     """(frame, y, x) index into ``scene.objects``, or `ROOM`."""
     camera_to_first: DoubleArray
-    """(frame, 4, 4) camera poses in the frame of the clip's first camera."""
+    """(frame, 4, 4) camera poses in the first camera's coordinates."""
     intrinsics: DoubleArray
     """(3, 3) pinhole matrix in image widths and heights."""
     times_seconds: DoubleArray
@@ -56,11 +54,11 @@ def frame_times(frames: int, fps: float) -> DoubleArray:
 def render_scene(
     scene: Scene, times_seconds: DoubleArray, *, height: int, width: int, ray_grid: tuple[int, int] = (16, 16)
 ) -> SceneTruth:
-    """Draw a scene at the given times and size, with its truth.
+    """Render a scene and its ground truth at the given times and size.
 
-    ``times_seconds`` (frame,) need not be evenly spaced: a frame's flow leads to the time before it in this list, so a clip
+    ``times_seconds`` (frame,) need not be evenly spaced: a frame's flow leads to the previous time in this list, so a clip
     sampled from a longer video gets the flow between its own frames. ``ray_grid`` is (rows, columns). The whole field of view
-    is drawn at any ``height`` and ``width``; another shape than the camera's aspect squeezes it.
+    is rendered at any ``height`` and ``width``; another aspect ratio than the camera's squeezes it.
     """
     instants = [freeze(scene, float(t)) for t in times_seconds]
     intrinsics = scene.camera.intrinsics
@@ -85,7 +83,7 @@ def render_scene(
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """One frame of a `SceneTruth`, same names and axes without the first."""
+    """One frame of a `SceneTruth`: the same names, without the frame axis."""
 
     rgb: npt.NDArray[np.uint8]
     depth: FloatArray
@@ -105,7 +103,7 @@ def _render_frame(now: Instant, before: Instant | None, pixels: DoubleArray, hei
     if before is not None:
         position, visible = _seen_before(now, before, hits, pixels, shape)
         flow = position - np.stack([x, y])
-    moves = np.array([*(o.trajectory.moving for o in now.scene.objects), False])  # the last is ROOM's, which is -1
+    moves = np.array([*(o.trajectory.moving for o in now.scene.objects), False])  # the last is for ROOM, whose index is -1
     return _Frame(
         rgb=np.moveaxis(_to_srgb(color).reshape(3, *shape), 0, -1),
         # The rays have length 1 along the optical axis, so their parameter is the depth.
@@ -118,14 +116,14 @@ def _render_frame(now: Instant, before: Instant | None, pixels: DoubleArray, hei
 
 
 def _look(now: Instant, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> tuple[Hits, FloatArray, KeyArray]:
-    """What the camera sees at image points (N,), in pixels: the hits, their colours (3, N) and their edge keys (N,)."""
+    """Cast rays through image points (N,), in pixels. Returns hits, colours (3, N) and edge keys (N,)."""
     eye = now.camera.translation.astype(Float)
     hits = first_hits(now, eye, _pixel_rays(now.camera, pixels, x, y))
     return hits, *shade(now, eye, hits, pixel_angle=float(1 / np.sqrt(pixels[0, 0] * pixels[1, 1])))
 
 
 def _pixel_rays(camera: Pose, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """World directions (3, N) through image points, of length 1 along the optical axis."""
+    """World directions (3, N) through image points, with length 1 along the optical axis."""
     (fx, _, cx), (_, fy, cy), _ = pixels.astype(Float)
     local = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones_like(x)])
     return np.asarray(camera.rotation.astype(Float) @ local, Float)
@@ -143,7 +141,7 @@ def _edges(key: KeyArray) -> BoolArray:
 
 
 def _supersample(now: Instant, pixels: DoubleArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Colours (3, N) averaged over four points of each pixel. Only edges need it: textures filter themselves."""
+    """Colours (3, N), averaged over four points per pixel. Only edges need it, since textures are filtered analytically."""
     if not x.size:
         return np.empty((3, 0), Float)
     dx, dy = np.asarray(_SUBPIXELS, Float).T[:, :, None]
@@ -154,7 +152,7 @@ def _supersample(now: Instant, pixels: DoubleArray, x: FloatArray, y: FloatArray
 def _seen_before(
     now: Instant, before: Instant, hits: Hits, pixels: DoubleArray, shape: tuple[int, int]
 ) -> tuple[FloatArray, BoolArray]:
-    """Where the hit points were in the picture before (2, N), in pixels, and whether they could be seen in it (N,)."""
+    """Positions (2, N) of the hit points in the previous picture, in pixels, and whether they were visible there (N,)."""
     point = hits.point.copy()
     for number, (pose, old_pose) in enumerate(zip(now.poses, before.poses, strict=True)):
         here = np.flatnonzero(hits.instance == number)
@@ -169,7 +167,7 @@ def _seen_before(
 
 
 def _to_srgb(linear: FloatArray) -> npt.NDArray[np.uint8]:
-    """Linear light to sRGB bytes: exposure, a soft shoulder instead of clipping, and the sRGB curve."""
+    """Convert linear light to sRGB bytes: exposure, tone mapping without clipping, and the sRGB curve."""
     exposed = np.maximum(linear, 0) * Float(_EXPOSURE)
     mapped = exposed * (1 + exposed / 4) / (1 + exposed)  # extended Reinhard: 2 becomes white
     curve = np.where(mapped <= Float(0.0031308), Float(12.92) * mapped, Float(1.055) * mapped ** Float(1 / 2.4) - Float(0.055))

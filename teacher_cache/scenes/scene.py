@@ -1,6 +1,4 @@
-"""What is in a scene and how it moves. In: a seed.
-Out: a frozen, comparable description that `render` draws at any size and time.
-"""
+"""A seed in; a frozen, comparable description of a moving scene out, which `render` draws at any size and time."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ COLORS: dict[str, str] = {
     "pink": "e77fb0",
     "white": "eeeeea",
 }
-"""Names by which objects can be told apart, and their sRGB colours."""
+"""Name → sRGB colour; objects are named by their colours."""
 
 _WALLS = ("cfc8bb", "b9c4c9", "d8cfc0", "a9b3a2", "c7b8b0", "9fb0bd")
 _WALL_ACCENTS = ("b8ae9d", "9aa9b1", "bfae94", "8a967f", "a8948a", "7f93a3")
@@ -42,14 +40,14 @@ _FLOOR_PATTERNS: tuple[tuple[Pattern, tuple[float, float]], ...] = (
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where an object is at every time: a straight course, a circle, hops and a spin, added together."""
+    """An object's motion: the sum of a straight course, a circle, hops and a spin."""
 
     start: Vector
-    """Position at time 0 without circle and hop, metres."""
+    """Position at time 0, without circle and hop, metres."""
     velocity: Vector = (0.0, 0.0, 0.0)
     """Metres per second."""
     circle_radius: float = 0.0
-    """Radius of a horizontal circle about the course, metres."""
+    """Radius of a horizontal circle around the course, metres."""
     circle_rate: float = 0.0
     """Radians per second along the circle."""
     circle_phase: float = 0.0
@@ -65,7 +63,7 @@ class Trajectory:
 
     @property
     def moving(self) -> bool:
-        """Whether the object ever changes its place or its rotation."""
+        """Whether the object ever changes position or rotation."""
         circling = self.circle_radius * self.circle_rate != 0
         return bool(any(self.velocity) or circling or self.hop_height * self.hop_rate != 0 or self.spin_rate != 0)
 
@@ -82,7 +80,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A solid with a texture and a course."""
+    """A solid with a texture and a trajectory."""
 
     name: str
     """Unique in its scene, such as ``red ball``."""
@@ -93,7 +91,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Room:
-    """The static surroundings: a closed cuboid seen from inside, so that every ray meets a surface at a finite depth."""
+    """The static surroundings: a closed cuboid, seen from inside, so that every ray hits a surface at a finite depth."""
 
     half_width: float
     half_length: float
@@ -104,22 +102,23 @@ class Room:
 
     @property
     def half(self) -> Vector:
+        """Half extents along x, y and z, metres."""
         return (self.half_width, self.height / 2, self.half_length)
 
     @property
     def centre(self) -> Vector:
-        """The floor lies at y = 0, the ceiling at y = -height."""
+        """Centre of the room, metres. The floor is at y = 0, the ceiling at y = -height."""
         return (0.0, -self.height / 2, 0.0)
 
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A pinhole camera that circles, approaches and rises about a point it looks at, with the sway of a hand."""
+    """A pinhole camera that orbits, approaches and rises around the point it looks at, with hand-held sway."""
 
     focal: float
     """Focal length in image widths."""
     aspect: float
-    """Width over height of the field of view. A picture of another shape is this view squeezed, never cropped."""
+    """Width over height of the field of view. A picture of another shape squeezes this view and never crops it."""
     azimuth: float
     azimuth_rate: float
     """Radians per second."""
@@ -131,11 +130,12 @@ class CameraPath:
     target: Vector
     target_velocity: Vector
     sway: float
-    """Amplitude of the hand's motion, metres."""
+    """Amplitude of the hand-held sway, metres."""
     sway_phase: Vector
 
     @property
     def moving(self) -> bool:
+        """Whether the camera ever moves."""
         return bool(self.azimuth_rate or self.distance_rate or self.height_rate or any(self.target_velocity) or self.sway)
 
     @property
@@ -160,7 +160,7 @@ class Scene:
 
     seed: int
     duration_seconds: float
-    """How long objects stay apart and in view. Later times can be drawn, but nothing is promised of them."""
+    """How long objects are guaranteed to stay apart and in view. Later times can be rendered, without that guarantee."""
     room: Room
     objects: tuple[SceneObject, ...]
     camera: CameraPath
@@ -171,9 +171,9 @@ class Scene:
 def random_scene(
     seed: int, *, duration_seconds: float = 3.0, aspect: float = 4 / 3, moving_camera: bool | None = None
 ) -> Scene:
-    """A scene with at least one moving and one still object. Equal arguments give equal scenes.
+    """A scene with at least one moving and one static object. Equal arguments give equal scenes.
 
-    ``moving_camera`` settles whether the camera moves; the seed does where it is None (it moves in five scenes of six).
+    ``moving_camera`` determines whether the camera moves; if None, the seed does (it moves in five of six scenes).
     """
     rng = np.random.default_rng(seed)
     room = _random_room(rng)
@@ -235,7 +235,7 @@ def _random_camera(rng: np.random.Generator, room: Room, duration: float, aspect
 
 
 def _place_objects(rng: np.random.Generator, camera: CameraPath, duration: float) -> tuple[SceneObject, ...]:
-    """Four to eight objects that never touch each other and stay in view; tried at random, kept where they fit."""
+    """Four to eight objects that never touch each other and stay in view, by rejection sampling."""
     times = np.linspace(0, duration, 13)
     poses = [camera.pose(float(t)) for t in times]
     wanted = int(rng.integers(4, 9))
@@ -245,7 +245,7 @@ def _place_objects(rng: np.random.Generator, camera: CameraPath, duration: float
     for attempt in range(600):
         if len(placed) == wanted:
             break
-        # The first two are one that moves and one that does not; the rest as it falls.
+        # The first object moves, the second does not; the others are random.
         moves = bool(rng.random() < 0.55) if len(placed) > 1 else len(placed) == 0
         candidate = _random_object(rng, colors[len(placed)], duration, moves=moves, shrink=0.998**attempt)
         course = np.array([candidate.trajectory.pose(float(t)).translation for t in times])
@@ -263,7 +263,7 @@ def _apart(a: DoubleArray, b: DoubleArray, solid_a: Solid, solid_b: Solid) -> bo
 
 
 def _in_view(course: DoubleArray, poses: list[Pose], camera: CameraPath) -> bool:
-    """Whether the object's centre is inside the picture in at least three samples of four, and never in the camera's way."""
+    """Whether the object's centre is inside the picture at three quarters of the times or more, and never near the camera."""
     inside = 0
     for point, pose in zip(course, poses, strict=True):
         x, y, z = pose.rotation.T @ (point - pose.translation)
@@ -291,7 +291,7 @@ def _random_object(rng: np.random.Generator, color: str, duration: float, *, mov
 
 
 def _random_motion(rng: np.random.Generator, solid: Solid, middle: Vector, heading: float, duration: float) -> Trajectory:
-    """A motion fit for the solid: balls roll, bounce or circle; boxes slide, tumble in the air or circle."""
+    """A motion that suits the solid: balls roll, bounce or circle; boxes slide, tumble in the air or circle."""
     course, speed = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.35, 1.1))
     velocity = (speed * math.cos(course), 0.0, speed * math.sin(course))
     start = (middle[0] - velocity[0] * duration / 2, middle[1], middle[2] - velocity[2] * duration / 2)

@@ -1,4 +1,4 @@
-"""Light on surfaces. In: the points that rays meet. Out: linear-light colours, and keys that tell where a picture has edges."""
+"""Surface points hit by rays in; linear-light colours, and keys that differ across the picture's edges, out."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _FLOOR_FACE, _CEILING_FACE = 3, 2  # the two sides of axis 1; y points down
 
 @dataclass(frozen=True, eq=False)
 class _Surface:
-    """What light needs to know of N surface points."""
+    """Optical properties of N surface points."""
 
     albedo: FloatArray
     normal: FloatArray
     gloss: FloatArray
     openness: FloatArray
-    """(N,) share of the ambient light that corners and things nearby let through."""
+    """(N,) share of the ambient light that is not blocked by corners and objects nearby."""
     key: KeyArray
-    """(N,) differs between any two faces of any two objects."""
+    """(N,) different for every face of every object."""
 
 
 def shade(now: Instant, eye: FloatArray, hits: Hits, pixel_angle: float) -> tuple[FloatArray, KeyArray]:
@@ -53,7 +53,7 @@ def shade(now: Instant, eye: FloatArray, hits: Hits, pixel_angle: float) -> tupl
     direct = lit / (1 + square / Float(_LAMP_REACH_METRES**2))
     up = (1 - surface.normal[1]) / 2  # up is -y
     ambient = surface.openness * (_GROUND_BOUNCE + (_SKY - _GROUND_BOUNCE) * up)
-    # Half of the openness on the lamp too: a real lamp has a size, and corners see less of it.
+    # Half of the openness also dims the lamp: a real lamp has a size, and corners see less of it.
     color = surface.albedo * (ambient + _LAMP * (direct * cosine * (1 + surface.openness) / 2))
     mirrored = dot(view - 2 * dot(view, surface.normal) * surface.normal, to_lamp)
     color += surface.gloss * direct * np.maximum(mirrored, 0) ** 24
@@ -123,7 +123,7 @@ def _painted(room: Room, face: npt.NDArray[np.int8]) -> list[tuple[Texture, IntA
 
 
 def _corner_openness(local: FloatArray, half: FloatArray) -> FloatArray:
-    """How open a point on the room's inside is: less near the creases where two faces meet."""
+    """Openness of points on the room's inside: lower near the edges where two faces meet."""
     gaps = np.sort(half[:, None] - np.abs(local), axis=0)
     # The smallest gap is zero: the distance to the point's own face.
     shadow = Float(0.35) * np.exp(-gaps[1:] / Float(_CORNER_METRES))
@@ -131,13 +131,13 @@ def _corner_openness(local: FloatArray, half: FloatArray) -> FloatArray:
 
 
 def _contact_openness(now: Instant, floor_point: FloatArray) -> FloatArray:
-    """How much of the sky floor points (3, N) see past the objects, each taken as a ball: the soft dark patch under things."""
+    """Openness of floor points (3, N) under the objects, each approximated by a ball: a soft contact shadow."""
     openness = np.ones(floor_point.shape[1], Float)
     for thing, pose in zip(now.scene.objects, now.poses, strict=True):
         radius = Float(0.5 * (thing.solid.bounding_radius + thing.solid.height))
         x, y, z = pose.translation.astype(Float)
         square = (floor_point[0] - x) ** 2 + (floor_point[2] - z) ** 2 + y * y
-        # The share of a hemisphere that a ball covers, seen under the angle of its centre.
+        # The share of the hemisphere that a ball covers, weighted by the cosine at its centre.
         openness *= 1 - np.minimum(Float(0.9), -y * radius**2 / (square * np.sqrt(square)))
     return openness
 

@@ -1,4 +1,4 @@
-"""Procedural textures. In: surface coordinates in metres and a pixel's footprint. Out: linear-light albedo, no aliasing."""
+"""Surface coordinates in metres and a pixel's footprint in; antialiased linear-light albedo of procedural textures out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOISE_CELLS = 64
 
 @dataclass(frozen=True)
 class Texture:
-    """How a surface is painted."""
+    """A surface's pattern, colours and grain."""
 
     pattern: Pattern
     colors: tuple[Vector, Vector]
@@ -26,20 +26,20 @@ class Texture:
     period: tuple[float, float]
     """Length of one repeat along u and v, metres."""
     grain: float = 0.25
-    """Contrast of the noise laid over the pattern, 0 to 1. It gives flat colours something to track."""
+    """Contrast of the noise over the pattern, 0 to 1. It gives trackable detail to flat colours."""
     grain_size: float = 0.05
     """Size of the finest grain, metres."""
     gloss: float = 0.0
     """Strength of the highlight, 0 to 1."""
     offset: Vector = (0.0, 0.0, 0.0)
-    """Shift of pattern and grain, metres, so that equal textures do not look alike."""
+    """Shift of pattern and grain, metres, so that equal textures look different."""
 
 
 def albedo(texture: Texture, uv: FloatArray, point: FloatArray, footprint: FloatArray) -> FloatArray:
     """Linear-light colours (3, N) of surface points.
 
     ``uv`` (2, N) and ``point`` (3, N) are surface and solid coordinates in metres; ``footprint`` (N,) is the width of a pixel
-    on the surface, metres: detail finer than that is averaged away, as a real sensor would.
+    on the surface, metres: finer detail is averaged out, as by a real sensor.
     """
     shift = np.asarray(texture.offset, Float)
     u = (uv[0] + shift[0]) / Float(texture.period[0])
@@ -124,7 +124,7 @@ def _noise_volume() -> FloatArray:
     f = np.fft.fftfreq(n) * n
     frequency = np.sqrt(f[:, None, None] ** 2 + f[None, :, None] ** 2 + (np.fft.rfftfreq(n) * n)[None, None, :] ** 2)
     frequency[0, 0, 0] = np.inf
-    # Below three cycles the lattice's own period would show on a large wall.
+    # Flat below three cycles, where the lattice's period would be visible on a large wall.
     volume = np.fft.irfftn(spectrum / np.maximum(frequency, 3) ** 1.9, s=(n, n, n), axes=(0, 1, 2))
     return np.asarray(np.clip(0.5 + volume / (4.5 * volume.std()), 0, 1).ravel(), Float)
 

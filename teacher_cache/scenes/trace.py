@@ -1,4 +1,4 @@
-"""Visibility. In: a scene held still, and rays. Out: what each ray meets first, or whether anything stands in its way."""
+"""A scene at one time and rays in; what each ray hits first, or whether it is blocked, out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teacher_cache.scenes.scene import Scene, SceneObject
 ROOM = -1
 """The object number of floor, walls and ceiling."""
 
-# The part of the way to a surface point that must be free for it to be seen; float32 rays err by about 1e-6 of it.
+# The part of a ray to a surface point that must be free for the point to be visible. float32 errors are about 1e-6 of it.
 _REACHED = Float(1 - 1e-3)
 
 
@@ -24,12 +24,12 @@ class Instant:
     scene: Scene
     camera: Pose
     poses: tuple[Pose, ...]
-    """Of ``scene.objects``, in order."""
+    """Poses of ``scene.objects``, in order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """The surface point that each of N rays meets first."""
+    """The first surface point that each of N rays hits."""
 
     t: FloatArray
     """(N,) ray parameter."""
@@ -45,7 +45,7 @@ def freeze(scene: Scene, time: float) -> Instant:
 
 
 def first_hits(now: Instant, origin: FloatArray, direction: FloatArray) -> Hits:
-    """What rays from ``origin`` (3,) along ``direction`` (3, N) meet first. Inside the room, every ray meets something."""
+    """First hits of rays from ``origin`` (3,) along ``direction`` (3, N). Inside the room, every ray hits something."""
     room = now.scene.room
     t = exit_box(np.asarray(room.half, Float), origin - np.asarray(room.centre, Float), direction)
     instance = np.full(t.shape, ROOM, np.int16)
@@ -59,7 +59,7 @@ def first_hits(now: Instant, origin: FloatArray, direction: FloatArray) -> Hits:
 
 
 def blocked(now: Instant, origin: FloatArray, direction: FloatArray) -> BoolArray:
-    """Whether an object lies between ``origin`` (3,) and ``origin + direction`` (3, N). The room never does: it is convex."""
+    """Whether an object is between ``origin`` (3,) and ``origin + direction`` (3, N). The room never is, since it is convex."""
     result = np.zeros(direction.shape[1], np.bool_)
     square = dot(direction, direction)
     for thing, pose in zip(now.scene.objects, now.poses, strict=True):
@@ -71,7 +71,7 @@ def blocked(now: Instant, origin: FloatArray, direction: FloatArray) -> BoolArra
 def _object_hits(
     thing: SceneObject, pose: Pose, origin: FloatArray, direction: FloatArray, square: FloatArray
 ) -> tuple[IntArray, FloatArray]:
-    """Indices of the rays that come near an object, and the ray parameter at which each of those meets it."""
+    """Indices of the rays that pass near an object, and the ray parameter at which each of them hits it."""
     near = rays_near(pose.translation.astype(Float) - origin, thing.solid.bounding_radius, direction, square)
     rotation = pose.rotation.T.astype(Float)
     local_origin = rotation @ (origin - pose.translation.astype(Float))

@@ -1,1 +1,1 @@
-"""The format: objects created once, a ledger entry written last; what verifies, repairs and cleans it."""
+"""The store format: objects are created once, and a ledger entry, written last, commits them. Also verify, repair and clean."""

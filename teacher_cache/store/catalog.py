@@ -1,8 +1,8 @@
-"""The catalog: which row is which clip. Append-only segments, held as columns.
+"""The catalog: clip ids in, rows out, and back. Stored as append-only segments, held in memory as columns.
 
-A later row of a clip supersedes its earlier ones, and a later content of a video all rows of its earlier one.
-Ids are looked up by 64-bit keys of them, so that ten million clips take no more than a few arrays of numbers; an id that is
-found by its key is then compared itself.
+A later row of a clip supersedes earlier ones. Rows of a video's later content supersede all rows of its earlier content.
+Ids are looked up by 64-bit hash keys, so ten million clips need only a few arrays of numbers. An id found by its key is
+then compared as text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NONE = -1
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment with its rows, stored or about to be."""
+    """A segment's rows, already stored or still in memory."""
 
     first_row: int
     rows: int
@@ -53,7 +53,7 @@ class _Part:
 
 
 class Catalog:
-    """All rows of a store, in order. Text is read when it is asked for, keys once."""
+    """All rows of a store, in order. Text columns are read on demand; keys are read once and kept."""
 
     def __init__(self, parts: Sequence[_Part] = ()) -> None:
         self._parts = tuple(parts)
@@ -61,6 +61,7 @@ class Catalog:
 
     @property
     def segments(self) -> int:
+        """Number of segments."""
         return len(self._parts)
 
     @property
@@ -69,16 +70,16 @@ class Catalog:
         return self._parts[-1].first_row + self._parts[-1].rows if self._parts else 0
 
     def next_row(self, clips_per_shard: int) -> int:
-        """The first row of the next segment: segments begin on a shard, so that no committed shard is ever added to."""
+        """First row of the next segment. Segments begin at a shard boundary, so a committed shard never gains rows."""
         return -(-self.rows // clips_per_shard) * clips_per_shard
 
     def with_rows(self, rows: pa.Table) -> Catalog:
-        """The catalog as it would be with one more segment: a table of `CLIPS` and ``row``. Writes nothing."""
+        """The catalog plus one segment, given as a table of `CLIPS` and ``row``. Writes nothing."""
         return Catalog((*self._parts, _Part(_first_row(rows), rows.num_rows, True, _with_keys(rows))))
 
     @cached_property
     def _rows(self) -> Rows:
-        """Every row that is there: segments begin on shards, so rows between two of them may not be."""
+        """Every row that exists. Segments begin at shard boundaries, so there may be gaps between them."""
         if sum(part.rows for part in self._parts) == self.rows:
             return np.arange(self.rows)
         return np.concatenate([np.arange(part.first_row, part.first_row + part.rows) for part in self._parts])
@@ -93,10 +94,10 @@ class Catalog:
 
     @cached_property
     def current(self) -> Rows:
-        """The rows that count, ascending: each clip's latest, of videos' latest content alone.
+        """The rows in force, ascending: each clip's latest row, of each video's latest content only.
 
-        The last row of a video tells which content that is, and whether its windows are known. So windows that a new
-        content does not have, or the failed row of a video that could not be probed at first, are no longer there.
+        A video's last row says what its latest content is, and whether its windows are known. So this leaves out windows
+        that the new content lacks, and the failed row of a video that at first could not be probed.
         """
         if not any(part.revises for part in self._parts):
             return self._rows
@@ -106,24 +107,24 @@ class Catalog:
         np.maximum.at(last_of_video, video, np.arange(len(video)))
         of_latest_content = np.flatnonzero(content == content[last_of_video[video]])
         clips = self._keys("clip_key")[of_latest_content]
-        # The first of each key in reverse order is its last.
+        # Reversed, so that `unique`, which finds first occurrences, finds each key's last one.
         _, from_end = np.unique(clips[::-1], return_index=True)
         return self._rows[np.sort(of_latest_content[len(clips) - 1 - from_end])]
 
     @cached_property
     def _by_clip(self) -> tuple[Keys, Rows]:
-        """(keys of the current clips in the order of their rows; their indices in the order of their keys)."""
+        """(keys of the current clips in row order; the indices that sort them)."""
         keys = self._keys("clip_key")
         if len(self.current) < len(keys):
             keys = keys[np.searchsorted(self._rows, self.current)]
         return keys, np.argsort(keys)
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
-        """The current row of each clip, -1 for one that the catalog does not hold."""
+        """The current row of each clip, int64 (clip,); -1 for a clip that the catalog lacks."""
         return self.rows_of_keys(keys_of(clip_ids))
 
     def rows_of_keys(self, keys: Keys) -> Rows:
-        """The current row of each clip by its key, -1 where there is none."""
+        """The current row of each clip, looked up by its key: int64 (clip,); -1 if there is none."""
         known, order = self._by_clip
         if not len(known):
             return np.full(len(keys), _NONE)
@@ -138,7 +139,7 @@ class Catalog:
         return found
 
     def table(self, rows: Rows, columns: Sequence[str] = _TEXTS) -> pa.Table:
-        """Columns of some rows, in the order of ``rows``, which must be ascending."""
+        """Columns of the given rows, which must be ascending."""
         schema = pa.schema([_SCHEMA.field(name) for name in columns])
         found = []
         for number, part in enumerate(self._parts):
@@ -152,50 +153,53 @@ class Catalog:
         return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in found)])
 
     def _group(self, part: int, group: int) -> pa.Table:
-        """One row group, kept: whoever asks for one clip asks for its neighbours next."""
+        """One row group, kept in memory: lookups of one clip are usually followed by its neighbours."""
         if (part, group) not in self._groups:
             self._groups = {} if len(self._groups) >= _GROUPS_KEPT else self._groups
             self._groups[part, group] = self._parts[part].read(_TEXTS, [group])
         return self._groups[part, group]
 
     def row_groups(self, rows: Rows) -> int:
-        """In how many row groups of the segments some rows lie."""
+        """Number of row groups, over all segments, that the given rows are in."""
         inside = (rows[(rows >= p.first_row) & (rows < p.first_row + p.rows)] - p.first_row for p in self._parts)
         return sum(len(np.unique(rows // ROWS_PER_GROUP)) for rows in inside)
 
     def clips(self, rows: Rows) -> list[Clip]:
-        """The clips of some rows, ascending."""
+        """The clips of the given rows, which must be ascending."""
         return [Clip.model_construct(**row) for row in self.table(rows).to_pylist()]
 
     def rows_between(self, start: int, stop: int) -> Rows:
-        """The rows that are there in [start, stop), current or not."""
+        """The existing rows in [start, stop), current or not."""
         first, last = np.searchsorted(self._rows, [start, stop])
         return self._rows[first:last]
 
     def rows_within(self, starts: Rows, stops: Rows) -> int:
-        """How many rows are there in all the ranges [start, stop), which do not overlap."""
+        """Number of existing rows in all the ranges [start, stop), which must not overlap."""
         return int((np.searchsorted(self._rows, stops) - np.searchsorted(self._rows, starts)).sum())
 
     def rows_of_videos(self, video_ids: Sequence[str]) -> Rows:
-        """The current rows of some videos, ascending."""
+        """The current rows of the given videos, ascending."""
         return self.current[among(self.video_keys(self.current), keys_of(video_ids))]
 
     def segment_digest(self, row: int) -> str:
-        """Digest of the table of the segment that a row is in: it tells the row's clip and content from any other."""
+        """Digest of the table of the row's segment, which identifies the row's clip and content; "" if it is not stored yet."""
         part = next(part for part in self._parts if part.first_row <= row < part.first_row + part.rows)
         return part.source.digest if isinstance(part.source, StoredTable) else ""
 
     def video_keys(self, rows: Rows | None = None) -> Keys:
-        """The key of each row's video; of every row where none are named."""
+        """The key of each row's video; of every row if ``rows`` is None."""
         if rows is None:
             return self._video_keys
         return self._video_keys[np.searchsorted(self._rows, rows)] if len(rows) else np.empty(0, np.uint64)
 
     def require_distinct(self, clip_ids: pa.ChunkedArray, rows: Rows) -> None:
-        """Raises `BadInput` where a clip was found by its key in a row of another clip: one search in 10^12."""
+        """Raises `BadInput` if two different clip ids have the same key, so that one was found in the other's row.
+
+        About one lookup in 10^12.
+        """
         found = np.flatnonzero(rows != _NONE)
         found = found[np.argsort(rows[found])]
-        for start in range(0, len(found), LONGEST_SEGMENT):  # not all the texts at once
+        for start in range(0, len(found), LONGEST_SEGMENT):  # to hold only some of the texts at once
             some = found[start : start + LONGEST_SEGMENT]
             is_run = some[-1] - some[0] == len(some) - 1 and bool((np.diff(some) == 1).all())
             ours = clip_ids.slice(int(some[0]), len(some)) if is_run else clip_ids.take(pa.array(some))
@@ -203,11 +207,11 @@ class Catalog:
             if not pc.all(pc.equal(ours, theirs), min_count=0).as_py():
                 first = pc.index(pc.equal(ours, theirs), pa.scalar(value=False)).as_py()
                 raise BadInput(
-                    f"the clip ids {ours[first]} and {theirs[first]} have one key; give one of the videos another id"
+                    f"the clip ids {ours[first]} and {theirs[first]} have the same key; give one of the videos another id"
                 )
 
 
-# Fewer clips than this are sought through the order of the keys, without copying the keys into that order.
+# Fewer clips than this are looked up through the sorting indices, without making a sorted copy of the keys.
 _FEW = 2**16
 # Row groups of 65536 clips, some ten megabytes each.
 _GROUPS_KEPT = 8
@@ -228,12 +232,12 @@ def _with_keys(rows: pa.Table) -> pa.Table:
 
 
 def numbered_rows(clips: pa.Table, first_row: int) -> pa.Table:
-    """Rows from ``first_row`` on for a table of `CLIPS`."""
+    """A table of `CLIPS` with a column ``row``, counting from ``first_row``."""
     return clips.add_column(0, "row", pa.array(np.arange(first_row, first_row + clips.num_rows)))
 
 
 def read_catalog(objects: Objects) -> Catalog:
-    """Read every segment's record. Raises `StoreDamaged` if one is missing or was changed."""
+    """Read every segment's record. Raises `StoreDamaged` if one is missing or damaged."""
     keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
     expected = [numbered(SEGMENT, number) for number in range(len(keys))]
     if keys != expected:
@@ -250,7 +254,7 @@ def _read_segment(data: bytes, key: str, url: str) -> Segment:
 
 
 def append_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> Catalog | None:
-    """Append rows as one or more segments; the catalog with them. None if another run appended first: read it again."""
+    """Append rows as one or more segments. Returns the new catalog; None if another run appended first, so read it again."""
     longest = LONGEST_SEGMENT // clips_per_shard * clips_per_shard
     for start in range(0, rows.num_rows, longest):
         part = _with_keys(rows.slice(start, longest))
@@ -266,7 +270,7 @@ def append_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_sh
 
 
 def catalog_files(objects: Objects) -> dict[str, TableFile]:
-    """Record's key → the table that it names, of every segment."""
+    """Record's key → the table file that it names, for every segment."""
     keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
     found = objects.get_many(keys)
     return {key: _read_segment(found[key], key, objects.url).table for key in keys}

@@ -1,7 +1,6 @@
-"""One clip's array → the bytes of one Zarr chunk, as Zarr's own codecs would write them.
+"""One clip's array in, the bytes of one Zarr chunk out, exactly as Zarr's own codecs write them; and back.
 
-Encoding here, and not through a Zarr array, lets a worker keep a clip's few compressed megabytes in place of its
-raw ones until the shard is full.
+Encoding chunks here, not through a Zarr array, lets a worker hold compressed instead of raw clips until its shard is full.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from teacher_cache.encodings.base import SHUFFLED, Compression, StoredArray
 Buffer = bytes | memoryview
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 
-# With threads of its own, blosc lays out a chunk's blocks in the order in which they happened to be done, so equal values would
-# not give equal bytes. Its callers here have threads themselves.
+# With its own threads, blosc writes a chunk's blocks in the order in which they finish, so equal values would not give equal
+# bytes. The callers here use threads themselves.
 blosc.use_threads = False
 
 _CHECKSUM_BYTES = 4
-# The second field of blosc's header: bytes once decompressed.
+# The field of blosc's header with the decompressed length in bytes.
 _BLOSC_LENGTH = struct.Struct("<I")
 
 
@@ -37,9 +36,9 @@ def _shuffle(dtype: np.dtype[Any]) -> str:
 
 
 def zarr_codecs(array: StoredArray) -> tuple[list[TransposeCodec], BytesCodec, list[BloscCodec | ZstdCodec | Crc32cCodec]]:
-    """The codec chain that an array's metadata states, as Zarr's (filters, serializer, compressors).
+    """The codec chain for an array's metadata, as Zarr's (filters, serializer, compressors).
 
-    The axes in the array's order of layout, little-endian bytes, the compressor if there is one, crc32c.
+    In order: transpose to the array's layout, little-endian bytes, the compressor if there is one, crc32c.
     """
     compression, item_size = array.compression, array.dtype.itemsize
     filters = []
@@ -56,7 +55,7 @@ def zarr_codecs(array: StoredArray) -> tuple[list[TransposeCodec], BytesCodec, l
 
 
 def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFLED) -> bytes:
-    """The chunk's bytes under `zarr_codecs`. ``values`` are one clip's, in the array's dtype."""
+    """The chunk's bytes, as `zarr_codecs` would write them. ``values`` are one clip's, in the array's shape and dtype."""
     laid_out = values if compression.order is None else values.transpose(compression.order)
     little = np.ascontiguousarray(laid_out, dtype=values.dtype.newbyteorder("<"))
     packed: Any = little.reshape(-1).view(np.uint8)
@@ -69,9 +68,9 @@ def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFL
 
 
 def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty) -> np.ndarray[Any, Any]:
-    """An uninitialised (clip, *shape) array whose clips lie in memory as their chunks hold them, for `decode_chunk`.
+    """An uninitialised (clip, *shape) array for `decode_chunk`. In memory, each clip has the layout of its chunk.
 
-    Where the chunk has other axes outermost than the clip, this is a strided view. ``empty`` gives the memory.
+    If the chunk's layout has another axis order, this is a strided view. ``empty`` allocates the memory.
     """
     order = _order(array)
     laid_out = empty((clips, *(array.shape[axis] for axis in order)), array.dtype)
@@ -79,9 +78,9 @@ def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty) -> np.n
 
 
 def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) -> None:
-    """The inverse of `encode_chunk`, into ``out``: one clip of a `clip_buffer`. Only what is not compressed is copied.
+    """The inverse of `encode_chunk`, into ``out``, one clip of a `clip_buffer`. Compressed chunks are decoded in place.
 
-    Raises `ValueError` if the bytes fail their checksum or are not such a chunk.
+    Raises `ValueError` if the bytes fail their checksum or are not a chunk of this array.
     """
     packed = _checked(data)
     try:
@@ -120,7 +119,7 @@ def _zstd_length(frame: memoryview) -> int | None:
 
 
 def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:
-    """The clip's values in the chunk's own memory; None if they are compressed. Raises what `decode_chunk` raises."""
+    """The clip's values as a view of the chunk; None if they are compressed. Raises what `decode_chunk` raises."""
     return _as_they_are(_checked(data), array) if array.compression.codec == "none" else None
 
 
@@ -138,18 +137,18 @@ def _as_they_are(packed: memoryview, array: StoredArray) -> np.ndarray[Any, Any]
 
 
 def _order(array: StoredArray) -> tuple[int, ...]:
-    """The clip's axes as its chunk has them, outermost first."""
+    """The clip's axes in the chunk's layout, outermost first."""
     return array.compression.order or tuple(range(len(array.shape)))
 
 
 def checksum(data: Buffer) -> bytes:
     """crc32c as four little-endian bytes, as Zarr appends it."""
-    # An array and not a memoryview, which the C function refuses.
+    # As an array, since the C function refuses a memoryview.
     return int(google_crc32c.value(np.frombuffer(data, np.uint8))).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def split_checksum(data: Buffer) -> tuple[memoryview, bool]:
-    """(what the checksum covers, whether the checksum holds). Copies nothing."""
+    """(the bytes without their checksum, whether the checksum matches). Copies nothing."""
     view = memoryview(data)
     body = view[:-_CHECKSUM_BYTES]
     return body, len(view) > _CHECKSUM_BYTES and checksum(body) == view[-_CHECKSUM_BYTES:]

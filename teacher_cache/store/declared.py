@@ -1,4 +1,4 @@
-"""The metadata that a store must have, by its recipe, the length of its catalog and the shapes of its signals."""
+"""A recipe, the catalog's length and the signals' shapes in; the metadata that the store must have out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from teacher_cache.store.template import array_metadata, group_metadata, root_me
 
 
 def expected_metadata(store: Store, rows: int, shapes: Mapping[SignalName, Shape]) -> dict[str, bytes]:
-    """Key → bytes of every metadata object that follows from the recipe, the catalog's length and the signals' shapes."""
+    """Key → bytes of every ``zarr.json`` that the recipe, the catalog's length and the signals' shapes determine."""
     expected = {ROOT_METADATA: root_metadata(store.recipe)}
     expected |= {metadata_key(name): group_metadata({"description": text}) for name, text in MARKERS.items()}
     per_shard = store.recipe.layout.clips_per_shard
@@ -26,5 +26,6 @@ def expected_metadata(store: Store, rows: int, shapes: Mapping[SignalName, Shape
 
 
 def declared_arrays(store: Store, shapes: Mapping[SignalName, Shape]) -> list[StoredArray]:
+    """The arrays of the store's parts, without signals that ``shapes`` lacks."""
     parts = [part for part in store.parts if part == "clock" or part in shapes]
     return [array for part in parts for array in stored_arrays(store.recipe, part, shapes)]

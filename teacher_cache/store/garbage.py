@@ -1,4 +1,4 @@
-"""What nothing in a store names: found, and removed once it is old enough."""
+"""A store's listing in; the objects that nothing names out, to be deleted once they are old enough."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from teacher_cache.store.table import StoredTable
 def orphans(
     store: Store, listed: Mapping[str, int], volumes: Volumes, files: Mapping[str, TableFile], committed: set[str]
 ) -> list[str]:
-    """Objects that nothing names, in the order of their keys."""
+    """Keys of the ``listed`` objects that nothing names, sorted."""
     known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
     known |= {metadata_key(name) for name in (*store.signals, *(a.name for a in declared_arrays(store, store.shapes())))}
     known |= {key for record, file in files.items() for key in (record, file.key)}
@@ -46,9 +46,9 @@ def orphans(
 
 
 def unrecorded(listed: Iterable[str], recorded: Mapping[str, TableFile]) -> list[str]:
-    """Tables of the catalog beyond its last record: of a run that was stopped before the record, or of one that is lost.
+    """Catalog tables after the last record: a run was stopped before it wrote their record, or the record was lost.
 
-    They are not garbage: the next run may need one, and a lost record can be made again from nothing else.
+    They are not garbage: the next run may need one, and a lost record can only be rebuilt from its table.
     """
     first = numbered(SEGMENT, len(recorded)).removesuffix(".json")
     return [key for key in listed if key.startswith(SEGMENT) and key.endswith(".parquet") and key >= first]
@@ -59,13 +59,13 @@ def _bound_keys(objects: Objects, texts: TableFile) -> set[str]:
 
 
 def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> GarbageReport:
-    """Remove what nothing in the store names.
+    """Delete objects that nothing in the store names.
 
-    Raises `StoreDamaged` where the catalog or the ledger is unreadable: what they name would look like garbage. A run at
-    work has objects that no entry names yet, for as long as its unit takes; so only those older than ``older_than_hours`` go.
+    While a run is at work, it has objects that no entry names yet, so only those older than ``older_than_hours`` are
+    deleted. Raises `StoreDamaged` if the catalog or the ledger is unreadable: whatever they name would look like garbage.
     """
     if older_than_hours < 0:
-        raise BadInput(f"--older-than is {older_than_hours:g} hours; needed 0 or more")
+        raise BadInput(f"--older-than is {older_than_hours:g} hours; it must be 0 or more")
     store = open_store(url)
     listed = store.objects.listing()
     volumes = read_volumes(store.objects)

@@ -1,4 +1,4 @@
-"""Names of the objects in a store, and which arrays hold which part."""
+"""A recipe and numbers in; object keys and the arrays of each part out."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ MARKERS = {
     LEDGER: "one JSON object for each committed unit of work, bound into volumes",
     HEADS: "the teacher's frozen heads, as safetensors with a card",
 }
-"""Folders that are not arrays, and what their group metadata says of them."""
+"""Folders that are not arrays → the description in their group metadata."""
 
 
 def metadata_key(array: str) -> str:
+    """Key of an array's or group's ``zarr.json``."""
     return f"{array}/zarr.json"
 
 
 def shard_key(array: StoredArray, shard: int) -> str:
-    """Zarr's default chunk key: every axis but the clips' is one chunk."""
+    """Zarr's default chunk key of a shard: only the clip axis has more than one."""
     return "/".join([array.name, "c", str(shard), *("0" for _ in array.shape)])
 
 
@@ -43,32 +44,32 @@ def array_of(key: str) -> str:
 
 
 def numbered(prefix: str, number: int) -> str:
-    """Key of the record of that number: ``catalog/segment-000000.json``."""
+    """Key of a numbered record: ``catalog/segment-000000.json``."""
     return f"{prefix}{number:06d}.json"
 
 
 def volume_folder(volume: int) -> str:
-    """Where the entries of a volume of the ledger lie."""
+    """Folder of the entries of a ledger volume."""
     return f"{LEDGER}/{volume:06d}"
 
 
 def entry_key(volume: int, shard: int, number: int) -> str:
-    """A shard's entries are counted from 0 within each volume."""
+    """Key of a ledger entry. A shard's entries are numbered from 0 within each volume."""
     return f"{volume_folder(volume)}/{shard:08d}.{number}.json"
 
 
 def shard_of(entry: str) -> int:
-    """The shard that an entry is about, by its key."""
+    """The shard number in an entry's key."""
     return int(entry.rpartition("/")[2].partition(".")[0])
 
 
 def closed_key(volume: int) -> str:
-    """The mark that a volume takes no more entries."""
+    """Key of the object that closes a volume to new entries."""
     return f"{volume_folder(volume)}/closed.json"
 
 
 def clock_arrays(frames: int) -> tuple[StoredArray, StoredArray]:
-    """Where a clip's frames lie in their video."""
+    """Arrays ``timestamps`` (frame,), float64 seconds, and ``frame_index`` (frame,), int32: each frame's place in its video."""
     seconds = {"units": "s", "long_name": "presentation time of the frame in its video"}
     number = {"units": "1", "long_name": "number of the frame in its video, from 0", "_FillValue": -1}
     return (
@@ -82,7 +83,7 @@ CLOCK_ARRAYS = tuple(array.name for array in clock_arrays(frames=1))
 
 
 def stored_arrays(recipe: Recipe, part: PartName, shapes: Mapping[SignalName, Shape]) -> tuple[StoredArray, ...]:
-    """The arrays that hold a part. ``shapes`` gives one clip's shape of each signal."""
+    """The arrays that store a part. ``shapes`` gives the shape of one clip of each signal."""
     if part == "clock":
         return clock_arrays(recipe.clips.frames)
     return encoding(part, recipe.encodings[part]).stored(SIGNALS[part], shapes[part])

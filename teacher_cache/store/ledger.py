@@ -1,8 +1,8 @@
-"""The ledger: what is committed. A row or an object that no entry names does not exist for readers.
+"""The ledger: finished units in; committed rows and objects out. Readers ignore every row and object that no entry names.
 
-Entries are JSON objects in the folder of a volume. A volume that has grown long is closed, and then bound: its entries are
-folded into two Parquet files, named by the volume's record, after which nobody lists or opens them one by one. What is in
-the record is the volume; an entry that a writer believed dead adds later counts for nothing.
+Entries are JSON objects in the folder of a *volume*. A long volume is closed to new entries and then *bound*: its entries
+are merged into two Parquet files, which the volume's record names, so that nobody has to list and read them one by one. The
+record settles what is in the volume: an entry that a slow writer adds after binding is ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal, unsealed
 from teacher_cache.store.table import StoredTable, require_own_key, table_file
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
-"""What a row is in one part, or over several."""
+"""Status of a row, in one part or over several."""
 
 _STATE = pa.schema(
     {
@@ -55,18 +55,18 @@ _STATE = pa.schema(
         "lengths": pa.list_(pa.int64()),
     }
 )
-"""What opening a store takes of each entry: ``parts`` and each row's ``optional_arrays`` joined by commas."""
+"""What a reader needs of each entry. ``parts``, and the ``optional_arrays`` of each row, are joined by commas."""
 
 _ENTRIES = pa.schema({"key": pa.string(), "entry": pa.binary()})
-"""Every entry as it was written, for `verify` and for whoever wants the error figures."""
+"""Every entry in full, for `verify` and for the recorded encoding errors."""
 
-# A thousand entries' JSON is some tens of megabytes.
+# The JSON of a thousand entries is some tens of megabytes.
 _FETCHED_AT_ONCE = 512
 
 
 @dataclass
 class Ledger:
-    """What is committed, by row and by shard, as arrays. Grows by `add`: entries, and what it already has once more."""
+    """What is committed, as arrays indexed by row or by shard. `add` takes in entries; adding one twice changes nothing."""
 
     _status: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     _optional: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -75,13 +75,16 @@ class Ledger:
     _failures: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     _retired: set[int] = field(default_factory=set)
     open_volume: int = 0
-    """The volume that takes entries now."""
+    """The volume that accepts entries now."""
     open_entries: int = 0
-    """How many it has."""
+    """Number of entries in it."""
     bound_volumes: int = 0
 
     def status(self, rows: NDArray[np.int64], parts: Sequence[PartName]) -> NDArray[np.uint8]:
-        """What each row is over all of ``parts``: retired, or failed if it failed in any, or pending while any is."""
+        """Status of each row over all of ``parts``: uint8 (row,).
+
+        `RETIRED`, else `FAILED` if any part failed, else `PENDING` if any is pending, else `COMMITTED`.
+        """
         found = [_at(self._status.get(part), rows) for part in parts]
         if not found:
             return np.full(len(rows), PENDING, np.uint8)
@@ -92,27 +95,28 @@ class Ledger:
         return np.asarray(result, np.uint8)
 
     def failure(self, row: int, parts: Iterable[PartName]) -> tuple[str, str] | None:
-        """(reason, detail) of the first of ``parts`` in which the row failed."""
+        """(reason, detail) of the row's failure in the first of ``parts`` in which it failed; None if it failed in none."""
         return next((self._failures[part, row] for part in parts if (part, row) in self._failures), None)
 
     @property
     def retired(self) -> frozenset[int]:
+        """Rows that damage has hit, and whose clips belong in new rows."""
         return frozenset(self._retired)
 
     def is_done(self, part: PartName, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each shard is committed in that part."""
+        """Whether each shard is committed in the part: bool (shard,)."""
         return _at(self._done.get(part), shards)
 
     def has_optional(self, array: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each row has a chunk in an optional array."""
+        """Whether each row has a chunk in the optional array: bool (row,)."""
         return _at(self._optional.get(array), rows)
 
     def shard_length(self, array: str, shard: int) -> int:
-        """Bytes of a committed shard object; 0 where the ledger names none."""
+        """Length in bytes of a committed shard object; 0 if there is none."""
         return int(_at(self._lengths.get(array), np.array([shard]))[0])
 
     def shard_lengths(self, array: str) -> NDArray[np.int64]:
-        """Bytes of an array's shard objects, by the shard's number; 0 where the ledger names none."""
+        """Lengths in bytes of an array's shard objects, int64, by shard number; 0 where there is none."""
         return self._lengths.get(array, np.zeros(0, np.int64))
 
     def bytes_of(self, array: str) -> int:
@@ -124,7 +128,7 @@ class Ledger:
         return sorted(self._lengths)
 
     def add(self, state: pa.Table) -> None:
-        """Take in entries, as `_STATE` has them."""
+        """Take in entries: a table with the schema `_STATE`. Raises `StoreDamaged` for rows out of range."""
         rows_of = _Lists(state["rows"])
         failed = _Lists(state["failed"]).values.to_numpy(zero_copy_only=False).astype(bool)
         rows = rows_of.values.to_numpy()
@@ -149,11 +153,12 @@ class Ledger:
                     self._failures[part, failure["row"]] = failure["reason"], failure["detail"]
 
     def retire(self, rows: Iterable[int]) -> None:
+        """Mark rows as retired."""
         self._retired |= set(rows)
 
 
 class _Lists:
-    """A column of lists: all their values one after another, and how many each list has."""
+    """A column of lists: their values concatenated, and the length of each list."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         whole = column.combine_chunks()
@@ -161,14 +166,14 @@ class _Lists:
         self.lengths: NDArray[np.int64] = whole.value_lengths().to_numpy().astype(np.int64)
 
     def of(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Places of the values of some lists."""
+        """Indices into ``values`` of the lists ``members``."""
         if len(members) == len(self.lengths):
             return np.arange(len(self.values))
         return np.flatnonzero(np.isin(np.repeat(np.arange(len(self.lengths)), self.lengths), members))
 
 
 def _groups(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Each distinct text with the rows where it stands."""
+    """Each distinct text, with the indices at which it occurs."""
     whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     coded = whole.dictionary_encode()
     indices = coded.indices.to_numpy(zero_copy_only=False)
@@ -177,7 +182,7 @@ def _groups(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np
 
 
 def _at(values: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """``values`` at ``rows``, 0 beyond their end."""
+    """``values`` at ``rows``; 0 beyond their end."""
     if values is None or not len(values):
         return np.zeros(len(rows), np.int64 if values is None else values.dtype)
     return np.where(rows < len(values), values[np.minimum(rows, len(values) - 1)], values.dtype.type(0))
@@ -188,31 +193,31 @@ def _put(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64], va
         return
     array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(rows.max()) + 1
     if needed > MOST_ROWS or rows.min() < 0:
-        raise StoreDamaged(f"the ledger speaks of rows {rows.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
+        raise StoreDamaged(f"the ledger names rows {rows.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
     if needed > len(array):
-        # Half as much again, so that growing by one volume after another stays linear.
+        # Grows by half, so that adding volumes one by one stays linear.
         array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])
     array[rows] = values
     arrays[name] = array
 
 
 def clip_counts(rows: NDArray[np.int64], ledger: Ledger, parts: Sequence[PartName]) -> ClipCounts:
-    """How many of the rows are committed in all of ``parts``, failed in any, or pending (a retired row is taught again)."""
+    """Number of rows that are committed in all of ``parts``, failed in any, or pending. A retired row counts as pending."""
     status = ledger.status(rows, parts)
     committed, failed = int((status == COMMITTED).sum()), int((status == FAILED).sum())
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
 
 
 def _state(texts: Mapping[str, bytes], url: str) -> pa.Table:
-    """What opening a store takes of these entries. Raises `StoreDamaged`.
+    """The entries as a table with the schema `_STATE`. Raises `StoreDamaged`.
 
-    Their digests say that they are what a worker wrote, so they are not validated field by field: there may be thousands.
+    Their digests prove that they are what a worker wrote, so these thousands of entries are not validated field by field.
     """
     entries = [_in_place(key, unsealed(data, key, url), url) for key, data in texts.items()]
     try:
         return pa.Table.from_pylist([_state_of(entry) for entry in entries], schema=_STATE)
     except (LookupError, TypeError, AttributeError, OverflowError, pa.ArrowException):
-        # Someone else's: each one's digest holds, and it is not what a worker writes.
+        # The digests match, but the content is not what a worker writes: validation says in which entry, and which field.
         for key, data in texts.items():
             unseal(LedgerEntry, data, key, url)
         raise
@@ -240,7 +245,7 @@ def _in_place(key: str, entry: dict[str, Any], url: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Volumes:
-    """Which volumes there are, and which records of retired rows."""
+    """The ledger's volumes, and its records of retired rows."""
 
     bound: Mapping[int, VolumeRecord]
     unbound: tuple[int, ...]
@@ -248,16 +253,17 @@ class Volumes:
 
     @property
     def open(self) -> int:
-        """The volume that takes entries: the last unbound one, or a new one."""
+        """The volume that accepts entries: the last unbound one, or a new one."""
         return self.unbound[-1] if self.unbound else max(self.bound, default=-1) + 1
 
     @property
     def retired_rows(self) -> frozenset[int]:
+        """All retired rows."""
         return frozenset(row for retirement in self.retirements.values() for row in retirement.rows)
 
     @property
     def known_damage(self) -> dict[str, str | None]:
-        """Key → digest of each object that is known to be damaged."""
+        """Key → digest (None if missing) of each object that is known to be damaged."""
         return {key: digest for retirement in self.retirements.values() for key, digest in retirement.found.items()}
 
 
@@ -265,7 +271,7 @@ NO_VOLUMES = Volumes({}, (), {})
 
 
 def read_volumes(objects: Objects, known: Volumes = NO_VOLUMES) -> Volumes:
-    """Which volumes and records there are now. Those ``known`` from an earlier reading are not fetched again."""
+    """Read the list of volumes and records. Those ``known`` from an earlier reading are not fetched again."""
     names = objects.level(LEDGER)
     records = [f"{LEDGER}/{name}" for name, is_folder in names.items() if not is_folder]
     records = [key for key in records if key.startswith((VOLUME, RETIREMENT)) and key.endswith(".json")]
@@ -283,14 +289,14 @@ def read_volumes(objects: Objects, known: Volumes = NO_VOLUMES) -> Volumes:
 
 
 def read_ledger(objects: Objects) -> Ledger:
-    """Read what is committed. Raises `StoreDamaged` if an entry is unreadable or is not where its unit belongs."""
+    """Read the whole ledger. Raises `StoreDamaged` if an entry is unreadable or stored under another unit's key."""
     return LedgerReader(objects).read()
 
 
 class LedgerReader:
-    """Reads the ledger again and again, each time only what was added since: a listing or two, and the new entries.
+    """Reads the ledger repeatedly, each time only what was added since: a listing or two, and the new entries.
 
-    An entry that came too late for its volume may be counted until its worker has committed it in the next one.
+    An entry that was added too late for its volume may be counted before its worker has committed it in the next one.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -298,12 +304,12 @@ class LedgerReader:
         self._ledger = Ledger()
         self._volumes = NO_VOLUMES
         self._bound: set[int] = set()
-        """Bound volumes that were taken in."""
+        """Bound volumes that have been read."""
         self._seen: dict[int, set[str]] = {}
-        """Unbound volume → the keys of its entries that were taken in."""
+        """Unbound volume → the keys of its entries that have been read."""
 
     def read(self) -> Ledger:
-        """What is committed now, always in the same object. Raises `StoreDamaged`, as `read_ledger` does."""
+        """The ledger as of now; always the same, updated object. Raises `StoreDamaged`, as `read_ledger` does."""
         self._volumes = read_volumes(self._objects, self._volumes)
         for volume in sorted(self._volumes.bound.keys() - self._bound):
             self._ledger.add(StoredTable(self._objects, self._volumes.bound[volume].state).read(_STATE.names))
@@ -324,7 +330,7 @@ _ENTRY = re.compile(r"(\d{8,})\.(\d+)\.json")
 
 
 def entry_keys(objects: Objects, volume: int) -> list[str]:
-    """Keys of a volume's entries, in the order of shards and numbers."""
+    """Keys of a volume's entries, sorted by shard and number."""
     folder = volume_folder(volume)
     found = [_ENTRY.fullmatch(name) for name, is_folder in objects.level(folder).items() if not is_folder]
     order = sorted((int(match[1]), int(match[2])) for match in found if match is not None)
@@ -332,7 +338,7 @@ def entry_keys(objects: Objects, volume: int) -> list[str]:
 
 
 def _texts_of(objects: Objects, volume: int, ignoring: Collection[str] = ()) -> Iterator[dict[str, bytes]]:
-    """A volume's entries by key, as they were written, some at a time."""
+    """A volume's entries, key → bytes, in groups."""
     keys = [key for key in entry_keys(objects, volume) if key not in ignoring]
     for start in range(0, len(keys), _FETCHED_AT_ONCE):
         wanted = keys[start : start + _FETCHED_AT_ONCE]
@@ -341,15 +347,15 @@ def _texts_of(objects: Objects, volume: int, ignoring: Collection[str] = ()) -> 
 
 
 def read_entry(key: str, data: bytes, url: str) -> LedgerEntry:
-    """Raises `StoreDamaged`."""
+    """Parse an entry. Raises `StoreDamaged` if it is damaged, not an entry, or stored under another shard's key."""
     _in_place(key, unsealed(data, key, url), url)
     return unseal(LedgerEntry, data, key, url)
 
 
 def committed_texts(objects: Objects, volumes: Volumes, *, tolerant: bool = False) -> Iterator[dict[str, bytes]]:
-    """Every entry that counts, by key, as it was written and some at a time; bound volumes by their own files.
+    """Every entry in force, key → bytes, in groups. Those of a bound volume come from its Parquet file.
 
-    A damaged file of a bound volume raises `StoreDamaged`; a ``tolerant`` reader gets the entries that it was made of.
+    If that file is damaged, raises `StoreDamaged`, or, if ``tolerant``, reads the single entries that it was made from.
     """
     for volume, record in volumes.bound.items():
         try:
@@ -365,22 +371,22 @@ def committed_texts(objects: Objects, volumes: Volumes, *, tolerant: bool = Fals
 
 
 class Journal:
-    """The ledger as one writer adds to it. Safe in threads, one at a time.
+    """One writer's access to the ledger. Safe in threads, which take turns.
 
-    ``since`` is the volume that was open when the writer's work was planned: what others committed meanwhile is in it or in
-    a later one.
+    ``since`` is the volume that was open when the writer's work was planned. Whatever others have committed since is in that
+    volume or a later one.
     """
 
     def __init__(self, objects: Objects, since: int) -> None:
         self._objects, self._volume = objects, since
         self._passed: dict[int, list[str]] = defaultdict(list)
-        """Shard → its entries in the volumes from ``since`` on that are closed."""
+        """Shard → keys of its entries in closed volumes, from ``since`` on."""
         self._looked: dict[int, tuple[int, list[LedgerEntry]]] = {}
-        """Shard → the open volume when its standing entries were last read, and these; until it is committed."""
+        """Shard → (the open volume when its entries were last read, those entries), until the shard is committed."""
         self._lock = threading.RLock()
 
     def standing(self, shard: int) -> list[LedgerEntry]:
-        """The shard's entries since the work was planned, in order."""
+        """The shard's entries since the work was planned, in order. Raises `StoreDamaged`."""
         with self._lock:
             self._pass_closed()
             entries = [self._read(key) for key in self._passed[shard]]
@@ -390,14 +396,14 @@ class Journal:
             return entries
 
     def commit(self, entry: LedgerEntry) -> bool:
-        """Make a unit visible; False if other workers committed all its parts first, whose entries stand.
+        """Commit a unit, which makes it visible. False if other workers committed all of its parts first.
 
-        Should another worker have committed some of the parts meanwhile, only the others are committed: each part of a shard
-        is committed once.
+        If another worker has committed some of its parts, only the remaining ones are committed: each part of a shard is
+        committed exactly once.
         """
         shard = entry.unit.shard
         with self._lock:
-            # What was read before the unit was taught will do: the creation finds out whether it is out of date.
+            # The entries read before the unit was taught are good enough: `create` fails if they are out of date.
             volume, standing = self._looked.pop(shard, (None, []))
             if volume != self._volume:
                 standing = self.standing(shard)
@@ -417,13 +423,13 @@ class Journal:
         return read_entry(key, self._objects.get(key) or b"", self._objects.url)
 
     def _counts(self, key: str) -> bool:
-        """Whether an entry just created is in its volume: it is not if that was closed meanwhile, and bound without it."""
+        """Whether an entry just created is in its volume, and not too late: the volume may have been bound without it."""
         volume = self._volume
         self._pass_closed()
         return volume == self._volume or key in self._passed[shard_of(key)]
 
     def _pass_closed(self) -> None:
-        """Go on to the first volume that takes entries. Those before it are bound, so that it is settled what they hold."""
+        """Move on to the first volume that accepts entries. Earlier ones are bound, so their content is settled."""
         while self._objects.get(closed_key(self._volume)) is not None:
             record = await_bound(self._objects, self._volume)
             for key in StoredTable(self._objects, record.texts).read(["key"])["key"].to_pylist():
@@ -432,7 +438,7 @@ class Journal:
 
 
 def _without(entry: LedgerEntry, others: Iterable[LedgerEntry]) -> LedgerEntry | None:
-    """The entry for the parts alone that no other commits; None if there are none."""
+    """The entry, reduced to the parts that no other entry commits; None if no part is left."""
     parts = {part for other in others for part in other.unit.parts}
     left = tuple(part for part in entry.unit.parts if part not in parts)
     if not left:
@@ -451,26 +457,26 @@ def _row_without(row: RowOutcome, parts: Sequence[PartName]) -> RowOutcome:
 
 
 def part_of(array: str) -> PartName:
-    """The part whose values an array holds: arrays are named after their signal, ``f4d_scale``."""
+    """The part that an array stores. Arrays are named after their signal, such as ``f4d_scale``."""
     name = array.partition("_")[0]
     return "clock" if array in {"timestamps", "frame_index"} else name  # type: ignore[return-value]
 
 
 def close_volume(objects: Objects, volume: int) -> VolumeRecord:
-    """Let a volume take no more entries, and bind it. Safe to repeat, and beside writers."""
+    """Close a volume to new entries and bind it. Idempotent, and safe while others write."""
     objects.create(closed_key(volume), canonical_json({}))
     return bind(objects, volume)
 
 
-# Folding takes some three milliseconds an entry.
+# Binding takes about three milliseconds per entry.
 _BELIEVED_DEAD_SECONDS_PER_ENTRY = 0.02
 
 
 def await_bound(objects: Objects, volume: int) -> VolumeRecord:
-    """The record of a closed volume, which whoever closed it is about to create.
+    """The record of a closed volume, waiting for the process that closed it to bind it.
 
-    A thousand writers come upon a closed volume at once: should each fold it too, each would read all of its entries. So
-    they wait, until the one who closed it must be dead; and not all equally long, so that it is again one who folds.
+    A thousand writers may find the volume closed at once. If each bound it, each would read all its entries. So they wait
+    until the process that closed it must be dead, for randomly different times, so that again only one of them binds it.
     """
     key, start, limit_seconds = numbered(VOLUME, volume), time.monotonic(), None
     while (present := objects.get(key)) is None:
@@ -484,7 +490,7 @@ def await_bound(objects: Objects, volume: int) -> VolumeRecord:
 
 
 def bind(objects: Objects, volume: int) -> VolumeRecord:
-    """The record of a closed volume; whoever creates it first says what is in the volume."""
+    """The record of a closed volume, created if missing. The first to create it settles what is in the volume."""
     key = numbered(VOLUME, volume)
     present = objects.get(key)
     if present is None:
@@ -502,7 +508,7 @@ def _bound(objects: Objects, volume: int, ignoring: Collection[str]) -> tuple[Vo
 
 
 def bound(volume: int, entries: Iterable[Mapping[str, bytes]], url: str) -> tuple[VolumeRecord, dict[str, bytes]]:
-    """The record of a volume with these entries (bytes by key, some at a time), and the files that it names by key."""
+    """A volume's record for these entries (key → bytes, in groups), and the files that it names, key → bytes."""
     states: list[pa.Table] = [_STATE.empty_table()]
     texts: dict[str, bytes] = {}
     for some in entries:
@@ -517,9 +523,9 @@ def bound(volume: int, entries: Iterable[Mapping[str, bytes]], url: str) -> tupl
 
 
 def mend(objects: Objects) -> None:
-    """Write anew what of the ledger follows from the rest of it: bound volumes, their entries, records of retirement.
+    """Rewrite the parts of the ledger that can be derived from its other parts: bound volumes and their entries.
 
-    A record of retired rows that cannot be read is emptied: its rows have later ones, and the damage that it spoke of is found
+    A record of retired rows that cannot be read is emptied: its rows have been superseded, and the damage it listed is found
     again. For `teacher_cache.store.repair`; no other writer may be at work.
     """
     names = objects.level(LEDGER)
@@ -558,7 +564,7 @@ def _restore(objects: Objects, key: str, data: bytes) -> None:
 
 
 def record_retirement(objects: Objects, retirement: Retirement) -> None:
-    """Retire rows for good."""
+    """Retire rows permanently, by a new record in the ledger."""
     number = len(read_volumes(objects).retirements)
     while not objects.create(numbered(RETIREMENT, number), seal(retirement)):
         number += 1

@@ -1,4 +1,4 @@
-"""Older stores, brought to this version by named steps. No shard is read or written: only what says what is in them."""
+"""An older store in, this version's store out, by named steps. Rewrites catalog, ledger and metadata; touches no shard."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from teacher_cache.store.template import group_metadata, read_recipe, read_versi
 
 
 def migrate(url: str) -> MigrationReport:
-    """Bring the store at ``url`` to this version. With no other run at work; safe to stop and to repeat.
+    """Bring the store at ``url`` to this version. Safe to interrupt and repeat, but no other run may be at work.
 
-    What a step no longer needs stays until ``gc``. Raises `StoreNotFound`, `BadInput` for a store of a newer version, and
-    `StoreDamaged`.
+    Objects of the old version that are no longer needed stay until ``gc``. Raises `StoreNotFound`, `BadInput` for a store of a
+    newer version, and `StoreDamaged`.
     """
     objects = Objects(url)
     root = objects.get(ROOT_METADATA)
@@ -48,7 +48,7 @@ def migrate(url: str) -> MigrationReport:
 
 
 def _volumes_and_records(objects: Objects, recipe: Recipe) -> None:
-    """1 → 2: segments with records and keys, entries with digests in volumes, a card with a digest."""
+    """1 → 2: catalog segments get records and keys, ledger entries get digests and volumes, the heads' card gets a digest."""
     for key in (key for key in objects.listing(CATALOG) if key.endswith(".parquet") and key.count("-") == 1):
         rows = _segment(objects, key)
         catalog = read_catalog(objects)
@@ -82,14 +82,14 @@ def _segment(objects: Objects, key: str) -> pa.Table:
 
 
 def _entry(objects: Objects, key: str) -> LedgerEntry | None:
-    """An entry of version 1, which lay in the ledger's own folder. None for what is none."""
+    """An entry of version 1, stored directly in the ledger's folder. None if the key is not an entry's."""
     if not key.removeprefix(f"{LEDGER}/")[:1].isdigit():
         return None
     try:
         return LedgerEntry.model_validate(json.loads(objects.get(key) or b""))
     except (ValidationError, ValueError):
         raise StoreDamaged(
-            f"the ledger entry {key} of {objects.url} cannot be read. Delete it: its unit is then done again by `run`."
+            f"the ledger entry {key} of {objects.url} cannot be read. Delete it; `run` then does its unit again."
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""The objects a store is made of: created once, read, listed. One mechanism for every URL fsspec reaches.
+"""A store's objects: keys in, bytes out; created once, read and listed the same way at every URL that fsspec supports.
 
-A disk creates through an exclusive hard link, an object store through its create-if-absent
-(S3: ``PutObject`` with ``If-None-Match: *``). Neither ever leaves a half-written object behind.
+On a disk, creation is an exclusive hard link; on an object store, a create-if-absent (S3: ``PutObject`` with
+``If-None-Match: *``). Neither leaves a half-written object behind.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from teacher_cache.io.remote import filesystem, make_patient, protocol, reach, r
 from teacher_cache.io.request_counts import RequestCounts, RequestKind, counting
 from teacher_cache.store.ranges import RangeReader, range_reader
 
-# One PutObject is atomic and takes If-None-Match everywhere; a multipart upload takes it only at its last request,
-# and not every server honours it there. So an object goes up in one request, up to S3's own limit of 5 GiB.
+# A single PutObject is atomic and supports If-None-Match everywhere; a multipart upload supports it only in its last request,
+# and not on every server. So an object is uploaded in one request, up to S3's own limit of 5 GiB.
 _SINGLE_PUT_LIMIT = 5 * 2**30
 
 # Objects fetched at once.
 _AT_ONCE = 32
 
-# What an object's S3 metadata call the creation that made it, a random number.
+# S3 metadata key for the random number of the create call that made the object.
 _CREATION = "p4d-creation"
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -42,8 +42,9 @@ TEMPORARY_SUFFIX = ".tmp"
 class Objects:
     """The objects under one root.
 
-    Keys are relative, with ``/`` between parts. Picklable: a copy in another process connects anew.
-    Every method raises `Unreachable` when the server refuses the credentials, or is silent for longer than `Patience` has.
+    Keys are relative, with ``/`` between parts. Picklable: a copy in another process opens its own connection.
+    Every method raises `Unreachable` if the server refuses the credentials, or does not answer within the limits of `Patience`.
+    A key that leads out of the root is `BadInput`.
     """
 
     def __init__(self, url: str) -> None:
@@ -57,9 +58,9 @@ class Objects:
         return Objects, (self.url,)
 
     def take_requests(self) -> Requests:
-        """What was asked of the server since the last time. On a disk: what would be asked of S3 in its stead.
+        """Requests sent since the last call. On a disk: the requests that S3 would have received instead.
 
-        A request that had to be sent again counts once, a listing once for each page.
+        A retried request counts once; a listing counts once per page.
         """
         return self._counts.take()
 
@@ -68,18 +69,19 @@ class Objects:
 
     @property
     def is_local(self) -> bool:
+        """Whether the objects are files on a local or mounted disk."""
         return isinstance(self._fs, LocalFileSystem)
 
     def _path(self, key: str) -> str:
         path = f"{self._root}/{key}" if key else self._root
-        # On a disk, a part of the path may be a link to elsewhere.
+        # On a disk, part of the path may be a symbolic link that leads out of the root.
         is_elsewhere = self.is_local and not Path(path).resolve().is_relative_to(self._real_root)
         if key.startswith("/") or ".." in key.split("/") or is_elsewhere:
             raise BadInput(f"the key {key!r} leads out of the store {self.url}")
         return path
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create an object if there is none; True if this call created it, False if it was there already. Atomic."""
+        """Create an object unless it exists. Returns True if this call created it, False if it existed. Atomic."""
         path = self._path(key)
         with self._asking("put"):
             if not self.is_local:
@@ -87,11 +89,11 @@ class Objects:
                 return reach(self.url, lambda: self._create_remote(path, data, mark))
             is_new = reach(self.url, lambda: _create_file(Path(path), data))
         if not is_new:
-            self._counts.add("get")  # S3 would be asked whose the object is
+            self._counts.add("get")  # on S3, one more request finds out which call created the object
         return is_new
 
     def _create_remote(self, path: str, data: bytes, mark: dict[str, str]) -> bool:
-        """``mark`` is this creation's own: a request may be done and its answer lost, and the next finds its object there."""
+        """``mark`` identifies this call: if a request succeeds but its answer is lost, the retry finds an object so marked."""
         is_s3 = protocol(self.url) == "s3"
         options = self._put_options() | ({"Metadata": mark} if is_s3 else {})
         try:
@@ -109,7 +111,7 @@ class Objects:
             return {}
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object anew. Only for what can be derived again at any time (an array's length)."""
+        """Overwrite an object. Only for objects that can be derived again at any time, such as an array's metadata."""
         path = self._path(key)
 
         def put() -> None:
@@ -129,11 +131,11 @@ class Objects:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is no such object."""
         path = self._path(key)
-        self._counts.add("get")  # S3's is asked of a client that does not tell
+        self._counts.add("get")  # counted here, since obstore, which reads from S3, reports no requests
         return reach_if_there(self.url, lambda: self._ranges.whole(path))
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Bytes of each object, fetched together. Objects that are not there are left out."""
+        """Key → bytes, fetched concurrently. Missing objects are left out."""
         if not keys:
             return {}
         with ThreadPoolExecutor(min(_AT_ONCE, len(keys)), thread_name_prefix="objects") as threads:
@@ -145,16 +147,16 @@ class Objects:
         return range_reader(self._fs)
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview | None:
-        """Bytes [start, stop) of an object, fewer where it ends before, or None if there is no such object.
+        """Bytes [start, stop) of an object, fewer if it ends earlier, or None if there is no such object.
 
-        They are valid until the same thread's next `get_range`: copy what is to be kept.
+        The memory is valid until the same thread's next `get_range`; copy it to keep it.
         """
         path = self._path(key)
         self._counts.add("get")
         return reach_if_there(self.url, lambda: self._ranges.read(path, start, stop))
 
     def listing(self, prefix: str = "") -> dict[str, int]:
-        """Key → length in bytes of every object under ``prefix``, in the order of their keys."""
+        """Key → length in bytes, of every object under ``prefix``, sorted by key."""
         path = self._path(prefix)
         with self._asking("list"):
             if self.is_local:
@@ -164,17 +166,17 @@ class Objects:
         return {p[len(self._root) + 1 :]: int(i["size"]) for p, i in sorted(found.items()) if not p.endswith("/")}
 
     def modified_seconds(self, key: str) -> float:
-        """When the object was written, in seconds since 1970."""
+        """When the object was last written, in seconds since 1970."""
         path = self._path(key)
         with self._asking("get"):
             return reach(self.url, lambda: float(self._fs.modified(path).timestamp()))
 
     def folders(self) -> list[str]:
-        """Names directly under the root that hold objects."""
+        """Names of the folders directly under the root."""
         return [name for name, is_folder in self.level().items() if is_folder]
 
     def level(self, prefix: str = "") -> dict[str, bool]:
-        """Names directly under ``prefix``, in order, and whether each is a folder. What lies deeper is not listed."""
+        """Name → whether it is a folder, for the names directly under ``prefix``, sorted. Not recursive."""
         path = self._path(prefix)
         with self._asking("list"):
             found = reach_if_there(self.url, lambda: self._fs.ls(path, detail=True)) or []
@@ -183,6 +185,7 @@ class Objects:
         }
 
     def delete(self, key: str) -> None:
+        """Delete an object, if it exists."""
         path = self._path(key)
         with self._asking():
             reach_if_there(self.url, lambda: self._fs.rm_file(path))
@@ -197,24 +200,24 @@ class Objects:
 
 
 def _normal(url: str) -> str:
-    """The URL with single slashes in its path, and none at its end: to S3 ``a//b`` is another key than ``a/b``."""
+    """The URL with single slashes in its path and none at the end: on S3, ``a//b`` and ``a/b`` are different keys."""
     scheme, mark, path = url.rpartition("://")
     return f"{scheme}{mark}{re.sub('/{2,}', '/', path).rstrip('/')}"
 
 
 def _files(root: Path, folder: Path) -> dict[str, int]:
-    """Path under ``root`` → bytes of every file in ``folder``, in order. Unlike fsspec's, it follows no link to a folder."""
+    """Path under ``root`` → bytes of every file in ``folder``, sorted. Unlike fsspec's, it follows no link to a folder."""
     found: dict[str, int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent) / name
-            with contextlib.suppress(FileNotFoundError):  # a writer's temporary, gone since
+            with contextlib.suppress(FileNotFoundError):  # a writer's temporary file, removed meanwhile
                 found[path.relative_to(root).as_posix()] = path.lstat().st_size
     return dict(sorted(found.items()))
 
 
 def _already_there(error: OSError) -> bool:
-    """Whether a create was refused because the object exists. s3fs gives S3's 412 as an OSError around the server's answer."""
+    """Whether a create failed because the object exists. s3fs raises S3's 412 as an OSError around the server's response."""
     if isinstance(error, FileExistsError):
         return True
     answer = getattr(error.__cause__, "response", {})
@@ -234,7 +237,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _create_file(path: Path, data: bytes) -> bool:
-    if path.exists():  # the link below decides; this spares a finished store the writing
+    if path.exists():  # the link below decides; this only avoids a useless write
         return False
     temporary = _temporary(path)
     try:

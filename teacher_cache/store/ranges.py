@@ -1,6 +1,6 @@
-"""Ranges of an object's bytes, from each kind of URL by the client that costs the least CPU a byte.
+"""A path and a byte range in, bytes out, by the client that needs the least CPU per byte for each kind of URL.
 
-A disk is read with `preadv`, S3 through obstore (object_store in Rust), all else through fsspec.
+Disks are read with `preadv`, S3 through obstore (object_store in Rust), everything else through fsspec.
 """
 
 from __future__ import annotations
@@ -29,30 +29,27 @@ from teacher_cache.io.remote import S3_CONNECT_SECONDS, s3_read_seconds
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-# obstore hands a body over in one piece of fresh memory. Beyond this length the allocator takes such pieces from the kernel
-# and gives them back each time, and clearing their pages costs more than the copy out of small ones.
+# obstore returns a body in one block of fresh memory. Beyond this length, the allocator takes such blocks from the kernel and
+# returns them each time, and zeroing their pages costs more than copying out of small pieces.
 _IN_ONE_PIECE = 16 * 2**20
 _PIECE = 2**20
 
-# botocore renews temporary credentials at the latest ten minutes before they end.
+# botocore renews temporary credentials at least ten minutes before they expire.
 _CREDENTIALS_LAST = timedelta(minutes=10)
 
 
 class RangeReader(Protocol):
-    """Reads parts of objects, into memory that is used again: what it returns is valid until the same thread's next call.
-
-    Safe in threads. Raises `FileNotFoundError` where there is no object.
-    """
+    """Reads byte ranges of objects. Safe in threads. Raises `FileNotFoundError` if there is no object."""
 
     def read(self, path: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of an object; fewer where it ends before."""
+        """Bytes [start, stop) of an object, fewer if it ends earlier. The memory is valid until the thread's next `read`."""
 
     def whole(self, path: str) -> bytes:
-        """All bytes of an object, the caller's own."""
+        """All bytes of an object, owned by the caller."""
 
 
 def range_reader(fs: Any) -> RangeReader:
-    """The reader for what an fsspec filesystem reaches, under the same settings and credentials."""
+    """The reader for an fsspec filesystem's objects, with the same settings and credentials."""
     if isinstance(fs, LocalFileSystem):
         return _Disk()
     if "s3" in fs.protocol:
@@ -61,14 +58,14 @@ def range_reader(fs: Any) -> RangeReader:
 
 
 class _Scratch(threading.local):
-    """One growing buffer for each thread: memory used again is not cleared by the kernel for every read."""
+    """One growing buffer per thread: the kernel need not zero reused memory for every read."""
 
     def __init__(self) -> None:
         self._memory = memoryview(bytearray())
 
     def take(self, length: int) -> memoryview:
         if len(self._memory) < length:
-            self._memory = np.empty(length, np.uint8).data  # not cleared first, and in huge pages
+            self._memory = np.empty(length, np.uint8).data  # unlike bytearray: not zeroed, and in huge pages
         return self._memory[:length]
 
 
@@ -143,19 +140,19 @@ class _S3:
 
 
 def _s3_store(fs: Any, bucket: str) -> S3Store:
-    """The bucket under the endpoint, region and credentials that s3fs, through botocore, found for itself."""
+    """The bucket, with the endpoint, region and credentials that s3fs found through botocore."""
     about = fs.s3.meta
     return S3Store(
         bucket,
         endpoint=about.endpoint_url,
         region=about.region_name or "us-east-1",
         client_options={
-            "allow_http": True,  # where the endpoint says so
+            "allow_http": True,  # if the endpoint's URL says so
             "connect_timeout": timedelta(seconds=S3_CONNECT_SECONDS),
             "read_timeout": timedelta(seconds=s3_read_seconds()),
-            "timeout": timedelta(hours=1),  # of a whole body: a slow one is read as long as it goes on
+            "timeout": timedelta(hours=1),  # for a whole body: a slow one may take long as long as it makes progress
         },
-        retry_config={"max_retries": 0},  # `Patience` repeats requests
+        retry_config={"max_retries": 0},  # `Patience` retries requests
         **(
             {"skip_signature": True}
             if about.config.signature_version is UNSIGNED
@@ -185,9 +182,9 @@ def _credentials(fs: Any) -> Callable[[], S3Credential]:
 
 
 def _nothing_or_raise(error: BaseError) -> memoryview:
-    """No bytes, where the range begins behind the object's end; else raises what fsspec would.
+    """No bytes if the range begins beyond the object's end; otherwise raises what fsspec would.
 
-    obstore's own text goes on with the whole request and answer; what is told is the status and the server's message.
+    obstore's own text includes the whole request and response; the error keeps only the status or the server's message.
     """
     text = str(error)
     status = re.search(r"status code: (\d+ [\w ]+)", text)

@@ -1,4 +1,4 @@
-"""JSON objects that carry their own digest, so that no changed bit in one goes unseen."""
+"""Models in, JSON objects with their own digest out, and back: any changed bit is detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Record = TypeVar("Record", bound=Sealed)
 
 
 def seal(value: Sealed) -> bytes:
-    """Canonical JSON of the value and ``digest``: the sha256 of the canonical JSON of all else."""
+    """Canonical JSON of the value plus ``digest``, the sha256 of the canonical JSON of the value."""
     return _sealed(value.model_dump(mode="json"))
 
 
@@ -23,7 +23,7 @@ def _sealed(body: dict[str, Any]) -> bytes:
 
 
 def unsealed(data: bytes, key: str, url: str) -> dict[str, Any]:
-    """The sealed value as plain JSON types. Raises `StoreDamaged` unless these are, bit for bit, sealed bytes."""
+    """The sealed value, as plain JSON types. Raises `StoreDamaged` unless ``data`` is, bit for bit, what `seal` writes."""
     try:
         body = json.loads(data)
         digest = body.pop("digest")
@@ -36,13 +36,13 @@ def unsealed(data: bytes, key: str, url: str) -> dict[str, Any]:
 
 
 def _is_sealed(data: bytes, digest: str) -> bool:
-    """Whether these are sealed bytes whose digest stands first, as in every ledger entry: told without writing them anew."""
+    """Whether these are sealed bytes with ``digest`` as first key, as in every ledger entry. Needs no re-serialising."""
     head = b'{"digest":%b,' % canonical_json(digest)
     return data.startswith(head) and sha256_digest(b"{" + data[len(head) :]) == digest
 
 
 def unseal(model: type[Record], data: bytes, key: str, url: str) -> Record:
-    """The inverse of `seal`. Raises `StoreDamaged`."""
+    """The inverse of `seal`. Raises `StoreDamaged` if the digest does not match or the value is not a ``model``."""
     body = unsealed(data, key, url)
     try:
         return model.model_validate(body)

@@ -1,4 +1,4 @@
-"""Repair: what was committed stays as it is; the clips that damage has hit are retired, and taught again in new rows."""
+"""A damaged store in; derivable objects rewritten and damaged rows retired out. The next run teaches their clips again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _RETIRES = {"missing", "truncated", "digest", "chunk_missing", "ledger"}
 
 
 def retire_damaged(store: Store, shapes: Mapping[SignalName, Shape], progress: Progress = no_progress) -> bool:
-    """Verify a store, write anew what follows from other objects of it, and retire the rows that damage has hit.
+    """Verify a store, rewrite objects that can be derived from others, and retire the rows that damage has hit.
 
-    The planner gives their clips new rows. True if the heads are damaged, which only the teacher can write again. Raises
-    `StoreDamaged` where the catalog is: nothing else says which row is which clip.
+    The planner gives their clips new rows. Returns True if the heads are damaged, which only the teacher can rewrite. Raises
+    `StoreDamaged` if the catalog is damaged: nothing else says which row is which clip.
     """
     mend(store.objects)
     examined = examine(store, progress)

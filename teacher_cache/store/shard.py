@@ -1,7 +1,7 @@
-"""A shard: the chunks of consecutive clips in one object, in Zarr's `sharding_indexed` format.
+"""Chunks of consecutive clips in, one shard object out, and back: Zarr's `sharding_indexed` format.
 
-Bytes: the chunks one after another, then for each of the shard's rows (offset, length) as two little-endian uint64,
-both 2^64 - 1 where the row has no chunk, then the crc32c of that index.
+Bytes: the chunks one after another; then the index, (offset, length) of each of the shard's rows as two little-endian uint64,
+both 2^64 - 1 for a row without a chunk; then the crc32c of the index.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_CHUNK = np.uint64(2**64 - 1)
 
 
 def pack_shard(chunks: Mapping[int, bytes], clips_per_shard: int) -> bytes:
-    """``chunks`` maps a row's slot, its position in the shard (0 ≤ slot < clips_per_shard), to its bytes.
+    """The bytes of a shard. ``chunks`` maps a slot, the row's position in the shard (0 ≤ slot < clips_per_shard), to its chunk.
 
     Equal input gives equal bytes.
     """
@@ -32,15 +32,15 @@ def pack_shard(chunks: Mapping[int, bytes], clips_per_shard: int) -> bytes:
 
 
 def index_length(clips_per_shard: int) -> int:
-    """Bytes of the index and its checksum, at the object's end."""
+    """Length in bytes of the index and its checksum, at the object's end."""
     return clips_per_shard * 16 + 4
 
 
 def read_index(tail: Buffer, clips_per_shard: int) -> np.ndarray[Any, Any]:
-    """Where the chunks lie, from a shard's last bytes (`index_length` of them or more).
+    """The index, from a shard's last bytes (at least `index_length` of them).
 
-    Returns uint64 (slot, (offset, length)), both 2^64 - 1 where a slot has no chunk. Raises `StoreDamaged` if the index
-    does not hold.
+    Returns uint64 (slot, (offset, length)), both 2^64 - 1 for a slot without a chunk. Raises `StoreDamaged` if the index
+    fails its checksum.
     """
     length = index_length(clips_per_shard)
     packed_index, holds = split_checksum(tail[-length:])
@@ -50,13 +50,13 @@ def read_index(tail: Buffer, clips_per_shard: int) -> np.ndarray[Any, Any]:
 
 
 def has_chunk(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(slot,) bool: which slots of `read_index` hold a chunk."""
+    """Which slots of an index hold a chunk: bool (slot,)."""
     present: np.ndarray[Any, Any] = (index != _NO_CHUNK).any(axis=1)
     return present
 
 
 def unpack_shard(data: bytes, clips_per_shard: int) -> dict[int, bytes]:
-    """The inverse of `pack_shard`. Raises `StoreDamaged` if the index does not hold."""
+    """The inverse of `pack_shard`. Raises `StoreDamaged` if the index is damaged; the chunks' checksums are not checked."""
     index = read_index(data, clips_per_shard)
     end = len(data) - index_length(clips_per_shard)
     chunks: dict[int, bytes] = {}

@@ -1,4 +1,4 @@
-"""Opening, creating and growing a store. Everything here is safe to repeat and to run twice at once."""
+"""A URL and a recipe in; a store opened, created or grown out. Everything here is idempotent and safe to run concurrently."""
 
 from __future__ import annotations
 
@@ -43,28 +43,30 @@ from teacher_cache.store.template import (
 
 @dataclass(frozen=True)
 class Store:
-    """A store that exists: where it is, and under which recipe."""
+    """An existing store: its objects and its recipe."""
 
     objects: Objects
     recipe: Recipe
 
     @property
     def url(self) -> str:
+        """The store's URL."""
         return self.objects.url
 
     @cached_property
     def parts(self) -> tuple[PartName, ...]:
-        """The parts whose arrays exist, in the order of `PARTS`."""
+        """The parts (the clock and signals) whose arrays exist, in the order of `PARTS`."""
         probes = {metadata_key("timestamps" if part == "clock" else part): part for part in PARTS}
         found = self.objects.get_many(list(probes))
         return tuple(part for key, part in probes.items() if key in found)
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
+        """The signals whose arrays exist."""
         return tuple(part for part in self.parts if part != "clock")
 
     def shapes(self) -> dict[SignalName, Shape]:
-        """One clip's shape of each signal, by its array's metadata; without the signals whose metadata cannot be read."""
+        """Shape of one clip of each signal, from its array's metadata. Signals with unreadable metadata are left out."""
         found = self.objects.get_many([metadata_key(signal) for signal in self.signals])
         shapes: dict[SignalName, Shape] = {}
         for signal in self.signals:
@@ -74,14 +76,16 @@ class Store:
         return shapes
 
     def catalog(self) -> Catalog:
+        """Read the catalog. Raises `StoreDamaged`."""
         return read_catalog(self.objects)
 
     def ledger(self) -> Ledger:
+        """Read the ledger. Raises `StoreDamaged`."""
         return read_ledger(self.objects)
 
 
 def find_store(url: str) -> Store | None:
-    """The store at ``url``, or None where there is none. Raises `BadInput` if something else is there."""
+    """The store at ``url``, or None if there is none. Raises `BadInput` if something else is there."""
     return _store_of(Objects(url))
 
 
@@ -91,7 +95,7 @@ def _store_of(objects: Objects) -> Store | None:
 
 
 def open_store(url: str) -> Store:
-    """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` where not even its bucket is there."""
+    """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` if not even its bucket exists."""
     store = find_store(url)
     if store is None:
         require_bucket(url)
@@ -102,25 +106,25 @@ def open_store(url: str) -> Store:
 
 
 def require_recipe(store: Store, recipe: Recipe) -> None:
-    """Raises `RecipeMismatch` with the fields that differ."""
+    """Raises `RecipeMismatch`, with the fields that differ, if the store has another recipe."""
     differences = store.recipe.differences(recipe)
     if differences:
         raise RecipeMismatch(store.url, differences)
 
 
 def create_store(url: str, recipe: Recipe) -> Store:
-    """Make an empty store, or find that it is there. Raises `RecipeMismatch` if it is there under another recipe."""
+    """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe."""
     objects = Objects(url)
     if not objects.create(ROOT_METADATA, root_metadata(recipe)):
         require_recipe(_store_of(objects) or open_store(url), recipe)
-    # Folders that are Zarr groups let any Zarr reader walk the store without a complaint about foreign objects.
+    # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
     for name, description in MARKERS.items():
         objects.create(metadata_key(name), group_metadata({"description": description}))
     return Store(objects, recipe)
 
 
 def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalName, Shape], rows: int) -> None:
-    """Declare the arrays of ``parts`` with at least ``rows`` rows. Raises `BadInput` if one is there in another form."""
+    """Create the arrays of ``parts``, with at least ``rows`` rows. Raises `BadInput` if one exists with other metadata."""
     for part in parts:
         for array in stored_arrays(store.recipe, part, shapes):
             wanted = array_metadata(array, rows, store.recipe.layout.clips_per_shard)
@@ -135,10 +139,10 @@ def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalNam
 
 
 def lengthen(store: Store, rows: int) -> None:
-    """Give every array the catalog's length.
+    """Resize every array to the catalog's length.
 
-    The length is only for plain Zarr readers; ours goes by the catalog. So a race that leaves it short does no
-    harm, and the next run repairs it.
+    Only plain Zarr readers use the length; this package reads the catalog. So a race that leaves an array short is harmless,
+    and the next run repairs it.
     """
     arrays = [name for name in store.objects.folders() if name not in MARKERS]
     for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
@@ -147,7 +151,7 @@ def lengthen(store: Store, rows: int) -> None:
 
 
 def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Table]) -> Catalog:
-    """Append the rows that ``choose`` wants beyond a catalog; it is asked again if another run appended first."""
+    """Append the rows that ``choose`` selects for a catalog. If another run appends first, ``choose`` is called again."""
     while (rows := choose(catalog)).num_rows:
         grown = append_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)
         if grown is not None:
@@ -156,14 +160,14 @@ def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Tab
     return catalog
 
 
-# A closed volume of the ledger opens with a few requests; an open one costs one request for each of its entries.
+# A bound volume of the ledger is read with a few requests; an open one with one request per entry.
 _ENTRIES_PER_VOLUME = 4096
-# A store whose work is done is likely to be opened often and added to rarely.
+# A store whose work is done is likely to be opened often and rarely extended.
 _ENTRIES_WORTH_BINDING = 128
 
 
 def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
-    """Close the ledger's open volume if it has grown long, or if it is worth it now that the work is ``done``."""
+    """Close the ledger's open volume if it is long, or worth closing because the work is ``done``. Returns whether it was."""
     if entries < (_ENTRIES_WORTH_BINDING if done else _ENTRIES_PER_VOLUME):
         return False
     close_volume(store.objects, volume)
@@ -171,9 +175,9 @@ def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
 
 
 def volumes_to_bind(entries: int, units: int) -> tuple[list[int], int]:
-    """What `tend_ledger` comes to while so many units are committed to an open volume that has ``entries``.
+    """Predict `tend_ledger` while ``units`` units are committed, starting with an open volume of ``entries`` entries.
 
-    Returns (the number of entries of each volume that is bound, that of the one that stays open).
+    Returns (number of entries of each volume that gets bound, number of entries of the volume left open).
     """
     bound = []
     if entries >= _ENTRIES_PER_VOLUME:
@@ -184,7 +188,7 @@ def volumes_to_bind(entries: int, units: int) -> tuple[list[int], int]:
 
 
 def settle_ledger(store: Store, volume: int) -> bool:
-    """Bind the volume if a run that was killed closed it and did no more; whether it was closed."""
+    """Bind the volume if a killed run closed it but did not bind it. Returns whether it was closed."""
     if store.objects.get(closed_key(volume)) is None:
         return False
     close_volume(store.objects, volume)
@@ -192,9 +196,9 @@ def settle_ledger(store: Store, volume: int) -> bool:
 
 
 def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
-    """Keep the teacher's heads: first the tensors, then the card that says they are whole.
+    """Store the teacher's heads (tensors, card), if any: the tensors first, then the card, which marks them complete.
 
-    Both follow from the teacher alone, so what is found damaged is written again.
+    The teacher alone determines both, so damaged ones are simply written again.
     """
     if heads is None:
         return
@@ -206,11 +210,12 @@ def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
 
 
 def heads_are_whole(tensors: bytes | None, card: HeadsCard) -> bool:
+    """Whether the tensors exist and match the card's digest."""
     return tensors is not None and sha256_digest(tensors) == card.weights
 
 
 def status(store: Store) -> StatusReport:
-    """The store's state, from the store alone."""
+    """The store's state: clip counts, bytes and failures, read from the store alone."""
     catalog, ledger = store.catalog(), store.ledger()
     rows = catalog.current
     failed = rows[ledger.status(rows, store.parts) == FAILED]

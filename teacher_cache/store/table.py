@@ -1,4 +1,4 @@
-"""Tables of a store: a Parquet file named by its own digest, and a JSON record that names the file.
+"""Arrow tables in, Parquet objects out, and back. A file is named by its own digest, and a JSON record names the file.
 
 The record is created last and decides which of two writers was first. A file that no record names is garbage.
 """
@@ -18,22 +18,22 @@ from schemas.store import TableFile
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE
 
-# A file up to this long is fetched whole and its digest checked; of a longer one only the columns that are asked for.
+# A file up to this length is fetched whole and its digest checked; of a longer one, only the requested columns are fetched.
 _WHOLE = 16 * 2**20
 _TAIL = 8
-"""Bytes at a Parquet file's end: the length of its footer, and the magic number."""
+"""The last bytes of a Parquet file: the length of its footer, and the magic number."""
 ROWS_PER_GROUP = 2**16
 
 
 def create_table(objects: Objects, stem: str, table: pa.Table) -> TableFile:
-    """Write the table under ``stem`` and the beginning of its digest."""
+    """Write the table as ``stem``-digest.parquet, with the first 16 hex digits of its digest."""
     file, data = table_file(stem, table)
     objects.create(file.key, data)
     return file
 
 
 def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
-    """What `create_table` writes. The same table gives the same bytes."""
+    """The file's description and bytes, as `create_table` writes them. Equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
     data = buffer.getvalue()
@@ -45,13 +45,13 @@ def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
 
 
 def require_own_key(table_key: str, record_key: str, url: str) -> None:
-    """Raises `StoreDamaged` where a record names a table that is not its own: it was copied from another store."""
+    """Raises `StoreDamaged` if a record names a table that is not its own: the record was copied or renamed."""
     if not table_key.startswith(f"{record_key.removesuffix('.json')}-"):
         raise StoreDamaged(f"{record_key} of {url} is about {table_key}; it was copied or renamed. {REPAIR_ADVICE}")
 
 
 class StoredTable:
-    """Reads columns of a table. Every byte it goes by is checked. Raises `StoreDamaged`."""
+    """Reads columns of a stored table. Every byte used is checked against a digest or page checksum. Picklable."""
 
     def __init__(self, objects: Objects, file: TableFile) -> None:
         self._objects = objects
@@ -63,23 +63,24 @@ class StoredTable:
 
     @property
     def digest(self) -> str:
+        """The file's digest, from its record."""
         return self._file.digest
 
     def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
-        """Some columns, of all row groups or some."""
+        """The named columns, of all row groups or of ``groups``. Raises `StoreDamaged`."""
         file = self._file
         try:
             with self._opened() as parquet:
                 _require_our_groups(parquet.metadata)
                 wanted = list(range(parquet.num_row_groups) if groups is None else groups)
-                # In this thread alone: with torch loaded, Arrow's own I/O threads now and then abort the process as it ends.
+                # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
                 return parquet.read_row_groups(wanted, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise StoreDamaged(f"{file.key} of {self._objects.url} cannot be read ({reason}). {REPAIR_ADVICE}") from None
 
     def check(self) -> str | None:
-        """What is wrong with the whole file, or None."""
+        """What is wrong with the whole file; None if nothing is."""
         data = self._objects.get(self._file.key)
         if data is None:
             return "its record names it, and it is gone"
@@ -108,14 +109,14 @@ class StoredTable:
 
 
 def _require_our_groups(footer: pq.FileMetaData) -> None:
-    """Row groups are read whole. Raises `pa.ArrowInvalid` for longer ones than are ever written: a few bytes can claim them."""
+    """Raises `pa.ArrowInvalid` for a row group longer than any ever written: groups are read whole, and a footer can lie."""
     longest = max((footer.row_group(number).num_rows for number in range(footer.num_row_groups)), default=0)
     if longest > ROWS_PER_GROUP:
         raise pa.ArrowInvalid(f"a row group of {longest} rows, and at most {ROWS_PER_GROUP} are written")
 
 
 class _RangeFile(io.RawIOBase):
-    """A long object as a file that fetches what is read of it; its footer once."""
+    """A long object as a file that fetches only what is read, and its footer once."""
 
     def __init__(self, objects: Objects, file: TableFile) -> None:
         self._objects, self._key, self._length = objects, file.key, file.length

@@ -1,4 +1,4 @@
-"""The Zarr metadata of a store, made by zarr itself, before any data."""
+"""A recipe and arrays in; the store's ``zarr.json`` objects out, made by zarr itself; and back."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def group_metadata(attributes: dict[str, Any]) -> bytes:
 
 
 def root_metadata(recipe: Recipe) -> bytes:
-    """``zarr.json`` of the store's root: what it is, whole, so that a store explains itself."""
+    """``zarr.json`` of the store's root, with format version, fingerprint and the whole recipe: a store describes itself."""
     return group_metadata(
         {"format_version": FORMAT_VERSION, "fingerprint": recipe.fingerprint, "recipe": recipe.model_dump(mode="json")}
     )
 
 
 def read_root(data: bytes, url: str) -> Recipe:
-    """The recipe in a root's ``zarr.json``. Raises `BadInput` for what is not a store of this format version."""
+    """The recipe in a root's ``zarr.json``. Raises `BadInput` if it is no store of this format version, and `StoreDamaged`."""
     version = read_version(data, url)
     if version < FORMAT_VERSION:
         raise BadInput(
             f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. "
-            f"`teacher-cache migrate {url}` brings it here."
+            f"`teacher-cache migrate {url}` converts it."
         )
     if version > FORMAT_VERSION:
         raise BadInput(f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use a newer release.")
@@ -46,36 +46,36 @@ def read_root(data: bytes, url: str) -> Recipe:
 
 
 def read_version(data: bytes, url: str) -> int:
-    """The format version in a root's ``zarr.json``. Raises `BadInput` for what is not a store."""
+    """The format version in a root's ``zarr.json``. Raises `BadInput` if it is not a store."""
     try:
         version = json.loads(data)["attributes"]["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if not isinstance(version, int) or version < 1:
         raise BadInput(
-            f"{url} holds a Zarr group that is no store of teacher targets; give the URL of a store, or of nothing yet"
+            f"{url} holds a Zarr group that is not a store of teacher targets; give the URL of a store, or an unused one"
         )
     return version
 
 
 def read_recipe(data: bytes, url: str) -> Recipe:
-    """The recipe in a root's ``zarr.json``. Raises `StoreDamaged` where it was changed."""
+    """The recipe in a root's ``zarr.json``. Raises `StoreDamaged` if it was changed."""
     attributes = json.loads(data)["attributes"]
     try:
         recipe = Recipe.model_validate(attributes["recipe"])
     except (ValidationError, KeyError):
         raise StoreDamaged(
-            f"the recipe in the zarr.json of {url} is not one; it was changed. Restore it from a backup."
+            f"the recipe in the zarr.json of {url} is not valid; it was changed. Restore it from a backup."
         ) from None
     if recipe.fingerprint != attributes.get("fingerprint"):
         raise StoreDamaged(
-            f"the recipe of {url} does not give its fingerprint {attributes.get('fingerprint')}; its zarr.json was changed"
+            f"the recipe of {url} does not match its fingerprint {attributes.get('fingerprint')}; its zarr.json was changed"
         )
     return recipe
 
 
 def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes:
-    """``zarr.json`` of an array: clip axis first, one chunk a clip, one shard ``clips_per_shard`` clips."""
+    """``zarr.json`` of an array: clip axis first, one clip per chunk, ``clips_per_shard`` clips per shard."""
     memory = MemoryStore()
     filters, serializer, compressors = zarr_codecs(array)
     zarr.create_array(
@@ -98,15 +98,16 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
 
 
 def array_rows(metadata: bytes) -> int:
+    """Length of the clip axis in an array's ``zarr.json``."""
     return int(json.loads(metadata)["shape"][0])
 
 
-# Some twenty times the values of the largest teacher's F4D. What reads a clip makes room for all of its values at once.
+# About twenty times the values of the largest teacher's F4D. A reader allocates all of a clip's values at once.
 _MOST_VALUES = 2**28
 
 
 def array_shape(metadata: bytes) -> Shape | None:
-    """One clip's shape; None if this is not an array's metadata, or that of one too large to be a clip's."""
+    """Shape of one clip in an array's ``zarr.json``; None if it is not an array's, or the shape is too large for a clip."""
     try:
         _, *shape = json.loads(metadata)["shape"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -116,7 +117,7 @@ def array_shape(metadata: bytes) -> Shape | None:
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:
-    """The metadata of a longer array; nothing else changes."""
+    """The array's ``zarr.json`` with ``rows`` as length of the clip axis; nothing else changes."""
     value = json.loads(metadata)
     value["shape"][0] = rows
     return canonical_json(value)

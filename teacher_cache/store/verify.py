@@ -1,4 +1,4 @@
-"""Checks a store against its own ledger: every byte of every object, and what should not be there."""
+"""A store in, findings out: compares every byte of every object with the ledger, and lists objects that do not belong."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _READERS = 4
 def verify(url: str, progress: Progress = no_progress) -> VerifyReport:
     """Read every object of a store and compare it with what was committed. Writes nothing.
 
-    Raises `StoreDamaged` where the root's metadata is damaged: without it nothing says what the store is.
+    Raises `StoreDamaged` if the root's metadata is damaged: nothing else says what the store is.
     """
     store = open_store(url)
     found = examine(store, progress)
@@ -55,18 +55,18 @@ def verify(url: str, progress: Progress = no_progress) -> VerifyReport:
 
 @dataclass(frozen=True)
 class Damage:
-    """A finding, with what a repair needs."""
+    """A finding, plus what a repair needs to know."""
 
     finding: Finding
     rows: tuple[int, ...] = ()
     """Rows whose committed values can no longer be trusted."""
     digest: str | None = None
-    """What lies at the finding's key now; None where nothing does."""
+    """Digest of the object at the finding's key now; None if there is none."""
 
 
 @dataclass
 class Examined:
-    """All that is wrong with a store."""
+    """Everything that is wrong with a store, and how much was checked."""
 
     damages: list[Damage] = field(default_factory=list)
     clips: ClipCounts = field(default_factory=lambda: ClipCounts(planned=0, committed=0, failed=0, pending=0))
@@ -75,7 +75,7 @@ class Examined:
 
 
 def examine(store: Store, progress: Progress = no_progress) -> Examined:
-    """`verify`, with what `teacher_cache.store.repair` needs."""
+    """As `verify`, plus what `teacher_cache.store.repair` needs."""
     examined = Examined()
     listed = store.objects.listing()
     damages = examined.damages
@@ -110,14 +110,14 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What the ledger says of one object."""
+    """What the ledger records about one object."""
 
     entry: LedgerEntry
     key: str
     stored: StoredObject
 
     def committed(self, clips_per_shard: int, retired: frozenset[int]) -> dict[int, tuple[int, str]]:
-        """Slot in the shard → (row, clip id) of every clip that must be in the object."""
+        """Slot in the shard → (row, clip id), for every clip that must be in the object."""
         array = array_of(self.key)
         return {
             row.row % clips_per_shard: (row.row, row.clip_id)
@@ -154,7 +154,7 @@ def _volumes(store: Store, damages: list[Damage]) -> Volumes | None:
 
 
 def _entries(store: Store, volumes: Volumes, catalog: Catalog | None, damages: list[Damage]) -> Iterator[LedgerEntry]:
-    """Entries that can be read, speak of this store and of the catalog's rows, and commit each part of a shard once."""
+    """The valid entries: readable, of this recipe, with the catalog's rows, and the first to commit their parts of a shard."""
     clip_at = _ids(catalog)
     seen: dict[tuple[str, int], str] = {}
     tables = [table for record in volumes.bound.values() for table in (record.state, record.texts)]
@@ -217,7 +217,7 @@ def _check_object(store: Store, claim: _Claim, known: Mapping[str, str | None], 
     if len(data) != claim.stored.length:
         detail = f"it has {len(data)} bytes, and {claim.stored.length} were committed; {detail}"
     kind: FindingKind = "truncated" if len(data) < claim.stored.length else "digest"
-    # Whole chunks under a wrong digest are another shard's: no clip in it can be trusted.
+    # If all chunks are intact but the digest is wrong, this is another shard: none of its clips can be trusted.
     return [_damage(kind, claim.key, detail, hit if damaged else everyone, data)]
 
 
@@ -233,7 +233,7 @@ def _damaged_clips(data: bytes, expected: Mapping[int, tuple[int, str]], store: 
 
 
 def _check_copies(store: Store, volumes: Volumes, listed: Mapping[str, int]) -> Iterator[Damage]:
-    """The entries of bound volumes: their volumes no longer need them, but they are what a volume can be bound from again."""
+    """Check the single entries of bound volumes. Readers no longer need them, but a damaged volume can be rebuilt from them."""
     closed = canonical_json({})
     for key in (closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)):
         if key in listed and (data := store.objects.get(key)) != closed:
@@ -251,7 +251,7 @@ def _check_metadata(store: Store, catalog: Catalog | None, committed: Iterable[s
     expected: dict[str, bytes | None] = {}
     if catalog is not None:
         expected |= expected_metadata(store, catalog.rows, store.shapes())
-    # An array whose shape cannot be read, or that has objects and is not declared at all, has no metadata to hold it against.
+    # For an array with an unreadable shape, or with objects but no declaration, there is no expected metadata to compare with.
     declared = (*committed, *store.signals)
     expected |= {key: None for name in declared if (key := metadata_key(name)) not in expected}
     found = store.objects.get_many(list(expected))
@@ -277,9 +277,9 @@ def _check_heads(store: Store) -> Iterator[Damage]:
 
 
 def _came_late(store: Store, key: str, entries: Sequence[LedgerEntry]) -> bool:
-    """Whether an object that nothing names is an entry that was written while its volume closed, and then in the next one.
+    """Whether an unnamed object is an entry that was too late for its volume and was then committed in the next one.
 
-    That happens in any run of more than one volume. `gc` removes it; nothing is wrong with the store.
+    This happens in any run of more than one volume. `gc` removes it; nothing is wrong with the store.
     """
     if not key.startswith(f"{LEDGER}/") or not key.rpartition("/")[2][:1].isdigit():
         return False

@@ -1,1 +1,1 @@
-"""Frozen experts: from frames to raw signals. Each family is a module or a folder behind one protocol."""
+"""Frames in, raw signals out: the frozen experts. Each family is a module or a package that implements one protocol."""

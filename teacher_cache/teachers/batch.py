@@ -1,4 +1,4 @@
-"""What every teacher asks of a batch before it works on it."""
+"""A batch in; an error if the teacher cannot process it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from teacher_cache.teachers.protocol import Teacher
 
 
 def require_fit(teacher: Teacher, name: str, frames: torch.Tensor, signals: Collection[SignalName]) -> None:
-    """Refuse frames or signals that ``teacher``, called ``name`` in the message, does not take or give.
+    """Check a batch's frames and signals for ``teacher``, which messages call ``name``.
 
-    Raises BadInput for frames that are not uint8 (batch, frame, size, size, RGB), SignalMissing for an unknown signal.
+    Raises `BadInput` for frames that are not uint8 (batch, frame, size, size, RGB), `SignalMissing` for an unknown signal.
     """
     needed = (teacher.frames, teacher.image_size, teacher.image_size, 3)
     if frames.dtype != torch.uint8 or frames.dim() != 5 or tuple(frames.shape[1:]) != needed or not len(frames):

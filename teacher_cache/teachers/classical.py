@@ -1,7 +1,7 @@
 """uint8 clips in, flow and motion out, by OpenCV alone: a quick look at a data set without weights or a GPU.
 
-Nothing here is learned. The flow is a dense search for patches, the motion a model of a still background, so a store of
-these signals is no replacement for a trained teacher's: a moving camera makes all of the background foreground.
+Nothing here is learned: the flow is a dense patch search, the motion a model of a static background. So these signals do not
+replace a trained teacher's: with a moving camera, all of the background counts as moving.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FRAMES = 16
 PRESETS: dict[str, int] = {"px224": 224, "px112": 112}
 """Presets by name: height and width of the frames, in pixels."""
 
-# Squared distance in colour, summed over RGB, within which a sample supports the background: 6 grey levels in each.
+# Squared RGB distance within which a sample supports the background: about 6 grey levels per channel.
 _KNN_DISTANCE2 = 100.0
 _WINDOW = 5
 _VOTES = _WINDOW**2
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class ClassicalTeacher:
-    """OpenCV's optical flow and foreground model on the CPU, as a `Teacher`. Gives no features and has no heads."""
+    """OpenCV's optical flow and foreground model on the CPU, as a `Teacher`. Has no features and no heads."""
 
     def __init__(self, description: TeacherDescription) -> None:
         self.identity = description.identity
@@ -58,50 +58,50 @@ class ClassicalTeacher:
             }
 
     def heads(self) -> None:
-        """None: there are no features, so there is nothing to decode."""
+        """None: there are no features to decode."""
 
 
 def backward_flow(clip: Frames) -> Floats:
     """Optical flow from each frame to the one before it, in pixels (u right, v down), by DIS (arXiv 1603.03590).
 
-    ``clip``: (frame, y, x, RGB). Returns (frame, y, x, uv); frame 0 has none before it and is zero.
+    ``clip``: uint8 (frame, y, x, RGB). Returns float32 (frame, y, x, uv); frame 0, which has no previous frame, is zero.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    search.setFinestScale(0)  # full resolution: a half less error than the preset's half resolution, at these sizes
+    search.setFinestScale(0)  # full resolution: at these sizes, half the error of the preset's half resolution
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     flow = np.zeros((*clip.shape[:3], 2), np.float32)
     for t in range(1, len(clip)):
-        flow[t] = search.calc(grey[t], grey[t - 1], flow[t].copy())  # begins at zero flow
+        flow[t] = search.calc(grey[t], grey[t - 1], flow[t].copy())  # starts from zero flow
     return flow
 
 
 def motion_logits(clip: Frames) -> Floats:
-    """Logit that a pixel shows something other than the clip's still background.
+    """Logit that a pixel shows something other than the clip's static background.
 
-    OpenCV's K-nearest-neighbours background model (Zivkovic and van der Heijden, 2006) sees the whole clip first, then
-    judges every frame by it; shadows count as background. With k of the n = 25 pixels around one judged foreground, its
-    logit is that of the probability (k + 1/2) / (n + 1), so within ±3.93: a share of votes, not a calibrated chance.
+    OpenCV's K-nearest-neighbours background model (Zivkovic and van der Heijden, 2006) first sees the whole clip, then
+    classifies every frame; shadows count as background. If k of the n = 25 pixels around a pixel are foreground, its logit is
+    that of the probability (k + 1/2) / (n + 1), so within ±3.93: a share of votes, not a calibrated probability.
 
-    ``clip``: (frame, y, x, RGB). Returns (frame, y, x).
+    ``clip``: uint8 (frame, y, x, RGB). Returns float32 (frame, y, x).
     """
-    cv2.setRNGSeed(0)  # the model chooses at random which samples to keep
+    cv2.setRNGSeed(0)  # the model chooses randomly which samples to keep
     model = cv2.createBackgroundSubtractorKNN(history=len(clip), dist2Threshold=_KNN_DISTANCE2, detectShadows=True)
     for seen, frame in enumerate(clip, start=1):
         model.apply(frame, learningRate=1 / seen)
     foreground = [(model.apply(frame, learningRate=0) == 255).astype(np.float32) for frame in clip]
-    # Rounded: the filter keeps running sums, and votes are whole.
+    # Rounded, since the filter's running sums of these whole numbers are inexact.
     votes = np.stack([cv2.boxFilter(mask, -1, (_WINDOW, _WINDOW), normalize=False) for mask in foreground]).round()
     logits: Floats = np.log((votes + 0.5) / (_VOTES - votes + 0.5)).astype(np.float32)
     return logits
 
 
 _METHODS: dict[SignalName, Callable[[Frames], Floats]] = {"flow": backward_flow, "motion": motion_logits}
-"""How each signal is made, by its name."""
+"""Signal → the function that computes it."""
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV cuts frames into one stripe for each thread, and DIS gives other values at their borders."""
+    """Make OpenCV single-threaded: it cuts frames into one stripe per thread, and DIS differs at the stripes' borders."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -111,12 +111,15 @@ def _one_thread() -> Iterator[None]:
 
 
 class ClassicalFamily:
-    """The classical teacher at its image sizes, as a `TeacherFamily`."""
+    """The classical teacher's presets, as a `TeacherFamily`."""
 
     presets = tuple(PRESETS)
 
     def identify(self, job: TeacherJob) -> TeacherDescription:
-        """Describe the job's teacher. Another release of OpenCV is another teacher: its results may differ."""
+        """Describe the job's teacher. Another OpenCV release counts as another teacher, as its results may differ.
+
+        Raises `BadInput` for an unknown preset, for weights, and for a dtype other than float32.
+        """
         if job.preset not in PRESETS:
             raise BadInput(f"the classical teacher has no preset {job.preset!r}; it has {', '.join(PRESETS)}")
         if job.weights is not None:
@@ -140,13 +143,13 @@ class ClassicalFamily:
         return TeacherDescription(identity=identity, image_size=size, frames=FRAMES, shapes=shapes)
 
     def load(self, job: TeacherJob, device: str) -> Teacher:
-        """The job's teacher, which runs on the CPU alone."""
+        """The job's teacher. Raises `CouldNotRun` for a device other than the CPU."""
         if device != "cpu":
             raise CouldNotRun(f"the classical teacher runs on the CPU, got {device!r}. Set `engine.gpus_per_teacher: 0`.")
         return ClassicalTeacher(self.identify(job))
 
     def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
-        """Frames in colour and grey, both maps in float32 as they are made and as they are given, and what OpenCV holds."""
+        """Predict memory: frames in colour and grey, both float32 maps twice (per clip and stacked), and OpenCV's buffers."""
         pixels = batch * FRAMES * PRESETS[job.preset] ** 2
         return ForwardBytes(weights=0, working=pixels * (3 + 1 + 2 * 4 * (1 + 2)) + 64 * 2**20 * bool(signals))
 

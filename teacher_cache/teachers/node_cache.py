@@ -1,6 +1,6 @@
-"""A path or URL of weights in, a file on this node's disk out: fetched or made once, whoever asks first, and checked.
+"""A path or URL of weights in, a checked file on this node's disk out: fetched or made once, by the first process that asks.
 
-The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. It may be deleted whenever nothing runs.
+The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. It may be deleted while nothing runs.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from teacher_cache.teachers.heads.tensors import file_digest
 
 FOLDER_VARIABLE = "P4D_CACHE_DIR"
 _VERSION_FIELDS = ("size", "ETag", "LastModified", "mtime", "created", "updated", "md5Hash", "content_md5")
-"""What file systems tell of a file that changes when its content does."""
+"""Fields of fsspec's file information that change when the content does."""
 
 
 def cache_folder() -> Path:
-    """Where this node keeps what it fetched and converted."""
+    """The folder in which this node keeps fetched and converted weights."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "p4d-cache"
 
 
 def is_remote(weights: str) -> bool:
+    """Whether the weights are at a URL, not on this machine."""
     return "://" in weights and not weights.startswith("file://")
 
 
 def fetched(weights: str) -> Path:
-    """The file itself if it lies on this machine, or this node's copy of it.
+    """The path of a local file, or of this node's copy of a remote one.
 
-    The first process to ask fetches it; the others wait. A copy that is damaged, or that is of an earlier version as far as
-    the URL's server tells, is fetched again. Raises BadInput where there is no such file, Unreachable where its server does
-    not answer.
+    The first process to ask fetches it; the others wait. A damaged copy, or one that the server's information shows to be
+    outdated, is fetched again. Raises `BadInput` if there is no such file, `Unreachable` if its server does not answer,
+    `CouldNotRun` if the copy is incomplete or cannot be kept.
     """
     if not is_remote(weights):
         return Path(weights.removeprefix("file://")).expanduser()
@@ -50,22 +51,21 @@ def fetched(weights: str) -> Path:
         reach(weights, lambda: fs.get_file(path, str(part)))
         found, needed = part.stat().st_size, info.get("size")
         if needed is not None and found != needed:
-            raise CouldNotRun(f"{weights} has {needed:,} bytes, and {found:,} of them came. Run the job again.")
+            raise CouldNotRun(f"{weights} has {needed:,} bytes, but only {found:,} arrived. Run the job again.")
 
     return made_once("weights", [weights, *version], Path(path).suffix, fetch)
 
 
 def made_once(kind: str, key: list[str], suffix: str, make: Callable[[Path], None]) -> Path:
-    """The file of this node's cache under ``key``; ``make`` writes it where it is not there, or not as it was written.
+    """The file under ``key`` in this node's cache. If it is missing or damaged, ``make`` writes it, to the path it is given.
 
-    One process makes it while the others that want it wait. It appears whole or not at all. Raises CouldNotRun where
-    the cache cannot be written.
+    One process makes it while others wait. It appears atomically. Raises `CouldNotRun` if the cache cannot be written.
     """
     name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
     file = cache_folder() / kind / f"{name}{suffix}"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not _whole(file):  # workers that find it whole do not wait for each other
+        if not _whole(file):  # no lock is needed if it is intact
             with exclusive(file.with_name(f"{file.name}.lock")):
                 if not _whole(file):
                     _make(file, make)
@@ -78,7 +78,7 @@ def made_once(kind: str, key: list[str], suffix: str, make: Callable[[Path], Non
 
 
 def digest_of_unchanged(path: Path) -> str:
-    """The file's digest, computed once in a process for a file whose size and time stay as they are."""
+    """The file's digest, computed once per process while its size and modification time stay the same."""
     about = path.stat()
     return _cached_digest(path, about.st_size, about.st_mtime_ns)
 
@@ -93,7 +93,7 @@ def _look(weights: str) -> tuple[Any, str, dict[str, Any]]:
     with reachable(weights):
         try:
             return fs, path, dict(Patience(weights).ask(lambda: fs.info(path)))
-        except FileNotFoundError as error:  # over HTTP also where no server answers: the cause tells
+        except FileNotFoundError as error:  # over HTTP also raised if no server answers, which the cause shows
             why = f" ({error.__cause__})" if error.__cause__ else ""
             raise BadInput(f"there are no weights at {weights}{why}. Give the path or URL of a file.") from None
 
@@ -110,7 +110,7 @@ def _whole(file: Path) -> bool:
 
 
 def _make(file: Path, make: Callable[[Path], None]) -> None:
-    part = file.with_name(f"{file.name}.part")  # one name: what a killed process left is written over
+    part = file.with_name(f"{file.name}.part")  # a fixed name, so that a killed process's file is overwritten
     part.unlink(missing_ok=True)
     make(part)
     with part.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a teacher is, to the rest of the system: uint8 frames in, raw signals out."""
+"""The teacher interface: uint8 frames in, raw signals out."""
 
 from __future__ import annotations
 
@@ -12,69 +12,71 @@ from schemas.signal import Shape, SignalName
 from teacher_cache.teachers.heads import RawSignals
 
 if TYPE_CHECKING:
-    import torch  # planning and verifying go by a teacher's description alone, and do not wait for torch
+    import torch  # planning and verifying need only a teacher's description, and should not wait for torch
 
 __all__ = ["ForwardBytes", "RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
 
 
 class Teacher(Protocol):
-    """A frozen expert on one device. Not safe to share between threads."""
+    """A frozen expert on one device. Not thread-safe."""
 
     identity: TeacherIdentity
+    """Everything that determines its outputs."""
     image_size: int
-    """Height and width of the frames it takes, in pixels."""
+    """Height and width of its input frames, in pixels."""
     frames: int
-    """Frames in one clip."""
+    """Frames per clip."""
     shapes: Mapping[SignalName, Shape]
-    """One clip's array shape for every signal it can give, axes as in `schemas.signal.SIGNALS`."""
+    """Shape of one clip, for every signal it can compute; axes as in `schemas.signal.SIGNALS`."""
 
     def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
-        """Teach a batch.
+        """Compute ``signals`` of a batch.
 
-        ``frames``: uint8 (batch, frame, height, width, RGB) on any device. Returns float32 tensors on the teacher's
-        device, only the signals asked for.
+        ``frames``: uint8 (batch, frame, height, width, RGB) on any device. Returns float32 tensors (batch, …) on the teacher's
+        device, in the axes and units of `schemas.signal.SIGNALS`, but depth as its natural log. Raises `BadInput` for frames
+        of another shape or dtype, `SignalMissing` for a signal that it cannot compute.
         """
 
     def heads(self) -> tuple[bytes, bytes] | None:
-        """The frozen heads as (safetensors file, card as JSON), or None for a family that has none. Equal for equal weights."""
+        """The frozen heads as (safetensors file, card as JSON), or None if it has none. Equal weights give equal bytes."""
 
 
 class TeacherDescription(Frozen):
-    """What planning needs to know of a teacher, known without loading it."""
+    """What planning needs to know about a teacher, available without loading it."""
 
     identity: TeacherIdentity
     image_size: int
-    """Height and width of the frames it takes, in pixels."""
+    """Height and width of its input frames, in pixels."""
     frames: int
-    """Frames in one clip."""
+    """Frames per clip."""
     shapes: dict[SignalName, Shape]
-    """One clip's array shape for every signal it can give, axes as in `schemas.signal.SIGNALS`."""
+    """Shape of one clip, for every signal it can compute; axes as in `schemas.signal.SIGNALS`."""
 
 
 class ForwardBytes(Frozen):
-    """What one forward takes of its device's memory, in bytes."""
+    """Memory that one forward pass takes on its device, in bytes."""
 
     weights: int
     working: int
-    """The most that is live at once besides the weights: frames, activations, signals."""
+    """Peak memory besides the weights: frames, activations, signals."""
 
 
 class TeacherFamily(Protocol):
-    """A kind of teacher, found by its name among the entry points of ``teacher_cache.teachers``."""
+    """A kind of teacher, found by name among the entry points of ``teacher_cache.teachers``."""
 
     presets: tuple[str, ...]
-    """Names that ``TeacherJob.preset`` may have."""
+    """Valid values of ``TeacherJob.preset``."""
 
     def identify(self, job: TeacherJob) -> TeacherDescription:
-        """Describe the teacher that ``load`` would give, without loading its weights into memory.
+        """Describe the teacher that ``load`` would return, without loading its weights into memory.
 
-        Raises BadInput where the job names no teacher of this family.
+        Raises `BadInput` if the job does not describe a teacher of this family.
         """
 
     def load(self, job: TeacherJob, device: str) -> Teacher:
-        """The teacher on a device (``cpu``, ``cuda``, ``cuda:1``), ready to teach, under the identity that ``identify`` gives.
+        """Load the teacher on a device (``cpu``, ``cuda``, ``cuda:1``), with the identity that ``identify`` returns.
 
-        Raises BadInput for weights that do not fit, CouldNotRun where the machine lacks the device.
+        Raises `BadInput` for weights that do not fit, `CouldNotRun` if the machine lacks the device.
         """
 
     def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:

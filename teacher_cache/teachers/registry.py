@@ -1,4 +1,4 @@
-"""A family's name in, the family out: teachers are found among the installed packages' entry points."""
+"""A family's name in, the teacher family out, found among the installed packages' entry points."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ GROUP = "teacher_cache.teachers"
 
 
 def families() -> dict[str, EntryPoint]:
-    """Every teacher family that an installed package offers, not yet imported."""
+    """Name → entry point of every installed teacher family, not yet imported."""
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP))}
 
 
 def family(name: str) -> TeacherFamily:
-    """The family of that name.
-
-    Raises BadInput for an unknown name, CouldNotRun where the family's own requirements are not installed.
-    """
+    """The family of that name. Raises `BadInput` for an unknown name, `CouldNotRun` if the family cannot be imported."""
     known = families()
     if name not in known:
         raise BadInput(
@@ -38,7 +35,10 @@ def family(name: str) -> TeacherFamily:
 
 
 def job_for(identity: TeacherIdentity, weights: str | None) -> TeacherJob:
-    """The job that loads the teacher of that identity, from ``weights`` if it needs any. Raises BadInput where none does."""
+    """The teacher settings that load the teacher of that identity, from ``weights`` if it needs any.
+
+    Raises `BadInput` if no preset of the family matches, with the reason for each.
+    """
     known = family(identity.family)
     reasons = []
     for preset in known.presets:
@@ -52,7 +52,7 @@ def job_for(identity: TeacherIdentity, weights: str | None) -> TeacherJob:
             return job
         reasons.append(f"the preset {preset!r} has the weights {found.weights}")
     raise BadInput(
-        f"the teacher here is {identity.family} with the weights {identity.weights}, and nothing found is that:\n  "
+        f"the store's teacher is {identity.family} with the weights {identity.weights}; none found here matches:\n  "
         + "\n  ".join(reasons)
-        + "\nGive the file of those weights with --weights."
+        + "\nGive the file with those weights as --weights."
     )

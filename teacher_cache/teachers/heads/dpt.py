@@ -1,6 +1,6 @@
-"""F4D in, one raw map out: the DPT head with 3-D convolutions that L4P puts on its encoder.
+"""F4D in, one raw map out: L4P's DPT head with 3-D convolutions.
 
-DPT is arXiv 2103.13413; the video variant is L4P, arXiv 2502.13078. Parameters carry the names of L4P's checkpoint.
+DPT is arXiv 2103.13413; the video variant is L4P, arXiv 2502.13078. Parameters have the names of L4P's checkpoint.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TUBELET_FRAMES = 2
 """Frames that one token spans."""
 
 Factors = tuple[int, int, int]
-"""One number for each of (time, y, x)."""
+"""One factor per axis: (time, y, x)."""
 
 
 class Pyramid(NamedTuple):
-    """How a head moves between resolutions, finest layer first."""
+    """How a head changes resolution, finest layer first."""
 
     resample: tuple[Factors, Factors, Factors, Factors]
-    """Base-2 logarithm of each layer's first resampling: 1 doubles the axis, -1 halves it."""
+    """Base-2 logarithm of each layer's initial resampling: 1 doubles the axis, -1 halves it."""
     fuse: tuple[Factors, Factors, Factors, Factors]
-    """Factor of the upsampling that ends each fusion block."""
+    """Upsampling factors at the end of each fusion block."""
 
 
 PYRAMIDS: dict[HeadGrid, Pyramid] = {
@@ -46,18 +46,19 @@ PYRAMIDS: dict[HeadGrid, Pyramid] = {
 
 
 def canonical_name(name: str) -> str:
-    """The one name of a parameter that checkpoints hold twice: ``layer_rn.0`` is ``layer1_rn``."""
+    """The canonical name of a parameter that checkpoints store under two names: ``layer_rn.0`` is ``layer1_rn``."""
     return re.sub(r"\bscratch\.layer_rn\.(\d+)\.", lambda m: f"scratch.layer{int(m[1]) + 1}_rn.", name)
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution that is as fast for one clip on a CPU as for several.
+    """A convolution that is as fast, per clip, for one clip on a CPU as for several.
 
-    For a single small clip PyTorch leaves oneDNN for a kernel of its own, which takes 4 to 10 times as long; calling
-    oneDNN by name avoids that. Only where nothing asks for gradients, which that call does not give.
+    For a single small clip, PyTorch uses its own kernel instead of oneDNN's, which takes 4 to 10 times as long; calling
+    oneDNN explicitly avoids that. That call has no gradients, so it is used only if none are needed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, t, y, x) → (batch, channel, t, y, x)."""
         if _left_to_slow_kernel(x):
             p, s, d = (cast("Factors", v) for v in (self.padding, self.stride, self.dilation))
             return torch.mkldnn_convolution(x, self.weight, self.bias, p, s, d, self.groups)
@@ -96,20 +97,20 @@ def _resample(channels: int, log_factors: Factors) -> nn.Module:
 
 
 def _channels_first(layer: Tensor) -> Tensor:
-    """(batch, t, y, x, channel) → (batch, channel, t, y, x), in the channels-last layout that features come in.
+    """(batch, t, y, x, channel) → (batch, channel, t, y, x), kept in the channels-last memory layout.
 
-    Convolutions keep the layout of what they are given, and tensor cores want this one.
+    Convolutions keep their input's layout, and tensor cores are fastest with this one.
     """
     return layer.permute(0, 4, 1, 2, 3).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _channels_behind(raw: Tensor) -> Tensor:
-    """(batch, channel, frame, y, x) → (batch, frame, y, x, channel), or without an axis for a single channel."""
+    """(batch, channel, frame, y, x) → (batch, frame, y, x, channel), or (batch, frame, y, x) for a single channel."""
     return (raw[:, 0] if raw.shape[1] == 1 else raw.permute(0, 2, 3, 4, 1)).contiguous()
 
 
 def _interpolate(x: Tensor, size: Factors) -> Tensor:
-    """Trilinear, corner voxels on corner voxels."""
+    """Trilinear interpolation with aligned corners."""
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="trilinear", align_corners=True)
 
 
@@ -133,13 +134,13 @@ class _FusionBlock(nn.Module):
         super().__init__()
         self.factors = factors
         self.out_conv = nn.Conv3d(channels, channels, kernel_size=1)
-        self.resConfUnit1 = _ResidualConvUnit(channels)  # refinenet4 has it in the checkpoint too, and never runs it
+        self.resConfUnit1 = _ResidualConvUnit(channels)  # refinenet4 has it in the checkpoint too, but never runs it
         self.resConfUnit2 = _ResidualConvUnit(channels)
 
     def forward(self, path: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
             t, h, w = skip.shape[2:]
-            # A halved odd axis comes back one longer than the layer it meets; even axes are left as they are.
+            # An odd axis, halved and doubled again, is one longer than the skip layer, and is cropped.
             path = path[:, :, :t, :h, :w] + self.resConfUnit1(skip)
         # L4P upsamples and then applies the 1×1×1 convolution. The convolution mixes channels and the interpolation
         # mixes voxels, so the two commute; the interpolation's weights sum to one at every voxel (align_corners
@@ -150,7 +151,7 @@ class _FusionBlock(nn.Module):
 
 
 class _Scratch(nn.Module):
-    """The fusion pyramid: four layers at one width, joined from the coarsest to the finest."""
+    """The fusion pyramid: four layers, projected to one width and fused from coarsest to finest."""
 
     def __init__(self, channels: int, layer_dims: tuple[int, int, int, int], fuse: tuple[Factors, ...]) -> None:
         super().__init__()
@@ -168,9 +169,10 @@ class _Scratch(nn.Module):
 
 
 class Float32Conv3d(nn.Conv3d):
-    """A convolution that autocast leaves in float32: a bfloat16 flow of 50 pixels would be rounded to 0.25 pixels."""
+    """A convolution that stays in float32 under autocast: bfloat16 would round a flow of 50 pixels to 0.25 pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, t, y, x) → float32 (batch, channel, t, y, x)."""
         bias = None if self.bias is None else self.bias.float()
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self._conv_forward(x.float(), self.weight.float(), bias)
@@ -202,23 +204,23 @@ class DPTHead(nn.Module):
     def forward(self, f4d: Tensor, frames: slice = _ALL) -> Tensor:
         """Decode features.
 
-        ``f4d``: (batch, layer 4, token_time, token_y, token_x, channel). Returns float32
-        (batch, frame, y, x), with a last axis of channels where the head has more than one. ``frames`` picks consecutive
-        frames: the others are not decoded at full resolution, which is most of a head's work.
+        ``f4d``: (batch, layer 4, token_time, token_y, token_x, channel). Returns float32 (batch, frame, y, x), or
+        (batch, frame, y, x, channel) if the head has several channels. ``frames`` selects consecutive frames; the others are
+        not decoded at full resolution, which is most of a head's work.
         """
         layers = [act(_channels_first(layer)) for act, layer in zip(self.act_postprocess, f4d.unbind(1), strict=True)]
         x = self.head1(self.scratch(layers))
         if frames != _ALL:
             return self._decode_frames(x, frames, self._output_size(f4d))
-        # The layers at full resolution take most of the memory, and one clip there fills any device: clip by clip,
-        # their peak does not grow with the batch. With gradients every activation is kept, and nothing would be saved.
+        # The full-resolution layers take most of the memory, and one clip is enough to keep any device busy. Clip by clip,
+        # their peak does not grow with the batch. With gradients, all activations are kept, so this would save nothing.
         size = self._output_size(f4d)
         parts = (x,) if torch.is_grad_enabled() and x.requires_grad else x.split(1)
         raw = torch.cat([self.head2(_interpolate(part, size)) for part in parts])
         return _channels_behind(raw)
 
     def _decode_frames(self, x: Tensor, frames: slice, size: Factors) -> Tensor:
-        """Only ``frames`` of the map: time keeps its resolution here, and a convolution sees one frame to each side."""
+        """Decode only ``frames``. Time is at full resolution here already, and the convolution needs one frame on each side."""
         start, stop, _ = frames.indices(x.shape[2])
         first = max(0, start - 1)
         x = x[:, :, first : stop + 1]

@@ -1,6 +1,6 @@
-"""A teacher's frozen heads: F4D in, raw maps out; and the file and card that carry them from teacher to student.
+"""A teacher's frozen heads: F4D in, raw maps out; and the file and card that transfer them from teacher to student.
 
-Light on purpose: a trainer imports this without any teacher, decoder or Ray.
+Light on purpose: a trainer can import this without any teacher, video decoder or Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from teacher_cache.teachers.heads.tensors import file_digest, listed, misfits
 
 
 def decode_raw(heads: Mapping[SignalName, DPTHead], f4d: Tensor, signals: Collection[SignalName]) -> RawSignals:
-    """Run the heads of ``signals`` one after another, so that one head's activations are live at a time."""
+    """Run the heads of ``signals`` one by one, so that only one head's activations are in memory. Raises `SignalMissing`."""
     unknown = sorted(set(signals) - set(heads))
     if unknown:
         raise SignalMissing(f"no head gives {', '.join(unknown)}; the heads here give {', '.join(sorted(heads))}")
@@ -35,27 +35,27 @@ def decode_raw(heads: Mapping[SignalName, DPTHead], f4d: Tensor, signals: Collec
 
 
 def to_physical(raw: RawSignals) -> RawSignals:
-    """Raw signals in the units of `schemas.signal.SIGNALS`: depth is the exponential of its raw map, the rest stay."""
+    """Raw signals converted to the units of `schemas.signal.SIGNALS`: exp for depth; the others are unchanged."""
     return {signal: x.exp() if signal == "depth" else x for signal, x in raw.items()}
 
 
 class FrozenHeads(nn.Module):
-    """Heads whose weights never change, and through which gradients flow to the features."""
+    """Heads with frozen weights. Gradients flow through them to the features."""
 
     def __init__(self, card: HeadsCard) -> None:
         super().__init__()
         self.card = card
         self.heads = nn.ModuleDict({signal: DPTHead(config) for signal, config in card.heads.items()})
         self.precision: Precision = card.dtype
-        """Precision of the matrix products: the teacher's own, so that its features give its maps. May be set."""
+        """Precision of the matrix products; by default the teacher's, so that its features decode to its maps. May be set."""
         self.requires_grad_(requires_grad=False)
 
     def raw(self, f4d: Tensor, signals: Collection[SignalName]) -> RawSignals:
         """Decode features into raw maps (log depth, motion logit, flow in pixels, Plücker rays).
 
         ``f4d``: floating (batch, layer, token_time, token_y, token_x, channel), the last five as the card's ``f4d``.
-        Returns float32: depth and motion (batch, frame, y, x), flow (batch, frame, y, x, uv),
-        camray (batch, frame, token_y, token_x, plucker); only the signals asked for.
+        Returns the requested signals as float32: depth and motion (batch, frame, y, x), flow (batch, frame, y, x, uv),
+        camray (batch, frame, token_y, token_x, plucker). Raises `BadInput` for another shape, `SignalMissing`.
         """
         if tuple(f4d.shape[1:]) != tuple(self.card.f4d):
             raise BadInput(
@@ -68,12 +68,12 @@ class FrozenHeads(nn.Module):
 def save_heads(
     heads: Mapping[SignalName, DPTHead], *, family: str, dtype: Precision, f4d: Shape, image_size: int, frames: int
 ) -> tuple[bytes, bytes]:
-    """(safetensors file, card as JSON) of the heads as they are. Equal weights give equal bytes.
+    """Serialise heads as (safetensors file, card as JSON). Equal weights give equal bytes.
 
-    ``dtype`` is the precision the heads run in, ``f4d`` the shape of one clip's features.
+    ``dtype`` is the precision that the heads run in, ``f4d`` the shape of one clip's features.
     """
     tensors = _tensors(heads)
-    # One key at most: safetensors writes its metadata in the order of a hash map that differs from run to run.
+    # One metadata key only: safetensors writes them in an order that differs between runs.
     file = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"format": "pt"})
     card = HeadsCard(
         family=family,
@@ -90,11 +90,11 @@ def save_heads(
 def load_heads(file: bytes | str | Path, card: HeadsCard | bytes) -> FrozenHeads:
     """Rebuild heads from their file (bytes or path) and card (or its JSON), on the CPU.
 
-    Raises BadInput where there is no such file, StoreDamaged where the file is not the one the card describes.
+    Raises `BadInput` if the file cannot be read, `StoreDamaged` if it is not the one that the card describes.
     """
     card = card if isinstance(card, HeadsCard) else _parse_card(card)
     found = _read_checked(file, card)
-    with torch.device("meta"):  # the file's tensors become the weights, so none are made first
+    with torch.device("meta"):  # the file's tensors become the weights, so none are allocated here
         model = FrozenHeads(card)
     needed = _tensors(cast("Mapping[SignalName, DPTHead]", model.heads))
     wrong = misfits({n: tuple(t.shape) for n, t in needed.items()}, {n: tuple(t.shape) for n, t in found.items()})
@@ -108,7 +108,7 @@ def load_heads(file: bytes | str | Path, card: HeadsCard | bytes) -> FrozenHeads
 
 
 def _tensors(heads: Mapping[SignalName, DPTHead]) -> dict[str, Tensor]:
-    """``SIGNAL.PARAMETER`` → tensor, each parameter once."""
+    """``SIGNAL.PARAMETER`` → tensor, each parameter only once."""
     return {
         f"{signal}.{name}": tensor
         for signal, head in heads.items()

@@ -1,4 +1,4 @@
-"""What running a network in bfloat16 or float16 means here."""
+"""A precision in; autocast contexts and converted weights out: what running a network in bfloat16 or float16 means."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TORCH_DTYPES: dict[Precision, torch.dtype] = {
 
 
 def autocast(device_type: str, dtype: Precision) -> torch.autocast:
-    """Matrix products in ``dtype``, sums along the residual stream in float32, whatever precision the caller is in."""
+    """Matrix products in ``dtype``, the residual stream in float32, whatever autocast the caller uses."""
     return torch.autocast(device_type, dtype=None if dtype == "float32" else TORCH_DTYPES[dtype], enabled=dtype != "float32")
 
 
 def convert_weights(model: nn.Module, dtype: Precision) -> None:
-    """Round the weights of matrix products to ``dtype`` in place, once, as autocast would at every call.
+    """Round the weights of matrix products to ``dtype``, in place and once, as autocast would in every call.
 
-    Norms and the layers that stay in float32 keep their precision.
+    Norms and `Float32Conv3d` layers keep their precision.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d) and not isinstance(module, Float32Conv3d):
@@ -35,7 +35,7 @@ def convert_weights(model: nn.Module, dtype: Precision) -> None:
 
 @contextmanager
 def no_tf32() -> Iterator[None]:
-    """Float32 convolutions in float32 on GPUs too, where PyTorch lets cuDNN round them to TF32's 10 bits."""
+    """Compute float32 convolutions in full float32 on GPUs too, where cuDNN by default rounds to TF32's 10-bit mantissa."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""Files of named tensors: their digest, and what in them does not fit a network, in words."""
+"""Names and shapes of tensors in, a description of what does not fit a network out; a file in, its digest out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
-    """What is missing, unexpected or of the wrong shape, one phrase for each kind; empty when everything fits."""
+    """Tensors that are missing, unexpected or of the wrong shape: one phrase per kind; empty if everything fits."""
     missing = [name for name in needed if name not in found]
     unexpected = [name for name in found if name not in needed]
     wrong = [
@@ -25,17 +25,17 @@ def misfits(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """One indented line for each phrase."""
+    """One indented line per phrase."""
     return "\n".join(f"  {phrase}" for phrase in phrases)
 
 
 def shorten(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of further ones."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def file_digest(path: Path) -> str:
-    """``sha256:<hex>`` of a file's bytes, read as a stream."""
+    """``sha256:<hex>`` of a file's bytes."""
     with path.open("rb") as stream:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""L4P: a video encoder and four dense heads, at the published size and at a small one that is packaged."""
+"""Clips in, F4D and four maps out: L4P's video encoder and dense heads, in the published size and a small, packaged one."""

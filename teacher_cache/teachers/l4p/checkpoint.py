@@ -1,6 +1,6 @@
 """An L4P checkpoint file in, its tensors by name out, or one error that says what is wrong with the file.
 
-Nothing in a file is ever executed: a ``.ckpt`` is opened for its tensors alone, and plain pickles are not opened at all.
+Nothing in a file is ever executed: from a ``.ckpt`` only tensors are loaded, and plain pickles are refused.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from teacher_cache.teachers.heads.dpt import canonical_name
 from teacher_cache.teachers.heads.tensors import listed, misfits, shorten
 
 PREFIX = "l4p_model."
-"""What L4P's training module puts before every name."""
+"""Prefix of every name, from L4P's training module."""
 IGNORED = "task_heads.track_2d."
-"""The point tracker, which gives no dense signal."""
+"""Prefix of the point tracker, which has no dense signal."""
 PUBLISHED = "l4p_depth_flow_2d3dtrack_camray_dynseg_v1.ckpt"
 
 _WHAT_TO_GIVE = f"Give L4P's published checkpoint ({PUBLISHED}), or the same tensors under the same names as safetensors."
 
 
 def read_checkpoint(path: Path, needed: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Tensors of a Lightning ``.ckpt`` or a safetensors file, still on disk: they are mapped, and read when used.
+    """Tensors of a Lightning ``.ckpt`` or a safetensors file, memory-mapped and so read only when used.
 
-    ``needed`` are the network's names and shapes, without the checkpoint's ``l4p_model.`` prefix; the same names come
-    back. The tracking head is left out, and a layer stored under two names comes once. Raises BadInput where the file
-    is not a checkpoint, runs code, is truncated, or has other names, shapes or kinds of numbers.
+    ``needed`` are the network's parameter names, without the checkpoint's ``l4p_model.`` prefix, and shapes. Returns tensors
+    under the same names, without the tracking head, and each layer only once. Raises `BadInput` if the file is not a
+    checkpoint, would run code, is truncated, or has other names, shapes or non-floating-point tensors.
     """
     tensors = _open(path)
     if not any(name.startswith(PREFIX) for name in tensors):
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, needed: Mapping[str, Shape]) -> dict[str, Tensor
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise BadInput where a weight is NaN or infinite. Reads every value once."""
+    """Raise `BadInput` if a weight is NaN or infinite. Reads every value once."""
     bad = [name for name, t in tensors.items() if t.numel() and not all(bound.isfinite() for bound in t.aminmax())]
     if bad:
         raise BadInput(
@@ -59,7 +59,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _open(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the file, whichever of the two formats its first bytes say it is."""
+    """Every tensor of the file, in the format that its first bytes indicate."""
     start = _first_bytes(path)
     if start.startswith(b"PK\x03\x04"):
         return _open_lightning(path)
@@ -72,7 +72,7 @@ def _open(path: Path) -> dict[str, Tensor]:
 
 
 def _check_fits(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Shape]) -> None:
-    """Names, shapes and kinds of numbers alone: no value is read."""
+    """Check names, shapes and dtypes; reads no values."""
     wrong = misfits(needed, {name: tuple(t.shape) for name, t in found.items()})
     integers = [name for name, t in found.items() if not t.is_floating_point()]
     if integers:
@@ -98,8 +98,8 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _open_lightning(path: Path) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(path):  # the directory of a zip file is at its end
-        raise _truncated(path, "it starts as a zip file, and the end is missing")
+    if not zipfile.is_zipfile(path):  # a zip file's directory is at its end
+        raise _truncated(path, "it starts as a zip file, but its end is missing")
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
@@ -137,7 +137,7 @@ def _truncated(path: Path, detail: str) -> BadInput:
 
 
 def _without_aliases(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each layer once, under its own name. A checkpoint names ``scratch.layer1_rn`` also ``scratch.layer_rn.0``, and so on."""
+    """Each layer once, under its canonical name. Checkpoints store ``scratch.layer1_rn`` also as ``scratch.layer_rn.0``."""
     unique: dict[str, Tensor] = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: item[0] != canonical_name(item[0])):  # own names first
         own = canonical_name(name)
@@ -151,7 +151,7 @@ def _without_aliases(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, so that a NaN equals itself."""
+    """Whether two tensors are equal bit for bit, so that a NaN equals itself."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return a.data_ptr() == b.data_ptr() or torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))

@@ -1,7 +1,4 @@
-"""The sizes of an L4P network, and the networks known by name.
-
-L4P is arXiv 2502.13078.
-"""
+"""A preset's name in, the sizes of an L4P network (arXiv 2502.13078) and its signals' shapes out."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from schemas.signal import SIGNAL_NAMES, Shape, SignalName
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, TUBELET_FRAMES
 
 FRAMES = 16
-"""Frames in the one window L4P sees."""
+"""Frames per clip: one L4P window."""
 MAPS: tuple[SignalName, ...] = tuple(s for s in SIGNAL_NAMES if s != "f4d")
 TASKS: dict[SignalName, str] = {"depth": "depth", "flow": "flow_2d_backward", "motion": "dyn_mask", "camray": "camray"}
-"""Our signals under the names that L4P gives its heads."""
+"""Signal → L4P's name for its head."""
 OUTPUTS: dict[SignalName, tuple[str, ...]] = {
     "depth": ("log_depth",),
     "flow": ("u", "v"),
@@ -34,13 +31,13 @@ class L4PConfig(Frozen):
     image_size: int = Field(224, ge=PATCH_SIZE, multiple_of=PATCH_SIZE)
     """Height and width of the frames, in pixels."""
     embed_dim: int = Field(1408, ge=1)
-    """Channels of the encoder's tokens, and so of F4D."""
+    """Channels of the encoder's tokens, and thus of F4D."""
     depth: int = Field(40, ge=1)
-    """Blocks of the encoder."""
+    """Number of encoder blocks."""
     num_heads: int = Field(16, ge=1)
     mlp_dim: int = Field(6144, ge=1)
     hooks: tuple[int, int, int, int] = (14, 21, 28, 36)
-    """The four features that the heads read: i is the output of block i-1; `depth` that of the last, after the final norm."""
+    """The four features that the heads read: 0 is the embedding, i the output of block i-1, `depth` the final norm's output."""
     feature_dim: int = Field(256, ge=1)
     """Channels of the heads' fusion pyramid."""
     last_dim: int = Field(128, ge=1)
@@ -58,19 +55,19 @@ class L4PConfig(Frozen):
 
     @property
     def f4d(self) -> Shape:
-        """One clip's features: (layer, token_time, token_y, token_x, channel)."""
+        """Shape of one clip's features: (layer, token_time, token_y, token_x, channel)."""
         side = self.image_size // PATCH_SIZE
         return (len(self.hooks), FRAMES // TUBELET_FRAMES, side, side, self.embed_dim)
 
     @property
     def shapes(self) -> dict[SignalName, Shape]:
-        """One clip's array shape for every signal, axes as in `schemas.signal.SIGNALS`."""
+        """Shape of one clip of every signal; axes as in `schemas.signal.SIGNALS`."""
         size, side = self.image_size, self.image_size // PATCH_SIZE
         frame: Shape = (FRAMES, size, size)
         return {"f4d": self.f4d, "depth": frame, "flow": (*frame, 2), "motion": frame, "camray": (FRAMES, side, side, 6)}
 
     def head(self, signal: SignalName) -> DPTHeadConfig:
-        """The head that decodes ``signal``: rays lie on the grid of tokens, everything else on pixels."""
+        """Sizes of the head of ``signal``. Rays are on the token grid, all other maps on the pixel grid."""
         return DPTHeadConfig(
             embed_dim=self.embed_dim,
             feature_dim=self.feature_dim,
@@ -95,6 +92,6 @@ PRESETS: dict[str, L4PConfig] = {
         layer_dims=(16, 24, 32, 32),
     ),
 }
-"""Networks by name. `giant` is the published model; `tiny` is this project's own, for tests and demonstrations."""
+"""Name → network. `giant` is the published model; `tiny` is this project's own, for tests and demonstrations."""
 PACKAGED = {"tiny": Path(__file__).parent / "tiny" / "weights.safetensors"}
-"""Presets whose weights come with this package, and serve where the job gives none."""
+"""Preset → weights in this package, used if the job names none."""

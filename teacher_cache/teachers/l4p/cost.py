@@ -1,4 +1,4 @@
-"""A network's sizes in, what one forward of it costs out: floating-point operations and bytes, by arithmetic alone."""
+"""A network's sizes in, the cost of one forward pass out: floating-point operations and bytes, by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from teacher_cache.teachers.l4p.config import FRAMES, MAPS, OUTPUTS, L4PConfig
 from teacher_cache.teachers.l4p.network import L4P
 
 _FLOAT = 4
-"""Bytes of the values that every precision keeps in float32."""
+"""Bytes of a float32 value, which some tensors are in at every precision."""
 
 
 def encoder_flops(config: L4PConfig, blocks: int | None = None) -> int:
-    """Operations (2 for each multiply-add) that embed one clip and run ``blocks`` blocks on it; all of them when None."""
+    """Operations (2 per multiply-add) to embed one clip and run ``blocks`` blocks on it, or all blocks if None."""
     tokens, dim = _tokens(config), config.embed_dim
     embedding = 2 * tokens * dim * 3 * TUBELET_FRAMES * PATCH_SIZE**2
     linear = 2 * tokens * (4 * dim * dim + 2 * dim * config.mlp_dim)
-    attention = 2 * 2 * tokens * tokens * dim  # scores, and their mix of the values
+    attention = 2 * 2 * tokens * tokens * dim  # scores, and the weighted sum of the values
     return embedding + (config.depth if blocks is None else blocks) * (linear + attention)
 
 
 def head_flops(config: L4PConfig, signal: SignalName, *, published_order: bool = False) -> int:
-    """Operations (2 for each multiply-add) of the convolutions that decode one clip into one map.
+    """Operations (2 per multiply-add) of the convolutions that decode one clip into one map.
 
-    ``published_order`` counts the 1×1×1 convolutions after the upsampling, as L4P runs them; we run them before it.
+    With ``published_order``, counts the 1×1×1 convolutions after the upsampling, as in L4P; here they run before it.
     """
     grids, c, last = _grids(config, signal), config.feature_dim, config.last_dim
     total = 0
@@ -44,7 +44,7 @@ def head_flops(config: L4PConfig, signal: SignalName, *, published_order: bool =
             total += math.prod(layer) * dim * dim * math.prod(3 if s < 0 else 1 for s in log_factors)
         total += math.prod(layer) * 27 * dim * c
     for number, (layer, fused) in enumerate(zip(grids.layers, grids.fused, strict=True)):
-        units = 1 if number == len(grids.layers) - 1 else 2  # the coarsest block has no layer to add
+        units = 1 if number == len(grids.layers) - 1 else 2  # the coarsest block has no skip layer
         total += units * 2 * math.prod(layer) * 27 * c * c
         total += math.prod(fused if published_order else layer) * c * c
     total += math.prod(grids.fused[0]) * 27 * c * last
@@ -53,27 +53,28 @@ def head_flops(config: L4PConfig, signal: SignalName, *, published_order: bool =
 
 
 def clip_flops(config: L4PConfig, signals: Collection[SignalName] = SIGNAL_NAMES) -> int:
-    """Operations that our forward spends on one clip: no block after the last hook, and only the heads asked for."""
+    """Operations of this implementation on one clip: no block after the last hook, and only the heads of ``signals``."""
     return encoder_flops(config, max(config.hooks)) + sum(head_flops(config, s) for s in MAPS if s in signals)
 
 
 def published_flops(config: L4PConfig) -> int:
-    """Operations of L4P's own order on one clip: every block, and every dense head."""
+    """Operations in L4P's published order on one clip: every block, and every dense head."""
     return encoder_flops(config) + sum(head_flops(config, s, published_order=True) for s in MAPS)
 
 
 @dataclass(frozen=True)
 class ForwardBytes:
-    """Memory of one forward, in bytes. What the device's libraries take for themselves is not in it."""
+    """Memory of one forward pass, in bytes, without what the device's libraries allocate for themselves."""
 
     weights: int
     encoder: int
-    """The most that is live at once while the encoder runs, frames included, weights not."""
+    """Peak while the encoder runs, including frames, without weights."""
     heads: int
     """The same while the heads run."""
 
     @property
     def peak(self) -> int:
+        """Peak over the whole pass, including weights."""
         return self.weights + max(self.encoder, self.heads)
 
 
@@ -82,22 +83,22 @@ def forward_bytes(
 ) -> ForwardBytes:
     """Predict the memory of `L4PTeacher.raw` on ``batch`` clips.
 
-    The tensors named in the comments are those that Python still holds when the largest of each stage is made.
+    Comments name the tensors that are still alive when the largest tensor of each stage is allocated.
     """
     size = TORCH_DTYPES[dtype].itemsize
     values = batch * FRAMES * 3 * config.image_size**2
-    frames = values * (1 + _FLOAT)  # as given, and normalised
+    frames = values * (1 + _FLOAT)  # uint8, and normalised float32
     tokens = batch * _tokens(config)
     stream = tokens * config.embed_dim * _FLOAT
-    inside_block = 3 * stream + max(  # the stream before the block, inside it and after its norm, and beside them …
-        tokens * 5 * config.embed_dim * size,  # … queries, keys, values, the mix and its copy in token order, or …
+    inside_block = 3 * stream + max(  # the residual stream before the block, inside it and after its norm, plus either …
+        tokens * 5 * config.embed_dim * size,  # … queries, keys, values, the attention output and its copy in token order, or …
         tokens * 2 * config.mlp_dim * size,  # … the hidden layer before and after GELU
     )
     hooks = len(config.hooks)
-    # Features that are there while a block runs, besides the one that may be its own input.
+    # Features alive while a block runs, besides one that may be the block's own input.
     kept = max(sum(hook < entry - 1 for hook in config.hooks) for entry in range(1, max(config.hooks) + 1))
     encoder = frames + max(
-        values * _FLOAT,  # a step of normalising
+        values * _FLOAT,  # one step of normalising
         kept * stream + inside_block,
         2 * hooks * stream,  # features and their stack
     )
@@ -110,7 +111,7 @@ def forward_bytes(
 
 
 def weight_bytes(config: L4PConfig, dtype: Precision) -> int:
-    """Bytes of the weights in the precision they are held in, and of the table of positions."""
+    """Bytes of the weights, in the precision they are kept in, and of the position table."""
     with torch.device("meta"):
         model = L4P(config)
     convert_weights(model, dtype)
@@ -118,7 +119,7 @@ def weight_bytes(config: L4PConfig, dtype: Precision) -> int:
 
 
 def _head_bytes(config: L4PConfig, signal: SignalName, size: int, batch: int) -> int:
-    """The most that one head holds at once, besides the features it reads."""
+    """Peak memory of one head, besides its input features."""
     grids, c, last = _grids(config, signal), config.feature_dim, config.last_dim
     voxels = [batch * math.prod(grid) for grid in grids.layers]
     layers = sum(n * dim for n, dim in zip(voxels, config.layer_dims, strict=True))
@@ -126,19 +127,19 @@ def _head_bytes(config: L4PConfig, signal: SignalName, size: int, batch: int) ->
     finest, fused = voxels[0] * c, batch * math.prod(grids.fused[0]) * c
     hidden, full = batch * math.prod(grids.fused[0]) * last, math.prod(grids.output) * last
     maps = batch * math.prod(grids.output) * len(OUTPUTS[signal]) * _FLOAT
-    last_layer = _FLOAT if size < _FLOAT else 0  # takes float32
+    last_layer = _FLOAT if size < _FLOAT else 0  # its input is converted to float32
     return max(
-        (layers + narrowed + 4 * finest) * size,  # the finest block: what comes in, its sum with the layer, two inside a unit
-        (layers + narrowed + 2 * finest + fused) * size,  # what comes in, what is upsampled, and the result
+        (layers + narrowed + 4 * finest) * size,  # finest block: its input, the sum with the layer, two inside a residual unit
+        (layers + narrowed + 2 * finest + fused) * size,  # its input, the tensor to upsample, and the result
         (layers + fused + hidden) * size,  # head1
-        # head2, clip by clip: the maps before, its input, a convolution's result, its ReLU
+        # head2, clip by clip: the earlier clips' maps, its input, a convolution's output, the ReLU's output
         (layers + hidden) * size + maps // batch * (batch - 1) + full * 3 * size,
-        (layers + hidden) * size + maps + full * (2 * size + last_layer),  # the input still, the ReLU's, and what it ends in
+        (layers + hidden) * size + maps + full * (2 * size + last_layer),  # its input, the ReLU's output, and its float32 copy
     )
 
 
 class _Grids(NamedTuple):
-    """Sizes (time, y, x) that a head passes through; four of each, finest layer first."""
+    """Sizes (time, y, x) of a head's stages; four of each, finest layer first."""
 
     tokens: Factors
     resample: tuple[Factors, ...]

@@ -1,6 +1,6 @@
-"""Normalised video in, token features out: the VideoMAEv2 vision transformer that L4P puts under its heads.
+"""Normalised video in, token features out: L4P's encoder, a VideoMAEv2 vision transformer.
 
-VideoMAEv2 is arXiv 2303.16727, L4P is arXiv 2502.13078. Parameters carry the names of L4P's checkpoint.
+VideoMAEv2 is arXiv 2303.16727, L4P is arXiv 2502.13078. Parameters have the names of L4P's checkpoint.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ NORM_EPS = 1e-6
 
 
 def position_table(tokens: int, dim: int) -> Tensor:
-    """Fixed sinusoid over the flat token index: float32 (token, channel), even channels sine, odd channels cosine.
+    """Fixed sinusoidal encoding of the flat token index: float32 (token, channel), even channels sine, odd channels cosine.
 
-    The angles reach 2000 radians, where float32 is off by 1e-4: they are taken in float64 and only the result is rounded.
+    Angles reach 2000 radians, where float32 is off by 1e-4, so they are computed in float64 and only the result is rounded.
     """
     channel = np.arange(dim)
     angle = np.arange(tokens)[:, None] / 10000.0 ** (2 * (channel // 2) / dim)
     table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
-    return torch.from_numpy(table.astype(np.float32))  # unlike torch.tensor, real also where parameters are made on "meta"
+    return torch.from_numpy(table.astype(np.float32))  # unlike torch.tensor, has values also under the "meta" device
 
 
 class PatchEmbed(nn.Module):
@@ -44,7 +44,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, whose keys have no bias."""
+    """Multi-head self-attention over all tokens. Keys have no bias."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -55,6 +55,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, token, channel) → (batch, token, channel)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         q, k, v = qkv.view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (batch, head, token, channel)
@@ -64,7 +65,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with the exact GELU between them, not its tanh approximation."""
+    """Two linear layers with an exact GELU between them, not its tanh approximation."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -72,12 +73,13 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, token, channel) → (batch, token, channel)."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
 
 class Block(nn.Module):
-    """A transformer block with its norms before attention and MLP. The residual stream stays in float32 under autocast."""
+    """A pre-norm transformer block. The residual stream stays in float32 under autocast."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class Block(nn.Module):
         self.mlp = MLP(dim, mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, token, channel) → (batch, token, channel)."""
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -104,11 +107,11 @@ class VideoEncoder(nn.Module):
         self.register_buffer("positions", position_table(tokens, dim), persistent=False)
 
     def forward(self, frames: Tensor, entries: Iterable[int]) -> dict[int, Tensor]:
-        """Features by their entry in L4P's list, computed no further than the last one asked for.
+        """Features by their number in L4P's list. Runs no block beyond the last requested one.
 
         ``frames``: (batch, 3, frame, y, x), RGB normalised with ImageNet's mean and standard deviation.
-        Entry 0 is the embedding, entry i the raw output of block i-1, and the last entry (the depth) that of the
-        last block after the final norm. Returns entry → float32 (batch, token, channel).
+        Entry 0 is the embedding, entry i the raw output of block i-1, and the last entry (the depth) the last block's output
+        after the final norm. Returns entry → float32 (batch, token, channel).
         """
         wanted = set(entries)
         last, depth = max(wanted), len(self.blocks)

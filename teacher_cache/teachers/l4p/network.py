@@ -1,7 +1,7 @@
 """L4P's network: normalised frames in, raw signals out.
 
-L4P is arXiv 2502.13078. This is an independent implementation under the parameter names of its published checkpoint;
-the weights are the user's to supply.
+L4P is arXiv 2502.13078. This is an independent implementation that uses the parameter names of its published checkpoint; users
+supply the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from teacher_cache.teachers.l4p.encoder import VideoEncoder
 
 
 class L4P(nn.Module):
-    """The network: a video encoder and a dense head for each map. Frozen; gradients pass through it, never into it."""
+    """The network: a video encoder and one dense head per map. Frozen: gradients flow through it, but not to its weights."""
 
     def __init__(self, config: L4PConfig) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class L4P(nn.Module):
         self.requires_grad_(requires_grad=False)
 
     def load_checkpoint(self, path: str | Path) -> Self:
-        """Take the weights of L4P's Lightning ``.ckpt``, or of a safetensors file with the same names, as float32.
+        """Load the weights of L4P's Lightning ``.ckpt``, or of a safetensors file with the same names, as float32.
 
-        The weights stay mapped from the file until they are moved or converted, so loading copies nothing. Works on a
-        model made on the "meta" device too. Raises BadInput, naming what is missing, unexpected, of the wrong shape
-        or not finite; the model is then unchanged.
+        The weights stay memory-mapped until they are moved or converted, so loading copies nothing. Works on a model on the
+        "meta" device too. Raises `BadInput`, naming tensors that are missing, unexpected, of the wrong shape or not finite;
+        the model is then unchanged.
         """
         file = Path(path).expanduser()
         tensors = read_checkpoint(file, parameter_shapes(self))
@@ -56,30 +56,30 @@ class L4P(nn.Module):
 
     @property
     def heads(self) -> dict[SignalName, DPTHead]:
-        """The head of each map."""
+        """Signal → its head, for each map."""
         tasks = cast("Mapping[str, Mapping[str, Mapping[str, DPTHead]]]", self.task_heads)
         return {signal: tasks[task]["task_head"]["dpt"] for signal, task in TASKS.items()}
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Features of normalised frames (batch, 3, 16, size, size).
+        """F4D of normalised frames (batch, 3, 16, size, size).
 
-        Returns float32 (batch, layer, token_time, token_y, token_x, channel). Blocks after the last hook are not run.
+        Returns float32 (batch, layer, token_time, token_y, token_x, channel). Does not run blocks after the last hook.
         """
         features = self.video_encoder(frames, self.config.hooks)
         return torch.stack([features[hook] for hook in self.config.hooks], dim=1).reshape(-1, *self.config.f4d)
 
     def raw(self, frames: Tensor, signals: Collection[SignalName] = SIGNAL_NAMES) -> RawSignals:
-        """Raw signals (log depth) of normalised frames; only the heads of ``signals`` run."""
+        """Raw signals (log depth) of normalised frames. Runs only the heads of ``signals``."""
         f4d = self.encode(frames)
         features: RawSignals = {"f4d": f4d} if "f4d" in signals else {}
         return features | self.decode_raw(f4d, [s for s in signals if s != "f4d"])
 
     def decode_raw(self, f4d: Tensor, signals: Collection[SignalName] = MAPS) -> RawSignals:
-        """Raw maps (log depth) of features, from the heads alone."""
+        """Raw maps (log depth) of features. Runs only the heads."""
         return decode_raw(self.heads, f4d, signals)
 
     def decode(self, f4d: Tensor) -> RawSignals:
-        """The maps of features in physical units, as `forward` gives them."""
+        """The maps of features in physical units, as `forward` returns them."""
         return to_physical(self.decode_raw(f4d))
 
     def forward(self, frames: Tensor) -> RawSignals:
@@ -94,6 +94,7 @@ class L4P(nn.Module):
 
 
 def parameter_shapes(model: L4P) -> dict[str, Shape]:
+    """Name → shape of every parameter."""
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 

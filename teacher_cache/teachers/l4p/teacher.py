@@ -27,17 +27,17 @@ from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_r
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
 _CONVERTED_VERSION = "1"
-"""Raised when the same checkpoint is converted to something else."""
+"""To be increased when the conversion of a checkpoint changes."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class L4PTeacher:
-    """L4P on one device, as a `Teacher`. Holds its weights in the precision it runs in."""
+    """L4P on one device, as a `Teacher`. Its weights are kept in the precision that it runs in."""
 
     def __init__(self, model: L4P, identity: TeacherIdentity, device: str, *, compile_model: bool = False) -> None:
-        """Take ``model`` over: its weights are rounded to the identity's dtype and moved to ``device``.
+        """Takes over ``model``: rounds its weights to the identity's dtype and moves them to ``device``.
 
-        ``compile_model`` puts the encoder and each head through `torch.compile`, which pays over many batches of one size.
+        ``compile_model`` compiles the encoder and each head with `torch.compile`, which pays off over many batches of one size.
         """
         convert_weights(model, identity.dtype)
         self.model = model.to(device).eval()
@@ -61,7 +61,7 @@ class L4PTeacher:
             return self.model.raw(normalise(frames.to(self.device, non_blocking=True)), signals)
 
     def heads(self) -> tuple[bytes, bytes]:
-        """The frozen heads as (safetensors file, card as JSON), in the precision this teacher runs them in."""
+        """The frozen heads as (safetensors file, card as JSON), in this teacher's precision."""
         config = self.model.config
         return save_heads(
             self.model.heads,
@@ -85,7 +85,7 @@ class L4PFamily:
     presets = tuple(PRESETS)
 
     def identify(self, job: TeacherJob) -> TeacherDescription:
-        """Describe the job's teacher. Streams the weights file through its digest, and keeps no weight in memory."""
+        """Describe the job's teacher. Hashes the weights file as a stream, keeping no weights in memory. Raises `BadInput`."""
         config, weights = _resolve(job)
         read_checkpoint(weights, parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
         digest = digest_of_unchanged(weights)
@@ -93,21 +93,21 @@ class L4PFamily:
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
 
     def load(self, job: TeacherJob, device: str) -> Teacher:
-        """The job's teacher on a device; its weights go from the mapped file straight to their precision and place."""
+        """Load the job's teacher on a device, its weights directly from the mapped file. Raises `BadInput`, `CouldNotRun`."""
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise CouldNotRun(
-                f"the teacher is to run on {device!r}, and PyTorch finds no GPU here. Run it on `cpu`, or on another machine."
+                f"the teacher is to run on {device!r}, but PyTorch finds no GPU here. Run it on `cpu`, or on another machine."
             )
         config, weights = _resolve(job)
         identity = self.identify(job).identity
         if job.dtype == "float32" and not (job.weights and is_remote(job.weights)):
-            model = _on_meta(config).load_checkpoint(weights)  # mapped from the file where it lies
+            model = _on_meta(config).load_checkpoint(weights)  # memory-mapped from the original file
         else:
             model = _load_converted(config, weights, identity)
         return L4PTeacher(model, identity, device, compile_model=job.compile)
 
     def forward_bytes(self, job: TeacherJob, batch: int, signals: Collection[SignalName]) -> ForwardBytes:
-        """The forward's memory by its shapes."""
+        """Predict the memory of a forward pass from its shapes."""
         config, _ = _resolve(job)
         found = forward_bytes(config, job.dtype, batch, signals)
         return ForwardBytes(weights=found.weights, working=found.peak - found.weights)
@@ -133,13 +133,13 @@ def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path]:
 
 
 def _on_meta(config: L4PConfig) -> L4P:
-    """The network without memory for its weights."""
+    """The network on the "meta" device, without memory for its weights."""
     with torch.device("meta"):
         return L4P(config)
 
 
 def _load_converted(config: L4PConfig, weights: Path, identity: TeacherIdentity) -> L4P:
-    """The weights in their working precision, mapped from a file that is made once on a node and shared by its workers."""
+    """The network, with weights in working precision, mapped from a file that each node makes once and its workers share."""
 
     def convert(part: Path) -> None:
         model = _on_meta(config).load_checkpoint(weights)

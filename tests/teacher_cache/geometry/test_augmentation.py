@@ -143,7 +143,7 @@ def test_frames_get_the_same_view(truth: SceneTruth, view: View) -> None:
 
 
 def test_what_has_no_such_view_is_refused(truth: SceneTruth) -> None:
-    with pytest.raises(ViewRefused, match=r"f4d has no other view.*store of their own"):
+    with pytest.raises(ViewRefused, match=r"f4d has no other view.*into another store"):
         view_signal("f4d", np.zeros((4, 8, 16, 16, 8), np.float32), View(flip=True), SIZE)
     with pytest.raises(ViewRefused, match=r"camray has 16 × 16 cells over 64 × 64 pixels.*multiples of 4 pixels"):
         seen(truth, "camray", View(crop=Crop(top=0, left=2, height=8, width=8)))

@@ -67,8 +67,8 @@ def test_videos_that_are_gone_or_changed_are_found(tmp_path: Path, jobs: Jobs, v
 
 
 def test_bad_input_is_named(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="needed at least 1 clip"):
+    with pytest.raises(BadInput, match="it must be at least 1 clip"):
         reteach(str(tiny_store), 0)
     (tmp_path / "other.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(BadInput, match="Give the file of those weights with --weights"):
+    with pytest.raises(BadInput, match="Give the file with those weights as --weights"):
         reteach(str(tiny_store), 1, weights=str(tmp_path / "other.ckpt"))

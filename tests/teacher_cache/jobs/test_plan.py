@@ -281,7 +281,7 @@ def test_bad_pilots_say_what_is_wrong(many: Path, tmp_path: Path) -> None:
     job = cold_job(tmp_path / "store", {"glob": f"{many}/0*.mp4"})
     with pytest.raises(BadInput, match="a pilot of 0 clips measures nothing"):
         plan_with_pilot(job, 0)
-    with pytest.raises(BadInput, match="a pilot of 11 clips was asked for; give a number from 1 to 10"):
+    with pytest.raises(BadInput, match="a pilot of 11 clips was asked for; use a number from 1 to 10"):
         plan_with_pilot(job, 11)
     for number in range(3):
         (tmp_path / f"bad-{number}.mp4").write_bytes(b"no video" if number else b"")

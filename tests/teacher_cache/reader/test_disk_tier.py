@@ -161,7 +161,7 @@ def test_a_disk_that_cannot_be_written_costs_a_warning_and_no_read(tmp_path: Pat
     else:
         folder.write_text("a file")
     tier = DiskTier(folder, 10**6)
-    with pytest.warns(RuntimeWarning, match="cannot keep more") as warned:
+    with pytest.warns(RuntimeWarning, match="cannot be written") as warned:
         assert [source.read(tier, key) for key in "abcb"] == [source.content(key) for key in "abcb"]
     assert len(warned) == 1
     assert source.asked == ["a", "b", "c", "b"]

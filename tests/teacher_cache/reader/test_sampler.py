@@ -153,15 +153,15 @@ def test_a_loop_may_set_epochs_itself_and_setting_where_it_stands_keeps_the_plac
 def test_an_epoch_that_would_repeat_itself_is_refused() -> None:
     batches = ResumableBatchSampler(range(12), 3)
     list(batches)
-    with pytest.raises(CouldNotRun, match=r"epoch 0 was handed out.*track\(loader\)"):
+    with pytest.raises(CouldNotRun, match=r"epoch 0 was iterated to its end.*track\(loader\)"):
         list(batches)
 
 
 def test_a_state_of_other_samples_or_another_seed_is_refused() -> None:
     state = ResumableBatchSampler(["a", "b", "c"], 1).state_dict()
-    with pytest.raises(BadInput, match="of other samples"):
+    with pytest.raises(BadInput, match="is for other samples"):
         ResumableBatchSampler(["a", "c", "b"], 1).load_state_dict(state)
-    with pytest.raises(BadInput, match="of the seed 0, and the seed here is 4"):
+    with pytest.raises(BadInput, match="is for seed 0, and the seed here is 4"):
         ResumableBatchSampler(["a", "b", "c"], 1, seed=4).load_state_dict(state)
     with pytest.raises(BadInput, match="not a sampler's state: position"):
         ResumableBatchSampler(["a", "b", "c"], 1).load_state_dict({**state, "position": -1})

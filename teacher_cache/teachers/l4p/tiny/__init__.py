@@ -1,1 +1,1 @@
-"""The small L4P that this project trained itself: its weights, its card, and the script that makes them."""
+"""The small L4P that this project trained: its weights, its model card, and the training script."""

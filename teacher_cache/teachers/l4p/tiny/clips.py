@@ -1,4 +1,4 @@
-"""Seeds in, rendered clips with their truth out, on disk once and mapped by whoever trains or evaluates on them."""
+"""Seeds in, rendered clips with ground truth out: written to disk once, and memory-mapped for training and evaluation."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _FRAMES = 16
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """Arrays of clips, first axis the clip. Units and axes as in `schemas.signal.SIGNALS`."""
+    """Arrays of clips; the first axis is the clip. Units and axes as in `schemas.signal.SIGNALS`."""
 
     rgb: npt.NDArray[np.uint8]
     """(clip, frame 16, y, x, 3), sRGB."""
     depth: npt.NDArray[np.float16]
     """(clip, frame, y, x), metres."""
     flow: npt.NDArray[np.float16]
-    """(clip, frame, y, x, uv) to the frame before, pixels; NaN where that point lies behind its camera, or in frame 0."""
+    """(clip, frame, y, x, uv) to the previous frame, pixels; NaN in frame 0, and where the point was behind the camera."""
     motion: npt.NDArray[np.bool_]
     """(clip, frame, y, x)."""
     camray: npt.NDArray[np.float32]
-    """(clip, frame, ray_y, ray_x, 6), in the frame of the clip's first camera, metres."""
+    """(clip, frame, ray_y, ray_x, 6), in the coordinates of the clip's first camera, metres."""
 
     def __len__(self) -> int:
         return len(self.rgb)
 
 
 def render_clips(folder: Path, seeds: range, *, size: int, grid: int, workers: int, advance: Callable[[int], None]) -> Clips:
-    """The clips of ``seeds``, ``size`` pixels square with ``grid`` rays a side; rendered into ``folder`` where they are not.
+    """The clips of ``seeds``, ``size`` pixels and ``grid`` rays square. Renders those that ``folder`` lacks.
 
-    The rows that are done are listed in the folder, so that a stopped rendering goes on. Raises `BadInput` where the folder
-    holds clips of other seeds or another size.
+    The folder records which rows are done, so an interrupted rendering resumes. Raises `BadInput` if the folder holds clips of
+    other seeds or sizes.
     """
     claim_folder(folder, {"first_seed": seeds.start, "clips": len(seeds), "size": size, "grid": grid})
     frame: Shape = (_FRAMES, size, size)
@@ -68,7 +68,7 @@ def render_clips(folder: Path, seeds: range, *, size: int, grid: int, workers: i
 
 
 def _mapped(path: Path, kind: type, shape: Shape) -> npt.NDArray[Any]:
-    """The file's array, mapped; made where there is none."""
+    """The file's array, memory-mapped; created if missing."""
     return np.lib.format.open_memmap(path, mode="r+" if path.exists() else "w+", dtype=kind, shape=shape)
 
 

@@ -1,7 +1,7 @@
-"""Trains the packaged `tiny` preset of L4P on rendered scenes: `python -m teacher_cache.teachers.l4p.tiny.train --out DIR`.
+"""Seeds in, the packaged `tiny` weights of L4P out: `python -m teacher_cache.teachers.l4p.tiny.train --out DIR`.
 
-The losses are those that L4P (arXiv 2502.13078) names: scale-invariant log error for depth, L1 for flow and rays, binary
-cross-entropy for motion. Encoder and heads are the same code that runs the published model.
+Trains on rendered scenes, with the losses that L4P (arXiv 2502.13078) names: scale-invariant log error for depth, L1 for flow
+and rays, binary cross-entropy for motion. The published model runs the same encoder and head code.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ from teacher_cache.teachers.l4p.teacher import normalise
 from teacher_cache.teachers.l4p.tiny.clips import Clips, render_clips
 
 FIRST_TRAINING_SEED = 1_000_000
-"""Scenes of smaller seeds are never trained on: they are for demonstrations, tests and evaluation."""
+"""Scenes with smaller seeds are never used in training: they are for demonstrations, tests and evaluation."""
 WEIGHTS: dict[SignalName, float] = {"depth": 1.0, "flow": 3.0, "motion": 2.0, "camray": 12.0}
-"""Of each loss in the sum. Depth and motion can be told from one picture, and come by themselves; what moves from frame to
-frame is the harder part, and needs the larger say."""
+"""Weight of each loss in the sum. Depth and motion can be predicted from one frame and are easy to learn; correspondence
+between frames is harder and needs larger weights."""
 _TYPICAL: dict[SignalName, float] = {"depth": 1.5, "motion": -2.0}
-"""Where the outputs begin: log metres, and the logit of the share of pixels that moves."""
+"""Initial outputs: log metres, and the logit of the typical share of moving pixels."""
 _SILOG_LAMBDA = 0.85
-"""How much of a clip's mean log error is forgiven: not all, so that depth comes out near to metres."""
+"""Share of a clip's mean log error that is not penalised: below 1, so that depth stays close to metres."""
 _FEATURE_PENALTY = 0.01
-"""Of F4D's mean square, in the sum of losses. Heads and blocks read features of any size equally well, but a student must reach
-that size step by step: without it a few channels grow to fifty."""
+"""Weight of F4D's mean square in the sum of losses. Heads and blocks work with features of any magnitude, but a student must
+learn that magnitude step by step; without the penalty, a few channels grow to fifty."""
 _FILTER_GAIN = 0.8
 _FREE = range(8, 56)
-"""Channels of the patch embedding in which the sinusoids of the position vary over tens to hundreds of tokens."""
+"""Channels of the patch embedding whose position sinusoids vary over tens to hundreds of tokens."""
 _CHECKPOINT_EVERY = 100
 _DECODED_FRAMES = 3
-"""Frames of a clip that the pixel heads decode at full resolution in one step; that stage is dear, and neighbours are alike."""
+"""Frames per clip that the pixel heads decode at full resolution in a step: that is expensive, and neighbours are similar."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. The defaults are the model card's."""
+    """Training settings. The defaults are those of the model card."""
 
     clips: int = 3000
     steps: int = 3600
     batch: int = 4
     matrix_rate: float = 3.0e-3
-    """Learning rate of the blocks' matrices, by Muon."""
+    """Learning rate of the blocks' matrices (Muon)."""
     other_rate: float = 6.0e-4
-    """Of everything else, by AdamW."""
+    """Learning rate of all other parameters (AdamW)."""
     weight_decay: float = 0.05
     warmup: int = 100
     seed: int = 0
@@ -78,7 +78,7 @@ class Settings:
 
 
 def silog(log_depth: Tensor, truth: Tensor) -> Tensor:
-    """The scale-invariant log error of each clip, sqrt(mean d² - λ (mean d)²) with d = log depth - log truth; its mean.
+    """Scale-invariant log error, sqrt(mean d² - λ (mean d)²) with d = log depth - log truth, averaged over clips.
 
     ``log_depth``, ``truth`` (positive): float (clip, frame, y, x). Eigen et al., arXiv 1406.2283.
     """
@@ -90,7 +90,7 @@ Maps = dict[SignalName, Tensor]
 
 
 def losses(raw: Maps, truth: Maps) -> Maps:
-    """Each loss of raw maps (log depth, logits) against the truth of the same frames; flow where it is not NaN."""
+    """Signal → loss of its raw map (log depth, logits) against the ground truth of the same frames. NaN flow is masked out."""
     known = truth["flow"].isfinite()
     return {
         "depth": silog(raw["depth"], truth["depth"]),
@@ -101,7 +101,7 @@ def losses(raw: Maps, truth: Maps) -> Maps:
 
 
 def _varied(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A clip under another light and another camera's noise; hues swap, geometry does not."""
+    """Augment a clip's brightness, contrast, noise and channel order; not its geometry."""
     channels = rng.permutation(3)
     bright = rgb[..., channels] * np.float32(rng.uniform(0.75, 1.25)) + np.float32(rng.uniform(-12, 12))
     noise = rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(0, 4))
@@ -109,9 +109,9 @@ def _varied(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
 
 
 def batches(clips: Clips, settings: Settings, first_step: int = 0) -> Iterator[tuple[Tensor, Maps, slice]]:
-    """Endless (normalised frames, truth, the frames that pixel heads decode); every epoch in another order, half mirrored.
+    """Endless batches: (normalised frames, truth, the frames that pixel heads decode). Reshuffled each epoch; half mirrored.
 
-    A function of the seed and the step: from ``first_step`` on they are what they would have been.
+    Determined by seed and step alone, so a training resumed at ``first_step`` sees the same batches.
     """
     size = clips.rgb.shape[2]
     steps_an_epoch = len(clips) // settings.batch
@@ -138,31 +138,31 @@ def batches(clips: Clips, settings: Settings, first_step: int = 0) -> Iterator[t
 
 
 def schedule(settings: Settings, step: int) -> float:
-    """The share of the learning rates at a step: a straight rise, and a parabola's fall to zero.
+    """Factor on the learning rates at a step: linear warm-up, then a parabolic decay to zero.
 
-    At the full rate the losses soon stand still; most of what is learnt comes while it is a few tenths of that.
+    At the full rate the losses soon stagnate; most is learned while the rate is a few tenths of that.
     """
     return float(min((step + 1) / settings.warmup, (1 - step / settings.steps) ** 2))
 
 
 class Training:
-    """A network in training, and how far it is."""
+    """A network in training, its optimizers and its step."""
 
     def __init__(self, model: L4P, settings: Settings) -> None:
         self.model, self.settings = model, settings
         self.step = 0
-        """Steps that are done."""
+        """Number of steps done."""
         matrices = [p for n, p in model.video_encoder.named_parameters() if n.startswith("blocks.") and p.dim() == 2]
         inner = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in inner]
-        # Muon makes more of few steps than AdamW does, on the matrices that it is defined for.
+        # Muon learns faster than AdamW in few steps, but is defined for matrices only.
         self.optimizers = (
             torch.optim.Muon(matrices, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=settings.weight_decay, betas=(0.9, 0.98)),
         )
 
     def run(self, clips: Clips, log: Callable[[dict[SignalName, float]], None]) -> None:
-        """Train to the settings' last step, on the CPU. ``log`` gets each step's losses after it."""
+        """Train to the settings' last step, on the CPU. ``log`` is called with each step's losses."""
         model, settings = self.model.requires_grad_(requires_grad=True).train(), self.settings
         for frames, truth, span in itertools.islice(batches(clips, settings, self.step), settings.steps - self.step):
             for optimizer, rate in zip(self.optimizers, (settings.matrix_rate, settings.other_rate), strict=True):
@@ -183,13 +183,13 @@ class Training:
         model.requires_grad_(requires_grad=False).eval()
 
     def save(self, path: Path) -> None:
-        """Write all that the next step depends on; whole or not at all."""
+        """Write a checkpoint atomically: step, weights and optimizer states."""
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         with written_whole(path) as unfinished:
             torch.save({"step": self.step, "model": self.model.state_dict(), "optimizers": states}, unfinished)
 
     def load(self, path: Path) -> None:
-        """Be where the training was that wrote ``path``."""
+        """Resume from a checkpoint of `save`."""
         held = torch.load(path, weights_only=True)
         self.step = held["step"]
         self.model.load_state_dict(held["model"])
@@ -198,19 +198,19 @@ class Training:
 
 
 class Filters(NamedTuple):
-    """Where the patch embedding has the two phases of a spatial frequency, in each of a tubelet's two frames."""
+    """Channels of the patch embedding that filter one spatial frequency, in two phases, in each of a tubelet's two frames."""
 
     cosine: tuple[int, int]
-    """Channel of the first frame, channel of the second."""
+    """Channel for the first frame, channel for the second."""
     sine: tuple[int, int]
 
 
 def begin_with_frequencies(proj: nn.Conv3d) -> list[Filters]:
-    """Set most of the patch embedding's filters to one spatial frequency each, in brightness, of one frame; returns where.
+    """Set most of the patch embedding's filters to one spatial frequency each, of one frame's brightness. Returns channels.
 
-    What moves is then a shift of phase between channels, which random filters, all full of the pictures' low frequencies, show
-    only faintly. Gains rise with the frequency, as pictures' amplitudes fall. The channels in `_FREE` keep faint random ones:
-    there the position shows, and colour.
+    Motion then appears as a phase shift between channels. Random filters, dominated by the pictures' low frequencies, show it
+    only faintly. Gains rise with the frequency, because pictures' amplitudes fall with it. The channels in `_FREE` keep faint
+    random filters, so that they show position and colour.
     """
     y, x = torch.meshgrid(torch.arange(PATCH_SIZE) + 0.5, torch.arange(PATCH_SIZE) + 0.5, indexing="ij")
     brightness = F.normalize(torch.tensor([0.3, 0.6, 0.1]), dim=0)[:, None, None]
@@ -232,19 +232,20 @@ def begin_with_frequencies(proj: nn.Conv3d) -> list[Filters]:
 
 
 def _frequencies(count: int) -> list[tuple[int, int]]:
-    """The lowest spatial frequencies but 0, (x, y) in cycles a patch, one of each and its mirror image."""
+    """The lowest non-zero spatial frequencies, (x, y) in cycles per patch; only one of each pair (k, -k)."""
     half_plane = [(kx, ky) for ky in range(8) for kx in range(-7, 8) if ky > 0 or kx > 0]
     return sorted(half_plane, key=lambda k: math.hypot(*k))[:count]
 
 
 def begin_with_motion_energy(block: Block, filters: Sequence[Filters]) -> None:
-    """Set part of a block's MLP to opponent motion energy: of each frequency, in which direction its phase went, and how far.
+    """Set part of a block's MLP to opponent motion energy: the direction and size of each frequency's phase shift.
 
-    sin(φ₁ - φ₀) = c₀ s₁ - s₀ c₁, and a product is a difference of squares, as GELU(x) + GELU(-x) nearly is. Adelson and Bergen
-    1985. Without it a network of this size finds no motion at all in the first thousands of clips; training may change it.
+    sin(φ₁ - φ₀) = c₀ s₁ - s₀ c₁. A product is a difference of squares, and GELU(x) + GELU(-x) is nearly a square. Adelson and
+    Bergen, 1985. Without this, a network of this size learns no motion from the first thousands of clips; training may
+    change it.
     """
     first, second = block.mlp.fc1, block.mlp.fc2
-    block.attn.proj.weight.mul_(0.1)  # what it mixes in would drown the energies at first
+    block.attn.proj.weight.mul_(0.1)  # attention would drown the motion energies at first
     units = iter(range(first.out_features))
     for (cosine, sine), out in zip(filters, _FREE, strict=False):
         for one, other, sign in ((cosine[0], sine[1], 1.0), (sine[0], cosine[1], -1.0)):
@@ -256,7 +257,7 @@ def begin_with_motion_energy(block: Block, filters: Sequence[Filters]) -> None:
 
 
 def new_model(seed: int, config: L4PConfig = PRESETS["tiny"]) -> L4P:
-    """A network with fresh weights: PyTorch's, but for an eye for motion and a scene's average."""
+    """A network with initial weights: PyTorch's, except for the motion filters and the heads' output biases."""
     torch.manual_seed(seed)
     model = L4P(config)
     encoder = model.video_encoder
@@ -269,7 +270,7 @@ def new_model(seed: int, config: L4PConfig = PRESETS["tiny"]) -> L4P:
 
 
 def save_weights(model: L4P, path: Path) -> None:
-    """The weights under their published names, each once, as safetensors in float16."""
+    """Write the weights as float16 safetensors, under L4P's names, each only once."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name == canonical_name(name)}
     tensors = {PREFIX + name: tensor.half().contiguous() for name, tensor in own.items()}
     safetensors.torch.save_file(tensors, path)
@@ -287,7 +288,7 @@ def main(
     ] = "bfloat16",
     workers: Annotated[int, typer.Option(help="Processes that render.")] = 2,
 ) -> None:
-    """Render the clips, train, and write weights.safetensors and log.jsonl. A stopped training goes on."""
+    """Render the clips, train, and write weights.safetensors and log.jsonl. An interrupted training resumes."""
     with reported_errors(as_json=False):
         _train(out, Settings(clips=clips, steps=steps, batch=batch, seed=seed, precision=precision), workers)
 
