@@ -251,7 +251,7 @@ def test_a_dataset_is_shuffled_by_seed_and_epoch_batched_and_picklable(tiny_stor
 
 def test_misspelt_clips_are_named_and_nothing_asked_gives_nothing(tiny_store: Path) -> None:
     cache = open_cache(str(tiny_store))
-    with pytest.raises(UnknownClip, match=r"no clip 'scene-0.mpeg', among 4. Did you mean 'scene-0.mp4'"):
+    with pytest.raises(UnknownClip, match=r"no clip 'scene-0.mpeg' among its 4. Did you mean 'scene-0.mp4'"):
         cache.read(["depth"], ["scene-0.mpeg"])
     assert cache.read(["depth"], [])["depth"].shape == (0, 16, 112, 112)
 

@@ -221,7 +221,7 @@ KINDS = {
     "only the index": (lambda data: data[-index_length(K) :], "cannot be read"),
     "empty": (lambda _: b"", "cannot be read"),
     "gone": (lambda _: None, "is committed, but its chunk is missing"),
-    "without the chunk": (lambda _: pack_shard({3: encode_chunk(np.zeros(3))}, K), "cannot be read|its chunk is gone"),
+    "without the chunk": (lambda _: pack_shard({3: encode_chunk(np.zeros(3))}, K), "cannot be read|its chunk is missing"),
     "another array's": (lambda _: pack_shard({0: encode_chunk(np.zeros(7))}, K), "cannot be read"),
 }
 
