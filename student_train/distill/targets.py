@@ -101,7 +101,7 @@ class TargetCollator:
         batch = dict(self.collate([{name: value for name, value in s.items() if name != "clip_id"} for s in samples]))
         if taken := sorted({"targets", "valid"} & set(batch)):
             raise BadInput(
-                f"the batch already has {' and '.join(taken)}, the store's targets' names; rename it in the collate function"
+                f"the batch already has {' and '.join(taken)}, which this collator adds; rename it in your collate function"
             )
         targets, valid = self.targets([sample.get("clip_id") for sample in samples])
         return {**batch, "targets": targets, "valid": valid}

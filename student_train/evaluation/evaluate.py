@@ -155,7 +155,7 @@ def require_same_teacher(run: Run, cache: Cache) -> None:
             f"  {path}: the run learnt from {old!r}, this store has {new!r}" for path, (old, new) in differing.items()
         )
         raise BadInput(
-            f"the store {cache.url} has another recipe than the run learnt from; these fields differ:\n{fields}\n{advice}"
+            f"the store {cache.url} has another recipe than the run's own; these fields differ:\n{fields}\n{advice}"
         )
 
 

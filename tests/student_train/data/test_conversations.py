@@ -96,7 +96,7 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
         ([item(), item(conversations="hello")], r"\[1\]: needed an object with a list"),
         ([item(conversations=[{"from": "bot", "value": "hi"}])], "needed turns like"),
         ([item(conversations=[{"from": "human", "value": "hi"}])], "nothing to learn"),
-        ([item(video=["a.mp4", "b.mp4"])], "one video a sample"),
+        ([item(video=["a.mp4", "b.mp4"])], "a sample may have one video"),
         ([item(image=3)], "`image` is 3; needed one path"),
         (
             [item(image=["a.png", "b.png"], conversations=[ASKED | {"value": "<image>?"}, SAID])],

@@ -355,7 +355,7 @@ def test_published_settings_give_frames_of_about_384_pixels(
 
 
 def test_settings_that_say_too_little_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"does not say its pixels' 'image_mean'; needed it in one of processor_config\.json"):
+    with pytest.raises(BadInput, match=r"has no 'image_mean' for its pixels; needed in one of processor_config\.json"):
         load_student(published(folder, tmp_path, {}, "preprocessor_config.json"))
 
 
