@@ -163,7 +163,15 @@ def test_the_report_is_the_first_processs_and_of_all(runs: Path) -> None:
 
 def test_torchrun_starts_the_command(tiny_store: Path, tmp_path: Path) -> None:
     path = write(settings(tiny_store, tmp_path / "run", steps=1), "train")
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "-m", "student_train.cli"]
+    # Of itself torchrun takes one port, 29500, which another test run on this machine may have.
+    torchrun = [
+        str(Path(sys.executable).parent / "torchrun"),
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "student_train.cli",
+    ]
     done = subprocess.run(
         [*torchrun, "fit", str(path), "--json"], capture_output=True, text=True, timeout=200, cwd=tmp_path, check=False,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"},
