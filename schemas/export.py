@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import pkgutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,5 +66,14 @@ def export(folder: Path = FOLDER) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def main() -> None:
+    """The command ``python -m schemas.export [DIR]``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m schemas.export", description="Write JSON Schemas of all files and output."
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=FOLDER, help="default: the package's own folder")
+    export(parser.parse_args().folder)
+
+
 if __name__ == "__main__":
-    export(*map(Path, sys.argv[1:2]))
+    main()
