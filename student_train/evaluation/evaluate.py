@@ -154,9 +154,7 @@ def require_same_teacher(run: Run, cache: Cache) -> None:
         fields = "\n".join(
             f"  {path}: the run learnt from {old!r}, this store has {new!r}" for path, (old, new) in differing.items()
         )
-        raise BadInput(
-            f"the store {cache.url} has another recipe than the run's own; these fields differ:\n{fields}\n{advice}"
-        )
+        raise BadInput(f"the store {cache.url} has another recipe than the run's own; these fields differ:\n{fields}\n{advice}")
 
 
 def chosen_rows(cache: Cache, wanted: Wanted) -> list[dict[str, Any]]:
