@@ -437,8 +437,8 @@ def _connected(engine: EngineJob) -> Iterator[None]:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         if "AF_UNIX path" in str(error):
             raise CouldNotRun(
-                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray's sockets, which "
-                "may have 107 bytes. Set RAY_TMPDIR to a folder with a short path."
+                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray, whose sockets' "
+                "paths may have 107 bytes at most. Set RAY_TMPDIR to a folder with a short path."
             ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
     try:
