@@ -124,7 +124,7 @@ class ViewRefused(BadInput):
 
 
 class VideoError(CacheError):
-    """A video cannot give its frames. Its own clips are recorded as failed, and all others go on.
+    """A video cannot give its frames. Only its own clips are recorded as failed.
 
     ``reason`` is one of `schemas.clip.FailureReason`.
     """

@@ -49,7 +49,7 @@ class Unevaluated(Frozen):
     video: str
     """Path or URL of its video."""
     reason: str
-    """A code of `schemas.clip.FailureReason`, ``pending``, ``student_nonfinite``, or an error's name."""
+    """A code of `schemas.clip.FailureReason`, ``pending``, ``student_nonfinite``, ``image_unreadable``, or an error's name."""
     detail: str
     """The reason in words."""
 

@@ -68,9 +68,7 @@ def export(folder: Path = FOLDER) -> None:
 
 def main() -> None:
     """The command ``python -m schemas.export [DIR]``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m schemas.export", description="Write JSON Schemas of all files and output."
-    )
+    parser = argparse.ArgumentParser(prog="python -m schemas.export", description="Write JSON Schemas of all files and output.")
     parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=FOLDER, help="default: the package's own folder")
     export(parser.parse_args().folder)
 

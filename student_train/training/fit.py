@@ -206,7 +206,7 @@ def save_student(built: Built, folder: RunFolder) -> None:
 def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
     """With ``resume``, the report of a run that is finished already; raises `BadInput` if the folder cannot take this run."""
     if resume and overwrite:
-        raise BadInput("--resume continues the run in the folder, and --overwrite replaces it; give only one of them")
+        raise BadInput("--resume continues the run in the folder, and --overwrite replaces it; give one of them")
     if resume and folder.result_file.exists():
         refuse_other_config(folder.config(), config, folder.path)
         return folder.result()
@@ -322,7 +322,7 @@ def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
     if config.fsdp is not None and ranks.size == 1:
         raise BadInput(
-            "`fsdp` shards the weights over several processes, and there is only one; use torchrun, or leave `fsdp` out"
+            "`fsdp` shards the weights over several processes, and here is one; start it with torchrun, or leave `fsdp` out"
         )
 
 

@@ -159,7 +159,7 @@ def test_what_is_written_is_checked_against_the_student(backbone: BackboneName, 
     assert require_its_own_weights(tmp_path, student) == len(student.model.state_dict())
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({**tensors, "p4d.decoder.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(CouldNotRun, match=r"p4d\.decoder\.weight differ"):
+    with pytest.raises(CouldNotRun, match=r"differ from the student: p4d\.decoder\.weight; export again"):
         require_its_own_weights(tmp_path, student)
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "more").mkdir()

@@ -144,7 +144,7 @@ def wrong(folder: Path, name: str) -> Path:
         ("another's projector", "takes 500 channels, and its tower gives 64"),
         ("another's width", "gives 64 channels, and its language model takes 128"),
         ("other names", "linear_1.weight; needed tensors called layers.N"),
-        ("no tower", "no checkpoint of 4D-RGPT: needed the folders vision_tower, mm_projector, llm"),
+        ("no tower", "no 4D-RGPT checkpoint: needed the folders vision_tower, mm_projector, llm"),
     ],
 )
 def test_what_is_wrong_with_a_checkpoint_is_named(parts: Path, tmp_path: Path, name: str, expected: str) -> None:
