@@ -98,23 +98,20 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
         raise ValueError(str(error)) from None
 
 
-def _require_length(length: int | None, array: StoredArray, expected: int) -> None:
+def _require_length(length: int, array: StoredArray, expected: int) -> None:
     """Neither decompressor minds that its output has room left, and the rest would be whatever lay in memory there."""
     if length != expected:
         raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {expected}")
 
 
-def _zstd_length(frame: memoryview) -> int | None:
-    """Bytes of a zstd frame once decompressed, as its header says; None where it does not, which no chunk of ours leaves out.
-
-    RFC 8878, 3.1.1.1: magic number, descriptor, window, dictionary, length.
-    """
+def _zstd_length(frame: memoryview) -> int:
+    """Bytes of a zstd frame once decompressed, by its header (RFC 8878, 3.1.1.1: descriptor, window, dictionary, length)."""
     (descriptor,) = struct.unpack_from("B", frame, 4)
     is_single = bool(descriptor & 0x20)
     size = (int(is_single), 2, 4, 8)[descriptor >> 6]
     start = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]
     if not size or len(frame) < start + size:
-        return None
+        raise ValueError("the chunk does not say how long it is")  # as every chunk of ours does
     return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
 
 

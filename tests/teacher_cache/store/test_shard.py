@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 import zarr
@@ -12,8 +15,8 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from schemas.errors import StoreDamaged
-from teacher_cache.encodings.base import StoredArray
-from teacher_cache.store.chunk import encode_chunk, split_checksum
+from teacher_cache.encodings.base import Compression, StoredArray
+from teacher_cache.store.chunk import decode_chunk, encode_chunk, split_checksum
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.template import array_metadata
 
@@ -62,6 +65,20 @@ def test_equal_values_give_equal_bytes() -> None:
     """In chunks of many blocks too, which blosc's own threads would lay out in another order each time."""
     values = np.random.default_rng(0).standard_normal((4, 500_000), np.float32)
     assert len({encode_chunk(values) for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize("length", [1, 255, 256, 257, 65_535, 65_791, 65_792, 600_000, 20_000_000])
+@pytest.mark.parametrize("codec", ["zstd", "blosc", "none"])
+def test_a_chunk_gives_back_a_clip_of_its_own_length_alone(length: int, codec: Literal["zstd", "blosc", "none"]) -> None:
+    """The lengths at which zstd writes them in another way, and longer than what it looks back at."""
+    array = StoredArray("a", (length,), np.dtype("i1"), ("x",), 7, compression=Compression(codec, level=1))
+    values = np.resize(np.random.default_rng(0).integers(-99, 99, 1000, dtype=np.int8), length)
+    data, out = encode_chunk(values, array.compression), np.zeros(length, np.int8)
+    decode_chunk(data, array, out)
+    np.testing.assert_array_equal(out, values)
+    for other in (length - 1, length + 1):
+        with pytest.raises(ValueError, match=r"bytes|reshape"):
+            decode_chunk(data, replace(array, shape=(other,)), np.zeros(other, np.int8))
 
 
 def test_a_cut_shard_is_refused() -> None:
