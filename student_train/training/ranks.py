@@ -6,10 +6,11 @@ Objects are gathered and broadcast over torch.distributed, and an error on one r
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from schemas.errors import CacheError, ProgramFault
 from teacher_cache.io.console import stderr, stdout
@@ -89,13 +90,21 @@ def rank_zero_console() -> Iterator[Ranks]:
     except SystemExit as ended:
         # Ctrl-C interrupts each rank at its own point, and a program fault hits one rank alone: waiting would hang.
         if ended.code not in {130, ProgramFault.exit_status}:
-            _leave_together(ranks)
+            _leave_together(ranks, int(ended.code or 0))
         raise
-    _leave_together(ranks)
+    _leave_together(ranks, 0)
 
 
-def _leave_together(ranks: Ranks) -> None:
+def _leave_together(ranks: Ranks, status: int) -> NoReturn:
+    """Exit, once every rank is here.
+
+    By `os._exit`: a native thread of a process group that takes Python's lock while the interpreter shuts down aborts the
+    process (``terminate called without an active exception``), and torchrun would report a finished run as failed.
+    """
     import torch.distributed as dist  # noqa: PLC0415
 
     ranks.gather(None)
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
