@@ -106,16 +106,21 @@ def fetch(url: str, file: Path) -> bool:
 
 
 def require_bucket(url: str) -> None:
-    """Raise `Unreachable` if the URL's bucket does not exist, which otherwise looks like a missing object.
+    """Raise `Unreachable` if the URL's bucket does not exist, which some servers tell only if asked for the bucket itself.
 
-    Some servers report a missing bucket only if asked for the bucket itself. If access to it is denied, it counts as existing.
+    A bucket that these credentials may not ask for counts as existing: a policy may grant one prefix of it alone.
     """
     if protocol(url) != "s3":
         return
     fs, path = filesystem(url)
-    with contextlib.suppress(PermissionError):
-        if reach_if_there(url, lambda: fs.call_s3("head_bucket", Bucket=fs.split_path(path)[0])) is None:
-            raise Unreachable(_no_bucket(url))
+
+    def ask() -> bool:
+        with contextlib.suppress(PermissionError):
+            fs.call_s3("head_bucket", Bucket=fs.split_path(path)[0])
+        return True
+
+    if reach_if_there(url, ask) is None:
+        raise Unreachable(_no_bucket(url))
 
 
 def refuse_credentials(url: str) -> None:

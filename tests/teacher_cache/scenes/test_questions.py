@@ -214,7 +214,7 @@ def test_chosen_kinds_of_questions_are_asked_in_conversations_of_the_length_wish
 
 def test_an_unknown_kind_of_question_is_named_beside_the_known_ones(tmp_path: Path, teacher_cache_command: Command):
     done = teacher_cache_command("scenes", tmp_path / "scenes", "--task", "Egg Motion")
-    is_one_clear_error(done, 2, "no questions of the kind 'Egg Motion'", "there are Translational, Rotational, Counting")
+    is_one_clear_error(done, 2, "no questions of the kind 'Egg Motion'", "use Translational, Rotational, Counting")
     assert not (tmp_path / "scenes").exists()
 
 

@@ -86,7 +86,7 @@ def test_two_ids_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("teacher_cache.store.catalog.keys_of", lambda texts: np.array([len(t) for t in texts], np.uint64))
     catalog = Catalog().with_rows(numbered_rows(clips({"a": ("x", 0), "bc": ("x", 0)}), 0))
     catalog.require_distinct(pa.chunked_array([["bc", "a", "new"]]), np.array([1, 0, -1]))
-    with pytest.raises(BadInput, match="clip ids d and a have one key"):
+    with pytest.raises(BadInput, match="clip ids d and a have the same key"):
         catalog.require_distinct(pa.chunked_array([["bc", "d"]]), np.array([1, 0]))
 
 

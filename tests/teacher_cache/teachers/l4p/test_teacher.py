@@ -247,5 +247,5 @@ def test_an_unknown_preset_gets_a_suggestion():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(CouldNotRun, match="is to run on 'cuda', and PyTorch finds no GPU here"):
+    with pytest.raises(CouldNotRun, match="is to run on 'cuda', but PyTorch finds no GPU here"):
         FAMILY.load(TINY, "cuda")
