@@ -116,7 +116,7 @@ class LinearDecoder(PerceptionDecoder):
 def perception_decoder(config: DecoderConfig, hidden_size: int, f4d_shape: F4DShape) -> PerceptionDecoder:
     """A freshly initialised decoder, as ``config`` names it.
 
-    It maps float (clip, time, y, x, ``hidden_size``) to F4D, float (clip, *``f4d_shape``).
+    It maps float (clip, time, y, x, ``hidden_size``) to F4D, float with the clips before the axes of ``f4d_shape``.
     """
     if config.kind == "linear":
         return LinearDecoder(hidden_size, f4d_shape)

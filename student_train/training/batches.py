@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import CacheError
+from student_train.data.workers import exit_at_once
 from student_train.training.ranks import Ranks
 from teacher_cache import ResumableBatchSampler
 
@@ -68,7 +69,12 @@ class Loader(Generic[Sample]):
         self.batches = batches
         # Its own generator, so that loading data does not advance the global random state that training uses.
         self.loader = DataLoader(
-            dataset, batch_sampler=batches, collate_fn=ErrorsAsValues(collator), generator=torch.Generator(), **options
+            dataset,
+            batch_sampler=batches,
+            collate_fn=ErrorsAsValues(collator),
+            generator=torch.Generator(),
+            worker_init_fn=exit_at_once,
+            **options,
         )
 
         self._reading: Generator[dict[str, Any], None, None] | None = None

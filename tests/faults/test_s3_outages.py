@@ -187,6 +187,7 @@ def test_a_long_operation_among_short_silences_goes_on(s3: str, between: S3Proxy
     assert len(between.troubles) >= 2 * len(names)
 
 
+@pytest.mark.alone
 def test_patience_is_short_with_an_address_that_nobody_is_known_to_answer_at(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(S3FileSystem, "_cache", {})
