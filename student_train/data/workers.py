@@ -9,7 +9,7 @@ import os
 def exit_at_once(_worker_id: int) -> None:
     """A ``worker_init_fn``: the worker ends without the interpreter's shutdown. It has nothing left to write by then.
 
-    A spawned worker is a Python of its own. Where a native thread of a library takes Python's lock during the shutdown, the
-    worker aborts (``terminate called without an active exception``), and DataLoader reports it as killed.
+    A spawned worker is a Python of its own. Some aborted in their shutdown (which library's thread does it was not found),
+    and DataLoader reported them as killed.
     """
     atexit.register(os._exit, 0)  # handlers run last registered first, before threads are torn down

@@ -98,8 +98,8 @@ def rank_zero_console() -> Iterator[Ranks]:
 def _leave_together(ranks: Ranks, status: int) -> NoReturn:
     """Exit, once every rank is here.
 
-    By `os._exit`: a native thread of a process group that takes Python's lock while the interpreter shuts down aborts the
-    process (``terminate called without an active exception``), and torchrun would report a finished run as failed.
+    By `os._exit`: some finished processes aborted in the interpreter's shutdown (``terminate called without an active
+    exception``; which library's thread does it was not found), and torchrun then reports a finished run as failed.
     """
     import torch.distributed as dist  # noqa: PLC0415
 
