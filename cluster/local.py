@@ -1,4 +1,4 @@
-"""The reference engine: work items go in, units are taught and committed, events come out.
+"""The reference engine: work items go in, units are taught and written, events come out.
 
 One worker in this process, whose threads decode, teach and write at the same time.
 """
@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from schemas.clip import Clip
 from schemas.event import EngineEvent, Stopping, TeacherStarted
 from schemas.job import Job
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.report import PilotReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop
@@ -34,8 +34,8 @@ Found = TypeVar("Found")
 class LocalEngine:
     """Runs a job in this process. It is the reference: every other engine must end with the same store."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per committed unit.
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent | None]:
+        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per written unit.
 
         Once ``stop`` is set, no unit begins, and those in work are finished within the grace period. Raises what a thread
         raised, such as `CouldNotRun`.
@@ -50,9 +50,7 @@ class LocalEngine:
                     yield Stopping(reason=stop.reason, grace_seconds=spec.engine.grace_seconds)
                 if stop.has_lasted(spec.engine.grace_seconds):
                     return
-                event = threads.next_event()
-                if event is not None:
-                    yield event
+                yield threads.next_event()
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
         """Teach these clips for measurement, without a store."""

@@ -1,4 +1,4 @@
-"""The Ray engine: work items go in, units are taught and committed by a pool of actors, events come out.
+"""The Ray engine: work items go in, units are taught and written by a pool of actors, events come out.
 
 The pool of teacher actors grows and shrinks with the cluster; decode tasks on any node feed it. The driver, in this file, holds
 references to frames and never the frames. It decides which span is decoded next and which teacher gets which unit, and it hands
@@ -34,7 +34,7 @@ from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun
 from schemas.event import EngineEvent, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.job import EngineJob, Job
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.recipe import Recipe
 from schemas.report import PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
@@ -69,15 +69,15 @@ _Answer = Callable[[Any], EngineEvent | None]
 class RayEngine:
     """Runs a job on the Ray cluster that ``RAY_ADDRESS`` names; without it, starts Ray on this machine for the job."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per committed unit.
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent | None]:
+        """Do the work items and yield an event for each thing that happens, such as a `UnitReport` per written unit.
 
         Once ``stop`` is set, no unit begins, and those in work are finished within the grace period. Lost teachers are
         replaced and their units done again. Raises `CouldNotRun` if Ray cannot be used, has no room for
         ``engine.min_teachers`` in time, makes no progress, or loses teachers over and over with the same unit.
         """
         store = open_store(spec.store)
-        needed = worker_bytes(store.recipe, store.shapes(), family(spec.teacher.family), spec.teacher, spec.engine)
+        needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         with _connected(spec.engine):
             _require_resources(spec.engine, needed)
             with (
@@ -85,7 +85,8 @@ class RayEngine:
                 closing(Metrics({"store": spec.store}, units=len(items))) as metrics,
             ):
                 for event in run.events(stop):
-                    metrics.record(event)
+                    if event is not None:
+                        metrics.record(event)
                     yield event
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
@@ -170,7 +171,7 @@ class _Run:
         for teacher in self._teachers:
             ray.kill(teacher.actor)
 
-    def events(self, stop: Stop) -> Iterator[EngineEvent]:
+    def events(self, stop: Stop) -> Iterator[EngineEvent | None]:
         while not (self._scheduler.is_finished if self._begins_more else not self._owners):
             if stop.is_set and self._begins_more:
                 self._begins_more = False
@@ -182,6 +183,7 @@ class _Run:
             self._hand_out()
             yield from self._answers()
             yield from self._patience.events(self._at_work)
+            yield None
 
     @property
     def _at_work(self) -> int:

@@ -1,4 +1,4 @@
-"""A teacher as a Ray actor: units and decoded blocks go in; committed units and their reports come out."""
+"""A teacher as a Ray actor: units and decoded blocks go in; written units, as reports, come out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from platform import node
 from cluster.ray_decode import DecodedBlock
 from schemas.errors import CacheError
 from schemas.event import TeacherStarted
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Inbox, InboxClosed
@@ -55,7 +55,7 @@ class TeacherActor:
         return None
 
     def write(self, unit: int) -> UnitReport | CacheError:
-        """Write and commit a unit that was taught."""
+        """Write a unit that was taught."""
         try:
             report = self._worker.write(self._taught.pop(unit))
         except CacheError as error:

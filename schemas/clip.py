@@ -22,6 +22,7 @@ FailureReason = Literal[
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity
     "encoding_bound",  # the encoding cannot hold the values within its stated bound
+    "missing_in_shard",  # an earlier attempt left the shard without the clip, or with other values; the next run does it again
     "superseded",  # a later row holds the clip; this row was never taught
 ]
 

@@ -11,11 +11,8 @@ from schemas.base import Frozen, canonical_json, differences
 from schemas.clip import Preprocessing, Sampling
 from schemas.signal import SignalName
 
-FORMAT_VERSION = 2
-"""Version of the store format: layout, records and metadata. docs/reference/store-format.md describes each version."""
-
-_RECIPE_VERSION = 1
-"""Version of the fields of `Recipe`. The hash keeps its old name, ``format_version``, so that fingerprints stay the same."""
+FORMAT_VERSION = 1
+"""Version of the store format: layout, log and metadata, as docs/reference/store-format.md describes it."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -64,10 +61,8 @@ class Recipe(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON of the recipe and the version of its fields: 64 hex digits."""
-        return hashlib.sha256(
-            canonical_json({"format_version": _RECIPE_VERSION, "recipe": self.model_dump(mode="json")})
-        ).hexdigest()
+        """sha256 of the canonical JSON of the recipe: 64 hex digits."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
         """Dotted path → (own value, other's value) for each field that differs; empty if the recipes are equal."""

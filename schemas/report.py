@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import AwareDatetime, Field
+
 from schemas.base import Frozen, Timed
+from schemas.log import UnitCommitted
 from schemas.signal import SignalName
 
 
@@ -57,11 +60,15 @@ class StatusReport(Frozen):
     fingerprint: str
     """Fingerprint of the store's recipe."""
     format_version: int
+    version: int
+    """Number of the last record of the store's log."""
     signals: tuple[str, ...]
     clips: ClipCounts
     bytes: dict[str, int]
     """Signal → committed bytes."""
     failures: tuple[FailedClip, ...]
+    undeleted: int = 0
+    """Objects that a `gc` announced and has not deleted yet; another `gc` finishes it."""
 
 
 class StageSeconds(Frozen):
@@ -101,7 +108,9 @@ class UnitReport(Timed):
     failures: tuple[FailedClip, ...] = ()
     """Clips that failed, without those that had failed earlier."""
     already_done: bool = False
-    """Whether another worker committed the unit first; that worker's entry stays."""
+    """Whether another run committed the unit first; what that run said of it stays."""
+    written: UnitCommitted | None = Field(None, exclude=True, repr=False)
+    """What the log is to say of the unit, until it does."""
 
 
 class JobRequests(Frozen):
@@ -228,7 +237,7 @@ class PlanReport(Frozen):
     bytes_uncompressed: dict[str, int]
     """Signal → stored bytes of the clips to do, before lossless compression."""
     objects: int
-    """Shards and ledger entries to create."""
+    """Shard objects to create."""
     requests: JobRequests
     memory: TeacherMemory
     pilot: PilotReport | None = None
@@ -252,7 +261,7 @@ class DiffReport(Frozen):
 
 
 FindingKind = Literal[
-    "missing", "truncated", "digest", "chunk_missing", "orphan", "ledger", "catalog", "heads", "metadata", "drift"
+    "missing", "truncated", "digest", "chunk_missing", "orphan", "log", "catalog", "checkpoint", "heads", "metadata", "drift"
 ]
 
 
@@ -289,16 +298,6 @@ class VerifyReport(Frozen):
     """Clips that were taught again, with `--reteach`."""
 
 
-class MigrationReport(Frozen):
-    """What `migrate` did to bring a store to the current format version."""
-
-    store: str
-    from_version: int
-    to_version: int
-    steps: tuple[str, ...]
-    """Names of the steps, in order; empty if the store already had this version."""
-
-
 class GarbageReport(Frozen):
     """What `gc` removed, or would remove."""
 
@@ -309,8 +308,45 @@ class GarbageReport(Frozen):
     """Keys of the garbage."""
     bytes: int
     """Bytes of the garbage."""
-    kept_younger: tuple[str, ...]
-    """Keys of recent garbage, which stays because a running job may be about to commit it."""
+    unfinished: tuple[str, ...]
+    """Keys of what stopped runs left of units that are not committed. A run takes it over, so it stays unless asked for."""
+
+
+class LogEntry(Frozen):
+    """One record of a store's log, in short."""
+
+    version: int
+    time: AwareDatetime
+    """When it was written, by its writer's clock."""
+    writer: str
+    """Command, process and host."""
+    rows_added: int = 0
+    parts_added: tuple[str, ...] = ()
+    units: int = 0
+    """Units committed."""
+    committed: int = 0
+    """Clips committed in these units, each counted once for each unit that holds it."""
+    failed: int = 0
+    """Clips that failed in these units."""
+    bytes: int = 0
+    """Bytes of these units' objects."""
+    retired: int = 0
+    """Rows retired, since their objects are damaged."""
+    announced: int = 0
+    """Objects that `gc` announced to delete."""
+    deleted: int = 0
+    """Objects that `gc` has deleted."""
+    lost: bool = False
+    """Whether the record's own content was damaged and is lost."""
+
+
+class LogReport(Frozen):
+    """The history of a store, oldest first."""
+
+    store: str
+    fingerprint: str
+    version: int
+    entries: tuple[LogEntry, ...]
 
 
 class ViewReport(Frozen):

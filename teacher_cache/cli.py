@@ -14,7 +14,17 @@ from rich.table import Table
 
 from schemas.errors import BadInput
 from schemas.event import Event
-from schemas.report import ClipCounts, Estimate, PilotReport, PlanReport, RunReport, StatusReport, VerifyReport, ViewReport
+from schemas.report import (
+    ClipCounts,
+    Estimate,
+    LogReport,
+    PilotReport,
+    PlanReport,
+    RunReport,
+    StatusReport,
+    VerifyReport,
+    ViewReport,
+)
 from teacher_cache.io.command_line import Command, command_line, reported_errors
 from teacher_cache.io.console import escape, print_json, progress_bar, size, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
@@ -128,6 +138,9 @@ def status(
     store: StoreUrl,
     watch: Annotated[bool, typer.Option("--watch", help="refresh until all clips are done or Ctrl-C, then report")] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="seconds between refreshes of --watch")] = 10,
+    version: Annotated[
+        int | None, typer.Option(metavar="N", help="an earlier version, as `log` lists them", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a store holds, from the store itself."""
@@ -139,7 +152,7 @@ def status(
             from teacher_cache.monitor.follow import follow
 
             follow(open_store(store), every)
-        report = store_status(open_store(store))
+        report = store_status(open_store(store, version))
         if as_json:
             print_json(report)
         else:
@@ -158,7 +171,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every object of a store against its ledger: digests, indexes, chunks, and what should not be there."""
+    """Check every object of a store against its log: digests, indexes, chunks, and what should not be there."""
     with reported_errors(as_json):
         from teacher_cache.store.verify import verify as verify_store
 
@@ -229,43 +242,45 @@ def view(
 
 
 @app.command(cls=Command)
-def migrate(store: StoreUrl, as_json: AsJson = False) -> None:
-    """Upgrade a store of an older format version. Shards stay as they are; no run may be active meanwhile."""
+def log(store: StoreUrl, as_json: AsJson = False) -> None:
+    """Tell a store's history, version by version: who added, committed, retired or deleted what, and when."""
     with reported_errors(as_json):
-        from teacher_cache.store.migrations import migrate as migrate_store
+        from teacher_cache.store.history import log_report
 
-        report = migrate_store(store)
+        report = log_report(store)
         if as_json:
             print_json(report)
         else:
-            for step in report.steps:
-                stdout.print(escape(step))
-            stdout.print(f"version {report.from_version} → {report.to_version}")
+            _print_log(report)
 
 
 @app.command(cls=Command)
 def gc(
     store: StoreUrl,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
-    older_than: Annotated[
-        float, typer.Option(metavar="HOURS", help="keep younger objects, which an active run may still commit")
-    ] = 24,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="also remove what stopped runs left of units that are not committed; only while no run is at work",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove objects that no ledger entry names, such as those of a killed run."""
+    """Remove objects that nothing names or can come to name. Safe while runs are at work."""
     with reported_errors(as_json):
         from teacher_cache.store.garbage import collect_garbage
 
-        report = collect_garbage(store, older_than_hours=older_than, dry_run=dry_run)
+        report = collect_garbage(store, unfinished=unfinished, dry_run=dry_run, progress=progress_bar)
         if as_json:
             print_json(report)
             return
         for key in report.removed:
             stdout.print(escape(key), soft_wrap=True)
         verb = "would remove" if dry_run else "removed"
-        stdout.print(
-            f"{verb} {len(report.removed)} objects, {size(report.bytes)}; kept {len(report.kept_younger)} younger ones"
-        )
+        stdout.print(f"{verb} {len(report.removed)} objects, {size(report.bytes)}")
+        if report.unfinished:
+            stdout.print(f"kept {len(report.unfinished)} objects of unfinished units, which the next run takes over")
 
 
 @app.command(cls=Command)
@@ -437,6 +452,9 @@ def _print_run(report: RunReport) -> None:
 def _print_status(report: StatusReport) -> None:
     stdout.print(f"store        {escape(report.store)}", soft_wrap=True)
     stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
+    stdout.print(f"version      {report.version}")
+    if report.undeleted:
+        stdout.print(f"[yellow]a gc was stopped before it deleted {report.undeleted} objects; run it again[/]")
     _print_counts(report.clips)
     _print_sizes("bytes", report.bytes)
     if report.failures:
@@ -456,6 +474,23 @@ def _print_counts(clips: ClipCounts) -> None:
 
 def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
     stdout.print(f"{title:<12} " + ", ".join(f"{name} {size(count)}" for name, count in sizes.items()), soft_wrap=True)
+
+
+def _print_log(report: LogReport) -> None:
+    table = Table("version", "time", "what", "writer", box=_BOX)
+    for entry in report.entries:
+        what = [
+            f"{entry.rows_added} clips added" if entry.rows_added else "",
+            f"{', '.join(entry.parts_added)} added" if entry.parts_added else "",
+            f"{entry.units} units: {entry.committed} clips, {entry.failed} failed, {size(entry.bytes)}" if entry.units else "",
+            f"{entry.retired} rows retired" if entry.retired else "",
+            f"{entry.announced} objects to be deleted" if entry.announced else "",
+            f"{entry.deleted} objects deleted" if entry.deleted else "",
+            "[red]lost to damage[/]" if entry.lost else "",
+        ]
+        time = f"{entry.time:%Y-%m-%d %H:%M:%S} UTC"
+        table.add_row(str(entry.version), time, "; ".join(filter(None, what)) or "store created", escape(entry.writer))
+    stdout.print(table)
 
 
 def _print_verify(report: VerifyReport) -> None:

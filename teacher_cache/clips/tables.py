@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -33,15 +33,34 @@ _HASHED_AT_ONCE = 2**16
 
 
 def keys_of(texts: Iterable[str]) -> Keys:
-    """The 64-bit key of each text, uint64 (text,): its 8-byte BLAKE2b digest, read as little-endian."""
+    """The 64-bit key of each text, uint64 (text,): the first half of its 16-byte BLAKE2b digest, read as little-endian."""
+    return _digests(texts)[:, 0].copy()
+
+
+def checks_of(texts: Iterable[str]) -> Keys:
+    """The other half of each text's digest, uint64 (text,): it tells apart the texts of one key."""
+    return _digests(texts)[:, 1].copy()
+
+
+def _digests(texts: Iterable[str]) -> Keys:
     blake2b = hashlib.blake2b
-    return np.frombuffer(b"".join([blake2b(text.encode(), digest_size=8).digest() for text in texts]), dtype="<u8")
+    joined = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in texts])
+    return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
 
 
 def column_keys(column: pa.ChunkedArray) -> Keys:
     """`keys_of` a column, without holding all of its texts in memory at once."""
+    return _in_slices(keys_of, column)
+
+
+def column_checks(column: pa.ChunkedArray) -> Keys:
+    """`checks_of` a column, likewise."""
+    return _in_slices(checks_of, column)
+
+
+def _in_slices(hashes: Callable[[Iterable[str]], Keys], column: pa.ChunkedArray) -> Keys:
     starts = range(0, len(column), _HASHED_AT_ONCE)
-    return np.concatenate([np.empty(0, np.uint64), *(keys_of(column.slice(s, _HASHED_AT_ONCE).to_pylist()) for s in starts)])
+    return np.concatenate([np.empty(0, np.uint64), *(hashes(column.slice(s, _HASHED_AT_ONCE).to_pylist()) for s in starts)])
 
 
 _SOUGHT_AT_ONCE = 2**20

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from schemas.ledger import ErrorFigure
+from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.ledger import ErrorFigure
+from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import AnyArray, Arrays, Compression, StoredArray, bytes_to_float32, nonzero, to_float32
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from schemas.ledger import ErrorFigure
+from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal, exact_array
 from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
 from teacher_cache.encodings.exact import Exact

@@ -108,6 +108,11 @@ def encodings(signal: SignalName) -> dict[str, Encoding]:
     return {e.name: e for e in (*(profile[signal] for profile in _PROFILES.values()), _COMPRESSED[signal], *_EARLIER[signal])}
 
 
+def exact_encoding(signal: SignalName) -> Exact:
+    """The lossless encoding of the signal."""
+    return _RAW[signal]
+
+
 def encoding(signal: SignalName, name: str) -> Encoding:
     """The encoding of that name. Raises `BadInput` if this version does not know it."""
     known = encodings(signal)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from schemas.ledger import ErrorFigure
+from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import SHUFFLED, AnyArray, Arrays, Compression, StoredArray, exp, figure, to_float32
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,13 @@ from schemas.signal import SIGNALS, SignalName
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
+from teacher_cache.encodings.drift import DRIFT_ALLOWED, relative_rms
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.teachers.protocol import Teacher
 from teacher_cache.teachers.registry import family, job_for
 
-# Another device or order of summation changes values by far less; another teacher or another frame by far more.
-_DRIFT_ALLOWED = 0.02
 _DECODE_TIMEOUT_SECONDS = 120.0
 
 
@@ -57,7 +55,7 @@ def reteach(
             else:
                 drift = _drift(cache, teacher, clip, torch.from_numpy(result.frames.copy()))
                 found.append(Retaught(clip_id=clip.clip_id, drift=drift))
-                if beyond := [f"{signal} by {value:.2%}" for signal, value in drift.items() if value > _DRIFT_ALLOWED]:
+                if beyond := [f"{signal} by {value:.2%}" for signal, value in drift.items() if value > DRIFT_ALLOWED]:
                     findings.append(_finding(clip, f"the teacher now differs from the store in {', '.join(beyond)}"))
             advance(1)
     return tuple(found), tuple(findings)
@@ -88,11 +86,5 @@ def _drift(cache: Cache, teacher: Teacher, clip: Clip, frames: torch.Tensor) -> 
     for signal in cache.signals:
         encoder = encoding(signal, cache.recipe.encodings[signal])
         arrays, _ = encoder.encode(SIGNALS[signal], raw[signal][0])
-        drift[signal] = _relative_rms(encoder.decode(SIGNALS[signal], arrays), stored[signal][0])
+        drift[signal] = relative_rms(encoder.decode(SIGNALS[signal], arrays), stored[signal][0])
     return drift
-
-
-def _relative_rms(now: np.ndarray[Any, Any], then: np.ndarray[Any, Any]) -> float:
-    difference = float(np.square(now - then, dtype=np.float64).mean())
-    power = float(np.square(then, dtype=np.float64).mean())
-    return (difference / power) ** 0.5 if power > 0 else float(difference > 0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadInput
 from schemas.job import Job
-from schemas.ledger import PARTS, PartName
+from schemas.log import PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.content import content_digests

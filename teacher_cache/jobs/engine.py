@@ -10,7 +10,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, CouldNotRun
 from schemas.event import EngineEvent
 from schemas.job import Job
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.report import PilotReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.unit_worker import WorkerSpec
@@ -21,9 +21,10 @@ GROUP = "teacher_cache.engines"
 class Engine(Protocol):
     """Runs `teacher_cache.jobs.unit_worker.UnitWorker` over units of work. Units are independent and idempotent."""
 
-    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:
-        """Do every item, in any order, and yield a `UnitReport` as each is done. Raises what a worker raises.
+    def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent | None]:
+        """Do every item, in any order, and yield the `UnitReport` of each as it is written. Raises what a worker raises.
 
+        The caller commits written units, and says so between events: while there is none, yield None every second or so.
         Once ``stop`` is set, it starts no unit, finishes those in progress within ``engine.grace_seconds``, and returns.
         """
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from schemas.job import EngineJob, Prices
-from schemas.ledger import PARTS
 from schemas.report import Estimate, Hours, NodeSize, PilotReport, Requests, StageSeconds
 from teacher_cache.store.layout import MARKERS
+from teacher_cache.store.log import FEWEST_AHEAD, MOST_RECORDS, WORTH_A_CHECKPOINT
 from teacher_cache.store.shard import index_length
-from teacher_cache.store.store import volumes_to_bind
 
 Stage = Literal["teach", "decode", "encode"]
-
-_PAGE = 1000
-"""Keys per page of an S3 listing."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +23,20 @@ class StoreWork:
     opened: Requests
     """Requests that reading the store's state took."""
     exists: bool
-    segments_before: int
-    new_segments: int
-    """Catalog segments to add, each of at most `schemas.store.LONGEST_SEGMENT` rows."""
+    grows: int
+    """Tables of rows to add, each of at most `schemas.log.LONGEST_SEGMENT` rows."""
+    revises: int
+    """How many of them come with a table of the rows that they supersede."""
+    known_tables: int
+    """Tables of rows that the store has."""
     arrays: int
     """Arrays that store the job's parts, including optional arrays."""
-    signals: int
-    """Signals in the store once the job's are added."""
     arrays_there: int
     """How many of ``arrays`` the store has already."""
     others_there: int
     """Arrays of other parts in the store, which are also resized when the catalog grows."""
+    new_parts: int
+    """Parts of the job that the store lacks."""
     units: int
     shards: int
     """Shard objects to create."""
@@ -46,9 +44,6 @@ class StoreWork:
     has_heads: bool
     row_groups: int
     """Row groups of the catalog that the clips to teach are in."""
-    bound_volumes: int
-    """Ledger volumes that are already bound."""
-    open_entries: int
 
 
 @dataclass(frozen=True)
@@ -63,63 +58,37 @@ class SignalWork:
 def store_requests(work: StoreWork) -> Requests:
     """All requests of a run to its store, following `teacher_cache.jobs.run` step by step, without retries.
 
-    Not counted: shards of optional arrays, and a few requests for failed clips, for teachers that wait until a ledger volume
-    is bound, and for shards that already have entries in the open volume.
+    Units are counted as one record each, as where they come more than a second apart; in a faster run, several share a record.
+    Not counted: shards of optional arrays, and what a run meets that goes on beside another.
     """
-    bound, left_open = volumes_to_bind(work.open_entries, work.units)
-    volumes = work.bound_volumes
-    total = work.opened + _made_ready(work) + _worked(work)
-    for entries in bound:
-        total += _binding(entries, volumes)
-        volumes += 1
-    # A teacher that finds a volume closed reads its record and its table, and checks whether the next one is closed. No teacher
-    # finds the volume that is bound after the last unit.
-    met = len(bound) - (left_open == 0) if bound and work.units else 0
-    total += Requests(get=3) * met * work.teachers
-    return total + _told(work, volumes, left_open)
+    return work.opened + _made_ready(work) + _worked(work)
 
 
 _FOUND = Requests(get=1)
-"""What creating an existing object costs besides the PUT: one request to find out who created it."""
+"""What finding an existing object costs besides the PUT that was refused: one request for it."""
+_LOG_READ = Requests(list=1, get=FEWEST_AHEAD)
+"""Reading the log of a new store: its checkpoints, and that there is no record."""
 
 
 def _made_ready(work: StoreWork) -> Requests:
-    root = Requests(put=1 + len(MARKERS)) + (_FOUND * (1 + len(MARKERS)) + Requests(get=1) if work.exists else Requests())
-    declared = Requests(put=work.arrays) + (_FOUND + Requests(get=1)) * work.arrays_there
-    longer = work.arrays_there + work.others_there if work.new_segments else 0
-    lengthened = Requests(list=1, get=work.arrays + work.others_there, put=longer)
-    # Adding rows reads the known videos' keys; looking the clips up then reads the clip keys of all segments, new and old.
-    added = Requests(put=2 * work.new_segments, get=work.new_segments + (2 * work.segments_before if work.new_segments else 0))
-    closed = Requests(get=1)  # checks whether a killed run left the ledger's open volume closed but not bound
-    return root + added + declared + lengthened + closed
+    # Root, markers, and the first record.
+    made = Requests() if work.exists else Requests(put=2 + len(MARKERS)) + _LOG_READ
+    declared = Requests(put=work.arrays) + _FOUND * work.arrays_there + Requests(put=int(work.new_parts > 0))
+    longer = work.arrays_there + work.others_there if work.grows else 0
+    lengthened = Requests(get=work.arrays + work.others_there, put=longer)
+    added = Requests(put=work.grows + work.revises + int(work.grows > 0))
+    read_again = Requests(get=(work.known_tables + work.grows) if work.grows else 0)
+    return made + added + read_again + declared + lengthened
 
 
 def _worked(work: StoreWork) -> Requests:
-    """Each teacher opens the store and tries to create the heads; one succeeds.
-
-    Each unit checks who has committed it, and, before teaching and after committing, whether its volume is closed.
-    """
+    """Each teacher opens the store and tries to create the heads; one succeeds. Each unit creates its shards."""
     if not work.units:
         return Requests()
-    heads = Requests(put=2) * work.teachers + (_FOUND + Requests(get=1)) * 2 * (work.teachers - (0 if work.exists else 1))
-    opened = Requests(get=1 + len(PARTS) + work.signals) * work.teachers + (heads if work.has_heads else Requests())
-    return opened + Requests(get=work.row_groups) + Requests(get=3, put=1) * work.units + Requests(put=work.shards)
-
-
-def _binding(entries: int, volumes_before: int) -> Requests:
-    listed = 1 + _pages(entries + 1)
-    return Requests(put=4, get=1 + volumes_before + entries, list=listed)
-
-
-def _told(work: StoreWork, volumes: int, open_entries: int) -> Requests:
-    """Requests for the final status: the catalog's records, the ledger's records, and each entry of the open volume."""
-    lists = 2 + (_pages(open_entries) if open_entries else 0)
-    records = work.segments_before + work.new_segments + 2 * volumes + open_entries
-    return Requests(list=lists, get=records + len(PARTS))
-
-
-def _pages(keys: int) -> int:
-    return max(1, math.ceil(keys / _PAGE))
+    heads = Requests(put=2) * work.teachers + _FOUND * 2 * (work.teachers - (0 if work.exists else 1))
+    opened = Requests(get=1) * work.teachers + (heads if work.has_heads else Requests())
+    checkpoint = Requests(put=int(work.units >= WORTH_A_CHECKPOINT) + work.units // MOST_RECORDS)
+    return opened + Requests(get=work.row_groups) + Requests(put=work.shards + work.units) + checkpoint
 
 
 def hours(seconds: StageSeconds, engine: EngineJob) -> Hours:

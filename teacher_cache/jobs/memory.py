@@ -12,7 +12,7 @@ from pathlib import Path
 
 from schemas.errors import CouldNotRun
 from schemas.job import EngineJob, TeacherJob
-from schemas.ledger import PARTS
+from schemas.log import PARTS
 from schemas.recipe import Recipe
 from schemas.signal import Shape, SignalName
 from teacher_cache.store.layout import stored_arrays

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from schemas.clip import Clip
 from schemas.errors import BadInput, Stopped
 from schemas.job import Job
-from schemas.ledger import PARTS
+from schemas.log import PARTS
 from schemas.recipe import Layout, Recipe
 from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSeconds, UnitReport
 from schemas.signal import Shape, SignalName
@@ -21,17 +22,20 @@ from teacher_cache.clips.tables import CLIPS
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.stop import stop_on_sigterm
+from teacher_cache.jobs.commit import commit
 from teacher_cache.jobs.discovery import resolve_recipe
 from teacher_cache.jobs.engine import engine
 from teacher_cache.jobs.memory import devices_of, peak_bytes
 from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
-from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
-from teacher_cache.store.ledger import Ledger, part_of
+from teacher_cache.store.catalog import Catalog, numbered_rows
+from teacher_cache.store.layout import part_of
 from teacher_cache.store.shard import index_length
-from teacher_cache.store.store import Store, add_parts, create_store, status
+from teacher_cache.store.store import Store, add_clips, add_parts, create_store, status
 from teacher_cache.teachers.registry import family
+
+_COMMAND = "plan --pilot"
 
 
 def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> PlanReport:
@@ -51,11 +55,13 @@ def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
     recipe = resolve_recipe(job, description).model_copy(update={"layout": layout})
     with tempfile.TemporaryDirectory(prefix="teacher-cache-pilot-") as folder:
         store, left = _made_ready(folder, job, recipe, description.shapes, clips)
-        spec = WorkerSpec(store=folder, teacher=job.teacher, engine=job.engine)
+        shapes = {signal: description.shapes[signal] for signal in job.signals}
+        spec = WorkerSpec(store=folder, teacher=job.teacher, engine=job.engine, shapes=shapes)
         with stop_on_sigterm() as stop:
             units = [event for event in engine("local").run(spec, left, stop) if isinstance(event, UnitReport)]
         if stop.is_set:
             raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
+        units = commit(store, units, catalog_parts=left.catalog.parts)
         warm_up = {item.unit.name for item in left[: _warm_up_units(job)]}
         return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
 
@@ -81,13 +87,16 @@ def _made_ready(
         clip.model_copy(update={"clip_id": f"warm-up {number} {clip.clip_id}", "video_id": f"warm-up {clip.video_id}"})
         for number, clip in enumerate(islice(cycle(clips), per_shard * _warm_up_units(job)))
     ]
-    store, catalog = create_store(url, recipe), Catalog()
+    store, catalog = create_store(url, recipe, _COMMAND), Catalog()
     for some in (warm_up, clips):
         table = pa.Table.from_pylist([clip.model_dump(exclude={"row"}) for clip in some], schema=CLIPS)
-        rows = numbered_rows(table, catalog.next_row(per_shard))
-        catalog = append_rows(store.objects, catalog, rows, per_shard) or catalog
-    add_parts(store, parts, shapes, catalog.rows)
-    return store, WorkLeft(recipe, catalog, Ledger(), parts, catalog.current)
+        catalog = add_clips(store, catalog, partial(_rows_of, table, per_shard), _COMMAND)
+    add_parts(store, parts, shapes, catalog.rows, _COMMAND)
+    return store, WorkLeft(recipe, catalog, store.state, parts, catalog.current)
+
+
+def _rows_of(clips: pa.Table, per_shard: int, catalog: Catalog) -> pa.Table:
+    return numbered_rows(clips, catalog.next_row(per_shard))
 
 
 def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[UnitReport]) -> PilotReport:
@@ -125,12 +134,12 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _bytes(job: Job, store: Store) -> dict[str, int]:
     """Bytes of the measured chunks of each signal, without warm-up units and shard indexes."""
-    ledger = store.ledger()
+    state = store.state
     total = dict.fromkeys(map(str, job.signals), 0)
-    for array in ledger.arrays():
+    for array in state.arrays():
         signal = part_of(array)
         if signal in total:
-            lengths = ledger.shard_lengths(array)[_warm_up_units(job) :]
+            lengths = state.shard_lengths(array)[_warm_up_units(job) :]
             index = index_length(store.recipe.layout.clips_per_shard)
             total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
     return total

@@ -11,9 +11,8 @@ import numpy as np
 from schemas.clip import Clip
 from schemas.errors import BadInput
 from schemas.job import Job
-from schemas.ledger import PartName
+from schemas.log import LONGEST_SEGMENT, PartName
 from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
-from schemas.store import LONGEST_SEGMENT
 from teacher_cache.clips.content import local_path
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.progress import Progress, no_progress
@@ -25,7 +24,7 @@ from teacher_cache.jobs.memory import worker_bytes
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.ledger import clip_counts
+from teacher_cache.store.state import clip_counts
 from teacher_cache.store.store import Store, open_store
 from teacher_cache.teachers.registry import family
 
@@ -86,16 +85,16 @@ class _Outlook:
 
 
 def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
-    store, known, ledger = state_of(url, facts.recipe)
+    store, known, state = state_of(url, facts.recipe)
     if store is None:
         require_bucket(url)
-    again = rows_to_redo(known, ledger, () if store is None else store.parts, retry_failed=False)
+    again = rows_to_redo(known, state, () if store is None else store.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)
+    catalog = known.with_rows(added) if added.num_rows else known
     # One request finds out that there is no store.
     opened = Requests(get=1) if store is None else store.objects.take_requests()
-    catalog = known.with_rows(added) if added.num_rows else known
-    left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
+    left = WorkLeft(facts.recipe, catalog, state, facts.parts, rows_of(clips, catalog))
     return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, VIDEO_REQUESTS.take())
 
 
@@ -118,13 +117,13 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
         store=job.store,
         store_exists=store is not None,
         fingerprint=facts.recipe.fingerprint,
-        clips=clip_counts(outlook.catalog.current, left.ledger, facts.parts),
+        clips=clip_counts(outlook.catalog.current, left.state, facts.parts),
         videos=facts.videos.num_rows,
         new_clips=outlook.new_clips,
         clips_to_do=len(to_do),
         units=len(left),
         bytes_uncompressed={part: left.clips(part) * _clip_bytes(facts, part) for part in facts.parts},
-        objects=len(left) + work.shards,
+        objects=work.shards,
         requests=requests,
         memory=TeacherMemory(host=memory.host, device=memory.device),
         pilot=pilot,
@@ -141,19 +140,18 @@ def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
     return StoreWork(
         opened=outlook.opened,
         exists=store is not None,
-        segments_before=outlook.known.segments,
-        new_segments=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
+        grows=math.ceil(outlook.new_clips / LONGEST_SEGMENT),
+        revises=outlook.catalog.revisions - outlook.known.revisions,
+        known_tables=outlook.known.parts,
         arrays=sum(arrays[part] for part in facts.parts),
-        signals=len(arrays.keys() - {"clock"}),
         arrays_there=sum(arrays[part] for part in facts.parts if part in found),
         others_there=sum(arrays[part] for part in found if part not in facts.parts),
+        new_parts=len(set(facts.parts) - set(found)),
         units=len(left),
         shards=sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
         teachers=teachers_of(job.engine, len(left)),
         has_heads="f4d" in facts.shapes,
         row_groups=outlook.catalog.row_groups(left.to_teach),
-        bound_volumes=left.ledger.bound_volumes,
-        open_entries=left.ledger.open_entries,
     )
 
 

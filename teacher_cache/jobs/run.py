@@ -13,6 +13,7 @@ from schemas.report import FailedClip, JobRequests, Requests, RunReport, StageSe
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm
+from teacher_cache.jobs.commit import Committer
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
@@ -28,9 +29,7 @@ from teacher_cache.store.store import (
     find_store,
     lengthen,
     require_recipe,
-    settle_ledger,
     status,
-    tend_ledger,
 )
 
 Listener = Callable[[Event], None]
@@ -56,15 +55,17 @@ def run_job(
     start = time.perf_counter()
     VIDEO_REQUESTS.take()
     workers = engine(job.engine.kind)
-    spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine)
     facts = discover(job)
+    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
+    spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine, shapes=shapes)
     repaired = Requests()
     if repair and (found := find_store(job.store)) is not None:
         require_recipe(found, facts.recipe)
-        if retire_damaged(found, facts.shapes, progress):
+        if retire_damaged(job.store, progress):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
     store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    before = bytes_by_signal(store.state, facts.signals)
     asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
     listen(
         RunStarted(
@@ -94,7 +95,6 @@ def run_job(
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
-    before = bytes_by_signal(left.ledger, facts.signals)
     stage_seconds = StageSeconds(**stages)
     return RunReport(
         **state.model_dump(),
@@ -148,33 +148,31 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 
     The requests are those that other connections than the returned store's have sent.
     """
-    found, catalog, ledger = state_of(job.store, facts.recipe)
-    again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
+    found, catalog, state = state_of(job.store, facts.recipe)
+    again = rows_to_redo(catalog, state, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
     # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
-    store = create_store(job.store, facts.recipe)
-    catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again))
-    add_parts(store, facts.parts, facts.shapes, catalog.rows)
+    is_made = found is not None and found.version >= 0
+    store = found if found is not None and is_made else create_store(job.store, facts.recipe, "run")
+    catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again), "run")
+    add_parts(store, facts.parts, facts.shapes, catalog.rows, "run")
     lengthen(store, catalog.rows)
-    left = WorkLeft(facts.recipe, catalog, ledger, facts.parts, rows_of(clips, catalog))
-    # A Store caches its parts, and these were just created.
-    asked = Requests(get=1) if found is None else found.objects.take_requests()
-    return Store(store.objects, store.recipe), left, clips.num_rows - left.rows, asked
+    left = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))
+    asked = Requests() if is_made else Requests(get=1)
+    return store, left, clips.num_rows - left.rows, asked
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:
-    """The engine's events. Closes and binds ledger volumes as they grow long."""
-    volume, entries = left.ledger.open_volume, left.ledger.open_entries
-    spec = spec.model_copy(update={"ledger_volume": volume})
-    # A killed run may have left the volume too long, or closed but not bound.
-    if settle_ledger(store, volume) or tend_ledger(store, volume, entries, done=False):
-        volume, entries = volume + 1, 0
-    for event in workers.run(spec, left, stop) if left else ():
-        if (
-            isinstance(event, UnitReport) and not event.already_done
-        ):  # an entry that others committed may be in an earlier volume
-            entries += 1
-            if tend_ledger(store, volume, entries, done=False):
-                volume, entries = volume + 1, 0
-        yield event
-    tend_ledger(store, volume, entries, done=True)
+    """The engine's events; those of units as soon as they are committed."""
+    if not left:
+        store.log.make_checkpoint(at_end=True)
+        return
+    with Committer(store) as committer:
+        for event in workers.run(spec, left, stop):
+            if isinstance(event, UnitReport):
+                committer.add(event)
+            elif event is not None:
+                yield event
+            yield from committer.done()
+        committer.close()
+        yield from committer.done()

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from schemas.clip import Clip, Window
 from schemas.errors import VideoError
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from teacher_cache.clips.decode import DecodedClip
 
 Decoded = DecodedClip | VideoError

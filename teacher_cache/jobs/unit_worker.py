@@ -1,19 +1,20 @@
-"""Decoded clips of one unit in; its shards and ledger entry out: teach → encode → write. Independent of Ray and of the engine.
+"""Decoded clips of one unit in; its shards, and what the log is to say of it, out: teach → encode → write.
 
-A unit is idempotent and may run twice at once: its objects are created, never overwritten, and its ledger entry, written
-last, commits it.
+Independent of Ray and of the engine. A unit is idempotent and may run twice at once: its objects are created, never overwritten.
+An object that stands already is taken over. Workers write shards and nothing else; the run's driver commits them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ from schemas.base import Frozen, sha256_digest
 from schemas.clip import Clip, FailureReason, FrameClock
 from schemas.errors import BadInput, CouldNotRun, StoreDamaged, VideoError
 from schemas.job import EngineJob, TeacherJob
-from schemas.ledger import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit, WorkItem
+from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
-from schemas.signal import SIGNALS, SignalName
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.encodings.base import Arrays
+from teacher_cache.encodings.drift import taken_over
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
@@ -39,9 +41,8 @@ from teacher_cache.jobs.memory import (
     require_host_memory,
     worker_bytes,
 )
-from teacher_cache.store.chunk import encode_chunk, split_checksum
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.ledger import Journal
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.teachers.heads import RawSignals
@@ -55,8 +56,8 @@ class WorkerSpec(Frozen):
     store: str
     teacher: TeacherJob
     engine: EngineJob
-    ledger_volume: int = 0
-    """The ledger volume that was open when the work was planned."""
+    shapes: dict[SignalName, Shape]
+    """Shape of one clip of each signal of the store."""
 
 
 class UnitWorker:
@@ -87,7 +88,6 @@ class UnitWorker:
         self._free: SimpleQueue[Teacher] = SimpleQueue()
         for teacher in teachers:
             self._free.put(teacher)
-        self._journal = Journal(self.store.objects, spec.ledger_volume)
         # The compressors release the GIL, so they run in parallel with a teacher.
         self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
@@ -95,7 +95,7 @@ class UnitWorker:
 
     def _require_memory(self, spec: WorkerSpec) -> None:
         """Raises `CouldNotRun` before anything large is loaded."""
-        needed = worker_bytes(self.store.recipe, self.store.shapes(), family(spec.teacher.family), spec.teacher, spec.engine)
+        needed = worker_bytes(self.store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         require_host_memory(needed, machine_bytes(), "this machine")
         for device in self.devices if spec.engine.gpus_per_teacher else ():
             total = torch.cuda.get_device_properties(device).total_memory
@@ -126,27 +126,15 @@ class UnitWorker:
         self.compressors.shutdown(cancel_futures=True)
 
     def teach(self, item: WorkItem, decoded: Iterator[DecodedClip | VideoError]) -> TaughtUnit:
-        """Teach and encode a unit's clips. ``decoded`` yields them in the item's order. A failed clip fails only its own row.
-
-        Parts that other workers have committed since are skipped.
-        """
-        standing = self._journal.standing(item.unit.shard)
-        left = tuple(part for part in item.unit.parts if not any(part in entry.unit.parts for entry in standing))
-        if not left:
-            return TaughtUnit(self, item, standing[-1])
-        unit = TaughtUnit(self, item.model_copy(update={"unit": Unit(shard=item.unit.shard, parts=left)}))
+        """Teach and encode a unit's clips. ``decoded`` yields them in the item's order. A failed clip fails only its own row."""
+        unit = TaughtUnit(self, item)
         for batch in unit.batches(decoded):
             unit.teach(batch)
         return unit
 
     def write(self, unit: TaughtUnit) -> UnitReport:
-        """Write a taught unit's shards and commit it. Raises `CouldNotRun` if a foreign object is in the way."""
-        if unit.standing is not None:
-            return self._told(unit.report(unit.standing, already_done=True))
-        entry = unit.write()
-        with unit.clock.stage("put"):
-            already_done = not self._journal.commit(entry)
-        return self._told(unit.report(entry, already_done=already_done))
+        """Write a taught unit's shards. The report says what the log is to say of it: until then, it is not committed."""
+        return self._told(unit.report(unit.write()))
 
     def _told(self, report: UnitReport) -> UnitReport:
         """Add the requests to store and videos since the last report, of whichever unit."""
@@ -180,17 +168,39 @@ class _Compressed:
     """CPU seconds that compressing them took."""
 
 
+@dataclass(frozen=True)
+class _Committed:
+    """What is to be said of a row with targets."""
+
+    decoder: str
+    """Name and version."""
+    errors: dict[str, ErrorFigure]
+    """Signal → its encoding error."""
+    exact: frozenset[str]
+    """Signals that are in their exact array."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A taught batch, in case that it must be compared with what stands."""
+
+    clips: list[tuple[Clip, str, FrameClock]]
+    """Clip, its decoder, and its clock."""
+    frames: torch.Tensor
+    """uint8 (clip, frame, y, x, rgb)."""
+
+
 class TaughtUnit:
     """A unit being taught: its clips' encoded chunks and its rows' outcomes, before they are written."""
 
-    def __init__(self, worker: UnitWorker, item: WorkItem, standing: LedgerEntry | None = None) -> None:
-        self.standing = standing
-        """The entry of another worker that committed the unit first, if any."""
+    def __init__(self, worker: UnitWorker, item: WorkItem) -> None:
         self.clock = StageClock()
         self._worker, self._store, self._item = worker, worker.store, item
         self._signals: tuple[SignalName, ...] = tuple(part for part in item.unit.parts if part != "clock")
-        self._outcomes: dict[int, RowOutcome] = {outcome.row: outcome for outcome in item.settled}
+        self._failed: dict[int, FailedRow] = {row.row: row for row in item.settled}
         self._failures: list[FailedClip] = []
+        self._committed: dict[int, _Committed] = {}
+        self._kept: list[_Kept] = []
         self._arrays = {a.name: a for part in item.unit.parts for a in stored_arrays(self._store.recipe, part, worker.shapes)}
         self._compressed: dict[int, Future[_Compressed]] = {}
 
@@ -214,18 +224,24 @@ class TaughtUnit:
     def fail(self, clip: Clip, reason: FailureReason, detail: str) -> None:
         """Record the clip's row as failed."""
         self._failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
-        self._outcomes[clip.row] = RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
+        self._failed[clip.row] = FailedRow(row=clip.row, reason=reason, detail=detail)
+        self._committed.pop(clip.row, None)
 
     def teach(self, batch: Sequence[tuple[Clip, DecodedClip]]) -> None:
         """Teach and encode a batch of decoded clips, which may come from different videos."""
-        raw: RawSignals = {}
-        if self._signals:
-            frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
-            with self._worker.teacher() as teacher, self.clock.stage("teach"):
-                raw = teacher.raw(frames, self._signals)
-                _wait_for_device(raw)
+        frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
+        self._kept.append(_Kept([(clip, decoded.decoder, decoded.clock) for clip, decoded in batch], frames))
+        raw = self._raw(frames)
         for index, (clip, decoded) in enumerate(batch):
             self._encode(clip, decoded, {signal: values[index] for signal, values in raw.items()})
+
+    def _raw(self, frames: torch.Tensor) -> RawSignals:
+        if not self._signals:
+            return {}
+        with self._worker.teacher() as teacher, self.clock.stage("teach"):
+            raw = teacher.raw(frames, self._signals)
+            _wait_for_device(raw)
+        return raw
 
     def _encode(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> None:
         self._worker.encoded.acquire()
@@ -256,14 +272,8 @@ class TaughtUnit:
                 return None
             arrays |= encoded
             errors[signal] = error
-        self._outcomes[clip.row] = RowOutcome(
-            row=clip.row,
-            clip_id=clip.clip_id,
-            status="committed",
-            decoder=decoded.decoder,
-            errors=errors,
-            optional_arrays=tuple(name for name in arrays if self._arrays[name].optional),
-        )
+        exact = frozenset(signal for signal in raw if exact_array(signal) in arrays)
+        self._committed[clip.row] = _Committed(decoded.decoder, errors, exact)
         return arrays
 
     def _compress(self, arrays: Arrays) -> _Compressed:
@@ -274,61 +284,144 @@ class TaughtUnit:
             self._worker.encoded.release()
         return _Compressed(chunks, time.thread_time() - start)
 
-    def write(self) -> LedgerEntry:
-        """Create the unit's shards. Returns its ledger entry, not yet committed."""
+    def write(self) -> UnitCommitted:
+        """Create the unit's shards. Returns what the log is to say of it."""
         per_shard = self._store.recipe.layout.clips_per_shard
+        shard = self._item.unit.shard
         compressed = {row % per_shard: future.result() for row, future in self._compressed.items()}
         self.clock.seconds["encode"] += sum(clip.seconds for clip in compressed.values())
         objects: dict[str, StoredObject] = {}
+        standing: dict[str, bytes] = {}
+        differs = False
         for name, array in self._arrays.items():
             chunks = {slot: clip.chunks.pop(name) for slot, clip in compressed.items() if name in clip.chunks}
             if chunks:  # Zarr writes no object for a shard without chunks
+                key, own = shard_key(array, shard), pack_shard(chunks, per_shard)
                 with self.clock.stage("put"):
-                    key = shard_key(array, self._item.unit.shard)
-                    objects[key] = self._put(key, chunks)
-        rows = tuple(self._outcomes[row] for row in sorted(self._outcomes))
-        return LedgerEntry(unit=self._item.unit, fingerprint=self._store.recipe.fingerprint, objects=objects, rows=rows)
-
-    def report(self, entry: LedgerEntry, *, already_done: bool) -> UnitReport:
-        """The unit's event for the engine's caller: counts, bytes and seconds."""
-        committed = sum(row.status == "committed" for row in entry.rows)
-        return UnitReport(
-            unit=self._item.unit.name,
-            committed=committed,
-            failed=len(entry.rows) - committed,
-            bytes=sum(stored.length for stored in entry.objects.values()),
-            seconds=StageSeconds(**self.clock.seconds),
-            failures=() if already_done else tuple(self._failures),
-            already_done=already_done,
+                    found = self._created(key, own)
+                objects[key] = StoredObject(digest=sha256_digest(found), length=len(found))
+                standing[name] = found
+                differs = differs or found != own
+        if differs:
+            self._take_over(standing)
+        self._kept.clear()
+        return UnitCommitted(
+            shard=shard,
+            parts=self._item.unit.parts,
+            rows=len(self._item.clips) + len(self._item.settled),
+            failed=tuple(self._failed[row] for row in sorted(self._failed)),
+            exact=self._rows_by(lambda row: sorted(row.exact)),
+            objects=objects,
+            figures=self._figures(),
+            decoders=self._rows_by(lambda row: [row.decoder]),
         )
 
-    def _put(self, key: str, chunks: dict[int, bytes]) -> StoredObject:
-        clips_per_shard = self._store.recipe.layout.clips_per_shard
-        data = pack_shard(chunks, clips_per_shard)
-        if not self._store.objects.create(key, data):
-            data = self._adopted(key, data, set(chunks))
-        return StoredObject(digest=sha256_digest(data), length=len(data))
+    def _created(self, key: str, own: bytes) -> bytes:
+        """The bytes that stand at the key: this unit's, or those of another worker, or an earlier run, that did it before."""
+        while not self._store.objects.create(key, own):
+            found = self._store.objects.get(key)
+            if found is not None:  # otherwise it was deleted in between
+                return found
+        return own
 
-    def _adopted(self, key: str, own: bytes, slots: set[int]) -> bytes:
-        """The object that another worker, or an earlier run, created for this unit without committing it.
+    def _take_over(self, standing: Mapping[str, bytes]) -> None:
+        """Let the rows' outcomes be what the unit's objects hold, some of which another worker made; teaches them once more.
 
-        It is adopted if it is intact. Its bytes may differ from ours, since GPU arithmetic is not bit-reproducible, but they
-        come from the same teacher and the same frames.
+        Its bytes may differ from ours, since GPU arithmetic is not bit-reproducible. A row is committed if every array holds it
+        within the drift that such arithmetic explains. Its figures are measured on what stands.
         """
-        found = self._store.objects.get(key)
-        if found is None:
-            raise CouldNotRun(f"{key} of {self._store.url} was deleted while this unit was written; run the job again")
-        if found != own:
-            try:
-                chunks = unpack_shard(found, self._store.recipe.layout.clips_per_shard)
-            except StoreDamaged:
-                chunks = {}
-            if chunks.keys() != slots or not all(split_checksum(chunk)[1] for chunk in chunks.values()):
-                raise CouldNotRun(
-                    f"{key} of {self._store.url} exists, belongs to no committed unit and does not hold this unit's clips. "
-                    "With no other run at work, `teacher-cache gc` removes it; then run the job again."
-                )
-        return found
+        chunks = {name: _chunks_in(data, self._store.recipe.layout.clips_per_shard) for name, data in standing.items()}
+        for batch in self._kept:
+            raw = self._raw(batch.frames)
+            for index, (clip, decoder, clock) in enumerate(batch.clips):
+                if clip.row in self._committed:
+                    self._take_over_row(clip, decoder, clock, {s: values[index] for s, values in raw.items()}, chunks)
+
+    def _take_over_row(
+        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, bytes]]
+    ) -> None:
+        slot = clip.row % self._store.recipe.layout.clips_per_shard
+        decoded = {name: self._decoded(name, chunks[name][slot]) for name in chunks if slot in chunks[name]}
+        held = {name: values for name, values in decoded.items() if values is not None}
+        errors: dict[str, ErrorFigure] = {}
+        exact: set[str] = set()
+        if "clock" in self._item.unit.parts:
+            for name, own in _clock_values(clock).items():
+                if name not in held or not np.array_equal(held[name], own):
+                    return self._fail_row(clip, name)
+        for signal, values in raw.items():
+            name = signal if signal in held else exact_array(signal)
+            encoder = self._store.recipe.encodings[signal]
+            figure = taken_over(signal, encoder, values, {name: held[name]}) if name in held else None
+            if figure is None:
+                return self._fail_row(clip, signal)
+            errors[signal] = figure
+            exact |= {signal} if name != signal else set()
+        self._committed[clip.row] = _Committed(decoder, errors, frozenset(exact))
+        return None
+
+    def _fail_row(self, clip: Clip, array: str) -> None:
+        detail = (
+            f"the shard of {array} that an earlier attempt left does not hold this clip as it is taught now; "
+            "the next run teaches it in a new row"
+        )
+        self.fail(clip, "missing_in_shard", detail)
+
+    def _decoded(self, name: str, chunk: bytes) -> np.ndarray[Any, Any] | None:
+        values: np.ndarray[Any, Any] = clip_buffer(self._arrays[name], 1)[0]
+        try:
+            decode_chunk(chunk, self._arrays[name], values)
+        except ValueError:
+            return None
+        return values
+
+    def _rows_by(self, keys: Callable[[_Committed], list[Any]]) -> dict[Any, tuple[int, ...]]:
+        found: defaultdict[Any, list[int]] = defaultdict(list)
+        for row in sorted(self._committed):
+            for key in keys(self._committed[row]):
+                found[key].append(row)
+        return {key: tuple(rows) for key, rows in sorted(found.items())}
+
+    def _figures(self) -> tuple[ErrorFigures, ...]:
+        found: defaultdict[tuple[SignalName, str, float], list[tuple[int, ErrorFigure]]] = defaultdict(list)
+        for row in sorted(self._committed):
+            for signal, error in self._committed[row].errors.items():
+                found[cast("SignalName", signal), error.measure, error.bound].append((row, error))
+        return tuple(
+            ErrorFigures(
+                signal=signal,
+                measure=measure,
+                bound=bound,
+                rows=tuple(row for row, _ in errors),
+                measured=tuple(_short(error.measured) for _, error in errors),
+                relative_rms=tuple(_short(error.relative_rms) for _, error in errors),
+            )
+            for (signal, measure, bound), errors in sorted(found.items())
+        )
+
+    def report(self, written: UnitCommitted) -> UnitReport:
+        """The unit's event for the engine's caller: counts, bytes and seconds."""
+        return UnitReport(
+            unit=self._item.unit.name,
+            committed=written.rows - len(written.failed),
+            failed=len(written.failed),
+            bytes=sum(stored.length for stored in written.objects.values()),
+            seconds=StageSeconds(**self.clock.seconds),
+            failures=tuple(self._failures),
+            written=written,
+        )
+
+
+def _short(value: float) -> float:
+    """Four significant digits: a log that ten million clips are in is read often."""
+    return float(f"{value:.4g}")
+
+
+def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, bytes]:
+    try:
+        return unpack_shard(shard, clips_per_shard)
+    except StoreDamaged:
+        return {}
 
 
 def _clock_values(clock: FrameClock) -> Arrays:

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.ledger import PartName, RowOutcome, Unit, WorkItem
+from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
-from teacher_cache.store.ledger import FAILED, Ledger
+from teacher_cache.store.state import FAILED, State
 from teacher_cache.store.store import Store, find_store, require_recipe
 
 
@@ -40,24 +40,36 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
     return numbered_rows(clips.drop("clip_key").filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
 
 
-def rows_to_redo(catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
-    """Current rows whose clips are to be taught again in new rows: retired rows and, if ``retry_failed``, failed ones."""
+def rows_to_redo(catalog: Catalog, state: State, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
+    """Current rows whose clips are to be taught again in new rows.
+
+    Those are rows that are retired, barred, or failed without their video's fault; with ``retry_failed``, all that failed.
+    """
     rows = catalog.current
-    redo = np.isin(rows, list(ledger.retired))
+    redo = np.isin(rows, [*state.retired, *state.rows_failed_for("missing_in_shard")]) | _barred(
+        rows, state, parts, state.clips_per_shard
+    )
     if retry_failed:
-        redo |= ledger.status(rows, parts) == FAILED
+        redo |= state.status(rows, parts) == FAILED
     return rows[redo]
+
+
+def _barred(rows: Rows, state: State, parts: Sequence[PartName], per_shard: int) -> NDArray[np.bool_]:
+    """Whether each row is in a shard in which one of ``parts`` can no longer be committed: bool (row,)."""
+    barred: NDArray[np.bool_] = np.isin(rows // per_shard, [shard for part, shard in state.barred if part in parts])
+    return barred
 
 
 class WorkLeft(Sequence[WorkItem]):
     """The units left: one for every shard that contains any of ``rows`` and lacks any of ``parts``. Items are made lazily."""
 
-    def __init__(self, recipe: Recipe, catalog: Catalog, ledger: Ledger, parts: Sequence[PartName], rows: Rows) -> None:
+    def __init__(self, recipe: Recipe, catalog: Catalog, state: State, parts: Sequence[PartName], rows: Rows) -> None:
         self._per_shard = recipe.layout.clips_per_shard
-        self.catalog, self.ledger, self._parts = catalog, ledger, tuple(parts)
-        # A retired row whose clip could not get a new row (its video is missing) leaves nothing to do in its old shard.
-        shards = np.unique(rows[~np.isin(rows, list(ledger.retired))] // self._per_shard)
-        lacks = np.array([~ledger.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
+        self.catalog, self.state, self._parts = catalog, state, tuple(parts)
+        # A retired or barred row whose clip could not get a new row (its video is missing) leaves nothing to do in its shard.
+        is_left = ~np.isin(rows, list(state.retired)) & ~_barred(rows, state, parts, self._per_shard)
+        shards = np.unique(rows[is_left] // self._per_shard)
+        lacks = np.array([~state.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
         self._shards: NDArray[np.int64] = shards[lacks.any(axis=0)]
         self._lacks: NDArray[np.bool_] = lacks[:, lacks.any(axis=0)]
 
@@ -104,37 +116,37 @@ class WorkLeft(Sequence[WorkItem]):
     def _rows_to_teach(self, shards: NDArray[np.int64]) -> Rows:
         rows = self.catalog.current
         rows = rows[np.isin(rows // self._per_shard, shards)]
-        to_teach: Rows = rows[self.ledger.status(rows, ["clock"]) != FAILED]
+        to_teach: Rows = rows[self.state.status(rows, ["clock"]) != FAILED]
         return to_teach
 
     def _rows(self, shard: int) -> Rows:
         return self.catalog.rows_between(shard * self._per_shard, (shard + 1) * self._per_shard)
 
-    def _settled(self, clip: Clip, latest: int) -> RowOutcome | None:
+    def _settled(self, clip: Clip, latest: int) -> FailedRow | None:
         """The outcome of a row that need not be taught: its video failed for earlier signals, or a later row supersedes it.
 
         None for a row to teach. ``latest`` is the clip's current row, -1 if it has none.
         """
         if latest != clip.row:
             detail = "its video has no such window now" if latest < 0 else f"row {latest} holds this clip now"
-            return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason="superseded", detail=detail)
-        failure = self.ledger.failure(clip.row, ["clock"])
+            return FailedRow(row=clip.row, reason="superseded", detail=detail)
+        failure = self.state.failure(clip.row, ["clock"])
         if failure is None:
             return None
         reason, detail = failure
-        return RowOutcome(row=clip.row, clip_id=clip.clip_id, status="failed", reason=reason, detail=detail)
+        return FailedRow(row=clip.row, reason=reason, detail=detail)
 
     def __iter__(self) -> Iterator[WorkItem]:
         return (self[index] for index in range(len(self)))
 
 
-def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, Ledger]:
-    """The store at ``url`` if there is one, its catalog and its ledger. Raises `RecipeMismatch`."""
+def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, State]:
+    """The store at ``url`` if there is one, its catalog and its state. Raises `RecipeMismatch`."""
     store = find_store(url)
     if store is None:
-        return None, Catalog(), Ledger()
+        return None, Catalog(), State(recipe.layout.clips_per_shard)
     require_recipe(store, recipe)
-    return store, store.catalog(), store.ledger()
+    return store, store.catalog(), store.state
 
 
 def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:

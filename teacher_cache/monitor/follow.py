@@ -1,6 +1,6 @@
 """A store that other processes write to in; its counts, growth rate and ETA out, polled from any machine.
 
-A poll costs a few requests, whatever the store's size: listings, and the new entries of the ledger.
+A poll costs a few requests, whatever the store's size: listings, and the new entries of the state.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from teacher_cache.monitor.display import (
     reasons,
 )
 from teacher_cache.monitor.progress import StoreCounts, StoreFigures, store_figures
-from teacher_cache.store.catalog import Catalog
-from teacher_cache.store.layout import CATALOG
-from teacher_cache.store.ledger import FAILED, LedgerReader, clip_counts
+from teacher_cache.store.state import FAILED, clip_counts
 from teacher_cache.store.store import Store
 
 
@@ -40,23 +38,20 @@ class StoreFollower:
     """Reads a store's counts repeatedly, each time only what was added."""
 
     def __init__(self, store: Store) -> None:
-        self._url, self._objects, self._recipe = store.url, store.objects, store.recipe
-        self._ledger = LedgerReader(store.objects)
-        self._segments: dict[str, bool] = {}
-        self._catalog = Catalog()
+        self._store = store
+        self._catalog = store.catalog()
 
     def look(self) -> StoreCounts:
         """The store's counts now. Raises `Unreachable`; a later call may succeed."""
-        segments = self._objects.level(CATALOG)
-        store = Store(self._objects, self._recipe)  # a new one, since a Store caches its signals, and some may have been added
-        if segments != self._segments:
-            self._catalog, self._segments = store.catalog(), segments
-        ledger, parts, rows = self._ledger.read(), store.parts, self._catalog.current
-        lost = rows[ledger.status(rows, parts) == FAILED]
-        found = (ledger.failure(row, parts) for row in np.asarray(lost).tolist())
+        state = self._store.log.read()
+        if self._catalog.parts != len(state.rows_added):
+            self._catalog = self._store.catalog()
+        parts, rows = self._store.parts, self._catalog.current
+        lost = rows[state.status(rows, parts) == FAILED]
+        found = (state.failure(row, parts) for row in np.asarray(lost).tolist())
         return StoreCounts(
-            clips=clip_counts(rows, ledger, parts),
-            bytes=sum(map(ledger.bytes_of, ledger.arrays())),
+            clips=clip_counts(rows, state, parts),
+            bytes=sum(map(state.bytes_of, state.arrays())),
             failures=Counter(failure[0] for failure in found if failure is not None),
         )
 

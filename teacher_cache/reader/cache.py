@@ -1,4 +1,4 @@
-"""A store's URL and clip ids in; targets in physical units out. Only clips that the ledger has committed can be read.
+"""A store's URL and clip ids in; targets in physical units out. Only clips that the log has committed can be read.
 
 Imports neither Ray nor a teacher. Imports torch only for a dataset, for `Cache.decode` or for the heads.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
-from schemas.ledger import PartName
+from schemas.log import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.view import WHOLE, View
@@ -30,9 +30,9 @@ from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, Co
 from teacher_cache.reader.stored import Stored, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
-from teacher_cache.store.layout import CLOCK_ARRAYS, HEADS_CARD, HEADS_FILE, clock_arrays, stored_arrays
-from teacher_cache.store.ledger import COMMITTED, FAILED, Ledger
+from teacher_cache.store.layout import CLOCK_ARRAYS, HEADS_CARD, HEADS_FILE, clock_arrays, part_of, stored_arrays
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
+from teacher_cache.store.state import COMMITTED, FAILED
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -55,32 +55,43 @@ class _Group(NamedTuple):
     arrays: list[StoredArray]
 
 
-def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
-    """Open the store at ``url`` (any fsspec URL or local path) for reading; ``disk`` caches its chunks locally.
+def open_cache(url: str, disk: ChunkTier | None = None, *, version: int | None = None) -> Cache:
+    """Open the store at ``url`` (s3://, gs://, az:// or a local path) for reading; ``disk`` caches its chunks locally.
 
-    Raises `StoreNotFound`, `BadInput` for something else at the URL or a store of another format version, `StoreDamaged`,
-    and `Unreachable`.
+    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. Raises
+    `StoreNotFound`, `BadInput` for something else at the URL, another format version or a version that the store does not have,
+    `StoreDamaged`, and `Unreachable`.
     """
-    return Cache(open_store(str(url)), disk)
+    return Cache(open_store(str(url), version), disk)
+
+
+def _reopened(url: str, disk: ChunkTier | None, version: int) -> Cache:
+    return open_cache(url, disk, version=version)
 
 
 class Cache:
-    """A store, open for reading. It shows the clips committed when its catalog and ledger are first read; open again for newer.
+    """A store, open for reading at one version: whatever is committed later, it shows the same. Open again for newer.
 
-    Picklable: a copy opens the store again. Does not survive a fork.
+    Picklable: a copy opens the same version. Does not survive a fork.
     """
 
     def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
         self._store, self._disk = store, disk
+        self._state = store.state
         self._process = os.getpid()
 
-    def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
-        return open_cache, (self.url, self._disk)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.url, self._disk, self.version)
 
     @property
     def url(self) -> str:
         """The store's URL."""
         return self._store.url
+
+    @property
+    def version(self) -> int:
+        """The version of the store that this shows: the number of the last record of its log that counts."""
+        return self._store.version
 
     @property
     def recipe(self) -> Recipe:
@@ -102,10 +113,6 @@ class Cache:
         return self._store.catalog()
 
     @cached_property
-    def _ledger(self) -> Ledger:
-        return self._store.ledger()
-
-    @cached_property
     def clips(self) -> pa.Table:
         """One row per clip: clip_id, video (its URI), status (committed, failed or pending), reason, detail, row,
         content_digest, video_id, window_start, window_stop.
@@ -114,8 +121,8 @@ class Cache:
         [window_start, window_stop) is the clip's window of its video, null for the whole video; see `schemas.clip.Window`.
         """
         rows = self._catalog.current
-        status = self._ledger.status(rows, self._store.parts)
-        failures = {int(row): self._ledger.failure(int(row), self._store.parts) or ("", "") for row in rows[status == FAILED]}
+        status = self._state.status(rows, self._store.parts)
+        failures = {int(row): self._state.failure(int(row), self._store.parts) or ("", "") for row in rows[status == FAILED]}
         names = pa.array(["pending", "committed", "failed", "pending"])
         columns: dict[str, Any] = {name: self._catalog.table(rows, [name])[name] for name in ("clip_id", "video")}
         columns["status"] = names.take(pa.array(status))
@@ -127,16 +134,13 @@ class Cache:
         return pa.table(columns)
 
     def committed_ids(self) -> list[str]:
-        """Ids of the clips that are committed in every signal, in row order."""
+        """Ids of the clips that are committed in every signal, sorted: in what order they were committed does not matter."""
         rows = self._catalog.current
-        committed = rows[self._ledger.status(rows, self._store.parts) == COMMITTED]
-        return list(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
+        committed = rows[self._state.status(rows, self._store.parts) == COMMITTED]
+        return sorted(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
 
     def shape(self, name: str) -> Shape:
-        """Shape of one clip in what `read` returns under ``name``. Reads metadata only.
-
-        Raises `SignalMissing`, and `StoreDamaged` if the array's metadata is missing or invalid.
-        """
+        """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
         self._part(name)
         return self._decoded_form(name)[0]
 
@@ -218,7 +222,7 @@ class Cache:
         return read_stitched(self.read, self._clips_of(video_id), signals, align, seed)
 
     def _clips_of(self, video_id: str) -> list[Clip]:
-        found = self._catalog.clips(self._catalog.rows_of_videos([video_id]))
+        found = [clip for clip in self._catalog.clips(self._catalog.rows_of_videos([video_id])) if clip.video_id == video_id]
         if not found:
             raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{self._hint(video_id, 'video_id')}")
         return found
@@ -238,7 +242,7 @@ class Cache:
         return {name: self._groups_of(name, rows) for name in signals}
 
     def _groups_of(self, name: str, rows: NDArray[np.int64]) -> list[_Group]:
-        is_exact = self._ledger.has_optional(exact_array(name), rows).astype(bool)
+        is_exact = self._state.is_exact(exact_array(name), rows)
         groups = []
         for optional in (False, True):
             indices = np.flatnonzero(is_exact == optional)
@@ -287,11 +291,11 @@ class Cache:
 
     def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
         rows = self._catalog.rows_of(clip_ids)
-        status = self._ledger.status(rows, parts)
+        status = self._state.status(rows, parts)
         for index in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
             clip_id, row = clip_ids[index], self._row(clip_ids[index])
             if status[index] == FAILED:
-                raise ClipFailed(clip_id, *(self._ledger.failure(row, parts) or ("", "")), self.url)
+                raise ClipFailed(clip_id, *(self._state.failure(row, parts) or ("", "")), self.url)
             raise ClipPending(
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; let the job finish, then reopen the store"
             )
@@ -302,10 +306,10 @@ class Cache:
         return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: recipe, the catalog segment of the rows, array, shard number and length."""
-        length = self._ledger.shard_length(array.name, shard)
-        rows = self._catalog.segment_digest(shard * self.recipe.layout.clips_per_shard)
-        return CommittedShard(length, f"{self.recipe.fingerprint}/{rows}/{array.name}/{shard}/{length}")
+        """The name identifies the content: the store, the record that committed it, array and shard number."""
+        committed = self._state.committed_at(part_of(array.name), shard)
+        name = f"{self._store.log.origin}/{committed}/{array.name}/{shard}"
+        return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
         if name in CLOCK_ARRAYS:
@@ -314,15 +318,7 @@ class Cache:
         return stored_arrays(self.recipe, signal, {signal: self._shape(signal)})
 
     def _shape(self, signal: SignalName) -> Shape:
-        if signal not in self._shapes:
-            raise StoreDamaged(
-                f"the metadata of the array {signal} of {self.url} is missing or invalid; run `teacher-cache verify`"
-            )
-        return self._shapes[signal]
-
-    @cached_property
-    def _shapes(self) -> dict[SignalName, Shape]:
-        return self._store.shapes()
+        return self._store.shapes[signal]
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order.

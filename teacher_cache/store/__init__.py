@@ -1,1 +1,1 @@
-"""The store format: objects are created once, and a ledger entry, written last, commits them. Also verify, repair and clean."""
+"""The store format: objects are created once, and a record of the log, appended last, commits them. Also verify, repair, gc."""

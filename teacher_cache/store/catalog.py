@@ -1,8 +1,8 @@
-"""The catalog: clip ids in, rows out, and back. Stored as append-only segments, held in memory as columns.
+"""The catalog: clip ids in, rows out, and back. Stored as tables that the log names, held in memory as columns.
 
 A later row of a clip supersedes earlier ones. Rows of a video's later content supersede all rows of its earlier content.
-Ids are looked up by 64-bit hash keys, so ten million clips need only a few arrays of numbers. An id found by its key is
-then compared as text.
+Ids are looked up by 64-bit hash keys, so ten million clips need only a few arrays of numbers. What a key finds is then
+compared by another 64 bits of the hash.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, StoreDamaged
-from schemas.store import LONGEST_SEGMENT, Segment, TableFile
-from teacher_cache.clips.tables import CLIPS, Keys, among, column_keys, indices_among, keys_of
-from teacher_cache.store.layout import CATALOG, SEGMENT, numbered
+from schemas.errors import BadInput
+from schemas.log import LONGEST_SEGMENT, RowsAdded, TableFile
+from teacher_cache.clips.tables import CLIPS, Keys, among, checks_of, column_checks, column_keys, indices_among, keys_of
+from teacher_cache.store.layout import ROWS, SUPERSEDED
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.records import seal, unseal
-from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table, require_own_key
+from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table
 
-_KEYS = ("clip_key", "video_key", "content_key")
+_KEYS = ("clip_key", "clip_check", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
 _TEXTS = ("row", *CLIPS.names)
 
@@ -35,12 +34,13 @@ _NONE = -1
 
 @dataclass(frozen=True)
 class _Part:
-    """A segment's rows, already stored or still in memory."""
+    """Rows that were added at once, already stored or still in memory."""
 
     first_row: int
     rows: int
-    revises: bool
     source: StoredTable | pa.Table
+    superseded: StoredTable | Rows | None
+    """The earlier rows that these supersede: a table with the column ``row``, or the rows themselves."""
 
     def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
         if isinstance(self.source, StoredTable):
@@ -51,6 +51,12 @@ class _Part:
             self.source.slice(group * ROWS_PER_GROUP, ROWS_PER_GROUP).select(list(columns)) for group in groups
         )
 
+    def superseded_rows(self) -> Rows:
+        if isinstance(self.superseded, StoredTable):
+            rows: Rows = self.superseded.read(["row"])["row"].to_numpy()
+            return rows
+        return np.empty(0, np.int64) if self.superseded is None else self.superseded
+
 
 class Catalog:
     """All rows of a store, in order. Text columns are read on demand; keys are read once and kept."""
@@ -60,9 +66,14 @@ class Catalog:
         self._groups: dict[tuple[int, int], pa.Table] = {}
 
     @property
-    def segments(self) -> int:
-        """Number of segments."""
+    def parts(self) -> int:
+        """How many times rows were added."""
         return len(self._parts)
+
+    @property
+    def revisions(self) -> int:
+        """How many times these superseded earlier ones."""
+        return sum(part.superseded is not None for part in self._parts)
 
     @property
     def rows(self) -> int:
@@ -70,12 +81,30 @@ class Catalog:
         return self._parts[-1].first_row + self._parts[-1].rows if self._parts else 0
 
     def next_row(self, clips_per_shard: int) -> int:
-        """First row of the next segment. Segments begin at a shard boundary, so a committed shard never gains rows."""
+        """The first row that can be added. Rows are added from a shard boundary on, so a committed shard never gains any."""
         return -(-self.rows // clips_per_shard) * clips_per_shard
 
     def with_rows(self, rows: pa.Table) -> Catalog:
-        """The catalog plus one segment, given as a table of `CLIPS` and ``row``. Writes nothing."""
-        return Catalog((*self._parts, _Part(_first_row(rows), rows.num_rows, True, _with_keys(rows))))
+        """The catalog plus these rows, a table of `CLIPS` and ``row``. Writes nothing."""
+        keyed = _with_keys(rows)
+        superseded = self._superseded_by(keyed)
+        return Catalog((*self._parts, _Part(_first_row(rows), rows.num_rows, keyed, superseded if len(superseded) else None)))
+
+    def _superseded_by(self, added: pa.Table) -> Rows:
+        """The rows in force that rows to be added supersede, ascending: of the same clips, or of a video's other content."""
+        videos, of_added = np.unique(added["video_key"].to_numpy(), return_index=False, return_inverse=True)
+        rows = self.current
+        rows = rows[among(self.video_keys(rows), videos)]
+        if not len(rows):
+            return rows
+        # Of a video that is added in two contents, the last counts.
+        content = np.zeros(len(videos), np.uint64)
+        content[of_added] = added["content_key"].to_numpy()
+        index = np.searchsorted(self._rows, rows)
+        is_same = self._keys("content_key")[index] == content[np.searchsorted(videos, self.video_keys(rows))]
+        is_again = among(self._keys("clip_key")[index], added["clip_key"].to_numpy())
+        superseded: Rows = rows[~is_same | is_again]
+        return superseded
 
     @cached_property
     def _rows(self) -> Rows:
@@ -93,23 +122,19 @@ class Catalog:
         return self._keys("video_key")
 
     @cached_property
-    def current(self) -> Rows:
-        """The rows in force, ascending: each clip's latest row, of each video's latest content only.
+    def _clip_checks(self) -> Keys:
+        return self._keys("clip_check")
 
-        A video's last row says what its latest content is, and whether its windows are known. So this leaves out windows
-        that the new content lacks, and the failed row of a video that at first could not be probed.
-        """
-        if not any(part.revises for part in self._parts):
+    @cached_property
+    def current(self) -> Rows:
+        """The rows in force, ascending: those that no later ones supersede."""
+        superseded = [rows for part in self._parts if len(rows := part.superseded_rows())]
+        if not superseded:
             return self._rows
-        content = self._keys("content_key")
-        _, video = np.unique(self._video_keys, return_inverse=True)
-        last_of_video = np.zeros(video.max() + 1, np.int64)
-        np.maximum.at(last_of_video, video, np.arange(len(video)))
-        of_latest_content = np.flatnonzero(content == content[last_of_video[video]])
-        clips = self._keys("clip_key")[of_latest_content]
-        # Reversed, so that `unique`, which finds first occurrences, finds each key's last one.
-        _, from_end = np.unique(clips[::-1], return_index=True)
-        return self._rows[np.sort(of_latest_content[len(clips) - 1 - from_end])]
+        in_force = np.ones(self.rows, bool)
+        for rows in superseded:
+            in_force[rows[rows < self.rows]] = False
+        return self._rows[in_force[self._rows]]
 
     @cached_property
     def _by_clip(self) -> tuple[Keys, Rows]:
@@ -120,8 +145,16 @@ class Catalog:
         return keys, np.argsort(keys)
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
-        """The current row of each clip, int64 (clip,); -1 for a clip that the catalog lacks."""
-        return self.rows_of_keys(keys_of(clip_ids))
+        """The current row of each clip, int64 (clip,); -1 for a clip that the catalog lacks.
+
+        All 128 bits of an id's hash are compared, so no other clip is taken for it.
+        """
+        rows = self.rows_of_keys(keys_of(clip_ids))
+        found = np.flatnonzero(rows != _NONE)
+        index = np.searchsorted(self._rows, rows[found])
+        is_other = self._clip_checks[index] != checks_of(clip_ids)[found]
+        rows[found[is_other]] = _NONE
+        return rows
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """The current row of each clip, looked up by its key: int64 (clip,); -1 if there is none."""
@@ -160,7 +193,7 @@ class Catalog:
         return self._groups[part, group]
 
     def row_groups(self, rows: Rows) -> int:
-        """Number of row groups, over all segments, that the given rows are in."""
+        """Number of row groups, over all tables, that the given rows are in."""
         inside = (rows[(rows >= p.first_row) & (rows < p.first_row + p.rows)] - p.first_row for p in self._parts)
         return sum(len(np.unique(rows // ROWS_PER_GROUP)) for rows in inside)
 
@@ -180,11 +213,6 @@ class Catalog:
     def rows_of_videos(self, video_ids: Sequence[str]) -> Rows:
         """The current rows of the given videos, ascending."""
         return self.current[among(self.video_keys(self.current), keys_of(video_ids))]
-
-    def segment_digest(self, row: int) -> str:
-        """Digest of the table of the row's segment, which identifies the row's clip and content; "" if it is not stored yet."""
-        part = next(part for part in self._parts if part.first_row <= row < part.first_row + part.rows)
-        return part.source.digest if isinstance(part.source, StoredTable) else ""
 
     def video_keys(self, rows: Rows | None = None) -> Keys:
         """The key of each row's video; of every row if ``rows`` is None."""
@@ -225,6 +253,7 @@ def _with_keys(rows: pa.Table) -> pa.Table:
     contents = zip(rows["content_digest"].to_pylist(), rows["window_start"].is_null().to_pylist(), strict=True)
     keys = {
         "clip_key": column_keys(rows["clip_id"]),
+        "clip_check": column_checks(rows["clip_id"]),
         "video_key": column_keys(rows["video_id"]),
         "content_key": keys_of(f"{digest or ''} {'whole' if is_whole else 'window'}" for digest, is_whole in contents),
     }
@@ -236,41 +265,35 @@ def numbered_rows(clips: pa.Table, first_row: int) -> pa.Table:
     return clips.add_column(0, "row", pa.array(np.arange(first_row, first_row + clips.num_rows)))
 
 
-def read_catalog(objects: Objects) -> Catalog:
-    """Read every segment's record. Raises `StoreDamaged` if one is missing or damaged."""
-    keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
-    expected = [numbered(SEGMENT, number) for number in range(len(keys))]
-    if keys != expected:
-        raise StoreDamaged(f"the catalog of {objects.url} lacks {sorted(set(expected) - set(keys))}; restore it from a backup")
-    found = objects.get_many(keys)
-    segments = [_read_segment(found[key], key, objects.url) for key in keys]
-    return Catalog([_Part(s.first_row, s.rows, s.revises, StoredTable(objects, s.table)) for s in segments])
+def read_catalog(objects: Objects, added: Sequence[RowsAdded]) -> Catalog:
+    """The catalog of the rows that the log has added. Reads nothing yet."""
+    return Catalog([_stored(objects, action) for action in added])
 
 
-def _read_segment(data: bytes, key: str, url: str) -> Segment:
-    segment = unseal(Segment, data, key, url)
-    require_own_key(segment.table.key, key, url)
-    return segment
+def _stored(objects: Objects, added: RowsAdded) -> _Part:
+    superseded = None if added.superseded is None else StoredTable(objects, added.superseded)
+    return _Part(added.first_row, added.rows, StoredTable(objects, added.table), superseded)
 
 
-def append_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> Catalog | None:
-    """Append rows as one or more segments. Returns the new catalog; None if another run appended first, so read it again."""
+def store_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> list[RowsAdded]:
+    """Store the tables of rows to be added to a catalog. The rows exist once the log has the actions that this returns.
+
+    ``rows`` is a table of `CLIPS` and ``row``.
+    """
     longest = LONGEST_SEGMENT // clips_per_shard * clips_per_shard
+    actions = []
     for start in range(0, rows.num_rows, longest):
-        part = _with_keys(rows.slice(start, longest))
-        revises = bool(among(part["video_key"].to_numpy(), catalog._video_keys).any())  # noqa: SLF001  # its own module
-        stem = numbered(SEGMENT, catalog.segments).removesuffix(".json")
-        file = create_table(objects, stem, part)
-        segment = Segment(first_row=_first_row(part), rows=part.num_rows, revises=revises, table=file)
-        if not objects.create(f"{stem}.json", seal(segment)):
-            return None
-        added = _Part(segment.first_row, segment.rows, revises, StoredTable(objects, file))
-        catalog = Catalog((*catalog._parts, added))  # noqa: SLF001
-    return catalog
+        catalog = catalog.with_rows(rows.slice(start, longest))
+        action = _created(objects, catalog._parts[-1])  # noqa: SLF001  # its own module
+        catalog = Catalog((*catalog._parts[:-1], _stored(objects, action)))  # noqa: SLF001
+        actions.append(action)
+    return actions
 
 
-def catalog_files(objects: Objects) -> dict[str, TableFile]:
-    """Record's key → the table file that it names, for every segment."""
-    keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
-    found = objects.get_many(keys)
-    return {key: _read_segment(found[key], key, objects.url).table for key in keys}
+def _created(objects: Objects, part: _Part) -> RowsAdded:
+    assert isinstance(part.source, pa.Table)
+    superseded: TableFile | None = None
+    if len(rows := part.superseded_rows()):
+        superseded = create_table(objects, f"{SUPERSEDED}{part.first_row:010d}", pa.table({"row": rows}))
+    table = create_table(objects, f"{ROWS}{part.first_row:010d}", part.source)
+    return RowsAdded(first_row=part.first_row, rows=part.rows, table=table, superseded=superseded)

@@ -1,85 +1,163 @@
-"""A store's listing in; the objects that nothing names out, to be deleted once they are old enough."""
+"""A store's listing and its log in; the objects that nothing names out, deleted if no writer can come to name them.
+
+What can be named is decided by the log alone, never by age. Work that is done stays done, and a row that is superseded stays so:
+hence an object that the log rules out now is ruled out for every writer, however late, since each appends after what it has read.
+Each deletion is announced in the log before and recorded after, so that another ``gc`` can finish it, and an announced key is
+never committed again.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from schemas.errors import BadInput
+import numpy as np
+
+from schemas.log import PARTS, Deleted, Deleting
 from schemas.report import GarbageReport
-from schemas.store import TableFile
-from teacher_cache.store.catalog import catalog_files
-from teacher_cache.store.declared import declared_arrays
+from schemas.signal import SIGNALS, Shape, SignalName
+from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.layout import (
+    CHECKPOINT,
     HEADS_CARD,
     HEADS_FILE,
     MARKERS,
     ROOT_METADATA,
-    SEGMENT,
-    VOLUME,
-    closed_key,
+    ROWS,
+    SUPERSEDED,
+    array_of,
     metadata_key,
-    numbered,
+    part_of,
+    shard_key,
+    shard_of,
+    stored_arrays,
+    version_of,
 )
-from teacher_cache.store.ledger import Volumes, committed_texts, entry_keys, read_entry, read_volumes
-from teacher_cache.store.objects import Objects
+from teacher_cache.store.log import checkpoint_version
+from teacher_cache.store.state import State
 from teacher_cache.store.store import Store, open_store
-from teacher_cache.store.table import StoredTable
+
+_AT_ONCE = 10_000
+"""Keys announced in one record."""
 
 
-def orphans(
-    store: Store, listed: Mapping[str, int], volumes: Volumes, files: Mapping[str, TableFile], committed: set[str]
-) -> list[str]:
-    """Keys of the ``listed`` objects that nothing names, sorted."""
-    known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
-    known |= {metadata_key(name) for name in (*store.signals, *(a.name for a in declared_arrays(store, store.shapes())))}
-    known |= {key for record, file in files.items() for key in (record, file.key)}
-    known |= {closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)}
-    known |= set(volumes.known_damage)
-    for volume, record in volumes.bound.items():
-        known |= {numbered(VOLUME, volume), record.state.key, record.texts.key}
-        known |= _bound_keys(store.objects, record.texts)
-    for volume in volumes.unbound:
-        known |= set(entry_keys(store.objects, volume))
-    known |= set(unrecorded(listed, files))
-    return [key for key in listed if key not in known]
+@dataclass(frozen=True)
+class Unnamed:
+    """The objects of a store that its log does not name, by key, sorted."""
+
+    garbage: list[str] = field(default_factory=list)
+    """No writer can come to name them."""
+    unfinished: list[str] = field(default_factory=list)
+    """What a running or stopped run made and has not committed; a later run takes it over."""
 
 
-def unrecorded(listed: Iterable[str], recorded: Mapping[str, TableFile]) -> list[str]:
-    """Catalog tables after the last record: a run was stopped before it wrote their record, or the record was lost.
+def unnamed(store: Store, listed: Iterable[str]) -> Unnamed:
+    """The objects that the store's log does not name. They must have been ``listed`` before the log was read."""
+    found = Unnamed()
+    known = _Known(store)
+    for key in listed:
+        if not known.is_named(key):
+            (found.unfinished if known.is_open(key) else found.garbage).append(key)
+    return found
 
-    They are not garbage: the next run may need one, and a lost record can only be rebuilt from its table.
+
+class _Known:
+    """What the log, the recipe and the catalog say about keys."""
+
+    def __init__(self, store: Store) -> None:
+        self._state, per_shard = store.state, store.recipe.layout.clips_per_shard
+        shapes: dict[SignalName, Shape] = {name: (16,) * len(signal.dims) for name, signal in SIGNALS.items()}
+        # Also those that are not declared yet, since a run may be about to; of their shapes, only the rank matters here.
+        self._arrays = {array.name: array for part in PARTS for array in stored_arrays(store.recipe, part, shapes)}
+        self._fixed = {ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, (*MARKERS, *self._arrays))}
+        for added in store.state.rows_added:
+            self._fixed |= {table.key for table in (added.table, added.superseded) if table is not None}
+        self._wanted = set(np.unique(store.catalog().current // per_shard).tolist())
+        """Shards with rows in force."""
+
+    def is_named(self, key: str) -> bool:
+        if key in self._fixed or version_of(key) is not None:
+            return True
+        if key.startswith(CHECKPOINT):
+            return checkpoint_version(key) is not None
+        array, shard = self._arrays.get(array_of(key)), shard_of(key)
+        return (
+            array is not None
+            and shard is not None
+            and key == shard_key(array, shard)
+            and self._state.shard_length(array.name, shard) > 0
+        )
+
+    def is_open(self, key: str) -> bool:
+        """Whether a writer may still come to name the key."""
+        for prefix in (ROWS, SUPERSEDED):
+            if key.startswith(prefix):
+                first_row = key.removeprefix(prefix).partition("-")[0]
+                return first_row.isdigit() and int(first_row) >= self._state.rows
+        array, shard = self._arrays.get(array_of(key)), shard_of(key)
+        if array is None or shard is None or key != shard_key(array, shard) or key in self._state.announced:
+            return False
+        return shard in self._wanted and not self._state.is_done(part_of(array.name), np.array([shard]))[0]
+
+
+def collect_garbage(
+    url: str, *, unfinished: bool = False, dry_run: bool = False, progress: Progress = no_progress
+) -> GarbageReport:
+    """Delete the objects that nothing in the store names or can come to name. Safe beside runs, repairs, readers and itself.
+
+    With ``unfinished``, also what stopped runs left of units that are not committed: the clips of these units get new rows in
+    the next run, and so do those of units that a run has in work now. Raises `StoreDamaged` if the log is unreadable, since
+    whatever it names would look like garbage.
     """
-    first = numbered(SEGMENT, len(recorded)).removesuffix(".json")
-    return [key for key in listed if key.startswith(SEGMENT) and key.endswith(".parquet") and key >= first]
-
-
-def _bound_keys(objects: Objects, texts: TableFile) -> set[str]:
-    return set(StoredTable(objects, texts).read(["key"])["key"].to_pylist())
-
-
-def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> GarbageReport:
-    """Delete objects that nothing in the store names.
-
-    While a run is at work, it has objects that no entry names yet, so only those older than ``older_than_hours`` are
-    deleted. Raises `StoreDamaged` if the catalog or the ledger is unreadable: whatever they name would look like garbage.
-    """
-    if older_than_hours < 0:
-        raise BadInput(f"--older-than is {older_than_hours:g} hours; it must be 0 or more")
     store = open_store(url)
     listed = store.objects.listing()
-    volumes = read_volumes(store.objects)
-    texts = committed_texts(store.objects, volumes)
-    committed = {key for found in texts for name, data in found.items() for key in read_entry(name, data, url).objects}
-    found = orphans(store, listed, volumes, catalog_files(store.objects), committed)
-    limit = time.time() - older_than_hours * 3600
-    old = [key for key in found if store.objects.modified_seconds(key) <= limit]
-    for key in [] if dry_run else old:
-        store.objects.delete(key)
+    found = unnamed(store, listed)
+    # Tables of rows that a run is about to add stay: they are garbage once others are added.
+    keys = found.garbage + [key for key in found.unfinished if unfinished and shard_of(key) is not None]
+    if not dry_run:
+        with progress("deleting", len(keys), "objects") as advance:
+            for start in range(0, len(keys), _AT_ONCE):
+                _delete(store, keys[start : start + _AT_ONCE])
+                advance(len(keys[start : start + _AT_ONCE]))
+        gone = store.state.undeleted - set(listed)  # a gc that was killed deleted these, and did not record it
+        _record_deleted(store, sorted(gone))
     return GarbageReport(
         store=url,
         dry_run=dry_run,
-        removed=tuple(old),
-        bytes=sum(listed[key] for key in old),
-        kept_younger=tuple(key for key in found if key not in set(old)),
+        removed=tuple(keys),
+        bytes=_bytes(listed, keys),
+        unfinished=tuple(key for key in found.unfinished if key not in set(keys)),
+    )
+
+
+def _bytes(listed: Mapping[str, object], keys: Sequence[str]) -> int:
+    return sum(getattr(listed[key], "length", 0) for key in keys)
+
+
+def _delete(store: Store, keys: Sequence[str]) -> None:
+    def announced(state: State) -> list[Deleting]:
+        # What a run has committed since it was looked at stays. Only unfinished work can have been.
+        left = [key for key in keys if not _is_committed(state, key)]
+        return [Deleting(keys=tuple(left))] if set(left) - state.announced else []
+
+    store.log.append(announced, "gc")
+    left = [key for key in keys if key in store.state.announced]
+    store.objects.delete_many(left)
+    _record_deleted(store, left)
+
+
+def _record_deleted(store: Store, keys: Sequence[str]) -> None:
+    def deleted(state: State) -> list[Deleted]:
+        left = tuple(key for key in keys if key in state.undeleted)
+        return [Deleted(keys=left)] if left else []
+
+    store.log.append(deleted, "gc")
+
+
+def _is_committed(state: State, key: str) -> bool:
+    shard = shard_of(key)
+    return (
+        shard is not None
+        and bool(state.is_done(part_of(array_of(key)), np.array([shard]))[0])
+        and (state.shard_length(array_of(key), shard) > 0)
     )

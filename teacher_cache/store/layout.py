@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from schemas.ledger import PartName
+from schemas.log import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 
 ROOT_METADATA = "zarr.json"
-CATALOG, LEDGER, HEADS = "catalog", "ledger", "heads"
+LOG, HEADS = "log", "heads"
 HEADS_FILE, HEADS_CARD = f"{HEADS}/heads.safetensors", f"{HEADS}/card.json"
-
-
-SEGMENT = f"{CATALOG}/segment-"
-VOLUME, RETIREMENT = f"{LEDGER}/volume-", f"{LEDGER}/retired-"
+CHECKPOINT, ROWS, SUPERSEDED = f"{LOG}/checkpoint-", f"{LOG}/rows-", f"{LOG}/superseded-"
 
 MARKERS = {
-    CATALOG: "row, clip id, video and content digest, as Parquet segments",
-    LEDGER: "one JSON object for each committed unit of work, bound into volumes",
+    LOG: "the store's history: numbered records, their tables, and checkpoints",
     HEADS: "the teacher's frozen heads, as safetensors with a card",
 }
 """Folders that are not arrays → the description in their group metadata."""
+
+_RECORD = re.compile(rf"{LOG}/(\d{{20}})\.json")
 
 
 def metadata_key(array: str) -> str:
@@ -43,29 +42,27 @@ def array_of(key: str) -> str:
     return key.split("/", 1)[0]
 
 
-def numbered(prefix: str, number: int) -> str:
-    """Key of a numbered record: ``catalog/segment-000000.json``."""
-    return f"{prefix}{number:06d}.json"
+def part_of(array: str) -> PartName:
+    """The part that an array stores. Arrays are named after their signal, such as ``f4d_exact``."""
+    name = array.partition("_")[0]
+    return "clock" if array in CLOCK_ARRAYS else name  # type: ignore[return-value]
 
 
-def volume_folder(volume: int) -> str:
-    """Folder of the entries of a ledger volume."""
-    return f"{LEDGER}/{volume:06d}"
+def shard_of(key: str) -> int | None:
+    """The shard number in the key of a shard object; None for another object's key."""
+    parts = key.split("/")
+    return int(parts[2]) if len(parts) > 2 and parts[1] == "c" and parts[2].isdigit() else None
 
 
-def entry_key(volume: int, shard: int, number: int) -> str:
-    """Key of a ledger entry. A shard's entries are numbered from 0 within each volume."""
-    return f"{volume_folder(volume)}/{shard:08d}.{number}.json"
+def record_key(version: int) -> str:
+    """Key of a record of the log."""
+    return f"{LOG}/{version:020d}.json"
 
 
-def shard_of(entry: str) -> int:
-    """The shard number in an entry's key."""
-    return int(entry.rpartition("/")[2].partition(".")[0])
-
-
-def closed_key(volume: int) -> str:
-    """Key of the object that closes a volume to new entries."""
-    return f"{volume_folder(volume)}/closed.json"
+def version_of(key: str) -> int | None:
+    """The number in a record's key; None for another object's key."""
+    found = _RECORD.fullmatch(key)
+    return None if found is None else int(found[1])
 
 
 def clock_arrays(frames: int) -> tuple[StoredArray, StoredArray]:

@@ -190,6 +190,10 @@ class Objects:
         with self._asking():
             reach_if_there(self.url, lambda: self._fs.rm_file(path))
 
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
+
     def zarr_store(self) -> FsspecStore | LocalStore:
         """A read-only Zarr store over the same objects."""
         if self.is_local:

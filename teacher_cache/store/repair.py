@@ -2,50 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from schemas.errors import StoreDamaged
-from schemas.ledger import Retirement
-from schemas.signal import Shape, SignalName
+from schemas.log import Record, RecordLost, RowsAdded, RowsRetired, TableFile
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.declared import expected_metadata
-from teacher_cache.store.layout import CATALOG
-from teacher_cache.store.ledger import mend, record_retirement
-from teacher_cache.store.store import Store
+from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
+from teacher_cache.store.layout import CHECKPOINT, LOG, ROWS, SUPERSEDED, record_key
+from teacher_cache.store.log import checkpoint_version
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.records import seal
+from teacher_cache.store.state import State
+from teacher_cache.store.store import Store, find_store
+from teacher_cache.store.table import described, short_digest
 from teacher_cache.store.verify import Damage, examine
 
-_RETIRES = {"missing", "truncated", "digest", "chunk_missing", "ledger"}
+_RETIRES = {"missing", "truncated", "digest", "chunk_missing"}
 
 
-def retire_damaged(store: Store, shapes: Mapping[SignalName, Shape], progress: Progress = no_progress) -> bool:
+def retire_damaged(url: str, progress: Progress = no_progress) -> bool:
     """Verify a store, rewrite objects that can be derived from others, and retire the rows that damage has hit.
 
-    The planner gives their clips new rows. Returns True if the heads are damaged, which only the teacher can rewrite. Raises
-    `StoreDamaged` if the catalog is damaged: nothing else says which row is which clip.
+    The planner gives their clips new rows. Safe beside runs and other repairs. Returns True if the heads are damaged, which
+    only the teacher can rewrite. Raises `StoreDamaged` if the tables of rows are damaged: nothing else says which row is which
+    clip.
     """
-    mend(store.objects)
+    store = _opened(url)
+    mend_log(store.objects, store.recipe.layout.clips_per_shard)
+    store = _opened(url)
     examined = examine(store, progress)
     damages = examined.damages
     if lost := [damage for damage in damages if damage.finding.kind == "catalog"]:
         raise StoreDamaged(
             f"{lost[0].finding.key} of {store.url} cannot be repaired from the rest: {lost[0].finding.detail}. "
-            f"Restore {CATALOG}/ from a backup, or begin a new store."
+            f"Restore {LOG}/ from a backup, or begin a new store."
         )
     if any(damage.finding.kind == "metadata" for damage in damages):
-        for key, data in expected_metadata(store, store.catalog().rows, shapes).items():
+        for key, data in expected_metadata(store, store.catalog().rows).items():
             if store.objects.get(key) != data:
                 store.objects.replace(key, data)
     hit = [damage for damage in damages if damage.finding.kind in _RETIRES and damage.rows]
     if hit:
-        record_retirement(store.objects, _retirement(hit))
+        retired = _retired(hit)
+        store.log.append(lambda state: [] if set(retired.rows) <= state.retired else [retired], "run --repair")
     return any(damage.finding.kind == "heads" for damage in damages)
 
 
-def _retirement(damages: list[Damage]) -> Retirement:
-    rows = {row: clip_id for damage in damages for row, clip_id in zip(damage.rows, damage.finding.clip_ids, strict=True)}
-    order = sorted(rows)
-    return Retirement(
-        rows=tuple(order),
-        clip_ids=tuple(rows[row] for row in order),
-        found={damage.finding.key: damage.digest for damage in damages},
-    )
+def _opened(url: str) -> Store:
+    store = find_store(url)
+    assert store is not None
+    return store
+
+
+def _retired(damages: list[Damage]) -> RowsRetired:
+    rows = {row for damage in damages for row in damage.rows}
+    return RowsRetired(rows=tuple(sorted(rows)), found={damage.finding.key: damage.digest for damage in damages})
+
+
+def mend_log(objects: Objects, clips_per_shard: int) -> None:
+    """Replace records that cannot be read, and remove the checkpoints that hold what they said.
+
+    Rows that such a record added are added again from their tables, which its bytes are not needed to find. The rest of it is
+    done again: units by the next run, whose objects stand; retired rows, since their damage is found again.
+    """
+    listed = objects.listing()
+    state, lost = State(clips_per_shard), []
+    named: set[str] = set()
+    for found in records(objects, last_version(listed)):
+        if isinstance(found, DamagedRecord):
+            lost.append((found.version, state.rows))
+            continue
+        record, _ = found
+        state.apply(record.version, record.actions)
+        named |= {
+            table.key
+            for action in record.actions
+            if isinstance(action, RowsAdded)
+            for table in (action.table, action.superseded)
+            if table is not None
+        }
+    for version, rows_before in lost:
+        later = [added.first_row for added in state.rows_added if added.first_row >= rows_before]
+        free = {key for key in listed if key.startswith((ROWS, SUPERSEDED)) and key not in named}
+        rebuilt = _rows_added(objects, free, rows_before, min(later, default=None))
+        named |= {action.table.key for action in rebuilt}
+        record = Record(
+            version=version,
+            previous="",
+            time=datetime.now(UTC),
+            writer="run --repair",
+            mark=uuid4().hex,
+            actions=(RecordLost(), *rebuilt),
+        )
+        objects.replace(record_key(version), seal(record))
+    stale = [key for key in listed if key.startswith(CHECKPOINT) and lost and (checkpoint_version(key) or 0) >= lost[0][0]]
+    objects.delete_many([*stale, *damaged_checkpoints(objects, listed, clips_per_shard)])
+
+
+def _rows_added(objects: Objects, free: set[str], first: int, stop: int | None) -> list[RowsAdded]:
+    """What a lost record added: the tables of rows in [first, stop) that no other record names. Raises `StoreDamaged`."""
+    by_row: dict[int, dict[str, list[str]]] = defaultdict(lambda: {ROWS: [], SUPERSEDED: []})
+    for key in free:
+        prefix = ROWS if key.startswith(ROWS) else SUPERSEDED
+        number = key.removeprefix(prefix).partition("-")[0]
+        if number.isdigit() and int(number) >= first and (stop is None or int(number) < stop):
+            by_row[int(number)][prefix].append(key)
+    actions = []
+    for first_row, keys in sorted(by_row.items()):
+        if not keys[ROWS]:
+            continue
+        if len(keys[ROWS]) > 1 or len(keys[SUPERSEDED]) > 1:
+            raise StoreDamaged(
+                f"a record of {objects.url} that added rows from {first_row} on is lost, and several tables may be the one "
+                f"that it named: {', '.join(sorted(keys[ROWS] + keys[SUPERSEDED]))}. Restore {LOG}/ from a backup."
+            )
+        table, rows = _described(objects, keys[ROWS][0])
+        superseded = _described(objects, keys[SUPERSEDED][0])[0] if keys[SUPERSEDED] else None
+        actions.append(RowsAdded(first_row=first_row, rows=rows, table=table, superseded=superseded))
+    return actions
+
+
+def _described(objects: Objects, key: str) -> tuple[TableFile, int]:
+    """(a table file as a record names it, its number of rows). Raises `StoreDamaged` if its bytes are not what its key says."""
+    data = objects.get(key) or b""
+    if not key.endswith(f"-{short_digest(data)}.parquet"):
+        raise StoreDamaged(
+            f"{key} of {objects.url} is damaged, and so is the record that named it; restore {LOG}/ from a backup"
+        )
+    return described(key, data), pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).metadata.num_rows

@@ -11,25 +11,17 @@ import pyarrow as pa
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, RecipeMismatch, StoreNotFound
 from schemas.heads import HeadsCard
-from schemas.ledger import PARTS, PartName
+from schemas.log import PARTS, Action, PartAdded, PartName, StoreCreated
 from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
-from schemas.signal import SIGNALS, Shape, SignalName
-from teacher_cache.encodings.registry import encoding
+from schemas.signal import Shape, SignalName
 from teacher_cache.io.remote import require_bucket
-from teacher_cache.store.catalog import Catalog, append_rows, read_catalog
-from teacher_cache.store.layout import (
-    HEADS_CARD,
-    HEADS_FILE,
-    MARKERS,
-    ROOT_METADATA,
-    closed_key,
-    metadata_key,
-    stored_arrays,
-)
-from teacher_cache.store.ledger import FAILED, Ledger, clip_counts, close_volume, part_of, read_ledger
+from teacher_cache.store.catalog import Catalog, read_catalog, store_rows
+from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, MARKERS, ROOT_METADATA, metadata_key, part_of, stored_arrays
+from teacher_cache.store.log import Log
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import seal
+from teacher_cache.store.state import FAILED, State, clip_counts
 from teacher_cache.store.template import (
     array_metadata,
     array_rows,
@@ -43,10 +35,12 @@ from teacher_cache.store.template import (
 
 @dataclass(frozen=True)
 class Store:
-    """An existing store: its objects and its recipe."""
+    """An existing store: its objects, its recipe, and its history up to a version."""
 
     objects: Objects
     recipe: Recipe
+    wanted_version: int | None = None
+    """The version to read; None for the newest."""
 
     @property
     def url(self) -> str:
@@ -54,49 +48,52 @@ class Store:
         return self.objects.url
 
     @cached_property
+    def log(self) -> Log:
+        """The history, read when first asked for. Raises `StoreDamaged`, and `BadInput` if there is no such version."""
+        log = Log(self.objects, self.recipe.layout.clips_per_shard)
+        log.read(self.wanted_version)
+        return log
+
+    @property
+    def state(self) -> State:
+        """What is committed at the version that `log` is at."""
+        return self.log.state
+
+    @property
+    def version(self) -> int:
+        """The version that `log` is at."""
+        return self.log.state.version
+
+    @property
     def parts(self) -> tuple[PartName, ...]:
         """The parts (the clock and signals) whose arrays exist, in the order of `PARTS`."""
-        probes = {metadata_key("timestamps" if part == "clock" else part): part for part in PARTS}
-        found = self.objects.get_many(list(probes))
-        return tuple(part for key, part in probes.items() if key in found)
+        return tuple(part for part in PARTS if part in self.state.parts)
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
         """The signals whose arrays exist."""
         return tuple(part for part in self.parts if part != "clock")
 
+    @property
     def shapes(self) -> dict[SignalName, Shape]:
-        """Shape of one clip of each signal, from its array's metadata. Signals with unreadable metadata are left out."""
-        found = self.objects.get_many([metadata_key(signal) for signal in self.signals])
-        shapes: dict[SignalName, Shape] = {}
-        for signal in self.signals:
-            stored = array_shape(found.get(metadata_key(signal), b""))
-            if stored is not None and len(stored) == len(SIGNALS[signal].dims):  # no encoding adds or drops an axis
-                shapes[signal] = encoding(signal, self.recipe.encodings[signal]).signal_shape(stored)
-        return shapes
+        """Shape of one clip of each signal."""
+        return {signal: self.state.parts[signal] for signal in self.signals}
 
     def catalog(self) -> Catalog:
-        """Read the catalog. Raises `StoreDamaged`."""
-        return read_catalog(self.objects)
-
-    def ledger(self) -> Ledger:
-        """Read the ledger. Raises `StoreDamaged`."""
-        return read_ledger(self.objects)
+        """The clips of the version that `log` is at."""
+        return read_catalog(self.objects, self.state.rows_added)
 
 
-def find_store(url: str) -> Store | None:
+def find_store(url: str, version: int | None = None) -> Store | None:
     """The store at ``url``, or None if there is none. Raises `BadInput` if something else is there."""
-    return _store_of(Objects(url))
-
-
-def _store_of(objects: Objects) -> Store | None:
+    objects = Objects(url)
     root = objects.get(ROOT_METADATA)
-    return None if root is None else Store(objects, read_root(root, objects.url))
+    return None if root is None else Store(objects, read_root(root, objects.url), version)
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, version: int | None = None) -> Store:
     """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` if not even its bucket exists."""
-    store = find_store(url)
+    store = find_store(url, version)
     if store is None:
         require_bucket(url)
         raise StoreNotFound(
@@ -112,18 +109,24 @@ def require_recipe(store: Store, recipe: Recipe) -> None:
         raise RecipeMismatch(store.url, differences)
 
 
-def create_store(url: str, recipe: Recipe) -> Store:
-    """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe."""
+def create_store(url: str, recipe: Recipe, command: str) -> Store:
+    """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe.
+
+    ``command`` is what the log says of the writer, here and in the functions below.
+    """
     objects = Objects(url)
     if not objects.create(ROOT_METADATA, root_metadata(recipe)):
-        require_recipe(_store_of(objects) or open_store(url), recipe)
+        require_recipe(find_store(url) or open_store(url), recipe)
     # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
     for name, description in MARKERS.items():
         objects.create(metadata_key(name), group_metadata({"description": description}))
-    return Store(objects, recipe)
+    store = Store(objects, recipe)
+    created = StoreCreated(fingerprint=recipe.fingerprint)
+    store.log.append(lambda state: [created] if state.version < 0 else [], command)
+    return store
 
 
-def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalName, Shape], rows: int) -> None:
+def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalName, Shape], rows: int, command: str) -> None:
     """Create the arrays of ``parts``, with at least ``rows`` rows. Raises `BadInput` if one exists with other metadata."""
     for part in parts:
         for array in stored_arrays(store.recipe, part, shapes):
@@ -136,6 +139,9 @@ def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalNam
                 raise BadInput(
                     f"the array {array.name} of {store.url} has other metadata than this recipe gives; use another store"
                 )
+    shape_of = {part: (store.recipe.clips.frames,) if part == "clock" else shapes[part] for part in parts}
+    added = [PartAdded(part=part, shape=shape) for part, shape in shape_of.items()]
+    store.log.append(lambda state: [action for action in added if action.part not in state.parts], command)
 
 
 def lengthen(store: Store, rows: int) -> None:
@@ -144,55 +150,26 @@ def lengthen(store: Store, rows: int) -> None:
     Only plain Zarr readers use the length; this package reads the catalog. So a race that leaves an array short is harmless,
     and the next run repairs it.
     """
-    arrays = [name for name in store.objects.folders() if name not in MARKERS]
+    arrays = [array.name for part in store.parts for array in stored_arrays(store.recipe, part, store.shapes)]
     for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
         if array_shape(data) is not None and array_rows(data) < rows:
             store.objects.replace(key, with_rows(data, rows))
 
 
-def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Table]) -> Catalog:
-    """Append the rows that ``choose`` selects for a catalog. If another run appends first, ``choose`` is called again."""
-    while (rows := choose(catalog)).num_rows:
-        grown = append_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)
-        if grown is not None:
-            return grown
-        catalog = store.catalog()
-    return catalog
+def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Table], command: str) -> Catalog:
+    """Add the rows that ``choose`` selects for a catalog, first ``catalog``. Returns the catalog with them.
 
-
-# A bound volume of the ledger is read with a few requests; an open one with one request per entry.
-_ENTRIES_PER_VOLUME = 4096
-# A store whose work is done is likely to be opened often and rarely extended.
-_ENTRIES_WORTH_BINDING = 128
-
-
-def tend_ledger(store: Store, volume: int, entries: int, *, done: bool) -> bool:
-    """Close the ledger's open volume if it is long, or worth closing because the work is ``done``. Returns whether it was."""
-    if entries < (_ENTRIES_WORTH_BINDING if done else _ENTRIES_PER_VOLUME):
-        return False
-    close_volume(store.objects, volume)
-    return True
-
-
-def volumes_to_bind(entries: int, units: int) -> tuple[list[int], int]:
-    """Predict `tend_ledger` while ``units`` units are committed, starting with an open volume of ``entries`` entries.
-
-    Returns (number of entries of each volume that gets bound, number of entries of the volume left open).
+    If another run adds rows first, ``choose`` is called again, with its rows.
     """
-    bound = []
-    if entries >= _ENTRIES_PER_VOLUME:
-        bound, entries = [entries], 0
-    full, entries = divmod(entries + units, _ENTRIES_PER_VOLUME)
-    bound += [_ENTRIES_PER_VOLUME] * full
-    return ([*bound, entries], 0) if entries >= _ENTRIES_WORTH_BINDING else (bound, entries)
 
+    def actions(state: State) -> list[Action]:
+        nonlocal catalog
+        if catalog.parts != len(state.rows_added):
+            catalog = store.catalog()
+        rows = choose(catalog)
+        return [*store_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)] if rows.num_rows else []
 
-def settle_ledger(store: Store, volume: int) -> bool:
-    """Bind the volume if a killed run closed it but did not bind it. Returns whether it was closed."""
-    if store.objects.get(closed_key(volume)) is None:
-        return False
-    close_volume(store.objects, volume)
-    return True
+    return store.catalog() if store.log.append(actions, command) else catalog
 
 
 def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
@@ -216,29 +193,31 @@ def heads_are_whole(tensors: bytes | None, card: HeadsCard) -> bool:
 
 def status(store: Store) -> StatusReport:
     """The store's state: clip counts, bytes and failures, read from the store alone."""
-    catalog, ledger = store.catalog(), store.ledger()
+    catalog, state = store.catalog(), store.state
     rows = catalog.current
-    failed = rows[ledger.status(rows, store.parts) == FAILED]
+    failed = rows[state.status(rows, store.parts) == FAILED]
     failures = []
     for clip in catalog.clips(failed):
-        reason, detail = ledger.failure(clip.row, store.parts) or ("", "")
+        reason, detail = state.failure(clip.row, store.parts) or ("", "")
         failures.append(FailedClip(clip_id=clip.clip_id, video=clip.video, reason=reason, detail=detail))
     return StatusReport(
         store=store.url,
         fingerprint=store.recipe.fingerprint,
         format_version=FORMAT_VERSION,
+        version=store.version,
         signals=store.signals,
-        clips=clip_counts(rows, ledger, store.parts),
-        bytes=bytes_by_signal(ledger, store.signals),
+        clips=clip_counts(rows, state, store.parts),
+        bytes=bytes_by_signal(state, store.signals),
         failures=tuple(failures),
+        undeleted=len(state.undeleted),
     )
 
 
-def bytes_by_signal(ledger: Ledger, signals: Sequence[SignalName]) -> dict[str, int]:
+def bytes_by_signal(state: State, signals: Sequence[SignalName]) -> dict[str, int]:
     """Committed bytes of each signal."""
     total = dict.fromkeys(map(str, signals), 0)
-    for array in ledger.arrays():
+    for array in state.arrays():
         signal = part_of(array)
         if signal in total:
-            total[signal] += ledger.bytes_of(array)
+            total[signal] += state.bytes_of(array)
     return total

@@ -1,7 +1,4 @@
-"""Arrow tables in, Parquet objects out, and back. A file is named by its own digest, and a JSON record names the file.
-
-The record is created last and decides which of two writers was first. A file that no record names is garbage.
-"""
+"""Arrow tables in, Parquet objects out, and back. A file is named by its own digest, and a record of the log names the file."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import pyarrow.parquet as pq
 
 from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
-from schemas.store import TableFile
+from schemas.log import TableFile
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE
 
@@ -28,7 +25,8 @@ ROWS_PER_GROUP = 2**16
 def create_table(objects: Objects, stem: str, table: pa.Table) -> TableFile:
     """Write the table as ``stem``-digest.parquet, with the first 16 hex digits of its digest."""
     file, data = table_file(stem, table)
-    objects.create(file.key, data)
+    if not objects.create(file.key, data) and objects.get(file.key) != data:
+        objects.replace(file.key, data)  # an earlier writer's, damaged since: its name says what it must be
     return file
 
 
@@ -37,17 +35,21 @@ def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
     data = buffer.getvalue()
-    digest = sha256_digest(data)
+    return described(f"{stem}-{short_digest(data)}.parquet", data), data
+
+
+def short_digest(data: bytes) -> str:
+    """The first 16 hex digits of the bytes' sha256, which a file's name ends in."""
+    return sha256_digest(data).removeprefix("sha256:")[:16]
+
+
+def described(key: str, data: bytes) -> TableFile:
+    """What a record says of the file."""
     footer_length = _TAIL + int.from_bytes(data[-_TAIL:-4], "little")
-    key = f"{stem}-{digest.removeprefix('sha256:')[:16]}.parquet"
     footer_digest = sha256_digest(data[-footer_length:])
-    return TableFile(key=key, digest=digest, length=len(data), footer_length=footer_length, footer_digest=footer_digest), data
-
-
-def require_own_key(table_key: str, record_key: str, url: str) -> None:
-    """Raises `StoreDamaged` if a record names a table that is not its own: the record was copied or renamed."""
-    if not table_key.startswith(f"{record_key.removesuffix('.json')}-"):
-        raise StoreDamaged(f"{record_key} of {url} is about {table_key}; it was copied or renamed. {REPAIR_ADVICE}")
+    return TableFile(
+        key=key, digest=sha256_digest(data), length=len(data), footer_length=footer_length, footer_digest=footer_digest
+    )
 
 
 class StoredTable:

@@ -34,18 +34,16 @@ def root_metadata(recipe: Recipe) -> bytes:
 
 def read_root(data: bytes, url: str) -> Recipe:
     """The recipe in a root's ``zarr.json``. Raises `BadInput` if it is no store of this format version, and `StoreDamaged`."""
-    version = read_version(data, url)
-    if version < FORMAT_VERSION:
+    version = _version(data, url)
+    if version != FORMAT_VERSION:
         raise BadInput(
             f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. "
-            f"`teacher-cache migrate {url}` converts it."
+            "Use the release that wrote it, or begin a new store."
         )
-    if version > FORMAT_VERSION:
-        raise BadInput(f"{url} has format version {version}; this program reads version {FORMAT_VERSION}. Use a newer release.")
-    return read_recipe(data, url)
+    return _recipe(data, url)
 
 
-def read_version(data: bytes, url: str) -> int:
+def _version(data: bytes, url: str) -> int:
     """The format version in a root's ``zarr.json``. Raises `BadInput` if it is not a store."""
     try:
         version = json.loads(data)["attributes"]["format_version"]
@@ -58,7 +56,7 @@ def read_version(data: bytes, url: str) -> int:
     return version
 
 
-def read_recipe(data: bytes, url: str) -> Recipe:
+def _recipe(data: bytes, url: str) -> Recipe:
     """The recipe in a root's ``zarr.json``. Raises `StoreDamaged` if it was changed."""
     attributes = json.loads(data)["attributes"]
     try:

@@ -32,7 +32,7 @@ from measuring import server_cpu
 from scale import clips_table, measured, video
 
 from schemas.job import Job
-from schemas.ledger import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.log import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
 from teacher_cache.store.layout import shard_key, stored_arrays
@@ -206,7 +206,7 @@ _DRIVER = """
 from pathlib import Path
 import pickle
 import numpy as np
-from schemas.ledger import PARTS
+from schemas.log import PARTS
 from teacher_cache.jobs.plan import WorkLeft
 from teacher_cache.store.store import open_store
 # ready

@@ -25,7 +25,7 @@ import torch
 
 from schemas.base import sha256_digest
 from schemas.job import EncodingProfile, Job
-from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.log import LedgerEntry, RowOutcome, StoredObject, Unit
 from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache

@@ -25,7 +25,7 @@ import yaml
 from machine import processor
 
 from schemas.job import Job
-from schemas.ledger import LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.log import LedgerEntry, RowOutcome, StoredObject, Unit
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows

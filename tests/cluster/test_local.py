@@ -16,7 +16,7 @@ from cluster.local import LocalEngine
 from schemas.errors import VideoError
 from schemas.event import EngineEvent
 from schemas.job import Job
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.io.stop import Stop

@@ -17,7 +17,7 @@ from conftest import Command, Jobs, is_one_clear_error, tree
 from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import EngineJob, TeacherJob
-from schemas.ledger import Unit, WorkItem
+from schemas.log import Unit, WorkItem
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.unit_worker import WorkerSpec
 

@@ -22,7 +22,7 @@ from s3fs import S3FileSystem
 from schemas.errors import Unreachable
 from schemas.event import Event
 from schemas.job import Job
-from schemas.ledger import LedgerEntry, Retirement, Unit
+from schemas.log import LedgerEntry, Retirement, Unit
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.io import patience

@@ -14,7 +14,7 @@ import ray.data
 
 from cluster.ray_pool import _connected
 from schemas.event import EngineEvent, TeacherStarted
-from schemas.ledger import WorkItem
+from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop

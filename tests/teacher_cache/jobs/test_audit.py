@@ -12,7 +12,7 @@ from conftest import Command, Jobs
 from schemas.base import sha256_digest
 from schemas.errors import BadInput
 from schemas.job import Job
-from schemas.ledger import LedgerEntry, StoredObject
+from schemas.log import LedgerEntry, StoredObject
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.chunk import encode_chunk

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.clip import Clip
 from schemas.errors import VideoError
-from schemas.ledger import RowOutcome, Unit, WorkItem
+from schemas.log import RowOutcome, Unit, WorkItem
 from teacher_cache.jobs.scheduler import CLIPS_PER_BLOCK, Block, Inbox, InboxClosed, Scheduler, Span, decode_span
 
 # How many clips each video has, and how many rows a unit: together they cut the clips into units.

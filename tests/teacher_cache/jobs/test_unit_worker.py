@@ -18,7 +18,7 @@ from conftest import Jobs
 from schemas.base import sha256_digest
 from schemas.errors import CouldNotRun
 from schemas.job import Job
-from schemas.ledger import Unit, WorkItem
+from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.clips.decode import DecodedClip, decode_clip

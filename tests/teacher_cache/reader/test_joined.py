@@ -14,7 +14,7 @@ from conftest import Jobs
 
 from schemas.errors import BadInput, ClipFailed, ClipPending, JoinRefused, SignalMissing, UnknownClip, ViewRefused
 from schemas.job import Job
-from schemas.ledger import LedgerEntry
+from schemas.log import LedgerEntry
 from schemas.view import Crop, View
 from teacher_cache import Cache, JoinedCache, join_caches, open_cache
 from teacher_cache.jobs.run import run_job

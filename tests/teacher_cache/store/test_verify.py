@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.ledger import LedgerEntry
+from schemas.log import LedgerEntry
 from teacher_cache.store.ledger import read_entry
 from teacher_cache.store.records import seal
 from teacher_cache.store.verify import verify

@@ -1,0 +1,113 @@
+"""A store's log in, every record of it read, also around damage; for `verify`, `repair` and `teacher-cache log`.
+
+Readers begin at a checkpoint and stop at damage (`teacher_cache.store.log`); this reads all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from schemas.base import sha256_digest
+from schemas.errors import StoreDamaged
+from schemas.log import (
+    Deleted,
+    Deleting,
+    PartAdded,
+    Record,
+    RecordLost,
+    RowsAdded,
+    RowsRetired,
+    UnitCommitted,
+)
+from schemas.report import LogEntry, LogReport
+from teacher_cache.store.layout import CHECKPOINT, record_key, version_of
+from teacher_cache.store.log import checkpoint_version, read_checkpoint, read_record
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.store import open_store
+
+_AT_ONCE = 256
+"""Records fetched together: up to some hundred kilobytes each."""
+
+
+@dataclass(frozen=True)
+class DamagedRecord:
+    """A record that cannot be read."""
+
+    version: int
+    detail: str
+    data: bytes | None
+    """What lies at its key."""
+
+
+def records(objects: Objects, last: int) -> Iterator[tuple[Record, bytes] | DamagedRecord]:
+    """Every record up to number ``last``, in order: itself with its bytes, or what is wrong with it."""
+    tip: str | None = ""
+    for start in range(0, last + 1, _AT_ONCE):
+        numbers = range(start, min(last + 1, start + _AT_ONCE))
+        found = objects.get_many([record_key(number) for number in numbers])
+        for number in numbers:
+            data = found.get(record_key(number))
+            read = _read(number, data, tip, objects.url)
+            is_known = isinstance(read, Record) and not any(isinstance(action, RecordLost) for action in read.actions)
+            tip = sha256_digest(data) if is_known and data is not None else None
+            yield (read, data or b"") if isinstance(read, Record) else read
+
+
+def _read(number: int, data: bytes | None, tip: str | None, url: str) -> Record | DamagedRecord:
+    if data is None:
+        return DamagedRecord(number, "it is missing, and later ones exist", None)
+    try:
+        record = read_record(number, data, url)
+    except StoreDamaged as error:
+        return DamagedRecord(number, str(error), data)
+    is_lost = any(isinstance(action, RecordLost) for action in record.actions)
+    if tip is not None and not is_lost and record.previous != tip:
+        return DamagedRecord(number, "it does not follow the record before it: it comes from elsewhere", data)
+    return record
+
+
+def last_version(keys: Collection[str]) -> int:
+    """The highest number of a record or checkpoint among a store's keys; -1 if there is none."""
+    found = [version_of(key) for key in keys]
+    found += [checkpoint_version(key) for key in keys if key.startswith(CHECKPOINT)]
+    return max((number for number in found if number is not None), default=-1)
+
+
+def damaged_checkpoints(objects: Objects, listed: Mapping[str, object], clips_per_shard: int) -> Iterator[str]:
+    """Keys of the checkpoints that are not what their names say."""
+    for key in listed:
+        if key.startswith(CHECKPOINT) and checkpoint_version(key) is not None:
+            data = objects.get(key)
+            if data is not None and read_checkpoint(key, data, clips_per_shard) is None:
+                yield key
+
+
+def log_report(url: str) -> LogReport:
+    """The history of the store at ``url``. Raises `StoreNotFound`, and `StoreDamaged` if a record is damaged."""
+    store = open_store(url)
+    entries = []
+    for found in records(store.objects, store.version):
+        if isinstance(found, DamagedRecord):
+            raise StoreDamaged(f"{record_key(found.version)} of {url}: {found.detail}")
+        entries.append(_entry(found[0]))
+    return LogReport(store=url, fingerprint=store.recipe.fingerprint, version=store.version, entries=tuple(entries))
+
+
+def _entry(record: Record) -> LogEntry:
+    units = [action for action in record.actions if isinstance(action, UnitCommitted)]
+    return LogEntry(
+        version=record.version,
+        time=record.time,
+        writer=record.writer,
+        rows_added=sum(action.rows for action in record.actions if isinstance(action, RowsAdded)),
+        parts_added=tuple(action.part for action in record.actions if isinstance(action, PartAdded)),
+        units=len(units),
+        committed=sum(unit.rows - len(unit.failed) for unit in units),
+        failed=sum(len(unit.failed) for unit in units),
+        bytes=sum(stored.length for unit in units for stored in unit.objects.values()),
+        retired=sum(len(action.rows) for action in record.actions if isinstance(action, RowsRetired)),
+        announced=sum(len(action.keys) for action in record.actions if isinstance(action, Deleting)),
+        deleted=sum(len(action.keys) for action in record.actions if isinstance(action, Deleted)),
+        lost=any(isinstance(action, RecordLost) for action in record.actions),
+    )

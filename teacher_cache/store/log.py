@@ -1,0 +1,216 @@
+"""A store's log: its records in, read forward and folded; actions out, appended as the next record. Readers and writers agree
+here and nowhere else.
+
+Record N is the object ``log/N.json``, created only if it is absent. Whoever finds the number taken reads what came, decides
+again, and tries the next one. Records are reached by their numbers, so nothing depends on a listing; only the newest
+checkpoint, which saves reading all records before it, is found by one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.base import canonical_json, sha256_digest
+from schemas.errors import BadInput, StoreDamaged
+from schemas.log import Action, Record, RecordLost
+from teacher_cache.store.layout import CHECKPOINT, record_key
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
+from teacher_cache.store.state import UNITS, State
+from teacher_cache.store.table import ROWS_PER_GROUP, short_digest
+
+FEWEST_AHEAD, MOST_AHEAD = 4, 32
+"""Records asked for at once. More than one even at the log's end, to notice a record that is gone before others."""
+
+MOST_RECORDS, LEAST_BYTES = 512, 8 * 2**20
+"""A checkpoint is due after that many records, or that many bytes of them and as many as the last checkpoint has.
+
+So a reader reads little more than twice a checkpoint, and all checkpoints together stay within a few times the records.
+"""
+WORTH_A_CHECKPOINT = 16
+"""Records after which a run that ends makes one: a store whose work is done is opened often."""
+
+_ACTIONS: TypeAdapter[list[Action]] = TypeAdapter(list[Action])
+
+Choose = Callable[[State], Sequence[Action]]
+
+
+class Log:
+    """A store's history up to some version, which `read` moves on and `append` adds to. One thread at a time may write."""
+
+    def __init__(self, objects: Objects, clips_per_shard: int) -> None:
+        self._objects, self._per_shard = objects, clips_per_shard
+        self.state = State(clips_per_shard)
+        self._records = 0
+        """Records since the last checkpoint."""
+        self._bytes = 0
+        """Their bytes."""
+        self._checkpoint_bytes = 0
+
+    def read(self, version: int | None = None) -> State:
+        """The state at the newest version, or at ``version``; always the same object, moved on.
+
+        Raises `BadInput` if the store has no such version, `StoreDamaged` if a record is damaged or missing.
+        """
+        if self.state.version < 0:
+            self._start(version)
+        ahead = FEWEST_AHEAD
+        while version is None or self.state.version < version:
+            last = self.state.version + ahead if version is None else min(version, self.state.version + ahead)
+            numbers = range(self.state.version + 1, last + 1)
+            found = self._objects.get_many([record_key(number) for number in numbers])
+            for number in numbers:
+                data = found.get(record_key(number))
+                if data is None and any(later > number and record_key(later) in found for later in numbers):
+                    data = self._created_since(number)
+                if data is None:
+                    self._require_version(version)
+                    return self.state
+                self._fold(number, data)
+            ahead = min(2 * ahead, MOST_AHEAD)
+        self._require_version(version)
+        return self.state
+
+    def _require_version(self, version: int | None) -> None:
+        if version is not None and self.state.version != version:
+            raise BadInput(f"version {version} of {self._objects.url} was asked for, and it has 0 to {self.state.version}")
+
+    def _created_since(self, number: int) -> bytes:
+        """A record that was absent while a later one existed: it was created in between, or it is lost."""
+        data = self._objects.get(record_key(number))
+        if data is None:
+            raise StoreDamaged(f"{record_key(number)} of {self._objects.url} is missing, and later ones exist. {REPAIR_ADVICE}")
+        return data
+
+    def _fold(self, number: int, data: bytes) -> None:
+        record = read_record(number, data, self._objects.url)
+        is_lost = any(isinstance(action, RecordLost) for action in record.actions)
+        if self.state.tip is not None and not is_lost and record.previous != self.state.tip:
+            raise StoreDamaged(
+                f"{record_key(number)} of {self._objects.url} does not follow the record before it: "
+                "one of them was replaced or comes from another store"
+            )
+        self.state.apply(number, record.actions)
+        self.state.tip = None if is_lost else sha256_digest(data)
+        if number == 0:
+            self.state.origin = sha256_digest(data)
+        self._records += 1
+        self._bytes += len(data)
+
+    @property
+    def origin(self) -> str:
+        """sha256 of the bytes of record 0, which no two stores share."""
+        return self.state.origin
+
+    def append(self, choose: Choose, command: str) -> bool:
+        """Append what ``choose`` makes of the newest state, as one record. False if that is nothing.
+
+        If another writer appends first, ``choose`` is called again with the state that it left. ``command`` is what the record
+        says of its writer, besides process and host.
+        """
+        if self.state.version < 0:
+            self.read()
+        while actions := tuple(choose(self.state)):
+            number, mark = self.state.version + 1, uuid.uuid4().hex
+            record = Record(
+                version=number,
+                previous=self.state.tip or "",
+                time=datetime.now(UTC),
+                writer=f"{command}, process {os.getpid()} on {platform.node()}",
+                mark=mark,
+                actions=actions,
+            )
+            data = seal(record)
+            if self._objects.create(record_key(number), data) or self._objects.get(record_key(number)) == data:
+                self._fold(number, data)
+                return True
+            self.read()
+        return False
+
+    def make_checkpoint(self, *, at_end: bool = False) -> bool:
+        """Write a checkpoint if one is due: after many records, or ``at_end`` of a run after some. Returns whether it did."""
+        is_due = self._records >= MOST_RECORDS or self._bytes >= max(LEAST_BYTES, self._checkpoint_bytes)
+        if not (is_due or (at_end and self._records >= WORTH_A_CHECKPOINT)):
+            return False
+        key, data = checkpoint_file(self.state)
+        self._objects.create(key, data)
+        self._records, self._bytes, self._checkpoint_bytes = 0, 0, len(data)
+        return True
+
+    def _start(self, version: int | None) -> None:
+        """Begin at the newest checkpoint that is not after ``version``. Damaged ones are passed over: they save time only."""
+        for key in sorted(checkpoints(self._objects), reverse=True):
+            number = checkpoint_version(key)
+            if number is None or (version is not None and number > version):
+                continue
+            data = self._objects.get(key)
+            state = None if data is None else read_checkpoint(key, data, self._per_shard)
+            if state is not None:
+                self.state, self._checkpoint_bytes = state, len(data or b"")
+                return
+
+
+def read_record(number: int, data: bytes, url: str) -> Record:
+    """Parse a record. Raises `StoreDamaged` if it is damaged, or was stored under another number."""
+    key = record_key(number)
+    record = unseal(Record, data, key, url)
+    if record.version != number:
+        raise StoreDamaged(f"{key} of {url} is record {record.version}; it was copied or renamed. {REPAIR_ADVICE}")
+    return record
+
+
+def checkpoints(objects: Objects) -> list[str]:
+    """Keys of the checkpoints, ascending."""
+    return list(objects.listing(CHECKPOINT))
+
+
+def checkpoint_version(key: str) -> int | None:
+    """The version in a checkpoint's key; None if the key is not one's."""
+    number, _, rest = key.removeprefix(CHECKPOINT).partition("-")
+    return int(number) if number.isdigit() and len(number) == 20 and rest.endswith(".parquet") else None
+
+
+def checkpoint_file(state: State) -> tuple[str, bytes]:
+    """(key, bytes) of a checkpoint: the committed units as columns, and all other actions in the file's metadata.
+
+    Equal states give equal bytes.
+    """
+    about = {
+        "version": state.version,
+        "tip": state.tip,
+        "origin": state.origin,
+        "actions": [action.model_dump(mode="json") for action in state.others],
+    }
+    buffer = io.BytesIO()
+    table = state.units.replace_schema_metadata({"checkpoint": canonical_json(about)})
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    data = buffer.getvalue()
+    return f"{CHECKPOINT}{state.version:020d}-{short_digest(data)}.parquet", data
+
+
+def read_checkpoint(key: str, data: bytes, clips_per_shard: int) -> State | None:
+    """The state that a checkpoint holds; None if its bytes are not those that its name states, or not a checkpoint's."""
+    if not key.endswith(f"-{short_digest(data)}.parquet"):
+        return None
+    try:
+        # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"checkpoint"])
+        state = State(clips_per_shard)
+        state.apply(about["version"], _ACTIONS.validate_python(about["actions"]))
+        state.add_units(table.replace_schema_metadata(None).cast(UNITS))
+        state.tip, state.origin = about["tip"], about["origin"]
+    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, ValidationError, StoreDamaged):
+        return None
+    return state if state.version == checkpoint_version(key) else None

@@ -1,0 +1,302 @@
+"""The log's actions in, in order; what is committed at a version out, as arrays indexed by row or by shard."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.clip import FailureReason
+from schemas.errors import StoreDamaged
+from schemas.log import (
+    MOST_ROWS,
+    Action,
+    Deleted,
+    Deleting,
+    PartAdded,
+    PartName,
+    RecordLost,
+    RowsAdded,
+    RowsRetired,
+    StoreCreated,
+    UnitCommitted,
+)
+from schemas.report import ClipCounts
+from schemas.signal import Shape, exact_array
+from teacher_cache.store.layout import array_of, part_of, shard_of
+
+PENDING, COMMITTED, FAILED, RETIRED = range(4)
+"""Status of a row, in one part or over several."""
+
+UNITS = pa.schema(
+    {
+        "version": pa.int64(),
+        "shard": pa.int64(),
+        "parts": pa.string(),
+        "rows": pa.int64(),
+        "failed": pa.list_(pa.struct({"row": pa.int64(), "reason": pa.string(), "detail": pa.string()})),
+        "exact": pa.list_(pa.struct({"array": pa.string(), "row": pa.int64()})),
+        "objects": pa.list_(pa.struct({"array": pa.string(), "length": pa.int64()})),
+    }
+)
+"""What readers need of each committed unit. ``parts`` are joined by commas; ``version`` is that of its record."""
+
+_ADDED_AT_ONCE = 4096
+"""Units that wait to be added to the arrays together, since adding a few costs as much as adding thousands."""
+
+
+class State:
+    """The state of a store at a version: its rows, its parts, and what is committed of them.
+
+    One thread may take in actions while others ask.
+    """
+
+    def __init__(self, clips_per_shard: int) -> None:
+        self.clips_per_shard = clips_per_shard
+        self.version = -1
+        """Number of the last record; -1 before the first."""
+        self.tip: str | None = ""
+        """sha256 of the last record's bytes, which the next one names; None where that is unknown."""
+        self.origin = ""
+        """sha256 of the bytes of record 0, which no two stores share."""
+        self.others: list[Action] = []
+        """All actions but committed units, in order."""
+        self.rows_added: list[RowsAdded] = []
+        self.parts: dict[PartName, Shape] = {}
+        """Part → shape of one clip, for the parts whose arrays exist."""
+        self.known_damage: dict[str, str | None] = {}
+        """Key → digest (None if missing) of each object that is known to be damaged."""
+        self.announced: set[str] = set()
+        """Keys that `gc` has announced to delete, ever. None of them is committed again."""
+        self.undeleted: set[str] = set()
+        """Those whose deletion is not recorded yet."""
+        self._retired: set[int] = set()
+        self._status: dict[str, NDArray[np.uint8]] = {}
+        self._exact: dict[str, NDArray[np.bool_]] = {}
+        self._lengths: dict[str, NDArray[np.int64]] = {}
+        self._versions: dict[str, NDArray[np.int64]] = {}
+        """Part → by shard: one more than the version that committed it; 0 if none has."""
+        self._failures: dict[tuple[str, int], tuple[str, str]] = {}
+        self._tables: list[pa.Table] = []
+        self._waiting: list[dict[str, Any]] = []
+        self._lock = threading.RLock()
+
+    # -- what came
+
+    def apply(self, version: int, actions: Iterable[Action]) -> None:
+        """Take in the actions of record ``version``. Raises `StoreDamaged` for what no writer writes."""
+        with self._lock:
+            for action in actions:
+                if isinstance(action, UnitCommitted):
+                    self._waiting.append(_unit_row(version, action))
+                else:
+                    self.others.append(action)
+                    self._apply_other(action)
+            self.version = version
+            if len(self._waiting) >= _ADDED_AT_ONCE:
+                self._settle()
+
+    def _apply_other(self, action: Action) -> None:
+        match action:
+            case RowsAdded():
+                if action.first_row < self.rows or action.first_row % self.clips_per_shard:
+                    raise StoreDamaged(f"the log adds rows from {action.first_row} on, and {self.rows} exist")
+                if action.first_row + action.rows > MOST_ROWS:
+                    raise StoreDamaged(f"the log adds rows beyond {MOST_ROWS}, the most that a store has")
+                self.rows_added.append(action)
+            case PartAdded():
+                self.parts.setdefault(action.part, action.shape)
+            case RowsRetired():
+                self._retired |= set(action.rows)
+                self.known_damage |= action.found
+            case Deleting():
+                self.announced |= set(action.keys)
+                self.undeleted |= set(action.keys)
+            case Deleted():
+                self.undeleted -= set(action.keys)
+            case StoreCreated() | RecordLost():
+                pass
+
+    def add_units(self, units: pa.Table) -> None:
+        """Take in committed units: a table with the schema `UNITS`, as a checkpoint holds them. Raises `StoreDamaged`."""
+        self._tables.append(units)
+        shards, counts = units["shard"].to_numpy(), units["rows"].to_numpy()
+        versions = units["version"].to_numpy()
+        if len(shards) and (shards.min() < 0 or counts.min() < 1 or counts.max() > self.clips_per_shard):
+            raise StoreDamaged(
+                f"the log commits units of {counts.min()} to {counts.max()} rows in shards of {self.clips_per_shard}"
+            )
+        ends = np.cumsum(counts)
+        rows = np.repeat(shards * self.clips_per_shard - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
+        for parts, members in _groups(units["parts"]):
+            inside = rows if len(members) == len(shards) else rows[np.isin(np.repeat(np.arange(len(shards)), counts), members)]
+            for part in parts.split(","):
+                _put(self._status, part, inside, np.full(len(inside), COMMITTED, np.uint8))
+                _put(self._versions, part, shards[members], versions[members] + 1)
+        self._add_failures(units)
+        exact = _flat(units["exact"])
+        for array, members in _groups(exact.field("array")):
+            in_array = exact.field("row").to_numpy()[members]
+            _put(self._exact, array, in_array, np.ones(len(members), bool))
+        objects = _flat(units["objects"])
+        of_objects = np.repeat(shards, units["objects"].combine_chunks().value_lengths().to_numpy())
+        for array, members in _groups(objects.field("array")):
+            _put(self._lengths, array, of_objects[members], objects.field("length").to_numpy()[members])
+
+    def _add_failures(self, units: pa.Table) -> None:
+        failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
+        for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
+            rows = np.array([failure["row"] for failure in failures], np.int64)
+            for part in parts.split(","):
+                _put(self._status, part, rows, np.full(len(rows), FAILED, np.uint8))
+                for failure in failures:
+                    self._failures[part, failure["row"]] = failure["reason"], failure["detail"]
+
+    def _settle(self) -> None:
+        with self._lock:
+            if self._waiting:
+                waiting, self._waiting = self._waiting, []
+                self.add_units(pa.Table.from_pylist(waiting, schema=UNITS))
+
+    # -- what it says
+
+    @property
+    def rows(self) -> int:
+        """Length of the clip axis: one past the last row."""
+        return self.rows_added[-1].first_row + self.rows_added[-1].rows if self.rows_added else 0
+
+    @property
+    def units(self) -> pa.Table:
+        """All committed units: a table with the schema `UNITS`."""
+        with self._lock:
+            self._settle()
+            self._tables = [pa.concat_tables([UNITS.empty_table(), *self._tables])]
+            return self._tables[0]
+
+    @property
+    def retired(self) -> frozenset[int]:
+        """Rows that damage has hit, and whose clips belong in new rows."""
+        return frozenset(self._retired)
+
+    @property
+    def barred(self) -> frozenset[tuple[PartName, int]]:
+        """(part, shard) of each part that can no longer be committed in a shard, since one of its keys was announced."""
+        self._settle()
+        found = {(part_of(array_of(key)), shard) for key in self.announced if (shard := shard_of(key)) is not None}
+        return frozenset((part, shard) for part, shard in found if not self.is_done(part, np.array([shard]))[0])
+
+    def status(self, rows: NDArray[np.int64], parts: Sequence[PartName]) -> NDArray[np.uint8]:
+        """Status of each row over all of ``parts``: uint8 (row,).
+
+        `RETIRED`, else `FAILED` if any part failed, else `PENDING` if any is pending, else `COMMITTED`.
+        """
+        self._settle()
+        found = [_at(self._status.get(part), rows) for part in parts]
+        if not found:
+            return np.full(len(rows), PENDING, np.uint8)
+        result = np.min(found, axis=0)
+        result[np.any([status == FAILED for status in found], axis=0)] = FAILED
+        if self._retired:
+            result[np.isin(rows, list(self._retired))] = RETIRED
+        return np.asarray(result, np.uint8)
+
+    def failure(self, row: int, parts: Iterable[PartName]) -> tuple[str, str] | None:
+        """(reason, detail) of the row's failure in the first of ``parts`` in which it failed; None if it failed in none."""
+        self._settle()
+        return next((self._failures[part, row] for part in parts if (part, row) in self._failures), None)
+
+    def rows_failed_for(self, reason: FailureReason) -> list[int]:
+        """Rows that failed for this reason in some part."""
+        self._settle()
+        return sorted({row for (_, row), (found, _) in self._failures.items() if found == reason})
+
+    def is_done(self, part: PartName, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each shard is committed in the part: bool (shard,)."""
+        self._settle()
+        done: NDArray[np.bool_] = _at(self._versions.get(part), shards) > 0
+        return done
+
+    def committed_at(self, part: PartName, shard: int) -> int:
+        """Version that committed the shard in the part; -1 if none has."""
+        self._settle()
+        return int(_at(self._versions.get(part), np.array([shard]))[0]) - 1
+
+    def is_exact(self, array: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each row is in the array ``SIGNAL_exact``: bool (row,)."""
+        self._settle()
+        return _at(self._exact.get(array), rows).astype(bool)
+
+    def shard_length(self, array: str, shard: int) -> int:
+        """Length in bytes of a committed shard object; 0 if there is none."""
+        self._settle()
+        return int(_at(self._lengths.get(array), np.array([shard]))[0])
+
+    def shard_lengths(self, array: str) -> NDArray[np.int64]:
+        """Lengths in bytes of an array's shard objects, int64, by shard number; 0 where there is none."""
+        self._settle()
+        return self._lengths.get(array, np.zeros(0, np.int64))
+
+    def bytes_of(self, array: str) -> int:
+        """Committed bytes of an array."""
+        return int(self.shard_lengths(array).sum())
+
+    def arrays(self) -> list[str]:
+        """Names of the arrays that have committed objects."""
+        self._settle()
+        return sorted(self._lengths)
+
+
+def clip_counts(rows: NDArray[np.int64], state: State, parts: Sequence[PartName]) -> ClipCounts:
+    """Number of rows that are committed in all of ``parts``, failed in any, or pending. A retired row counts as pending."""
+    status = state.status(rows, parts)
+    committed, failed = int((status == COMMITTED).sum()), int((status == FAILED).sum())
+    return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
+
+
+def _unit_row(version: int, unit: UnitCommitted) -> dict[str, Any]:
+    return {
+        "version": version,
+        "shard": unit.shard,
+        "parts": ",".join(unit.parts),
+        "rows": unit.rows,
+        "failed": [failed.model_dump() for failed in unit.failed],
+        "exact": [{"array": exact_array(signal), "row": row} for signal, rows in unit.exact.items() for row in rows],
+        "objects": [{"array": array_of(key), "length": stored.length} for key, stored in unit.objects.items()],
+    }
+
+
+def _flat(column: pa.ChunkedArray) -> pa.StructArray:
+    return column.combine_chunks().flatten()
+
+
+def _groups(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Each distinct text, with the indices at which it occurs."""
+    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    coded = whole.dictionary_encode()
+    indices = coded.indices.to_numpy(zero_copy_only=False)
+    for code, text in enumerate(coded.dictionary.to_pylist()):
+        yield text, np.flatnonzero(indices == code)
+
+
+def _at(values: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """``values`` at ``rows``; 0 beyond their end."""
+    if values is None or not len(values):
+        return np.zeros(len(rows), np.int64 if values is None else values.dtype)
+    return np.where(rows < len(values), values[np.minimum(rows, len(values) - 1)], values.dtype.type(0))
+
+
+def _put(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    if not len(rows):
+        return
+    array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(rows.max()) + 1
+    if needed > MOST_ROWS or rows.min() < 0:
+        raise StoreDamaged(f"the log names rows {rows.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
+    if needed > len(array):
+        # Grows by half, so that adding records one by one stays linear.
+        array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])
+    array[rows] = values
+    arrays[name] = array
