@@ -1,4 +1,7 @@
-"""Values taught now and stored ones in; how far they are apart out. Two runs of one teacher differ by its device's arithmetic."""
+"""Values taught now and stored ones in; how far they are apart out.
+
+Two runs of one teacher differ by the arithmetic of their devices.
+"""
 
 from __future__ import annotations
 

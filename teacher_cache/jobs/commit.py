@@ -100,8 +100,8 @@ def commit(store: Store, reports: Sequence[UnitReport], catalog_parts: int) -> l
     """Append written units to the store's log. Returns their reports, which say what others had committed before.
 
     Each part of a shard is committed once: of a unit that another run has committed in some parts, the others are left.
-    ``catalog_parts`` is how often rows had been added when the units were planned. Raises `CouldNotRun` for a unit whose objects
-    ``gc`` has announced to delete.
+    ``catalog_parts`` is how often rows had been added when the units were planned. Raises `CouldNotRun` for a unit whose
+    objects ``gc`` has announced to delete.
     """
     left: list[UnitCommitted | None] = []
 
@@ -143,8 +143,8 @@ def _done_parts(state: State, unit: UnitCommitted) -> set[PartName]:
 def _require_objects(state: State, unit: UnitCommitted, url: str) -> None:
     if gone := [key for key in unit.objects if key in state.announced]:
         raise CouldNotRun(
-            f"`gc --unfinished` deleted {gone[0]} of {url} while unit {unit.unit.name} was in work. Run the job again: it teaches "
-            "the unit's clips in new rows. Run `gc --unfinished` only while no run is at work."
+            f"`gc --unfinished` deleted {gone[0]} of {url} while unit {unit.unit.name} was in work. Run the job again: it "
+            "teaches the unit's clips in new rows. Run `gc --unfinished` only while no run is at work."
         )
 
 

@@ -42,8 +42,6 @@ class StoreWork:
     """Shard objects to create."""
     teachers: int
     has_heads: bool
-    row_groups: int
-    """Row groups of the catalog that the clips to teach are in."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +64,17 @@ def store_requests(work: StoreWork) -> Requests:
 
 _FOUND = Requests(get=1)
 """What finding an existing object costs besides the PUT that was refused: one request for it."""
-_LOG_READ = Requests(list=1, get=FEWEST_AHEAD)
-"""Reading the log of a new store: its checkpoints, and that there is no record."""
+_NEW_STORE = Requests(put=2 + len(MARKERS), list=1, get=FEWEST_AHEAD)
+"""Root, markers, and the first record, after a look at its log, which is empty."""
 
 
 def _made_ready(work: StoreWork) -> Requests:
-    # Root, markers, and the first record.
-    made = Requests() if work.exists else Requests(put=2 + len(MARKERS)) + _LOG_READ
-    declared = Requests(put=work.arrays) + _FOUND * work.arrays_there + Requests(put=int(work.new_parts > 0))
-    longer = work.arrays_there + work.others_there if work.grows else 0
-    lengthened = Requests(get=work.arrays + work.others_there, put=longer)
-    added = Requests(put=work.grows + work.revises + int(work.grows > 0))
-    read_again = Requests(get=(work.known_tables + work.grows) if work.grows else 0)
-    return made + added + read_again + declared + lengthened
+    made = Requests() if work.exists else _NEW_STORE
+    tables = work.grows + work.revises
+    added = Requests(put=tables + int(tables > 0), get=(work.known_tables + tables) if tables else 0)
+    declared = Requests(put=work.arrays - work.arrays_there + int(work.new_parts > 0))
+    lengthened = Requests(get=work.arrays + work.others_there, put=work.arrays_there + work.others_there if work.grows else 0)
+    return made + added + declared + lengthened
 
 
 def _worked(work: StoreWork) -> Requests:
@@ -88,7 +84,7 @@ def _worked(work: StoreWork) -> Requests:
     heads = Requests(put=2) * work.teachers + _FOUND * 2 * (work.teachers - (0 if work.exists else 1))
     opened = Requests(get=1) * work.teachers + (heads if work.has_heads else Requests())
     checkpoint = Requests(put=int(work.units >= WORTH_A_CHECKPOINT) + work.units // MOST_RECORDS)
-    return opened + Requests(get=work.row_groups) + Requests(put=work.shards + work.units) + checkpoint
+    return opened + Requests(put=work.shards + work.units) + checkpoint
 
 
 def hours(seconds: StageSeconds, engine: EngineJob) -> Hours:

@@ -151,7 +151,6 @@ def _store_work(job: Job, outlook: _Outlook) -> StoreWork:
         shards=sum(left.units(part) * len(_arrays(facts, part)) for part in facts.parts),
         teachers=teachers_of(job.engine, len(left)),
         has_heads="f4d" in facts.shapes,
-        row_groups=outlook.catalog.row_groups(left.to_teach),
     )
 
 

@@ -1,7 +1,7 @@
 """Decoded clips of one unit in; its shards, and what the log is to say of it, out: teach → encode → write.
 
-Independent of Ray and of the engine. A unit is idempotent and may run twice at once: its objects are created, never overwritten.
-An object that stands already is taken over. Workers write shards and nothing else; the run's driver commits them.
+Independent of Ray and of the engine. A unit is idempotent and may run twice at once: its objects are created, never
+overwritten, and one that stands already is taken over. Workers write shards and nothing else; the run's driver commits them.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class UnitWorker:
         self.compressors.shutdown(cancel_futures=True)
 
     def teach(self, item: WorkItem, decoded: Iterator[DecodedClip | VideoError]) -> TaughtUnit:
-        """Teach and encode a unit's clips. ``decoded`` yields them in the item's order. A failed clip fails only its own row."""
+        """Teach and encode a unit's clips. ``decoded`` yields them in the item's order. A failed clip fails only its row."""
         unit = TaughtUnit(self, item)
         for batch in unit.batches(decoded):
             unit.teach(batch)

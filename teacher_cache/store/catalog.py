@@ -192,11 +192,6 @@ class Catalog:
             self._groups[part, group] = self._parts[part].read(_TEXTS, [group])
         return self._groups[part, group]
 
-    def row_groups(self, rows: Rows) -> int:
-        """Number of row groups, over all tables, that the given rows are in."""
-        inside = (rows[(rows >= p.first_row) & (rows < p.first_row + p.rows)] - p.first_row for p in self._parts)
-        return sum(len(np.unique(rows // ROWS_PER_GROUP)) for rows in inside)
-
     def clips(self, rows: Rows) -> list[Clip]:
         """The clips of the given rows, which must be ascending."""
         return [Clip.model_construct(**row) for row in self.table(rows).to_pylist()]

@@ -1,9 +1,9 @@
 """A store's listing and its log in; the objects that nothing names out, deleted if no writer can come to name them.
 
-What can be named is decided by the log alone, never by age. Work that is done stays done, and a row that is superseded stays so:
-hence an object that the log rules out now is ruled out for every writer, however late, since each appends after what it has read.
-Each deletion is announced in the log before and recorded after, so that another ``gc`` can finish it, and an announced key is
-never committed again.
+What can be named is decided by the log alone, never by age. Work that is done stays done, and a row that is superseded stays
+so: an object that the log rules out now is ruled out for every writer, however late, since each appends after what it has
+read. Each deletion is announced in the log before and recorded after, so that another ``gc`` can finish it, and an announced
+key is never committed again.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def collect_garbage(
     if not dry_run:
         with progress("deleting", len(keys), "objects") as advance:
             for start in range(0, len(keys), _AT_ONCE):
-                _delete(store, keys[start : start + _AT_ONCE])
+                _delete(store, keys[start : start + _AT_ONCE], set(found.unfinished))
                 advance(len(keys[start : start + _AT_ONCE]))
         gone = store.state.undeleted - set(listed)  # a gc that was killed deleted these, and did not record it
         _record_deleted(store, sorted(gone))
@@ -134,10 +134,10 @@ def _bytes(listed: Mapping[str, object], keys: Sequence[str]) -> int:
     return sum(getattr(listed[key], "length", 0) for key in keys)
 
 
-def _delete(store: Store, keys: Sequence[str]) -> None:
+def _delete(store: Store, keys: Sequence[str], unfinished: set[str]) -> None:
     def announced(state: State) -> list[Deleting]:
-        # What a run has committed since it was looked at stays. Only unfinished work can have been.
-        left = [key for key in keys if not _is_committed(state, key)]
+        # What a run has committed since it was looked at stays.
+        left = [key for key in keys if not (key in unfinished and _is_committed(state, key))]
         return [Deleting(keys=tuple(left))] if set(left) - state.announced else []
 
     store.log.append(announced, "gc")
@@ -156,8 +156,4 @@ def _record_deleted(store: Store, keys: Sequence[str]) -> None:
 
 def _is_committed(state: State, key: str) -> bool:
     shard = shard_of(key)
-    return (
-        shard is not None
-        and bool(state.is_done(part_of(array_of(key)), np.array([shard]))[0])
-        and (state.shard_length(array_of(key), shard) > 0)
-    )
+    return shard is not None and state.shard_length(array_of(key), shard) > 0

@@ -52,6 +52,7 @@ class Log:
     def __init__(self, objects: Objects, clips_per_shard: int) -> None:
         self._objects, self._per_shard = objects, clips_per_shard
         self.state = State(clips_per_shard)
+        self._is_begun = False
         self._records = 0
         """Records since the last checkpoint."""
         self._bytes = 0
@@ -63,8 +64,9 @@ class Log:
 
         Raises `BadInput` if the store has no such version, `StoreDamaged` if a record is damaged or missing.
         """
-        if self.state.version < 0:
+        if not self._is_begun:
             self._start(version)
+            self._is_begun = True
         ahead = FEWEST_AHEAD
         while version is None or self.state.version < version:
             last = self.state.version + ahead if version is None else min(version, self.state.version + ahead)
@@ -119,7 +121,7 @@ class Log:
         If another writer appends first, ``choose`` is called again with the state that it left. ``command`` is what the record
         says of its writer, besides process and host.
         """
-        if self.state.version < 0:
+        if not self._is_begun:
             self.read()
         while actions := tuple(choose(self.state)):
             number, mark = self.state.version + 1, uuid.uuid4().hex

@@ -128,7 +128,7 @@ def create_store(url: str, recipe: Recipe, command: str) -> Store:
 
 def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalName, Shape], rows: int, command: str) -> None:
     """Create the arrays of ``parts``, with at least ``rows`` rows. Raises `BadInput` if one exists with other metadata."""
-    for part in parts:
+    for part in (part for part in parts if part not in store.state.parts):
         for array in stored_arrays(store.recipe, part, shapes):
             wanted = array_metadata(array, rows, store.recipe.layout.clips_per_shard)
             if store.objects.create(metadata_key(array.name), wanted):

@@ -17,6 +17,8 @@ from teacher_cache.store.records import REPAIR_ADVICE
 
 # A file up to this length is fetched whole and its digest checked; of a longer one, only the requested columns are fetched.
 _WHOLE = 16 * 2**20
+# A file up to this length is kept in memory once fetched.
+_KEPT = 2**20
 _TAIL = 8
 """The last bytes of a Parquet file: the length of its footer, and the magic number."""
 ROWS_PER_GROUP = 2**16
@@ -58,7 +60,7 @@ class StoredTable:
     def __init__(self, objects: Objects, file: TableFile) -> None:
         self._objects = objects
         self._file = file
-        self._whole: bytes | None = None
+        self._kept: bytes | None = None
 
     def __reduce__(self) -> tuple[type[StoredTable], tuple[Objects, TableFile]]:
         return StoredTable, (self._objects, self._file)
@@ -96,8 +98,9 @@ class StoredTable:
     def _source(self) -> Any:
         file, objects = self._file, self._objects
         if file.length <= _WHOLE:
-            data = objects.get(file.key)
+            data = self._kept or objects.get(file.key)
             self._require(data is not None and sha256_digest(data) == file.digest)
+            self._kept = data if file.length <= _KEPT else None
             return pa.BufferReader(data)
         ranges = _RangeFile(objects, file)
         self._require(sha256_digest(ranges.footer) == file.footer_digest)

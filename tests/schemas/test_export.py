@@ -46,7 +46,7 @@ def test_a_job_is_valid_and_a_misspelt_one_is_not(jobs: Jobs) -> None:
 
 
 def test_what_a_store_keeps_as_json_is_valid(tiny_store: Path) -> None:
-    kept = {"LedgerEntry": "ledger/000000/0*.json", "Segment": "catalog/segment-*.json", "HeadsCard": "heads/card.json"}
+    kept = {"Record": "log/0*.json", "HeadsCard": "heads/card.json"}
     for model, pattern in kept.items():
         found = [json.loads(path.read_text()) for path in tiny_store.glob(pattern)]
         assert found

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command, Jobs
+from log_files import rewrite
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput
 from schemas.job import Job
-from schemas.log import LedgerEntry, StoredObject
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.records import seal, unsealed
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.verify import verify
 
@@ -39,10 +38,8 @@ def test_targets_that_the_teacher_does_not_give_are_found(tiny_store: Path, tmp_
     chunks = unpack_shard(path.read_bytes(), 2)
     chunks[1] = encode_chunk(np.full((16, 112, 112, 2), 40, dtype="<i2"))
     path.write_bytes(pack_shard(chunks, 2))
-    entry = tmp_path / "store/ledger/000000/00000000.0.json"
-    committed = LedgerEntry.model_validate(unsealed(entry.read_bytes(), entry.name, ""))
-    stored = StoredObject(digest=sha256_digest(path.read_bytes()), length=path.stat().st_size)
-    entry.write_bytes(seal(committed.model_copy(update={"objects": committed.objects | {key: stored}})))
+    stored = {"digest": sha256_digest(path.read_bytes()), "length": path.stat().st_size}
+    rewrite(tmp_path / "store", lambda unit: unit["objects"].update({key: stored}), shard=0)
     assert not verify(str(tmp_path / "store")).findings
     _, findings = reteach(str(tmp_path / "store"), 4)
     assert [(f.kind, f.clip_ids) for f in findings] == [("drift", ("scene-1.mp4",))]

@@ -19,12 +19,12 @@ from schemas.errors import BadInput
 from schemas.job import EngineJob, Job, Prices
 from schemas.report import PilotReport, Requests, StageSeconds
 from teacher_cache.io.remote import filesystem
+from teacher_cache.jobs import commit as commit_module
 from teacher_cache.jobs.estimate import SignalWork, cost, estimate, hours
 from teacher_cache.jobs.pilot import pilot, plan_with_pilot
 from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store import store as store_module
-from teacher_cache.store.store import volumes_to_bind
+from teacher_cache.store import log as log_module
 
 VIDEOS = 40
 
@@ -108,7 +108,7 @@ def assert_near(predicted: Requests, counted: Requests) -> None:
 @settings(max_examples=5, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # to shrink one takes minutes
 @given(data=st.data())
 def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path) -> None:
-    """New and begun stores, partial shards, signals added later, clips that fail, ledgers that are bound at the end."""
+    """New and begun stores, partial shards, signals added later, clips that fail, checkpoints."""
     draw = data.draw
     signals = st.lists(st.sampled_from(["depth", "flow", "motion"]), min_size=1, max_size=3, unique=True)
     per_shard = draw(st.integers(1, 5), label="clips per shard")
@@ -117,8 +117,9 @@ def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path
     # What a unit writes of which no clip can be taught, nothing tells beforehand.
     bad = draw(st.sets(st.integers(0, first + added - 1), max_size=2), label="bad videos") - starts
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        # So that a small store's ledger is bound too, at the end: in between, driver and worker may each bind a volume.
-        patch.setattr(store_module, "_ENTRIES_WORTH_BINDING", draw(st.sampled_from([2, 128]), label="worth binding"))
+        # So that a small store has a checkpoint too, at the end, and that each unit has a record, as in a long run.
+        patch.setattr(log_module, "WORTH_A_CHECKPOINT", draw(st.sampled_from([2, 128]), label="worth a checkpoint"))
+        patch.setattr(commit_module, "_MOST_UNITS", 1)
         folder = Path(name)
         (folder / "bad.mp4").write_bytes(b"no video")
         uris = [folder / "bad.mp4" if n in bad else many / f"{n:02d}.mp4" for n in range(first + added)]
@@ -144,19 +145,6 @@ def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path
         again = plan_report(planned), run_job(planned)
         assert again[0].units == 0
         assert_near(again[0].requests.store, again[1].requests.store)
-
-
-@given(entries=st.integers(0, 10_000), units=st.integers(0, 20_000))
-def test_volumes_are_bound_as_the_run_binds_them(entries: int, units: int) -> None:
-    longest, worth = store_module._ENTRIES_PER_VOLUME, store_module._ENTRIES_WORTH_BINDING
-    bound, left = [], entries
-    for committed in range(units + 1):
-        left += committed > 0
-        if left >= longest:
-            bound, left = [*bound, left], 0
-    if left >= worth:
-        bound, left = [*bound, left], 0
-    assert volumes_to_bind(entries, units) == (bound, left)
 
 
 seconds = st.floats(0, 100, allow_nan=False)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.clip import Clip
 from schemas.errors import VideoError
-from schemas.log import RowOutcome, Unit, WorkItem
+from schemas.log import FailedRow, Unit, WorkItem
 from teacher_cache.jobs.scheduler import CLIPS_PER_BLOCK, Block, Inbox, InboxClosed, Scheduler, Span, decode_span
 
 # How many clips each video has, and how many rows a unit: together they cut the clips into units.
@@ -31,7 +31,7 @@ def items_of(videos: list[int], per_unit: int, settled: set[int] = frozenset()) 
     items = []
     for shard, start in enumerate(range(0, len(clips), per_unit)):
         rows = clips[start : start + per_unit]
-        done = tuple(RowOutcome(row=c.row, clip_id=c.clip_id, status="failed", reason="superseded", detail="") for c in rows)
+        done = tuple(FailedRow(row=c.row, reason="superseded", detail="") for c in rows)
         unit = Unit(shard=shard, parts=("depth",))
         items.append(
             WorkItem(unit=unit, clips=(), settled=done) if shard in settled else WorkItem(unit=unit, clips=rows, settled=())

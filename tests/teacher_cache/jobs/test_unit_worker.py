@@ -1,4 +1,4 @@
-"""What a unit finds at its shards' keys: its own work of before is taken as it is, and nothing else is. And what it holds."""
+"""What a unit finds at its shards' keys is the truth: rows come out as it holds them. And what a unit itself holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from conftest import Jobs
 
 from schemas.base import sha256_digest
-from schemas.errors import CouldNotRun
 from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
@@ -24,11 +23,12 @@ from teacher_cache import open_cache
 from teacher_cache.clips.decode import DecodedClip, decode_clip
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.memory import COMPRESSORS, ENCODED_CLIPS
+from teacher_cache.jobs.run import run_job
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
-from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.ledger import committed_texts, read_volumes
-from teacher_cache.store.shard import pack_shard
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
 
@@ -41,6 +41,7 @@ class Begun:
     """A store of one unit that nobody has done: two clips of a shard of three, one signal."""
 
     worker: UnitWorker
+    job: Job
     item: WorkItem
     clips: list[DecodedClip]
 
@@ -53,6 +54,10 @@ class Begun:
 
     def work(self) -> UnitReport:
         return self.worker.write(self.worker.teach(self.item, iter(self.clips)))
+
+    def times(self, clip: int) -> list[float]:
+        """When the frames of a clip are shown."""
+        return list(self.clips[clip].clock.timestamps_seconds)
 
     def shard(self, seconds: Mapping[int, list[float]]) -> bytes:
         """A shard of ``timestamps`` with a clip's in each slot."""
@@ -67,13 +72,14 @@ def begin(folder: Path, videos: list[Path], per_shard: int = PER_SHARD) -> Itera
     changes = {"videos": {"manifest": str(folder / "videos.jsonl")}, "layout": {"clips_per_shard": per_shard}}
     job = Job.model_validate(Jobs(folder, folder).value(url, signals=["camray"], **changes))
     facts = discover(job)
-    store = create_store(url, facts.recipe)
+    store = create_store(url, facts.recipe, "test")
     clips = find_clips(job, facts, store.catalog())
-    catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, facts.recipe))
-    add_parts(store, facts.parts, facts.shapes, catalog.rows)
-    (item,) = WorkLeft(facts.recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
-    with UnitWorker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
-        yield Begun(worker, item, [decode_clip(str(video), facts.recipe.clips) for video in videos])
+    catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, facts.recipe), "test")
+    add_parts(store, facts.parts, facts.shapes, catalog.rows, "test")
+    (item,) = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))
+    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
+    with UnitWorker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine, shapes=shapes)) as worker:
+        yield Begun(worker, job, item, [decode_clip(str(video), facts.recipe.clips) for video in videos])
 
 
 @pytest.fixture(scope="module")
@@ -83,44 +89,70 @@ def begun(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         yield made
 
 
-FIRST, SECOND, THIRD = ([start + 0.25 * i for i in range(16)] for start in (0.0, 1.0, 2.0))
+OTHER = [0.25 * i for i in range(16)]
 
-NOT_OURS: dict[str, Callable[[Begun], bytes]] = {
-    "lacks a clip": lambda begun: begun.shard({0: FIRST}),
-    "lacks the other clip": lambda begun: begun.shard({1: SECOND}),
-    "holds no clip": lambda begun: begun.shard({}),
-    "holds a clip too many": lambda begun: begun.shard({0: FIRST, 1: SECOND, 2: THIRD}),
-    "holds a clip of another slot": lambda begun: begun.shard({0: FIRST, 2: SECOND}),
-    "a bit of a chunk is wrong": lambda begun: begun.shard({0: FIRST, 1: SECOND}).replace(b"\0", b"\1", 1),
-    "is cut short": lambda begun: begun.shard({0: FIRST, 1: SECOND})[:-1],
-    "is empty": lambda _: b"",
-    "is longer": lambda begun: begun.shard({0: FIRST, 1: SECOND}) + b"\0",
+STANDING: dict[str, tuple[Callable[[Begun], bytes], set[int]]] = {
+    "lacks a clip": (lambda b: b.shard({0: b.times(0)}), {1}),
+    "lacks the other clip": (lambda b: b.shard({1: b.times(1)}), {0}),
+    "holds no clip": (lambda b: b.shard({}), {0, 1}),
+    "holds a clip too many": (lambda b: b.shard({0: b.times(0), 1: b.times(1), 2: OTHER}), set()),
+    "holds a clip in another slot": (lambda b: b.shard({0: b.times(0), 2: b.times(1)}), {1}),
+    "holds clips in each other's slots": (lambda b: b.shard({0: b.times(1), 1: b.times(0)}), {0, 1}),
+    "holds another clip": (lambda b: b.shard({0: OTHER, 1: b.times(1)}), {0}),
+    "a bit of a chunk is wrong": (lambda b: b.shard({0: b.times(0), 1: b.times(1)}).replace(b"\0", b"\1", 1), {0}),
+    "is cut short": (lambda b: b.shard({0: b.times(0), 1: b.times(1)})[:-1], {0, 1}),
+    "is empty": (lambda _: b"", {0, 1}),
+    "is longer": (lambda b: b.shard({0: b.times(0), 1: b.times(1)}) + b"\0", {0, 1}),
 }
+"""What stands at the key of the clock's shard → the rows that it does not hold."""
 
 
-@pytest.mark.parametrize("kind", NOT_OURS)
-def test_a_shard_that_is_not_the_unit_s_own_work_is_not_taken(begun: Begun, kind: str) -> None:
-    begun.path.write_bytes(NOT_OURS[kind](begun))
-    with pytest.raises(CouldNotRun, match=rf"{KEY} of .* does not hold this unit's clips"):
-        begun.work()
-    assert not open_cache(begun.worker.store.url).committed_ids()
+@pytest.mark.parametrize("kind", STANDING)
+def test_what_stands_is_the_truth_and_no_state_is_a_dead_end(begun: Begun, kind: str) -> None:
+    standing, missing = STANDING[kind]
+    begun.path.write_bytes(standing(begun))
+    report = begun.work()
+    assert report.written is not None
+    assert {row.row for row in report.written.failed} == missing
+    assert {row.reason for row in report.written.failed} <= {"missing_in_shard"}
+    assert report.committed == 2 - len(missing)
+    assert begun.path.read_bytes() == standing(begun)
+    assert report.written.objects[KEY].digest == sha256_digest(standing(begun))
 
 
-def test_a_whole_shard_of_the_unit_s_clips_is_taken_as_it_is(videos: Path, tmp_path: Path) -> None:
-    """Another worker's last bits need not equal ours, and what is recorded is what lies there."""
+def test_clips_that_an_earlier_attempt_left_out_are_taught_in_new_rows(videos: Path, tmp_path: Path) -> None:
     with begin(tmp_path, [videos / "scene-0.mp4", videos / "scene-1.mp4"]) as begun:
-        standing = begun.shard({0: FIRST, 1: SECOND})
-        begun.path.write_bytes(standing)
-        assert begun.work().committed == 2
-    url = begun.worker.store.url
-    assert begun.path.read_bytes() == standing
-    ((text,),) = (
-        texts.values() for texts in committed_texts(begun.worker.store.objects, read_volumes(begun.worker.store.objects))
-    )
-    assert json.loads(text)["objects"][KEY] == {"digest": sha256_digest(standing), "length": len(standing)}
-    read = open_cache(url).read(["timestamps"], ["1-scene-1.mp4", "0-scene-0.mp4"])["timestamps"]
-    np.testing.assert_array_equal(read, [SECOND, FIRST])
-    assert not verify(url).findings
+        begun.path.write_bytes(begun.shard({0: begun.times(0)}))
+        job = begun.job
+    report = run_job(job)
+    assert (report.clips.committed, report.clips.failed) == (1, 1)
+    report = run_job(job)
+    assert (report.clips.committed, report.clips.failed) == (2, 0)
+    assert open_cache(job.store).clips["row"].to_pylist() == [0, 3]
+    assert not verify(job.store).findings
+
+
+def test_what_another_device_gave_is_taken_over_with_its_own_figures(videos: Path, tmp_path: Path) -> None:
+    """Its last bits need not equal ours; a value that is another altogether is not taken."""
+    with begin(tmp_path, [videos / "scene-0.mp4", videos / "scene-1.mp4"]) as begun:
+        first = begun.work()
+        assert first.written is not None
+        (key,) = (key for key in first.written.objects if key.startswith("camray/"))
+        path = Path(begun.worker.store.url) / key
+        chunks = unpack_shard(path.read_bytes(), PER_SHARD)
+        (array,) = stored_arrays(begun.worker.store.recipe, "camray", begun.worker.shapes)
+        values = {slot: clip_buffer(array, 1)[0] for slot in chunks}
+        for slot, chunk in chunks.items():
+            decode_chunk(chunk, array, values[slot])
+        near, far = values[0] * np.float32(1.001), values[1] * np.float32(1.1)
+        path.write_bytes(pack_shard({n: encode_chunk(v, array.compression) for n, v in enumerate((near, far))}, PER_SHARD))
+        again = begun.work().written
+    assert again is not None
+    assert [(row.row, row.reason) for row in again.failed] == [(1, "missing_in_shard")]
+    (figures,) = again.figures
+    assert figures.rows == (0,)
+    assert figures.measured[0] == pytest.approx(0.001, rel=0.01)
+    assert again.objects[key].digest == sha256_digest(path.read_bytes())
 
 
 def test_no_more_encoded_clips_wait_than_the_compressors_can_take(videos: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from conftest import Jobs
+from log_files import record_paths
 from s3_proxy import proxy
 from s3fs import S3FileSystem
 from terminal import HIDE_CURSOR, SHOW_CURSOR, Terminal, paced
@@ -36,7 +37,7 @@ def test_one_watches_to_the_end_and_another_until_ctrl_c(tmp_path: Path, jobs: J
     )  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([PROGRAM, "run", str(job)], env=os.environ | paced(1.5), **quiet) as run:
-        while not (store / "catalog" / "segment-000000.json").exists():
+        while not (store / "log" / f"{1:020d}.json").exists():
             assert run.poll() is None
         watch = [PROGRAM, "status", str(store), "--watch", "--every", "0.2"]
         terminal = Terminal([*watch], columns=40)
@@ -73,10 +74,10 @@ def test_a_look_finds_what_status_finds(tiny_store: Path) -> None:
 
 def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, tiny_store: Path, tmp_path: Path) -> None:
     """The way to the server is cut and mended; meanwhile somebody commits what was left."""
-    last = max(tiny_store.glob("ledger/000000/0*.json"))
+    last = record_paths(tiny_store)[-1]
     bucket = S3FileSystem()
     bucket.put(str(tiny_store), f"{s3}/store", recursive=True)
-    bucket.rm(f"{s3}/store/ledger/000000/{last.name}")
+    bucket.rm(f"{s3}/store/log/{last.name}")
     log = tmp_path / "log"
 
     def wait_for(text: str) -> None:
@@ -96,7 +97,7 @@ def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, ti
         wait_for("2/4 clips")
     wait_for("cannot look now, and will try again: ")
     with proxy(server, port=int(way.endpoint.rpartition(":")[2])):
-        bucket.put(str(last), f"{s3}/store/ledger/000000/{last.name}")
+        bucket.put(str(last), f"{s3}/store/log/{last.name}")
         out, _ = watching.communicate(timeout=60)
     assert watching.returncode == 0, log.read_text()
     assert "4 planned: 4 committed" in out
@@ -106,7 +107,7 @@ def test_a_store_that_does_not_answer_for_a_while_is_looked_at_again(s3: str, ti
 def test_watching_ends_when_nobody_reads_it(tiny_store: Path, tmp_path: Path) -> None:
     """As in ``status --watch 2>&1 | head``, on a store that will never be done."""
     store = shutil.copytree(tiny_store, tmp_path / "store")
-    next(store.glob("ledger/000000/0*.json")).unlink()
+    record_paths(store)[-1].unlink()
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Jobs
+from log_files import forget, rewrite
 
 from schemas.errors import BadInput, ClipFailed, ClipPending, JoinRefused, SignalMissing, UnknownClip, ViewRefused
 from schemas.job import Job
-from schemas.log import LedgerEntry
 from schemas.view import Crop, View
 from teacher_cache import Cache, JoinedCache, join_caches, open_cache
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store.records import seal, unsealed
 
 Teach = Callable[..., Cache]
 
@@ -136,23 +135,17 @@ def test_a_dataset_and_a_student_take_what_is_joined(joined: JoinedCache) -> Non
 
 
 def changed(cache: Cache, folder: Path, change: Callable[[dict[str, Any]], None] | None) -> Cache:
-    """A copy of a store with its first ledger entry changed, or removed."""
+    """A copy of a store whose log says something else of the first shard, or nothing."""
     copy = shutil.copytree(cache.url, folder / "copy")
-    entry = min((copy / "ledger").glob("0*/0*.json"))
-    if change is None:
-        entry.unlink()
-    else:
-        value = unsealed(entry.read_bytes(), entry.name, str(copy))
-        change(value)
-        entry.write_bytes(seal(LedgerEntry.model_validate(value)))
+    rewrite(copy, change or forget, shard=0)
     return open_cache(str(copy))
 
 
 def test_a_clip_has_the_worst_of_its_statuses_and_the_store_that_it_is_of(
     latents: Cache, classical: Cache, tmp_path: Path
 ) -> None:
-    def fail(entry: dict[str, Any]) -> None:
-        entry["rows"][0] |= {"status": "failed", "reason": "decode_timeout", "detail": "after 60 s"}
+    def fail(unit: dict[str, Any]) -> None:
+        unit["failed"].append({"row": 0, "reason": "decode_timeout", "detail": "after 60 s"})
 
     partly = changed(classical, tmp_path, fail)
     for stores in ({"a": latents, "b": partly}, {"b": partly, "a": latents}):

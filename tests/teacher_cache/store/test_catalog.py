@@ -15,7 +15,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
 from teacher_cache.clips.tables import CLIPS, keys_of
 from teacher_cache.store import table as table_module
-from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows, read_catalog
+from teacher_cache.store.catalog import Catalog, numbered_rows, read_catalog, store_rows
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.table import StoredTable, create_table
 
@@ -36,20 +36,26 @@ def clips(segment: dict[str, tuple[str, int]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CLIPS)
 
 
-def walked(rows: list[Clip]) -> dict[str, int]:
-    """The rule of the format, row by row."""
-    content = {clip.video_id: (clip.content_digest, clip.window is None) for clip in rows}
-    return {c.clip_id: c.row for c in rows if (c.content_digest, c.window is None) == content[c.video_id]}
+def walk(current: dict[str, Clip], added: list[Clip]) -> dict[str, Clip]:
+    """The rule of the format, row by row: what is in force after some are added."""
+    content = {clip.video_id: (clip.content_digest, clip.window is None) for clip in added}
+    left = {
+        clip.clip_id: clip
+        for clip in current.values()
+        if (clip.content_digest, clip.window is None) == content.get(clip.video_id, (clip.content_digest, clip.window is None))
+    }
+    return left | {clip.clip_id: clip for clip in added}
 
 
 @given(SEGMENTS)
 def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
-    catalog, rows = Catalog(), []
+    catalog, rows, current = Catalog(), [], {}
     for segment in segments:
         added = numbered_rows(clips(segment), catalog.next_row(PER_SHARD))
-        rows += [Clip(**row) for row in added.to_pylist()]
+        new = [Clip(**row) for row in added.to_pylist()]
+        rows, current = [*rows, *new], walk(current, new)
         catalog = catalog.with_rows(added)
-    expected = walked(rows)
+    expected = {clip_id: clip.row for clip_id, clip in current.items()}
     assert catalog.current.tolist() == sorted(expected.values())
     names = [*expected, "nobody"]
     for few in (2**16, 0):  # both ways of searching
@@ -64,22 +70,32 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
         assert (keys_of([video])[0] in catalog.video_keys()) == any(c.video_id == video for c in rows)
 
 
-def test_segments_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long segments are cut, two of one number are not both taken, and what is read back is what was written."""
+def test_rows_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many are cut into several tables, and what is read back is what was written, with what it supersedes."""
     monkeypatch.setattr("teacher_cache.store.catalog.LONGEST_SEGMENT", 10)
     objects = Objects(str(tmp_path))
     many = clips({f"v{n}": ("x", 0) for n in range(30)})
-    grown = append_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
-    assert grown is not None
-    assert grown.segments == 4
-    assert append_rows(objects, Catalog(), numbered_rows(clips({"late": ("x", 0)}), 0), PER_SHARD) is None
-    again = append_rows(objects, grown, numbered_rows(clips({"v3": ("y", 0)}), grown.next_row(PER_SHARD)), PER_SHARD)
-    assert again is not None
-    read = read_catalog(objects)
-    assert read.rows == again.rows == 33
+    added = store_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
+    assert [(action.first_row, action.rows, action.superseded) for action in added] == [
+        (0, 8, None), (8, 8, None), (16, 8, None), (24, 6, None),
+    ]  # fmt: skip
+    grown = read_catalog(objects, added)
+    added += store_rows(objects, grown, numbered_rows(clips({"v3": ("y", 0)}), grown.next_row(PER_SHARD)), PER_SHARD)
+    assert added[-1].superseded is not None
+    read = read_catalog(objects, added)
+    assert read.rows == 33
+    assert 3 not in read.current
     assert read.rows_of(["v3", "v4", "late"]).tolist() == [32, 4, -1]
     assert read.table(read.rows_between(0, 30)).drop("row") == many
     assert read.rows_between(28, 40).tolist() == [28, 29, 32]
+
+
+def test_an_id_is_not_found_by_another_s_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys are equal here: what differs is the other half of the hash."""
+    monkeypatch.setattr("teacher_cache.store.catalog.keys_of", lambda texts: np.array([7 for _ in texts], np.uint64))
+    monkeypatch.setattr("teacher_cache.store.catalog.column_keys", lambda column: np.full(len(column), 7, np.uint64))
+    catalog = Catalog().with_rows(numbered_rows(clips({"a": ("x", 0)}), 0))
+    assert catalog.rows_of(["a", "b"]).tolist() == [0, -1]
 
 
 def test_two_ids_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

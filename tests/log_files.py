@@ -1,0 +1,73 @@
+"""A local store's log as files: what it says, and the same log saying something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from schemas.base import sha256_digest
+from teacher_cache.store import records
+from teacher_cache.store.layout import version_of
+
+
+def record_paths(store: Path) -> list[Path]:
+    """The files of the log's records, in order."""
+    return sorted(path for path in (store / "log").glob("*.json") if version_of(f"log/{path.name}") is not None)
+
+
+def record_with(store: Path, action: str, shard: int | None = None) -> Path:
+    """The first record that holds such an action, of that shard if one is given."""
+    return next(path for path in record_paths(store) if any(_is(found, action, shard) for found in _actions(path)))
+
+
+def _actions(path: Path) -> list[dict[str, Any]]:
+    actions: list[dict[str, Any]] = json.loads(path.read_bytes())["actions"]
+    return actions
+
+
+def _is(found: dict[str, Any], action: str, shard: int | None) -> bool:
+    return found["action"] == action and shard in (None, found.get("shard"))
+
+
+def units(store: Path) -> list[dict[str, Any]]:
+    """The committed units, in the order in which they were."""
+    return [found for path in record_paths(store) for found in _actions(path) if found["action"] == "unit_committed"]
+
+
+def rewrite(
+    store: Path, change: Callable[[dict[str, Any]], object], action: str = "unit_committed", shard: int | None = None
+) -> Path:
+    """Change an action of a record, which is then sealed again, as are all later ones: a log of whoever may write there.
+
+    Returns the record's file.
+    """
+    changed = record_with(store, action, shard)
+    tip = ""
+    for path in record_paths(store):
+        value = json.loads(path.read_bytes())
+        del value["digest"]
+        if path == changed:
+            change(next(found for found in value["actions"] if _is(found, action, shard)))
+        data = records._sealed(value | {"previous": tip})
+        path.write_bytes(data)
+        tip = sha256_digest(data)
+    for checkpoint in (store / "log").glob("checkpoint-*"):
+        checkpoint.unlink()
+    return changed
+
+
+def forget(action: dict[str, Any]) -> None:
+    """A change for `rewrite`: as if the action had never been."""
+    action.clear()
+    action["action"] = "record_lost"
+
+
+def contents(objects: Mapping[str, bytes]) -> dict[str, Any]:
+    """What is equal in stores of equal work: every object but records, whose times differ, and what the records say."""
+    others: dict[str, Any] = {
+        key: data for key, data in objects.items() if version_of(key) is None and not key.startswith("log/checkpoint-")
+    }
+    said = [action for key, data in objects.items() if version_of(key) is not None for action in json.loads(data)["actions"]]
+    return others | {"log": sorted(said, key=lambda action: json.dumps(action, sort_keys=True))}
