@@ -65,9 +65,13 @@ def forget(action: dict[str, Any]) -> None:
 
 
 def contents(objects: Mapping[str, bytes]) -> dict[str, Any]:
-    """What is equal in stores of equal work: every object but records, whose times differ, and what the records say."""
+    """What is equal in stores of equal work: every object but records, whose times differ, and what the records say.
+
+    But for what they say of garbage, which is no work.
+    """
     others: dict[str, Any] = {
         key: data for key, data in objects.items() if version_of(key) is None and not key.startswith("log/checkpoint-")
     }
     said = [action for key, data in objects.items() if version_of(key) is not None for action in json.loads(data)["actions"]]
-    return others | {"log": sorted(said, key=lambda action: json.dumps(action, sort_keys=True))}
+    work = [action for action in said if action["action"] not in {"deleting", "deleted"}]
+    return others | {"log": sorted(work, key=lambda action: json.dumps(action, sort_keys=True))}

@@ -27,9 +27,9 @@ from schemas.errors import VideoError
 from schemas.job import Job
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
-from teacher_cache.jobs import engine
+from teacher_cache.jobs import commit, engine
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store import store
+from teacher_cache.store import log
 from teacher_cache.teachers import registry
 from teacher_cache.teachers.l4p.teacher import L4PFamily, L4PTeacher
 
@@ -55,7 +55,7 @@ class Outcome:
 
     status: Literal["done", "killed", "paused", "failed"]
     steps: tuple[str, ...] = ()
-    """Each change to the store's folder, of a run that was done: its audit event and path, such as ``os.link ledger/…``."""
+    """Each change to the store's folder, of a run that was done: its audit event and path, such as ``os.link log/…``."""
     error: str = ""
 
 
@@ -65,18 +65,18 @@ class Writers:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def rehearse(self, job: Job, entries_per_volume: int) -> None:
+    def rehearse(self, job: Job, records_per_checkpoint: int) -> None:
         """Run a job undisturbed, in the process that all others fork from, and keep what decoders and teacher gave."""
-        self._connection.send(("rehearse", job, entries_per_volume))
+        self._connection.send(("rehearse", job, records_per_checkpoint))
         if error := self._connection.recv():
             raise RuntimeError(error)
 
-    def start(self, job: Job, entries_per_volume: int, stop: Stop | None = None, **environment: str) -> int:
+    def start(self, job: Job, records_per_checkpoint: int, stop: Stop | None = None, **environment: str) -> int:
         """Begin a run; gives its process id.
 
-        A volume of the ledger is closed at ``entries_per_volume``, and at two when the run has done all there is.
+        Each unit has a record of its own. There is a checkpoint after ``records_per_checkpoint``, and at the end.
         """
-        self._connection.send(("start", job, entries_per_volume, stop, environment))
+        self._connection.send(("start", job, records_per_checkpoint, stop, environment))
         return int(self._connection.recv())
 
     def wait(self, pid: int) -> Outcome:
@@ -112,10 +112,10 @@ def _serve(requests: Connection) -> None:
     try:
         while True:
             match requests.recv():
-                case "rehearse", job, entries_per_volume:
-                    requests.send(_rehearsed(job, entries_per_volume))
-                case "start", job, entries_per_volume, stop, environment:
-                    pid, said = _forked(job, entries_per_volume, stop, environment)
+                case "rehearse", job, records_per_checkpoint:
+                    requests.send(_rehearsed(job, records_per_checkpoint))
+                case "start", job, records_per_checkpoint, stop, environment:
+                    pid, said = _forked(job, records_per_checkpoint, stop, environment)
                     running[pid] = said
                     requests.send(pid)
                 case "wait", pid:
@@ -126,20 +126,21 @@ def _serve(requests: Connection) -> None:
             os.waitpid(pid, 0)
 
 
-def _rehearsed(job: Job, entries_per_volume: int) -> str:
+def _rehearsed(job: Job, records_per_checkpoint: int) -> str:
     try:
-        _run(job, entries_per_volume)
+        _run(job, records_per_checkpoint)
     except Exception:  # noqa: BLE001  # whatever it is, the test is told
         return traceback.format_exc()
     return ""
 
 
-def _run(job: Job, entries_per_volume: int) -> None:
-    store._ENTRIES_PER_VOLUME, store._ENTRIES_WORTH_BINDING = entries_per_volume, 2  # a small store is to have volumes too
+def _run(job: Job, records_per_checkpoint: int) -> None:
+    log.MOST_RECORDS, log.WORTH_A_CHECKPOINT = records_per_checkpoint, 2  # a small store is to have checkpoints too
+    commit._EVERY_SECONDS, commit._MOST_UNITS = 0, 1
     run_job(job)
 
 
-def _forked(job: Job, entries_per_volume: int, stop: Stop | None, environment: dict[str, str]) -> tuple[int, int]:
+def _forked(job: Job, records_per_checkpoint: int, stop: Stop | None, environment: dict[str, str]) -> tuple[int, int]:
     """(process id of a run, pipe on which it says how it ended)."""
     listen, say = os.pipe()
     pid = os.fork()
@@ -150,7 +151,7 @@ def _forked(job: Job, entries_per_volume: int, stop: Stop | None, environment: d
         os.environ.update(environment)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # here, in the main thread: Python ignores it
         steps = _Steps(job.store, stop)
-        _run(job, entries_per_volume)
+        _run(job, records_per_checkpoint)
         os.write(say, "\n".join(["done", *steps.taken]).encode())
     except BaseException:  # noqa: BLE001  # whatever it is, the test is told
         os.write(say, f"failed\n{traceback.format_exc()}".encode())

@@ -28,8 +28,8 @@ _MOST_UNITS = 1024
 class Committer:
     """Commits units as part of a store's log. Use as a context manager, which commits what is left."""
 
-    def __init__(self, store: Store, every_seconds: float = _EVERY_SECONDS) -> None:
-        self._store, self._every_seconds = store, every_seconds
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._catalog_parts = len(store.state.rows_added)
         self._waiting: list[UnitReport] = []
         self._done: list[UnitReport] = []
@@ -91,7 +91,7 @@ class Committer:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             # Units that come shortly after each other share a record.
-            self._changed.wait_for(lambda: self._is_closed, self._every_seconds)
+            self._changed.wait_for(lambda: self._is_closed, _EVERY_SECONDS)
             units, self._waiting = self._waiting[:_MOST_UNITS], self._waiting[_MOST_UNITS:]
             return units
 

@@ -15,12 +15,14 @@ from conftest import FAULTS, tree
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
+from log_files import contents
 
 from schemas.errors import CacheError
 from schemas.job import Job, VideoSource
 from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
 from teacher_cache.reader.cache import Cache, Values
+from teacher_cache.store import log
 from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.verify import verify
 
@@ -46,9 +48,8 @@ class Whole:
         return sorted({clip_id for clip_id, _ in self.values})
 
     def alike(self, key: str) -> list[str]:
-        """Other objects of the same kind, but for the entries of one shard, whose order says nothing."""
-        others = (k for k in self.objects if _kind(k) == _kind(key) and self.objects[k] != self.objects[key])
-        return [k for k in others if not key.startswith("ledger/") or _entry(k) != _entry(key)]
+        """Other objects of the same kind."""
+        return [k for k in self.objects if _kind(k) == _kind(key) and self.objects[k] != self.objects[key]]
 
     def foreign(self, key: str) -> list[bytes]:
         """Objects of the same kind that belong elsewhere."""
@@ -71,11 +72,6 @@ class Whole:
                     (self.path / key).unlink(missing_ok=True)
 
 
-def _entry(key: str) -> str:
-    """The volume and shard of a ledger entry."""
-    return key.split(".", maxsplit=1)[0]
-
-
 def _kind(key: str) -> str:
     return "zarr.json" if key.endswith("/zarr.json") else re.sub(r"[0-9a-f]{16,}|\d+", "#", key)
 
@@ -89,7 +85,9 @@ def whole(folder: Path, two_jobs: tuple[Job, Job]) -> Whole:
     stores = folder / "store", folder / "earlier", folder / "other"
     run_job(first.model_copy(update={"store": str(stores[1])}))
     shutil.copytree(stores[1], stores[0])
-    run_job(second.model_copy(update={"store": str(stores[0])}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "WORTH_A_CHECKPOINT", 1)
+        run_job(second.model_copy(update={"store": str(stores[0])}))
     run_job(second.model_copy(update={"store": str(stores[2]), "videos": VideoSource(manifest=str(backwards))}))
     cache = open_cache(str(stores[0]))
     ids = cache.committed_ids()
@@ -156,8 +154,9 @@ def damages(draw: st.DrawFn, whole: Whole, keys: Sequence[str]) -> Damage:
 
 IN: dict[str, Callable[[str], bool]] = {
     "shards": lambda key: "/c/" in key,
-    "ledger": lambda key: key.startswith("ledger/") and not key.endswith("zarr.json"),
-    "catalog": lambda key: key.startswith("catalog/") and not key.endswith("zarr.json"),
+    "records": lambda key: key.startswith("log/0"),
+    "tables": lambda key: key.startswith(("log/rows-", "log/superseded-")),
+    "checkpoints": lambda key: key.startswith("log/checkpoint-"),
     "heads": lambda key: key.startswith("heads/") and not key.endswith("zarr.json"),
     "metadata": lambda key: key.endswith("/zarr.json"),
     "root": lambda key: key == "zarr.json",
@@ -174,7 +173,8 @@ fifth_or_all = pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.
 
 @fifth_or_all
 @pytest.mark.parametrize(
-    ("place", "examples"), [("ledger", 400), ("catalog", 300), ("heads", 100), ("metadata", 300), ("root", 200)]
+    ("place", "examples"),
+    [("records", 400), ("tables", 300), ("checkpoints", 100), ("heads", 100), ("metadata", 300), ("root", 200)],
 )
 def test_every_damage_is_found(whole: Whole, place: str, examples: int, part: int) -> None:
     @settings(max_examples=examples * FAULTS // part, deadline=None)
@@ -189,8 +189,9 @@ def test_every_damage_is_found(whole: Whole, place: str, examples: int, part: in
 @pytest.mark.parametrize(
     ("place", "examples"),
     [
-        ("ledger", 100),
-        ("catalog", 100),
+        ("records", 100),
+        ("tables", 100),
+        ("checkpoints", 50),
         ("metadata", 100),
         ("root", 50),
     ],
@@ -248,15 +249,16 @@ def _keys(whole: Whole, place: str) -> list[str]:
 def _is_told(whole: Whole, damage: Damage) -> bool:
     """Whether a damaged object is named, in a finding of its own or, where it is gone, in that of its folder or its file.
 
-    Where the root is damaged nothing says what the store is: an error does as well. A lost entry of the ledger may look like
-    work that was never done; the next run does it.
+    Where the root is damaged nothing says what the store is: an error does as well. Where the last record is lost, or a
+    checkpoint, the store is as it was before it.
     """
     try:
         report = verify(str(whole.path))
     except CacheError as error:
         return "zarr.json" in damage.objects and str(whole.path) in str(error)
     told = " ".join(f"{finding.key} {finding.detail}" for finding in report.findings)
-    is_undone = damage.is_loss and any(map(IN["ledger"], damage.objects)) and report.clips.pending > 0
+    last = max(filter(IN["records"], whole.objects))
+    is_undone = damage.is_loss and any(key == last or IN["checkpoints"](key) for key in damage.objects)
     return any(key.removesuffix(".json") in told for key in damage.objects) or is_undone
 
 
@@ -289,7 +291,7 @@ def test_what_a_finding_is_called(whole: Whole, damage: bytes | None, kind: str)
         assert [(f.kind, f.key) for f in verify(str(whole.path)).findings] == [(kind, key)]
 
 
-folders = st.sampled_from(["", "camray/", "camray/c/", "camray/c/7/", "catalog/", "ledger/", "heads/", "other/"])
+folders = st.sampled_from(["", "camray/", "camray/c/", "camray/c/7/", "log/", "heads/", "other/"])
 names = st.text("abc0123456789-._", min_size=1, max_size=12).filter(lambda name: name.strip("."))
 suffixes = st.sampled_from(["", ".json", ".parquet", ".tmp", "/zarr.json"])
 
@@ -308,5 +310,5 @@ def test_what_should_not_be_there_is_found(whole: Whole, key: str) -> None:
 def test_gc_removes_just_that(whole: Whole, key: str) -> None:
     assume(not (whole.path / key).exists())
     with whole.damaged({key: b"{}"}):
-        assert collect_garbage(str(whole.path), older_than_hours=0, dry_run=False).removed == (key,)
-        assert tree(whole.path) == whole.objects
+        assert collect_garbage(str(whole.path)).removed == (key,)
+        assert contents(tree(whole.path)) == contents(whole.objects)

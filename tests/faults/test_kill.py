@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -31,7 +31,6 @@ from schemas.job import Job
 from teacher_cache import open_cache
 from teacher_cache.reader.cache import Values
 from teacher_cache.store.garbage import collect_garbage
-from teacher_cache.store.ledger import committed_texts, read_volumes
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.verify import verify
 
@@ -42,19 +41,17 @@ class Task:
 
     workers: Writers
     job: Job
-    entries_per_volume: int
+    records_per_checkpoint: int
     before: Path | None
     """The store as the job finds it; None where there is none."""
     undisturbed: Path
-    by_timing: bool = False
-    """Whether it is a matter of timing which volume of the ledger an entry is in: units are written beside each other."""
     steps: tuple[str, ...] = ()
     """Every change to the store's folder that an undisturbed run makes, as `Outcome` has them."""
 
     @cached_property
-    def end(self) -> dict[str, bytes]:
-        """Every object of the undisturbed store."""
-        return tree(self.undisturbed)
+    def end(self) -> dict[str, Any]:
+        """Every object of the undisturbed store, and what its log says."""
+        return contents(tree(self.undisturbed))
 
     @cached_property
     def values(self) -> dict[tuple[str, str], Values]:
@@ -75,7 +72,7 @@ class Task:
             yield self.job.model_copy(update={"store": str(store)})
 
     def start(self, job: Job, stop: Stop | None = None) -> int:
-        return self.workers.start(job, self.entries_per_volume, stop)
+        return self.workers.start(job, self.records_per_checkpoint, stop)
 
     def run(self, job: Job, stop: Stop | None = None) -> Outcome:
         return self.workers.wait(self.start(job, stop))
@@ -84,7 +81,7 @@ class Task:
         """The task once it has been run undisturbed; its forked runs end with the same bytes."""
         if self.before is not None:
             shutil.copytree(self.before, self.undisturbed)
-        self.workers.rehearse(self.job.model_copy(update={"store": str(self.undisturbed)}), self.entries_per_volume)
+        self.workers.rehearse(self.job.model_copy(update={"store": str(self.undisturbed)}), self.records_per_checkpoint)
         with self.begun() as job:
             outcome = self.run(job)
             assert outcome.status == "done", outcome.error
@@ -102,7 +99,7 @@ def workers() -> Iterator[Writers]:
 
 @pytest.fixture(scope="module")
 def begin(workers: Writers, folder: Path, two_jobs: tuple[Job, Job]) -> Task:
-    """A first run, whose volume of the ledger is closed in the end."""
+    """A first run, with a checkpoint in the end."""
     return Task(workers, two_jobs[0], 100, None, folder / "begin").rehearsed()
 
 
@@ -112,46 +109,30 @@ def grow(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task)
 
 
 @pytest.fixture(scope="module")
-def volumes(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task) -> Task:
-    """A run that closes one volume after another."""
-    return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "volumes", by_timing=True).rehearsed()
+def checkpoints(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin: Task) -> Task:
+    """A run that makes a checkpoint after each two records."""
+    return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "checkpoints").rehearsed()
 
 
 @pytest.fixture(params=["begin", "grow"])
 def task(request: pytest.FixtureRequest) -> Task:
-    """A task in which it is no matter of timing which entry a volume holds."""
     found: Task = request.getfixturevalue(request.param)
     return found
 
 
 def _differing(job: Job, task: Task) -> set[str]:
-    """Objects of the undisturbed store that are gone or other, and anything that is there besides."""
-    found = tree(Path(job.store))
+    """Objects of the undisturbed store that are gone or other, and anything that is there besides; also what the log says."""
+    found = contents(tree(Path(job.store)))
     return {key for key in found.keys() | task.end.keys() if found.get(key) != task.end.get(key)}
 
 
 def _ends_as_undisturbed(job: Job, task: Task) -> None:
     """Nothing lost, nothing twice, nothing changed; and what is left over is what `gc` says, and gone after it."""
-    if task.by_timing:
-        collect_garbage(job.store, older_than_hours=0, dry_run=False)
-        report, undisturbed = verify(job.store), verify(str(task.undisturbed))
-        assert report.findings == ()
-        assert report.clips == undisturbed.clips
-        assert _entries(job.store) == _entries(str(task.undisturbed))
-        assert {key for key in _differing(job, task) if not key.startswith("ledger/")} == set()
-        return
     left_over = _differing(job, task)
     assert left_over.isdisjoint(task.end)
-    removed = collect_garbage(job.store, older_than_hours=0, dry_run=False).removed
+    removed = collect_garbage(job.store).removed
     assert set(removed) == left_over
     assert _differing(job, task) == set()
-
-
-def _entries(store: str) -> list[bytes]:
-    """What the ledger holds, in whatever volumes."""
-    objects = Objects(store)
-    texts = [text for some in committed_texts(objects, read_volumes(objects)) for text in some.values()]
-    return sorted(texts)
 
 
 def _reads_right(job: Job, task: Task) -> None:
@@ -202,10 +183,10 @@ def test_killed_at_every_step(task: Task, stride: int) -> None:
 
 
 @some_or_all
-def test_killed_at_every_step_in_which_the_ledger_changes(volumes: Task, stride: int) -> None:
-    ledger = [(step, name) for step, name in enumerate(volumes.steps, 1) if " ledger" in name]
-    for step, _ in sampled(ledger, stride):
-        _is_killed(volumes, step, "kill")
+def test_killed_at_every_step_in_which_the_log_changes(checkpoints: Task, stride: int) -> None:
+    log = [(step, name) for step, name in enumerate(checkpoints.steps, 1) if " log" in name]
+    for step, _ in sampled(log, stride):
+        _is_killed(checkpoints, step, "kill")
 
 
 def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
@@ -218,7 +199,7 @@ def _is_killed(task: Task, step: int, how: Literal["kill", "tear"]) -> None:
 
 
 def _had_no_such_step(outcome: Outcome, step: int, how: Literal["kill", "tear"]) -> bool:
-    """Whether a run came to its end because threads that raced for a folder or a volume took other steps than in rehearsal."""
+    """Whether a run came to its end because threads that raced for a folder took other steps than in rehearsal."""
     if outcome.status != "done":
         return False
     return len(outcome.steps) < step or (how == "tear" and not outcome.steps[step - 1].startswith("open "))
@@ -273,27 +254,16 @@ def _disturbed(job: Job, task: Task, crews: list[list[Stop | None]]) -> None:
     assert {task.workers.proceed(run).status for run in late} <= {"done"}
 
 
-def test_any_disturbance_at_any_step(task: Task) -> None:
+@pytest.mark.parametrize("name", ["begin", "grow", "checkpoints"])
+def test_any_disturbance_at_any_step(name: str, request: pytest.FixtureRequest) -> None:
+    task: Task = request.getfixturevalue(name)
+
     @settings(max_examples=6 * FAULTS, deadline=None)
     @given(crews)
     def holds(crews: list[list[Stop | None]]) -> None:
         with task.begun() as job:
             _disturbed(job, task, crews)
             _ends_as_undisturbed(job, task)
-
-    holds()
-
-
-def test_any_disturbance_while_volumes_are_closed(volumes: Task) -> None:
-    """Which entry a volume holds is then a matter of timing; what is committed is not."""
-
-    @settings(max_examples=6 * FAULTS, deadline=None)
-    @given(crews)
-    def holds(crews: list[list[Stop | None]]) -> None:
-        with volumes.begun() as job:
-            _disturbed(job, volumes, crews)
-            _ends_as_undisturbed(job, volumes)
-            _reads_right(job, volumes)
 
     holds()
 
@@ -319,13 +289,13 @@ def test_killed_or_misled_over_s3(begin: Task, s3: str) -> None:
             assert _over_s3(begin, store, through, between).status == "done", (fault, at)
             if fault == "sent late":
                 between.release()
-            collect_garbage(store, older_than_hours=0, dry_run=False)
-            assert _tree_of(store) == begin.end, (fault, at)
+            collect_garbage(store)
+            assert contents(_tree_of(store)) == begin.end, (fault, at)
 
 
 def _over_s3(task: Task, store: str, environment: dict[str, str], between: S3Proxy) -> Outcome:
     job = task.job.model_copy(update={"store": store})
-    between.writer = task.workers.start(job, task.entries_per_volume, None, **environment)
+    between.writer = task.workers.start(job, task.records_per_checkpoint, None, **environment)
     return task.workers.wait(between.writer)
 
 
@@ -356,7 +326,7 @@ def test_the_command_killed_with_all_its_processes(
     assert report.status == 0
     assert report.json["clips"] == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
     assert report.json["done_before"] == between["committed"]
-    assert teacher_cache_command("gc", store, "--older-than", "0").status == 0
+    assert teacher_cache_command("gc", store).status == 0
     assert contents(tree(store)) == contents(tree(single_clips_store))
 
 

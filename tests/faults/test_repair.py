@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tree
+from log_files import record_with
 
+from schemas.errors import StoreDamaged
 from schemas.job import Job
 from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store.garbage import collect_garbage
+from teacher_cache.store.log import Log, checkpoint_file
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.verify import verify
 
 CLIPS = ["scene-0", "scene-1", "scene-2"]
@@ -27,7 +30,7 @@ def whole(folder: Path, two_jobs: tuple[Job, Job]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "hit"), [("bit", CLIPS[:1]), ("cut", CLIPS[:2]), ("lost", CLIPS[:2]), ("swapped", CLIPS), ("entry", CLIPS[:2])]
+    ("how", "hit"), [("bit", CLIPS[:1]), ("cut", CLIPS[:2]), ("lost", CLIPS[:2]), ("swapped", CLIPS), ("record", [])]
 )
 def test_what_was_hit_is_taught_again(whole: Path, two_jobs: tuple[Job, Job], tmp_path: Path, how: str, hit: list[str]) -> None:
     store = tmp_path / "store"
@@ -43,11 +46,13 @@ def test_what_was_hit_is_taught_again(whole: Path, two_jobs: tuple[Job, Job], tm
     assert report.clips.model_dump() == {"planned": 4, "committed": 3, "failed": 1, "pending": 0}
     now = tree(store)
     derived = {key for key in damaged if key.endswith("/zarr.json")}  # an array's length
+    derived |= {key for key in damaged if how == "record" and key.startswith("log/")}
     assert {key for key in damaged if now.get(key) != damaged[key]} <= derived
-    # Objects that only a damaged entry named are nobody's now.
-    assert {finding.kind for finding in verify(str(store)).findings} <= ({"orphan"} if how == "entry" else set())
+    assert verify(str(store)).findings == ()
     after = _rows(store)
-    assert {clip_id for clip_id in after if after[clip_id] != before[clip_id]} - {"broken"} == set(hit)
+    # What a lost record committed stands, and is taken over in its place.
+    moved = set() if how == "record" else set(hit)
+    assert {clip_id for clip_id in after if after[clip_id] != before[clip_id]} - {"broken"} == moved
     found, right = (open_cache(str(place)).read(NAMES, CLIPS) for place in (store, whole))
     for name in NAMES:
         np.testing.assert_array_equal(found[name], right[name])
@@ -74,15 +79,40 @@ def _damage(store: Path, how: str) -> None:
         case "swapped":
             first.write_bytes(second.read_bytes())
             second.write_bytes(whole)
-        case "entry":
-            entry = min((store / "ledger").rglob("*0000.0.json"))
-            entry.write_bytes(entry.read_bytes()[:50])
+        case "record":
+            record = record_with(store, "unit_committed", shard=0)
+            record.write_bytes(record.read_bytes()[:50])
 
 
-def test_a_catalog_table_whose_record_is_lost_is_named_and_not_garbage(tiny_store: Path, tmp_path: Path) -> None:
-    store = shutil.copytree(tiny_store, tmp_path / "store")
-    (store / "catalog/segment-000000.json").unlink()
-    (table,) = (str(path.relative_to(store)) for path in store.glob("catalog/*.parquet"))
-    (finding,) = (finding for finding in verify(str(store)).findings if finding.key == table)
-    assert "the record is lost" in finding.detail
-    assert table not in collect_garbage(str(store), older_than_hours=0, dry_run=True).removed
+def test_rows_whose_record_is_lost_are_added_again_from_their_table(
+    whole: Path, two_jobs: tuple[Job, Job], tmp_path: Path
+) -> None:
+    store = shutil.copytree(whole, tmp_path / "store")
+    lost = record_with(store, "rows_added")
+    lost.write_bytes(b"")
+    with pytest.raises(StoreDamaged, match=f"log/{lost.name}"):
+        open_cache(str(store))
+    report = run_job(two_jobs[0].model_copy(update={"store": str(store)}), repair=True)
+    assert report.clips.model_dump() == {"planned": 4, "committed": 3, "failed": 1, "pending": 0}
+    assert _rows(store) == _rows(whole)
+    assert verify(str(store)).findings == ()
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(whole: Path, two_jobs: tuple[Job, Job], tmp_path: Path) -> None:
+    store = shutil.copytree(whole, tmp_path / "store")
+    log = Log(Objects(str(store)), clips_per_shard=2)
+    key, data = checkpoint_file(log.read())
+    (store / key).write_bytes(data[:-1])
+    assert _rows(store) == _rows(whole)
+    assert [(finding.kind, finding.key) for finding in verify(str(store)).findings] == [("checkpoint", key)]
+    run_job(two_jobs[0].model_copy(update={"store": str(store)}), repair=True)
+    assert verify(str(store)).findings == ()
+
+
+def test_a_second_repair_and_one_of_a_whole_store_change_nothing(
+    whole: Path, two_jobs: tuple[Job, Job], tmp_path: Path
+) -> None:
+    store = shutil.copytree(whole, tmp_path / "store")
+    before = tree(store)
+    assert run_job(two_jobs[0].model_copy(update={"store": str(store)}), repair=True).clips.committed == 3
+    assert tree(store) == before
