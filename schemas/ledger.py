@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, FiniteFloat, StringConstraints
 
 from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
@@ -47,15 +47,15 @@ class StoredObject(Frozen):
 
 
 class ErrorFigure(Frozen):
-    """The encoding error of one clip's signal, measured as it was written."""
+    """The encoding error of one clip's signal, measured as it was written. No figure is infinite or NaN, which JSON has not."""
 
     measure: str
     """The quantity whose largest value ``measured`` and ``bound`` give, in words."""
-    measured: float
+    measured: FiniteFloat
     """Largest error of the clip."""
-    bound: float
+    bound: FiniteFloat
     """Largest error that the encoding allows."""
-    relative_rms: float
+    relative_rms: FiniteFloat
     """Root mean square of the error, divided by that of the values."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,8 @@ from schemas.signal import SIGNAL_NAMES
 from schemas.view import View
 from teacher_cache import DiskTier, join_caches, open_cache
 from teacher_cache.clips.decode import decode_clip
-from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.run import run_job
-from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
-from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
 from teacher_cache.reader.cache import Cache
-from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import PRESETS
@@ -56,46 +53,20 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
     assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
 
 
-VERSION_1 = {"f4d": "int8-channel", "depth": "log-uint16", "flow": "step16-int16", "motion": "step8-int8"}
-
-
-@pytest.mark.parametrize("earlier", [VERSION_1, dict.fromkeys(VERSION_1, "float32")], ids=["int8", "float32"])
-def test_a_store_in_earlier_encodings_is_read(
-    jobs: Jobs, videos: Path, tiny_store: Path, tmp_path: Path, earlier: dict[str, str]
-) -> None:
-    url = str(tmp_path / "store")
-    job = Job.model_validate(jobs.value(url, videos={"glob": f"{videos}/scene-0.mp4"}))
-    facts = discover(job)
-    recipe = facts.recipe.model_copy(update={"encodings": earlier | {"camray": "float32"}})
-    store = create_store(url, recipe)
-    clips = find_clips(job, facts, store.catalog())
-    catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, recipe))
-    add_parts(store, facts.parts, facts.shapes, catalog.rows)
-    (item,) = WorkLeft(recipe, catalog, store.ledger(), facts.parts, rows_of(clips, catalog))
-    with UnitWorker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine)) as worker:
-        clip = decode_clip(str(videos / "scene-0.mp4"), recipe.clips)
-        assert worker.write(worker.teach(item, iter([clip]))).committed == 1
-
-    assert not verify(url).findings
-    cache, now = open_cache(url), open_cache(str(tiny_store)).read(SIGNAL_NAMES, ["scene-0.mp4"])
-    read = cache.read(SIGNAL_NAMES, ["scene-0.mp4"])
-    decoded = cache.decode(cache.read_stored(SIGNAL_NAMES, ["scene-0.mp4"]))
-    for signal, values in read.items():
-        spread = np.abs(now[signal]).max()
-        bounded = values.clip(-8, 8) if signal == "motion" else values  # as `fine` has it
-        np.testing.assert_allclose(bounded, now[signal], rtol=2e-3, atol=spread / 50 if signal == "f4d" else 0.2)
-        torch.testing.assert_close(decoded[signal], torch.from_numpy(values), rtol=1e-6, atol=0)
-
-
 def with_far_flow(folder: Path, pixels: float) -> TeacherJob:
     """A teacher whose flow is some pixels either side of ``pixels``; 16 bits hold 2048 at 1/16 pixel."""
+    return with_far("flow_2d_backward", folder, pixels)
+
+
+def with_far(head: str, folder: Path, by: float) -> TeacherJob:
+    """A teacher one of whose heads gives so much more."""
     model = L4P(PRESETS["tiny"])
     seed_weights(model, seed=1)
     state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    last = [name for name in state if "flow_2d_backward" in name and name.endswith("head2.2.bias")]
+    last = [name for name in state if f".{head}." in name and name.endswith("head2.2.bias")]
     assert last
     for name in last:
-        state[name] += pixels
+        state[name] += by
     torch.save({"state_dict": state}, folder / "far.ckpt")
     return TeacherJob(preset="tiny", weights=str(folder / "far.ckpt"))
 
@@ -132,6 +103,25 @@ def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
     assert [(f.kind, f.key.split("/")[0], f.clip_ids) for f in verify(str(store)).findings] == [
         ("missing", "flow_exact", ("scene-0.mp4", "scene-1.mp4"))
     ]
+
+
+@pytest.mark.parametrize("encoding", ["fine", "compact", "exact"])
+@pytest.mark.parametrize("by", [200, -200])
+def test_a_clip_whose_depth_would_read_as_infinity_or_zero_fails(
+    jobs: Jobs, videos: Path, tmp_path: Path, encoding: str, by: float
+) -> None:
+    """Its logarithm fits what is stored in each of them, and no reader could give it."""
+    teacher = with_far("depth", tmp_path, by).model_dump()
+    changes = {"signals": ["depth"], "videos": {"glob": f"{videos}/scene-0.mp4"}, "encoding": encoding}
+    store = str(tmp_path / "store")
+    report = run_job(Job.model_validate(jobs.value(store, teacher=teacher, **changes)))
+    assert (report.clips.committed, report.clips.failed) == (0, 1)
+    (row,) = open_cache(store).clips.to_pylist()
+    assert row["reason"] == "encoding_bound"
+    name = {"fine": "log-step-1/512", "compact": "log-step-1/64", "exact": "float32-raw"}[encoding]
+    told = r"depth: distance of its natural log from what float32 can give back, -87.34 to 88.72, 1\d\d\.?\d* exceeds 0"
+    assert re.fullmatch(f"{told} under {name}", row["detail"])
+    assert not verify(store).findings
 
 
 @dataclass(frozen=True)
