@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints
 
 from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
@@ -67,11 +67,11 @@ class ErrorFigure(Frozen):
 
     measure: str
     """The quantity whose largest value ``measured`` and ``bound`` give, in words."""
-    measured: float
+    measured: FiniteFloat
     """Largest error of the clip."""
-    bound: float
+    bound: FiniteFloat
     """Largest error that the encoding allows."""
-    relative_rms: float
+    relative_rms: FiniteFloat
     """Root mean square of the error, divided by that of the values."""
 
 
@@ -80,10 +80,10 @@ class ErrorFigures(Frozen):
 
     signal: SignalName
     measure: str
-    bound: float
+    bound: FiniteFloat
     rows: tuple[Row, ...]
-    measured: tuple[float, ...]
-    relative_rms: tuple[float, ...]
+    measured: tuple[FiniteFloat, ...]
+    relative_rms: tuple[FiniteFloat, ...]
 
 
 class TableFile(Frozen):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -31,9 +33,12 @@ class Compression:
 
 
 SHUFFLED = Compression()
-"""The default, and the only compression in early stores."""
+"""The default."""
 RAW = Compression("none")
 """For numbers that are mostly noise, where saving a few per cent is not worth the time."""
+
+LEAST_LOG, MOST_LOG = (math.log(np.finfo(np.float32).tiny), math.log(np.finfo(np.float32).max))
+"""Between them, -87.34 and 88.72, a logarithm's exponential is a normal float32 number: neither 0, subnormal nor infinite."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class StoredArray:
     compression: Compression = SHUFFLED
     optional: bool = False
     """Whether the array holds only the clips that the signal's other arrays cannot represent. The ledger names those clips."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one clip's values, uncompressed."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 Arrays = dict[str, Values]
@@ -75,10 +85,10 @@ class Encoding(Protocol):
         """The signal's shape for one clip, from that of the first stored array: the inverse of `stored`."""
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """Encode one clip's raw signal, a float32 tensor on any device. Computes on that device.
+        """Encode one clip's raw signal, a finite float32 tensor on any device. Computes on that device.
 
-        Returns the clip's arrays, little-endian, on the host, and the measured error. If the error exceeds its bound, or is
-        NaN, the encoding cannot represent the clip.
+        Returns the clip's arrays, little-endian, on the host, and the measured error. If the error exceeds its bound, the
+        encoding cannot represent the clip. If not, what `decode` gives is finite, and within the bound of ``raw``.
         """
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
@@ -123,4 +133,9 @@ def figure(measure: str, error: torch.Tensor, values: torch.Tensor, measured: fl
     power = float(values.double().square().mean())
     noise = float(error.double().square().mean())
     relative = (noise / power) ** 0.5 if power > 0 else 0.0
-    return ErrorFigure(measure=measure, measured=measured, bound=bound, relative_rms=relative)
+    return ErrorFigure(measure=measure, measured=finite(measured), bound=bound, relative_rms=finite(relative))
+
+
+def finite(error: float) -> float:
+    """The error; or the largest float, which is beyond any bound, for one that is infinite or NaN. JSON has neither."""
+    return error if math.isfinite(error) else sys.float_info.max

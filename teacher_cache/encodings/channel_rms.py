@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,16 @@ import numpy as np
 
 from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import AnyArray, Arrays, Compression, StoredArray, bytes_to_float32, nonzero, to_float32
+from teacher_cache.encodings.base import (
+    AnyArray,
+    Arrays,
+    Compression,
+    StoredArray,
+    bytes_to_float32,
+    finite,
+    nonzero,
+    to_float32,
+)
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -47,6 +57,8 @@ class ChannelRMS:
         """One int8 array (layer, plane, token_y, token_x, channel)."""
         layers, times, height, width, channels = shape
         assert height * width > _DELTA  # enough tokens for scale, centre and delta
+        # A value is within sqrt(tokens) × RMS of the mean, and a step at least sqrt(12) × 0.57 × bound × RMS: it fits 16 bits.
+        assert math.sqrt(times * height * width) <= 2**15 * 1.9 * self.bound
         attributes = {
             "units": signal.units,
             "long_name": signal.meaning,
@@ -87,7 +99,7 @@ class ChannelRMS:
             side[_CENTRE], side[_DELTA] = q.centre, q.delta
         worst, overall = relative_rms(quantised)
         measure = "RMS error over RMS, of the worst layer and channel"
-        figure = ErrorFigure(measure=measure, measured=worst, bound=self.bound, relative_rms=overall)
+        figure = ErrorFigure(measure=measure, measured=finite(worst), bound=self.bound, relative_rms=finite(overall))
         return {signal.name: planes.cpu().numpy()}, figure
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:

@@ -10,7 +10,17 @@ import numpy as np
 
 from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import AnyArray, Arrays, Compression, StoredArray, exp, to_float32
+from teacher_cache.encodings.base import (
+    LEAST_LOG,
+    MOST_LOG,
+    AnyArray,
+    Arrays,
+    Compression,
+    StoredArray,
+    exp,
+    finite,
+    to_float32,
+)
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -18,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exact:
-    """Encoding: the teacher's float32 output, unchanged. Depth is stored as its log, as the network outputs it."""
+    """Encoding: the teacher's float32 output, unchanged. Depth is stored as its log, as the network outputs it.
+
+    A depth that is no normal float32 number could be stored, but reads as 0 or infinity; a clip with one is not represented.
+    """
 
     name: str
     compression: Compression
@@ -40,9 +53,16 @@ class Exact:
         return stored
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """See `Encoding.encode`. The error is always 0."""
-        stored = raw.float().cpu().contiguous().numpy().astype("<f4", copy=False)
-        return {signal.name: stored}, ErrorFigure(measure="absolute error", measured=0.0, bound=0.0, relative_rms=0.0)
+        """See `Encoding.encode`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
+        values = raw.float()
+        stored = values.cpu().contiguous().numpy().astype("<f4", copy=False)
+        measure, error = "absolute error", 0.0
+        if self.logarithm:
+            least, most = float(values.min()), float(values.max())
+            if not LEAST_LOG <= least <= most <= MOST_LOG:
+                measure = f"distance of its natural log from what float32 can give back, {LEAST_LOG:.2f} to {MOST_LOG:.2f},"
+                error = max(LEAST_LOG - least, most - MOST_LOG)
+        return {signal.name: stored}, ErrorFigure(measure=measure, measured=finite(error), bound=0.0, relative_rms=0.0)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`."""

@@ -1,4 +1,4 @@
-"""A lossy encoding in, one whose bound always holds out: clips beyond the bound are stored losslessly, in an optional array."""
+"""A lossy encoding in, one for clips beyond its bound too out: those are stored losslessly, in an optional array."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ExactFallback:
     """Encoding: ``lossy`` for clips whose measured error is within its bound; the raw float32 values for the others.
 
-    The others are clips with NaN or infinities, with values beyond the integers' range, or too small for a float32 step.
+    The others are clips with values beyond the integers' range, or too small or too large for a float32 step.
     """
 
     lossy: Encoding

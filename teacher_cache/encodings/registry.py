@@ -8,7 +8,6 @@ from schemas.errors import BadInput
 from schemas.job import EncodingProfile, Job
 from schemas.signal import SIGNAL_NAMES, SignalName
 from teacher_cache.encodings.base import RAW, SHUFFLED, Compression, Encoding
-from teacher_cache.encodings.channel_int8 import ChannelInt8
 from teacher_cache.encodings.channel_rms import ChannelRMS
 from teacher_cache.encodings.exact import Exact
 from teacher_cache.encodings.exact_fallback import ExactFallback
@@ -21,80 +20,46 @@ _PLANAR = Compression("blosc", level=4, order=(3, 0, 1, 2))
 
 # The low float32 bits of a network's output are noise: compression saves only a tenth of the features' bytes.
 _RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "depth") for n in SIGNAL_NAMES}
-_COMPRESSED: dict[SignalName, Exact] = {n: Exact("float32", SHUFFLED, logarithm=n == "depth") for n in SIGNAL_NAMES}
+_COMPRESSED = Exact("float32", SHUFFLED)
 
 
 def _depth(step: float, name: str, bound: float) -> ExactFallback:
     # Half a step of the log is the relative error of the depth. The range is at least exp(±64).
-    lossy = UniformInteger(
-        name, f"depth within {bound:.1%} of its value", np.dtype("<i2"), step, 0.0,
-        missing=-(2**15), logarithm=True, bound=bound, compression=_MAP,
-    )  # fmt: skip
+    statement = f"depth within {bound:.1%} of its value"
+    lossy = UniformInteger(name, statement, np.dtype("<i2"), step, bound, _MAP, logarithm=True)
     return ExactFallback(lossy, _RAW["depth"])
 
 
 def _flow(step: float, name: str) -> ExactFallback:
     # The range is at least ±2047 pixels.
-    lossy = UniformInteger(
-        name, f"flow within {step / 2:g} pixel", np.dtype("<i2"), step, 0.0,
-        missing=-(2**15), bound=step / 2, compression=_PLANAR,
-    )  # fmt: skip
+    lossy = UniformInteger(name, f"flow within {step / 2:g} pixel", np.dtype("<i2"), step, step / 2, _PLANAR)
     return ExactFallback(lossy, _RAW["flow"])
 
 
-def _motion(step: float, name: str) -> ExactFallback:
-    # A logit of 8 is a probability of 0.9997; there is nothing to learn beyond that.
-    lossy = UniformInteger(
-        name, f"logit, clipped to ±8, within {step / 2:g}", np.dtype("i1"), step, 0.0,
-        missing=-128, clip=8.0, bound=step / 2, compression=_MAP,
-    )  # fmt: skip
-    return ExactFallback(lossy, _RAW["motion"])
+def _motion(step: float, name: str) -> UniformInteger:
+    # A logit of 8 is a probability of 0.9997; there is nothing to learn beyond that. Once clipped, every value is in range.
+    statement = f"logit, clipped to ±8, within {step / 2:g}"
+    return UniformInteger(name, statement, np.dtype("i1"), step, step / 2, _MAP, clip=8.0)
 
 
-# Steps are powers of two, so that integer × step is exact in float32. For depth, the largest steps within the bounds would save
-# another 0.03 (fine) and 0.35 (compact) bits per value.
+# For depth, the largest steps within the bounds would save another 0.03 (fine) and 0.35 (compact) bits per value, and they are
+# no powers of two.
 _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
     "fine": {
         "f4d": ExactFallback(ChannelRMS("channel-rms-1%", 0.01), _RAW["f4d"]),
         "depth": _depth(1 / 512, "log-step-1/512", 0.001),
         "flow": _flow(1 / 16, "step-1/16"),
         "motion": _motion(1 / 8, "step-1/8"),
-        "camray": _COMPRESSED["camray"],
+        "camray": _COMPRESSED,
     },
     "compact": {
         "f4d": ExactFallback(ChannelRMS("channel-rms-4%", 0.04), _RAW["f4d"]),
         "depth": _depth(1 / 64, "log-step-1/64", 0.01),
         "flow": _flow(1 / 4, "step-1/4"),
         "motion": _motion(1 / 2, "step-1/2"),
-        "camray": _COMPRESSED["camray"],
+        "camray": _COMPRESSED,
     },
     "exact": {**_RAW},
-}
-
-# Encodings of earlier stores, still read but no longer written.
-_EARLIER: dict[SignalName, tuple[Encoding, ...]] = {
-    "f4d": (ChannelInt8(),),
-    "depth": (
-        UniformInteger(
-            "log-uint16",
-            "depth within 0.1% of its value",
-            np.dtype("<u2"),
-            0.001,
-            -32.768,
-            missing=0,
-            logarithm=True,
-            bound=0.001,
-        ),
-    ),
-    "flow": (
-        UniformInteger("step16-int16", "flow within 1/32 pixel", np.dtype("<i2"), 1 / 16, 0.0, missing=-(2**15), bound=1 / 32),
-    ),
-    "motion": (
-        UniformInteger(
-            "step8-int8", "logit, clipped to ±8, within 1/16", np.dtype("i1"), 1 / 8, 0.0, missing=-128, clip=8.0, bound=1 / 16
-        ),
-    ),
-    "camray": (),
 }
 
 
@@ -105,7 +70,7 @@ def resolve(job: Job) -> dict[SignalName, str]:
 
 def encodings(signal: SignalName) -> dict[str, Encoding]:
     """Name → encoding, for every encoding of the signal that this version reads."""
-    return {e.name: e for e in (*(profile[signal] for profile in _PROFILES.values()), _COMPRESSED[signal], *_EARLIER[signal])}
+    return {profile[signal].name: profile[signal] for profile in _PROFILES.values()}
 
 
 def exact_encoding(signal: SignalName) -> Exact:

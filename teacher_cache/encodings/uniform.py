@@ -1,4 +1,4 @@
-"""A map in, integers with a fixed step out, and back, by the CF convention: value = integer × scale_factor + add_offset."""
+"""A map in, integers with a fixed step out, and back, by the CF convention: value = integer × scale_factor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import numpy as np
 
 from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
-from teacher_cache.encodings.base import SHUFFLED, AnyArray, Arrays, Compression, StoredArray, exp, figure, to_float32
+from teacher_cache.encodings.base import (
+    LEAST_LOG,
+    MOST_LOG,
+    AnyArray,
+    Arrays,
+    Compression,
+    StoredArray,
+    exp,
+    figure,
+    to_float32,
+)
 
 if TYPE_CHECKING:
     import torch  # encoding runs on the teacher's tensors; decoding, and so reading a store, must not load torch
@@ -25,20 +35,24 @@ class UniformInteger:
     statement: str
     dtype: np.dtype[Any]
     step: float
-    offset: float
-    missing: int
+    """A power of two, so that float32 divides, rounds, multiplies and subtracts without an error of its own."""
+    bound: float
+    compression: Compression
     clip: float | None = None
     """Values beyond ±clip are stored as ±clip, by the signal's definition, so this does not count as an error."""
     logarithm: bool = False
     """Whether the stored quantity is the natural log. `decode` returns its exponential, and the error is relative."""
-    bound: float = 0.0
-    compression: Compression = SHUFFLED
+
+    @property
+    def missing(self) -> int:
+        """The least integer, which stands for no clip."""
+        return int(np.iinfo(self.dtype).min)
 
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """One integer array of the signal's shape, with CF attributes."""
         attributes = {
             "scale_factor": self.step,
-            "add_offset": self.offset,
+            "add_offset": 0.0,
             "_FillValue": self.missing,
             "units": "ln(1)" if self.logarithm else signal.units,
             "long_name": f"natural log of: {signal.meaning}" if self.logarithm else signal.meaning,
@@ -53,21 +67,17 @@ class UniformInteger:
 
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """See `Encoding.encode`. The error is the largest absolute one, or relative one for a logarithm."""
-        # With a power of two as step, float32 divides, rounds and subtracts exactly. With another step, at 2^16 steps, it would
-        # be off by a noticeable part of a step, so float64 is used.
-        is_exact = math.frexp(self.step)[0] == 0.5 and self.offset == 0
-        values = raw.float() if is_exact else raw.double()
+        values = raw.float()
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)
-        limits = np.iinfo(self.dtype)
-        lowest = limits.min + 1 if self.missing == limits.min else limits.min
-        integers = ((values - self.offset) / self.step).round_().clamp_(lowest, limits.max)
+        lowest, highest = self._range()
+        integers = (values / self.step).round_().clamp_(lowest, highest)
         stored: Arrays = {signal.name: integers.int().cpu().numpy().astype(self.dtype)}
-        error = integers.mul_(self.step).add_(self.offset).sub_(values)
+        error = integers.mul_(self.step).sub_(values)
         least, largest = float(error.min()), float(error.max())
         if self.logarithm:
             measured = max(_expm1(largest), -_expm1(least))
-            physical = values.exp()
+            physical = (values - values.max()).exp_()  # up to a factor, which the relative RMS does not see; at most 1
             return stored, figure("relative error", error.expm1_().mul_(physical), physical, measured, self.bound)
         return stored, figure(f"absolute error in {signal.units}", error, values, max(largest, -least), self.bound)
 
@@ -75,9 +85,15 @@ class UniformInteger:
         """See `Encoding.decode`."""
         values = to_float32(arrays[signal.name], out)
         values *= self.step
-        if self.offset:
-            values += self.offset
         return exp(values, values) if self.logarithm else values
+
+    def _range(self) -> tuple[int, int]:
+        """Least and largest integer to store: what the dtype holds, and of logarithms those whose exponential float32 holds."""
+        limits = np.iinfo(self.dtype)
+        lowest, highest = int(limits.min) + 1, int(limits.max)
+        if not self.logarithm:
+            return lowest, highest
+        return max(lowest, math.ceil(LEAST_LOG / self.step)), min(highest, math.floor(MOST_LOG / self.step))
 
 
 def _expm1(value: float) -> float:

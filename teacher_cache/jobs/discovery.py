@@ -18,9 +18,12 @@ from teacher_cache.clips.content import content_digests
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.clips.tables import among
 from teacher_cache.clips.windows import whole_videos, windows_of
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, Rows
+from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.shard import LARGEST_OBJECT, most_clips
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family
 
@@ -94,7 +97,10 @@ def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progres
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
-    """The job's recipe, with the teacher's values where the job sets none. Raises `BadInput` if they contradict each other."""
+    """The job's recipe, with the teacher's values where the job sets none.
+
+    Raises `BadInput` if they contradict each other, or if a shard might not fit one object.
+    """
     if missing := [s for s in job.signals if s not in teacher.shapes]:
         raise BadInput(
             f"the teacher {teacher.identity.family} gives {', '.join(teacher.shapes)}; the job asks for {', '.join(missing)}"
@@ -113,4 +119,18 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
         student_size=job.clips.student_size if job.clips.preprocessing == "student" else None,
         fps=job.clips.fps,
     )
-    return Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
+    recipe = Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
+    arrays = [array for signal in job.signals for array in stored_arrays(recipe, signal, teacher.shapes)]
+    _require_one_object(recipe, max(arrays, key=lambda array: array.nbytes))
+    return recipe
+
+
+def _require_one_object(recipe: Recipe, largest: StoredArray) -> None:
+    """Raises `BadInput` if a shard of the array, were it not to compress, would be more than a store takes in one request."""
+    clips, most = recipe.layout.clips_per_shard, most_clips(largest)
+    if clips > most:
+        raise BadInput(
+            f"layout.clips_per_shard is {clips}; a clip of {largest.name} can take {largest.nbytes / 1e6:.1f} MB, so a shard "
+            f"could have {clips * largest.nbytes / 2**30:.1f} GiB, and stores take {LARGEST_OBJECT / 2**30:.0f} GiB in one "
+            f"request. Set it to {most} or less."
+        )

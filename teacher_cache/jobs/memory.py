@@ -47,7 +47,7 @@ def worker_bytes(
     cost = family.forward_bytes(teacher, engine.batch, tuple(shapes))
     clips, per_shard = recipe.clips, recipe.layout.clips_per_shard
     arrays = [a for part in PARTS if part == "clock" or part in shapes for a in stored_arrays(recipe, part, shapes)]
-    stored = [a.dtype.itemsize * math.prod(a.shape) for a in arrays if not a.optional]
+    stored = [a.nbytes for a in arrays if not a.optional]
     teaching = devices_of(engine) + 1
     decoded = (teaching + engine.decoders + 1) * per_shard * clips.frames * clips.size**2 * 3
     encoded = ENCODED_CLIPS * sum(stored)

@@ -166,7 +166,7 @@ def _chosen(left: WorkLeft, count: int) -> tuple[Clip, ...]:
 
 
 def _clip_bytes(facts: JobFacts, part: PartName) -> int:
-    return sum(a.dtype.itemsize * math.prod(a.shape) for a in _arrays(facts, part))
+    return sum(a.nbytes for a in _arrays(facts, part))
 
 
 def _arrays(facts: JobFacts, part: PartName) -> Sequence[StoredArray]:

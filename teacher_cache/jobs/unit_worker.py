@@ -268,7 +268,7 @@ class TaughtUnit:
             encoded, error = encoder.encode(SIGNALS[signal], values)
             if not error.measured <= error.bound * (1 + 1e-6):  # written so that NaN counts as exceeding the bound
                 found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {encoder.name}"
-                self.fail(clip, "encoding_bound", f"{found}; keep this signal in a store with `encoding: exact`")
+                self.fail(clip, "encoding_bound", found)  # encodings keep exactly what they can, so no other one would hold it
                 return None
             arrays |= encoded
             errors[signal] = error

@@ -222,7 +222,7 @@ class ChunkReader:
 
     def _read_end(self, array: StoredArray, key: str, committed: CommittedShard) -> _ShardEnd:
         length = index_length(self._clips_per_shard)
-        if int(np.prod(array.shape)) * array.dtype.itemsize * self._clips_per_shard <= _SMALL_SHARD:
+        if array.nbytes * self._clips_per_shard <= _SMALL_SHARD:
             length += _SMALL_SHARD
         start = max(0, committed.length - length)
 

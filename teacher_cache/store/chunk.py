@@ -26,8 +26,11 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray[Any, Any]]
 blosc.use_threads = False
 
 _CHECKSUM_BYTES = 4
-# The field of blosc's header with the decompressed length in bytes.
-_BLOSC_LENGTH = struct.Struct("<I")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# c-blosc's README_CHUNK_FORMAT.rst: version, the compressor's version, flags, bytes of a value; then bytes once decompressed,
+# bytes of a block, and bytes of this header and all that follows.
+_BLOSC_HEADER = struct.Struct("<4B3I")
+_BLOSC_SHUFFLED, _BLOSC_COPIED, _BLOSC_WHOLE_BLOCKS_OF_ZSTD = 0x01, 0x02, 0x90
 
 
 def _shuffle(dtype: np.dtype[Any]) -> str:
@@ -88,24 +91,28 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
             case "none":
                 out[...] = _as_they_are(packed, array)
             case "zstd":
-                _require_length(_zstd_length(packed), array, out.nbytes)
+                _require_length(_zstd_length(packed), array)
                 Zstd().decode(packed, out=out.transpose(_order(array)))
             case "blosc":
-                (length,) = _BLOSC_LENGTH.unpack_from(packed, 4)
-                _require_length(length, array, out.nbytes)
+                _require_blosc(packed, array)
                 Blosc().decode(packed, out=out.transpose(_order(array)))
     except (RuntimeError, struct.error) as error:
         raise ValueError(str(error)) from None
 
 
-def _require_length(length: int, array: StoredArray, expected: int) -> None:
-    """Neither decompressor minds that its output has room left, and the rest would be whatever lay in memory there."""
-    if length != expected:
-        raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {expected}")
+def _require_length(length: int, array: StoredArray) -> None:
+    """A decompressor does not mind room left in its output, and the rest would be whatever lay in memory there."""
+    if length != array.nbytes:
+        raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {array.nbytes}")
 
 
 def _zstd_length(frame: memoryview) -> int:
-    """Bytes of a zstd frame once decompressed, by its header (RFC 8878, 3.1.1.1: descriptor, window, dictionary, length)."""
+    """Bytes of a zstd frame once decompressed, by its header (RFC 8878, 3.1.1.1: descriptor, window, dictionary, length).
+
+    zstd itself refuses a frame that gives another number of bytes than its header says, and whatever follows that gives more.
+    """
+    if frame[:4] != _ZSTD_MAGIC:  # such as a frame to be skipped, after which zstd would go on to another one
+        raise ValueError("the chunk does not begin with a zstd frame")
     (descriptor,) = struct.unpack_from("B", frame, 4)
     is_single = bool(descriptor & 0x20)
     size = (int(is_single), 2, 4, 8)[descriptor >> 6]
@@ -113,6 +120,30 @@ def _zstd_length(frame: memoryview) -> int:
     if not size or len(frame) < start + size:
         raise ValueError("the chunk does not say how long it is")  # as every chunk of ours does
     return int.from_bytes(frame[start : start + size], "little") + (256 if size == 2 else 0)
+
+
+def _require_blosc(packed: memoryview, array: StoredArray) -> None:
+    """Check that blosc's blocks lie one after another and fill the chunk, and that together they give a clip.
+
+    numcodecs does not tell c-blosc how long the chunk is, so c-blosc goes by its header and would read on past the chunk's end.
+    """
+    version, compressor, flags, value_bytes, length, block, total = _BLOSC_HEADER.unpack_from(packed)
+    expected = _BLOSC_WHOLE_BLOCKS_OF_ZSTD | (_BLOSC_SHUFFLED if _shuffle(array.dtype) == "shuffle" else 0)
+    if (version, compressor, flags & ~_BLOSC_COPIED, value_bytes) != (2, 1, expected, array.dtype.itemsize):
+        raise ValueError(f"the chunk's header {packed[:4].hex()} is not blosc's for {array.name}")
+    _require_length(length, array)
+    if flags & _BLOSC_COPIED:
+        blocks: tuple[int, ...] = ()
+        end = _BLOSC_HEADER.size + length
+    else:
+        blocks = struct.unpack_from(f"<{-(-length // max(block, 1))}I", packed, _BLOSC_HEADER.size)
+        end = _BLOSC_HEADER.size + 4 * len(blocks)
+    for start in blocks:
+        if start != end:
+            raise ValueError(f"a block of the chunk begins at {start}, and the one before it ends at {end}")
+        end += 4 + int.from_bytes(packed[start : start + 4], "little")
+    if not end == total == len(packed):
+        raise ValueError(f"the chunk's blocks end at {end}, its header says {total}, and it has {len(packed)} bytes")
 
 
 def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:
@@ -128,6 +159,7 @@ def _checked(data: Buffer) -> memoryview:
 
 
 def _as_they_are(packed: memoryview, array: StoredArray) -> np.ndarray[Any, Any]:
+    _require_length(len(packed), array)
     order = _order(array)
     values = np.frombuffer(packed, array.dtype.newbyteorder("<")).reshape([array.shape[axis] for axis in order])
     return values.transpose([order.index(axis) for axis in range(len(order))])

@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import StoreDamaged
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import Buffer, checksum, split_checksum
 
 _NO_CHUNK = np.uint64(2**64 - 1)
+
+LARGEST_OBJECT = 5 * 2**30
+"""Bytes that S3 takes in one PutObject. A larger object would be put together from parts, which is not atomic everywhere."""
+
+
+def most_clips(array: StoredArray) -> int:
+    """The most clips that a shard of the array can have in one object, even if none of their values compress."""
+    # Where nothing compresses, zstd adds 3 bytes to every 128 KiB, and zstd, blosc and the checksum less than 64 to a chunk.
+    chunk = array.nbytes + array.nbytes // 2**14 + 64
+    return (LARGEST_OBJECT - index_length(0)) // (chunk + index_length(1) - index_length(0))
 
 
 def pack_shard(chunks: Mapping[int, bytes], clips_per_shard: int) -> bytes:

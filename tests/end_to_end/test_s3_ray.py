@@ -75,7 +75,7 @@ def test_ray_on_s3_gives_the_local_engine_s_bytes_and_any_reader_opens_them(ray_
     assert group.attrs["fingerprint"] == cache.recipe.fingerprint
     assert {name for name, _ in group.arrays()} == {
         "f4d", "depth", "flow", "motion", "camray", "timestamps", "frame_index",
-        "f4d_exact", "depth_exact", "flow_exact", "motion_exact",
+        "f4d_exact", "depth_exact", "flow_exact",
     }  # fmt: skip
     np.testing.assert_array_equal(by_formula(np.asarray(group["f4d"])[rows]), ours["f4d"])
 

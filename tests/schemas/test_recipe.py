@@ -33,7 +33,7 @@ def test_every_field_is_in_the_fingerprint_and_named_by_differences() -> None:
         "teacher.config.depth": recipe(teacher=other_depth),
         "clips.size": recipe(clips=other_size),
         "clips.fps": recipe(clips=recipe().clips.model_copy(update={"fps": 2.0})),
-        "encodings.depth": recipe(encodings=dict.fromkeys(SIGNAL_NAMES, "float32") | {"depth": "log-uint16"}),
+        "encodings.depth": recipe(encodings=dict.fromkeys(SIGNAL_NAMES, "float32") | {"depth": "float32-raw"}),
         "layout.clips_per_shard": recipe(layout=Layout(clips_per_shard=8)),
     }
     for path, other in cases.items():

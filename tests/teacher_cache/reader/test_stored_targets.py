@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,18 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
 
 def with_far_flow(folder: Path, pixels: float) -> TeacherJob:
     """A teacher whose flow is some pixels either side of ``pixels``; 16 bits hold 2048 at 1/16 pixel."""
+    return with_far("flow_2d_backward", folder, pixels)
+
+
+def with_far(head: str, folder: Path, by: float) -> TeacherJob:
+    """A teacher one of whose heads gives so much more."""
     model = L4P(PRESETS["tiny"])
     seed_weights(model, seed=1)
     state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    last = [name for name in state if "flow_2d_backward" in name and name.endswith("head2.2.bias")]
+    last = [name for name in state if f".{head}." in name and name.endswith("head2.2.bias")]
     assert last
     for name in last:
-        state[name] += pixels
+        state[name] += by
     torch.save({"state_dict": state}, folder / "far.ckpt")
     return TeacherJob(preset="tiny", weights=str(folder / "far.ckpt"))
 
@@ -97,6 +103,25 @@ def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
     assert [(f.kind, f.key.split("/")[0], f.clip_ids) for f in verify(str(store)).findings] == [
         ("missing", "flow_exact", ("scene-0.mp4", "scene-1.mp4"))
     ]
+
+
+@pytest.mark.parametrize("encoding", ["fine", "compact", "exact"])
+@pytest.mark.parametrize("by", [200, -200])
+def test_a_clip_whose_depth_would_read_as_infinity_or_zero_fails(
+    jobs: Jobs, videos: Path, tmp_path: Path, encoding: str, by: float
+) -> None:
+    """Its logarithm fits what is stored in each of them, and no reader could give it."""
+    teacher = with_far("depth", tmp_path, by).model_dump()
+    changes = {"signals": ["depth"], "videos": {"glob": f"{videos}/scene-0.mp4"}, "encoding": encoding}
+    store = str(tmp_path / "store")
+    report = run_job(Job.model_validate(jobs.value(store, teacher=teacher, **changes)))
+    assert (report.clips.committed, report.clips.failed) == (0, 1)
+    (row,) = open_cache(store).clips.to_pylist()
+    assert row["reason"] == "encoding_bound"
+    name = {"fine": "log-step-1/512", "compact": "log-step-1/64", "exact": "float32-raw"}[encoding]
+    told = r"depth: distance of its natural log from what float32 can give back, -87.34 to 88.72, 1\d\d\.?\d* exceeds 0"
+    assert re.fullmatch(f"{told} under {name}", row["detail"])
+    assert not verify(store).findings
 
 
 @dataclass(frozen=True)
