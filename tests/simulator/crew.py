@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, Self
-
-
-class InlineExecutor(Executor):
-    """In a thread pool's place: does what is submitted at once, in the thread that submits it."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*arguments, **named))
-        except Exception as error:  # noqa: BLE001  # `result` raises it; one that is killed is killed here
-            future.set_exception(error)
-        return future
+from typing import Self
 
 
 class CrewThread(Thread):

@@ -19,8 +19,8 @@
 What a run of it consists of:
 
 * **Steps.** Every object operation of an actor is one: the actor waits at it, and the search chooses who goes on. So are
-  ``time.sleep`` (its turn comes when everyone who can go on has done so), `World.pause`, `World.pass_hours` and the messages of
-  a `World.mailbox`, by which workers report to drivers. Code between two steps runs alone.
+  ``time.sleep`` (the next comes when everyone who could go on has done so), `World.pause`, `World.pass_hours` and the messages
+  of a `World.mailbox`, by which workers report to drivers. Code between two steps runs alone.
 * **Faults**, as many a run as `Bounds` allow. *killed*: the actor ends at its operation, and nothing of it, no ``finally``,
   can do another. *retried*: the answer is lost, and the client sends the same again, at a later step. *error*: the actor gets
   `World.error`. With ``late`` (the default) the request stays in flight in all three and lands at any later step, or never;
@@ -29,14 +29,15 @@ What a run of it consists of:
   message has every step and the line that runs it again (`replay`).
 
 **Write cases so that** an actor does the same whenever it gets the same answers: nothing that outlives a run (patch or clear
-caches by key), no threads (`InlineExecutor` in a pool's place), no ``datetime.now`` (patch it; ``time.time`` is the server's
-clock, and ``random``, ``os.urandom`` and uuids follow from the actor and how often it asked). The search compares the runs and
-says where they part. What an actor tells a check other than by the store or its result, it says by `World.note` too: two states
-that differ in nothing else are looked at once.
+caches by key), no threads and no ``datetime.now`` of its own (`simulator.stand_ins` has what goes in their places). The rest is
+seen to: ``time.sleep`` and ``time.time`` are the server's, and ``random``, ``os.urandom`` and uuids follow from the actor and
+how often it asked. The search compares the runs and says where they part. What an actor tells a check other than by the store
+or its result, it says by `World.note` too: of two states that differ in nothing else, one is looked at.
 
 **How far it reaches.** `explore` takes each step from each state once: it runs the case again for every step that it has not
-taken, and stops a run where it comes to a state that another order led to. Three actors of five operations with a kill are some
-thousand runs. Bound ``preemptions`` (2 finds most), or `wander`, where it is more than you can wait for.
+taken, and stops a run where it comes to a state that another order led to. Three actors that append to one log, a kill and a
+lost answer, all of which may land late, are 2,400 runs; two kills and two answers, 42,000. Bound ``preemptions``, or `wander`,
+where it is more than you can wait for.
 """
 
 from __future__ import annotations

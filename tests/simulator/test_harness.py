@@ -8,12 +8,12 @@ import re
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pytest
 from simulator import search
-from simulator.crew import InlineExecutor
 from simulator.search import Case, WentWrong, explore, replay, some_or_a_million, wander
+from simulator.stand_ins import Datetime, InlineExecutor, Threading
 from simulator.world import Bounds, Killed, World
 
 NO_FAULTS = Bounds(kills=0, retries=0)
@@ -299,6 +299,50 @@ def test_what_an_actor_started_is_killed_with_it() -> None:
     assert ends == {(("driver", "writer"), 1), ((), 0), (("writer",), 1)}
 
 
+def test_a_thread_of_the_real_code_is_an_actor_of_its_process() -> None:
+    """A driver hands units to a thread that commits them in batches, as real ones do."""
+    ends = set()
+
+    def driver(world: World) -> int:
+        threading, waiting, closed = Threading(world), [], []
+        changed = threading.Condition()
+
+        def commit() -> None:
+            number = 0
+            while True:
+                with changed:
+                    changed.wait_for(lambda: waiting or closed)
+                    changed.wait_for(lambda: closed, timeout=1)
+                    units, waiting[:] = "+".join(waiting), []
+                if not units:
+                    return
+                world.backend.create(f"log/{number}", units.encode())
+                number += 1
+
+        thread = threading.Thread(target=commit, name="commit")
+        thread.start()
+        for unit in "xyz":
+            world.backend.get("unit")
+            with changed:
+                waiting.append(unit)
+                changed.notify_all()
+        with changed:
+            closed.append(True)
+        thread.join()
+        return len(log(world))
+
+    def case(world: World) -> None:
+        world.backend.create("unit", b"")
+        world.actor("driver", lambda: driver(world))
+        world.at_end(lambda: ends.add((world.results.get("driver"), b" ".join(log(world)))))
+
+    explore(case, NO_FAULTS)
+    whole = {b"x+y+z", b"x y+z", b"x+y z", b"x y z"}
+    assert ends == {(len(text.split()), text) for text in whole}
+    explore(case, Bounds(kills=1, retries=0, late=False))
+    assert {text for number, text in ends if number is None} == {b"", b"x", b"x+y", b"x y", *whole}
+
+
 # Waiting
 
 
@@ -385,7 +429,7 @@ def test_hours_pass_for_everyone() -> None:
 def dicing(world: World) -> None:
     def act() -> None:
         for _ in range(3):
-            key = f"{uuid.uuid4().hex}-{os.urandom(2).hex()}-{time.time():.0f}-{time.monotonic():.0f}"
+            key = f"{uuid.uuid4().hex}-{os.urandom(2).hex()}-{time.monotonic():.0f}-{Datetime.now(UTC)}"
             world.backend.create(key, b"")
             time.sleep(random.random())
 

@@ -95,7 +95,7 @@ _LOCAL = frozenset({"pause", "sleep", "send", "receive", "hours pass"})
 class Operation:
     """What an actor is about to do: an object operation, or another step, such as waiting."""
 
-    __slots__ = ("apply", "changes", "detail", "key", "kind", "mark", "rest", "until")
+    __slots__ = ("apply", "changes", "detail", "key", "kind", "mark", "rest", "sleeps", "until")
 
     def __init__(
         self,
@@ -106,8 +106,10 @@ class Operation:
         *,
         until: Callable[[], bool] | None = None,
         rest: tuple[str, ...] = (),
+        sleeps: bool = False,
     ) -> None:
         self.kind, self.key, self.apply, self.detail, self.until, self.rest = kind, key, apply, detail, until, rest
+        self.sleeps = sleeps
         self.changes = kind in _CHANGES
         self.mark = hash((kind, key, detail))
 
@@ -143,7 +145,9 @@ class Actor:
     """How often it asked for random bytes."""
     dice: random.Random | None = None
     behind: set[str] = field(default_factory=set)
-    """Who goes on before it does: it sleeps."""
+    """Who goes on before it does: it sleeps again, and these have not moved since it slept before."""
+    owed: set[str] = field(default_factory=set)
+    """Who could have gone on when it last slept, and has not since."""
     told: bool = False
     """Whether it has noted something, or started another, since its last operation."""
     killed: bool = False
@@ -152,7 +156,20 @@ class Actor:
     def state(self) -> int:
         if self.killed:
             return _DEAD
-        return hash((self.history, self.operation.mark if self.operation else 0, self.ended, frozenset(self.behind)))
+        return hash(
+            (
+                self.history,
+                self.operation.mark if self.operation else 0,
+                self.ended,
+                frozenset(self.behind),
+                frozenset(self.owed),
+            )
+        )
+
+    def moved(self, name: str) -> None:
+        """Another has taken a step, or ended."""
+        self.behind.discard(name)
+        self.owed.discard(name)
 
 
 class World:
@@ -222,6 +239,7 @@ class World:
         allowed = may_raise if isinstance(may_raise, tuple) else (may_raise,)
         process = starter.process if starter else name
         actor = Actor(name, run, allowed, mortal, process, self._crew.take())
+        actor.history = starter.history if starter else 0
         actor.thread.job = lambda: self._live(actor)
         self._actors[name] = actor
         self._ready.append(actor)
@@ -259,13 +277,24 @@ class World:
         if actor := self._acting():
             actor.told = True
 
-    def pause(self, label: str = "", until: Callable[[], bool] | None = None) -> None:
-        """A step that does nothing, taken when ``until`` holds, which looks only at what is stored, posted or ended."""
-        self.operate(Operation("pause", label, lambda: None, until=until))
+    def pause(self, label: str = "", until: Callable[[], bool] | None = None, *, may_time_out: bool = False) -> None:
+        """A step that does nothing, taken when ``until`` holds, or if it may time out when its turn has come as after a sleep.
+
+        ``until`` looks only at what is stored, posted or ended, and at what the actor's own process holds.
+        """
+        self.operate(Operation("pause", label, lambda: None, until=until, sleeps=may_time_out))
+
+    def thread(self, kind: str, run: Callable[[], Any]) -> str:
+        """Start another actor of the running actor's process. Returns its name."""
+        starter = self._running
+        assert starter is not None
+        name = f"{starter.name}.{kind}-{len(self._siblings(starter))}".replace(" ", "-")
+        self.actor(name, run, mortal=False)
+        return name
 
     def sleep(self, seconds: float) -> None:
-        """A step that passes time, taken when every actor that could go on has done so."""
-        self.operate(Operation("sleep", f"{seconds:g} s", lambda: self._pass(seconds)))
+        """A step that passes time. A second one is taken when every actor that could go on at the first has done so."""
+        self.operate(Operation("sleep", f"{seconds:g} s", lambda: self._pass(seconds), sleeps=True))
 
     def pass_hours(self, hours: float) -> None:
         """A step after which the server's clock says so many hours more."""
@@ -287,9 +316,10 @@ class World:
         if actor.killed:
             raise Killed
         actor.operation = operation
-        if operation.kind == "sleep":
+        if operation.sleeps:
             others = (a for a in self._actors.values() if a is not actor and not a.ended and a.operation)
-            actor.behind = {a.name for a in others if a.operation.kind != "sleep" and _is_due(a)}
+            actor.behind = actor.owed
+            actor.owed = {a.name for a in others if not a.operation.sleeps and _is_due(a)}
         self._hand_over(actor)
         if actor.killed:
             raise Killed
@@ -330,7 +360,11 @@ class World:
     def foresee(self, choice: Choice) -> int | None:
         """The state that a step leads to, where it changes nothing that is stored, and that can be known without taking it."""
         actor = self._actors.get(choice.who)
-        if actor is None or choice.what not in {"do", "killed", "retried"} or any(a.behind for a in self._actors.values()):
+        if (
+            actor is None
+            or choice.what not in {"do", "killed", "retried"}
+            or any(a.owed or a.behind for a in self._actors.values())
+        ):
             return None
         if choice.what == "do":
             return self._foresee_answer(actor)
@@ -351,8 +385,13 @@ class World:
         return future and self._state(tuple(future if a is actor else a.state() for a in self._actors.values()))
 
     def _history(self, actor: Actor, answer: Any) -> int:
-        """All that the actor knows once it has the answer; the time is part of it."""
-        return hash((actor.history, _mark(answer), self.clock.passed))
+        """All that the actor knows once it has the answer, the time and what other threads of its process know among it."""
+        threads = tuple(a.history for a in self._siblings(actor) if a is not actor)
+        return hash((actor.history, _mark(answer), self.clock.passed, threads))
+
+    def _siblings(self, actor: Actor) -> list[Actor]:
+        """The actors of one process, which share its memory."""
+        return [a for a in self._actors.values() if a.process == actor.process]
 
     def _foresee_fault(self, actor: Actor, what: str) -> int:
         faults, in_flight, requests = dict(self.faults), dict(self.in_flight), actor.requests
@@ -385,7 +424,7 @@ class World:
             failure = error if not isinstance(error, actor.may_raise) and not actor.killed else None
         actor.operation, actor.ended = None, True
         for other in self._actors.values():
-            other.behind.discard(actor.name)
+            other.moved(actor.name)
         if failure:
             failure.add_note(f"raised by {actor.name}")
             self._stop(failure)
@@ -408,7 +447,7 @@ class World:
 
     def _remember(self, actor: Actor) -> None:
         """Where its answers have led an actor: it must be the same in every run."""
-        if actor.told or actor.behind:
+        if actor.told or actor.behind or actor.owed:
             actor.told = False
         elif self.futures.setdefault((actor.name, actor.history), actor.state()) != actor.state():
             now = actor.operation or "its end"
@@ -467,7 +506,7 @@ class World:
         if not live:
             return [_choice("", "end"), *lands] if lands else []
         due = [actor for actor in live if _is_due(actor)]
-        awake = [actor for actor in due if not actor.behind] or due
+        awake = [actor for actor in due if not actor.behind or _need_not_sleep(actor)] or due
         if not awake and not lands:
             raise Stuck("nobody can go on: " + "; ".join(self.waiting()))
         if self.last in awake:
@@ -504,7 +543,7 @@ class World:
             return None
         actor = self._actors[choice.who]
         for other in self._actors.values():
-            other.behind.discard(actor.name)
+            other.moved(actor.name)
         return self._do(actor) if choice.what == "do" else self._spoil(actor, choice)
 
     def _do(self, actor: Actor) -> Actor:
@@ -597,7 +636,12 @@ class World:
 
 def _is_due(actor: Actor) -> bool:
     until = actor.operation.until
-    return until is None or until()
+    return until is None or actor.operation.sleeps or until()
+
+
+def _need_not_sleep(actor: Actor) -> bool:
+    until = actor.operation.until
+    return until is not None and until()
 
 
 def _mark(answer: Any) -> int:
