@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+
+def mark_of(*parts: object) -> int:
+    """For parts that ``repr`` tells apart. Python hashes text well; sums and xors of its hashes of tuples collide often."""
+    return hash(repr(parts))
+
+
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -39,7 +45,7 @@ class _Stored:
     data: bytes
     modified: datetime
     mark: int
-    """Hash of key, bytes and time without the microseconds that count changes."""
+    """Of key, bytes and time without the microseconds that count changes."""
 
 
 class MemoryStore:
@@ -52,7 +58,7 @@ class MemoryStore:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.mark = 0
-        """Hash of all that is stored, whatever the order of the changes that led to it."""
+        """Of all that is stored, whatever the order of the changes that led to it."""
         self._objects: dict[str, _Stored] = {}
 
     def __contains__(self, key: str) -> bool:
@@ -92,7 +98,7 @@ class MemoryStore:
 
     def _put(self, key: str, data: bytes) -> None:
         data = bytes(data)
-        self._change(key, _Stored(data, self.clock.now(), hash((key, data, self.clock.passed))))
+        self._change(key, _Stored(data, self.clock.now(), mark_of(key, hash(data), self.clock.passed)))
 
     def _change(self, key: str, stored: _Stored | None) -> None:
         self.clock.changes += 1

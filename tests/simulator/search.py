@@ -128,16 +128,21 @@ class _Exhaustive:
         return max(len(self._path) - 1, 0)
 
     def __call__(self, world: World, choices: list[Choice]) -> Choice | None:
-        state, step = world.state(), self._step
+        step = self._step
         if step == len(self._path):
+            state = world.state()
             if state in self.seen:
                 return None
             self.seen.add(state)
             self._path.append(_Fork(state, choices, [world.foresee(choice) for choice in choices], world.waiting()))
             self._path[-1].skip(self.seen)
         fork = self._path[step]
-        if (fork.state, fork.choices) != (state, choices):
-            raise NotRepeatable(f"before step {step + 1}, the actors were at {fork.waiting}, and now are at {world.waiting()}")
+        # The state is compared where the runs are to part: it holds all the answers before.
+        if fork.choices != choices or (step == len(self._path) - 1 and fork.state != world.state()):
+            was, now = "; ".join(fork.waiting), "; ".join(world.waiting())
+            raise NotRepeatable(
+                f"step {step + 1} comes after other answers, or other bytes, than before: at {was}; now at {now}"
+            )
         self._step += 1
         return choices[fork.taken] if fork.taken < len(choices) else None
 

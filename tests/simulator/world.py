@@ -22,7 +22,7 @@ from threading import Lock, get_ident
 from typing import Any, NamedTuple
 
 from simulator.crew import Crew, CrewThread
-from simulator.memory_store import Clock, Found, MemoryStore
+from simulator.memory_store import Clock, Found, MemoryStore, mark_of
 
 
 class Killed(BaseException):
@@ -111,7 +111,15 @@ class Operation:
         self.kind, self.key, self.apply, self.detail, self.until, self.rest = kind, key, apply, detail, until, rest
         self.sleeps = sleeps
         self.changes = kind in _CHANGES
-        self.mark = hash((kind, key, detail))
+        self.mark = 0
+
+    def marked(self) -> int:
+        """What tells it from others, reckoned where it is first asked for."""
+        if not self.mark:
+            self.mark = mark_of(
+                self.kind, self.key, hash(self.detail) if isinstance(self.detail, bytes) else self.detail, self.rest
+            )
+        return self.mark
 
     def __str__(self) -> str:
         match self.detail:
@@ -156,15 +164,8 @@ class Actor:
     def state(self) -> int:
         if self.killed:
             return _DEAD
-        return hash(
-            (
-                self.history,
-                self.operation.mark if self.operation else 0,
-                self.ended,
-                frozenset(self.behind),
-                frozenset(self.owed),
-            )
-        )
+        at = self.operation.marked() if self.operation else 0
+        return mark_of(self.history, at, self.ended, sorted(self.behind), sorted(self.owed))
 
     def moved(self, name: str) -> None:
         """Another has taken a step, or ended."""
@@ -273,7 +274,7 @@ class World:
 
     def note(self, fact: Any) -> None:
         """Say that an actor put down somewhere what only a check looks at. Hashable. States that differ in it are not one."""
-        self._noted += hash(fact)
+        self._noted += mark_of(hash(fact))
         if actor := self._acting():
             actor.told = True
 
@@ -352,10 +353,10 @@ class World:
         return self._state(tuple(actor.state() for actor in self._actors.values()))
 
     def _state(self, actors: tuple[int, ...]) -> int:
-        flying = sum(hash((name, operation.mark)) for name, operation in self.in_flight.items())
-        posted = tuple(hash(tuple(box.posted)) for box in self._mailboxes)
+        flying = sorted((name, operation.marked()) for name, operation in self.in_flight.items())
+        posted = [tuple(map(hash, box.posted)) for box in self._mailboxes]
         bounded = (self.preemptions, self.last and self.last.name) if self.bounds.preemptions is not None else None
-        return hash((self.store.mark, self.clock.passed, actors, flying, posted, self._noted, *self.faults.values(), bounded))
+        return mark_of(self.store.mark, self.clock.passed, actors, flying, posted, self._noted, self.faults, bounded)
 
     def foresee(self, choice: Choice) -> int | None:
         """The state that a step leads to, where it changes nothing that is stored, and that can be known without taking it."""
@@ -386,8 +387,10 @@ class World:
 
     def _history(self, actor: Actor, answer: Any) -> int:
         """All that the actor knows once it has the answer, the time and what other threads of its process know among it."""
+        if self.futures is None:  # nobody compares states
+            return 0
         threads = tuple(a.history for a in self._siblings(actor) if a is not actor)
-        return hash((actor.history, _mark(answer), self.clock.passed, threads))
+        return mark_of(actor.history, _mark(answer), self.clock.passed, threads)
 
     def _siblings(self, actor: Actor) -> list[Actor]:
         """The actors of one process, which share its memory."""
@@ -433,7 +436,7 @@ class World:
     def _hand_over(self, actor: Actor | None) -> None:
         """Take steps until somebody has to go on; let him, and wait until it is this one's turn. None: the main thread."""
         self._running = None
-        if actor and self.futures is not None and not actor.killed:
+        if actor and self.futures is not None and not actor.killed and len(self.trace) >= self.checked_from:
             self._remember(actor)
         woken = self._running_next()
         self._running = woken
@@ -447,9 +450,10 @@ class World:
 
     def _remember(self, actor: Actor) -> None:
         """Where its answers have led an actor: it must be the same in every run."""
+        state = actor.state()
         if actor.told or actor.behind or actor.owed:
             actor.told = False
-        elif self.futures.setdefault((actor.name, actor.history), actor.state()) != actor.state():
+        elif self.futures.setdefault((actor.name, actor.history), state) != state:
             now = actor.operation or "its end"
             self._stop(
                 NotRepeatable(f"{actor.name} came to {now}, and to something else in a run that gave it the same answers")
@@ -644,16 +648,18 @@ def _need_not_sleep(actor: Actor) -> bool:
     return until is not None and until()
 
 
-def _mark(answer: Any) -> int:
-    """Hash of an answer, without what the order of others' changes decides: microseconds of the server's clock."""
+def _mark(answer: Any) -> object:
+    """An answer, without what the order of others' changes decides: microseconds of the server's clock."""
     match answer:
         case list():
-            return hash(tuple((found.key, found.length, found.modified.replace(microsecond=0)) for found in answer))
+            return [(found.key, found.length, found.modified.replace(microsecond=0)) for found in answer]
         case datetime():
-            return hash(answer.replace(microsecond=0))
+            return answer.replace(microsecond=0)
         case BaseException():
-            return hash(type(answer).__name__)
-    return hash(answer)
+            return type(answer).__name__
+        case bytes() | memoryview():
+            return hash(answer), len(answer)
+    return answer
 
 
 def summary(answer: Any) -> str:
