@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas.log import ErrorFigure
 from schemas.signal import SIGNALS, SignalName
-from teacher_cache.encodings.registry import encoding, exact_encoding
+from teacher_cache.encodings.registry import encoding
 
 if TYPE_CHECKING:
     import torch
@@ -31,14 +31,14 @@ def relative_rms(now: np.ndarray[Any, Any], then: np.ndarray[Any, Any]) -> float
 def taken_over(
     signal: SignalName, name: str, raw: torch.Tensor, stored: Mapping[str, np.ndarray[Any, Any]]
 ) -> ErrorFigure | None:
-    """The error of one clip's ``stored`` arrays, which another run wrote, against this run's raw signal.
+    """How far one clip's ``stored`` arrays, which another run wrote, are from what this run would store of its raw signal.
 
-    None if that is more than this run's own encoding ``name`` gives and `DRIFT_ALLOWED`: the arrays hold something else.
+    None if that is more than `DRIFT_ALLOWED` and this run's own encoding error: the arrays hold something else.
     """
-    about, encoder, exact = SIGNALS[signal], encoding(signal, name), exact_encoding(signal)
-    truth = exact.decode(about, exact.encode(about, raw)[0])
-    _, own = encoder.encode(about, raw)
-    error, bound = relative_rms(encoder.decode(about, stored), truth), own.relative_rms + DRIFT_ALLOWED
-    if not error <= bound:
+    about, encoder = SIGNALS[signal], encoding(signal, name)
+    arrays, own = encoder.encode(about, raw)
+    drift, bound = relative_rms(encoder.decode(about, arrays), encoder.decode(about, stored)), own.relative_rms + DRIFT_ALLOWED
+    if not drift <= bound:
         return None
-    return ErrorFigure(measure="relative RMS error, of another run's values", measured=error, bound=bound, relative_rms=error)
+    measure = "relative RMS difference of another run's values, which were taken over"
+    return ErrorFigure(measure=measure, measured=drift, bound=bound, relative_rms=own.relative_rms + drift)

@@ -73,11 +73,6 @@ def encodings(signal: SignalName) -> dict[str, Encoding]:
     return {profile[signal].name: profile[signal] for profile in _PROFILES.values()}
 
 
-def exact_encoding(signal: SignalName) -> Exact:
-    """The lossless encoding of the signal."""
-    return _RAW[signal]
-
-
 def encoding(signal: SignalName, name: str) -> Encoding:
     """The encoding of that name. Raises `BadInput` if this version does not know it."""
     known = encodings(signal)
