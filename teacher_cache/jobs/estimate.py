@@ -79,13 +79,10 @@ def store_requests(work: StoreWork) -> Requests:
     return total + _told(work, volumes, left_open)
 
 
-_FOUND = Requests(get=1)
-"""What creating an existing object costs besides the PUT: one request to find out who created it."""
-
-
 def _made_ready(work: StoreWork) -> Requests:
-    root = Requests(put=1 + len(MARKERS)) + (_FOUND * (1 + len(MARKERS)) + Requests(get=1) if work.exists else Requests())
-    declared = Requests(put=work.arrays) + (_FOUND + Requests(get=1)) * work.arrays_there
+    # A new store's place is probed with one object more.
+    root = Requests(get=1) + (Requests() if work.exists else Requests(put=2 + len(MARKERS)))
+    declared = Requests(put=work.arrays, get=work.arrays_there)
     longer = work.arrays_there + work.others_there if work.new_segments else 0
     lengthened = Requests(list=1, get=work.arrays + work.others_there, put=longer)
     # Adding rows reads the known videos' keys; looking the clips up then reads the clip keys of all segments, new and old.
@@ -101,7 +98,7 @@ def _worked(work: StoreWork) -> Requests:
     """
     if not work.units:
         return Requests()
-    heads = Requests(put=2) * work.teachers + (_FOUND + Requests(get=1)) * 2 * (work.teachers - (0 if work.exists else 1))
+    heads = Requests(put=2) * work.teachers + Requests(get=2) * (work.teachers - (0 if work.exists else 1))
     opened = Requests(get=1 + len(PARTS) + work.signals) * work.teachers + (heads if work.has_heads else Requests())
     return opened + Requests(get=work.row_groups) + Requests(get=3, put=1) * work.units + Requests(put=work.shards)
 

@@ -20,7 +20,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
 from schemas.store import LONGEST_SEGMENT, Segment, TableFile
 from teacher_cache.clips.tables import CLIPS, Keys, among, column_keys, indices_among, keys_of
-from teacher_cache.store.layout import CATALOG, SEGMENT, numbered
+from teacher_cache.store.layout import SEGMENT, numbered
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import seal, unseal
 from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table, require_own_key
@@ -238,7 +238,7 @@ def numbered_rows(clips: pa.Table, first_row: int) -> pa.Table:
 
 def read_catalog(objects: Objects) -> Catalog:
     """Read every segment's record. Raises `StoreDamaged` if one is missing or damaged."""
-    keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
+    keys = [key for key in objects.listing(SEGMENT) if key.endswith(".json")]
     expected = [numbered(SEGMENT, number) for number in range(len(keys))]
     if keys != expected:
         raise StoreDamaged(f"the catalog of {objects.url} lacks {sorted(set(expected) - set(keys))}; restore it from a backup")
@@ -271,6 +271,6 @@ def append_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_sh
 
 def catalog_files(objects: Objects) -> dict[str, TableFile]:
     """Record's key → the table file that it names, for every segment."""
-    keys = [key for key in objects.listing(CATALOG) if key.startswith(SEGMENT) and key.endswith(".json")]
+    keys = [key for key in objects.listing(SEGMENT) if key.endswith(".json")]
     found = objects.get_many(keys)
     return {key: _read_segment(found[key], key, objects.url).table for key in keys}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from schemas.errors import BadInput
 from schemas.report import GarbageReport
@@ -28,7 +28,7 @@ from teacher_cache.store.table import StoredTable
 
 
 def orphans(
-    store: Store, listed: Mapping[str, int], volumes: Volumes, files: Mapping[str, TableFile], committed: set[str]
+    store: Store, listed: Collection[str], volumes: Volumes, files: Mapping[str, TableFile], committed: set[str]
 ) -> list[str]:
     """Keys of the ``listed`` objects that nothing names, sorted."""
     known = {*committed, ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, MARKERS), *volumes.retirements}
@@ -73,13 +73,13 @@ def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> Garb
     committed = {key for found in texts for name, data in found.items() for key in read_entry(name, data, url).objects}
     found = orphans(store, listed, volumes, catalog_files(store.objects), committed)
     limit = time.time() - older_than_hours * 3600
-    old = [key for key in found if store.objects.modified_seconds(key) <= limit]
-    for key in [] if dry_run else old:
-        store.objects.delete(key)
+    old = [key for key in found if listed[key].modified.timestamp() <= limit]
+    if not dry_run:
+        store.objects.delete_many(old)
     return GarbageReport(
         store=url,
         dry_run=dry_run,
         removed=tuple(old),
-        bytes=sum(listed[key] for key in old),
+        bytes=sum(listed[key].length for key in old),
         kept_younger=tuple(key for key in found if key not in set(old)),
     )

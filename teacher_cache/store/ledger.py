@@ -409,7 +409,7 @@ class Journal:
                 standing = self.standing(shard)
             while (left := _without(entry, standing)) is not None:
                 key = self._next_key(shard, len(standing))
-                if self._objects.create(key, seal(left)) and self._counts(key):
+                if _created(self._objects, key, seal(left)) and self._counts(key):
                     self._looked.pop(shard, None)
                     return True
                 standing = self.standing(shard)
@@ -566,5 +566,10 @@ def _restore(objects: Objects, key: str, data: bytes) -> None:
 def record_retirement(objects: Objects, retirement: Retirement) -> None:
     """Retire rows permanently, by a new record in the ledger."""
     number = len(read_volumes(objects).retirements)
-    while not objects.create(numbered(RETIREMENT, number), seal(retirement)):
+    while not _created(objects, numbered(RETIREMENT, number), seal(retirement)):
         number += 1
+
+
+def _created(objects: Objects, key: str, data: bytes) -> bool:
+    """Create an object. True also if this very object is there: the answer to an earlier request may have been lost."""
+    return objects.create(key, data) or objects.get(key) == data

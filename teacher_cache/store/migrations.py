@@ -49,7 +49,7 @@ def migrate(url: str) -> MigrationReport:
 
 def _volumes_and_records(objects: Objects, recipe: Recipe) -> None:
     """1 → 2: catalog segments get records and keys, ledger entries get digests and volumes, the heads' card gets a digest."""
-    for key in (key for key in objects.listing(CATALOG) if key.endswith(".parquet") and key.count("-") == 1):
+    for key in (key for key in objects.listing(f"{CATALOG}/") if key.endswith(".parquet") and key.count("-") == 1):
         rows = _segment(objects, key)
         catalog = read_catalog(objects)
         if (

@@ -15,8 +15,8 @@ from schemas.ledger import PARTS, PartName
 from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
 from schemas.signal import SIGNALS, Shape, SignalName
+from schemas.storage import StorageOptions
 from teacher_cache.encodings.registry import encoding
-from teacher_cache.io.remote import require_bucket
 from teacher_cache.store.catalog import Catalog, append_rows, read_catalog
 from teacher_cache.store.layout import (
     HEADS_CARD,
@@ -28,7 +28,7 @@ from teacher_cache.store.layout import (
     stored_arrays,
 )
 from teacher_cache.store.ledger import FAILED, Ledger, clip_counts, close_volume, part_of, read_ledger
-from teacher_cache.store.objects import Objects
+from teacher_cache.store.objects import Objects, probe_create_if_absent
 from teacher_cache.store.records import seal
 from teacher_cache.store.template import (
     array_metadata,
@@ -84,9 +84,9 @@ class Store:
         return read_ledger(self.objects)
 
 
-def find_store(url: str) -> Store | None:
+def find_store(url: str, storage_options: StorageOptions | None = None) -> Store | None:
     """The store at ``url``, or None if there is none. Raises `BadInput` if something else is there."""
-    return _store_of(Objects(url))
+    return _store_of(Objects(url, storage_options))
 
 
 def _store_of(objects: Objects) -> Store | None:
@@ -94,11 +94,11 @@ def _store_of(objects: Objects) -> Store | None:
     return None if root is None else Store(objects, read_root(root, objects.url))
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, storage_options: StorageOptions | None = None) -> Store:
     """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` if not even its bucket exists."""
-    store = find_store(url)
+    store = find_store(url, storage_options)
     if store is None:
-        require_bucket(url)
+        Objects(url, storage_options).require_bucket()
         raise StoreNotFound(
             f"there is no store at {url}; `teacher-cache run JOB.yaml` makes one, and the job's `store` says where"
         )
@@ -112,14 +112,23 @@ def require_recipe(store: Store, recipe: Recipe) -> None:
         raise RecipeMismatch(store.url, differences)
 
 
-def create_store(url: str, recipe: Recipe) -> Store:
-    """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe."""
-    objects = Objects(url)
-    if not objects.create(ROOT_METADATA, root_metadata(recipe)):
-        require_recipe(_store_of(objects) or open_store(url), recipe)
-    # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
-    for name, description in MARKERS.items():
-        objects.create(metadata_key(name), group_metadata({"description": description}))
+def create_store(url: str, recipe: Recipe, storage_options: StorageOptions | None = None) -> Store:
+    """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe.
+
+    Raises `CouldNotRun` where a store cannot be kept, since the place does not keep create-if-absent.
+    """
+    objects = Objects(url, storage_options)
+    found = _store_of(objects)
+    if found is None:
+        # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
+        groups = {metadata_key(name): group_metadata({"description": text}) for name, text in MARKERS.items()}
+        probe_create_if_absent(objects, *groups.popitem())
+        for key, data in groups.items():
+            objects.create(key, data)
+        if objects.create(ROOT_METADATA, root_metadata(recipe)):  # last: what has it is whole
+            return Store(objects, recipe)
+        found = _store_of(objects) or open_store(url, storage_options)
+    require_recipe(found, recipe)
     return Store(objects, recipe)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -232,7 +232,7 @@ def _damaged_clips(data: bytes, expected: Mapping[int, tuple[int, str]], store: 
     return missing, damaged
 
 
-def _check_copies(store: Store, volumes: Volumes, listed: Mapping[str, int]) -> Iterator[Damage]:
+def _check_copies(store: Store, volumes: Volumes, listed: Collection[str]) -> Iterator[Damage]:
     """Check the single entries of bound volumes. Readers no longer need them, but a damaged volume can be rebuilt from them."""
     closed = canonical_json({})
     for key in (closed_key(volume) for volume in (*volumes.bound, *volumes.unbound)):
