@@ -152,7 +152,7 @@ def status(
             from teacher_cache.monitor.follow import follow
 
             follow(open_store(store), every)
-        report = store_status(open_store(store, version))
+        report = store_status(open_store(store, version=version))
         if as_json:
             print_json(report)
         else:

@@ -81,8 +81,8 @@ class Patience:
     The clock starts at the first failure after the operation's last answered request.
     """
 
-    def __init__(self, url: str) -> None:
-        self._server = _server(url)
+    def __init__(self, url: str, endpoint: str | None = None) -> None:
+        self._server = _server(url, endpoint)
         self._since: float | None = None
         self._spent = False
 
@@ -124,9 +124,9 @@ class Patience:
         return random.uniform(0, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 20)))  # noqa: S311
 
 
-def expect(url: str) -> None:
+def expect(url: str, endpoint: str | None = None) -> None:
     """Use the long retry time for a server from the first request on, because another process has reached it."""
-    _answering.add(_server(url))
+    _answering.add(_server(url, endpoint))
 
 
 def passing_reason(error: BaseException) -> str | None:
@@ -144,9 +144,9 @@ def passing_reason(error: BaseException) -> str | None:
     return None
 
 
-def is_passing_status(status: int) -> bool:
-    """Whether an HTTP status is transient."""
-    return status in _PASSING_STATUS
+def is_passing(status: int | None, code: str) -> bool:
+    """Whether an answer of this HTTP status and S3 error code is transient."""
+    return status in _PASSING_STATUS or code in _PASSING_CODES
 
 
 def _is_a(error: BaseException | None, kinds: Collection[str]) -> bool:
@@ -170,8 +170,10 @@ _told: dict[str, float] = {}
 _telling = threading.Lock()
 
 
-def _server(url: str) -> str:
-    """The unit of an outage: an S3 endpoint, or a server. Its buckets and paths are unavailable together."""
+def _server(url: str, endpoint: str | None = None) -> str:
+    """The unit of an outage: an endpoint, or a server. Its buckets and paths are unavailable together."""
+    if endpoint:
+        return endpoint
     parts = urlsplit(url)
     return os.environ.get("AWS_ENDPOINT_URL", "s3") if parts.scheme in {"s3", "s3a"} else f"{parts.scheme}://{parts.netloc}"
 
@@ -212,7 +214,7 @@ def _status_of(error: BaseException | None) -> int | None:
 
 def _reason_of_answer(answer: Mapping[str, Any]) -> str | None:
     status, code = _status(answer), answer.get("Error", {}).get("Code", "")
-    return f"{status} {code}" if status in _PASSING_STATUS or code in _PASSING_CODES else None
+    return f"{status} {code}" if is_passing(status, code) else None
 
 
 def _tell(server: str, reason: str, lasts: float) -> None:

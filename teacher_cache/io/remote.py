@@ -15,25 +15,31 @@ from schemas.credentials import holds_credentials
 from schemas.errors import BadInput, Unreachable
 from teacher_cache.io.patience import NotNow, Patience, session
 
-S3_CONNECT_SECONDS = 5
-_S3_READ_SECONDS = 60
+CONNECT_SECONDS = 5
+_READ_SECONDS = 60
 
 Result = TypeVar("Result")
 
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "local": "file"}
+
+
+class NoBucket(FileNotFoundError):
+    """An object is missing because its bucket (on Azure: its container) is."""
+
 
 def protocol(url: str) -> str:
-    """Fsspec's name for a URL's protocol: ``file``, ``s3``, …."""
-    scheme = urlsplit(url).scheme
-    return "s3" if scheme == "s3a" else scheme or "file"
+    """One name for each of a URL's protocols: ``file``, ``s3``, ``gs``, ``az``, ``https``, …."""
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    return _SAME.get(scheme, scheme) or "file"
 
 
 def storage_options(url: str) -> dict[str, Any]:
     """Options for fsspec. Credentials and endpoint come only from the environment (``AWS_*``). Raises `BadInput`."""
     if protocol(url) != "s3":
         return {}
-    _require_endpoints()
+    require_endpoints()
     return {
-        "config_kwargs": {"connect_timeout": S3_CONNECT_SECONDS, "read_timeout": s3_read_seconds(), "retries": _NO_RETRIES},
+        "config_kwargs": {"connect_timeout": CONNECT_SECONDS, "read_timeout": read_seconds(), "retries": _NO_RETRIES},
         "use_listings_cache": False,
         # With concurrency, s3fs requests an object's length before it reads it, and lists the folder of a missing one. Each
         # request is billed and costs a round trip.
@@ -41,7 +47,8 @@ def storage_options(url: str) -> dict[str, Any]:
     }
 
 
-def _require_endpoints() -> None:
+def require_endpoints() -> None:
+    """Raise `BadInput` if a variable with the endpoint of S3 holds no URL."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         endpoint = os.environ.get(name)
         if endpoint and not endpoint.startswith(("http://", "https://")):
@@ -54,9 +61,9 @@ def _require_endpoints() -> None:
 _NO_RETRIES = {"mode": "standard", "total_max_attempts": 1}
 
 
-def s3_read_seconds() -> float:
-    """Read timeout in seconds: how long an S3 server may be silent before the request is retried."""
-    return float(os.environ.get("P4D_S3_READ_SECONDS", _S3_READ_SECONDS))
+def read_seconds() -> float:
+    """Read timeout in seconds: how long a server may be silent before the request is retried."""
+    return float(os.environ.get("P4D_S3_READ_SECONDS", _READ_SECONDS))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -77,17 +84,20 @@ def make_patient(fs: Any) -> None:
         fs.session = fs.session or session()
 
 
-def reach(url: str, operation: Callable[[], Result]) -> Result:
-    """The result of an operation at a URL, retried while it fails for a transient reason. Raises `Unreachable`."""
-    with reachable(url):
-        return Patience(url).ask(operation)
+def reach(url: str, operation: Callable[[], Result], endpoint: str | None = None) -> Result:
+    """The result of an operation at a URL, retried while it fails for a transient reason. Raises `Unreachable`.
+
+    ``endpoint`` is the server's URL, if the environment does not say it.
+    """
+    with reachable(url, endpoint):
+        return Patience(url, endpoint).ask(operation)
 
 
-def reach_if_there(url: str, operation: Callable[[], Result]) -> Result | None:
+def reach_if_there(url: str, operation: Callable[[], Result], endpoint: str | None = None) -> Result | None:
     """As `reach`; None if the operation raises `FileNotFoundError`. A missing bucket is `Unreachable`."""
-    with reachable(url):
+    with reachable(url, endpoint):
         try:
-            return Patience(url).ask(operation)
+            return Patience(url, endpoint).ask(operation)
         except FileNotFoundError as error:
             if _is_no_bucket(error):
                 raise
@@ -133,7 +143,7 @@ def refuse_credentials(url: str) -> None:
 
 
 @contextlib.contextmanager
-def reachable(url: str) -> Iterator[None]:
+def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
     """Turn a filesystem's errors into `Unreachable`, with URL and remedy. Servers' error texts contain no secrets."""
     try:
         yield
@@ -141,45 +151,60 @@ def reachable(url: str) -> Iterator[None]:
         raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
         if _is_no_bucket(error):
-            raise Unreachable(_no_bucket(url)) from None
+            raise Unreachable(_no_bucket(url, endpoint)) from None
         if isinstance(error, NotNow) and error.status is None:
-            raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
-        raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url)}") from None
+            raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
+        raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
             raise
-        raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url)}") from None
+        raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
+_RIGHTS = {
+    "s3": "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
+    "reading needs s3:GetObject and s3:ListBucket, a run also s3:PutObject, and gc s3:DeleteObject.",
+    "gs": "Check GOOGLE_APPLICATION_CREDENTIALS, or what `gcloud auth application-default login` gave, and their rights there: "
+    "reading needs storage.objects.get and .list, a run also storage.objects.create, and gc storage.objects.delete.",
+    "az": "Check the AZURE_* variables (the account's name, and a key, token or identity) and their rights there: "
+    "reading needs the role Storage Blob Data Reader, a run and gc Storage Blob Data Contributor.",
+}
+
+
 def _credentials_advice(url: str) -> str:
-    if protocol(url) != "s3":
-        return "Check its permissions."
-    return (
-        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their rights there: "
-        "reading needs s3:GetObject and s3:ListBucket, a run also s3:PutObject, and gc s3:DeleteObject."
-    )
+    return _RIGHTS.get(protocol(url), "Check its permissions.")
 
 
 def _is_no_bucket(error: OSError) -> bool:
-    """Whether the bucket is missing. s3fs and obstore both report that as a `FileNotFoundError`."""
+    """Whether the bucket is missing. s3fs reports that as any missing file."""
     answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("Error", {}).get("Code") == "NoSuchBucket" or "<Code>NoSuchBucket</Code>" in str(error)
+    return isinstance(error, NoBucket) or answer.get("Error", {}).get("Code") == "NoSuchBucket"
 
 
-def _no_bucket(url: str) -> str:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    where = f"at {endpoint}" if endpoint else "on AWS (AWS_ENDPOINT_URL is not set)"
-    return (
-        f"cannot use {url}: there is no bucket {urlsplit(url).netloc!r} {where}. Create it, or check its name and the endpoint."
-    )
-
-
-def _advice(url: str) -> str:
+def _no_bucket(url: str, endpoint: str | None = None) -> str:
+    name = urlsplit(url).netloc
     if protocol(url) != "s3":
-        return "Check that it exists, is writable and has room."
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set")
-    return f"Check that the bucket exists, AWS_ENDPOINT_URL (now {endpoint}) and the AWS credentials in the environment."
+        return f"cannot use {url}: there is no bucket or container {name!r}. Create it, or check its name and the account."
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    where = f"at {endpoint}" if endpoint else "on AWS (AWS_ENDPOINT_URL is not set)"
+    return f"cannot use {url}: there is no bucket {name!r} {where}. Create it, or check its name and the endpoint."
+
+
+def _advice(url: str, endpoint: str | None) -> str:
+    match protocol(url):
+        case "s3":
+            known = f"`endpoint_url` (now {endpoint})" if endpoint else f"AWS_ENDPOINT_URL (now {_environment_endpoint()})"
+            return f"Check that the bucket exists, {known} and the AWS credentials in the environment."
+        case "gs":
+            return "Check that the bucket exists, and the Google application default credentials."
+        case "az":
+            return "Check that the container exists, AZURE_STORAGE_ACCOUNT_NAME and the other AZURE_* variables."
+    return "Check that it exists, is writable and has room."
+
+
+def _environment_endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL", "not set")

@@ -64,8 +64,8 @@ def store_requests(work: StoreWork) -> Requests:
 
 _FOUND = Requests(get=1)
 """What finding an existing object costs besides the PUT that was refused: one request for it."""
-_NEW_STORE = Requests(put=2 + len(MARKERS), list=1, get=FEWEST_AHEAD)
-"""Root, markers, and the first record, after a look at its log, which is empty."""
+_NEW_STORE = Requests(put=3 + len(MARKERS), list=1, get=2 + FEWEST_AHEAD)
+"""Root, markers, one of them twice to probe the place, and the first record, after a look at its log, which is empty."""
 
 
 def _made_ready(work: StoreWork) -> Requests:

@@ -62,7 +62,7 @@ def open_cache(url: str, disk: ChunkTier | None = None, *, version: int | None =
     `StoreNotFound`, `BadInput` for something else at the URL, another format version or a version that the store does not have,
     `StoreDamaged`, and `Unreachable`.
     """
-    return Cache(open_store(str(url), version), disk)
+    return Cache(open_store(str(url), version=version), disk)
 
 
 def _reopened(url: str, disk: ChunkTier | None, version: int) -> Cache:

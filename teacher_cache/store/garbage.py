@@ -8,7 +8,7 @@ key is never committed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,13 +125,9 @@ def collect_garbage(
         store=url,
         dry_run=dry_run,
         removed=tuple(keys),
-        bytes=_bytes(listed, keys),
+        bytes=sum(listed[key].length for key in keys),
         unfinished=tuple(key for key in found.unfinished if key not in set(keys)),
     )
-
-
-def _bytes(listed: Mapping[str, object], keys: Sequence[str]) -> int:
-    return sum(getattr(listed[key], "length", 0) for key in keys)
 
 
 def _delete(store: Store, keys: Sequence[str], unfinished: set[str]) -> None:

@@ -15,11 +15,11 @@ from schemas.log import PARTS, Action, PartAdded, PartName, StoreCreated
 from schemas.recipe import FORMAT_VERSION, Recipe
 from schemas.report import FailedClip, StatusReport
 from schemas.signal import Shape, SignalName
-from teacher_cache.io.remote import require_bucket
+from schemas.storage import StorageOptions
 from teacher_cache.store.catalog import Catalog, read_catalog, store_rows
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, MARKERS, ROOT_METADATA, metadata_key, part_of, stored_arrays
 from teacher_cache.store.log import Log
-from teacher_cache.store.objects import Objects
+from teacher_cache.store.objects import Objects, probe_create_if_absent
 from teacher_cache.store.records import seal
 from teacher_cache.store.state import FAILED, State, clip_counts
 from teacher_cache.store.template import (
@@ -84,18 +84,21 @@ class Store:
         return read_catalog(self.objects, self.state.rows_added)
 
 
-def find_store(url: str, version: int | None = None) -> Store | None:
+def find_store(url: str, storage_options: StorageOptions | None = None, *, version: int | None = None) -> Store | None:
     """The store at ``url``, or None if there is none. Raises `BadInput` if something else is there."""
-    objects = Objects(url)
+    return _store_of(Objects(url, storage_options), version)
+
+
+def _store_of(objects: Objects, version: int | None = None) -> Store | None:
     root = objects.get(ROOT_METADATA)
     return None if root is None else Store(objects, read_root(root, objects.url), version)
 
 
-def open_store(url: str, version: int | None = None) -> Store:
+def open_store(url: str, storage_options: StorageOptions | None = None, *, version: int | None = None) -> Store:
     """The store at ``url``. Raises `StoreNotFound`, or `Unreachable` if not even its bucket exists."""
-    store = find_store(url, version)
+    store = find_store(url, storage_options, version=version)
     if store is None:
-        require_bucket(url)
+        Objects(url, storage_options).require_bucket()
         raise StoreNotFound(
             f"there is no store at {url}; `teacher-cache run JOB.yaml` makes one, and the job's `store` says where"
         )
@@ -109,17 +112,23 @@ def require_recipe(store: Store, recipe: Recipe) -> None:
         raise RecipeMismatch(store.url, differences)
 
 
-def create_store(url: str, recipe: Recipe, command: str) -> Store:
+def create_store(url: str, recipe: Recipe, command: str, storage_options: StorageOptions | None = None) -> Store:
     """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe.
 
-    ``command`` is what the log says of the writer, here and in the functions below.
+    Raises `CouldNotRun` where a store cannot be kept, since the place does not keep create-if-absent. ``command`` is what the
+    log says of the writer, here and in the functions below.
     """
-    objects = Objects(url)
-    if not objects.create(ROOT_METADATA, root_metadata(recipe)):
-        require_recipe(find_store(url) or open_store(url), recipe)
-    # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
-    for name, description in MARKERS.items():
-        objects.create(metadata_key(name), group_metadata({"description": description}))
+    objects = Objects(url, storage_options)
+    found = _store_of(objects)
+    if found is None:
+        # As Zarr groups, these folders do not make other Zarr readers warn about foreign objects.
+        groups = {metadata_key(name): group_metadata({"description": text}) for name, text in MARKERS.items()}
+        probe_create_if_absent(objects, *groups.popitem())
+        for key, data in groups.items():
+            objects.create(key, data)
+        objects.create(ROOT_METADATA, root_metadata(recipe))
+        found = _store_of(objects)
+    require_recipe(found or open_store(url, storage_options), recipe)
     store = Store(objects, recipe)
     created = StoreCreated(fingerprint=recipe.fingerprint)
     store.log.append(lambda state: [created] if state.version < 0 else [], command)

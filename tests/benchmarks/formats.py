@@ -100,7 +100,7 @@ def _smooth(rng: np.random.Generator, channels: int) -> np.ndarray[Any, Any]:
 
 
 def stored_bytes(url: str) -> int:
-    return sum(Objects(url).listing().values())
+    return sum(found.length for found in Objects(url).listing().values())
 
 
 def _in_parallel(one: Callable[[int], object]) -> Iterator[Read]:

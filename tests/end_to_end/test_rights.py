@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import s3_server
 from conftest import Command, Jobs, is_one_clear_error
+from s3_proxy import S3Proxy, proxy
+from s3fs import S3FileSystem
 
 from schemas.errors import Unreachable
 from teacher_cache import open_cache
@@ -44,7 +47,7 @@ def test_a_writer_a_reader_and_an_operator_have_the_rights_they_need_and_no_othe
     committed = store.listing()
     assert store.create("depth/c/9/0/0/0", b"left by a killed run")
     with pytest.raises(Unreachable):
-        store.delete("depth/c/9/0/0/0")
+        store.delete_many(["depth/c/9/0/0/0"])
     refused = teacher_cache_command("gc", STORE, "--older-than", 0)
     is_one_clear_error(refused, 3, f"access to {STORE} was refused", "gc s3:DeleteObject")
     for elsewhere in ("s3://bucket/other", "s3://bucket/raw"):
@@ -74,22 +77,28 @@ def test_a_writer_a_reader_and_an_operator_have_the_rights_they_need_and_no_othe
     assert Objects(STORE).listing() == committed
 
 
+class RecordingProxy(S3Proxy):
+    """Keeps (bucket and key, whether it said If-None-Match) of every PutObject."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self.puts: list[tuple[str, bool]] = []
+
+    async def _forwarded(self, request: bytes) -> bytes:
+        head = request[: request.index(b"\r\n\r\n")].lower()
+        if request.startswith(b"PUT "):
+            self.puts.append((unquote(request.split()[1].decode()).lstrip("/"), b"\r\nif-none-match: *" in head))
+        return await super()._forwarded(request)
+
+
 @pytest.fixture
-def puts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
-    """(key, whether it said If-None-Match) of every PutObject that leaves this process."""
-    from aiobotocore.endpoint import AioEndpoint
-
-    sent: list[tuple[str, bool]] = []
-    send = AioEndpoint._send
-
-    async def recorded(self: AioEndpoint, request: Any) -> Any:
-        if request.method == "PUT":
-            path = request.url.split("?")[0].removeprefix(self.host)
-            sent.append((path.lstrip("/"), "If-None-Match" in request.headers))
-        return await send(self, request)
-
-    monkeypatch.setattr(AioEndpoint, "_send", recorded)
-    return sent
+def puts(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
+    """(bucket and key, whether it said If-None-Match) of every PutObject that reaches the server."""
+    assert s3
+    with proxy(os.environ["AWS_ENDPOINT_URL"], kind=RecordingProxy) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        monkeypatch.setattr(S3FileSystem, "_cache", {})  # an open connection goes past the proxy
+        yield between.puts
 
 
 def test_no_request_of_a_run_is_one_that_the_write_once_policy_denies(
@@ -106,5 +115,5 @@ def test_no_request_of_a_run_is_one_that_the_write_once_policy_denies(
     assert teacher_cache_command("run", job).status == 0  # grows the arrays, so it replaces their lengths
     lengths = {f"bucket/store/{array}/zarr.json" for array in ("depth", "depth_exact", "camray", "timestamps", "frame_index")}
     assert {key for key, conditional in puts if not conditional and key.startswith("bucket/store/")} == lengths
-    stored = {f"bucket/{key}" for key in Objects("s3://bucket").listing("store")}
+    stored = {f"bucket/{key}" for key in Objects("s3://bucket").listing("store/")}
     assert {key for key in stored if not any(fnmatchcase(key, pattern) for pattern in protected)} == lengths

@@ -1,0 +1,288 @@
+"""A URL at S3, GCS or Azure in; the objects under it out, through obstore (object_store in Rust)."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+import botocore.session
+import obstore
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from schemas.errors import Unreachable
+from schemas.storage import StorageOptions
+from teacher_cache.io.backend import Found, Scratch
+from teacher_cache.io.patience import NotNow, is_passing
+from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, protocol, read_seconds
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Credential
+
+Client = S3Store | GCSStore | AzureStore
+
+BUCKETS = ("s3", "gs", "az")
+"""Protocols of `Bucket`, as `teacher_cache.io.remote.protocol` names them."""
+
+# obstore returns a body in one block of fresh memory. Beyond this length, the allocator takes such blocks from the kernel and
+# returns them each time, and zeroing their pages costs more than copying out of small pieces.
+IN_ONE_PIECE = 16 * 2**20
+_PIECE = 2**20
+
+_PER_PAGE = 1000
+
+# botocore renews temporary credentials at least ten minutes before they expire.
+_CREDENTIALS_LAST = timedelta(minutes=10)
+
+_STATUS = re.compile(r"status code: (\d+)([\w ]*)")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")  # the second is of one key among several to delete
+_MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": ?\"(.*?)\"", re.DOTALL)
+_REGION = re.compile(r"<Region>([\w-]+)</Region>")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
+
+
+class Bucket:
+    """The objects under a URL. Credentials come from the environment: for S3 as botocore reads it, otherwise as obstore does.
+
+    Errors hold the server's own words, not obstore's, which quote the request.
+    """
+
+    is_local = False
+    sequential = False
+
+    def __init__(self, url: str, options: StorageOptions) -> None:
+        self._url, self._options = url, options
+        self._scratch = Scratch()
+
+    @cached_property
+    def _made(self) -> Callable[..., Client]:
+        """Makes a client, given how it retries."""
+        with _final_errors():
+            return _maker(self._url, self._options)
+
+    @cached_property
+    def _client(self) -> Client:
+        with _final_errors():
+            return self._made(retry_config={"max_retries": 0})  # `Patience` retries an operation
+
+    @cached_property
+    def patient_client(self) -> Client:
+        """A client that sends each request again that fails for a transient reason.
+
+        A listing is one operation of many requests, and one failure must not begin it anew.
+        """
+        with _final_errors():
+            return self._made(retry_config={"max_retries": 5})
+
+    def get(self, key: str) -> bytes:
+        client = self._client
+        with self._plain_errors():
+            return obstore.get(client, key).bytes().to_bytes()
+
+    def get_range(self, key: str, start: int, stop: int) -> memoryview:
+        client = self._client
+        try:
+            with self._plain_errors():
+                if stop - start <= IN_ONE_PIECE:
+                    return memoryview(obstore.get_range(client, key, start=start, end=stop))
+                return self._streamed(client, key, start, stop)
+        except _BeyondEnd:
+            return memoryview(b"")
+
+    def _streamed(self, client: Client, key: str, start: int, stop: int) -> memoryview:
+        buffer = self._scratch.take(stop - start)
+        filled = 0
+        for piece in obstore.get(client, key, options={"range": (start, stop)}).stream(min_chunk_size=_PIECE):
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return buffer[:filled]
+
+    def create(self, key: str, data: bytes) -> bool:
+        client = self._client
+        try:
+            with self._plain_errors():
+                obstore.put(client, key, data, mode="create", use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        client = self._client
+        with self._plain_errors():
+            obstore.put(client, key, data, use_multipart=False)
+
+    def list(self, prefix: str) -> Iterator[Found]:
+        """As the protocol says. Folders' placeholders, which consoles and some servers make, are left out."""
+        client = self.patient_client
+        folder, _, name = prefix.rpartition("/")
+        # obstore lists whole folders. An offset saves the pages before the prefix.
+        offset = prefix[:-1] if len(name) > 1 else None
+        with self._plain_errors():
+            for page in obstore.list(client, folder or None, offset=offset, chunk_size=_PER_PAGE):
+                for about in page:
+                    key = about["path"]
+                    if key and key.startswith(prefix) and (about["size"] or self._is_object(key)):
+                        yield Found(key, about["size"], about["last_modified"])
+
+    def _is_object(self, key: str) -> bool:
+        """Whether a listed key of no bytes is an object, not a placeholder ``KEY/``: obstore's listing omits the slash."""
+        with contextlib.suppress(FileNotFoundError):
+            return obstore.head(self.patient_client, key)["e_tag"] is not None
+        return False
+
+    def delete(self, keys: Sequence[str]) -> None:
+        client = self._client
+        with self._plain_errors():
+            try:
+                obstore.delete(client, list(keys))
+            except FileNotFoundError:  # Azure and GCS say so, and may have left out others
+                for key in keys:
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(client, key)
+
+    def modified(self, key: str) -> datetime:
+        client = self._client
+        with self._plain_errors():
+            return obstore.head(client, key)["last_modified"]
+
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """Turn obstore's errors into those of the protocol."""
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        text = str(error).partition("\n\nDebug source")[0]
+        status = _STATUS.search(text)
+        number = int(status[1]) if status else None
+        found, message = _CODE.search(text), _MESSAGE.search(text)
+        code = found[1] or found[2] if found else ""
+        told = html.unescape(message[1] or message[2]) if message else (status[1] + status[2] if status else _last_part(text))
+        if "redirect without LOCATION" in text or code == "AuthorizationHeaderMalformed":
+            region = _REGION.search(text)
+            raise Unreachable(self._other_region(region[1] if region else self._region_told())) from None
+        if _NO_BUCKET.search(text):
+            raise NoBucket(told) from None
+        if is_passing(number, code) or (number is None and "HTTP error" in text):
+            raise NotNow(told, number) from None
+        # obstore takes any 409 for this, but it may also be about a lease, or a container that is being deleted.
+        if isinstance(error, AlreadyExistsError) and (number == 412 or "AlreadyExists" in code):
+            raise FileExistsError(told) from None
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or number in {401, 403} or code == "AccessDenied":
+            raise PermissionError(told) from None
+        if isinstance(error, FileNotFoundError) or number == 404:
+            raise FileNotFoundError(told) from None
+        is_beyond = number == 416 or "Wanted range starting at" in text  # obstore's words, where a server gave an empty range
+        raise (_BeyondEnd if is_beyond else OSError)(told) from None
+
+    def _region_told(self) -> str | None:
+        """The bucket's region, as the server says it to anyone; None if it does not."""
+        endpoint = self._client.config.get("endpoint") or self._client.config.get("aws_endpoint_url")
+        request = urllib.request.Request(f"{endpoint}/{urlsplit(self._url).netloc}", method="HEAD")  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=CONNECT_SECONDS) as answer:  # noqa: S310  # http or https
+                return str(answer.headers.get("x-amz-bucket-region") or "") or None
+        except urllib.error.HTTPError as error:
+            return error.headers.get("x-amz-bucket-region")
+        except OSError:
+            return None
+
+    def _other_region(self, region: str | None) -> str:
+        asked = self._client.config.get("region")
+        lies = f"the region {region}" if region else "another region"
+        return (
+            f"cannot use {self._url}: its bucket lies in {lies}, and it was asked for in {asked}. "
+            f"Set AWS_DEFAULT_REGION{f'={region}' if region else ''}, or `region` in the storage options, to its region."
+        )
+
+
+class _BeyondEnd(OSError):
+    """A range begins beyond an object's end."""
+
+
+def _last_part(text: str) -> str:
+    """The part of obstore's message that says what is wrong."""
+    return re.sub(r"^(Generic \w+ error: |.*credential provider: (\w+: )?)", "", text.splitlines()[0].rpartition(" - ")[2])
+
+
+@contextlib.contextmanager
+def _final_errors() -> Iterator[None]:
+    """While a client is made: what obstore says about its settings is not transient."""
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(_last_part(str(error))) from None
+
+
+def _maker(url: str, options: StorageOptions) -> Callable[..., Client]:
+    place, kind = urlsplit(url), protocol(url)
+    about: ClientConfig = {
+        "allow_http": True,  # if the endpoint's URL says so
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=read_seconds()),
+        "timeout": timedelta(hours=1),  # for a whole body: a slow one may take long as long as it makes progress
+    }
+    where: dict[str, Any] = {"prefix": place.path.strip("/") or None, "client_options": about}
+    if options.anonymous:
+        where["skip_signature"] = True
+    if kind == "s3":
+        return partial(S3Store, place.netloc, **where | _s3(options, about))
+    if kind == "gs":
+        return partial(GCSStore, place.netloc, **where | _gcs(options))
+    # obstore reads AZURE_…: account, key, identity, AZURE_STORAGE_USE_EMULATOR.
+    return partial(AzureStore, place.netloc, **where | ({"endpoint": options.endpoint_url} if options.endpoint_url else {}))
+
+
+def _s3(options: StorageOptions, about: ClientConfig) -> dict[str, Any]:
+    """The endpoint, region and credentials that botocore finds, as for every other AWS client."""
+    session = botocore.session.Session(profile=options.profile)
+    unsigned = Config(signature_version=UNSIGNED) if options.anonymous else None
+    found = session.create_client("s3", region_name=options.region, endpoint_url=options.endpoint_url, config=unsigned).meta
+    if bundle := session.get_config_variable("ca_bundle"):
+        about["root_certificate"] = Path(bundle).read_bytes()
+    place = {"endpoint": found.endpoint_url, "region": found.region_name or "us-east-1"}
+    return place if options.anonymous else place | {"credential_provider": _Credentials(session)}
+
+
+class _Credentials:
+    """A session's credentials for obstore. botocore renews them (profiles, SSO, roles)."""
+
+    def __init__(self, session: botocore.session.Session) -> None:
+        self._found = session.get_credentials()
+        if self._found is None:
+            raise NoCredentialsError
+
+    def __call__(self) -> S3Credential:
+        now = self._found.get_frozen_credentials()
+        return {
+            "access_key_id": now.access_key,
+            "secret_access_key": now.secret_key,
+            "token": now.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
+        }
+
+
+def _gcs(options: StorageOptions) -> dict[str, Any]:
+    """Application default credentials; or an emulator, found by its usual variable, which obstore does not read."""
+    if options.endpoint_url:
+        return {"base_url": options.endpoint_url}
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if not emulator:
+        return {}
+    # obstore asks for a token to write with, whether it signs or not; an emulator takes any.
+    return {"base_url": emulator if "://" in emulator else f"http://{emulator}", "bearer_token": "emulator"}
