@@ -115,9 +115,10 @@ def _units(store: Store, last: int, damages: list[Damage]) -> Iterator[UnitCommi
         record, _ = found
         for unit in (action for action in record.actions if isinstance(action, UnitCommitted)):
             for part in unit.parts:
-                if (before := seen.setdefault((part, unit.shard), record.version)) != record.version:
-                    detail = f"it commits {part} of shard {unit.shard}, which record {before} has committed"
+                if (part, unit.shard) in seen:
+                    detail = f"it commits {part} of shard {unit.shard}, which record {seen[part, unit.shard]} has committed"
                     damages.append(_damage("log", record_key(record.version), detail))
+                seen[part, unit.shard] = record.version
             yield unit.model_copy(update={"figures": (), "decoders": {}})
 
 
