@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from schemas.log import (
     UnitCommitted,
 )
 from schemas.report import ClipCounts
-from schemas.signal import Shape, exact_array
+from schemas.signal import SIGNALS, Shape, exact_array
 from teacher_cache.store.layout import array_of, part_of, shard_of
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
@@ -109,6 +110,7 @@ class State:
                     raise StoreDamaged(f"the log adds rows beyond {MOST_ROWS}, the most that a store has")
                 self.rows_added.append(action)
             case PartAdded():
+                _require_shape(action)
                 self.parts.setdefault(action.part, action.shape)
             case RowsRetired():
                 self._retired |= set(action.rows)
@@ -255,6 +257,16 @@ def clip_counts(rows: NDArray[np.int64], state: State, parts: Sequence[PartName]
     status = state.status(rows, parts)
     committed, failed = int((status == COMMITTED).sum()), int((status == FAILED).sum())
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
+
+
+# About twenty times the values of the largest teacher's F4D. A reader allocates all of a clip's values at once.
+_MOST_VALUES = 2**28
+
+
+def _require_shape(added: PartAdded) -> None:
+    axes = 1 if added.part == "clock" else len(SIGNALS[added.part].dims)
+    if len(added.shape) != axes or min(added.shape) < 1 or math.prod(added.shape) > _MOST_VALUES:
+        raise StoreDamaged(f"the log gives {added.part} the shape {added.shape}, which is none of a clip's")
 
 
 def _unit_row(version: int, unit: UnitCommitted) -> dict[str, Any]:

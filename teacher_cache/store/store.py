@@ -25,7 +25,6 @@ from teacher_cache.store.state import FAILED, State, clip_counts
 from teacher_cache.store.template import (
     array_metadata,
     array_rows,
-    array_shape,
     group_metadata,
     read_root,
     root_metadata,
@@ -143,7 +142,7 @@ def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalNam
             if store.objects.create(metadata_key(array.name), wanted):
                 continue
             present = store.objects.get(metadata_key(array.name)) or wanted
-            longest = max(rows, array_rows(present))
+            longest = max(rows, array_rows(present) or 0)
             if with_rows(present, longest) != with_rows(wanted, longest):
                 raise BadInput(
                     f"the array {array.name} of {store.url} has other metadata than this recipe gives; use another store"
@@ -161,7 +160,7 @@ def lengthen(store: Store, rows: int) -> None:
     """
     arrays = [array.name for part in store.parts for array in stored_arrays(store.recipe, part, store.shapes)]
     for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
-        if array_shape(data) is not None and array_rows(data) < rows:
+        if (found := array_rows(data)) is not None and found < rows:
             store.objects.replace(key, with_rows(data, rows))
 
 

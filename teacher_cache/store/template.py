@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import zarr
@@ -15,7 +14,6 @@ from zarr.storage import MemoryStore
 from schemas.base import canonical_json
 from schemas.errors import BadInput, StoreDamaged
 from schemas.recipe import FORMAT_VERSION, Recipe
-from schemas.signal import Shape
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import zarr_codecs
 
@@ -95,23 +93,12 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
     return canonical_json(json.loads(stored.to_bytes()))
 
 
-def array_rows(metadata: bytes) -> int:
-    """Length of the clip axis in an array's ``zarr.json``."""
-    return int(json.loads(metadata)["shape"][0])
-
-
-# About twenty times the values of the largest teacher's F4D. A reader allocates all of a clip's values at once.
-_MOST_VALUES = 2**28
-
-
-def array_shape(metadata: bytes) -> Shape | None:
-    """Shape of one clip in an array's ``zarr.json``; None if it is not an array's, or the shape is too large for a clip."""
+def array_rows(metadata: bytes) -> int | None:
+    """Length of the clip axis in an array's ``zarr.json``; None if it is not an array's."""
     try:
-        _, *shape = json.loads(metadata)["shape"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return int(json.loads(metadata)["shape"][0])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    is_shape = shape and all(isinstance(length, int) and length > 0 for length in shape)
-    return tuple(shape) if is_shape and math.prod(shape) <= _MOST_VALUES else None
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:

@@ -78,12 +78,11 @@ def test_of_many_creators_at_once_one_wins_and_its_bytes_stay(objects: Objects) 
 def test_reading_what_is_not_there(objects: Objects) -> None:
     assert objects.get("nothing") is None
     assert objects.listing("nothing") == {}
-    assert objects.folders() == []
     assert objects.get_many([]) == {}
     assert objects.get_many(["nothing", "nothing/else"]) == {}
 
 
-def test_get_many_range_list_folders(objects: Objects) -> None:
+def test_get_many_range_list(objects: Objects) -> None:
     for key in ("zarr.json", "a/zarr.json", "a/c/0/0", "b/x"):
         objects.create(key, key.encode())
     assert objects.get_many(["a/zarr.json", "b/x", "gone"]) == {"a/zarr.json": b"a/zarr.json", "b/x": b"b/x"}
@@ -92,7 +91,6 @@ def test_get_many_range_list_folders(objects: Objects) -> None:
     listing = objects.listing()
     assert {key: found.length for key, found in listing.items()} == {"a/c/0/0": 7, "a/zarr.json": 11, "b/x": 3, "zarr.json": 9}
     assert list(listing) == sorted(listing)
-    assert objects.folders() == ["a", "b"]
 
 
 def test_replace_and_delete(objects: Objects) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
+from log_files import rewrite
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, StoreDamaged
@@ -21,7 +21,6 @@ from schemas.store import TableFile
 from teacher_cache import open_cache
 from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.records import _sealed
 from teacher_cache.store.table import StoredTable
 from teacher_cache.store.verify import verify
 
@@ -113,68 +112,56 @@ assert not found, found
     assert done.returncode == 0, done.stderr
 
 
-def first_entry(store: Path) -> Path:
-    return min((store / "ledger").rglob("[0-9]*.json"))
-
-
-def reseal(path: Path, **changes: Any) -> None:
-    """Change a record of the store, as someone could who seals it again."""
-    record = json.loads(path.read_text()) | changes
-    del record["digest"]
-    path.write_bytes(_sealed(record))
-
-
 @pytest.mark.parametrize(
     "key", ["../outside/precious", "/etc/passwd", "depth/../../outside/precious", "depth//c", "./zarr.json"]
 )
-def test_a_ledger_entry_that_leads_out_of_the_store_is_refused(store: Path, outside: Path, key: str) -> None:
-    entry = first_entry(store)
-    objects = json.loads(entry.read_text())["objects"]
-    reseal(entry, objects=objects | {key: objects.pop(min(objects))})
+def test_a_record_that_leads_out_of_the_store_is_refused(store: Path, outside: Path, key: str) -> None:
+    def lead_out(unit: dict[str, Any]) -> None:
+        unit["objects"][key] = unit["objects"].pop(min(unit["objects"]))
+
+    record = rewrite(store, lead_out)
     before = tree(store)
     with pytest.raises(StoreDamaged, match="not a record of this format"):
-        collect_garbage(str(store), older_than_hours=0, dry_run=False)
-    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
+        collect_garbage(str(store))
+    assert str(record.relative_to(store)) in {f.key for f in verify(str(store)).findings}
     assert tree(store) == before
     assert (outside / "precious").read_bytes() == b"not ours"
 
 
-def test_sizes_that_a_store_only_claims_are_not_allocated(store: Path) -> None:
-    """Each is a named error, and not gigabytes of zeros."""
-    metadata = store / "depth/zarr.json"
-    whole = metadata.read_text()
-    for shape in ([4, 2**20, 2**20, 2**20], [4, 16, 112, -112], [4, 16, 112, "x"], [4], []):
-        metadata.write_text(json.dumps(json.loads(whole) | {"shape": shape}))
-        with pytest.raises(StoreDamaged, match="metadata of the array depth"):
-            open_cache(str(store)).read(["depth"], ["scene-0.mp4"])
-        assert ("metadata", "depth/zarr.json") in {(f.kind, f.key) for f in verify(str(store)).findings}
-    metadata.write_text(whole)
-
-    entry = first_entry(store)
-    rows = json.loads(entry.read_text())["rows"]
-    shutil.copy(entry, store / "entry")
-    reseal(entry, rows=[row | {"row": 2**50} for row in rows])
-    with pytest.raises(StoreDamaged, match="a store has rows 0 to"):
-        open_cache(str(store)).committed_ids()
-    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
-    (store / "entry").rename(entry)
-
-    reseal(store / "catalog/segment-000000.json", rows=2**50)
-    with pytest.raises(StoreDamaged, match="not a record of this format"):
-        open_cache(str(store)).committed_ids()
-
-
 @pytest.mark.parametrize(
-    "change",
-    [{"rows": None}, {"rows": "x"}, {"rows": [{"row": "x"}]}, {"unit": None}, {"objects": [1]}, {"objects": {"depth": {}}}]
-    + [{"rows": [{"row": row, "clip_id": "a", "status": "committed"}]} for row in (-5, 2**70)],
+    ("action", "changes"),
+    [
+        ("unit_committed", {"rows": None}),
+        ("unit_committed", {"rows": "x"}),
+        ("unit_committed", {"rows": 0}),
+        ("unit_committed", {"shard": -5}),
+        ("unit_committed", {"shard": 2**70}),
+        ("unit_committed", {"failed": [{"row": 2**50, "reason": "no_frames", "detail": ""}]}),
+        ("unit_committed", {"objects": [1]}),
+        ("unit_committed", {"objects": {"depth": {}}}),
+        ("unit_committed", {"exact": {"depth": [2**40]}}),
+        ("rows_added", {"rows": 2**50}),
+        ("rows_added", {"first_row": 2**29 + 1}),
+        ("part_added", {"shape": ["x"]}),
+        ("unit_committed", {"action": "other"}),
+    ],
 )
-def test_an_entry_of_another_form_is_a_named_error(store: Path, change: dict[str, Any]) -> None:
-    entry = first_entry(store)
-    reseal(entry, **change)
+def test_a_record_of_another_form_is_a_named_error(store: Path, action: str, changes: dict[str, Any]) -> None:
+    record = rewrite(store, lambda found: found.update(changes), action)
     with pytest.raises(StoreDamaged):
         open_cache(str(store)).committed_ids()
-    assert str(entry.relative_to(store)) in {f.key for f in verify(str(store)).findings}
+    assert str(record.relative_to(store)) in {f.key for f in verify(str(store)).findings}
+
+
+def test_sizes_that_a_store_only_claims_are_not_allocated(store: Path) -> None:
+    """A named error, and not gigabytes of zeros."""
+    for shape in ([2**20, 2**20, 2**20], [16, 112, -112], [4], []):
+        copy = shutil.copytree(store, store.with_name("copy"))
+        rewrite(copy, lambda found, shape=shape: found.update(part="depth", shape=shape), "part_added")
+        with pytest.raises(StoreDamaged):
+            open_cache(str(copy)).read(["depth"], ["scene-0.mp4"])
+        assert verify(str(copy)).findings
+        shutil.rmtree(copy)
 
 
 def test_a_table_of_a_few_bytes_cannot_claim_millions_of_rows(tmp_path: Path) -> None:
@@ -183,10 +170,10 @@ def test_a_table_of_a_few_bytes_cannot_claim_millions_of_rows(tmp_path: Path) ->
     data = buffer.getvalue()
     assert len(data) < 2**14
     objects = Objects(str(tmp_path / "store"))
-    objects.create("catalog/segment-000000-0.parquet", data)
+    objects.create("log/rows-0000000000-0.parquet", data)
     digest = sha256_digest(data)
     file = TableFile(
-        key="catalog/segment-000000-0.parquet", digest=digest, length=len(data), footer_length=8, footer_digest=digest
+        key="log/rows-0000000000-0.parquet", digest=digest, length=len(data), footer_length=8, footer_digest=digest
     )
     with pytest.raises(StoreDamaged, match="a row group of 4194304 rows"):
         StoredTable(objects, file).read(["row"])
@@ -196,7 +183,7 @@ def test_gc_removes_nothing_through_a_link(store: Path, outside: Path) -> None:
     (store / "depth/c/7").symlink_to(outside, target_is_directory=True)
     (store / "orphans").symlink_to(outside, target_is_directory=True)
     (store / "depth/c/8").write_bytes(b"an orphan")
-    assert collect_garbage(str(store), older_than_hours=0, dry_run=False).removed == ("depth/c/8",)
+    assert collect_garbage(str(store)).removed == ("depth/c/8",)
     assert (outside / "precious").read_bytes() == b"not ours"
     shutil.rmtree(store / "depth/c/0")
     (store / "depth/c/0").symlink_to(outside, target_is_directory=True)
@@ -211,19 +198,18 @@ def test_gc_removes_nothing_beside_a_store_on_s3(s3: str, tiny_store: Path) -> N
         Objects(f"{s3}/store").create(key, data)
     fs = s3fs.S3FileSystem()
     fs.pipe_file("bucket/storeroom/precious", b"not ours")
-    assert collect_garbage(f"{s3}/store", older_than_hours=0, dry_run=False).removed == ()
+    assert collect_garbage(f"{s3}/store").removed == ()
     fs.pipe_file("bucket/store/stray", b"an orphan")
-    assert collect_garbage(f"{s3}/store", older_than_hours=0, dry_run=False).removed == ("stray",)
+    assert collect_garbage(f"{s3}/store").removed == ("stray",)
     assert fs.cat_file("bucket/storeroom/precious") == b"not ours"
 
 
 def test_names_in_a_store_cannot_command_a_terminal(store: Path, teacher_cache_command: Command) -> None:
     detail = "\x1b[2J\x1b]0;owned\x07\u202e[bold]"
-    failed = {"status": "failed", "reason": "not_a_video", "detail": detail, "errors": {}}
-    entry = first_entry(store)
-    reseal(entry, rows=[row | failed for row in json.loads(entry.read_text())["rows"]])
+    failed = [{"row": row, "reason": "not_a_video", "detail": detail} for row in (0, 1)]
+    rewrite(store, lambda unit: unit.update(failed=failed), shard=0)
     (store / "depth/c/9\x1b[2J").write_bytes(b"an orphan")
-    for arguments in (("status", store), ("verify", store), ("gc", store, "--dry-run", "--older-than", 0)):
+    for arguments in (("status", store), ("verify", store), ("gc", store, "--dry-run")):
         done = teacher_cache_command(*arguments, COLUMNS="200")
         assert "Traceback" not in done.err
         assert not {"\x1b", "\x07", "\u202e"} & set(done.out + done.err)

@@ -140,7 +140,7 @@ def processes(name: str) -> list[psutil.Process]:
 
 
 def is_as_undisturbed(store: Path, undisturbed: dict[str, bytes], command: Command) -> None:
-    assert command("teacher-cache", "gc", store, "--older-than", "0").status == 0
+    assert command("teacher-cache", "gc", store).status == 0
     assert contents(tree(store)) == undisturbed
     assert command("teacher-cache", "verify", store).status == 0
 
@@ -210,7 +210,7 @@ def test_told_to_stop_it_commits_what_is_in_work(
     done = len(run.events("unit_done"))
     assert 1 <= done < CLIPS // 2
     # Everything begun was committed: nothing is left for `gc`.
-    assert command("teacher-cache", "gc", tmp_path / "store", "--older-than", "0", "--json").json["removed"] == []
+    assert command("teacher-cache", "gc", tmp_path / "store", "--unfinished", "--json").json["removed"] == []
     assert command("teacher-cache", "status", tmp_path / "store", "--json").json["clips"]["committed"] == 2 * done
 
     assert Run(job).ends_well().clips.committed == CLIPS

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ from s3fs import S3FileSystem
 from schemas.errors import Unreachable
 from schemas.event import Event
 from schemas.job import Job
-from schemas.log import LedgerEntry, Retirement, Unit
+from schemas.log import RowsRetired, StoreCreated, UnitCommitted
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.io import patience
 from teacher_cache.io.patience import PATIENCE_VARIABLE, expect
 from teacher_cache.io.remote import filesystem, reach
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store.ledger import Journal, close_volume, read_ledger, read_volumes, record_retirement
+from teacher_cache.store.log import Log
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import open_store, status
 from teacher_cache.store.verify import verify
@@ -50,7 +50,7 @@ def between(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
 
 
 @pytest.fixture
-def remote(s3: str, jobs: Jobs, between: S3Proxy, tmp_path: Path) -> tuple[Job, dict[str, bytes]]:
+def remote(s3: str, jobs: Jobs, between: S3Proxy, tmp_path: Path) -> tuple[Job, dict[str, Any]]:
     """A job over videos on S3, and its store as an undisturbed run leaves it."""
     fs = S3FileSystem(use_listings_cache=False)
     for path in sorted(jobs.videos.glob("*.mp4")):
@@ -59,15 +59,15 @@ def remote(s3: str, jobs: Jobs, between: S3Proxy, tmp_path: Path) -> tuple[Job, 
     job = Job.model_validate(jobs.value(f"{s3}/store", videos={"glob": f"{s3}/raw/*.mp4"}, **SMALL))
     undisturbed = tmp_path / "undisturbed"
     run_job(job.model_copy(update={"store": str(undisturbed)}))
-    return job, tree(undisturbed)
+    return job, contents(tree(undisturbed))
 
 
-def _stored(job: Job) -> dict[str, bytes]:
+def _stored(job: Job) -> dict[str, Any]:
     objects = Objects(job.store)
-    return objects.get_many(list(objects.listing()))
+    return contents(objects.get_many(list(objects.listing())))
 
 
-def test_a_run_and_a_reader_amid_all_kinds_of_trouble(remote: tuple[Job, dict[str, bytes]], between: S3Proxy) -> None:
+def test_a_run_and_a_reader_amid_all_kinds_of_trouble(remote: tuple[Job, dict[str, Any]], between: S3Proxy) -> None:
     """Four times the share that is promised, so that a short run meets every kind."""
     job, undisturbed = remote
     between.weather = changeable(0.2, seed=5)
@@ -92,7 +92,7 @@ def test_a_run_and_a_reader_amid_all_kinds_of_trouble(remote: tuple[Job, dict[st
 
 @pytest.mark.parametrize("trouble", ["lost", "500"])
 def test_a_create_that_is_sent_twice_is_reported_once(
-    remote: tuple[Job, dict[str, bytes]], between: S3Proxy, trouble: Trouble
+    remote: tuple[Job, dict[str, Any]], between: S3Proxy, trouble: Trouble
 ) -> None:
     """Of every object: where the answer was lost, the second request finds the first one's object."""
     job, undisturbed = remote
@@ -103,12 +103,12 @@ def test_a_create_that_is_sent_twice_is_reported_once(
     assert [(unit.committed, unit.already_done) for unit in units] == [(1, False)] * 4
     assert _stored(job) == undisturbed
     lost = {line.split()[1].partition("?")[0].removeprefix("/bucket/store/") for _, line in between.troubles}
-    assert lost >= undisturbed.keys()  # shards, the ledger's entries, the catalog's segment, arrays' metadata, heads
-    objects = Objects(job.store)
-    close_volume(objects, 0)
-    record_retirement(objects, Retirement(rows=(0,), clip_ids=("scene-0.mp4",), found={}))
-    assert len(read_volumes(objects).retirements) == 1
-    assert read_ledger(objects).open_volume == 1
+    assert lost >= undisturbed.keys() - {"log"}  # shards, tables, arrays' metadata, heads
+    assert {f"log/{number:020d}.json" for number in range(4)} <= lost
+    retired = RowsRetired(rows=(0,), found={})
+    store = open_store(job.store)
+    assert store.log.append(lambda state: [] if state.retired else [retired], "test")
+    assert open_store(job.store).version == store.version
     assert verify(job.store).findings == ()
     assert run_job(job).clips.committed == 4
 
@@ -154,18 +154,13 @@ def test_what_stays_wrong_is_asked_once(s3: str, between: S3Proxy, monkeypatch: 
 
 
 def test_what_a_commit_asks_of_the_server(s3: str, between: S3Proxy) -> None:
-    """At a thousand teachers each of these is 719 requests a second. No listing: those cost what creations do."""
-    journal = Journal(Objects(f"{s3}/store"), since=0)
-    unit = Unit(shard=7, parts=("clock",))
-    assert journal.standing(7) == []
-    assert journal.commit(LedgerEntry(unit=unit, fingerprint="f", objects={}, rows=()))
-    ledger = "/bucket/store/ledger/000000"
-    assert between.requests == [
-        f"GET {ledger}/closed.json",
-        f"GET {ledger}/00000007.0.json",
-        f"PUT {ledger}/00000007.0.json",
-        f"GET {ledger}/closed.json",
-    ]
+    """One request, however many units. No listing: those cost what creations do."""
+    log = Log(Objects(f"{s3}/store"), clips_per_shard=1)
+    log.append(lambda _: [StoreCreated(fingerprint="f")], "test")
+    between.requests.clear()
+    units = [UnitCommitted(shard=shard, parts=("clock",), rows=1) for shard in range(100)]
+    assert log.append(lambda _: units, "test")
+    assert between.requests == [f"PUT /bucket/store/log/{1:020d}.json"]
 
 
 def test_a_long_operation_among_short_silences_goes_on(s3: str, between: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +202,7 @@ def _seconds_until_unreachable(store: str) -> float:
 
 
 def test_a_video_that_cannot_be_fetched_stops_the_run_and_fails_no_clip(
-    remote: tuple[Job, dict[str, bytes]], between: S3Proxy, monkeypatch: pytest.MonkeyPatch
+    remote: tuple[Job, dict[str, Any]], between: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, undisturbed = remote
     fetches = Counter[bytes]()
@@ -229,7 +224,7 @@ def test_a_video_that_cannot_be_fetched_stops_the_run_and_fails_no_clip(
 
 
 def test_a_slow_fetch_is_not_a_slow_decoder(
-    remote: tuple[Job, dict[str, bytes]], between: S3Proxy, monkeypatch: pytest.MonkeyPatch
+    remote: tuple[Job, dict[str, Any]], between: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decoder's time does not run while a video's server is silent."""
     job, undisturbed = remote
