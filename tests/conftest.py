@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -107,6 +108,17 @@ def jobs(tmp_path: Path, videos: Path) -> Jobs:
     return Jobs(folder, videos)
 
 
+@contextlib.contextmanager
+def a_record_for_each_unit() -> Iterator[None]:
+    """In this process: as in a long run, in which units come seconds apart."""
+    from teacher_cache.jobs import commit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commit, "_EVERY_SECONDS", 0)
+        patch.setattr(commit, "_MOST_UNITS", 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     """A committed store of the four videos, every signal, by the tiny teacher. For reading only: copy it to damage it."""
@@ -114,7 +126,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     from teacher_cache.jobs.run import run_job
 
     folder = tmp_path_factory.mktemp("tiny")
-    report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store")))
+    with a_record_for_each_unit():
+        report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store")))
     assert report.clips.committed == 4
     return folder / "store"
 
@@ -126,7 +139,8 @@ def single_clips_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -
     from teacher_cache.jobs.run import run_job
 
     folder = tmp_path_factory.mktemp("single")
-    run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", layout={"clips_per_shard": 1})))
+    with a_record_for_each_unit():
+        run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", layout={"clips_per_shard": 1})))
     return folder / "store"
 
 

@@ -103,7 +103,10 @@ class Log:
                 f"{record_key(number)} of {self._objects.url} does not follow the record before it: "
                 "one of them was replaced or comes from another store"
             )
-        self.state.apply(number, record.actions)
+        try:
+            self.state.apply(number, record.actions)
+        except StoreDamaged as error:
+            raise StoreDamaged(f"{record_key(number)} of {self._objects.url}: {error}. {REPAIR_ADVICE}") from None
         self.state.tip = None if is_lost else sha256_digest(data)
         if number == 0:
             self.state.origin = sha256_digest(data)

@@ -79,7 +79,11 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
             lost.append((found.version, state.rows))
             continue
         record, _ = found
-        state.apply(record.version, record.actions)
+        try:
+            state.apply(record.version, record.actions)
+        except StoreDamaged:  # sealed, and not what any writer writes
+            lost.append((record.version, state.rows))
+            continue
         named |= {
             table.key
             for action in record.actions

@@ -12,7 +12,7 @@ from schemas.heads import HeadsCard
 from schemas.log import PartName, StoredObject, UnitCommitted
 from schemas.report import ClipCounts, Finding, FindingKind, VerifyReport
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, read_catalog
 from teacher_cache.store.chunk import split_checksum
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.garbage import unnamed
@@ -71,41 +71,36 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     examined = Examined()
     damages = examined.damages
     listed = store.objects.listing()
-    try:
-        state: State | None = store.state
-    except StoreDamaged:
-        state = None  # the record is named below
-    units = list(_units(store, max(last_version(listed), -1 if state is None else state.version), damages))
-    is_log_whole = not damages and state is not None
+    state = State(store.recipe.layout.clips_per_shard)
+    units = list(_units(store, last_version(listed), state, damages))
+    is_log_whole = not damages  # otherwise, whatever a damaged record names would look like garbage
     for key in damaged_checkpoints(store.objects, listed, store.recipe.layout.clips_per_shard):
         damages.append(_damage("checkpoint", key, "its bytes are not those that its name states; `run --repair` removes it"))
     catalog = _catalog(store, state, damages)
     claims = [_Claim(unit, key, stored) for unit in units for key, stored in unit.objects.items()]
     if catalog is not None:
         damages += _check_units(store, units, catalog)
-    known = {} if state is None else state.known_damage
-    retired = frozenset() if state is None else state.retired
     clip_at = _ids(catalog)
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
-        for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, known, retired), claims):
+        for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state), claims):
             damages += damage
             advance(1)
-    if state is not None and catalog is not None:
+    if catalog is not None and is_log_whole:
         damages += _check_metadata(store, catalog)
-        if is_log_whole:  # otherwise, whatever a damaged record names would look like garbage
+        if not any(damage.finding.kind == "log" for damage in damages):
             found = unnamed(store, listed)
             damages += [_damage("orphan", key, "nothing names it; `gc` removes it") for key in found.garbage]
             detail = "no unit that is committed names it: a running or stopped run left it, and the next one takes it over"
             damages += [_damage("orphan", key, detail) for key in found.unfinished]
-            examined.clips = clip_counts(catalog.current, state, store.parts)
+            examined.clips = clip_counts(catalog.current, state, list(state.parts))
     damages += _check_heads(store)
     examined.objects_checked = len(claims)
     examined.bytes_checked = sum(claim.stored.length for claim in claims)
     return examined
 
 
-def _units(store: Store, last: int, damages: list[Damage]) -> Iterator[UnitCommitted]:
-    """The committed units of all readable records, without what only their readers need."""
+def _units(store: Store, last: int, state: State, damages: list[Damage]) -> Iterator[UnitCommitted]:
+    """The committed units of all good records, without what nothing here needs. Folds those records into ``state``."""
     seen: dict[tuple[PartName, int], int] = {}
     for found in records(store.objects, last):
         if isinstance(found, DamagedRecord):
@@ -113,6 +108,11 @@ def _units(store: Store, last: int, damages: list[Damage]) -> Iterator[UnitCommi
             damages.append(_damage("log", record_key(found.version), detail, (), found.data))
             continue
         record, _ = found
+        try:
+            state.apply(record.version, record.actions)
+        except StoreDamaged as error:
+            damages.append(_damage("log", record_key(record.version), str(error)))
+            continue
         for unit in (action for action in record.actions if isinstance(action, UnitCommitted)):
             for part in unit.parts:
                 if (part, unit.shard) in seen:
@@ -143,14 +143,12 @@ def _damage(kind: FindingKind, key: str, detail: str, hit: Sequence[tuple[int, s
     return Damage(finding, tuple(row for row, _ in hit), None if data is None else sha256_digest(data))
 
 
-def _catalog(store: Store, state: State | None, damages: list[Damage]) -> Catalog | None:
-    if state is None:
-        return None
+def _catalog(store: Store, state: State, damages: list[Damage]) -> Catalog | None:
     files = [file for added in state.rows_added for file in (added.table, added.superseded) if file is not None]
     found = ((file.key, StoredTable(store.objects, file).check()) for file in files)
     wrong = [_damage("catalog", key, detail) for key, detail in found if detail]
     damages += wrong
-    return None if wrong else store.catalog()
+    return None if wrong else read_catalog(store.objects, state.rows_added)
 
 
 def _ids(catalog: Catalog | None) -> dict[int, str]:
@@ -168,11 +166,10 @@ def _check_units(store: Store, units: Sequence[UnitCommitted], catalog: Catalog)
             yield _damage("log", f"unit {unit.unit.name}", f"it has {unit.rows} rows, and the catalog {there}")
 
 
-def _check_object(
-    store: Store, claim: _Claim, clip_at: Mapping[int, str], known: Mapping[str, str | None], retired: frozenset[int]
-) -> list[Damage]:
+def _check_object(store: Store, claim: _Claim, clip_at: Mapping[int, str], state: State) -> list[Damage]:
+    known = state.known_damage
     data = store.objects.get(claim.key)
-    expected = claim.committed(store.recipe.layout.clips_per_shard, clip_at, retired)
+    expected = claim.committed(store.recipe.layout.clips_per_shard, clip_at, state.retired)
     everyone = list(expected.values())
     digest = None if data is None else sha256_digest(data)
     if claim.key in known and known[claim.key] == digest and not everyone:

@@ -17,7 +17,7 @@ from log_files import rewrite
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput, StoreDamaged
-from schemas.store import TableFile
+from schemas.log import TableFile
 from teacher_cache import open_cache
 from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.objects import Objects
