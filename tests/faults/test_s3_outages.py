@@ -281,4 +281,5 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 
 def _committed(store: str) -> int:
-    return sum(key.startswith("ledger/") for key in Objects(store).listing("ledger/"))
+    found = Objects(store).get_many(list(Objects(store).listing("log/0")))
+    return sum(data.count(b'"unit_committed"') for data in found.values())
