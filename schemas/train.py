@@ -202,6 +202,9 @@ class TrainConfig(Frozen):
     """The store of cached targets: any fsspec URL or a local path."""
     fingerprint: str | None = Field(None, min_length=8)
     """Fingerprint, or its first digits, of the recipe that the store must have; a store with another recipe is refused."""
+    store_version: int | None = Field(None, ge=0)
+    """The version of the store to learn from, as ``teacher-cache log`` lists them; the newest when absent. A resumed run keeps
+    the version that it began with, whatever the store has gained or lost since."""
     output: str = Field(min_length=1)
     """Folder of the run, for its losses, checkpoints, report and weights."""
     mode: Mode = "heads"
@@ -289,6 +292,8 @@ class FitReport(Frozen):
 
     output: str
     store: str
+    store_version: int
+    """Version of the store that it learnt from."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
     mode: Mode

@@ -27,7 +27,7 @@ from student_train.training.metrics import MetricsState
 STATE, WEIGHTS, OPTIMIZER, METRICS = "state.json", "weights.safetensors", "optimizer.safetensors", "metrics.jsonl"
 
 FREE = (
-    "output", "store", "fingerprint",
+    "output", "store", "store_version", "fingerprint",
     "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations",
     "batch", "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
@@ -44,6 +44,8 @@ class CheckpointState(Frozen):
     config: TrainConfig
     processes: int
     """World size."""
+    store_version: int
+    """Version of the store that the run began with."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
     samples: str

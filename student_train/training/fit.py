@@ -66,12 +66,15 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     if (done := ranks.broadcast(finished)) is not None:
         return done
 
+    begun = None
     with ranks.raise_on_any_rank():
-        cache = open_cache(config.store)
+        if resume and ranks.is_rank_zero:
+            begun = Checkpoints(folder.checkpoints, config.keep_checkpoints).newest()
+    cache = _opened(config, begun, ranks)
+    with ranks.raise_on_any_rank():
         _refuse_another_recipe(cache, config)
         built = build(config, cache)
         run = Run(config, cache, load_samples(cache, config.data), ranks)
-        begun = run.checkpoints.newest() if resume and ranks.is_rank_zero else None
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
@@ -135,6 +138,7 @@ class Run:
             step=0,
             config=self.config,
             processes=self.ranks.size,
+            store_version=self.cache.version,
             fingerprint=self.cache.recipe.fingerprint,
             samples=digest_of(self.joined.samples),
             data=self.batches.state_dict(),
@@ -280,6 +284,7 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
     return FitReport(
         output=config.output,
         store=config.store,
+        store_version=run.cache.version,
         fingerprint=run.cache.recipe.fingerprint,
         mode=config.mode,
         loss=built.model.p4d.recipe,
@@ -309,6 +314,17 @@ def _parameters(built: Built) -> dict[str, int]:
 
 def _size(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
+
+
+def _opened(config: TrainConfig, begun: Checkpoint | None, ranks: Ranks) -> Cache:
+    """The store at the version that the run began with, or else that of the config, the same on every rank. Collective."""
+    cache = None
+    with ranks.raise_on_any_rank():
+        if ranks.is_rank_zero:
+            cache = open_cache(config.store, version=config.store_version if begun is None else begun.state.store_version)
+    version = ranks.broadcast(None if cache is None else cache.version)
+    with ranks.raise_on_any_rank():
+        return cache or open_cache(config.store, version=version)
 
 
 def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:

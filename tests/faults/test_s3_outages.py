@@ -19,6 +19,7 @@ from conftest import Jobs, tree
 from log_files import contents
 from s3_proxy import S3Proxy, Trouble, changeable, each_once, proxy
 from s3fs import S3FileSystem
+from terminal import paced
 
 from schemas.errors import Unreachable
 from schemas.event import Event
@@ -252,9 +253,10 @@ def test_a_server_stopped_in_the_middle_of_a_run_and_started_again(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(S3FileSystem, "_cache", {})
-        job = jobs.write("s3://bucket/store", layout={"clips_per_shard": 1})
+        teacher = {"family": "paced", "preset": "tiny"}  # the tiny one, slower
+        job = jobs.write("s3://bucket/store", layout={"clips_per_shard": 1}, teacher=teacher)
         program = str(Path(sys.executable).parent / "teacher-cache")
-        process = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, env=os.environ | paced(1.5))
         _wait_for(lambda: _committed("s3://bucket/store") > 0)
         s3_server.stop(server)
         time.sleep(2)
@@ -263,7 +265,8 @@ def test_a_server_stopped_in_the_middle_of_a_run_and_started_again(
         assert process.wait(60) == 0
         assert verify("s3://bucket/store").findings == ()
         objects = Objects("s3://bucket/store")
-        assert contents(objects.get_many(list(objects.listing()))) == contents(tree(single_clips_store))
+        shards = {key: data for key, data in tree(single_clips_store).items() if "/c/" in key}
+        assert objects.get_many([key for key in objects.listing() if "/c/" in key]) == shards
     finally:
         s3_server.stop(server)
 

@@ -19,9 +19,12 @@ import yaml
 from safetensors import safe_open
 
 from schemas.errors import BadInput, CouldNotRun
+from schemas.log import RowsRetired
 from schemas.train import TrainConfig
 from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
+from teacher_cache import open_cache
+from teacher_cache.store.store import open_store
 
 STEPS = 12
 TIMES = {"seconds", "data_wait_seconds"}
@@ -231,3 +234,18 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_message(tiny_sto
     assert "cannot write the checkpoint" in done.stderr
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_has_changed_since_is_read_as_it_was(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """It has gained a clip, and one of those that were learnt is retired."""
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    output = stopped_at(undisturbed, tmp_path / "run")
+    log = open_store(str(store)).log
+    begun = log.state.version
+    log.append(lambda _: [RowsRetired(rows=(0,), found={})], "test")
+    assert len(open_cache(str(store)).committed_ids()) == 3
+    report = fit(config(store, output), resume=True)
+    assert report.store_version == begun
+    assert curve(output) == curve(undisturbed)
+    with pytest.raises(BadInput, match=r"version 99 of .* was asked for, and it has 0 to"):
+        fit(config(store, tmp_path / "other", store_version=99))
