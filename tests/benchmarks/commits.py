@@ -1,11 +1,11 @@
-"""A thousand teachers' commits against one store, one ledger, one driver: what each part sustains, and which gives out first.
+"""Commits of many teachers to one store: what the driver's one thread sustains, and whether a teacher ever waits for it.
 
-    PYTHONPATH=.:tests python tests/benchmarks/commits.py            # some three minutes
+    PYTHONPATH=.:tests python tests/benchmarks/commits.py            # some two minutes
 
-The code is the real one (`Journal`, `Objects`, `WorkLeft`, `close_volume`); the teaching is simulated. Each teacher does
-unit after unit, with entries of their real size and a kilobyte in place of each shard, as fast as this machine and its server
-let it, so that the figures are costs: CPU seconds of client and server and requests a unit. A thousand teachers of 23 clips a
-second need 719 units of 32 clips a second; what is told of each part is how many it sustains.
+The code is the real one (`Committer`, `commit`, `Log`, `WorkLeft`); the teaching is simulated: units come with all that a unit
+of 32 clips and five signals says, and no shard is written. 64 teachers of 23 clips a second make 46 units a second, a thousand
+make 719. What is told: units a second when they come as fast as they are taken, and how long the thread that hands them over
+waits, at most and in all, when they come at the pace of 64 and of a thousand teachers. It shows no server across a network.
 """
 
 from __future__ import annotations
@@ -15,13 +15,8 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,59 +24,59 @@ import numpy as np
 import s3_server
 from machine import processor
 from measuring import server_cpu
-from scale import clips_table, measured, video
+from scale import clips_table, measured
 
 from schemas.job import Job
-from schemas.log import ErrorFigure, LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.log import ErrorFigures, StoredObject, UnitCommitted
+from schemas.report import StageSeconds, UnitReport
+from teacher_cache.jobs.commit import Committer, commit
 from teacher_cache.jobs.discovery import JobFacts, discover
-from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
-from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.ledger import Journal, close_volume, entry_keys, read_ledger
-from teacher_cache.store.objects import Objects
-from teacher_cache.store.store import add_parts, create_store
+from teacher_cache.store.catalog import Catalog, numbered_rows
+from teacher_cache.store.layout import record_key, shard_key, stored_arrays
+from teacher_cache.store.log import checkpoint_file
+from teacher_cache.store.store import Store, add_clips, add_parts, create_store, open_store
 
 RESULTS = Path(__file__).parent / "results"
-TEACHERS, CLIPS_PER_SECOND, CLIPS_PER_SHARD = 1000, 23, 32
-ENTRIES_PER_VOLUME = 4096
-S3_PUTS_PER_SECOND, S3_GETS_PER_SECOND = 3500, 5500
-"""Of each prefix: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html."""
-
-_STAND_IN = 1024
+TEACHERS, MANY_TEACHERS, CLIPS_PER_SECOND, CLIPS_PER_SHARD = 64, 1000, 23, 32
 
 
 @dataclass(frozen=True)
 class Units:
-    """Makes the units of a job's recipe."""
+    """Makes the units of a job's recipe, as their workers report them."""
 
     facts: JobFacts
 
-    def entry(self, shard: int) -> LedgerEntry:
-        rows = range(shard * CLIPS_PER_SHARD, (shard + 1) * CLIPS_PER_SHARD)
+    def report(self, shard: int) -> UnitReport:
+        unit = self.unit(shard)
+        return UnitReport(unit=unit.unit.name, committed=unit.rows, failed=0, bytes=0, seconds=StageSeconds(), written=unit)
+
+    def unit(self, shard: int) -> UnitCommitted:
+        rows, chance = tuple(range(shard * CLIPS_PER_SHARD, (shard + 1) * CLIPS_PER_SHARD)), np.random.default_rng(shard)
         stored = StoredObject(digest=f"sha256:{shard:064x}", length=10_000_000 + shard)
-        return LedgerEntry(
-            unit=Unit(shard=shard, parts=self.facts.parts),
-            fingerprint=self.facts.recipe.fingerprint,
+        figures = [
+            ErrorFigures(
+                signal=part,
+                measure="largest error over the root mean square of its channel",
+                bound=1 / 3,
+                rows=rows,
+                measured=tuple(float(f"{value:.4g}") for value in chance.random(len(rows))),
+                relative_rms=tuple(float(f"{value:.4g}") for value in chance.random(len(rows))),
+            )
+            for part in self.facts.parts
+            if part != "clock"
+        ]
+        return UnitCommitted(
+            shard=shard,
+            parts=self.facts.parts,
+            rows=len(rows),
             objects=dict.fromkeys(self.keys(shard), stored),
-            rows=tuple(self._row(row) for row in rows),
+            figures=tuple(figures),
+            decoders={"PyAV 18.1.0 (libavcodec 62.28.101)": rows},
         )
 
     def keys(self, shard: int) -> list[str]:
         arrays = [a for part in self.facts.parts for a in stored_arrays(self.facts.recipe, part, self.facts.shapes)]
         return [shard_key(array, shard) for array in arrays if not array.optional]
-
-    def _row(self, row: int) -> RowOutcome:
-        chance = np.random.default_rng(row)
-        figures = {
-            part: ErrorFigure(
-                measure="largest error over the root mean square of its channel",
-                measured=float(chance.random()),
-                bound=1 / 3,
-                relative_rms=float(chance.random()),
-            )
-            for part in self.facts.parts
-            if part != "clock"
-        }
-        return RowOutcome(row=row, clip_id=video(row), status="committed", decoder="decord 3.4.0", errors=figures)
 
 
 def facts_of(folder: Path) -> JobFacts:
@@ -91,187 +86,131 @@ def facts_of(folder: Path) -> JobFacts:
     return discover(Job.model_validate(job | {"layout": {"clips_per_shard": CLIPS_PER_SHARD}}))
 
 
-class Counted(Objects):
-    """Counts requests by method; each of these is one, as `tests/faults/test_s3_outages.py` sees at a proxy."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.requests: Counter[str] = Counter()
-
-    def get(self, key: str) -> bytes | None:
-        self.requests["GET"] += 1
-        return super().get(key)
-
-    def create(self, key: str, data: bytes) -> bool:
-        self.requests["PUT"] += 1
-        return super().create(key, data)
-
-    def level(self, prefix: str = "") -> dict[str, bool]:
-        self.requests["LIST"] += 1
-        return super().level(prefix)
+def store_of(url: str, facts: JobFacts, clips: int) -> Store:
+    """A store with that many clips, of which none is committed."""
+    store = create_store(url, facts.recipe, "benchmark")
+    catalog = Catalog()
+    for first in range(0, clips, 2**20):
+        rows = numbered_rows(clips_table(first, min(clips, first + 2**20)), first)
+        catalog = add_clips(store, catalog, lambda _, rows=rows: rows, "benchmark")
+    add_parts(store, facts.parts, facts.shapes, catalog.rows, "benchmark")
+    return store
 
 
-def work(url: str, facts: JobFacts, process: int, processes: int, seconds: float, *, with_shards: bool) -> dict[str, Any]:
-    """What one process does of the teachers' units, in eight threads: how many, in how much of its CPU time."""
-    units, objects = Units(facts), Counted(url)
-    mine = range(process, TEACHERS, processes)
-    journals = [Journal(objects, 0) for _ in mine]
-    next_unit = iter(range(process, 10**9, processes))
-    lock, latencies = threading.Lock(), list[float]()
-    ready = [(shard, units.entry(shard)) for shard, _ in zip(next_unit, range(int(400 * seconds)), strict=False)]
-    objects.get("zarr.json")  # connections are open
-    objects.requests.clear()
-    start, cpu = time.perf_counter(), time.process_time()
-
-    def one_thread() -> None:
-        while time.perf_counter() - start < seconds:
-            with lock:
-                if not ready:
-                    return
-                shard, entry = ready.pop(0)
-            begun = time.perf_counter()
-            journal = journals[shard // processes % len(journals)]
-            assert journal.standing(shard) == []
-            if with_shards:
-                for key in units.keys(shard):
-                    objects.create(key, bytes(_STAND_IN))
-            assert journal.commit(entry)
-            latencies.append(time.perf_counter() - begun)
-
-    with ThreadPoolExecutor(8) as threads:
-        for done in [threads.submit(one_thread) for _ in range(8)]:
-            done.result()
-    return {
-        "units": len(latencies),
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu,
-        "latencies": latencies,
-        "requests": dict(objects.requests),
-    }
-
-
-def committed(
-    url: str, facts: JobFacts, seconds: float, server: s3_server.S3Server | None, *, with_shards: bool
-) -> dict[str, Any]:
-    """Costs a unit, and how many units a second this machine does, its server on the same cores."""
-    before = server_cpu(server) if server else 0.0
-    processes = 2
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        runs = [
-            pool.submit(work, url, facts, number, processes, seconds, with_shards=with_shards) for number in range(processes)
-        ]
-        done = [run.result() for run in runs]
-    units = sum(run["units"] for run in done)
-    latencies = np.concatenate([run["latencies"] for run in done])
-    requests = sum((Counter(run["requests"]) for run in done), Counter())
+def at_full_speed(url: str, facts: JobFacts, units: int, server: s3_server.S3Server | None) -> dict[str, Any]:
+    """Units committed in batches of a second's at the pace of 64 teachers, one batch after the other."""
+    store, make = store_of(url, facts, units * CLIPS_PER_SHARD), Units(facts)
+    reports = [make.report(shard) for shard in range(units)]
+    batch = round(TEACHERS * CLIPS_PER_SECOND / CLIPS_PER_SHARD)
+    store.objects.take_requests()
+    before, start, cpu = server_cpu(server) if server else 0.0, time.perf_counter(), time.process_time()
+    for first in range(0, units, batch):
+        commit(store, reports[first : first + batch], len(store.state.rows_added))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    asked = store.objects.take_requests()
+    record = store.objects.get(record_key(store.version)) or b""
+    opened = time.perf_counter()
+    again = open_store(url)
+    assert again.state.is_done("clock", np.arange(units)).all()
+    opened = time.perf_counter() - opened
     return {
         "units": units,
-        "units_per_second": units / max(run["seconds"] for run in done),
-        "client_cpu_ms_per_unit": 1e3 * sum(run["cpu_seconds"] for run in done) / units,
+        "units_per_record": batch,
+        "units_per_second": units / seconds,
+        "driver_cpu_ms_per_unit": 1e3 * cpu / units,
         "server_cpu_ms_per_unit": 1e3 * ((server_cpu(server) if server else 0.0) - before) / units,
-        "latency_ms_median": 1e3 * float(np.median(latencies)),
-        "latency_ms_p99": 1e3 * float(np.percentile(latencies, 99)),
-        "requests_per_unit": {method: round(count / units, 2) for method, count in sorted(requests.items())},
+        "requests_per_unit": {kind: round(count / units, 3) for kind, count in asked.model_dump().items()},
+        "record_bytes_per_unit": len(record) / min(batch, units % batch or batch),
+        "open_seconds": opened,
     }
 
 
-def folded(url: str, facts: JobFacts, entries: int) -> dict[str, Any]:
-    """Filling an open volume up, listing it, opening it, closing it, and opening it closed."""
-    objects, units = Objects(url), Units(facts)
-    volume = read_ledger(objects).open_volume
-    present = {int(key.rpartition("/")[2].partition(".")[0]) for key in entry_keys(objects, volume)}
-    journal = Journal(objects, volume)
-    missing = [shard for shard in range(entries + len(present)) if shard not in present][: max(0, entries - len(present))]
-    with ThreadPoolExecutor(16) as threads:
-        list(threads.map(lambda shard: journal.commit(units.entry(shard)), missing))
-    entry_bytes = len(objects.get(entry_keys(objects, volume)[0]) or b"")
-    found = {"entries": entries, "entry_bytes": entry_bytes}
-    found["list_open_seconds"] = _seconds(lambda: entry_keys(objects, volume))[0]
-    found["open_seconds"] = _seconds(lambda: read_ledger(objects))[0]
-    found["fold_seconds"], found["fold_cpu_seconds"] = _seconds(lambda: close_volume(objects, volume))
-    found["open_folded_seconds"] = _seconds(lambda: read_ledger(objects))[0]
-    waiting = [Journal(objects, volume) for _ in range(20)]
-    found["pass_folded_seconds"] = _seconds(lambda: [journal.standing(0) for journal in waiting])[0] / len(waiting)
-    return found
-
-
-def _seconds(step: Callable[[], object]) -> tuple[float, float]:
-    """Wall-clock and CPU."""
-    start, cpu = time.perf_counter(), time.process_time()
-    step()
-    return time.perf_counter() - start, time.process_time() - cpu
+def beside_teachers(url: str, facts: JobFacts, teachers: int, seconds: float) -> dict[str, Any]:
+    """Units that come at the pace of so many teachers: what handing them over costs, and when they are committed."""
+    pace = teachers * CLIPS_PER_SECOND / CLIPS_PER_SHARD
+    units = round(pace * seconds)
+    store, make = store_of(url, facts, units * CLIPS_PER_SHARD), Units(facts)
+    reports = [make.report(shard) for shard in range(units)]
+    waits, lags, came = [], [], {}
+    start = time.perf_counter()
+    with Committer(store) as committer:
+        for number, report in enumerate(reports):
+            time.sleep(max(0.0, start + number / pace - time.perf_counter()))
+            begun = came[report.unit] = time.perf_counter()
+            committer.add(report)
+            done = committer.done()
+            waits.append(time.perf_counter() - begun)
+            lags += [time.perf_counter() - came[unit.unit] for unit in done]
+        committer.close()
+        lags += [time.perf_counter() - came[unit.unit] for unit in committer.done()]
+    assert len(lags) == units
+    return {
+        "teachers": teachers,
+        "units": units,
+        "records": store.version,
+        "hand_over_ms_median": 1e3 * float(np.median(waits)),
+        "hand_over_ms_most": 1e3 * max(waits),
+        "share_of_time_handing_over": sum(waits) / seconds,
+        "committed_after_seconds_median": float(np.median(lags)),
+        "committed_after_seconds_most": max(lags),
+    }
 
 
 _DRIVER = """
-from pathlib import Path
 import pickle
-import numpy as np
 from schemas.log import PARTS
 from teacher_cache.jobs.plan import WorkLeft
 from teacher_cache.store.store import open_store
 # ready
 store = open_store(STORE)
-catalog, ledger = store.catalog(), store.ledger()
-left = WorkLeft(store.recipe, catalog, ledger, PARTS, catalog.current)
+catalog = store.catalog()
+left = WorkLeft(store.recipe, catalog, store.state, PARTS, catalog.current)
 assert len(left) == UNITS
 opened = time.perf_counter() - ready
-begun = time.perf_counter()
-assert left.rows == CLIPS
-counted = time.perf_counter() - begun
 begun, size = time.process_time(), 0
 for index in range(ITEMS):
     size += len(pickle.dumps(left[index]))
 items = time.process_time() - begun
-print(opened, counted, items / ITEMS, size / ITEMS)
+print(opened, items / ITEMS, size / ITEMS)
 """
 
 
 def driven(folder: Path, units: int) -> dict[str, Any]:
     """The driver's memory and time with that many units of 32 clips left: in a process of its own, as a run's."""
     facts = facts_of(folder)
-    store = create_store(str(folder / "driver"), facts.recipe)
-    catalog, clips = Catalog(), units * CLIPS_PER_SHARD
-    for first in range(0, clips, 2**20):
-        rows = numbered_rows(clips_table(first, min(clips, first + 2**20)), first)
-        catalog = append_rows(store.objects, catalog, rows, CLIPS_PER_SHARD) or catalog
-    add_parts(store, facts.parts, facts.shapes, catalog.rows)
+    store_of(str(folder / "driver"), facts, units * CLIPS_PER_SHARD)
     items = min(units, 5000)
-    found = measured(_DRIVER, {"STORE": str(folder / "driver"), "UNITS": units, "CLIPS": clips, "ITEMS": items})
-    opened, counted, per_item, item_bytes = found.pop("printed")
+    found = measured(_DRIVER, {"STORE": str(folder / "driver"), "UNITS": units, "ITEMS": items})
+    opened, per_item, item_bytes = found.pop("printed")
     return {
         "units_left": units,
-        "clips_left": clips,
+        "clips_left": units * CLIPS_PER_SHARD,
         "peak_gb": found["peak_gb"],
         "open_seconds": opened,
-        "count_rows_seconds": counted,
         "item_cpu_ms": 1e3 * per_item,
         "item_bytes": item_bytes,
     }
 
 
-def sustained(result: dict[str, Any]) -> dict[str, float]:
-    """Units a second that each part can do, least first: the driver's by CPU time, of which its one thread has one core."""
-    ledger = result["s3"]["ledger alone"]["requests_per_unit"]
-    fold_seconds = result["s3"]["fold"]["fold_cpu_seconds"] / result["s3"]["fold"]["entries"]
-    item_seconds = result["driver"]["item_cpu_ms"] / 1e3
-    parts = {
-        "driver: folding volumes and making items, in one thread": 1 / (fold_seconds + item_seconds),
-        "driver: folding volumes alone": 1 / fold_seconds,
-        "driver: making items alone": 1 / item_seconds,
-        "S3: PUT under ledger/": S3_PUTS_PER_SECOND / ledger["PUT"],
-        "S3: GET under ledger/, one more for the fold": S3_GETS_PER_SECOND / (ledger["GET"] + 1),
-        "S3: PUT under each array": float(S3_PUTS_PER_SECOND),
-        "teachers: one core each": TEACHERS * 1e3 / result["s3"]["with shards"]["client_cpu_ms_per_unit"],
-    }
-    return dict(sorted(parts.items(), key=lambda part: part[1]))
+def checkpointed(folder: Path, units: int) -> dict[str, Any]:
+    """What a checkpoint of that many committed units takes, in the thread that commits."""
+    facts = facts_of(folder)
+    store, make = store_of(str(folder / "checkpoint"), facts, CLIPS_PER_SHARD), Units(facts)
+    like = make.unit(0).model_copy(update={"figures": (), "decoders": {}})
+    for first in range(0, units, 1024):
+        some = [like.model_copy(update={"shard": shard}) for shard in range(first, min(units, first + 1024))]
+        store.state.apply(store.version + 1, some)
+    store.state.is_done("clock", np.arange(1))
+    start = time.perf_counter()
+    _, data = checkpoint_file(store.state)
+    return {"units": units, "seconds": time.perf_counter() - start, "bytes": len(data)}
 
 
-def measure(seconds: float, entries: int, units_left: int) -> dict[str, Any]:
+def measure(units: int, seconds: float, units_left: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "machine": processor() | {"load_average": os.getloadavg()[0]},
-        "teachers": TEACHERS,
         "clips_per_shard": CLIPS_PER_SHARD,
-        "wanted_units_per_second": TEACHERS * CLIPS_PER_SECOND / CLIPS_PER_SHARD,
+        "units_per_second_wanted": {n: n * CLIPS_PER_SECOND / CLIPS_PER_SHARD for n in (TEACHERS, MANY_TEACHERS)},
     }
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -281,28 +220,27 @@ def measure(seconds: float, entries: int, units_left: int) -> dict[str, Any]:
         try:
             os.environ.update(server.environment)
             server.filesystem.mkdir("bucket")
-            result["arrays"] = len(Units(facts).keys(0))
-            for place, root, at in (("disk", str(folder / "disk"), None), ("s3", "s3://bucket", server)):
-                found = result[place] = {}
-                for name, with_shards in (("ledger alone", False), ("with shards", True)):
-                    url = f"{root}/{name.replace(' ', '-')}"
-                    create_store(url, facts.recipe)
-                    found[name] = committed(url, facts, seconds, at, with_shards=with_shards)
-                found["fold"] = folded(f"{root}/ledger-alone", facts, entries)
+            for name, root, at in (("disk", str(folder / "disk"), None), ("s3", "s3://bucket", server)):
+                result[name] = {
+                    "at full speed": at_full_speed(f"{root}/fast", facts, units, at),
+                    "beside 64 teachers": beside_teachers(f"{root}/64", facts, TEACHERS, seconds),
+                    "beside 1000 teachers": beside_teachers(f"{root}/1000", facts, MANY_TEACHERS, seconds / 3),
+                }
         finally:
             s3_server.stop(server)
         result["driver"] = driven(folder, units_left)
-    return result | {"units_per_second_sustained": sustained(result)}
+        result["checkpoint"] = checkpointed(folder, units_left)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15, help="of committing, at each place in each way")
-    parser.add_argument("--entries", type=int, default=ENTRIES_PER_VOLUME, help="in the volume that is folded")
-    parser.add_argument("--units-left", type=int, default=125_000, help="in the driver's plan, of 32 clips each")
+    parser.add_argument("--units", type=int, default=4600, help="to commit as fast as they are taken, at each place")
+    parser.add_argument("--seconds", type=float, default=15, help="of teaching, for each number of teachers at each place")
+    parser.add_argument("--units-left", type=int, default=125_000, help="in the driver's plan and in the checkpoint")
     parser.add_argument("--out", type=Path, default=RESULTS / "commits.json")
     options = parser.parse_args()
-    result = measure(options.seconds, options.entries, options.units_left)
+    result = measure(options.units, options.seconds, options.units_left)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(options.out.read_text())

@@ -25,20 +25,19 @@ import torch
 
 from schemas.base import sha256_digest
 from schemas.job import EncodingProfile, Job
-from schemas.log import LedgerEntry, RowOutcome, StoredObject, Unit
+from schemas.log import StoredObject, UnitCommitted
 from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
-from teacher_cache.store.catalog import Catalog, append_rows, numbered_rows
+from teacher_cache.store.catalog import Catalog, numbered_rows
 from teacher_cache.store.chunk import encode_chunk
 from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.ledger import Journal
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import pack_shard, unpack_shard
-from teacher_cache.store.store import Store, add_parts, create_store
+from teacher_cache.store.store import Store, add_clips, add_parts, create_store
 
 IN_FLIGHT = 8
 """Requests that every random-access reader may have open at once."""
@@ -141,12 +140,12 @@ class OurStore:
         )
 
     def create(self, url: str, count: int) -> Store:
-        store = create_store(url, self.recipe())
+        store = create_store(url, self.recipe(), "benchmark")
         ids = [str(number) for number in range(count)]
         columns = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
         clips = pa.Table.from_pydict(columns | dict.fromkeys(("window_start", "window_stop"), [None] * count), CLIPS)
-        append_rows(store.objects, Catalog(), numbered_rows(clips, 0), CLIPS_PER_SHARD)
-        add_parts(store, SIGNAL_NAMES, SHAPES, count)
+        add_clips(store, Catalog(), lambda _: numbered_rows(clips, 0), "benchmark")
+        add_parts(store, SIGNAL_NAMES, SHAPES, count, "benchmark")
         return store
 
     def quantise(self, recipe: Recipe, clip: Values) -> Values:
@@ -171,10 +170,8 @@ class OurStore:
                 data = pack_shard(held, CLIPS_PER_SHARD)
                 assert store.objects.create(shard_key(array, shard), data)
                 objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
-        outcomes = tuple(RowOutcome(row=row, clip_id=str(row), status="committed") for row in rows)
-        unit = Unit(shard=shard, parts=SIGNAL_NAMES)
-        entry = LedgerEntry(unit=unit, fingerprint=store.recipe.fingerprint, objects=objects, rows=outcomes)
-        assert Journal(store.objects, since=0).commit(entry)
+        unit = UnitCommitted(shard=shard, parts=SIGNAL_NAMES, rows=len(rows), objects=objects)
+        assert store.log.append(lambda _: [unit], "benchmark")
 
     @contextmanager
     def open(self, url: str) -> Iterator[Read]:
