@@ -56,10 +56,10 @@ def run_job(
     start = time.perf_counter()
     VIDEO_REQUESTS.take()
     workers = engine(job.engine.kind)
-    spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine)
+    spec = WorkerSpec(store=job.store, storage_options=job.storage_options, teacher=job.teacher, engine=job.engine)
     facts = discover(job)
     repaired = Requests()
-    if repair and (found := find_store(job.store)) is not None:
+    if repair and (found := find_store(job.store, job.storage_options)) is not None:
         require_recipe(found, facts.recipe)
         if retire_damaged(found, facts.shapes, progress):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
@@ -148,11 +148,11 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 
     The requests are those that other connections than the returned store's have sent.
     """
-    found, catalog, ledger = state_of(job.store, facts.recipe)
+    found, catalog, ledger = state_of(job.store, facts.recipe, job.storage_options)
     again = rows_to_redo(catalog, ledger, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
     # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
-    store = create_store(job.store, facts.recipe)
+    store = create_store(job.store, facts.recipe, job.storage_options)
     catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again))
     add_parts(store, facts.parts, facts.shapes, catalog.rows)
     lengthen(store, catalog.rows)

@@ -20,11 +20,13 @@ from schemas.heads import HeadsCard
 from schemas.ledger import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import AnyArray, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
+from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
 from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
 from teacher_cache.reader.stored import Stored, StoredClips
@@ -55,13 +57,20 @@ class _Group(NamedTuple):
     arrays: list[StoredArray]
 
 
-def open_cache(url: str, disk: ChunkTier | None = None) -> Cache:
-    """Open the store at ``url`` (any fsspec URL or local path) for reading; ``disk`` caches its chunks locally.
+def open_cache(
+    url: str, disk: ChunkTier | None = None, *, storage_options: StorageOptions | Mapping[str, Any] | None = None
+) -> Cache:
+    """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
+
+    ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
+    ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
 
     Raises `StoreNotFound`, `BadInput` for something else at the URL or a store of another format version, `StoreDamaged`,
     and `Unreachable`.
     """
-    return Cache(open_store(str(url)), disk)
+    if storage_options is not None and not isinstance(storage_options, StorageOptions):
+        storage_options = storage_options_of(storage_options)
+    return Cache(open_store(str(url), storage_options), disk)
 
 
 class Cache:
@@ -75,7 +84,7 @@ class Cache:
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
-        return open_cache, (self.url, self._disk)
+        return partial(open_cache, storage_options=self._store.objects.options), (self.url, self._disk)
 
     @property
     def url(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from schemas.errors import BadInput
 from schemas.report import GarbageReport
+from schemas.storage import StorageOptions
 from schemas.store import TableFile
 from teacher_cache.store.catalog import catalog_files
 from teacher_cache.store.declared import declared_arrays
@@ -58,7 +59,9 @@ def _bound_keys(objects: Objects, texts: TableFile) -> set[str]:
     return set(StoredTable(objects, texts).read(["key"])["key"].to_pylist())
 
 
-def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> GarbageReport:
+def collect_garbage(
+    url: str, *, older_than_hours: float, dry_run: bool, storage_options: StorageOptions | None = None
+) -> GarbageReport:
     """Delete objects that nothing in the store names.
 
     While a run is at work, it has objects that no entry names yet, so only those older than ``older_than_hours`` are
@@ -66,7 +69,7 @@ def collect_garbage(url: str, *, older_than_hours: float, dry_run: bool) -> Garb
     """
     if older_than_hours < 0:
         raise BadInput(f"--older-than is {older_than_hours:g} hours; it must be 0 or more")
-    store = open_store(url)
+    store = open_store(url, storage_options)
     listed = store.objects.listing()
     volumes = read_volumes(store.objects)
     texts = committed_texts(store.objects, volumes)
