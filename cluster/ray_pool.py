@@ -76,7 +76,7 @@ class RayEngine:
         replaced and their units done again. Raises `CouldNotRun` if Ray cannot be used, has no room for
         ``engine.min_teachers`` in time, makes no progress, or loses teachers over and over with the same unit.
         """
-        store = open_store(spec.store)
+        store = open_store(spec.store, spec.storage_options)
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         with _connected(spec.engine):
             _require_resources(spec.engine, needed)

@@ -10,6 +10,7 @@ from schemas.base import Frozen
 from schemas.clip import ClipPolicy
 from schemas.recipe import Layout, Precision
 from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.storage import DEFAULT_STORAGE, StorageOptions
 
 EncodingProfile = Literal["fine", "compact", "exact"]
 
@@ -124,7 +125,9 @@ class Job(Frozen):
     videos: VideoSource
     """The videos to teach."""
     store: str = Field(min_length=1)
-    """Where to write the targets: any fsspec URL or a local path."""
+    """Where to write the targets: a local path, or an ``s3://``, ``gs://`` or ``az://`` URL."""
+    storage_options: StorageOptions = DEFAULT_STORAGE
+    """How to reach the store's server, where the environment does not say it, or says it for another one."""
     teacher: TeacherJob
     """The teacher that makes the targets."""
     clips: ClipPolicy = ClipPolicy()

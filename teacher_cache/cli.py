@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +25,7 @@ from schemas.report import (
     VerifyReport,
     ViewReport,
 )
+from schemas.storage import StorageOptions
 from teacher_cache.io.command_line import Command, command_line, reported_errors
 from teacher_cache.io.console import escape, print_json, progress_bar, size, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
@@ -37,7 +38,17 @@ JobFile = Annotated[
     Path, typer.Argument(metavar="JOB.yaml", help="the job file: videos, store, teacher, signals, engine", show_default=False)
 ]
 StoreUrl = Annotated[
-    str, typer.Argument(metavar="STORE", help="a local path or any fsspec URL, such as s3://bucket/name", show_default=False)
+    str, typer.Argument(metavar="STORE", help="a local path, or an s3://, gs:// or az:// URL", show_default=False)
+]
+Storage = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="KEY=VALUE",
+        help="how to reach the store's server, where the environment does not say it: endpoint_url=URL, region=NAME, "
+        "profile=NAME, anonymous=true; repeat for several",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
@@ -136,11 +147,13 @@ def run(
 @app.command(cls=Command)
 def status(
     store: StoreUrl,
+    *,
     watch: Annotated[bool, typer.Option("--watch", help="refresh until all clips are done or Ctrl-C, then report")] = False,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="seconds between refreshes of --watch")] = 10,
     version: Annotated[
         int | None, typer.Option(metavar="N", help="an earlier version, as `log` lists them", show_default=False)
     ] = None,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a store holds, from the store itself."""
@@ -151,8 +164,8 @@ def status(
         if watch:
             from teacher_cache.monitor.follow import follow
 
-            follow(open_store(store), every)
-        report = store_status(open_store(store, version=version))
+            follow(open_store(store, _options(storage)), every)
+        report = store_status(open_store(store, _options(storage), version=version))
         if as_json:
             print_json(report)
         else:
@@ -169,17 +182,20 @@ def verify(
     weights: Annotated[
         str | None, typer.Option(help="where the teacher's weights are, for --reteach", show_default=False)
     ] = None,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every object of a store against its log: digests, indexes, chunks, and what should not be there."""
     with reported_errors(as_json):
         from teacher_cache.store.verify import verify as verify_store
 
-        report = verify_store(store, progress_bar)
+        report = verify_store(store, progress_bar, _options(storage))
         if reteach is not None:
             from teacher_cache.jobs.audit import reteach as teach_again
 
-            retaught, drifted = teach_again(store, reteach, weights=weights, progress=progress_bar)
+            retaught, drifted = teach_again(
+                store, reteach, weights=weights, progress=progress_bar, storage_options=_options(storage)
+            )
             report = report.model_copy(update={"retaught": retaught, "findings": (*report.findings, *drifted)})
         if as_json:
             print_json(report)
@@ -189,14 +205,14 @@ def verify(
 
 
 @app.command(cls=Command)
-def diff(store: StoreUrl, job_file: JobFile, as_json: AsJson = False) -> None:
+def diff(store: StoreUrl, job_file: JobFile, storage: Storage = None, as_json: AsJson = False) -> None:
     """Compare a job with a store: the recipe fields that differ or, if none does, what the job would add."""
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
         from teacher_cache.jobs.plan import diff_report
 
-        report = diff_report(store, load_yaml(job_file, Job))
+        report = diff_report(store, load_yaml(job_file, Job), _options(storage))
         if as_json:
             print_json(report)
         elif report.differences:
@@ -221,6 +237,7 @@ def view(
         Path,
         typer.Option(help="the HTML file to write; a name that ends in .rrd gives a Rerun recording of one clip in 3-D"),
     ] = Path("report.html"),
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an HTML page of frames beside depth, flow, motion, camera rays and F4D, or a Rerun recording of one clip."""
@@ -230,11 +247,11 @@ def view(
 
             if clip and len(clip) > 1:
                 raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one recording for each")
-            shown = [write_recording(store, clip[0] if clip else None, out)]
+            shown = [write_recording(store, clip[0] if clip else None, out, _options(storage))]
         else:
             from teacher_cache.report.write import write_report
 
-            shown = write_report(store, clip or None, out)
+            shown = write_report(store, clip or None, out, storage_options=_options(storage))
         if as_json:
             print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
@@ -242,12 +259,12 @@ def view(
 
 
 @app.command(cls=Command)
-def log(store: StoreUrl, as_json: AsJson = False) -> None:
+def log(store: StoreUrl, storage: Storage = None, as_json: AsJson = False) -> None:
     """Tell a store's history, version by version: who added, committed, retired or deleted what, and when."""
     with reported_errors(as_json):
         from teacher_cache.store.history import log_report
 
-        report = log_report(store)
+        report = log_report(store, _options(storage))
         if as_json:
             print_json(report)
         else:
@@ -265,13 +282,16 @@ def gc(
             help="also remove what stopped runs left of units that are not committed; only while no run is at work",
         ),
     ] = False,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove objects that nothing names or can come to name. Safe while runs are at work."""
     with reported_errors(as_json):
         from teacher_cache.store.garbage import collect_garbage
 
-        report = collect_garbage(store, unfinished=unfinished, dry_run=dry_run, progress=progress_bar)
+        report = collect_garbage(
+            store, unfinished=unfinished, dry_run=dry_run, progress=progress_bar, storage_options=_options(storage)
+        )
         if as_json:
             print_json(report)
             return
@@ -327,6 +347,13 @@ def demo(
             print_json(report)
         else:
             print_demo(report)
+
+
+def _options(given: Sequence[str] | None) -> StorageOptions | None:
+    """The options that ``--storage KEY=VALUE`` gives. Raises `BadInput`."""
+    from teacher_cache.io.config import storage_options_of
+
+    return storage_options_of(dict(one.partition("=")[::2] for one in given)) if given else None
 
 
 def _print_plan(report: PlanReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import BadInput
+from schemas.storage import StorageOptions
 from teacher_cache.io.hints import closest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -52,6 +53,14 @@ def load_yaml(path: str | Path, model: type[Model]) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         raise BadInput(f"{path} cannot be used:\n{explain(error, model)}") from None
+
+
+def storage_options_of(given: Mapping[str, Any]) -> StorageOptions:
+    """Storage options from a mapping. Raises `BadInput`, as `load_yaml` does."""
+    try:
+        return StorageOptions.model_validate(given)
+    except ValidationError as error:
+        raise BadInput(f"the storage options cannot be used:\n{explain(error, StorageOptions)}") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

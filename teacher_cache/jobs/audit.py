@@ -12,6 +12,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, VideoError
 from schemas.report import Finding, Retaught
 from schemas.signal import SIGNALS, SignalName
+from schemas.storage import StorageOptions
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
@@ -26,7 +27,12 @@ _DECODE_TIMEOUT_SECONDS = 120.0
 
 
 def reteach(
-    url: str, count: int, *, weights: str | None = None, progress: Progress = no_progress
+    url: str,
+    count: int,
+    *,
+    weights: str | None = None,
+    progress: Progress = no_progress,
+    storage_options: StorageOptions | None = None,
 ) -> tuple[tuple[Retaught, ...], tuple[Finding, ...]]:
     """Teach ``count`` committed clips again, spread evenly over the store's rows, and compare. Writes nothing.
 
@@ -37,7 +43,7 @@ def reteach(
     """
     if count < 1:
         raise BadInput(f"--reteach is {count}; it must be at least 1 clip")
-    cache = open_cache(url)
+    cache = open_cache(url, storage_options=storage_options)
     identity = cache.recipe.teacher
     teacher = family(identity.family).load(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
     clips = _spread(cache, count)

@@ -13,10 +13,10 @@ from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import LONGEST_SEGMENT, PartName
 from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
+from schemas.storage import StorageOptions
 from teacher_cache.clips.content import local_path
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.io.remote import require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
@@ -24,21 +24,22 @@ from teacher_cache.jobs.memory import worker_bytes
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.state import clip_counts
 from teacher_cache.store.store import Store, open_store
 from teacher_cache.teachers.registry import family
 
 
-def diff_report(url: str, job: Job) -> DiffReport:
+def diff_report(url: str, job: Job, storage_options: StorageOptions | None = None) -> DiffReport:
     """How the job's recipe differs from the store's, and, if it does not, what the job would add.
 
     Raises `StoreNotFound`, `BadInput`.
     """
-    recipe = open_store(url).recipe
+    recipe = open_store(url, storage_options).recipe
     facts = discover(job)
     if differences := recipe.differences(facts.recipe):
         return DiffReport(store=url, differences=differences, new_clips=0, units=0)
-    outlook = _outlook(url, job, facts, no_progress)
+    outlook = _outlook(url, storage_options, job, facts, no_progress)
     return DiffReport(store=url, differences={}, new_clips=outlook.new_clips, units=len(outlook.left))
 
 
@@ -54,7 +55,7 @@ def plan_report(
     Raises `BadInput`, `RecipeMismatch`.
     """
     VIDEO_REQUESTS.take()
-    outlook = _outlook(job.store, job, discover(job), progress)
+    outlook = _outlook(job.store, job.storage_options, job, discover(job), progress)
     pilot = None
     if run_pilot is not None:
         clips = _chosen(outlook.left, pilot_clips)
@@ -84,10 +85,10 @@ class _Outlook:
     """Requests to list, digest and probe the videos; a run sends the same."""
 
 
-def _outlook(url: str, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
-    store, known, state = state_of(url, facts.recipe)
+def _outlook(url: str, storage_options: StorageOptions | None, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
+    store, known, state = state_of(url, facts.recipe, storage_options)
     if store is None:
-        require_bucket(url)
+        Objects(url, storage_options).require_bucket()
     again = rows_to_redo(known, state, () if store is None else store.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)

@@ -57,11 +57,13 @@ def run_job(
     workers = engine(job.engine.kind)
     facts = discover(job)
     shapes = {signal: facts.shapes[signal] for signal in facts.signals}
-    spec = WorkerSpec(store=job.store, teacher=job.teacher, engine=job.engine, shapes=shapes)
+    spec = WorkerSpec(
+        store=job.store, storage_options=job.storage_options, teacher=job.teacher, engine=job.engine, shapes=shapes
+    )
     repaired = Requests()
-    if repair and (found := find_store(job.store)) is not None:
+    if repair and (found := find_store(job.store, job.storage_options)) is not None:
         require_recipe(found, facts.recipe)
-        if retire_damaged(job.store, progress):
+        if retire_damaged(job.store, progress, job.storage_options):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
     store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
@@ -148,12 +150,12 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 
     The requests are those that other connections than the returned store's have sent.
     """
-    found, catalog, state = state_of(job.store, facts.recipe)
+    found, catalog, state = state_of(job.store, facts.recipe, job.storage_options)
     again = rows_to_redo(catalog, state, () if found is None else found.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
     # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
     is_made = found is not None and found.version >= 0
-    store = found if found is not None and is_made else create_store(job.store, facts.recipe, "run")
+    store = found if found is not None and is_made else create_store(job.store, facts.recipe, "run", job.storage_options)
     catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again), "run")
     add_parts(store, facts.parts, facts.shapes, catalog.rows, "run")
     lengthen(store, catalog.rows)

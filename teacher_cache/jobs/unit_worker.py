@@ -26,6 +26,7 @@ from schemas.job import EngineJob, TeacherJob
 from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.drift import taken_over
@@ -54,6 +55,7 @@ class WorkerSpec(Frozen):
     """All that a worker needs to start, on any machine."""
 
     store: str
+    storage_options: StorageOptions = DEFAULT_STORAGE
     teacher: TeacherJob
     engine: EngineJob
     shapes: dict[SignalName, Shape]
@@ -74,8 +76,8 @@ class UnitWorker:
         if spec.engine.threads_per_teacher is not None:
             torch.set_num_threads(spec.engine.threads_per_teacher)
         self.batch = spec.engine.batch
-        expect(spec.store)
-        self.store = open_store(spec.store)
+        expect(spec.store, spec.storage_options.endpoint_url)
+        self.store = open_store(spec.store, spec.storage_options)
         self.devices = _devices(spec.engine)
         self._require_memory(spec)
         teachers = [family(spec.teacher.family).load(spec.teacher, device) for device in self.devices]

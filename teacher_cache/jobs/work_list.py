@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from schemas.clip import Clip
 from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
+from schemas.storage import StorageOptions
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.state import FAILED, State
 from teacher_cache.store.store import Store, find_store, require_recipe
@@ -140,9 +141,9 @@ class WorkLeft(Sequence[WorkItem]):
         return (self[index] for index in range(len(self)))
 
 
-def state_of(url: str, recipe: Recipe) -> tuple[Store | None, Catalog, State]:
+def state_of(url: str, recipe: Recipe, storage_options: StorageOptions | None = None) -> tuple[Store | None, Catalog, State]:
     """The store at ``url`` if there is one, its catalog and its state. Raises `RecipeMismatch`."""
-    store = find_store(url)
+    store = find_store(url, storage_options)
     if store is None:
         return None, Catalog(), State(recipe.layout.clips_per_shard)
     require_recipe(store, recipe)

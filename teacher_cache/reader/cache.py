@@ -20,11 +20,13 @@ from schemas.heads import HeadsCard
 from schemas.log import PartName
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import AnyArray, StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
+from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
 from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
 from teacher_cache.reader.stored import Stored, StoredClips
@@ -55,18 +57,25 @@ class _Group(NamedTuple):
     arrays: list[StoredArray]
 
 
-def open_cache(url: str, disk: ChunkTier | None = None, *, version: int | None = None) -> Cache:
-    """Open the store at ``url`` (s3://, gs://, az:// or a local path) for reading; ``disk`` caches its chunks locally.
+def open_cache(
+    url: str,
+    disk: ChunkTier | None = None,
+    *,
+    version: int | None = None,
+    storage_options: StorageOptions | Mapping[str, Any] | None = None,
+) -> Cache:
+    """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
 
-    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. Raises
-    `StoreNotFound`, `BadInput` for something else at the URL, another format version or a version that the store does not have,
-    `StoreDamaged`, and `Unreachable`.
+    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest.
+    ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
+    ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
+
+    Raises `StoreNotFound`, `BadInput` for something else at the URL, another format version or a version that the store does
+    not have, `StoreDamaged`, and `Unreachable`.
     """
-    return Cache(open_store(str(url), version=version), disk)
-
-
-def _reopened(url: str, disk: ChunkTier | None, version: int) -> Cache:
-    return open_cache(url, disk, version=version)
+    if storage_options is not None and not isinstance(storage_options, StorageOptions):
+        storage_options = storage_options_of(storage_options)
+    return Cache(open_store(str(url), storage_options, version=version), disk)
 
 
 class Cache:
@@ -80,8 +89,9 @@ class Cache:
         self._state = store.state
         self._process = os.getpid()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.url, self._disk, self.version)
+    def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
+        again = partial(open_cache, version=self.version, storage_options=self._store.objects.options)
+        return again, (self.url, self._disk)
 
     @property
     def url(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schemas.errors import BadInput
+from schemas.storage import StorageOptions
 from teacher_cache.geometry.rays import camera_centres, camera_rotations, pinhole_intrinsics, rays_on_grid
 from teacher_cache.geometry.stitch import surface_points
 from teacher_cache.reader.cache import open_cache
@@ -24,7 +25,7 @@ _POINT_SHARE = 0.5
 """Radius of a point, relative to the distance between neighbouring points at the median depth."""
 
 
-def write_recording(url: str, clip_id: str | None, out: Path) -> str:
+def write_recording(url: str, clip_id: str | None, out: Path, storage_options: StorageOptions | None = None) -> str:
     """Write one committed clip, or the store's first if ``clip_id`` is None. Returns its id.
 
     Lengths are in the scale of the teacher's depth; x is right, y down, z forward, in the first camera's coordinates.
@@ -32,7 +33,7 @@ def write_recording(url: str, clip_id: str | None, out: Path) -> str:
     Raises `UnknownClip`, and `BadInput` if the clip or store has nothing to show in 3-D, if ``out`` cannot be written, or if
     rerun-sdk is not installed.
     """
-    cache = open_cache(url)
+    cache = open_cache(url, storage_options=storage_options)
     if absent := [signal for signal in ("depth", "camray") if signal not in cache.signals]:
         raise BadInput(f"a scene in 3-D needs depth and camray, and the store {url} has no {' and no '.join(absent)}")
     rows = known_rows(cache, None if clip_id is None else [clip_id])

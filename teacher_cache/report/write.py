@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import BadInput, CacheError, UnknownClip
+from schemas.storage import StorageOptions
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.report.page import render_page
 from teacher_cache.report.panels import ClipPanel
@@ -21,13 +22,19 @@ _CLIPS_SHOWN = 8
 _WIDEST = 320
 
 
-def write_report(url: str, clip_ids: Sequence[str] | None, out: Path, extra_sections: Sequence[str] = ()) -> list[str]:
+def write_report(
+    url: str,
+    clip_ids: Sequence[str] | None,
+    out: Path,
+    extra_sections: Sequence[str] = (),
+    storage_options: StorageOptions | None = None,
+) -> list[str]:
     """Write one self-contained HTML file. Returns the ids of the clips that it shows.
 
     Shows ``clip_ids`` in that order, or the store's first eight clips if None. ``extra_sections`` are trusted HTML, shown
     before the clips. Raises `UnknownClip`, and `BadInput` if ``out`` cannot be written.
     """
-    cache = open_cache(url)
+    cache = open_cache(url, storage_options=storage_options)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
     panels = (clip_panel(cache, row) for row in rows)
     page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)

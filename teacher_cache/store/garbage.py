@@ -16,6 +16,7 @@ import numpy as np
 from schemas.log import PARTS, Deleted, Deleting
 from schemas.report import GarbageReport
 from schemas.signal import SIGNALS, Shape, SignalName
+from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.layout import (
     CHECKPOINT,
@@ -101,7 +102,12 @@ class _Known:
 
 
 def collect_garbage(
-    url: str, *, unfinished: bool = False, dry_run: bool = False, progress: Progress = no_progress
+    url: str,
+    *,
+    unfinished: bool = False,
+    dry_run: bool = False,
+    progress: Progress = no_progress,
+    storage_options: StorageOptions | None = None,
 ) -> GarbageReport:
     """Delete the objects that nothing in the store names or can come to name. Safe beside runs, repairs, readers and itself.
 
@@ -109,7 +115,7 @@ def collect_garbage(
     the next run, and so do those of units that a run has in work now. Raises `StoreDamaged` if the log is unreadable, since
     whatever it names would look like garbage.
     """
-    store = open_store(url)
+    store = open_store(url, storage_options)
     listed = store.objects.listing()
     found = unnamed(store, listed)
     # Tables of rows that a run is about to add stay: they are garbage once others are added.

@@ -21,6 +21,7 @@ from schemas.log import (
     UnitCommitted,
 )
 from schemas.report import LogEntry, LogReport
+from schemas.storage import StorageOptions
 from teacher_cache.store.layout import CHECKPOINT, record_key, version_of
 from teacher_cache.store.log import checkpoint_version, read_checkpoint, read_record
 from teacher_cache.store.objects import Objects
@@ -83,9 +84,9 @@ def damaged_checkpoints(objects: Objects, listed: Mapping[str, object], clips_pe
                 yield key
 
 
-def log_report(url: str) -> LogReport:
+def log_report(url: str, storage_options: StorageOptions | None = None) -> LogReport:
     """The history of the store at ``url``. Raises `StoreNotFound`, and `StoreDamaged` if a record is damaged."""
-    store = open_store(url)
+    store = open_store(url, storage_options)
     entries = []
     for found in records(store.objects, store.version):
         if isinstance(found, DamagedRecord):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import StoreDamaged
 from schemas.log import Record, RecordLost, RowsAdded, RowsRetired, TableFile
+from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
@@ -19,23 +20,23 @@ from teacher_cache.store.log import checkpoint_version
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import seal
 from teacher_cache.store.state import State
-from teacher_cache.store.store import Store, find_store
+from teacher_cache.store.store import open_store
 from teacher_cache.store.table import described, short_digest
 from teacher_cache.store.verify import Damage, examine
 
 _RETIRES = {"missing", "truncated", "digest", "chunk_missing"}
 
 
-def retire_damaged(url: str, progress: Progress = no_progress) -> bool:
+def retire_damaged(url: str, progress: Progress = no_progress, storage_options: StorageOptions | None = None) -> bool:
     """Verify a store, rewrite objects that can be derived from others, and retire the rows that damage has hit.
 
     The planner gives their clips new rows. Safe beside runs and other repairs. Returns True if the heads are damaged, which
     only the teacher can rewrite. Raises `StoreDamaged` if the tables of rows are damaged: nothing else says which row is which
     clip.
     """
-    store = _opened(url)
+    store = open_store(url, storage_options)
     mend_log(store.objects, store.recipe.layout.clips_per_shard)
-    store = _opened(url)
+    store = open_store(url, storage_options)
     examined = examine(store, progress)
     damages = examined.damages
     if lost := [damage for damage in damages if damage.finding.kind == "catalog"]:
@@ -52,12 +53,6 @@ def retire_damaged(url: str, progress: Progress = no_progress) -> bool:
         retired = _retired(hit)
         store.log.append(lambda state: [] if set(retired.rows) <= state.retired else [retired], "run --repair")
     return any(damage.finding.kind == "heads" for damage in damages)
-
-
-def _opened(url: str) -> Store:
-    store = find_store(url)
-    assert store is not None
-    return store
 
 
 def _retired(damages: list[Damage]) -> RowsRetired:

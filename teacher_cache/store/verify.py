@@ -11,6 +11,7 @@ from schemas.errors import StoreDamaged
 from schemas.heads import HeadsCard
 from schemas.log import PartName, StoredObject, UnitCommitted
 from schemas.report import ClipCounts, Finding, FindingKind, VerifyReport
+from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, read_catalog
 from teacher_cache.store.chunk import split_checksum
@@ -28,12 +29,12 @@ from teacher_cache.store.table import StoredTable
 _READERS = 4
 
 
-def verify(url: str, progress: Progress = no_progress) -> VerifyReport:
+def verify(url: str, progress: Progress = no_progress, storage_options: StorageOptions | None = None) -> VerifyReport:
     """Read every object of a store and compare it with what was committed. Writes nothing.
 
     Raises `StoreDamaged` if the root's metadata is damaged: nothing else says what the store is.
     """
-    store = open_store(url)
+    store = open_store(url, storage_options)
     found = examine(store, progress)
     return VerifyReport(
         store=url,
