@@ -26,11 +26,13 @@ _MOST_UNITS = 1024
 
 
 class Committer:
-    """Commits units as part of a store's log. Use as a context manager, which commits what is left."""
+    """Commits units as part of a store's log. Use as a context manager, which commits what is left.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._catalog_parts = len(store.state.rows_added)
+    ``catalog_parts`` is how often rows had been added when the units were planned.
+    """
+
+    def __init__(self, store: Store, catalog_parts: int) -> None:
+        self._store, self._catalog_parts = store, catalog_parts
         self._waiting: list[UnitReport] = []
         self._done: list[UnitReport] = []
         self._error: BaseException | None = None

@@ -89,7 +89,7 @@ def _outlook(url: str, storage_options: StorageOptions | None, job: Job, facts: 
     store, known, state = state_of(url, facts.recipe, storage_options)
     if store is None:
         Objects(url, storage_options).require_bucket()
-    again = rows_to_redo(known, state, () if store is None else store.parts, retry_failed=False)
+    again = rows_to_redo(known, state, facts.parts, retry_failed=False)
     clips = find_clips(job, facts, known, again, progress)
     added = new_rows(clips, known, facts.recipe, again)
     catalog = known.with_rows(added) if added.num_rows else known

@@ -151,7 +151,7 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
     The requests are those that other connections than the returned store's have sent.
     """
     found, catalog, state = state_of(job.store, facts.recipe, job.storage_options)
-    again = rows_to_redo(catalog, state, () if found is None else found.parts, retry_failed=retry_failed)
+    again = rows_to_redo(catalog, state, facts.parts, retry_failed=retry_failed)
     clips = find_clips(job, facts, catalog, again, progress)
     # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
     is_made = found is not None and found.version >= 0
@@ -169,7 +169,7 @@ def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, sto
     if not left:
         store.log.make_checkpoint(at_end=True)
         return
-    with Committer(store) as committer:
+    with Committer(store, left.catalog.parts) as committer:
         for event in workers.run(spec, left, stop):
             if isinstance(event, UnitReport):
                 committer.add(event)

@@ -42,11 +42,11 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
 
 
 def rows_to_redo(catalog: Catalog, state: State, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
-    """Current rows whose clips are to be taught again in new rows.
+    """Current rows whose clips are to be taught again in new rows, by a job of these ``parts``.
 
     Those are rows that are retired, barred, or failed without their video's fault; with ``retry_failed``, all that failed.
     """
-    rows = catalog.current
+    rows, parts = catalog.current, tuple({*parts, *state.parts})
     redo = np.isin(rows, [*state.retired, *state.rows_failed_for("missing_in_shard")]) | _barred(
         rows, state, parts, state.clips_per_shard
     )

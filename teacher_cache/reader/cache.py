@@ -316,9 +316,9 @@ class Cache:
         return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: the store, the record that committed it, array and shard number."""
+        """The name identifies the content: the store and where it is, the record that committed it, array and shard number."""
         committed = self._state.committed_at(part_of(array.name), shard)
-        name = f"{self._store.log.origin}/{committed}/{array.name}/{shard}"
+        name = f"{self.url}/{self._store.log.origin}/{committed}/{array.name}/{shard}"
         return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:

@@ -86,6 +86,9 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
             for table in (action.table, action.superseded)
             if table is not None
         }
+    # First, since a checkpoint tells what the record did not tell once it is replaced.
+    stale = [key for key in listed if key.startswith(CHECKPOINT) and lost and (checkpoint_version(key) or 0) >= lost[0][0]]
+    objects.delete_many([*stale, *damaged_checkpoints(objects, listed, clips_per_shard)])
     for version, rows_before in lost:
         later = [added.first_row for added in state.rows_added if added.first_row >= rows_before]
         free = {key for key in listed if key.startswith((ROWS, SUPERSEDED)) and key not in named}
@@ -100,8 +103,6 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
             actions=(RecordLost(), *rebuilt),
         )
         objects.replace(record_key(version), seal(record))
-    stale = [key for key in listed if key.startswith(CHECKPOINT) and lost and (checkpoint_version(key) or 0) >= lost[0][0]]
-    objects.delete_many([*stale, *damaged_checkpoints(objects, listed, clips_per_shard)])
 
 
 def _rows_added(objects: Objects, free: set[str], first: int, stop: int | None) -> list[RowsAdded]:

@@ -133,7 +133,7 @@ def beside_teachers(url: str, facts: JobFacts, teachers: int, seconds: float) ->
     reports = [make.report(shard) for shard in range(units)]
     waits, lags, came = [], [], {}
     start = time.perf_counter()
-    with Committer(store) as committer:
+    with Committer(store, len(store.state.rows_added)) as committer:
         for number, report in enumerate(reports):
             time.sleep(max(0.0, start + number / pace - time.perf_counter()))
             begun = came[report.unit] = time.perf_counter()
