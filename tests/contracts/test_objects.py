@@ -21,7 +21,7 @@ from schemas.report import Requests
 from teacher_cache.io.bucket import IN_ONE_PIECE
 from teacher_cache.store.objects import LONGEST_OBJECT, Objects, probe_create_if_absent
 
-PLACES = ["disk", "s3", "az"]
+PLACES = ["disk", "s3", "gs", "az"]
 
 
 @pytest.fixture(scope="module")
