@@ -20,6 +20,8 @@ from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.layout import record_key
 from teacher_cache.store.log import checkpoint_file
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.repair import mend_log
 from teacher_cache.store.store import open_store
 
 NAMES = ("timestamps", "frame_index", *SIGNAL_NAMES)
@@ -116,3 +118,13 @@ def test_a_changed_digit_of_a_record_is_noticed(tiny_store: Path, tmp_path: Path
     path.write_bytes(data)
     with pytest.raises((Damaged, ValueError, KeyError)):
         Reader(store)
+
+
+def test_it_reads_on_after_a_record_that_was_lost(eventful: Path, tmp_path: Path) -> None:
+    newest = open_cache(str(eventful)).version
+    for lost in range(1, newest + 1):
+        store = Path(shutil.copytree(eventful, tmp_path / f"without-{lost}"))
+        (store / record_key(lost)).write_bytes(b"{}")
+        mend_log(Objects(str(store)), clips_per_shard=2)
+        found = [agrees(store, version) for version in (*range(newest + 1), None)]
+        assert found[:lost] == [agrees(eventful, version) for version in range(lost)]
