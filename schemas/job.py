@@ -124,7 +124,7 @@ class Job(Frozen):
     videos: VideoSource
     """The videos to teach."""
     store: str = Field(min_length=1)
-    """Where to write the targets: a folder, or an s3://, gs:// or az:// URL."""
+    """Where to write the targets: any fsspec URL or a local path."""
     teacher: TeacherJob
     """The teacher that makes the targets."""
     clips: ClipPolicy = ClipPolicy()

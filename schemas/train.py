@@ -199,7 +199,7 @@ class TrainConfig(Frozen):
     """One run of ``student-train fit``."""
 
     store: str = Field(min_length=1)
-    """The store of cached targets: a folder, or an s3://, gs:// or az:// URL."""
+    """The store of cached targets: a local path, or an ``s3://``, ``gs://`` or ``az://`` URL."""
     fingerprint: str | None = Field(None, min_length=8)
     """Fingerprint, or its first digits, of the recipe that the store must have; a store with another recipe is refused."""
     output: str = Field(min_length=1)

@@ -37,7 +37,7 @@ JobFile = Annotated[
     Path, typer.Argument(metavar="JOB.yaml", help="the job file: videos, store, teacher, signals, engine", show_default=False)
 ]
 StoreUrl = Annotated[
-    str, typer.Argument(metavar="STORE", help="a folder, or a URL such as s3://bucket/name", show_default=False)
+    str, typer.Argument(metavar="STORE", help="a local path or any fsspec URL, such as s3://bucket/name", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
