@@ -60,7 +60,7 @@ class StoreNotFound(BadInput):
 
 
 class StoreDamaged(CouldNotRun):
-    """An object of the store does not match the ledger or the format."""
+    """An object of the store does not match the log or the format."""
 
 
 class Unreachable(CouldNotRun):
@@ -132,5 +132,5 @@ class VideoError(CacheError):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, without_credentials(detail)  # the ledger keeps both
+        self.reason, self.detail = reason, without_credentials(detail)  # the log keeps both
         super().__init__(f"{reason}: {detail}")

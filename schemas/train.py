@@ -199,7 +199,7 @@ class TrainConfig(Frozen):
     """One run of ``student-train fit``."""
 
     store: str = Field(min_length=1)
-    """The store of cached targets: any fsspec URL or a local path."""
+    """The store of cached targets: a local path, or an ``s3://``, ``gs://`` or ``az://`` URL."""
     fingerprint: str | None = Field(None, min_length=8)
     """Fingerprint, or its first digits, of the recipe that the store must have; a store with another recipe is refused."""
     store_version: int | None = Field(None, ge=0)

@@ -55,7 +55,7 @@ class StoredArray:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     compression: Compression = SHUFFLED
     optional: bool = False
-    """Whether the array holds only the clips that the signal's other arrays cannot represent. The ledger names those clips."""
+    """Whether the array holds only the clips that the signal's other arrays cannot represent. The log names those clips."""
 
     @property
     def nbytes(self) -> int:

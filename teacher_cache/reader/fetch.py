@@ -42,7 +42,7 @@ class ChunkTier(Protocol):
 
 
 class CommittedShard(NamedTuple):
-    """What the ledger records about a shard object."""
+    """What the log says of a shard object."""
 
     length: int
     """Bytes."""
@@ -94,7 +94,7 @@ class ChunkReader:
         committed: Callable[[StoredArray, int], CommittedShard],
         tier: ChunkTier | None = None,
     ) -> None:
-        """``committed`` looks up an array's shard, by number, in the ledger."""
+        """``committed`` looks up an array's shard, by number, in the log."""
         self._objects, self._clips_per_shard, self._committed, self._tier = objects, clips_per_shard, committed, tier
         self._ends: OrderedDict[str, Future[_ShardEnd]] = OrderedDict()
         self._lock = threading.Lock()

@@ -195,7 +195,7 @@ def test_each_kind_of_damage_has_its_reason(decoder: Decoder, tmp_path: Path, lo
         (error,) = decoder.clips(str(tmp_path / name), [None])
         assert isinstance(error, VideoError)
         assert "\n" not in error.detail
-        assert list(map(str, decoder.clips(str(tmp_path / name), [None]))) == [str(error)]  # the ledger must not vary
+        assert list(map(str, decoder.clips(str(tmp_path / name), [None]))) == [str(error)]  # the log must not vary
         found[name] = error.reason
         content_digest(str(tmp_path / name))  # planning must live through each
     assert found == {

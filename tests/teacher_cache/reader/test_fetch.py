@@ -62,7 +62,7 @@ _lengths: dict[tuple[str, str], int] = {}
 
 
 def reader_of(objects: Objects, tier: ChunkTier | None = None) -> ChunkReader:
-    """A reader with a ledger that knows what `written` wrote."""
+    """A reader with a log that knows what `written` wrote."""
 
     def committed(array: StoredArray, shard: int) -> CommittedShard:
         key = shard_key(array, shard)

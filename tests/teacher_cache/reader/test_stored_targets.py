@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray
 from conftest import Jobs
-from seeded_weights import seed_weights
+from seeded_weights import far_weights
 from torch.utils.data import DataLoader
 
 from schemas.job import Job, TeacherJob
@@ -24,8 +24,6 @@ from teacher_cache.clips.decode import decode_clip
 from teacher_cache.jobs.run import run_job
 from teacher_cache.reader.cache import Cache
 from teacher_cache.store.verify import verify
-from teacher_cache.teachers.l4p.network import L4P
-from teacher_cache.teachers.l4p.teacher import PRESETS
 from teacher_cache.teachers.registry import family
 
 NAMES = [*SIGNAL_NAMES, "timestamps"]
@@ -60,15 +58,7 @@ def with_far_flow(folder: Path, pixels: float) -> TeacherJob:
 
 def with_far(head: str, folder: Path, by: float) -> TeacherJob:
     """A teacher one of whose heads gives so much more."""
-    model = L4P(PRESETS["tiny"])
-    seed_weights(model, seed=1)
-    state = {f"l4p_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    last = [name for name in state if f".{head}." in name and name.endswith("head2.2.bias")]
-    assert last
-    for name in last:
-        state[name] += by
-    torch.save({"state_dict": state}, folder / "far.ckpt")
-    return TeacherJob(preset="tiny", weights=str(folder / "far.ckpt"))
+    return TeacherJob(preset="tiny", weights=str(far_weights(folder, head, by)))
 
 
 @pytest.fixture
