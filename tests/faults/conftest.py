@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import Jobs
+from seeded_weights import far_weights
 
 from schemas.job import Job
 
@@ -23,14 +24,21 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def two_jobs(folder: Path, videos: Path) -> tuple[Job, Job]:
-    """Four videos, of which one is none, and one signal; then one more video and one more signal. Three shards."""
+    """Four videos, of which one is none, and one signal; then one more video and one more signal. Three shards.
+
+    F4D is compressed with zstd; flow is beyond its integers in some of the clips, which are in the exact array.
+    """
     (folder / "broken.mp4").write_bytes(b"not a video")
     first = [videos / "scene-0.mp4", videos / "scene-1.mp4", folder / "broken.mp4", videos / "scene-2.mp4"]
-    return job(folder, first, ["camray"]), job(folder, [*first, videos / "scene-3.mp4"], ["camray", "motion"])
+    return job(folder, first, ["f4d"]), job(folder, [*first, videos / "scene-3.mp4"], ["f4d", "flow"])
 
 
 def job(folder: Path, videos: list[Path], signals: list[str]) -> Job:
-    """The tiny teacher over ``videos``, two clips a shard, into a store that is yet to be named."""
+    """A tiny teacher over ``videos``, two clips a shard, into a store that is yet to be named."""
     manifest = folder / f"{len(videos)}-videos.jsonl"
     manifest.write_text("".join(json.dumps({"uri": str(video), "id": video.stem}) + "\n" for video in videos))
-    return Job.model_validate(Jobs(folder, folder).value("unnamed", videos={"manifest": str(manifest)}, signals=signals))
+    weights = folder / "far.ckpt"
+    if not weights.exists():
+        far_weights(folder, "flow_2d_backward", 2046.42)
+    changes = {"teacher": {"preset": "tiny", "weights": str(weights)}, "signals": signals}
+    return Job.model_validate(Jobs(folder, folder).value("unnamed", videos={"manifest": str(manifest)}, **changes))

@@ -20,7 +20,7 @@ from teacher_cache.store.objects import Objects
 from teacher_cache.store.verify import verify
 
 CLIPS = ["scene-0", "scene-1", "scene-2"]
-NAMES = ("camray", "timestamps")
+NAMES = ("f4d", "timestamps")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def _rows(store: Path) -> dict[str, int]:
 
 
 def _damage(store: Path, how: str) -> None:
-    first, second = (next(path for path in store.glob(f"camray/c/{shard}/**/*") if path.is_file()) for shard in (0, 1))
+    first, second = (next(path for path in store.glob(f"f4d/c/{shard}/**/*") if path.is_file()) for shard in (0, 1))
     whole = first.read_bytes()
     match how:
         case "bit":
