@@ -229,8 +229,8 @@ def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole, pa
 
 
 def test_a_foreign_shard_is_not_read(whole: Whole) -> None:
-    """It is told by its length. One just as long only `verify` tells: where chunks are not compressed, or always come out alike,
-    as those of ``frame_index`` do.
+    """It is told by its length. One just as long only `verify` tells: where chunks are not compressed, or come out alike, as
+    those of ``frame_index`` do.
     """
     shards, told = _keys(whole, "shards"), set()
     for key in shards:
