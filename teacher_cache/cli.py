@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemas.errors import BadInput
 from schemas.event import Event
@@ -504,7 +504,7 @@ def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
 
 
 def _print_log(report: LogReport) -> None:
-    table = Table("version", "time", "what", "writer", box=_BOX)
+    table = Table("version", Column("time (UTC)", no_wrap=True), "what", "writer", box=_BOX)
     for entry in report.entries:
         what = [
             f"{entry.rows_added} clips added" if entry.rows_added else "",
@@ -515,8 +515,12 @@ def _print_log(report: LogReport) -> None:
             f"{entry.deleted} objects deleted" if entry.deleted else "",
             "[red]lost to damage[/]" if entry.lost else "",
         ]
-        time = f"{entry.time:%Y-%m-%d %H:%M:%S} UTC"
-        table.add_row(str(entry.version), time, "; ".join(filter(None, what)) or "store created", escape(entry.writer))
+        table.add_row(
+            str(entry.version),
+            f"{entry.time:%Y-%m-%d %H:%M:%S}",
+            "; ".join(filter(None, what)) or "store created",
+            escape(entry.writer),
+        )
     stdout.print(table)
 
 
