@@ -23,7 +23,8 @@ from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.shard import LARGEST_OBJECT, most_clips
+from teacher_cache.store.objects import LARGEST_OBJECT
+from teacher_cache.store.shard import most_clips
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family
 
@@ -130,7 +131,7 @@ def _require_one_object(recipe: Recipe, largest: StoredArray) -> None:
     clips, most = recipe.layout.clips_per_shard, most_clips(largest)
     if clips > most:
         raise BadInput(
-            f"layout.clips_per_shard is {clips}; a clip of {largest.name} can take {largest.nbytes / 1e6:.1f} MB, so a shard "
-            f"could have {clips * largest.nbytes / 2**30:.1f} GiB, and stores take {LARGEST_OBJECT / 2**30:.0f} GiB in one "
+            f"layout.clips_per_shard is {clips}; a clip of {largest.name} can take {largest.nbytes / 1e6:.1f} MB, "
+            f"so a shard could have {clips * largest.nbytes / 2**30:.1f} GiB, and stores take {LARGEST_OBJECT >> 20} MiB in one "
             f"request. Set it to {most} or less."
         )

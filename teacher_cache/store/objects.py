@@ -28,9 +28,9 @@ from teacher_cache.io.disk import Disk
 from teacher_cache.io.remote import protocol, reach, reach_if_there, refuse_credentials, require_endpoints
 from teacher_cache.io.request_counts import RequestCounts
 
-# A single PutObject is atomic and conditional everywhere; a multipart upload, which larger objects need, is not.
-LONGEST_OBJECT = 5 * 2**30
-"""Bytes of the longest object that is created, which is also S3's own limit for one request."""
+LARGEST_OBJECT = 5000 * 2**20
+"""Bytes that every server takes in one request: Azure 5000 MiB, S3 and GCS 5 GiB. One request is atomic and conditional
+everywhere; a multipart upload, which larger objects need, is not."""
 
 # Objects fetched at once.
 _AT_ONCE = 32
@@ -105,9 +105,9 @@ class Objects:
 
     def _require_sendable(self, key: str, data: bytes) -> None:
         self._require_inside(key)
-        if len(data) > LONGEST_OBJECT:
+        if len(data) > LARGEST_OBJECT:
             raise BadInput(
-                f"{key} of {self.url} would be {len(data):,} bytes long, and one object holds at most {LONGEST_OBJECT:,}; "
+                f"{key} of {self.url} would be {len(data):,} bytes long, and one object holds at most {LARGEST_OBJECT:,}; "
                 "give the job a smaller `layout.clips_per_shard`, or a coarser encoding"
             )
 

@@ -14,11 +14,9 @@ import numpy as np
 from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import Buffer, checksum, split_checksum
+from teacher_cache.store.objects import LARGEST_OBJECT
 
 _NO_CHUNK = np.uint64(2**64 - 1)
-
-LARGEST_OBJECT = 5 * 2**30
-"""Bytes that S3 takes in one PutObject. A larger object would be put together from parts, which is not atomic everywhere."""
 
 
 def most_clips(array: StoredArray) -> int:

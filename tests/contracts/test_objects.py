@@ -19,7 +19,7 @@ from s3fs import S3FileSystem
 from schemas.errors import BadInput
 from schemas.report import Requests
 from teacher_cache.io.bucket import IN_ONE_PIECE
-from teacher_cache.store.objects import LONGEST_OBJECT, Objects, probe_create_if_absent
+from teacher_cache.store.objects import LARGEST_OBJECT, Objects, probe_create_if_absent
 
 PLACES = ["disk", "s3", "gs", "az"]
 
@@ -185,7 +185,7 @@ def test_zarr_opens_the_arrays(objects: Objects) -> None:
 
 
 def test_an_object_that_one_request_cannot_hold_is_refused(objects: Objects) -> None:
-    with mmap.mmap(-1, LONGEST_OBJECT + 1) as sparse:  # takes no memory
+    with mmap.mmap(-1, LARGEST_OBJECT + 1) as sparse:  # takes no memory
         for send in (objects.create, objects.replace):
             with pytest.raises(BadInput, match=r"a/b of .* 5,368,709,121 bytes long.* at most 5,368,709,120"):
                 send("a/b", sparse)  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from schemas.recipe import TeacherIdentity
 from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.jobs.discovery import resolve_recipe
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.shard import LARGEST_OBJECT, index_length, most_clips, pack_shard
+from teacher_cache.store.objects import LARGEST_OBJECT
+from teacher_cache.store.shard import index_length, most_clips, pack_shard
 from teacher_cache.teachers.l4p.config import PRESETS
 from teacher_cache.teachers.protocol import TeacherDescription
 
@@ -32,18 +33,18 @@ def job(clips_per_shard: int, **changes: object) -> Job:
 @pytest.mark.parametrize("encoding", ["fine", "compact", "exact"])
 def test_a_shard_that_might_not_fit_one_request_is_refused_as_the_job_is_read(encoding: str) -> None:
     """Of F4D a clip can take 46 MB whatever its encoding: it may be kept exactly. A shard that compresses is no promise."""
-    assert resolve_recipe(job(116, encoding=encoding), giant()).layout.clips_per_shard == 116
+    assert resolve_recipe(job(113, encoding=encoding), giant()).layout.clips_per_shard == 113
     name = "f4d" if encoding == "exact" else "f4d_exact"
-    told = f"clips_per_shard is 117; a clip of {name} can take 46.1 MB, so a shard could have 5.0 GiB, .* Set it to 116 or less"
+    told = f"clips_per_shard is 114; a clip of {name} can take 46.1 MB, so a shard could have 4.9 GiB, .* Set it to 113 or less"
     with pytest.raises(BadInput, match=told):
-        resolve_recipe(job(117, encoding=encoding), giant())
+        resolve_recipe(job(114, encoding=encoding), giant())
 
 
 def test_only_signals_that_the_job_writes_count() -> None:
     assert resolve_recipe(job(417, signals=["depth", "flow"]), giant())
     assert resolve_recipe(job(4096, signals=["camray"]), giant())
     with pytest.raises(
-        BadInput, match=r"a clip of flow_exact can take 6.4 MB, so a shard could have 24.5 GiB, .* Set it to 835 or"
+        BadInput, match=r"a clip of flow_exact can take 6.4 MB, so a shard could have 24.5 GiB, .* Set it to 815 or"
     ):
         resolve_recipe(job(4096, signals=["depth", "flow"]), giant())
 
@@ -51,7 +52,7 @@ def test_only_signals_that_the_job_writes_count() -> None:
 @pytest.mark.parametrize("length", [1, 1000, 2**17, 2**17 + 1, 3_000_000])
 @pytest.mark.parametrize("codec", ["zstd", "blosc", "none"])
 def test_no_shard_is_longer_than_was_allowed_for(codec: Literal["zstd", "blosc", "none"], length: int) -> None:
-    """Of noise, which every codec makes longer. Shards of a few clips stand for those of 5 GiB."""
+    """Of noise, which every codec makes longer. Shards of a few clips stand for those of 5000 MiB."""
     array = StoredArray("a", (length,), np.dtype("i1"), ("x",), 0, compression=Compression(codec, level=3))
     values = np.random.default_rng(0).integers(-128, 128, length, dtype=np.int8)
     chunk = encode_chunk(values, array.compression)
