@@ -132,6 +132,6 @@ def _require_one_object(recipe: Recipe, largest: StoredArray) -> None:
     if clips > most:
         raise BadInput(
             f"layout.clips_per_shard is {clips}; a clip of {largest.name} can take {largest.nbytes / 1e6:.1f} MB, "
-            f"so a shard could have {clips * largest.nbytes / 2**30:.1f} GiB, and stores take {LARGEST_OBJECT >> 20} MiB in one "
-            f"request. Set it to {most} or less."
+            f"so a shard could have {clips * largest.nbytes / 2**30:.1f} GiB, and stores take {LARGEST_OBJECT >> 20} MiB "
+            f"in one request. Set it to {most} or less."
         )

@@ -64,6 +64,8 @@ class Catalog:
     def __init__(self, parts: Sequence[_Part] = ()) -> None:
         self._parts = tuple(parts)
         self._groups: dict[tuple[int, int], pa.Table] = {}
+        self._scanned = 0
+        """Keys that were looked up without an index."""
 
     @property
     def parts(self) -> int:
@@ -128,21 +130,25 @@ class Catalog:
     @cached_property
     def current(self) -> Rows:
         """The rows in force, ascending: those that no later ones supersede."""
-        superseded = [rows for part in self._parts if len(rows := part.superseded_rows())]
-        if not superseded:
+        if not self.revisions:
             return self._rows
-        in_force = np.ones(self.rows, bool)
-        for rows in superseded:
+        in_force = np.zeros(self.rows, bool)
+        for part in self._parts:
+            in_force[part.first_row : part.first_row + part.rows] = True
+        for part in self._parts:
+            rows = part.superseded_rows()
             in_force[rows[rows < self.rows]] = False
-        return self._rows[in_force[self._rows]]
+        return np.flatnonzero(in_force)
 
     @cached_property
     def _by_clip(self) -> tuple[Keys, Rows]:
         """(keys of the current clips in row order; the indices that sort them)."""
+        return self._current_keys, np.argsort(self._current_keys)
+
+    @cached_property
+    def _current_keys(self) -> Keys:
         keys = self._keys("clip_key")
-        if len(self.current) < len(keys):
-            keys = keys[np.searchsorted(self._rows, self.current)]
-        return keys, np.argsort(keys)
+        return keys[np.searchsorted(self._rows, self.current)] if len(self.current) < len(keys) else keys
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
         """The current row of each clip, int64 (clip,); -1 for a clip that the catalog lacks.
@@ -158,9 +164,13 @@ class Catalog:
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """The current row of each clip, looked up by its key: int64 (clip,); -1 if there is none."""
-        known, order = self._by_clip
-        if not len(known):
+        if not len(self._current_keys):
             return np.full(len(keys), _NONE)
+        if self._scanned + len(keys) <= _SCANNED:
+            self._scanned += len(keys)
+            first = [np.flatnonzero(self._current_keys == key)[:1] for key in keys]
+            return np.array([self.current[index[0]] if len(index) else _NONE for index in first], np.int64)
+        known, order = self._by_clip
         if len(keys) < _FEW:
             index = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
             index[known[index] != keys] = _NONE
@@ -234,6 +244,8 @@ class Catalog:
                 )
 
 
+# So many keys are looked up by comparing them with all: who asks for a few clips need not wait for ten million to be sorted.
+_SCANNED = 32
 # Fewer clips than this are looked up through the sorting indices, without making a sorted copy of the keys.
 _FEW = 2**16
 # Row groups of 65536 clips, some ten megabytes each.

@@ -33,7 +33,7 @@ from teacher_cache.store.table import ROWS_PER_GROUP, short_digest
 FEWEST_AHEAD, MOST_AHEAD = 4, 32
 """Records asked for at once. More than one even at the log's end, to notice a record that is gone before others."""
 
-MOST_RECORDS, LEAST_BYTES = 512, 8 * 2**20
+MOST_RECORDS, LEAST_BYTES = 128, 8 * 2**20
 """A checkpoint is due after that many records, or that many bytes of them and as many as the last checkpoint has.
 
 So a reader reads little more than twice a checkpoint, and all checkpoints together stay within a few times the records.

@@ -41,10 +41,12 @@ UNITS = pa.schema(
         "rows": pa.int64(),
         "failed": pa.list_(pa.struct({"row": pa.int64(), "reason": pa.string(), "detail": pa.string()})),
         "exact": pa.list_(pa.struct({"array": pa.string(), "row": pa.int64()})),
-        "objects": pa.list_(pa.struct({"array": pa.string(), "length": pa.int64()})),
+        "arrays": pa.string(),
+        "lengths": pa.list_(pa.int64()),
     }
 )
-"""What readers need of each committed unit. ``parts`` are joined by commas; ``version`` is that of its record."""
+"""What readers need of each committed unit. ``parts`` and ``arrays`` are joined by commas; ``version`` is that of its record,
+and ``lengths`` are those of its objects in ``arrays``."""
 
 _ADDED_AT_ONCE = 4096
 """Units that wait to be added to the arrays together, since adding a few costs as much as adding thousands."""
@@ -76,12 +78,12 @@ class State:
         self.undeleted: set[str] = set()
         """Those whose deletion is not recorded yet."""
         self._retired: set[int] = set()
-        self._status: dict[str, NDArray[np.uint8]] = {}
         self._exact: dict[str, NDArray[np.bool_]] = {}
         self._lengths: dict[str, NDArray[np.int64]] = {}
         self._versions: dict[str, NDArray[np.int64]] = {}
         """Part → by shard: one more than the version that committed it; 0 if none has."""
-        self._failures: dict[tuple[str, int], tuple[str, str]] = {}
+        self._failures: dict[str, dict[int, tuple[str, str]]] = {}
+        """Part → row → (reason, detail)."""
         self._tables: list[pa.Table] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.RLock()
@@ -132,31 +134,24 @@ class State:
             raise StoreDamaged(
                 f"the log commits units of {counts.min()} to {counts.max()} rows in shards of {self.clips_per_shard}"
             )
-        ends = np.cumsum(counts)
-        rows = np.repeat(shards * self.clips_per_shard - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
         for parts, members in _groups(units["parts"]):
-            inside = rows if len(members) == len(shards) else rows[np.isin(np.repeat(np.arange(len(shards)), counts), members)]
             for part in parts.split(","):
-                _put(self._status, part, inside, np.full(len(inside), COMMITTED, np.uint8))
                 _put(self._versions, part, shards[members], versions[members] + 1)
-        self._add_failures(units)
+        failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
+        for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
+            for part in parts.split(","):
+                self._failures[part] = self._failures.get(part, {}) | {
+                    failure["row"]: (failure["reason"], failure["detail"]) for failure in failures
+                }
         exact = _flat(units["exact"])
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
             _put(self._exact, array, in_array, np.ones(len(members), bool))
-        objects = _flat(units["objects"])
-        of_objects = np.repeat(shards, units["objects"].combine_chunks().value_lengths().to_numpy())
-        for array, members in _groups(objects.field("array")):
-            _put(self._lengths, array, of_objects[members], objects.field("length").to_numpy()[members])
-
-    def _add_failures(self, units: pa.Table) -> None:
-        failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
-        for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
-            rows = np.array([failure["row"] for failure in failures], np.int64)
-            for part in parts.split(","):
-                _put(self._status, part, rows, np.full(len(rows), FAILED, np.uint8))
-                for failure in failures:
-                    self._failures[part, failure["row"]] = failure["reason"], failure["detail"]
+        lengths = units["lengths"].combine_chunks()
+        starts = np.cumsum(lengths.value_lengths().to_numpy()) - lengths.value_lengths().to_numpy()
+        for arrays, members in _groups(units["arrays"]):
+            for number, array in enumerate(filter(None, arrays.split(","))):
+                _put(self._lengths, array, shards[members], lengths.flatten().to_numpy()[starts[members] + number])
 
     def _settle(self) -> None:
         with self._lock:
@@ -197,11 +192,14 @@ class State:
         `RETIRED`, else `FAILED` if any part failed, else `PENDING` if any is pending, else `COMMITTED`.
         """
         self._settle()
-        found = [_at(self._status.get(part), rows) for part in parts]
-        if not found:
-            return np.full(len(rows), PENDING, np.uint8)
-        result = np.min(found, axis=0)
-        result[np.any([status == FAILED for status in found], axis=0)] = FAILED
+        shards = rows // self.clips_per_shard
+        last = int(shards.max(initial=-1)) + 1
+        done = np.full(last, bool(parts))
+        for part in parts:
+            done &= _at(self._versions.get(part), np.arange(last)) > 0
+        result = np.where(done, np.uint8(COMMITTED), np.uint8(PENDING))[shards]
+        if failed := [row for part in parts for row in self._failures.get(part, ())]:
+            result[np.isin(rows, failed)] = FAILED
         if self._retired:
             result[np.isin(rows, list(self._retired))] = RETIRED
         return np.asarray(result, np.uint8)
@@ -209,12 +207,12 @@ class State:
     def failure(self, row: int, parts: Iterable[PartName]) -> tuple[str, str] | None:
         """(reason, detail) of the row's failure in the first of ``parts`` in which it failed; None if it failed in none."""
         self._settle()
-        return next((self._failures[part, row] for part in parts if (part, row) in self._failures), None)
+        return next((found for part in parts if (found := self._failures.get(part, {}).get(row)) is not None), None)
 
     def rows_failed_for(self, reason: FailureReason) -> list[int]:
         """Rows that failed for this reason in some part."""
         self._settle()
-        return sorted({row for (_, row), (found, _) in self._failures.items() if found == reason})
+        return sorted({row for of in self._failures.values() for row, (found, _) in of.items() if found == reason})
 
     def is_done(self, part: PartName, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each shard is committed in the part: bool (shard,)."""
@@ -277,7 +275,8 @@ def _unit_row(version: int, unit: UnitCommitted) -> dict[str, Any]:
         "rows": unit.rows,
         "failed": [failed.model_dump() for failed in unit.failed],
         "exact": [{"array": exact_array(signal), "row": row} for signal, rows in unit.exact.items() for row in rows],
-        "objects": [{"array": array_of(key), "length": stored.length} for key, stored in unit.objects.items()],
+        "arrays": ",".join(map(array_of, unit.objects)),
+        "lengths": [stored.length for stored in unit.objects.values()],
     }
 
 

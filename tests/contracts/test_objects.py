@@ -187,7 +187,7 @@ def test_zarr_opens_the_arrays(objects: Objects) -> None:
 def test_an_object_that_one_request_cannot_hold_is_refused(objects: Objects) -> None:
     with mmap.mmap(-1, LARGEST_OBJECT + 1) as sparse:  # takes no memory
         for send in (objects.create, objects.replace):
-            with pytest.raises(BadInput, match=r"a/b of .* 5,368,709,121 bytes long.* at most 5,368,709,120"):
+            with pytest.raises(BadInput, match=r"a/b of .* 5,242,880,001 bytes long.* at most 5,242,880,000"):
                 send("a/b", sparse)  # type: ignore[arg-type]
     assert objects.listing() == {}
     assert objects.take_requests() == Requests(list=1)

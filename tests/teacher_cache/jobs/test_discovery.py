@@ -44,7 +44,7 @@ def test_only_signals_that_the_job_writes_count() -> None:
     assert resolve_recipe(job(417, signals=["depth", "flow"]), giant())
     assert resolve_recipe(job(4096, signals=["camray"]), giant())
     with pytest.raises(
-        BadInput, match=r"a clip of flow_exact can take 6.4 MB, so a shard could have 24.5 GiB, .* Set it to 815 or"
+        BadInput, match=r"a clip of flow_exact can take 6.4 MB, so a shard could have 24.5 GiB, .* Set it to 816 or"
     ):
         resolve_recipe(job(4096, signals=["depth", "flow"]), giant())
 
