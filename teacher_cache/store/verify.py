@@ -79,7 +79,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
         damages.append(_damage("checkpoint", key, "its bytes are not those that its name states; `run --repair` removes it"))
     catalog = _catalog(store, state, damages)
     claims = [_Claim(unit, key, stored) for unit in units for key, stored in unit.objects.items()]
-    if catalog is not None:
+    if catalog is not None and is_log_whole:
         damages += _check_units(store, units, catalog)
     clip_at = _ids(catalog)
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
