@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import Jobs
 from safetensors.torch import load_file
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
+from schemas.job import Job
 from schemas.train import FitReport, TrainConfig
 from student_train.training.fit import fit
 from teacher_cache import open_cache
+from teacher_cache.jobs.run import run_job
 
 STEPS = 14
 PARTS = {"loss", "sft", "ld", "ed_depth", "ed_flow", "ed_motion", "ed_camray"}
@@ -205,9 +208,9 @@ def test_a_store_of_another_recipe_is_refused_where_the_config_names_one(tiny_st
     assert not (tmp_path / "other").exists()
 
 
-def test_a_signal_that_the_store_lacks_is_named(tiny_store: Path, tmp_path: Path) -> None:
+def test_a_signal_that_the_store_lacks_is_named(jobs: Jobs, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    shutil.copytree(tiny_store, store, ignore=shutil.ignore_patterns("camray*"))
+    run_job(Job.model_validate(jobs.value(store, signals=["f4d", "depth", "flow", "motion"])))
     with pytest.raises(BadInput, match="the losses need camray"):
         fit(config(store, tmp_path / "run"))
 
