@@ -202,6 +202,11 @@ class _Backend(ScheduledBackend):
             return self._store.get(key)
         return super().get(key)
 
+    def get_range(self, key: str, start: int, stop: int) -> memoryview:
+        if key.startswith(self._settled) and not key.startswith("log/"):
+            return self._world.know(self._store.get_range(key, start, stop))
+        return super().get_range(key, start, stop)
+
     def list(self, prefix: str) -> Sequence[Found]:
         return self._world.know(self._store.list(prefix)) if prefix in self._settled else super().list(prefix)
 

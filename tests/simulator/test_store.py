@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from simulator.real_store import SETTLED, URL, RealStore, Work
 from simulator.search import Case, WentWrong, explore, replay, some_or_a_million, wander
@@ -98,16 +100,99 @@ def finish(real: RealStore, truth: Truth, work: Work, may_fail: str, *, repair: 
 
 # Small cases, in every order
 
-PLANNED = Work("ab", ("camray",), units=0)
-BEGUN = (Work("ab", ("depth",)), Work("ab", ("camray", "depth"), units=0))
-"""One signal is committed, and another one, of one array, is to be added."""
-WORK = Work("ab", ("camray", "depth"))
-ALL_SETTLED = (*SETTLED, "log/", "timestamps", "frame_index", "camray/zarr.json", "depth")
+PLANNED = Work("ab", units=0)
+"""The rows are there, and nothing is taught."""
+ADDING = (Work("ab", ("depth",)), Work("ab", ("camray", "depth"), units=0))
+"""One signal is committed, and another, of one array, is about to be."""
+BOTH = Work("ab", ("camray", "depth"))
+
+METADATA = tuple(f"{array}/zarr.json" for array in ("timestamps", "frame_index", "camray", "depth", "depth_exact"))
+GROWN = (*SETTLED, "log/", "log/checkpoint-", *METADATA)
+"""What never changes where no rows are added, nothing of the log is deleted, and there are too few records for a checkpoint."""
 
 
 def two_drivers(world: World) -> None:
-    real = RealStore(world, PLANNED, settled=(*SETTLED, "log/rows", "log/checkpoint-", "timestamps/z", "frame_index/z", "camray/z"), ahead=1)
-    truth = Truth(world)
+    """They teach one unit, with other last bits, and one of them cannot decode a clip."""
+    real = RealStore(world, PLANNED, settled=GROWN, ahead=1)
+    truth = Truth(real)
     world.actor("one", lambda: real.run("one", Work("ab")))
     world.actor("two", lambda: real.run("two", Work("ab", noise=1, undecodable="b")))
     ends_well(real, truth, Work("ab"), may_fail="b")
+
+
+GARBAGE = "depth_exact/c/0/0/0"
+"""Where ``ADDING`` has committed depth without it: what lies there is no writer's."""
+
+
+def two_drivers_and_gc(world: World) -> None:
+    """Both take over what a stopped run left, beside a gc, which has something else to delete (2 of the issue)."""
+    real = RealStore(world, *ADDING, replace(BOTH, noise=2, is_mute=True), settled=GROWN, ahead=1)
+    world.store.create(GARBAGE, b"garbage")
+    truth = Truth(real)
+    world.actor("one", lambda: real.run("one", BOTH))
+    world.actor("two", lambda: real.run("two", replace(BOTH, noise=1, undecodable="b")))
+    world.actor("gc", lambda: collect_garbage(URL))
+    ends_well(real, truth, BOTH, may_fail="b")
+
+
+def run_and_gc_of_the_unfinished(world: World) -> None:
+    """The run may be told that its work was deleted, and the next one does it in new rows."""
+    real = RealStore(world, *ADDING, replace(BOTH, noise=2, is_mute=True), settled=(*SETTLED, "log/checkpoint-", "depth"), ahead=1)
+    truth = Truth(real)
+    world.actor("run", lambda: real.run("run", BOTH), may_raise=CouldNotRun)
+    world.actor("gc", lambda: collect_garbage(URL, unfinished=True))
+    ends_well(real, truth, BOTH)
+
+
+def gc_and_the_next(world: World) -> None:
+    """The first is killed anywhere, or believed so."""
+    real = RealStore(world, *ADDING, settled=GROWN, ahead=1)
+    for key in (GARBAGE, "depth_exact/c/1/0/0", "what/is/this"):
+        world.store.create(key, b"garbage")
+    truth = Truth(real)
+    world.actor("gc", lambda: collect_garbage(URL))
+    world.actor("next", lambda: collect_garbage(URL))
+    ends_well(real, truth, BOTH)
+
+
+def late_worker_and_new_worker(world: World) -> None:
+    """A worker believed dead goes on, with other bytes and without a clip, beside the one that does its unit again."""
+    real = RealStore(world, PLANNED, settled=GROWN, ahead=1)
+    truth = Truth(real)
+    world.actor("late", lambda: real.run("late", Work("ab", noise=1, undecodable="b", is_mute=True)), may_raise=Stopped)
+    world.actor("run", lambda: real.run("run", Work("ab")))
+    ends_well(real, truth, Work("ab"), may_fail="b")
+
+
+def driver_and_the_next(world: World) -> None:
+    """The next run begins when the first is dead, and requests of that one may still land. Rows are added, and an array."""
+    real = RealStore(world, Work("a", ("depth",)), settled=(*SETTLED, "log/checkpoint-"), ahead=1, clips_per_shard=1)
+    truth = Truth(real)
+    world.actor("run", lambda: real.run("run", Work("ab", ("camray",))))
+
+    def wait_and_run() -> None:
+        world.pause("until the other is dead", until=lambda: world.has_ended("run"))
+        real.run("next", Work("ab", ("camray",), noise=1))
+
+    world.actor("next", wait_and_run, mortal=False)
+    ends_well(real, truth, Work("ab", ("camray", "depth")))
+
+
+def run_and_repair(world: World) -> None:
+    """The store is whole: to repair it changes nothing (1 of the issue)."""
+    real = RealStore(world, *ADDING, settled=(*GROWN, "timestamps", "frame_index", "depth"), ahead=1)
+    truth = Truth(real)
+    world.actor("run", lambda: real.run("run", BOTH))
+    world.actor("repair", lambda: real.run("repair", replace(BOTH, noise=1), repair=True))
+    ends_well(real, truth, BOTH)
+
+
+def readers_beside_a_run(world: World) -> None:
+    """One of the newest version, one of an older one, and one that follows."""
+    real = RealStore(world, *ADDING, settled=(*GROWN, "timestamps", "frame_index", "depth"), ahead=1)
+    truth = Truth(real)
+    world.actor("run", lambda: real.run("run", BOTH))
+    world.actor("reader", read_twice)
+    world.actor("pinned", lambda: read_twice(3))
+    world.actor("follower", follow)
+    ends_well(real, truth, BOTH)

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from simulator.memory_store import MemoryStore
-from simulator.real_store import SHAPES, once, recipe_of, values_of
-from simulator.world import World
+from simulator.real_store import SHAPES, RealStore, once, recipe_of, values_of
 
 from schemas.log import PARTS
 from schemas.signal import SIGNALS
@@ -84,11 +83,11 @@ class Unreadable(Exception):
 class Truth:
     """Looks at a store after each change."""
 
-    def __init__(self, world: World, clips_per_shard: int = 2, damaged: Collection[str] = ()) -> None:
+    def __init__(self, real: RealStore, damaged: Collection[str] = ()) -> None:
         """``damaged``: keys of the objects that the world damages, or has damaged."""
-        self._store, self._per_shard, self._damaged = world.store, clips_per_shard, frozenset(damaged)
+        self._store, self._per_shard, self._damaged = real.world.store, real.clips_per_shard, frozenset(damaged)
         self._before: list[bytes] = []
-        world.invariant(self.check)
+        real.world.invariant(self.check)
 
     def said(self, version: int | None = None) -> Said:
         """What the log says, up to a version."""
