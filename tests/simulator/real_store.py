@@ -41,7 +41,7 @@ from teacher_cache.jobs.work_list import WorkLeft
 from teacher_cache.reader import fetch
 from teacher_cache.reader.cache import Cache
 from teacher_cache.store.catalog import Catalog
-from teacher_cache.store import declared, log, objects, store, table, template, verify
+from teacher_cache.store import declared, log, objects, repair, store, table, template, verify
 from teacher_cache.store.store import Store
 from teacher_cache.store.table import StoredTable
 
@@ -83,6 +83,7 @@ def number_of(clip: Clip) -> int:
     return ord(str(clip.content_digest))
 
 
+@functools.cache
 def values_of(number: int, signal: SignalName, noise: int = 0) -> np.ndarray[Any, Any]:
     """What the teacher gives for a clip: float32, depth as its natural log."""
     ramp = np.arange(1, 1 + int(np.prod(SHAPES[signal])), dtype=np.float64).reshape(SHAPES[signal])
@@ -102,7 +103,7 @@ class ToyTeacher:
         self._noise = noise
 
     def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
-        numbers = frames[:, 0, 0, 0, 0].tolist()
+        numbers = frames.numpy()[:, 0, 0, 0, 0].tolist()
         return {s: torch.from_numpy(np.stack([values_of(number, s, self._noise) for number in numbers])) for s in signals}
 
     def heads(self) -> None:
@@ -253,7 +254,8 @@ class RealStore:
         patch(log, "read_record", _read_record)
         for found in _CACHED:  # one lock for all instances of a class, in which an actor would keep the others waiting
             patch(found, "lock", nullcontext())
-        patch(log, "datetime", Datetime)
+        for module in (log, repair):
+            patch(module, "datetime", Datetime)
         patch(log, "FEWEST_AHEAD", ahead)
         patch(log, "MOST_AHEAD", ahead)
         patch(log, "MOST_RECORDS", records)
