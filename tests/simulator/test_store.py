@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from simulator.memory_store import MemoryStore
+from simulator import real_store
 from simulator.real_store import SETTLED, URL, RealStore, Work
 from simulator.search import Case, WentWrong, explore, replay, some_or_a_million, wander
 from simulator.truth import Truth, is_of
@@ -12,10 +15,17 @@ from simulator.world import Bounds, World
 
 from schemas.errors import CouldNotRun, Stopped, StoreDamaged
 from schemas.signal import SIGNAL_NAMES
+from schemas.log import Record
+from teacher_cache.jobs import commit
+from teacher_cache.jobs.unit_worker import TaughtUnit
 from teacher_cache.monitor.follow import StoreFollower
-from teacher_cache.reader.cache import open_cache
+from teacher_cache.reader.cache import Cache, open_cache
+from teacher_cache.store import garbage, log, store
 from teacher_cache.store.garbage import collect_garbage
-from teacher_cache.store.layout import record_key
+from teacher_cache.store.layout import record_key, version_of
+from teacher_cache.store.log import Log
+from teacher_cache.store.records import seal
+from teacher_cache.store.state import State
 from teacher_cache.store.store import open_store
 from teacher_cache.store.verify import verify
 
@@ -290,3 +300,171 @@ def damage_amid_all(world: World) -> None:
     world.actor("gc", lambda: collect_garbage(URL), may_raise=StoreDamaged)
     world.actor("reader", lambda: (read_twice(), read_twice()), may_raise=StoreDamaged)
     ends_well(real, truth, Work("abcdef"), repair=True)
+
+
+# The cases, searched
+
+SMALL = [two_drivers, late_worker_and_new_worker, run_and_gc_of_the_unfinished, run_and_repair, readers_beside_a_run, driver_and_the_next]
+KILL, LOST = Bounds(kills=1, retries=0), Bounds(kills=0, retries=1, late=False)
+
+
+@pytest.mark.parametrize("bounds", [KILL, LOST], ids=["kill", "lost"])
+@pytest.mark.parametrize("case", SMALL)
+def test_in_every_order(case: Case, bounds: Bounds) -> None:
+    explore(case, bounds)
+
+
+# What the simulator finds, were the code as it must not be
+
+
+def lists_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that lists its records, by a client that keeps listings for a while (4 of the issue)."""
+
+    def read(log: Log, version: int | None = None) -> State:
+        if not log._is_begun:
+            log.listed, log._is_begun = log._objects.listing("log/0"), True
+        for key in log.listed:
+            number = version_of(key)
+            if number is not None and number > log.state.version and (version is None or number <= version):
+                log._fold(number, log._objects.get(key))
+        return log.state
+
+    monkeypatch.setattr(Log, "read", read)
+
+
+def appends_without_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer whose number is taken tries the next, and says what it would have said before."""
+
+    def append(log: Log, choose, command: str) -> bool:
+        log.read()
+        actions, number = tuple(choose(log.state)), log.state.version + 1
+        while actions:
+            record = Record(version=number, previous=str(log.state.tip), time=datetime.now(UTC), writer=command, mark="", actions=actions)
+            if log._objects.create(record_key(number), seal(record)):
+                break
+            number += 1
+        log.read()
+        return bool(actions)
+
+    monkeypatch.setattr(Log, "append", append)
+
+
+def deletes_unannounced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gc that takes what no log names for garbage, whoever may be about to name it, and tells nobody."""
+    monkeypatch.setattr(garbage, "_delete", lambda store, keys, _: store.objects.delete_many(keys))
+    monkeypatch.setattr(garbage._Known, "is_open", lambda *_: False)
+
+
+def commits_what_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "_require_objects", lambda *_: None)
+
+
+def commits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "_done_parts", lambda *_: set())
+
+
+def trusts_its_own_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes what it wrote for what stands."""
+    monkeypatch.setattr(TaughtUnit, "_created", lambda unit, key, own: (unit._store.objects.create(key, own), own)[1])
+
+
+def trusts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes over another's objects and keeps its own outcomes (12 of the issue)."""
+    monkeypatch.setattr(TaughtUnit, "_take_over", lambda *_: None)
+
+
+def gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops where what stands lacks a clip of its own (6 of the issue)."""
+
+    def fail(*_: object) -> None:
+        raise CouldNotRun("a shard that an earlier attempt left lacks a clip")
+
+    monkeypatch.setattr(TaughtUnit, "_fail_row", fail)
+
+
+def reads_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that follows the log."""
+    ids = Cache.committed_ids
+    monkeypatch.setattr(Cache, "committed_ids", lambda cache: (cache._store.log.read(), ids(cache))[1])
+
+
+def creates_over_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ignores If-None-Match, and nobody has asked (5 of the issue)."""
+    monkeypatch.setattr(MemoryStore, "create", lambda store, key, data: (store.replace(key, data), True)[1])
+    monkeypatch.setattr(store, "probe_create_if_absent", lambda *_: None)
+
+
+def forgets_in_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = log.checkpoint_file
+
+    def file(state: State) -> tuple[str, bytes]:
+        state.others = state.others[:-1]
+        return whole(state)
+
+    monkeypatch.setattr(log, "checkpoint_file", file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "case", "said"),
+    [
+        (lists_the_records, two_drivers, "Endless"),
+        (appends_without_looking, two_drivers, "committed twice|does not follow"),
+        (deletes_unannounced, two_drivers_and_gc, "is committed, and gone"),
+        (commits_what_is_announced, run_and_gc_of_the_unfinished, "a key that gc announced is committed"),
+        (commits_again, two_drivers, "is committed twice"),
+        (trusts_its_own_bytes, late_worker_and_new_worker, "has other bytes than committed"),
+        (trusts_its_own_rows, late_worker_and_new_worker, "lacks"),
+        (gives_up, late_worker_and_new_worker, "CouldNotRun"),
+        (reads_on, readers_beside_a_run, "AssertionError"),
+        (creates_over_what_is_there, two_drivers, "other bytes than committed|record 3 changed"),
+        (forgets_in_checkpoints, growth, "is not what the records say"),
+    ],
+)
+def test_it_would_be_found(spoil, case: Case, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_store, "_begun", {})  # nothing that spoilt code has made is kept for others
+    spoil(monkeypatch)
+    with pytest.raises(WentWrong, match=said):
+        wander(case, 300, Bounds(kills=1, retries=0, steps=400))
+
+
+def test_a_place_without_create_if_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(5 of the issue.)"""
+    monkeypatch.setattr(MemoryStore, "create", lambda store, key, data: (store.replace(key, data), True)[1])
+
+    def case(world: World) -> None:
+        real = RealStore(world)
+        world.actor("run", lambda: real.run("run", Work("ab")))
+
+    with pytest.raises(WentWrong, match=r"CouldNotRun: cannot keep a store at memory://store: its server ignores If-None-Match"):
+        wander(case, 1)
+
+
+def test_teachers_never_wait_for_commits() -> None:
+    """All units of a run may be taught and written before its first record has landed (9 of the issue)."""
+    written = set()
+
+    def case(world: World) -> None:
+        real = RealStore(world, Work("abcdef", units=0), batched=True, settled=GROWN)
+        Truth(real)
+        world.actor("run", lambda: real.run("run", Work("abcdef")))
+        world.invariant(lambda: record_key(3) in world.store or written.add(len(world.store.list("camray/c/"))))
+
+    wander(case, 50, Bounds(kills=0, retries=0))
+    assert written == {0, 1, 2, 3}
+
+
+def repaired_again(world: World) -> None:
+    """What has replaced a damaged record, and what was committed again, is damaged in turn (3 of the issue)."""
+    real = RealStore(world, Work("abcd"), settled=("zarr.json", "heads/", "log/rows-", *METADATA), ahead=1)
+    truth = Truth(real, [record_key(3), record_key(4), record_key(5)])
+    damage(world, record_key(3))
+
+    def repair() -> None:
+        for number in (3, 5, 4):
+            real.run("repair", Work("abcd"), repair=True)
+            key = record_key(number)
+            world.backend.replace(key, flipped(world.store.get(key)))
+        real.run("repair", Work("abcd"), repair=True)
+
+    world.actor("repair", repair)
+    ends_well(real, truth, Work("abcd"), repair=True)

@@ -50,6 +50,8 @@ class Said:
     clips_per_shard: int
     chain: str = ""
     """Digest of all records."""
+    tip: str | None = ""
+    """Digest of the last one; None where it replaces one that was lost."""
     version: int = -1
     units: dict[tuple[str, int], Unit] = field(default_factory=dict)
     """(part, shard) → what is committed of it."""
@@ -161,7 +163,10 @@ def _folded(said: Said, data: bytes, store: MemoryStore) -> Said:
     assert _is_sealed(data), "a record is damaged"
     record: dict[str, Any] = json.loads(data)
     assert record["version"] == said.version + 1
-    said = replace(said, version=record["version"], chain=_digest(said.chain.encode() + data))
+    is_lost = any(action["action"] == "record_lost" for action in record["actions"])
+    assert is_lost or said.tip in {None, record["previous"]}, "a record does not follow the one before it"
+    chain, tip = _digest(said.chain.encode() + data), None if is_lost else _digest(data)
+    said = replace(said, version=record["version"], chain=chain, tip=tip)
     for action in record["actions"]:
         match action["action"]:
             case "unit_committed":
@@ -243,6 +248,7 @@ def _require_values(said: Said, part: str, unit: Unit, key: str, data: bytes) ->
     chunks = unpack_shard(data, said.clips_per_shard)
     for row in _rows_in(unit, key):
         clip, number = said.clips[row]
+        assert row % said.clips_per_shard in chunks, f"{key} lacks row {row}, which is committed"
         values = clip_buffer(array, 1)[0]
         decode_chunk(chunks[row % said.clips_per_shard], array, values)
         expected = {"timestamps": np.array([0, number / 8]), "frame_index": np.array([0, 1])}.get(array.name)
