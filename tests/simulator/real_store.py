@@ -40,8 +40,8 @@ from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
 from teacher_cache.reader import fetch
 from teacher_cache.reader.cache import Cache
-from teacher_cache.store.catalog import Catalog
 from teacher_cache.store import declared, log, objects, repair, store, table, template, verify
+from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.store import Store
 from teacher_cache.store.table import StoredTable
 
@@ -231,9 +231,8 @@ class RealStore:
         """A store in which the runs ``before`` were done.
 
         Each unit has a record of its own, appended by the driver itself, unless they are ``batched`` by the real `Committer`.
-        ``ahead``: records that are asked for at once. ``records``: after so many there is a checkpoint. ``settled``: prefixes of
-        keys whose objects nobody changes or deletes in this case, so that to read them is no step: outside the log, none is
-        created either.
+        ``ahead``: records asked for at once. ``records``: after so many there is a checkpoint. ``settled``: prefixes of keys
+        whose objects nobody changes or deletes in this case, nor creates but in the log: to read them is no step.
         """
         self.world, self.clips_per_shard = world, clips_per_shard
         self.works: dict[str, Work] = {}
@@ -300,19 +299,18 @@ class RealStore:
 # What follows from its arguments alone is worked out once, and not again in each of thousands of runs.
 
 
-@functools.cache
-def _of_arguments(function: Callable[..., Any]) -> dict[Any, Any]:
-    """Arguments → what the function gave for them."""
-    return {}
-
-
 def once(function: Callable[..., Any], arguments: Any, *given: Any) -> Any:
     """``function(*given)``, or what it gave before for these hashable ``arguments``, which are all that it depends on."""
-    known = _of_arguments(function)
-    if arguments not in known:
-        known[arguments] = function(*given)
-    return known[arguments]
+    key = function, arguments
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = function(*given)
+    return _known[key]
 
+
+_MOST_KNOWN = 100_000
+_known: dict[tuple[Callable[..., Any], Any], Any] = {}
 
 _array_metadata_anew, _table_file_anew, _read_record_anew = template.array_metadata, table.table_file, log.read_record
 _read_table_anew = StoredTable.read

@@ -238,13 +238,13 @@ def _wanted(said: Said, unit: Unit, key: str) -> tuple[object, ...]:
 
 
 def _rows_in(unit: Unit, key: str) -> list[int]:
-    is_exact = key.split("/")[0].endswith("_exact")
+    is_exact = key.split("/", maxsplit=1)[0].endswith("_exact")
     return [row for row in unit.rows if row not in unit.failed and (row in unit.exact) == is_exact]
 
 
 def _require_values(said: Said, part: str, unit: Unit, key: str, data: bytes) -> None:
     """Each committed row of an object is what the teacher gives for its clip."""
-    (array,) = (array for array in _arrays(part) if array.name == key.split("/")[0])
+    (array,) = (array for array in _arrays(part) if array.name == key.split("/", maxsplit=1)[0])
     chunks = unpack_shard(data, said.clips_per_shard)
     for row in _rows_in(unit, key):
         clip, number = said.clips[row]
