@@ -67,17 +67,19 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
     done again: units by the next run, whose objects stand; retired rows, since their damage is found again.
     """
     listed = objects.listing()
-    state, lost = State(clips_per_shard), []
+    state = State(clips_per_shard)
+    lost: list[tuple[int, int, bytes]] = []
+    """(number, rows before it, what lies there) of each record that cannot be read."""
     named: set[str] = set()
     for found in records(objects, last_version(listed)):
         if isinstance(found, DamagedRecord):
-            lost.append((found.version, state.rows))
+            lost.append((found.version, state.rows, found.data or b""))
             continue
-        record, _ = found
+        record, data = found
         try:
             state.apply(record.version, record.actions)
         except StoreDamaged:  # sealed, and not what any writer writes
-            lost.append((record.version, state.rows))
+            lost.append((record.version, state.rows, data))
             continue
         named |= {
             table.key
@@ -89,10 +91,10 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
     # First, since a checkpoint tells what the record did not tell once it is replaced.
     stale = [key for key in listed if key.startswith(CHECKPOINT) and lost and (checkpoint_version(key) or 0) >= lost[0][0]]
     objects.delete_many([*stale, *damaged_checkpoints(objects, listed, clips_per_shard)])
-    for version, rows_before in lost:
+    for version, rows_before, data in lost:
         later = [added.first_row for added in state.rows_added if added.first_row >= rows_before]
         free = {key for key in listed if key.startswith((ROWS, SUPERSEDED)) and key not in named}
-        rebuilt = _rows_added(objects, free, rows_before, min(later, default=None))
+        rebuilt = _rows_added(objects, _still_named(data, free), rows_before, min(later, default=None))
         named |= {action.table.key for action in rebuilt}
         record = Record(
             version=version,
@@ -103,6 +105,20 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
             actions=(RecordLost(), *rebuilt),
         )
         objects.replace(record_key(version), seal(record))
+
+
+def _still_named(data: bytes, free: set[str]) -> set[str]:
+    """The tables among ``free`` that a damaged record's bytes still name, by key or digest; all, if they name none of rows.
+
+    A table that no record names may also be that of a run which came too late to add its rows, or never did.
+    """
+    named = {key for key in free if key.encode() in data or f"sha256:{_digits(key)}".encode() in data}
+    return named if any(key.startswith(ROWS) for key in named) else free
+
+
+def _digits(key: str) -> str:
+    """The digits of a table's digest that end its name."""
+    return key.rpartition("-")[2].removesuffix(".parquet")
 
 
 def _rows_added(objects: Objects, free: set[str], first: int, stop: int | None) -> list[RowsAdded]:

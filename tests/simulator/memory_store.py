@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from teacher_cache.io.backend import Found
+
 
 def mark_of(*parts: object) -> int:
     """For parts that ``repr`` tells apart. Python hashes text well; sums and xors of its hashes of tuples collide often."""
@@ -32,15 +34,6 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An object in a listing."""
-
-    key: str
-    length: int
-    modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class _Stored:
     data: bytes
     modified: datetime
@@ -49,7 +42,7 @@ class _Stored:
 
 
 class MemoryStore:
-    """An object store in memory, with the methods of `teacher_cache.store.objects.Backend`."""
+    """An object store in memory, with the methods of `teacher_cache.io.backend.Backend`."""
 
     is_local = False
     sequential = True

@@ -22,7 +22,9 @@ from threading import Lock, get_ident
 from typing import Any, NamedTuple
 
 from simulator.crew import Crew, CrewThread
-from simulator.memory_store import Clock, Found, MemoryStore, mark_of
+from simulator.memory_store import Clock, MemoryStore, mark_of
+
+from teacher_cache.io.backend import Found
 
 
 class Killed(BaseException):
@@ -328,6 +330,15 @@ class World:
         actor.answer = actor.error = None
         if error is not None:
             raise error
+        return answer
+
+    def know(self, answer: Any) -> Any:
+        """An answer that the running actor gets without a step, since it would be the same at any later time."""
+        actor = self._running
+        if actor is not None:
+            if actor.killed:
+                raise Killed
+            actor.history = self._history(actor, answer)
         return answer
 
     # One run
