@@ -124,6 +124,14 @@ class Catalog:
         return self._keys("video_key")
 
     @cached_property
+    def _clip_keys(self) -> Keys:
+        return self._keys("clip_key")
+
+    def _places(self, rows: Rows) -> Rows:
+        """Where each row is among all that exist."""
+        return rows if len(self._rows) == self.rows else np.searchsorted(self._rows, rows)
+
+    @cached_property
     def _clip_checks(self) -> Keys:
         return self._keys("clip_check")
 
@@ -147,8 +155,8 @@ class Catalog:
 
     @cached_property
     def _current_keys(self) -> Keys:
-        keys = self._keys("clip_key")
-        return keys[np.searchsorted(self._rows, self.current)] if len(self.current) < len(keys) else keys
+        keys = self._clip_keys
+        return keys[self._places(self.current)] if len(self.current) < len(keys) else keys
 
     def rows_of(self, clip_ids: Sequence[str]) -> Rows:
         """The current row of each clip, int64 (clip,); -1 for a clip that the catalog lacks.
@@ -157,19 +165,22 @@ class Catalog:
         """
         rows = self.rows_of_keys(keys_of(clip_ids))
         found = np.flatnonzero(rows != _NONE)
-        index = np.searchsorted(self._rows, rows[found])
-        is_other = self._clip_checks[index] != checks_of(clip_ids)[found]
-        rows[found[is_other]] = _NONE
+        if self._scanned < _SCANNED:
+            different, which = np.unique(rows[found], return_inverse=True)
+            checks = self.table(different, ["clip_check"])["clip_check"].to_numpy()[which]
+        else:
+            checks = self._clip_checks[self._places(rows[found])]
+        rows[found[checks != checks_of(clip_ids)[found]]] = _NONE
         return rows
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """The current row of each clip, looked up by its key: int64 (clip,); -1 if there is none."""
-        if not len(self._current_keys):
+        if not self.rows:
             return np.full(len(keys), _NONE)
-        if self._scanned + len(keys) <= _SCANNED:
+        if self._scanned + len(keys) < _SCANNED:
             self._scanned += len(keys)
-            first = [np.flatnonzero(self._current_keys == key)[:1] for key in keys]
-            return np.array([self.current[index[0]] if len(index) else _NONE for index in first], np.int64)
+            return np.array([self._scan(key) for key in keys], np.int64)
+        self._scanned = _SCANNED
         known, order = self._by_clip
         if len(keys) < _FEW:
             index = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
@@ -180,6 +191,12 @@ class Catalog:
         found = np.full(len(keys), _NONE)
         found[index >= 0] = self.current[index[index >= 0]]
         return found
+
+    def _scan(self, key: np.uint64) -> int:
+        """`rows_of_keys` for one key, by comparing it with all."""
+        rows = self._rows[np.flatnonzero(self._clip_keys == key)]
+        current = [row for row in rows.tolist() if row in self.current[np.searchsorted(self.current, row) :][:1]]
+        return current[-1] if current else _NONE
 
     def table(self, rows: Rows, columns: Sequence[str] = _TEXTS) -> pa.Table:
         """Columns of the given rows, which must be ascending."""
@@ -199,7 +216,7 @@ class Catalog:
         """One row group, kept in memory: lookups of one clip are usually followed by its neighbours."""
         if (part, group) not in self._groups:
             self._groups = {} if len(self._groups) >= _GROUPS_KEPT else self._groups
-            self._groups[part, group] = self._parts[part].read(_TEXTS, [group])
+            self._groups[part, group] = self._parts[part].read([*_TEXTS, "clip_check"], [group])
         return self._groups[part, group]
 
     def clips(self, rows: Rows) -> list[Clip]:
@@ -245,7 +262,7 @@ class Catalog:
 
 
 # So many keys are looked up by comparing them with all: who asks for a few clips need not wait for ten million to be sorted.
-_SCANNED = 32
+_SCANNED = 33
 # Fewer clips than this are looked up through the sorting indices, without making a sorted copy of the keys.
 _FEW = 2**16
 # Row groups of 65536 clips, some ten megabytes each.
