@@ -204,10 +204,22 @@ class RecordLost(Frozen):
     """What this record said was damaged beyond repair. Units that it committed are done again: their objects stand."""
 
     action: Literal["record_lost"] = "record_lost"
+    version: int = Field(ge=0)
+    """The record's number."""
+
+
+class RecordsReplaced(Frozen):
+    """Earlier records were damaged and say `RecordLost` now.
+
+    Whoever has read them as they were, or begins at a checkpoint that has, reads the log anew from its first record.
+    """
+
+    action: Literal["records_replaced"] = "records_replaced"
+    versions: tuple[int, ...]
 
 
 Action = Annotated[
-    StoreCreated | RowsAdded | PartAdded | UnitCommitted | RowsRetired | Deleting | Deleted | RecordLost,
+    StoreCreated | RowsAdded | PartAdded | UnitCommitted | RowsRetired | Deleting | Deleted | RecordLost | RecordsReplaced,
     Field(discriminator="action"),
 ]
 

@@ -338,6 +338,8 @@ class LogEntry(Frozen):
     """Objects that `gc` has deleted."""
     lost: bool = False
     """Whether the record's own content was damaged and is lost."""
+    replaced: int = 0
+    """Damaged records that a repair had replaced before this one."""
 
 
 class LogReport(Frozen):

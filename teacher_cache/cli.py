@@ -514,6 +514,7 @@ def _print_log(report: LogReport) -> None:
             f"{entry.announced} objects to be deleted" if entry.announced else "",
             f"{entry.deleted} objects deleted" if entry.deleted else "",
             "[red]lost to damage[/]" if entry.lost else "",
+            f"{entry.replaced} damaged records replaced" if entry.replaced else "",
         ]
         table.add_row(
             str(entry.version),

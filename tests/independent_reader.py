@@ -67,6 +67,7 @@ class State:
     """(part, shard) → (rows, row → why it failed)."""
     exact: set[tuple[str, int]] = field(default_factory=set)
     """(array, row)."""
+    lost: set[int] = field(default_factory=set)
 
     def commit(self, shard: int, parts: Sequence[str], rows: int, failed: Sequence[dict[str, Any]]) -> None:
         for part in parts:
@@ -83,10 +84,18 @@ class State:
                 self.exact |= {(f"{signal}_exact", row) for signal, rows in action["exact"].items() for row in rows}
             case "rows_retired":
                 self.retired |= set(action["rows"])
-            case "store_created" | "deleting" | "deleted" | "record_lost":
+            case "record_lost":
+                self.lost.add(action["version"])
+            case "records_replaced" if not set(action["versions"]) <= self.lost:
+                raise Replaced
+            case "store_created" | "deleting" | "deleted" | "records_replaced":
                 pass
             case other:
                 raise Damaged(f"no action of this version: {other}")
+
+
+class Replaced(Exception):  # it is no error
+    """The state is of the time before some records were replaced."""
 
 
 def checkpoint(path: Path) -> State | None:
@@ -105,8 +114,15 @@ def checkpoint(path: Path) -> State | None:
 
 
 def folded(log: Path, version: int | None) -> State:
+    try:
+        return folded_from(log, version, sorted(log.glob("checkpoint-*.parquet"), reverse=True))
+    except Replaced:
+        return folded_from(log, version, [])
+
+
+def folded_from(log: Path, version: int | None, checkpoints: Sequence[Path]) -> State:
     state = State()
-    for path in sorted(log.glob("checkpoint-*.parquet"), reverse=True):
+    for path in checkpoints:
         number = int(path.name.split("-")[1])
         found = checkpoint(path) if version is None or number <= version else None
         if found is not None:

@@ -61,7 +61,7 @@ def rewrite(
 def forget(action: dict[str, Any]) -> None:
     """A change for `rewrite`: as if the action had never been."""
     action.clear()
-    action["action"] = "record_lost"
+    action |= {"action": "record_lost", "version": 0}
 
 
 def contents(objects: Mapping[str, bytes]) -> dict[str, Any]:

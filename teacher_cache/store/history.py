@@ -16,6 +16,7 @@ from schemas.log import (
     PartAdded,
     Record,
     RecordLost,
+    RecordsReplaced,
     RowsAdded,
     RowsRetired,
     UnitCommitted,
@@ -110,5 +111,6 @@ def _entry(record: Record) -> LogEntry:
         retired=sum(len(action.rows) for action in record.actions if isinstance(action, RowsRetired)),
         announced=sum(len(action.keys) for action in record.actions if isinstance(action, Deleting)),
         deleted=sum(len(action.keys) for action in record.actions if isinstance(action, Deleted)),
+        replaced=sum(len(action.versions) for action in record.actions if isinstance(action, RecordsReplaced)),
         lost=any(isinstance(action, RecordLost) for action in record.actions),
     )

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import canonical_json, sha256_digest
 from schemas.errors import BadInput, StoreDamaged
-from schemas.log import Action, Record, RecordLost
+from schemas.log import Action, Record, RecordLost, RecordsReplaced
 from teacher_cache.store.layout import CHECKPOINT, record_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
@@ -38,6 +38,7 @@ MOST_RECORDS, LEAST_BYTES = 128, 8 * 2**20
 
 So a reader reads little more than twice a checkpoint, and all checkpoints together stay within a few times the records.
 """
+_READ_ANEW_AT_ONCE = 256
 WORTH_A_CHECKPOINT = 16
 """Records after which a run that ends makes one: a store whose work is done is opened often."""
 
@@ -98,6 +99,10 @@ class Log:
     def _fold(self, number: int, data: bytes) -> None:
         record = read_record(number, data, self._objects.url)
         is_lost = any(isinstance(action, RecordLost) for action in record.actions)
+        replaced = {n for action in record.actions if isinstance(action, RecordsReplaced) for n in action.versions}
+        if not replaced <= self.state.lost:
+            self._read_anew(number)
+            return
         if self.state.tip is not None and not is_lost and record.previous != self.state.tip:
             raise StoreDamaged(
                 f"{record_key(number)} of {self._objects.url} does not follow the record before it: "
@@ -117,6 +122,20 @@ class Log:
     def origin(self) -> str:
         """sha256 of the bytes of record 0, which no two stores share."""
         return self.state.origin
+
+    def _read_anew(self, number: int) -> None:
+        """Read all records up to ``number`` from the first on: some were replaced since the state was made."""
+        state = State(self._per_shard)
+        for start in range(0, number + 1, _READ_ANEW_AT_ONCE):
+            numbers = range(start, min(number + 1, start + _READ_ANEW_AT_ONCE))
+            found = self._objects.get_many([record_key(n) for n in numbers])
+            for n in numbers:
+                data = found.get(record_key(n)) or self._created_since(n)
+                record = read_record(n, data, self._objects.url)
+                state.apply(n, record.actions)
+                state.tip = None if n in state.lost else sha256_digest(data)
+                state.origin = state.origin or sha256_digest(data)
+        self.state, self._records, self._bytes = state, MOST_RECORDS, 0  # a checkpoint is due
 
     def append(self, choose: Choose, command: str) -> bool:
         """Append what ``choose`` makes of the newest state, as one record. False if that is nothing.
@@ -148,6 +167,7 @@ class Log:
         is_due = self._records >= MOST_RECORDS or self._bytes >= max(LEAST_BYTES, self._checkpoint_bytes)
         if not (is_due or (at_end and self._records >= WORTH_A_CHECKPOINT)):
             return False
+        self.read()  # a repair may have replaced records since
         key, data = checkpoint_file(self.state)
         self._objects.create(key, data)
         self._records, self._bytes, self._checkpoint_bytes = 0, 0, len(data)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import StoreDamaged
-from schemas.log import Record, RecordLost, RowsAdded, RowsRetired, TableFile
+from schemas.log import Record, RecordLost, RecordsReplaced, RowsAdded, RowsRetired, TableFile
 from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.declared import expected_metadata
@@ -35,7 +35,8 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
     clip.
     """
     store = open_store(url, storage_options)
-    mend_log(store.objects, store.recipe.layout.clips_per_shard)
+    if replaced := mend_log(store.objects, store.recipe.layout.clips_per_shard):
+        store.log.append(lambda _: [RecordsReplaced(versions=replaced)], "run --repair")
     store = open_store(url, storage_options)
     examined = examine(store, progress)
     damages = examined.damages
@@ -60,8 +61,8 @@ def _retired(damages: list[Damage]) -> RowsRetired:
     return RowsRetired(rows=tuple(sorted(rows)), found={damage.finding.key: damage.digest for damage in damages})
 
 
-def mend_log(objects: Objects, clips_per_shard: int) -> None:
-    """Replace records that cannot be read, and remove the checkpoints that hold what they said.
+def mend_log(objects: Objects, clips_per_shard: int) -> tuple[int, ...]:
+    """Replace records that cannot be read, and remove the checkpoints that hold what they said. Returns the records' numbers.
 
     Rows that such a record added are added again from their tables, which its bytes are not needed to find. The rest of it is
     done again: units by the next run, whose objects stand; retired rows, since their damage is found again.
@@ -102,16 +103,20 @@ def mend_log(objects: Objects, clips_per_shard: int) -> None:
             time=datetime.now(UTC),
             writer="run --repair",
             mark=uuid4().hex,
-            actions=(RecordLost(), *rebuilt),
+            actions=(RecordLost(version=version), *rebuilt),
         )
         objects.replace(record_key(version), seal(record))
+    return tuple(version for version, _, _ in lost)
 
 
 def _still_named(data: bytes, free: set[str]) -> set[str]:
     """The tables among ``free`` that a damaged record's bytes still name, by key or digest; all, if they name none of rows.
 
-    A table that no record names may also be that of a run which came too late to add its rows, or never did.
+    A table that no record names may also be that of a run which came too late to add its rows, never did, or is about to. So a
+    record that can be seen to have added no rows gets none.
     """
+    if b'"action"' in data and b"rows_added" not in data:
+        return set()
     named = {key for key in free if key.encode() in data or f"sha256:{_digits(key)}".encode() in data}
     return named if any(key.startswith(ROWS) for key in named) else free
 

@@ -21,6 +21,7 @@ from schemas.log import (
     PartAdded,
     PartName,
     RecordLost,
+    RecordsReplaced,
     RowsAdded,
     RowsRetired,
     StoreCreated,
@@ -77,6 +78,8 @@ class State:
         """Keys that `gc` has announced to delete, ever. None of them is committed again."""
         self.undeleted: set[str] = set()
         """Those whose deletion is not recorded yet."""
+        self.lost: set[int] = set()
+        """Numbers of the records whose content is lost."""
         self._retired: set[int] = set()
         self._exact: dict[str, NDArray[np.bool_]] = {}
         self._lengths: dict[str, NDArray[np.int64]] = {}
@@ -122,7 +125,9 @@ class State:
                 self.undeleted |= set(action.keys)
             case Deleted():
                 self.undeleted -= set(action.keys)
-            case StoreCreated() | RecordLost():
+            case RecordLost():
+                self.lost.add(action.version)
+            case StoreCreated() | RecordsReplaced():
                 pass
 
     def add_units(self, units: pa.Table) -> None:

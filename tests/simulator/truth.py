@@ -184,7 +184,7 @@ def _folded(said: Said, data: bytes, store: MemoryStore) -> Said:
             case "deleted":
                 assert said.announced >= set(action["keys"]), "gc deleted what it had not announced"
             case other:
-                assert other in {"store_created", "record_lost"}
+                assert other in {"store_created", "record_lost", "records_replaced"}
     return said
 
 
