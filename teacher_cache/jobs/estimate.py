@@ -83,7 +83,8 @@ def _worked(work: StoreWork) -> Requests:
         return Requests()
     heads = Requests(put=2) * work.teachers + _FOUND * 2 * (work.teachers - (0 if work.exists else 1))
     opened = Requests(get=1) * work.teachers + (heads if work.has_heads else Requests())
-    checkpoints = int(work.units >= WORTH_A_CHECKPOINT) + work.units // MOST_RECORDS
+    records = work.units + int(work.grows > 0) + int(work.new_parts > 0) + int(not work.exists)
+    checkpoints = int(records >= WORTH_A_CHECKPOINT) + work.units // MOST_RECORDS
     checkpoint = Requests(put=1, get=FEWEST_AHEAD) * checkpoints
     return opened + Requests(put=work.shards + work.units) + checkpoint
 

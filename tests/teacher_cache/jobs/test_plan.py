@@ -20,6 +20,7 @@ from schemas.job import EngineJob, Job, Prices
 from schemas.report import PilotReport, Requests, StageSeconds
 from teacher_cache.io.remote import filesystem
 from teacher_cache.jobs import commit as commit_module
+from teacher_cache.jobs import estimate as estimate_module
 from teacher_cache.jobs.estimate import SignalWork, cost, estimate, hours
 from teacher_cache.jobs.pilot import pilot, plan_with_pilot
 from teacher_cache.jobs.plan import plan_report
@@ -118,7 +119,9 @@ def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path
     bad = draw(st.sets(st.integers(0, first + added - 1), max_size=2), label="bad videos") - starts
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         # So that a small store has a checkpoint too, at the end, and that each unit has a record, as in a long run.
-        patch.setattr(log_module, "WORTH_A_CHECKPOINT", draw(st.sampled_from([2, 128]), label="worth a checkpoint"))
+        worth = draw(st.sampled_from([2, 128]), label="worth a checkpoint")
+        patch.setattr(log_module, "WORTH_A_CHECKPOINT", worth)
+        patch.setattr(estimate_module, "WORTH_A_CHECKPOINT", worth)
         patch.setattr(commit_module, "_MOST_UNITS", 1)
         folder = Path(name)
         (folder / "bad.mp4").write_bytes(b"no video")
