@@ -192,16 +192,17 @@ class State:
         return frozenset((part, shard) for part, shard in found if not self.is_done(part, np.array([shard]))[0])
 
     def status(self, rows: NDArray[np.int64], parts: Sequence[PartName]) -> NDArray[np.uint8]:
-        """Status of each row over all of ``parts``: uint8 (row,).
+        """Status of each row over all of ``parts``: uint8 (row,). Row -1 is pending.
 
         `RETIRED`, else `FAILED` if any part failed, else `PENDING` if any is pending, else `COMMITTED`.
         """
         self._settle()
         shards = rows // self.clips_per_shard
         last = int(shards.max(initial=-1)) + 1
-        done = np.full(last, bool(parts))
+        done = np.full(last + 1, bool(parts))
+        done[last] = False  # where row -1, of a clip that there is not, looks
         for part in parts:
-            done &= _at(self._versions.get(part), np.arange(last)) > 0
+            done[:last] &= _at(self._versions.get(part), np.arange(last)) > 0
         result = np.where(done, np.uint8(COMMITTED), np.uint8(PENDING))[shards]
         if failed := [row for part in parts for row in self._failures.get(part, ())]:
             result[np.isin(rows, failed)] = FAILED
