@@ -175,7 +175,7 @@ def test_ctrl_c_leaves_terminal_and_events_whole_and_the_next_run_goes_on_in_the
     job = jobs.write(store, teacher=teacher, signals=["depth"], **source)
     terminal = Terminal([PROGRAM, "run", str(job), "--events", str(events), "--json"], 80, **paced(1.0))
     terminals.append(terminal)
-    terminal.wait_for(r"1/12 clips \(8%\)")
+    terminal.wait_for(r"[1-4]/12 clips \(\d+%\)")  # as many as the first records hold
     drawn = terminal.text.count("/12 clips")
     time.sleep(0.6)
     assert terminal.text.count("/12 clips") > drawn  # it is drawn anew while nothing happens
