@@ -116,12 +116,14 @@ class Patience:
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         lasts = now - self._since
-        self._spent = self._spent or (tries >= _FEWEST_TRIES and lasts > _limit_seconds(self._server, status))
+        limit = _limit_seconds(self._server, status)
+        self._spent = self._spent or (tries >= _FEWEST_TRIES and lasts > limit)
         if self._spent:
             return None
         _tell(self._server, reason, lasts)
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter
-        return random.uniform(0, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 20)))  # noqa: S311
+        longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 20))
+        return random.uniform(0, min(longest, max(limit - lasts, 0) + _FIRST_WAIT_SECONDS))  # noqa: S311  # no longer than is left
 
 
 def expect(url: str, endpoint: str | None = None) -> None:
