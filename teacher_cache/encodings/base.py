@@ -81,9 +81,6 @@ class Encoding(Protocol):
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The arrays that store the signal; the first is named after it. ``shape`` is one clip's."""
 
-    def signal_shape(self, stored: Shape) -> Shape:
-        """The signal's shape for one clip, from that of the first stored array: the inverse of `stored`."""
-
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """Encode one clip's raw signal, a finite float32 tensor on any device. Computes on that device.
 

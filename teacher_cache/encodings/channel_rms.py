@@ -77,10 +77,6 @@ class ChannelRMS:
         compression = Compression("zstd", level=1)  # the bytes have no matches for higher levels to find
         return (StoredArray(signal.name, planes, np.dtype("i1"), dims, _MISSING, attributes, compression),)
 
-    def signal_shape(self, stored: Shape) -> Shape:
-        """(layer, 2T + 1 planes, y, x, channel) → (layer, T, y, x, channel)."""
-        return (stored[0], stored[1] // 2, *stored[2:])
-
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """See `Encoding.encode`. ``raw``: (layer, time, y, x, channel). The error is that of the worst layer and channel."""
         from teacher_cache.encodings.quantiser import quantise, relative_rms  # noqa: PLC0415  # torch, which decoding does not need

@@ -48,10 +48,6 @@ class Exact:
         }
         return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes, self.compression),)
 
-    def signal_shape(self, stored: Shape) -> Shape:
-        """The stored shape itself."""
-        return stored
-
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """See `Encoding.encode`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
         values = raw.float()

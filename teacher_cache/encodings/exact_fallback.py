@@ -40,10 +40,6 @@ class ExactFallback:
         (exact,) = self.exact.stored(signal, shape)
         return (*self.lossy.stored(signal, shape), replace(exact, name=exact_array(signal.name), optional=True))
 
-    def signal_shape(self, stored: Shape) -> Shape:
-        """As the lossy encoding's."""
-        return self.lossy.signal_shape(stored)
-
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """See `Encoding.encode`. Returns either the lossy arrays or the exact one."""
         arrays, error = self.lossy.encode(signal, raw)

@@ -61,10 +61,6 @@ class UniformInteger:
         }
         return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes, self.compression),)
 
-    def signal_shape(self, stored: Shape) -> Shape:
-        """The stored shape itself."""
-        return stored
-
     def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
         """See `Encoding.encode`. The error is the largest absolute one, or relative one for a logarithm."""
         values = raw.float()
