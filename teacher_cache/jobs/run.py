@@ -79,7 +79,6 @@ def run_job(
         )
     )
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    failures = _Failures(job.engine.max_failed_share)
     with stop_on_sigterm() as stop:
         units = 0
         for event in _worked(workers, spec, store, left, stop):
@@ -89,7 +88,6 @@ def run_job(
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
                 asked, of_videos = asked + event.requests, of_videos + event.video_requests
-                failures.add(event)
         if units < len(left):
             raise Stopped(
                 f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from there"
@@ -165,14 +163,19 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:
-    """The engine's events; those of units as soon as they are committed."""
+    """The engine's events; those of units as soon as they are committed.
+
+    Failures count at once, so that too many stop the teachers before the units are committed.
+    """
     if not left:
         store.log.make_checkpoint(at_end=True)
         return
+    failures = _Failures(spec.engine.max_failed_share)
     with Committer(store, left.catalog.parts) as committer:
         for event in workers.run(spec, left, stop):
             if isinstance(event, UnitReport):
                 committer.add(event)
+                failures.add(event)
             elif event is not None:
                 yield event
             yield from committer.done()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
@@ -43,30 +44,55 @@ class DamagedRecord:
 
 
 def records(objects: Objects, last: int) -> Iterator[tuple[Record, bytes] | DamagedRecord]:
-    """Every record up to number ``last``, in order: itself with its bytes, or what is wrong with it."""
-    tip: str | None = ""
+    """Every record up to number ``last``, in order: itself with its bytes, or what is wrong with it.
+
+    Where a record does not follow the one before it, one of the two comes from elsewhere. It is the earlier one if another
+    follows the later one.
+    """
+    ends: tuple[_Read, ...] = (None, None)
+    read: Iterator[_Read] = chain(ends[:1], _reads(objects, last), ends)
+    before, this, after = next(read), next(read), next(read)
+    is_before_foreign = False
+    for afterwards in read:
+        assert this is not None
+        is_foreign = (_follows(this, before) is False and not is_before_foreign and _follows(after, this) is not True) or (
+            _follows(after, this) is False and _follows(afterwards, after) is True
+        )
+        if is_foreign and isinstance(this, tuple):
+            yield DamagedRecord(this[0].version, "it comes from elsewhere: the records around it do not belong to it", this[1])
+        else:
+            yield this
+        before, this, after, is_before_foreign = this, after, afterwards, is_foreign
+
+
+_Read = tuple[Record, bytes] | DamagedRecord | None
+
+
+def _reads(objects: Objects, last: int) -> Iterator[tuple[Record, bytes] | DamagedRecord]:
+    """The records themselves, whatever comes before and after them."""
     for start in range(0, last + 1, _AT_ONCE):
         numbers = range(start, min(last + 1, start + _AT_ONCE))
         found = objects.get_many([record_key(number) for number in numbers])
         for number in numbers:
             data = found.get(record_key(number))
-            read = _read(number, data, tip, objects.url)
-            is_known = isinstance(read, Record) and not any(isinstance(action, RecordLost) for action in read.actions)
-            tip = sha256_digest(data) if is_known and data is not None else None
-            yield (read, data or b"") if isinstance(read, Record) else read
+            if data is None:
+                yield DamagedRecord(number, "it is missing, and later ones exist", None)
+                continue
+            try:
+                yield read_record(number, data, objects.url), data
+            except StoreDamaged as error:
+                yield DamagedRecord(number, str(error), data)
 
 
-def _read(number: int, data: bytes | None, tip: str | None, url: str) -> Record | DamagedRecord:
-    if data is None:
-        return DamagedRecord(number, "it is missing, and later ones exist", None)
-    try:
-        record = read_record(number, data, url)
-    except StoreDamaged as error:
-        return DamagedRecord(number, str(error), data)
-    is_lost = any(isinstance(action, RecordLost) for action in record.actions)
-    if tip is not None and not is_lost and record.previous != tip:
-        return DamagedRecord(number, "it does not follow the record before it: it comes from elsewhere", data)
-    return record
+def _follows(later: _Read, earlier: _Read) -> bool | None:
+    """Whether one record was appended to the other; None if a record is none, or was put in a lost one's place."""
+    if not isinstance(later, tuple) or not isinstance(earlier, tuple) or _is_lost(later[0]) or _is_lost(earlier[0]):
+        return None
+    return later[0].previous == sha256_digest(earlier[1])
+
+
+def _is_lost(record: Record) -> bool:
+    return any(isinstance(action, RecordLost) for action in record.actions)
 
 
 def last_version(keys: Collection[str]) -> int:
