@@ -23,6 +23,9 @@ class VideoSource(Frozen):
     folder."""
     glob: str | None = None
     """A path or URL with wildcards (``**`` crosses folders)."""
+    https: bool = False
+    """Whether videos may be at ``https://`` URLs, which anyone on the internet may serve. Local paths and ``s3://``, ``gs://``
+    and ``az://`` URLs always may; no other protocol, no chain of them, and no URL with a query or a fragment."""
     check: Literal["content", "new"] = "content"
     """Which videos' contents to check before a run. ``content``: all, so that a video that changed is taught again; ``new``:
     only those that are not in the store yet, which saves hours for millions of videos."""

@@ -261,8 +261,9 @@ class DiffReport(Frozen):
 
 
 FindingKind = Literal[
-    "missing", "truncated", "digest", "chunk_missing", "orphan", "log", "catalog", "checkpoint", "heads", "metadata", "drift"
-]
+    "missing", "truncated", "digest", "chunk_missing", "orphan", "log", "catalog", "video", "checkpoint", "heads", "metadata",
+    "drift",
+]  # fmt: skip
 
 
 class Finding(Frozen):
@@ -270,7 +271,7 @@ class Finding(Frozen):
 
     kind: FindingKind
     key: str
-    """Key of the object in the store."""
+    """Key of the object in the store; the video's URI, if the finding is about that."""
     detail: str
     """The defect in words."""
     clip_ids: tuple[str, ...] = ()

@@ -114,11 +114,12 @@ class DataConfig(Frozen):
     conversations: tuple[str, ...] = ()
     """Files in the LLaVA JSON conversation format; relative paths start from the current folder. Without any, every committed
     clip of the store gets one built-in question about its length, answered from the store's frame times."""
-    image_root: str | None = None
-    """Folder or URL that the conversations' ``image`` paths start from."""
-    video_root: str | None = None
-    """Folder or URL that the conversations' ``video`` paths start from; without it, videos are read from the uris in the
-    store's catalog."""
+    image_root: tuple[str, ...] = ()
+    """The folders or URLs that images may be read from, and none from anywhere else; a relative ``image`` path starts from the
+    first."""
+    video_root: tuple[str, ...] = ()
+    """The folders or URLs that videos may be read from, and none from anywhere else: conversations and stores name any place.
+    A relative ``video`` path starts from the first; samples without one read the uri in the store's catalog."""
     without_targets: Literal["stop", "drop", "sft"] = "stop"
     """What to do with a conversation whose clip is not in the store, or is failed or pending there. ``stop``: refuse to train;
     ``drop``: leave it out; ``sft``: train on it without distillation, with frames spread over its video, but drop it if its
@@ -128,9 +129,9 @@ class DataConfig(Frozen):
     workers: int = Field(0, ge=0)
     """Processes that decode and read ahead; with 0, the training process does it between steps."""
 
-    @field_validator("conversations", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @field_validator("conversations", "image_root", "video_root", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
-    def _one_file_is_a_list_of_one(cls, value: object) -> object:
+    def _one_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
 

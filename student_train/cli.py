@@ -100,7 +100,9 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
     limit: Annotated[int | None, typer.Option(min=1, help="only the first N clips")] = None,
     maps: Annotated[bool, typer.Option(help="compare maps at all")] = True,
     questions: Annotated[Path | None, typer.Option(help="questions in R4D-Bench's format, .json or .jsonl")] = None,
-    video_root: Annotated[str | None, typer.Option(help="the folder or URL of the questions' videos and images")] = None,
+    video_root: Annotated[
+        str | None, typer.Option(help="the folder or URL of the questions' videos and images, or of another store's videos")
+    ] = None,
     tell_length: Annotated[
         bool, typer.Option(help="state the length of the video before each question, as the paper does")
     ] = True,

@@ -50,6 +50,15 @@ Storage = Annotated[
         show_default=False,
     ),
 ]
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--videos",
+        metavar="ROOT",
+        help="a folder or URL whose videos may be read, since a store may name any place; repeat for several",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 _FAILURES_SHOWN = 20
@@ -176,12 +185,14 @@ def status(
 @app.command(cls=Command)
 def verify(
     store: StoreUrl,
+    *,
     reteach: Annotated[
         int | None, typer.Option(metavar="N", help="also run the teacher again over N clips and compare", show_default=False)
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="where the teacher's weights are, for --reteach", show_default=False)
     ] = None,
+    videos: Videos = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -194,7 +205,12 @@ def verify(
             from teacher_cache.jobs.audit import reteach as teach_again
 
             retaught, drifted = teach_again(
-                store, reteach, weights=weights, progress=progress_bar, storage_options=_options(storage)
+                store,
+                reteach,
+                weights=weights,
+                videos=videos or (),
+                progress=progress_bar,
+                storage_options=_options(storage),
             )
             report = report.model_copy(update={"retaught": retaught, "findings": (*report.findings, *drifted)})
         if as_json:
@@ -230,6 +246,7 @@ def diff(store: StoreUrl, job_file: JobFile, storage: Storage = None, as_json: A
 @app.command(cls=Command)
 def view(
     store: StoreUrl,
+    *,
     clip: Annotated[
         list[str] | None, typer.Option(help="a clip id; repeat for several. Default: the first eight clips", show_default=False)
     ] = None,
@@ -237,6 +254,7 @@ def view(
         Path,
         typer.Option(help="the HTML file to write; a name that ends in .rrd gives a Rerun recording of one clip in 3-D"),
     ] = Path("report.html"),
+    videos: Videos = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -247,15 +265,17 @@ def view(
 
             if clip and len(clip) > 1:
                 raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one recording for each")
-            shown = [write_recording(store, clip[0] if clip else None, out, _options(storage))]
+            shown = [write_recording(store, clip[0] if clip else None, out, _options(storage), videos or ())]
         else:
             from teacher_cache.report.write import write_report
 
-            shown = write_report(store, clip or None, out, storage_options=_options(storage))
+            shown = write_report(store, clip or None, out, storage_options=_options(storage), videos=videos or ())
         if as_json:
             print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
             stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
+            if not videos:
+                stdout.print("it has no frames of videos: `--videos ROOT` says where videos may be read from")
 
 
 @app.command(cls=Command)

@@ -47,7 +47,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
         )
     _step(f"training the tiny student for {_STEPS} steps, from the store alone")
     result = _train(train_file)
-    page = _write_report(job.store, out / "student", out / "report.html")
+    page = _write_report(job.store, out)
     return DemoReport(
         out=str(out),
         report=str(page),
@@ -93,6 +93,7 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
     train = {
         "store": f"{out}/store",
         "output": f"{out}/student",
+        "data": {"video_root": f"{out}/videos"},
         "decoder": {"hidden": 256},
         "model": {"freeze": []},
         "optim": {"learning_rate": 0.002},
@@ -118,10 +119,11 @@ def _train(train_file: Path) -> dict[str, Any]:
     return result
 
 
-def _write_report(store: str, run_folder: Path, out: Path) -> Path:
+def _write_report(store: str, out: Path) -> Path:
     from teacher_cache.report.chart import line_chart_svg  # noqa: PLC0415
     from teacher_cache.report.write import write_report  # noqa: PLC0415
 
+    run_folder, page = out / "student", out / "report.html"
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     names = [name for name in lines[0] if name in {"sft", "ld"} or name.startswith("ed_")]
     series = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
@@ -131,8 +133,8 @@ def _write_report(store: str, run_folder: Path, out: Path) -> Path:
         "<p>The teacher is this project's own small L4P, trained on other scenes of this kind; its maps below are what the "
         "student learns from.</p>"
     )
-    write_report(store, None, out, [chart + note])
-    return out
+    write_report(store, None, page, [chart + note], videos=(str(out / "videos"),))
+    return page
 
 
 def print_demo(report: DemoReport) -> None:

@@ -20,7 +20,7 @@ TOP = 416  # the page's heading, which is left out, in CSS pixels
 
 with TemporaryDirectory() as folder:
     page, photo = Path(folder, "report.html"), Path(folder, "report.png")
-    write_report(sys.argv[1], ["scene-3.mp4"], page)
+    write_report(sys.argv[1], ["scene-3.mp4"], page, videos=[str(Path(sys.argv[1]).parent / "videos")])
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--virtual-time-budget=4000"]
     flags += [f"--disable-{name}" for name in ("quic", "background-networking", "component-update", "sync")]
     flags += [f"--force-device-scale-factor={SCALE}", f"--window-size={WIDTH},{HEIGHT}", f"--user-data-dir={folder}/profile"]

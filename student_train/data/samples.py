@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from schemas.train import DataConfig
 from student_train.data.conversations import IGNORED_LABEL, Conversation, Turn, read_conversations, tokenize
 from student_train.data.frames import StudentFrames
 from student_train.distill.targets import TargetReader
+from teacher_cache.io.places import Roots
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Processor
@@ -75,13 +77,14 @@ def load_samples(cache: Targets, config: DataConfig) -> Joined:
     A conversation whose clip has no targets is handled as ``config.without_targets`` says: ``stop`` raises `BadInput`.
     """
     index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
+    join = _Join(index, config)
     if not config.conversations:
-        return Joined(built_in_samples(cache, index, config), [])
+        return Joined(_built_in_samples(cache, join), [])
     samples: list[Sample] = []
     dropped: list[str] = []
     for conversation in read_conversations(config.conversations):
         try:
-            samples.append(_join(conversation, index, config))
+            samples.append(join(conversation))
         except NoTargetsError as error:
             dropped.append(f"{conversation.source}: {error}")
     if dropped and config.without_targets == "stop":
@@ -102,7 +105,7 @@ def some_of(lines: Sequence[str]) -> str:
     return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
-def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> list[Sample]:
+def _built_in_samples(cache: Targets, join: _Join) -> list[Sample]:
     """One question per committed clip, answered with its length, which a student can learn from the frame times."""
     clip_ids = cache.committed_ids()
     if not clip_ids:
@@ -112,7 +115,7 @@ def built_in_samples(cache: Targets, index: ClipIndex, config: DataConfig) -> li
     for clip_id, seconds in zip(clip_ids, times, strict=True):
         answer = f"A video of {seconds[-1] - seconds[0]:.1f} seconds, seen in {len(seconds)} frames."
         turns = (Turn("user", QUESTION), Turn("assistant", answer))
-        samples.append(_join(Conversation(f"clip {clip_id}", turns, clip_id=clip_id), index, config))
+        samples.append(join(Conversation(f"clip {clip_id}", turns, clip_id=clip_id)))
     return samples
 
 
@@ -137,10 +140,10 @@ class ClipIndex:
             self._by_video[row["video"]].append(clip_id)
             self._by_name[_name(row["video"])].append(clip_id)
 
-    def find(self, conversation: Conversation, video_root: str | None) -> Mapping[str, Any]:
+    def find(self, conversation: Conversation, video_root: Sequence[str]) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
 
-        Found by clip id, or else by video: as a clip id, as a uri, as a uri under ``video_root``, or as the one uri that ends
+        Found by clip id, or else by video: as a clip id, as a uri, as a uri under a ``video_root``, or as the one uri that ends
         in that path, since a store is often written from another URL than the student reads. Raises `NoTargetsError` if
         there is none with targets, and `BadInput` if several match.
         """
@@ -160,13 +163,13 @@ class ClipIndex:
             raise NoTargetsError(f"clip {found[0]!r} is {row['status']}: planned, but not taught yet", video=row["video"])
         return row
 
-    def _candidates(self, conversation: Conversation, video_root: str | None) -> list[str]:
+    def _candidates(self, conversation: Conversation, video_root: Sequence[str]) -> list[str]:
         if conversation.clip_id is not None:
             return [conversation.clip_id] if conversation.clip_id in self.by_id else []
         video = str(conversation.video)
         if video in self.by_id:
             return [video]
-        for uri in (video, _under(video_root, video)):
+        for uri in (video, *(f"{root.rstrip('/')}/{video}" for root in video_root)):
             if uri in self._by_video:
                 return self._by_video[uri]
         tail = "/" + video.lstrip("./")
@@ -177,28 +180,46 @@ def _name(uri: str) -> str:
     return uri.rpartition("/")[2]
 
 
-def _under(root: str | None, video: str) -> str:
-    return video if root is None else f"{root.rstrip('/')}/{video}"
+class _Join:
+    """Joins conversations with the clips of an index. It names places that ``config`` lets videos and images be read from."""
 
+    def __init__(self, index: ClipIndex, config: DataConfig) -> None:
+        self._index, self._config = index, config
+        self._find_video = functools.cache(
+            Roots(config.video_root, "data.video_root").find
+        )  # many conversations are about one video
+        self._find_image = functools.cache(Roots(config.image_root, "data.image_root").find)
 
-def _join(conversation: Conversation, index: ClipIndex, config: DataConfig) -> Sample:
-    images = tuple(_under(config.image_root, image) for image in conversation.images)
-    if conversation.video is None and conversation.clip_id is None:
-        return Sample(conversation, None, None, images)
-    try:
-        row = index.find(conversation, config.video_root)
-    except NoTargetsError as error:
-        video = _video_url(conversation, error.video or conversation.video, config)
-        if config.without_targets != "sft" or error.has_failed or video is None:
-            raise
-        return Sample(conversation, None, video, images)
-    return Sample(conversation, str(row["clip_id"]), _video_url(conversation, row["video"], config), images)
+    def __call__(self, conversation: Conversation) -> Sample:
+        """Raises `NoTargetsError` for a conversation to be left out, `BadInput` for a place that may not be read."""
+        images = tuple(self._read_from(conversation, self._find_image, image) for image in conversation.images)
+        if conversation.video is None and conversation.clip_id is None:
+            return Sample(conversation, None, None, images)
+        try:
+            row = self._index.find(conversation, self._config.video_root)
+        except NoTargetsError as error:
+            in_catalog = error.video
+            has_video = in_catalog is not None or conversation.video is not None
+            if self._config.without_targets != "sft" or error.has_failed or not has_video:
+                raise
+            return Sample(conversation, None, self._video(conversation, in_catalog), images)
+        return Sample(conversation, str(row["clip_id"]), self._video(conversation, row["video"]), images)
 
+    def _video(self, conversation: Conversation, in_catalog: str | None) -> str:
+        """Where to read the video: as the catalog names it or, if it may not be read there, as the conversation does."""
+        try:
+            return self._read_from(conversation, self._find_video, in_catalog or str(conversation.video))
+        except BadInput:
+            if conversation.video is None or not self._config.video_root:
+                raise
+            return self._read_from(conversation, self._find_video, conversation.video)
 
-def _video_url(conversation: Conversation, otherwise: str | None, config: DataConfig) -> str | None:
-    """Path or URL of the conversation's video: under ``video_root`` if that is set."""
-    has_own_place = config.video_root is not None and conversation.video is not None
-    return _under(config.video_root, str(conversation.video)) if has_own_place else otherwise
+    @staticmethod
+    def _read_from(conversation: Conversation, find: Callable[[str], str], path: str) -> str:
+        try:
+            return find(path)
+        except BadInput as error:
+            raise BadInput(f"{conversation.source}: {error}") from None
 
 
 class Collator:

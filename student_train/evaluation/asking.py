@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from schemas.errors import CouldNotRun, Unreachable, VideoError
+from schemas.errors import BadInput, CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
 from student_train.data.conversations import Turn, prompt
 from student_train.data.frames import StudentFrames, Watched, watch
 from student_train.data.workers import exit_at_once
 from student_train.evaluation.answers import Question, not_asked, scored, wording
+from teacher_cache.io.places import Roots
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone, Processor
@@ -45,7 +46,8 @@ class Questions(Dataset[Asked | Answer]):
     def __init__(
         self, questions: Sequence[Question], video_root: str, frames: int, processor: Processor, *, tell_length: bool = True
     ) -> None:
-        self.questions, self.video_root, self.frames, self.processor = questions, video_root, frames, processor
+        self.questions, self.frames, self.processor = questions, frames, processor
+        self.roots = Roots((video_root,), "--video-root")
         self.tell_length = tell_length
         self.images = StudentFrames(processor.image_size, 0)
         self._last: tuple[str, Watched] | None = None
@@ -56,10 +58,12 @@ class Questions(Dataset[Asked | Answer]):
     def __getitem__(self, index: int) -> Asked | Answer:
         question = self.questions[index]
         try:
-            watched = self._watch(self._under(question.video))
-            image = None if question.image is None else self.images.image(self._under(question.image))
+            watched = self._watch(self.roots.find(question.video))
+            image = None if question.image is None else self.images.image(self.roots.find(question.image))
         except VideoError as error:
             return not_asked(question, error.reason, error.detail)
+        except BadInput as error:  # of a file that is not under the root
+            return not_asked(question, "not_under_video_root", str(error))
         except Unreachable:
             raise
         except CouldNotRun as error:
@@ -73,9 +77,6 @@ class Questions(Dataset[Asked | Answer]):
         if self._last is None or self._last[0] != uri:
             self._last = (uri, watch(uri, self.frames, self.processor.image_size))
         return self._last[1]
-
-    def _under(self, path: str) -> str:
-        return f"{self.video_root.rstrip('/')}/{path}"
 
 
 def ask(student: Backbone, questions: Questions, *, batch: int, workers: int, device: torch.device) -> Iterator[Answer]:

@@ -31,6 +31,7 @@ from student_train.models.build import load_student
 from student_train.training.run_folder import RunFolder
 from teacher_cache import Cache, open_cache
 from teacher_cache.io.console import progress_bar
+from teacher_cache.io.places import Roots
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone
@@ -54,7 +55,7 @@ class Wanted:
     questions: Path | None = None
     """A file of questions to ask; none when None."""
     video_root: str | None = None
-    """Folder or URL that the paths of the questions' videos and images start from."""
+    """Folder or URL that videos and images may be read from, besides the run's; the questions' paths start from it."""
     tell_length: bool = True
     """Whether each prompt states the video's length, as the paper's does."""
     batch: int | None = None
@@ -241,19 +242,22 @@ def _without_targets(row: dict[str, Any]) -> Unevaluated:
 def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     """One sample per clip. Text after the video cannot change the states at its tokens, so any question will do.
 
-    Videos are read from where training read them; those of another store from its catalog's uris.
+    Videos are read from where training read them; those of another store from its catalog's uris. Raises `BadInput` for one
+    that may not be read there.
     """
     data = job.run.config.data
     videos: dict[str | None, str | None] = {}
     is_own = job.wanted.store in {None, job.run.config.store}
-    if is_own and data.video_root is not None and data.conversations:
+    if is_own and data.conversations:
         joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}))
         videos = {sample.clip_id: sample.video for sample in joined.samples}
+    own_root = () if job.wanted.video_root is None else (job.wanted.video_root,)
+    roots = Roots((*own_root, *data.video_root), "--video-root")
     samples = []
     for row in rows:
         clip_id = str(row["clip_id"])
         conversation = Conversation(f"clip {clip_id}", (Turn("user", QUESTION),), clip_id=clip_id)
-        samples.append(Sample(conversation, clip_id, videos.get(clip_id) or str(row["video"])))
+        samples.append(Sample(conversation, clip_id, videos.get(clip_id) or roots.find(str(row["video"]))))
     return samples
 
 

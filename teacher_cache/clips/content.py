@@ -1,11 +1,10 @@
-"""A video's URI in; a digest of its content, or its local path, out."""
+"""A video's URI in; a digest of its content out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
@@ -56,8 +55,3 @@ def _sampled(length: int) -> list[tuple[int, int]]:
     if length <= 3 * _BLOCK:
         return [(0, length)] if length else []
     return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a video on this machine's disk; None for a remote one."""
-    return Path(uri.removeprefix("file://")) if "://" not in uri or uri.startswith("file://") else None

@@ -19,10 +19,10 @@ from schemas.clip import FailureReason, FrameClock, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
-from teacher_cache.clips.content import local_path
 from teacher_cache.clips.preprocess import Frame, preprocess
 from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.clips.video import Device, Opener, OpenVideo, TimedFrame
+from teacher_cache.io.places import local_path
 from teacher_cache.io.remote import fetch, filesystem
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 

@@ -16,6 +16,7 @@ from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct, keys_of
+from teacher_cache.io.places import OPENED_URL, require_openable
 from teacher_cache.io.remote import filesystem, reach, reach_if_there, require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
@@ -27,7 +28,18 @@ def list_videos(source: VideoSource) -> pa.Table:
         require_bucket(str(source.manifest or source.glob))
         origin = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {source.glob} matches"
         raise BadInput(f"{origin} no video; needed at least one")
+    if not source.https:
+        _require_no_https(videos["uri"], str(source.manifest or source.glob))
     return distinct(videos, "id", "uri", "two videos have the id")
+
+
+def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
+    asks = uris.filter(pc.starts_with(uris, "https://"))
+    if len(asks):
+        raise BadInput(
+            f"{origin} lists {len(asks)} https:// URLs, such as {asks[0]}, which anyone may serve. "
+            "If you trust them, set `videos.https: true`."
+        )
 
 
 def _from_manifest(path: str) -> pa.Table:
@@ -80,7 +92,10 @@ _SUSPICIOUS = r"^$|[@?\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
 
 def _is_well_formed(listed: pa.Table) -> bool:
     suspects = (pc.match_substring_regex(column.cast(pa.binary()), _SUSPICIOUS) for column in listed.columns)
-    return not listed["uri"].null_count and not any(pc.any(suspect).as_py() for suspect in suspects)
+    if listed["uri"].null_count or any(pc.any(suspect).as_py() for suspect in suspects):
+        return False
+    urls = listed["uri"].filter(pc.match_substring(listed["uri"], "://"))
+    return pc.all(pc.match_substring_regex(urls, OPENED_URL)).as_py() is not False
 
 
 def _line_by_line(data: bytes, path: str) -> pa.Table:
@@ -106,6 +121,10 @@ def _manifest_line(line: str, where: str) -> dict[str, str]:
     if not isinstance(name, str) or not name:
         raise BadInput(f'{where}: needed a text "id"; found {name!r}')
     require_keepable((value["uri"], name), where)
+    try:
+        require_openable(value["uri"])
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
     return value
 
 

@@ -27,7 +27,8 @@ from schemas.errors import Unreachable
 from schemas.storage import StorageOptions
 from teacher_cache.io.backend import Found, Scratch
 from teacher_cache.io.patience import NotNow, is_passing
-from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, protocol, read_seconds
+from teacher_cache.io.places import protocol
+from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, read_seconds
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Credential
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Client = S3Store | GCSStore | AzureStore
 
 BUCKETS = ("s3", "gs", "az")
-"""Protocols of `Bucket`, as `teacher_cache.io.remote.protocol` names them."""
+"""Protocols of `Bucket`, as `teacher_cache.io.places.protocol` names them."""
 
 # obstore returns a body in one block of fresh memory. Beyond this length, the allocator takes such blocks from the kernel and
 # returns them each time, and zeroing their pages costs more than copying out of small pieces.

@@ -11,30 +11,24 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from schemas.credentials import holds_credentials
 from schemas.errors import BadInput, Unreachable
-from teacher_cache.io.patience import NotNow, Patience, session
+from teacher_cache.io.patience import NotNow, Patience, passing_reason, session
+from teacher_cache.io.places import protocol, require_openable
 
 CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 
 Result = TypeVar("Result")
 
-_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "local": "file"}
-
 
 class NoBucket(FileNotFoundError):
     """An object is missing because its bucket (on Azure: its container) is."""
 
 
-def protocol(url: str) -> str:
-    """One name for each of a URL's protocols: ``file``, ``s3``, ``gs``, ``az``, ``https``, …."""
-    scheme = urlsplit(url).scheme if "://" in url else ""
-    return _SAME.get(scheme, scheme) or "file"
-
-
-def storage_options(url: str) -> dict[str, Any]:
+def _options(url: str) -> dict[str, Any]:
     """Options for fsspec. Credentials and endpoint come only from the environment (``AWS_*``). Raises `BadInput`."""
+    if protocol(url) == "https":
+        return {"get_client": _https_client}
     if protocol(url) != "s3":
         return {}
     require_endpoints()
@@ -45,6 +39,19 @@ def storage_options(url: str) -> dict[str, Any]:
         # request is billed and costs a round trip.
         "max_concurrency": 1,
     }
+
+
+async def _https_client(**options: Any) -> Any:
+    """An aiohttp session that refuses to be sent on to a place that is not https, such as a cloud's metadata service."""
+    import aiohttp  # noqa: PLC0415  # fsspec needs it for https alone
+
+    async def require_https(_session: Any, _context: Any, sent: Any) -> None:
+        if sent.url.join(type(sent.url)(sent.response.headers.get("Location", ""))).scheme != "https":
+            raise PermissionError(f"{sent.url} sends on to a place that is not https")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(require_https)
+    return aiohttp.ClientSession(trace_configs=[tracing], **options)
 
 
 def require_endpoints() -> None:
@@ -67,14 +74,14 @@ def read_seconds() -> float:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """(fsspec filesystem, path in it). Raises `BadInput` for a URL of an unknown protocol or with credentials in it."""
-    refuse_credentials(url)
+    """(fsspec filesystem, path in it). Raises `BadInput` for a URL that is not opened: see `teacher_cache.io.places`."""
+    require_openable(url)
     try:
-        fs, path = fsspec.url_to_fs(url, **storage_options(url))
+        fs = fsspec.filesystem(protocol(url), **_options(url))  # never of a chain, unlike `fsspec.url_to_fs`
     except (ImportError, ValueError) as error:
         raise BadInput(f"cannot use {url}: {error}") from None
     make_patient(fs)
-    return fs, path
+    return fs, fs._strip_protocol(url)  # noqa: SLF001  # fsspec's own way
 
 
 def make_patient(fs: Any) -> None:
@@ -94,12 +101,12 @@ def reach(url: str, operation: Callable[[], Result], endpoint: str | None = None
 
 
 def reach_if_there(url: str, operation: Callable[[], Result], endpoint: str | None = None) -> Result | None:
-    """As `reach`; None if the operation raises `FileNotFoundError`. A missing bucket is `Unreachable`."""
+    """As `reach`; None if the operation raises `FileNotFoundError`. A missing bucket, and silence, is `Unreachable`."""
     with reachable(url, endpoint):
         try:
             return Patience(url, endpoint).ask(operation)
         except FileNotFoundError as error:
-            if _is_no_bucket(error):
+            if _is_no_bucket(error) or passing_reason(error):  # over https, fsspec raises it for any failure
                 raise
             return None
 
@@ -133,15 +140,6 @@ def require_bucket(url: str) -> None:
         raise Unreachable(_no_bucket(url))
 
 
-def refuse_credentials(url: str) -> None:
-    """Raise `BadInput` if a URL holds a key or is signed, since URLs are written to stores and logs."""
-    if holds_credentials(url):
-        raise BadInput(
-            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them, instead of a signed "
-            "URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."
-        )
-
-
 @contextlib.contextmanager
 def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
     """Turn a filesystem's errors into `Unreachable`, with URL and remedy. Servers' error texts contain no secrets."""
@@ -152,8 +150,10 @@ def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
     except OSError as error:
         if _is_no_bucket(error):
             raise Unreachable(_no_bucket(url, endpoint)) from None
-        if isinstance(error, NotNow) and error.status is None:
-            raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
+        if (isinstance(error, NotNow) and error.status is None) or (
+            isinstance(error, FileNotFoundError) and passing_reason(error)
+        ):
+            raise Unreachable(f"cannot reach {url}: {passing_reason(error)}. {_advice(url, endpoint)}") from None
         raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
@@ -203,6 +203,8 @@ def _advice(url: str, endpoint: str | None) -> str:
             return "Check that the bucket exists, and the Google application default credentials."
         case "az":
             return "Check that the container exists, AZURE_STORAGE_ACCOUNT_NAME and the other AZURE_* variables."
+        case "https":
+            return "Check the address, and that its server answers."
     return "Check that it exists, is writable and has room."
 
 

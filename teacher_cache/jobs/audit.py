@@ -18,6 +18,7 @@ from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.encodings.drift import DRIFT_ALLOWED, relative_rms
 from teacher_cache.encodings.registry import encoding
+from teacher_cache.io.places import Roots
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.teachers.protocol import Teacher
@@ -31,6 +32,7 @@ def reteach(
     count: int,
     *,
     weights: str | None = None,
+    videos: Sequence[str] = (),
     progress: Progress = no_progress,
     storage_options: StorageOptions | None = None,
 ) -> tuple[tuple[Retaught, ...], tuple[Finding, ...]]:
@@ -38,15 +40,17 @@ def reteach(
 
     Drift is the relative RMS difference between the stored and the new values. Both pass through the store's encoding, so
     drift is 0 if the teacher's output is bit for bit the same. ``weights`` is the URL of the teacher's weights, if it needs
-    any. Returns the drift of each clip, and a finding for each clip that drifts by more than 2% in any signal or whose
-    video is missing, changed or does not decode. Raises `BadInput` if the weights are not those of the store.
+    any; ``videos`` are the folders and URLs that videos may be read from. Returns the drift of each clip, and a finding for
+    each clip that drifts by more than 2% in any signal or whose video is missing, changed or does not decode. Raises
+    `BadInput` if the weights are not those of the store, or a video is not under ``videos``.
     """
     if count < 1:
         raise BadInput(f"--reteach is {count}; it must be at least 1 clip")
     cache = open_cache(url, storage_options=storage_options)
     identity = cache.recipe.teacher
     teacher = family(identity.family).load(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
-    clips = _spread(cache, count)
+    roots = Roots(tuple(videos), "--videos")
+    clips = [clip.model_copy(update={"video": roots.find(clip.video)}) for clip in _spread(cache, count)]
     found: list[Retaught] = []
     findings: list[Finding] = []
     with (

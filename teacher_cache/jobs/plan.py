@@ -14,8 +14,8 @@ from schemas.job import Job
 from schemas.log import LONGEST_SEGMENT, PartName
 from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
 from schemas.storage import StorageOptions
-from teacher_cache.clips.content import local_path
 from teacher_cache.encodings.base import StoredArray
+from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips

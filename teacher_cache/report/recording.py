@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,12 @@ _POINT_SHARE = 0.5
 """Radius of a point, relative to the distance between neighbouring points at the median depth."""
 
 
-def write_recording(url: str, clip_id: str | None, out: Path, storage_options: StorageOptions | None = None) -> str:
+def write_recording(
+    url: str, clip_id: str | None, out: Path, storage_options: StorageOptions | None = None, videos: Sequence[str] = ()
+) -> str:
     """Write one committed clip, or the store's first if ``clip_id`` is None. Returns its id.
+
+    ``videos``: as in `teacher_cache.report.write.write_report`; without the clip's, its depth is shown in place of frames.
 
     Lengths are in the scale of the teacher's depth; x is right, y down, z forward, in the first camera's coordinates.
 
@@ -42,7 +47,7 @@ def write_recording(url: str, clip_id: str | None, out: Path, storage_options: S
         raise BadInput(
             f"the store {url} has no committed clip to show" if clip_id is None else f"clip {clip_id!r} is not committed"
         )
-    clip = clip_panel(cache, row)
+    clip = clip_panel(cache, row, videos)
     stream = _stream(out, clip.clip_id)
     try:
         _Scene(clip).log_to(stream)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from schemas.errors import BadInput, CacheError, UnknownClip
 from schemas.storage import StorageOptions
+from teacher_cache.io.places import Roots
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.report.page import render_page
 from teacher_cache.report.panels import ClipPanel
@@ -18,6 +19,7 @@ from teacher_cache.report.panels import ClipPanel
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+VIDEOS_OPTION = "--videos"
 _CLIPS_SHOWN = 8
 _WIDEST = 320
 
@@ -27,16 +29,19 @@ def write_report(
     clip_ids: Sequence[str] | None,
     out: Path,
     extra_sections: Sequence[str] = (),
+    *,
     storage_options: StorageOptions | None = None,
+    videos: Sequence[str] = (),
 ) -> list[str]:
     """Write one self-contained HTML file. Returns the ids of the clips that it shows.
 
     Shows ``clip_ids`` in that order, or the store's first eight clips if None. ``extra_sections`` are trusted HTML, shown
-    before the clips. Raises `UnknownClip`, and `BadInput` if ``out`` cannot be written.
+    before the clips. ``videos`` are the folders and URLs that videos may be read from, to show their frames. Raises
+    `UnknownClip`, and `BadInput` if ``out`` cannot be written.
     """
     cache = open_cache(url, storage_options=storage_options)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
-    panels = (clip_panel(cache, row) for row in rows)
+    panels = (clip_panel(cache, row, videos) for row in rows)
     page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,8 +74,8 @@ def _summary(cache: Cache) -> dict[str, str]:
     }
 
 
-def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
-    """The data to show of a clip, given its row of `Cache.clips`."""
+def clip_panel(cache: Cache, row: dict[str, Any], videos: Sequence[str]) -> ClipPanel:
+    """The data to show of a clip, given its row of `Cache.clips`. ``videos``: as in `write_report`."""
     values: dict[str, npt.NDArray[Any]] = {}
     if row["status"] == "committed":
         found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
@@ -82,7 +87,7 @@ def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
         status=row["status"],
         reason=row["reason"],
         detail=row["detail"],
-        frames=_frames(row["video"], clock["frame_index"]),
+        frames=_frames(row["video"], clock["frame_index"], Roots(tuple(videos), VIDEOS_OPTION)),
         timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
         frame_index=tuple(int(i) for i in clock["frame_index"]),
         signals=values,
@@ -90,14 +95,14 @@ def clip_panel(cache: Cache, row: dict[str, Any]) -> ClipPanel:
     )
 
 
-def _frames(uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
-    """The clip's frames, resized for the page. None if the video cannot be read; its targets are shown nevertheless."""
+def _frames(uri: str, frame_index: npt.NDArray[Any], roots: Roots) -> npt.NDArray[np.uint8] | None:
+    """The clip's frames, resized for the page. None if the video may or can not be read; its targets are shown nevertheless."""
     if not len(frame_index):
         return None
     try:
         from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # the decoder is an extra
 
-        frames = decode_frames(uri, [int(i) for i in frame_index])
+        frames = decode_frames(roots.find(uri), [int(i) for i in frame_index])
     except (ImportError, OSError, CacheError):
         return None
     height, width = frames.shape[1:3]

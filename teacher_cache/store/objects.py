@@ -25,7 +25,8 @@ from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.backend import Backend, Found
 from teacher_cache.io.bucket import BUCKETS, Bucket, Client
 from teacher_cache.io.disk import Disk
-from teacher_cache.io.remote import protocol, reach, reach_if_there, refuse_credentials, require_endpoints
+from teacher_cache.io.places import protocol, require_openable
+from teacher_cache.io.remote import reach, reach_if_there, require_endpoints
 from teacher_cache.io.request_counts import RequestCounts
 
 LARGEST_OBJECT = 5000 * 2**20
@@ -55,6 +56,7 @@ def backend_of(url: str, options: StorageOptions) -> Backend:
     place = protocol(url)
     if place not in {"file", *BUCKETS}:
         raise BadInput(f"cannot use {url}: a store lies in a folder on a disk, or at an s3://, gs:// or az:// URL")
+    require_openable(url)
     if place == "file" and options != DEFAULT_STORAGE:
         raise BadInput(f"storage options are for stores on a server, and {url} is on a disk; leave them out")
     if place != "s3" and (options.region or options.profile):
@@ -74,7 +76,6 @@ class Objects:
 
     def __init__(self, url: str, options: StorageOptions | None = None) -> None:
         self.url, self.options = _normal(url), options or DEFAULT_STORAGE
-        refuse_credentials(self.url)
         self._backend = backend_of(self.url, self.options)
         self._counts = RequestCounts()
 

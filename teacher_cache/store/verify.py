@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow.compute as pc
+
 from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
 from schemas.heads import HeadsCard
 from schemas.log import PartName, StoredObject, UnitCommitted
 from schemas.report import ClipCounts, Finding, FindingKind, VerifyReport
 from schemas.storage import StorageOptions
+from teacher_cache.io.places import OPENED_URL
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, read_catalog
 from teacher_cache.store.chunk import split_checksum
@@ -80,7 +83,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     catalog = _catalog(store, state, damages)
     claims = [_Claim(unit, key, stored) for unit in units for key, stored in unit.objects.items()]
     if catalog is not None and is_log_whole:
-        damages += _check_units(store, units, catalog)
+        damages += [*_check_units(store, units, catalog), *_check_videos(catalog)]
     clip_at = _ids(catalog)
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
         for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state), claims):
@@ -121,6 +124,15 @@ def _units(store: Store, last: int, state: State, damages: list[Damage]) -> Iter
                     damages.append(_damage("log", record_key(record.version), detail))
                 seen[part, unit.shard] = record.version
             yield unit.model_copy(update={"figures": (), "decoders": {}})
+
+
+def _check_videos(catalog: Catalog) -> Iterator[Damage]:
+    """Videos that nothing opens. No run lists them, so the row was written by something else."""
+    table = catalog.table(catalog.rows_between(0, catalog.rows), ["row", "clip_id", "video"])
+    urls = table.filter(pc.match_substring(table["video"], "://"))
+    for row in urls.filter(pc.invert(pc.match_substring_regex(urls["video"], OPENED_URL))).to_pylist():
+        detail = "no run lists such a URL, and nothing opens it: whoever wrote this row is not this program"
+        yield _damage("video", row["video"], detail, [(row["row"], row["clip_id"])])
 
 
 @dataclass(frozen=True)

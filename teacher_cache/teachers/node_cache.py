@@ -14,8 +14,8 @@ from typing import Any
 
 from schemas.errors import BadInput, CouldNotRun
 from teacher_cache.io.lock import exclusive
-from teacher_cache.io.patience import Patience
-from teacher_cache.io.remote import filesystem, reach, reachable
+from teacher_cache.io.places import local_path
+from teacher_cache.io.remote import filesystem, reach, reach_if_there
 from teacher_cache.teachers.heads.tensors import file_digest
 
 FOLDER_VARIABLE = "P4D_CACHE_DIR"
@@ -30,11 +30,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "p4d-cache"
 
 
-def is_remote(weights: str) -> bool:
-    """Whether the weights are at a URL, not on this machine."""
-    return "://" in weights and not weights.startswith("file://")
-
-
 def fetched(weights: str) -> Path:
     """The path of a local file, or of this node's copy of a remote one.
 
@@ -42,8 +37,8 @@ def fetched(weights: str) -> Path:
     outdated, is fetched again. Raises `BadInput` if there is no such file, `Unreachable` if its server does not answer,
     `CouldNotRun` if the copy is incomplete or cannot be kept.
     """
-    if not is_remote(weights):
-        return Path(weights.removeprefix("file://")).expanduser()
+    if (local := local_path(weights)) is not None:
+        return local.expanduser()
     fs, path, info = _look(weights)
     version = [f"{name}={info[name]}" for name in _VERSION_FIELDS if name in info]
 
@@ -90,12 +85,10 @@ def _cached_digest(path: Path, _size: int, _mtime_ns: int) -> str:
 
 def _look(weights: str) -> tuple[Any, str, dict[str, Any]]:
     fs, path = filesystem(weights)
-    with reachable(weights):
-        try:
-            return fs, path, dict(Patience(weights).ask(lambda: fs.info(path)))
-        except FileNotFoundError as error:  # over HTTP also raised if no server answers, which the cause shows
-            why = f" ({error.__cause__})" if error.__cause__ else ""
-            raise BadInput(f"there are no weights at {weights}{why}. Give the path or URL of a file.") from None
+    info = reach_if_there(weights, lambda: dict(fs.info(path)))
+    if info is None:
+        raise BadInput(f"there are no weights at {weights}. Give the path or URL of a file.")
+    return fs, path, info
 
 
 def _record(file: Path) -> Path:

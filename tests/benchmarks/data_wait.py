@@ -109,7 +109,7 @@ def so400m_processor() -> RgptProcessor:
 
 def questions(cache: Cache, per_video: int) -> list[Sample]:
     """So many samples about each clip; the trainer shuffles them."""
-    return load_samples(cache, DataConfig()).samples * per_video
+    return load_samples(cache, DataConfig(video_root=("/",))).samples * per_video
 
 
 def measure(

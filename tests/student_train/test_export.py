@@ -78,14 +78,14 @@ def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("export") / "run"
     rays_alone = {"weights": {"depth": 0, "flow": 0, "motion": 0}}
     settings = {"store": str(tiny_store), "output": str(output), "loss": rays_alone, "steps": 2, "batch": 2}
-    fit(TrainConfig.model_validate(settings))
+    fit(TrainConfig.model_validate(settings | {"data": {"video_root": "/"}}))
     return output
 
 
 def batch_of(store: Path, signals: tuple[str, ...], processor: Any) -> dict[str, Any]:
     cache = open_cache(str(store))
     batch = Collator(TargetReader(cache, signals), StudentFrames(processor.image_size, 2**26), processor)(
-        load_samples(cache, DataConfig()).samples[:2]
+        load_samples(cache, DataConfig(video_root=("/",))).samples[:2]
     )
     del batch["clip_ids"]
     return batch
@@ -177,7 +177,11 @@ def test_weights_can_be_written_in_half_the_bytes(run: Path, tmp_path: Path) -> 
 
 def test_a_checkpoint_is_written_as_a_run_that_ended_there_would_be(tiny_store: Path, tmp_path: Path) -> None:
     settings = {"store": str(tiny_store), "mode": "latent", "lora": {"rank": 4, "dropout": 0.1}, "batch": 2}
-    settings |= {"optim": {"schedule": "constant_with_warmup", "learning_rate": 1e-3, "warmup": 0}, "checkpoint_every": 1}
+    settings |= {
+        "data": {"video_root": "/"},
+        "optim": {"schedule": "constant_with_warmup", "learning_rate": 1e-3, "warmup": 0},
+        "checkpoint_every": 1,
+    }
     for name, steps in (("longer", 2), ("ended", 1)):
         fit(TrainConfig.model_validate(settings | {"output": str(tmp_path / name), "steps": steps}))
     (tmp_path / "longer" / "result.json").unlink()  # as if it were still at work

@@ -68,7 +68,7 @@ def is_unchanged(store: Watched) -> None:
 
 def fitted(output: Path, **changes: Any) -> FitReport:
     base = {"store": STORE, "output": str(output), "steps": 1, "batch": 2, "decoder": {"hidden": 32}, "mode": "direct"}
-    return fit(TrainConfig.model_validate(base | changes))
+    return fit(TrainConfig.model_validate(base | {"data": {"video_root": "/"}} | changes))
 
 
 def test_one_store_feeds_different_students_and_recipes(store: Watched, tmp_path: Path) -> None:

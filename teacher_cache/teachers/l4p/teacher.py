@@ -14,6 +14,7 @@ from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.io.hints import closest
+from teacher_cache.io.places import local_path
 from teacher_cache.teachers.batch import require_fit
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import canonical_name
@@ -23,7 +24,7 @@ from teacher_cache.teachers.l4p.checkpoint import PUBLISHED, read_checkpoint
 from teacher_cache.teachers.l4p.config import FRAMES, PACKAGED, PRESETS, L4PConfig
 from teacher_cache.teachers.l4p.cost import forward_bytes
 from teacher_cache.teachers.l4p.network import L4P, parameter_shapes
-from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, is_remote, made_once
+from teacher_cache.teachers.node_cache import digest_of_unchanged, fetched, made_once
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
 _CONVERTED_VERSION = "1"
@@ -100,7 +101,7 @@ class L4PFamily:
             )
         config, weights = _resolve(job)
         identity = self.identify(job).identity
-        if job.dtype == "float32" and not (job.weights and is_remote(job.weights)):
+        if job.dtype == "float32" and (not job.weights or local_path(job.weights)):
             model = _on_meta(config).load_checkpoint(weights)  # memory-mapped from the original file
         else:
             model = _load_converted(config, weights, identity)

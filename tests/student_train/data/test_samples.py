@@ -33,8 +33,13 @@ ROWS = [
 ]
 
 
+HERE = "/"
+"""A root that lets the tests' own videos be read, wherever they are."""
+
+
 def found(video: str | None = None, clip_id: str | None = None, root: str | None = None) -> str:
-    return str(ClipIndex(ROWS).find(Conversation("train.json[0]", (), video, clip_id), root)["clip_id"])
+    roots = () if root is None else (root,)
+    return str(ClipIndex(ROWS).find(Conversation("train.json[0]", (), video, clip_id), roots)["clip_id"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_a_clip_without_targets_is_nan_and_masked(cache: Cache) -> None:
 
 
 def built_in(cache: Cache) -> list[Any]:
-    return load_samples(cache, DataConfig()).samples
+    return load_samples(cache, DataConfig(video_root=(HERE,))).samples
 
 
 def collator(cache: Cache, signals: Sequence[str] = ("f4d", "depth")) -> Collator:
@@ -175,7 +180,7 @@ def test_plain_text_and_video_share_a_batch(cache: Cache, tmp_path: Path) -> Non
     path = tmp_path / "train.json"
     turns = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes."}]
     path.write_text(json.dumps([{"conversations": turns}, {"clip_id": cache.committed_ids()[0], "conversations": turns}]))
-    batch = collator(cache)(load_samples(cache, DataConfig(conversations=(str(path),))).samples)
+    batch = collator(cache)(load_samples(cache, DataConfig(conversations=(str(path),), video_root=(HERE,))).samples)
     assert batch["visual"]["frames"].shape[0] == 1
     assert (batch["input_ids"] == VIDEO).sum(1).tolist() == [0, 1024]
     assert batch["attention_mask"].sum(1)[0] < batch["attention_mask"].sum(1)[1]
@@ -200,7 +205,7 @@ def test_images_are_shown_in_the_order_of_their_places(cache: Cache, tmp_path: P
         {"image": "blue.png", "clip_id": cache.committed_ids()[0], "conversations": turns},
     ]
     (tmp_path / "sat.json").write_text(json.dumps(samples))
-    config = DataConfig(conversations=(str(tmp_path / "sat.json"),), image_root=str(tmp_path))
+    config = DataConfig(conversations=(str(tmp_path / "sat.json"),), image_root=(str(tmp_path),), video_root=(HERE,))
     batch = collator(cache)(load_samples(cache, config).samples)
     assert batch["visual"]["images"][:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255], [0, 0, 255]]
     assert (batch["input_ids"] == IMAGE).sum(1).tolist() == [128, 64]
@@ -221,7 +226,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def write(folder: Path, *videos: str) -> DataConfig:
     turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": "A ball."}]
     (folder / "train.json").write_text(json.dumps([{"video": video, "conversations": turns} for video in videos]))
-    return DataConfig(conversations=(str(folder / "train.json"),))
+    return DataConfig(conversations=(str(folder / "train.json"),), video_root=(HERE,))
 
 
 def test_conversations_without_targets_stop_the_run_and_are_named(cache: Cache, tmp_path: Path) -> None:
@@ -241,7 +246,7 @@ def test_conversations_without_targets_can_be_dropped(cache: Cache, tmp_path: Pa
 def test_conversations_without_targets_can_train_the_language_model_alone(cache: Cache, videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "scene-1.mp4", tmp_path / "untaught.mp4")
     config = write(tmp_path, "scene-0.mp4", "untaught.mp4", "scene-1.mp4").model_copy(update={"without_targets": "sft"})
-    samples = load_samples(cache, config.model_copy(update={"video_root": str(tmp_path)})).samples
+    samples = load_samples(cache, config.model_copy(update={"video_root": (str(tmp_path),)})).samples
     assert [sample.clip_id is None for sample in samples] == [False, True, False]
     shown = [dataclasses.replace(sample, video=str(videos / "scene-1.mp4")) for sample in samples]
     batch = collator(cache)(shown)

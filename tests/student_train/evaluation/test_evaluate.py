@@ -205,7 +205,7 @@ def test_a_student_with_heads_of_its_own_is_compared_by_them(tiny_store: Path, t
         TrainConfig.model_validate(
             {
                 "store": str(tiny_store), "output": str(tmp_path / "run"), "mode": "direct", "steps": 1, "batch": 1,
-                "loss": {"alpha": 0, "weights": {"flow": 0}},
+                "loss": {"alpha": 0, "weights": {"flow": 0}}, "data": {"video_root": "/"},
             }
         )
     )  # fmt: skip
@@ -218,7 +218,7 @@ def test_a_student_with_heads_of_its_own_is_compared_by_them(tiny_store: Path, t
 @pytest.mark.parametrize("backbone", ["qwen2.5-vl", "qwen3-vl"])
 def test_other_backbones_are_evaluated_alike(tiny_store: Path, videos: Path, tmp_path: Path, backbone: str) -> None:
     value = {"store": str(tiny_store), "output": str(tmp_path / "run"), "mode": "latent", "decoder": {"hidden": 8}, "steps": 1}
-    fit(TrainConfig.model_validate(value | {"model": {"backbone": backbone}, "batch": 1}))
+    fit(TrainConfig.model_validate(value | {"model": {"backbone": backbone}, "batch": 1, "data": {"video_root": "/"}}))
     Image.new("RGB", (96, 64), (200, 30, 30)).save(tmp_path / "marks.png")
     path = write_questions(tmp_path, *(item | {"video": str(videos / item["video"])[1:]} for item in (WAY, WITH_MARKS)))
     items = json.loads(path.read_text(encoding="utf-8"))

@@ -19,7 +19,9 @@ from student_train.training.fit import fit
 
 def config(store: Path, output: Path) -> TrainConfig:
     base = {"store": str(store), "output": str(output), "mode": "latent", "steps": 2, "batch": 2, "decoder": {"hidden": 64}}
-    return TrainConfig.model_validate(base | {"lora": {"rank": 4, "dropout": 0.1}, "optim": {"learning_rate": 2e-3}})
+    return TrainConfig.model_validate(
+        base | {"data": {"video_root": "/"}, "lora": {"rank": 4, "dropout": 0.1}, "optim": {"learning_rate": 2e-3}}
+    )
 
 
 def test_merged_adapters_give_the_same_logits() -> None:

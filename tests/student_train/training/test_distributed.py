@@ -32,6 +32,7 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
+        "data": {"video_root": "/"},
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
         "loss": {"weights": {"depth": 0, "flow": 0, "motion": 0}},

@@ -33,6 +33,7 @@ def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
+        "data": {"video_root": "/"},
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
         "loss": RAYS_ONLY,
@@ -119,7 +120,7 @@ def test_accumulation_gives_the_losses_of_the_larger_batch(tiny_store: Path, tmp
 
 
 def test_reading_ahead_in_other_processes_gives_the_same_losses(plain: Path, tiny_store: Path, tmp_path: Path) -> None:
-    fit(config(tiny_store, tmp_path / "there", steps=2, data={"workers": 1}))
+    fit(config(tiny_store, tmp_path / "there", steps=2, data={"workers": 1, "video_root": "/"}))
     assert losses(tmp_path / "there") == losses(plain)
 
 

@@ -21,7 +21,7 @@ from teacher_cache.store.verify import verify
 
 
 def test_a_good_store_drifts_by_nothing(tiny_store: Path, teacher_cache_command: Command) -> None:
-    done = teacher_cache_command("verify", tiny_store, "--reteach", 3, "--json")
+    done = teacher_cache_command("verify", tiny_store, "--reteach", 3, "--videos", "/", "--json")
     assert done.status == 0, done.err
     assert [clip["clip_id"] for clip in done.json["retaught"]] == ["scene-0.mp4", "scene-2.mp4", "scene-3.mp4"]
     for clip in done.json["retaught"]:
@@ -41,7 +41,7 @@ def test_targets_that_the_teacher_does_not_give_are_found(tiny_store: Path, tmp_
     stored = {"digest": sha256_digest(path.read_bytes()), "length": path.stat().st_size}
     rewrite(tmp_path / "store", lambda unit: unit["objects"].update({key: stored}), shard=0)
     assert not verify(str(tmp_path / "store")).findings
-    _, findings = reteach(str(tmp_path / "store"), 4)
+    _, findings = reteach(str(tmp_path / "store"), 4, videos=["/"])
     assert [(f.kind, f.clip_ids) for f in findings] == [("drift", ("scene-1.mp4",))]
     assert "flow by" in findings[0].detail
     assert "depth" not in findings[0].detail
@@ -56,7 +56,7 @@ def test_videos_that_are_gone_or_changed_are_found(tmp_path: Path, jobs: Jobs, v
     run_job(Job.model_validate(jobs.value(store, videos={"glob": f"{folder}/*.mp4"}, signals=["depth"])))
     (folder / "scene-0.mp4").unlink()
     shutil.copy(videos / "scene-3.mp4", folder / "scene-1.mp4")
-    retaught, findings = reteach(str(store), 9)
+    retaught, findings = reteach(str(store), 9, videos=[str(tmp_path)])
     assert [clip.clip_id for clip in retaught] == ["scene-2.mp4"]
     assert [f.clip_ids[0] for f in findings] == ["scene-0.mp4", "scene-1.mp4"]
     assert "video_missing" in findings[0].detail
@@ -69,3 +69,5 @@ def test_bad_input_is_named(tiny_store: Path, tmp_path: Path) -> None:
     (tmp_path / "other.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(BadInput, match="Give the file with those weights as --weights"):
         reteach(str(tiny_store), 1, weights=str(tmp_path / "other.ckpt"))
+    with pytest.raises(BadInput, match=r"scene-0.mp4 is not under the folders .* not given \(--videos\)"):
+        reteach(str(tiny_store), 1)

@@ -8,15 +8,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
+from https_server import serving
 from seeded_weights import seed_weights
 
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from teacher_cache.teachers.l4p.network import L4P
@@ -57,15 +57,8 @@ def web(tiny_checkpoint):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tiny_checkpoint.parent))
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/tiny.ckpt", sent
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(functools.partial(Handler, directory=str(tiny_checkpoint.parent))) as url:
+        yield f"{url}/tiny.ckpt", sent
 
 
 def job(weights: object, dtype: str = "float32") -> TeacherJob:
@@ -209,8 +202,10 @@ def test_weights_that_cannot_be_had_are_one_clear_error(s3, web, tmp_path, monke
         FAMILY.identify(job("teleport://x"))
     with pytest.raises(BadInput, match="holds credentials"):
         FAMILY.identify(job("s3://key:hidden@bucket/tiny.ckpt"))
-    with pytest.raises(BadInput, match=r"there are no weights at http://127.0.0.1:9/tiny.ckpt \(Cannot connect to host"):
-        FAMILY.identify(job("http://127.0.0.1:9/tiny.ckpt"))
+    with pytest.raises(BadInput, match=r"there are no weights at https://localhost:\d+/none.ckpt"):
+        FAMILY.identify(job(f"{web[0].rpartition('/')[0]}/none.ckpt"))
+    with pytest.raises(Unreachable, match=r"cannot reach https://localhost:9/tiny.ckpt: Cannot connect to host"):
+        FAMILY.identify(job("https://localhost:9/tiny.ckpt"))
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("P4D_CACHE_DIR", str(tmp_path / "a file"))
     with pytest.raises(CouldNotRun, match=r"Not a directory.*name another folder in P4D_CACHE_DIR"):
