@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from schemas.errors import StoreDamaged
 from schemas.job import Job
 from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
+from teacher_cache.store import records
+from teacher_cache.store.layout import record_key
 from teacher_cache.store.log import Log, checkpoint_file
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.verify import verify
@@ -30,7 +33,8 @@ def whole(folder: Path, two_jobs: tuple[Job, Job]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "hit"), [("bit", CLIPS[:1]), ("cut", CLIPS[:2]), ("lost", CLIPS[:2]), ("swapped", CLIPS), ("record", [])]
+    ("how", "hit"),
+    [("bit", CLIPS[:1]), ("cut", CLIPS[:2]), ("lost", CLIPS[:2]), ("swapped", CLIPS), ("record", []), ("first record", [])],
 )
 def test_what_was_hit_is_taught_again(whole: Path, two_jobs: tuple[Job, Job], tmp_path: Path, how: str, hit: list[str]) -> None:
     store = tmp_path / "store"
@@ -46,12 +50,12 @@ def test_what_was_hit_is_taught_again(whole: Path, two_jobs: tuple[Job, Job], tm
     assert report.clips.model_dump() == {"planned": 4, "committed": 3, "failed": 1, "pending": 0}
     now = tree(store)
     derived = {key for key in damaged if key.endswith("/zarr.json")}  # an array's length
-    derived |= {key for key in damaged if how == "record" and key.startswith("log/")}
+    derived |= {key for key in damaged if "record" in how and key.startswith("log/")}
     assert {key for key in damaged if now.get(key) != damaged[key]} <= derived
     assert verify(str(store)).findings == ()
     after = _rows(store)
     # What a lost record committed stands, and is taken over in its place.
-    moved = set() if how == "record" else set(hit)
+    moved = set() if "record" in how else set(hit)
     assert {clip_id for clip_id in after if after[clip_id] != before[clip_id]} - {"broken"} == moved
     found, right = (open_cache(str(place)).read(NAMES, CLIPS) for place in (store, whole))
     for name in NAMES:
@@ -76,6 +80,11 @@ def _damage(store: Path, how: str) -> None:
             first.write_bytes(whole[:-7])
         case "lost":
             first.unlink()
+        case "first record":  # of another store under the same recipe: nothing before it says that it does not belong
+            path = store / record_key(0)
+            value = json.loads(path.read_bytes())
+            del value["digest"]
+            path.write_bytes(records._sealed(value | {"mark": "another store's"}))
         case "swapped":
             first.write_bytes(second.read_bytes())
             second.write_bytes(whole)
