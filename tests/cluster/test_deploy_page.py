@@ -145,9 +145,7 @@ def applied(title: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[s
     aws.chmod(0o755)
     script = "\n".join(block for block in blocks("sh", section(title)) if "fill " in block)
     path = f"{folder}:{os.environ['PATH']}"
-    subprocess.run(
-        ["bash", "-eo", "pipefail", "-c", script], check=True, cwd=ROOT, env=os.environ | {"PATH": path}, timeout=60
-    )
+    subprocess.run(["bash", "-eo", "pipefail", "-c", script], check=True, cwd=ROOT, env=os.environ | {"PATH": path}, timeout=60)
     roles: dict[str, dict[str, Any]] = defaultdict(dict)
     trust: dict[str, str] = {}
     of_bucket = None
