@@ -21,11 +21,13 @@ import s3fs
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-9f2c"
 
 IAM = Path(__file__).resolve().parents[1] / "cluster/iam"
-# identity → its policies, each with the prefix of the bucket it is about
+# identity → its policies, each with the prefix of the bucket it is about; as the deploy page gives them to roles
 RIGHTS = {
-    "reader": {"reader": "store"},
-    "writer": {"writer": "store", "reader": "raw"},
-    "operator": {"operator": "store"},
+    "reader": (("reader", "store"),),
+    "writer": (("writer", "store"), ("reader", "raw"), ("reader", "models")),
+    "teacher": (("teacher", "store"), ("reader", "raw"), ("reader", "models")),
+    "decoder": (("reader", "raw"),),
+    "operator": (("operator", "store"), ("reader", "raw"), ("reader", "models")),
 }
 # identity → its open connections; like s3fs's own, they live as long as the process
 CONNECTIONS: dict[str, dict[str, s3fs.S3FileSystem]] = {}
@@ -60,7 +62,13 @@ def _keys(access: str, secret: str) -> dict[str, str]:
 
 def policy(name: str, bucket: str, prefix: str) -> str:
     """A policy of `cluster/iam` for a place, as its users fill it in."""
-    return (IAM / f"{name}.json").read_text().replace("BUCKET", bucket).replace("PREFIX", prefix)
+    text = (IAM / f"{name}.json").read_text()
+    return text.replace("BUCKET", bucket).replace("PREFIX", prefix).replace("ACCOUNT", "123456789012")
+
+
+def policy_without_conditional_writes(name: str, bucket: str, prefix: str) -> str:
+    """The same for a server that does not know ``s3:if-none-match``, by the deploy page's ``grep``."""
+    return "\n".join(line for line in policy(name, bucket, prefix).splitlines() if "s3:if-none-match" not in line)
 
 
 def _configuration(bucket: str) -> dict[str, Any]:
@@ -68,12 +76,13 @@ def _configuration(bucket: str) -> dict[str, Any]:
     identities: list[dict[str, Any]] = [
         {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
     ]
-    policies = []
     for identity, rights in RIGHTS.items():
         key = {"accessKey": f"{identity}-access", "secretKey": f"{identity}-{SECRET_KEY}"}
-        names = [f"{name}-{prefix}" for name, prefix in rights.items()]
-        identities.append({"name": identity, "credentials": [key], "policyNames": names})
-        policies += [{"name": f"{n}-{p}", "content": policy(n, bucket, p)} for n, p in rights.items()]
+        identities.append({"name": identity, "credentials": [key], "policyNames": ["-".join(right) for right in rights]})
+    policies = [
+        {"name": f"{name}-{prefix}", "content": policy_without_conditional_writes(name, bucket, prefix)}
+        for name, prefix in sorted({right for rights in RIGHTS.values() for right in rights})
+    ]
     return {"identities": identities, "policies": policies}
 
 

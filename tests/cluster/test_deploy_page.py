@@ -5,11 +5,13 @@ So is every message of `docs/guides/troubleshooting.md`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import click
 import pytest
 import yaml
 from conftest import Jobs
+from s3_server import RIGHTS, policy, policy_without_conditional_writes
 from typer.main import get_command
 
 from schemas.job import Job
@@ -121,10 +124,74 @@ def test_every_file_that_the_page_names_is_there() -> None:
     files = set(re.findall(r"\bcluster/[\w./-]*\w", PAGE)) - {"cluster/iam/"}
     assert len(files) > 5
     assert [name for name in files if not (ROOT / name).exists()] == []
-    named = set(re.findall(r"`([\w-]+\.(?:json|yaml))`", PAGE)) - {"job.yaml"}
+    named = set(re.findall(r"`([\w-]+\.(?:json|yaml))`", PAGE)) - {"job.yaml", "zarr.json"}
     assert {name for name in named if not list((ROOT / "cluster").rglob(name))} == set()
-    filled = set(re.findall(r"\$\(fill ([\w-]+)", PAGE))
+    filled = set(re.findall(r"\$\(fill ([\w-]+)|^ *give \S+ \S+ ([\w-]+)", PAGE, re.MULTILINE))
+    filled = {name for names in filled for name in names if name}
+    assert filled >= {"write-once", "operator", "teacher", "writer", "reader"}
     assert {name for name in filled if not (ROOT / f"cluster/iam/{name}.json").exists()} == set()
+
+
+# Says what it was asked, one argument a line, and answers nothing.
+AWS = """#!/bin/bash
+printf '%s\\0' "$@" >> "$0.asked"; printf '\\n\\0' >> "$0.asked"
+"""
+
+
+def applied(title: str, folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, Any] | None]:
+    """Role → its policies, by name; role → who may take it; and the bucket's policy: what a part of the page hands to `aws`."""
+    aws = folder / "aws"
+    aws.write_text(AWS)
+    aws.chmod(0o755)
+    script = "\n".join(block for block in blocks("sh", section(title)) if "fill " in block)
+    path = f"{folder}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-eo", "pipefail", "-c", script], check=True, cwd=ROOT, env=os.environ | {"PATH": path}, timeout=60)
+    roles: dict[str, dict[str, Any]] = defaultdict(dict)
+    trust: dict[str, str] = {}
+    of_bucket = None
+    for call in Path(f"{aws}.asked").read_text().split("\n\0")[:-1]:
+        words = call.split("\0")[:-1]
+        options = dict(zip(words[2::2], words[3::2], strict=False))
+        if words[1] == "create-role":
+            trust[options["--role-name"]] = options["--assume-role-policy-document"]
+        if words[1] == "put-role-policy":
+            roles[options["--role-name"]][options["--policy-name"]] = json.loads(options["--policy-document"])
+        if words[1] == "put-bucket-policy":
+            of_bucket = json.loads(options["--policy"])
+    assert not re.search(
+        r"\b(ACCOUNT|REGION|CLUSTER|BUCKET|PREFIX|GROUP|OIDC_PROVIDER)\b", json.dumps([roles, trust, of_bucket])
+    )
+    return roles, trust, of_bucket
+
+
+@pytest.mark.parametrize(
+    ("title", "named"),
+    [("AWS, with `ray up`", "p4d-{}"), ("Kubernetes, with KubeRay", "p4d-kubernetes-{}")],
+    ids=["aws", "k8s"],
+)
+def test_the_steps_give_each_role_the_rights_that_are_tested_and_the_bucket_its_policy(
+    title: str, named: str, tmp_path: Path
+) -> None:
+    roles, trust, of_bucket = applied(title, tmp_path)
+    prefixes = {"store": "p4d/l4p-giant"}
+    who = {"head": "writer", "teach": "teacher", "decode": "decoder"} | ({"operator": "operator"} if of_bucket else {})
+    for role, identity in who.items():
+        wanted = [policy(name, "my-bucket", prefixes.get(place, place)) for name, place in RIGHTS[identity]]
+        given = {name: one for name, one in roles[named.format(role)].items() if name != "autoscaler"}
+        assert sorted(map(json.dumps, given.values())) == sorted(json.dumps(json.loads(text)) for text in wanted), role
+    assert trust.keys() == roles.keys() == {named.format(role) for role in who}
+    if title.startswith("AWS"):
+        assert of_bucket == json.loads(policy("write-once", "my-bucket", "p4d/l4p-giant"))
+        assert {name for name in roles if "autoscaler" in roles[name]} == {"p4d-head"}
+    else:
+        assert all(f':p4d-{role}"' in trust[named.format(role)] for role in who), "each by its own pods' account"
+
+
+def test_the_policies_for_other_servers_are_those_of_the_tests(tmp_path: Path) -> None:
+    (command,) = (line for line in "\n".join(blocks("sh")).splitlines() if "grep -v s3:if-none-match" in line)
+    subprocess.run(["bash", "-c", command.replace("> ", f"> {tmp_path}/")], check=True, cwd=ROOT)
+    made = json.loads((tmp_path / "writer.json").read_text())
+    assert made == json.loads(policy_without_conditional_writes("writer", "my-bucket", "p4d/l4p-giant"))
 
 
 def test_every_message_of_the_page_is_one_that_we_give() -> None:
