@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,14 +27,15 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
+from cluster.losses import Losses
 from cluster.metrics import Metrics
 from cluster.ray_decode import decode
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
-from schemas.errors import CacheError, CouldNotRun
-from schemas.event import EngineEvent, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.errors import CacheError, CouldNotRun, TeacherFailed
+from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.job import EngineJob, Job
-from schemas.log import WorkItem
+from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
 from schemas.report import PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
@@ -51,14 +52,15 @@ _RESOURCES_SECONDS = 2
 """How often to ask Ray for the cluster's resources."""
 _SAY_SECONDS = 30
 """How often to report what the run waits for."""
-_DEATHS = 4
-"""The run stops when this many teachers die with the same unit in work, or in a row before any unit is done."""
+_PILOT_TRIES = 4
 _STORE_SHARE = 0.4
 """Share of Ray's object store that decoded frames may take."""
 _DECODER_GPUS = 0.05
 """Share of a GPU that a decode task reserves when it decodes on the GPU."""
 _CALLS_AT_ONCE = 64
 """Concurrent calls of one teacher actor: some teach, some write, and others receive blocks."""
+
+_NODE_LABEL = "ray.io/node-id"
 
 _UNREAD_BLOCKS = 2
 """Blocks that a decode task may produce ahead of what the driver has read."""
@@ -97,7 +99,7 @@ class RayEngine:
                 num_gpus=engine.gpus_per_teacher,
                 num_cpus=engine.cpus_per_teacher + engine.decoders,
                 resources=engine.teacher_resources,
-                max_retries=_DEATHS,
+                max_retries=_PILOT_TRIES,
             )
             report = ray.get(task.remote(job, clips))
         if isinstance(report, CacheError):
@@ -118,14 +120,31 @@ class _Teacher:
 
     name: str
     actor: Any
+    node: str = ""
+    """Ray's id of its node; empty until it has told."""
+    host: str = ""
     started: TeacherStarted | None = None
     teaching: set[int] = field(default_factory=set)
     writing: set[int] = field(default_factory=set)
+    tries: _Suspect | None = None
+    """The suspected unit whose clips it tries out, one by one and with nothing else in work."""
 
     @property
     def has_room(self) -> bool:
         """Whether it can take another unit to teach: one per device, and one more waiting."""
-        return self.started is not None and len(self.teaching) <= len(self.started.devices)
+        return self.started is not None and self.tries is None and len(self.teaching) <= len(self.started.devices)
+
+
+@dataclass(eq=False)
+class _Suspect:
+    """A unit in work at several losses, whose clips are tried out one by one."""
+
+    unit: int
+    left: deque[Clip]
+    """Clips to be tried; the first is being tried once a teacher has the suspect."""
+    struck: list[str] = field(default_factory=list)
+    """The nodes that lost a teacher when it tried the first of them."""
+    guilty: list[FailedRow] = field(default_factory=list)
 
 
 class _Run:
@@ -140,10 +159,11 @@ class _Run:
         self._teachers: list[_Teacher] = []
         self._owners: dict[int, _Teacher] = {}
         self._hired = 0
-        self._deaths = 0
-        """Teachers that died since a unit was last done."""
-        self._deaths_with: Counter[int] = Counter()
-        """Unit → teachers that died while they had it."""
+        self._losses = Losses()
+        self._bad_nodes: set[str] = set()
+        """Ray's ids of the nodes that get no more teachers."""
+        self._suspects: deque[_Suspect] = deque()
+        """Suspected units that no teacher tries yet."""
         self._blocks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
         """Unit → block number → reference to a decoded block that no teacher has yet."""
         self._handed: defaultdict[int, set[int]] = defaultdict(set)
@@ -206,10 +226,16 @@ class _Run:
             resources=self._engine.teacher_resources,
             memory=self._needed.host,
             max_concurrency=_CALLS_AT_ONCE,
+            label_selector={_NODE_LABEL: f"!in({','.join(sorted(self._bad_nodes))})"} if self._bad_nodes else None,
         )
         teacher = _Teacher(name, actor.remote(self._spec, name))
         self._teachers.append(teacher)
+        self._ask(teacher, teacher.actor.place.remote(), partial(self._on_placed, teacher))
         self._ask(teacher, teacher.actor.start.remote(), partial(self._on_started, teacher))
+
+    def _on_placed(self, teacher: _Teacher, place: tuple[str, str]) -> None:
+        teacher.node, teacher.host = place
+        self._losses.joined(teacher.node)
 
     def _on_started(self, teacher: _Teacher, started: TeacherStarted) -> EngineEvent:
         teacher.started = started
@@ -227,8 +253,9 @@ class _Run:
 
     def _hand_out(self) -> None:
         """Assign units to the teachers that have room, those with the fewest units first."""
+        self._try_suspects()
         while self._begins_more and self._at_work >= min(self._engine.min_teachers, self._units_left):
-            free = [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
+            free = [t for t in self._free if t is not self._reserved]
             if not free or (unit := self._scheduler.next_unit()) is None:
                 return
             teacher = min(free, key=lambda t: len(t.teaching))
@@ -238,6 +265,61 @@ class _Run:
             self._ask(teacher, teacher.actor.teach.remote(unit, item, blocks), partial(self._on_taught, teacher, unit))
             for number, block in self._blocks.pop(unit, {}).items():
                 self._hand_over(teacher, unit, number, block)
+
+    @property
+    def _free(self) -> list[_Teacher]:
+        return [t for t in self._teachers if t.has_room and len(t.writing) < self._engine.writers]
+
+    @property
+    def _good_nodes(self) -> set[str]:
+        """The nodes that had a teacher, are alive, and are not set aside."""
+        return (self._losses.nodes & self._room.nodes) - self._bad_nodes
+
+    @property
+    def _reserved(self) -> _Teacher | None:
+        """The teacher that gets nothing new, to try the next suspect once it is idle; on a node where it was not tried."""
+        if not self._suspects:
+            return None
+        struck = set(self._suspects[0].struck)
+        elsewhere = [t for t in self._free if t.node not in struck or self._good_nodes <= struck]
+        return min(elsewhere, key=lambda t: len(t.teaching) + len(t.writing), default=None)
+
+    def _try_suspects(self) -> None:
+        """Give a suspect to a teacher that has nothing else in work."""
+        while self._suspects and self._begins_more:
+            teacher = self._reserved
+            if teacher is None or teacher.teaching or teacher.writing:
+                return
+            teacher.tries = self._suspects.popleft()
+            self._try_next(teacher, None)
+
+    def _try_next(self, teacher: _Teacher, _: None) -> None:
+        suspect = teacher.tries
+        assert suspect is not None
+        if suspect.left:
+            item = self._scheduler.item(suspect.unit).model_copy(update={"clips": (suspect.left[0],), "settled": ()})
+            self._ask(teacher, teacher.actor.try_out.remote(item), partial(self._on_tried, teacher))
+            return
+        teacher.tries = None
+        self._settle(suspect)
+
+    def _on_tried(self, teacher: _Teacher, _: None) -> None:
+        assert teacher.tries is not None
+        teacher.tries.left.popleft()
+        teacher.tries.struck.clear()
+        self._losses.progressed()
+        self._try_next(teacher, None)
+
+    def _settle(self, suspect: _Suspect) -> None:
+        """Begin a suspected unit again, without the clips that brought a teacher down by themselves."""
+        item, guilty = self._scheduler.item(suspect.unit), {row.row for row in suspect.guilty}
+        clips = tuple(clip for clip in item.clips if clip.row not in guilty)
+        self._scheduler.replace(
+            suspect.unit, item.model_copy(update={"clips": clips, "settled": (*item.settled, *suspect.guilty)})
+        )
+        self._losses.acquit(suspect.unit)
+        self._blocks.pop(suspect.unit, None)
+        self._scheduler.begin_again(suspect.unit)
 
     def _hand_over(self, teacher: _Teacher, unit: int, number: int, block: Any) -> None:
         self._handed[unit].add(number)
@@ -255,7 +337,7 @@ class _Run:
         del self._owners[unit]
         self._scheduler.finish(unit)
         self._units_left -= 1
-        self._deaths = 0
+        self._losses.done(teacher.node, unit, time.monotonic())
         return report
 
     def _ask(self, teacher: _Teacher, asked: Any, answer: _Answer) -> None:
@@ -289,7 +371,7 @@ class _Run:
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
         is_known = block.number in self._handed.get(block.unit, ()) or block.number in self._blocks.get(block.unit, ())
-        if is_known or not self._scheduler.wants(block.unit):
+        if is_known or not self._scheduler.expects(block):
             return  # decoded a second time after a teacher was lost, or no longer needed
         if owner is None:
             self._blocks[block.unit][block.number] = ref
@@ -303,10 +385,13 @@ class _Run:
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ray.exceptions.RayError):
                 raise  # a bug in this program
-            yield self._lose(teacher, error)
+            yield from self._lose(teacher, error)
             return
         except ray.exceptions.RayError as error:
-            yield self._lose(teacher, error)
+            yield from self._lose(teacher, error)
+            return
+        if isinstance(result, TeacherFailed):
+            yield from self._lose(teacher, result)
             return
         if isinstance(result, CacheError):
             raise result
@@ -314,27 +399,47 @@ class _Run:
         if event is not None:
             yield event
 
-    def _lose(self, teacher: _Teacher, error: Exception) -> EngineEvent:
-        """Drop a teacher whose process, node or input frames are lost, and put its units back in the queue."""
+    def _lose(self, teacher: _Teacher, error: Exception) -> Iterator[EngineEvent]:
+        """Drop a teacher whose process, node, device or input frames are lost, and put its units back in the queue."""
         ray.kill(teacher.actor)
         self._teachers.remove(teacher)
         self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
         units = sorted(teacher.teaching | teacher.writing)
-        self._deaths += 1
-        self._deaths_with.update(units)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if self._deaths >= _DEATHS or any(self._deaths_with[unit] >= _DEATHS for unit in units):
+        self._losses.lost(teacher.node, units, time.monotonic())
+        if self._losses.nothing_goes_on:
             raise CouldNotRun(
-                f"teachers died {_DEATHS} times over the same work; reason of the last: {reason}. The usual cause is memory: "
-                "lower engine.batch, engine.writers or engine.teachers, then run the job again; committed units are kept."
+                f"teachers were lost at {self._losses.since_done} moments with no unit done in between; the last: {reason}. "
+                "If it is memory, lower engine.batch, engine.writers or engine.teachers. Then run the job again; committed "
+                "units are kept."
             )
+        if teacher.tries is not None:
+            self._strike(teacher.tries, teacher.node, reason)
         for unit in units:
-            del self._owners[unit]
-            self._handed.pop(unit, None)
-            self._blocks.pop(unit, None)
+            self._put_back(unit)
+        yield TeacherLost(teacher=teacher.name, node=teacher.host, reason=reason, units=len(units))
+        if teacher.node not in self._bad_nodes and self._losses.is_bad(teacher.node):
+            self._bad_nodes.add(teacher.node)
+            yield NodeSetAside(node=teacher.host, reason=reason)
+
+    def _strike(self, suspect: _Suspect, node: str, reason: str) -> None:
+        """A clip that was tried alone brought a teacher down: on two nodes, or twice on the only one, it is a failed row."""
+        suspect.struck.append(node)
+        self._suspects.append(suspect)
+        if len(set(suspect.struck)) > 1 or (len(suspect.struck) > 1 and self._good_nodes <= set(suspect.struck)):
+            clip = suspect.left.popleft()
+            suspect.struck.clear()
+            suspect.guilty.append(FailedRow(row=clip.row, reason="teacher_crashed", detail=reason))
+            self._losses.progressed()
+
+    def _put_back(self, unit: int) -> None:
+        del self._owners[unit]
+        self._handed.pop(unit, None)
+        self._blocks.pop(unit, None)
+        if self._losses.is_suspect(unit) and self._scheduler.item(unit).clips:
+            self._suspects.append(_Suspect(unit, deque(self._scheduler.item(unit).clips)))
+        else:
             self._scheduler.begin_again(unit)
-        node = teacher.started.node if teacher.started is not None else ""
-        return TeacherLost(teacher=teacher.name, node=node, reason=reason, units=len(units))
 
 
 def _nothing(_: object) -> None:
@@ -350,10 +455,13 @@ class _Room:
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
         self._looked = -math.inf
         self._resources: dict[str, float] = {}
+        self.nodes: frozenset[str] = frozenset()
+        """Ray's ids of the nodes that are alive."""
 
     def look(self) -> None:
         if time.monotonic() - self._looked > _RESOURCES_SECONDS:
             self._resources, self._looked = ray.cluster_resources(), time.monotonic()
+            self.nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
     @property
     def teachers(self) -> int:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from platform import node
+from typing import TypeVar
+
+import ray
 
 from cluster.ray_decode import DecodedBlock
-from schemas.errors import CacheError
+from schemas.errors import BadInput, CacheError, CouldNotRun, StoreDamaged, TeacherFailed
 from schemas.event import TeacherStarted
 from schemas.log import WorkItem
 from schemas.report import UnitReport
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
-from teacher_cache.jobs.scheduler import Inbox, InboxClosed
+from teacher_cache.jobs.scheduler import Inbox, InboxClosed, decode_alone
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
+
+Result = TypeVar("Result")
 
 
 class TeacherActor:
     """A `UnitWorker` on a Ray node. Its methods run concurrently, in threads.
 
-    They return a `CacheError` instead of raising it, because Ray would wrap it in its own traceback.
+    They return a `CacheError` instead of raising it, because Ray would wrap it in its own traceback. A `TeacherFailed` costs
+    this teacher; any other, the run.
     """
 
     def __init__(self, spec: WorkerSpec, name: str) -> None:
@@ -25,12 +33,18 @@ class TeacherActor:
         self._inbox = Inbox()
         self._taught: dict[int, TaughtUnit] = {}
 
+    def place(self) -> tuple[str, str]:
+        """(Ray's id of this actor's node, its host name)."""
+        return ray.get_runtime_context().get_node_id(), node()
+
     def start(self) -> TeacherStarted | CacheError:
-        """Load the teacher. Must return before any other method is called."""
+        """Load the teacher. Must return before a unit is given to it."""
         try:
             self._worker = UnitWorker(self._spec)
-        except CacheError as error:
+        except (BadInput, StoreDamaged) as error:  # the same on every node
             return error
+        except Exception as error:  # noqa: BLE001  # a driver, a disk or a library of this node, whatever it raises
+            return _failed(error)
         return TeacherStarted(teacher=self._name, node=node(), devices=self._worker.devices)
 
     def take(self, unit: int, number: int, block: DecodedBlock) -> CacheError | None:
@@ -44,20 +58,47 @@ class TeacherActor:
 
     def teach(self, unit: int, item: WorkItem, blocks: int) -> CacheError | None:
         """Teach a unit as its ``blocks`` decoded blocks arrive."""
-        try:
+
+        def taught() -> None:
             self._taught[unit] = self._worker.teach(item, self._inbox.clips(unit, blocks))
-        except CacheError as error:
-            return error
+
+        try:
+            return _told(taught)
         except InboxClosed:  # `take` has returned the reason
             return None
         finally:
             self._inbox.forget(unit)
-        return None
+
+    def try_out(self, item: WorkItem) -> CacheError | None:
+        """Decode and teach one clip here, and keep nothing of it: to see whether this process outlives it."""
+
+        def tried() -> None:
+            engine = self._spec.engine
+            with Decoder(self._worker.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device) as decoder:
+                self._worker.teach(item, decode_alone(decoder, item))
+
+        return _told(tried)
 
     def write(self, unit: int) -> UnitReport | CacheError:
         """Write a unit that was taught."""
-        try:
-            report = self._worker.write(self._taught.pop(unit))
-        except CacheError as error:
-            return error
-        return report.model_copy(update={"teacher": self._name})
+        report = _told(lambda: self._worker.write(self._taught.pop(unit)))
+        return report if isinstance(report, CacheError) else report.model_copy(update={"teacher": self._name})
+
+
+def _told(work: Callable[[], Result]) -> Result | CacheError:
+    try:
+        return work()
+    except InboxClosed:
+        raise
+    except CacheError as error:
+        return error
+    except Exception as error:  # noqa: BLE001  # as above
+        return _failed(error)
+
+
+def _failed(error: Exception) -> TeacherFailed:
+    """Whatever stopped this teacher alone; others may do better."""
+    if isinstance(error, TeacherFailed):
+        return error
+    kind = "" if isinstance(error, CouldNotRun) else f"{type(error).__name__}: "
+    return TeacherFailed(f"{kind}{error}")

@@ -21,6 +21,7 @@ FailureReason = Literal[
     "decode_timeout",  # the decoder exceeded its deadline and was killed
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity
+    "teacher_crashed",  # teachers were lost over it, at last with nothing else in work
     "encoding_bound",  # the encoding cannot hold the values within its stated bound
     "missing_in_shard",  # an earlier attempt left the shard without the clip, or with other values; the next run does it again
     "superseded",  # a later row holds the clip; this row was never taught

@@ -67,6 +67,10 @@ class Unreachable(CouldNotRun):
     """The server of a store or a video does not answer, or refuses the credentials."""
 
 
+class TeacherFailed(CouldNotRun):
+    """A teacher cannot go on: its device, its memory or its machine is at fault. Teachers elsewhere may."""
+
+
 class Forked(CouldNotRun):
     """An open store was used in a forked process. Start workers by spawn."""
 

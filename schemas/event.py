@@ -47,6 +47,15 @@ class TeacherLost(Timed):
     """Units that it had in work."""
 
 
+class NodeSetAside(Timed):
+    """A node lost its teachers again and again while others worked. It gets no more of them in this run."""
+
+    event: Literal["node_set_aside"] = "node_set_aside"
+    node: str
+    reason: str
+    """Of the last loss."""
+
+
 class Waiting(Timed):
     """The run waits, for teachers or for any progress."""
 
@@ -75,7 +84,7 @@ class RunFinished(Timed):
     wall_seconds: float
 
 
-EngineEvent = UnitReport | TeacherStarted | TeacherLost | Waiting | Stopping
+EngineEvent = UnitReport | TeacherStarted | TeacherLost | NodeSetAside | Waiting | Stopping
 """The events that an engine yields."""
 
 Event = Annotated[RunStarted | EngineEvent | RunFinished, Field(discriminator="event")]

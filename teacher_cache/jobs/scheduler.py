@@ -59,6 +59,12 @@ def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ..
         yield tuple(islice(decoded, len(block.clips)))
 
 
+def decode_alone(decoder: DecodesClips, item: WorkItem) -> Iterator[Decoded]:
+    """Decode the clips of an item, in order."""
+    for clips in decode_span(decoder, Span(tuple(_blocks(0, item)))):
+        yield from clips
+
+
 class Scheduler:
     """Decides the order of a run's work. Not thread-safe.
 
@@ -75,6 +81,8 @@ class Scheduler:
         self._items: dict[int, WorkItem] = {}
         self._untaught: list[int] = []
         """Units not yet taught, ascending."""
+        self._replaced: set[int] = set()
+        """Units that are another item than they once were."""
         self._slots: set[int] = set()
         """The untaught units whose clips are decoded, being decoded or next to be."""
         self._unbegun: list[int] = []
@@ -148,6 +156,16 @@ class Scheduler:
         self._slots.add(unit)
         insort(self._unbegun, unit)
         self._again.extend(Span((block,)) for block in _blocks(unit, self._items[unit]))
+
+    def replace(self, unit: int, item: WorkItem) -> None:
+        """Let a unit be another item of the same rows, before it begins again."""
+        self._items[unit] = item
+        self._replaced.add(unit)
+
+    def expects(self, block: Block) -> bool:
+        """Whether the block's decoded clips are still needed; not if they are of an item that was replaced since."""
+        is_of_item = block.unit not in self._replaced or block in _blocks(block.unit, self._items[block.unit])
+        return self.wants(block.unit) and is_of_item
 
     def _may_open(self) -> bool:
         return len(self._slots) < self.ahead or not self._untaught

@@ -21,7 +21,7 @@ import torch
 
 from schemas.base import Frozen, sha256_digest
 from schemas.clip import Clip, FailureReason, FrameClock
-from schemas.errors import BadInput, CouldNotRun, StoreDamaged, VideoError
+from schemas.errors import BadInput, CouldNotRun, StoreDamaged, TeacherFailed, VideoError
 from schemas.job import EngineJob, TeacherJob
 from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
@@ -75,7 +75,7 @@ class UnitWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.engine.threads_per_teacher is not None:
             torch.set_num_threads(spec.engine.threads_per_teacher)
-        self.batch = spec.engine.batch
+        self.batch, self._is_halved = spec.engine.batch, False
         expect(spec.store, spec.storage_options.endpoint_url)
         self.store = open_store(spec.store, spec.storage_options)
         self.devices = _devices(spec.engine)
@@ -107,6 +107,27 @@ class UnitWorker:
     def teaching_at_once(self) -> int:
         """Number of units that keep the devices busy: one per device, plus one being encoded or waiting for frames."""
         return len(self.devices) + 1
+
+    def raw(self, frames: torch.Tensor, signals: Sequence[SignalName]) -> RawSignals:
+        """The teacher's raw signals of uint8 frames (clip, frame, y, x, rgb), once its device has them.
+
+        If a batch is more than the device's memory holds, it and all later ones are halved, once. Raises `TeacherFailed`.
+        """
+        try:
+            with self.teacher() as teacher:
+                raw = teacher.raw(frames, signals)
+                _wait_for_device(raw)
+                return raw
+        except torch.OutOfMemoryError as error:
+            if len(frames) == 1 or (self._is_halved and len(frames) <= self.batch):
+                raise TeacherFailed(f"out of memory with {len(frames)} clips at once: {_first_line(error)}") from error
+        except RuntimeError as error:  # as CUDA's errors are, of which a process does not recover
+            raise TeacherFailed(f"the teacher failed: {_first_line(error)}") from error
+        if not self._is_halved:
+            self._is_halved, self.batch = True, max(1, self.batch // 2)
+        torch.cuda.empty_cache()  # of other batches' sizes
+        halves = [self.raw(half, signals) for half in torch.split(frames, -(-len(frames) // 2))]
+        return {signal: torch.cat([half[signal] for half in halves]) for signal in halves[0]}
 
     @contextmanager
     def teacher(self) -> Iterator[Teacher]:
@@ -240,10 +261,8 @@ class TaughtUnit:
     def _raw(self, frames: torch.Tensor) -> RawSignals:
         if not self._signals:
             return {}
-        with self._worker.teacher() as teacher, self.clock.stage("teach"):
-            raw = teacher.raw(frames, self._signals)
-            _wait_for_device(raw)
-        return raw
+        with self.clock.stage("teach"):
+            return self._worker.raw(frames, self._signals)
 
     def _encode(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> None:
         self._worker.encoded.acquire()
@@ -444,6 +463,10 @@ def _devices(engine: EngineJob) -> tuple[str, ...]:
             "set it to 0 to teach on the CPU"
         )
     return tuple(f"cuda:{number}" for number in range(wanted))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def _wait_for_device(raw: RawSignals) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from schemas.credentials import without_credentials
-from schemas.event import Event, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.event import Event, NodeSetAside, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
@@ -152,6 +152,8 @@ class RunProgress:
             case TeacherLost():
                 left = {name: devices for name, devices in self.teachers.items() if name != event.teacher}
                 return replace(self, teachers=MappingProxyType(left))
+            case NodeSetAside():
+                return self
             case UnitReport():
                 return replace(
                     self,
@@ -178,6 +180,8 @@ class RunProgress:
             case TeacherLost():
                 back = f"; {event.units} units go to others" if event.units else ""
                 said = [f"{event.teacher} on {event.node} is lost: {event.reason}{back}"]
+            case NodeSetAside():
+                said = [f"{event.node} gets no more teachers: it lost them again and again, the last by {event.reason}"]
             case Waiting():
                 said = [f"waiting with {event.teachers} teachers: {event.detail}"]
             case Stopping():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import psutil
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
@@ -21,6 +22,7 @@ from ray.cluster_utils import Cluster
 from terminal import paced
 
 from schemas.report import RunReport
+from teacher_cache.scenes import encode_video
 
 # A run that misses a loss waits for ever for what was lost.
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
@@ -41,6 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             patch.setenv(name, value)
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
         patch.setenv("P4D_CACHE_DIR", str(tmp_path_factory.mktemp("node")))
+        patch.setenv("P4D_FAULTY", str(tmp_path_factory.mktemp("faults") / "faults.json"))
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **SMALL})
         for _ in range(2):
             add_teaching_node(started)
@@ -188,6 +191,35 @@ def test_nodes_are_lost_and_others_come(
     assert joined & {event["teacher"] for event in run.events("unit_done")}
     is_as_undisturbed(tmp_path / "store", undisturbed, command)
     assert kept in cluster.list_all_nodes()
+
+
+def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command, cluster: Cluster
+) -> None:
+    """A node whose device fails whatever it is given, and a clip that ends each process that has it."""
+    white = np.full((20, 64, 64, 3), 255, np.uint8)
+    encode_video(tmp_path / "white.mp4", white, fps=10)
+    broken = cluster.list_all_nodes()[1]
+    Path(os.environ["P4D_FAULTY"]).write_text(json.dumps({"ecc": [broken.node_id], "seconds": 0.25}))
+    job = many(tmp_path, videos, **TEACHERS)
+    lines = (tmp_path / "videos.jsonl").read_text().splitlines()
+    lines[7] = json.dumps({"uri": str(tmp_path / "white.mp4"), "id": "clip-07"})
+    (tmp_path / "videos.jsonl").write_text("\n".join(lines))
+    (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
+    run = Run(tmp_path / "job.yaml")
+    status, out, err = run.end()
+    assert status == 1, err
+    report = RunReport.model_validate_json(out)
+    assert (report.clips.committed, report.clips.failed) == (CLIPS - 1, 1)
+    (failure,) = report.failures
+    assert (failure.clip_id, failure.reason) == ("clip-07", "teacher_crashed")
+    assert len(run.events("node_set_aside")) == 1
+    assert any("uncorrectable ECC" in event["reason"] for event in run.events("teacher_lost"))
+    assert command("teacher-cache", "verify", tmp_path / "store").status == 0
+    found = tree(tmp_path / "store")
+    others = [key for key in undisturbed if "/c/" in key and "/c/3/" not in key]  # of other units than the clip's
+    assert len(others) > CLIPS / 2
+    assert all(found[key] == undisturbed[key] for key in others)
 
 
 @pytest.mark.parametrize("kind", ["local", "ray"])

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Jobs
 
 from schemas.base import sha256_digest
+from schemas.errors import TeacherFailed
 from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
@@ -31,6 +33,7 @@ from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
+from teacher_cache.teachers.registry import family
 
 PER_SHARD = 3
 KEY = "timestamps/c/0/0"
@@ -181,3 +184,27 @@ def test_no_more_encoded_clips_wait_than_the_compressors_can_take(videos: Path, 
                 gate.set()
             assert begun.worker.write(teaching.result(60)).committed == count
         assert all(one.result(60) for one in busy)
+
+
+@pytest.mark.parametrize(("most_clips", "batch"), [(4, 4), (2, 2), (1, 2)])
+def test_a_batch_that_the_device_does_not_hold_is_halved_once(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_clips: int, batch: int
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "packages"))
+    monkeypatch.setenv("P4D_FAULTY", str(tmp_path / "faults.json"))
+    (tmp_path / "faults.json").write_text(json.dumps({"most_clips": most_clips}))
+    described = {"family": "faulty", "preset": "tiny"}
+    job = Job.model_validate(Jobs(tmp_path, videos).value(tmp_path / "store", teacher=described, signals=["camray"]))
+    create_store(job.store, discover(job).recipe, "test")
+    spec = WorkerSpec(
+        store=job.store, teacher=job.teacher, engine=job.engine.model_copy(update={"batch": 4}), shapes=discover(job).shapes
+    )
+    frames = torch.randint(0, 256, (4, 16, 112, 112, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with UnitWorker(spec) as worker:
+        if most_clips == 1:
+            with pytest.raises(TeacherFailed, match="out of memory with 2 clips at once: CUDA out of memory"):
+                worker.raw(frames, ["camray"])
+        else:
+            whole = family("l4p").load(job.teacher, "cpu").raw(frames, ["camray"])["camray"]
+            torch.testing.assert_close(worker.raw(frames, ["camray"])["camray"], whole)
+        assert worker.batch == batch
