@@ -137,8 +137,9 @@ def refuse_credentials(url: str) -> None:
     """Raise `BadInput` if a URL holds a key or is signed, since URLs are written to stores and logs."""
     if holds_credentials(url):
         raise BadInput(
-            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them, instead of a signed "
-            "URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."
+            f"the URL {url} holds credentials, or a query or fragment that may, and URLs are kept in stores and logs. Give it "
+            "without them, instead of a signed URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, …)."
         )
 
 
