@@ -105,7 +105,9 @@ def reported_errors(as_json: bool) -> Iterator[None]:
         ):  # in a process that is otherwise silent, since another reports for all
             sys.stderr.write(f"error: {printable(str(told))}\n")
         first, *more = str(told).split("\n")
-        stderr.print(styled(("error:", "bold red"), f" {first}"), *more, sep="\n", soft_wrap=True)
+        # Indented, so that a name with a line break in it cannot look like another message.
+        further = [text if text.startswith(" ") else f"  {text}" for text in more]
+        stderr.print(styled(("error:", "bold red"), f" {first}"), *further, sep="\n", soft_wrap=True)
         raise SystemExit(told.exit_status) from None
 
 
