@@ -15,7 +15,7 @@ from schemas.base import Frozen
 from schemas.credentials import without_credentials
 from schemas.event import Event, NodeSetAside, RunFinished, RunStarted, TeacherLost, TeacherStarted
 from schemas.report import UnitReport
-from teacher_cache.io.console import escape, stderr
+from teacher_cache.io.console import printable, stderr, styled
 
 
 class _Metric(Frozen):
@@ -50,7 +50,7 @@ class Metrics:
     """
 
     def __init__(self, labels: Mapping[str, str], units: int = 0) -> None:
-        self._labels = {name: without_credentials(value) for name, value in labels.items()}
+        self._labels = _shown(labels)
         self._devices: dict[str, int] = {}
         self._units_left = units
         self._metrics: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Metrics:
 
     def _add(self, name: str, value: float, **labels: str) -> None:
         if value > 0:  # Ray raises for an increment of 0
-            self._metrics[name].inc(value, tags={**self._labels, **labels})
+            self._metrics[name].inc(value, tags=self._labels | _shown(labels))
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:
@@ -122,4 +122,9 @@ class Metrics:
             if not self._complained:
                 self._complained = True
                 said = f"cannot export metrics: {type(error).__name__}: {error}; the run continues without them"
-                stderr.print(f"[yellow]warning:[/] {escape(said)}", soft_wrap=True)
+                stderr.print(styled(("warning:", "yellow"), f" {said}"), soft_wrap=True)
+
+
+def _shown(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels' values without credentials, on one line each: Ray escapes only what Prometheus' text format needs."""
+    return {name: printable(without_credentials(value)) for name, value in labels.items()}

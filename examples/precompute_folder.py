@@ -49,7 +49,7 @@ def main() -> int:
     for signal, size in report.bytes.items():
         print(f"  {signal:<8} {size / max(1, report.clips.committed) / 1e6:8.3f} MB a clip")
     for failed in report.failures:
-        print(f"  failed: {failed.clip_id}: {failed.reason} ({failed.detail})")
+        print(f"  failed: {failed.clip_id!r}: {failed.reason} ({failed.detail!r})")
     return 1 if report.failures else 0
 
 

@@ -39,7 +39,10 @@ class Timed(Frozen):
 
 
 def differences(mine: Frozen, theirs: Frozen) -> dict[str, tuple[object, object]]:
-    """Dotted path → (value in ``mine``, value in ``theirs``) for each field that differs; empty if the two are equal."""
+    """Dotted path → (value in ``mine``, value in ``theirs``) for each field that differs; empty if the two are equal.
+
+    A key that is no plain text, as of a store from elsewhere, is in the path as Python writes it: a path is one line.
+    """
     first, second = _flatten(mine.model_dump(mode="json")), _flatten(theirs.model_dump(mode="json"))
     paths = sorted(first.keys() | second.keys())
     return {p: (first.get(p), second.get(p)) for p in paths if first.get(p) != second.get(p)}
@@ -48,10 +51,11 @@ def differences(mine: Frozen, theirs: Frozen) -> dict[str, tuple[object, object]
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, item in value.items():
+        name = prefix + (key if key.isprintable() else repr(key))
         if isinstance(item, dict):
-            flat |= _flatten(item, f"{prefix}{key}.")
+            flat |= _flatten(item, f"{name}.")
         else:
-            flat[prefix + key] = item
+            flat[name] = item
     return flat
 
 

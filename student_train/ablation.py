@@ -28,7 +28,7 @@ from schemas.evaluation import EvalReport
 from schemas.job import EncodingProfile
 from schemas.train import DataConfig, DecoderConfig, FitReport, LossConfig, Mode, ModelConfig, TrainConfig
 from teacher_cache import open_cache
-from teacher_cache.io.console import progress_bar, stderr
+from teacher_cache.io.console import escape_standard_error, progress_bar, stderr
 from teacher_cache.io.output_folder import claim_folder
 from teacher_cache.io.parent import end_with_parent
 
@@ -191,6 +191,7 @@ def _begin_worker(folder: Path, threads: int) -> None:
     threading.Thread(target=end_with_parent, args=(command.pid,), daemon=True).start()
     torch.set_num_threads(threads)
     sys.stderr = (folder / f"log-{os.getpid()}.txt").open("w", encoding="utf-8", buffering=1)
+    escape_standard_error()
 
 
 def run_arm(config: AblationConfig, out: Path, arm: Arm, seed: int) -> ArmRun:

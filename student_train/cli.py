@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
@@ -16,9 +15,9 @@ from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluate
 from schemas.job import EncodingProfile
 from schemas.train import Dtype, FitReport, TrainConfig
 from student_train.training.ranks import rank_zero_console
-from teacher_cache.io.command_line import Command, command_line, reported_errors
+from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
-from teacher_cache.io.console import escape, print_json, stderr, stdout
+from teacher_cache.io.console import print_json, stderr, stdout
 
 _ABLATION = AblationConfig()
 
@@ -67,8 +66,9 @@ def export(
         print_json(report)
     else:
         stdout.print(
-            f"{report.parameters:,} parameters in {report.tensors} tensors, {report.bytes / 2**20:.1f} MiB: {report.out}\n"
+            f"{report.parameters:,} parameters in {report.tensors} tensors, {report.bytes / 2**20:.1f} MiB: {report.out}",
             "its README.md shows how to use it",
+            sep="\n",
             soft_wrap=True,
         )
 
@@ -162,7 +162,7 @@ def show_ablation(report: AblationReport) -> None:
     """Accuracies and maps of each arm, mean and deviation over its seeds, in per cent and in the metrics' own units."""
     from student_train.evaluation.map_metrics import METRICS  # noqa: PLC0415  # torch
 
-    table = Table("right answers, %", *map(escape, report.questions))
+    table = Table("right answers, %", *report.questions)
     for summary in report.arms:
         table.add_row(report.label(summary.arm), *(_spread(summary.accuracy[task], 100) for task in report.questions))
     table.add_row("baseline", *(f"{100 * report.baseline[task]:.1f}" for task in report.questions))
@@ -176,9 +176,7 @@ def show_ablation(report: AblationReport) -> None:
         title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"
         table.add_row(title, *cells, _figure(constant))
     stdout.print(table)
-    stdout.print(
-        f"{report.seconds:.0f} s on {report.cores} cores: {escape(report.out)}/ablation.json, ablation.png", soft_wrap=True
-    )
+    stdout.print(f"{report.seconds:.0f} s on {report.cores} cores: {report.out}/ablation.json, ablation.png", soft_wrap=True)
 
 
 def _spread(found: Spread, factor: float = 1) -> str:
@@ -192,7 +190,7 @@ def show_evaluation(report: EvalReport) -> None:
         show_maps(report.maps)
     if report.answers is not None:
         show_answers(report.answers)
-    stdout.print(f"{len(report.files)} files: {escape(report.files[0].rpartition('/')[0])}", soft_wrap=True)
+    stdout.print(f"{len(report.files)} files: {report.files[0].rpartition('/')[0]}", soft_wrap=True)
 
 
 def show_maps(maps: MapsReport) -> None:
@@ -205,9 +203,7 @@ def show_maps(maps: MapsReport) -> None:
         title = f"{metric.title}{f' ({metric.unit})' if metric.unit else ''} {'↓' if metric.better == 'lower' else '↑'}"
         table.add_row(title, *map(_figure, (found.mean, found.median, found.baseline)), metric.baseline, str(found.clips))
     stdout.print(table)
-    stdout.print(
-        f"{maps.clips} clips of {escape(maps.store)}" + (f"; {escape(maps.note)}" if maps.note else ""), soft_wrap=True
-    )
+    stdout.print(f"{maps.clips} clips of {maps.store}" + (f"; {maps.note}" if maps.note else ""), soft_wrap=True)
     show_unevaluated("clips", maps.unevaluated)
 
 
@@ -219,23 +215,23 @@ def show_answers(answers: AnswersReport) -> None:
         table = Table("multiple choice", "letter", "letter or text", "chance", "questions")
         for name, found in chosen.items():
             shares = (f"{share:.1%}" for share in (found.strict, found.lenient, found.chance))
-            table.add_row(escape(name), *shares, str(found.questions))
+            table.add_row(name, *shares, str(found.questions))
         stdout.print(table)
     if answers.numeric is not None:
         table = Table("number", "mean relative accuracy", "without a number", "questions")
         for name, number in {"average": answers.numeric, **answers.numeric_tasks}.items():
-            table.add_row(escape(name), f"{number.accuracy:.1%}", str(number.without_number), str(number.questions))
+            table.add_row(name, f"{number.accuracy:.1%}", str(number.without_number), str(number.questions))
         stdout.print(table)
-    stdout.print(f"{answers.asked} questions of {escape(answers.questions)}", soft_wrap=True)
+    stdout.print(f"{answers.asked} questions of {answers.questions}", soft_wrap=True)
     show_unevaluated("questions", answers.unevaluated)
 
 
 def show_unevaluated(what: str, unevaluated: Sequence[Unevaluated]) -> None:
     """What has no score, each with its reason."""
     if unevaluated:
-        stderr.print(f"[bold]{what} without a score: {len(unevaluated)}[/]")
+        stderr.print(f"{what} without a score: {len(unevaluated)}", style="bold")
     for one in unevaluated:
-        stderr.print(f"  {escape(one.id)}: {escape(one.reason)} ({escape(one.detail)})", soft_wrap=True)
+        stderr.print(f"  {one.id}: {one.reason} ({one.detail})", soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:
@@ -244,8 +240,7 @@ def _figure(value: float | None) -> str:
 
 def main() -> None:
     """Entry point of the ``student-train`` command."""
-    with reported_errors("--json" in sys.argv):
-        app()
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +25,8 @@ from schemas.report import (
     ViewReport,
 )
 from schemas.storage import StorageOptions
-from teacher_cache.io.command_line import Command, command_line, reported_errors
-from teacher_cache.io.console import escape, print_json, progress_bar, size, stdout
+from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
+from teacher_cache.io.console import print_json, progress_bar, size, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
 
 app = command_line(
@@ -236,7 +235,7 @@ def diff(store: StoreUrl, job_file: JobFile, storage: Storage = None, as_json: A
                 "recipe field", "store", "job", title="these recipe fields differ, so no clip of the store fits this job:"
             )
             for path, (old, new) in report.differences.items():
-                table.add_row(path, escape(repr(old)), escape(repr(new)))
+                table.add_row(path, repr(old), repr(new))
             stdout.print(table)
         else:
             stdout.print(f"the recipes are equal; the job would add {report.new_clips} clips, in {report.units} units of work")
@@ -273,7 +272,7 @@ def view(
         if as_json:
             print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:
-            stdout.print(f"wrote {escape(str(out))} with {len(shown)} clips", soft_wrap=True)
+            stdout.print(f"wrote {out} with {len(shown)} clips", soft_wrap=True)
             if not videos:
                 stdout.print("it has no frames of videos: `--videos ROOT` says where videos may be read from")
 
@@ -316,7 +315,7 @@ def gc(
             print_json(report)
             return
         for key in report.removed:
-            stdout.print(escape(key), soft_wrap=True)
+            stdout.print(key, soft_wrap=True)
         verb = "would remove" if dry_run else "removed"
         stdout.print(f"{verb} {len(report.removed)} objects, {size(report.bytes)}")
         if report.unfinished:
@@ -350,7 +349,7 @@ def scenes(
             print_json(report)
         else:
             stdout.print(f"{report.videos} videos, {report.conversations} conversations and {report.questions} questions:")
-            stdout.print(escape(report.out), soft_wrap=True)
+            stdout.print(report.out, soft_wrap=True)
 
 
 @app.command(cls=Command)
@@ -377,7 +376,7 @@ def _options(given: Sequence[str] | None) -> StorageOptions | None:
 
 
 def _print_plan(report: PlanReport) -> None:
-    stdout.print(f"store        {escape(report.store)} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
+    stdout.print(f"store        {report.store} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
     stdout.print(f"fingerprint  {report.fingerprint[:16]}")
     _print_counts(report.clips)
     stdout.print(
@@ -465,7 +464,7 @@ _COST_ITEMS = {
 
 def _cost_table(cost: Mapping[str, float], currency: str | None) -> Table:
     table = Table("cost", box=_BOX)
-    table.add_column(escape(currency or "amount"), justify="right")
+    table.add_column(currency or "amount", justify="right")
     for item, amount in cost.items():
         if amount:
             table.add_row(_COST_ITEMS[item], _figure(amount))
@@ -497,17 +496,17 @@ def _print_run(report: RunReport) -> None:
 
 
 def _print_status(report: StatusReport) -> None:
-    stdout.print(f"store        {escape(report.store)}", soft_wrap=True)
+    stdout.print(f"store        {report.store}", soft_wrap=True)
     stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
     stdout.print(f"version      {report.version}")
     if report.undeleted:
-        stdout.print(f"[yellow]a gc was stopped before it deleted {report.undeleted} objects; run it again[/]")
+        stdout.print(f"a gc was stopped before it deleted {report.undeleted} objects; run it again", style="yellow")
     _print_counts(report.clips)
     _print_sizes("bytes", report.bytes)
     if report.failures:
         table = Table("failed clip", "reason", "detail")
         for failure in report.failures[:_FAILURES_SHOWN]:
-            table.add_row(escape(failure.clip_id), failure.reason, escape(failure.detail))
+            table.add_row(failure.clip_id, failure.reason, failure.detail)
         stdout.print(table)
         if len(report.failures) > _FAILURES_SHOWN:
             stdout.print(f"… and {len(report.failures) - _FAILURES_SHOWN} more; --json lists them all")
@@ -533,14 +532,15 @@ def _print_log(report: LogReport) -> None:
             f"{entry.retired} rows retired" if entry.retired else "",
             f"{entry.announced} objects to be deleted" if entry.announced else "",
             f"{entry.deleted} objects deleted" if entry.deleted else "",
-            "[red]lost to damage[/]" if entry.lost else "",
+            "lost to damage" if entry.lost else "",
             f"{entry.replaced} damaged records replaced" if entry.replaced else "",
         ]
         table.add_row(
             str(entry.version),
             f"{entry.time:%Y-%m-%d %H:%M:%S}",
             "; ".join(filter(None, what)) or "store created",
-            escape(entry.writer),
+            entry.writer,
+            style="red" if entry.lost else None,
         )
     stdout.print(table)
 
@@ -550,20 +550,19 @@ def _print_verify(report: VerifyReport) -> None:
     stdout.print(f"checked      {report.objects_checked} objects, {size(report.bytes_checked)}")
     for clip in report.retaught:
         drift = ", ".join(f"{signal} {value:.2g}" for signal, value in clip.drift.items())
-        stdout.print(f"re-taught {escape(clip.clip_id)}: relative difference {drift}", soft_wrap=True)
+        stdout.print(f"re-taught {clip.clip_id}: relative difference {drift}", soft_wrap=True)
     if not report.findings:
-        stdout.print("[green]nothing wrong[/]")
+        stdout.print("nothing wrong", style="green")
         return
     table = Table("finding", "object", "detail", "affected clips")
     for finding in report.findings:
-        table.add_row(finding.kind, escape(finding.key), escape(finding.detail), escape(", ".join(finding.clip_ids)))
+        table.add_row(finding.kind, finding.key, finding.detail, ", ".join(finding.clip_ids))
     stdout.print(table)
 
 
 def main() -> None:
     """The console script's entry."""
-    with reported_errors("--json" in sys.argv):
-        app()
+    run_command(app)
 
 
 if __name__ == "__main__":

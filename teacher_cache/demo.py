@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from html import escape as html_escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from schemas.errors import BadInput, CouldNotRun
 from schemas.job import Job
 from schemas.report import DemoReport
 from teacher_cache.io.config import load_yaml
-from teacher_cache.io.console import escape, stderr, stdout
+from teacher_cache.io.console import stderr, stdout
 from teacher_cache.io.progress import Progress
 from teacher_cache.jobs.run import run_job
 from teacher_cache.monitor.display import run_display
@@ -60,7 +59,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
 
 
 def _step(text: str) -> None:
-    stderr.print(f"[bold]{escape(text)}[/]", soft_wrap=True)
+    stderr.print(text, style="bold", soft_wrap=True)
 
 
 def make_videos(folder: Path, progress: Progress) -> None:
@@ -121,6 +120,7 @@ def _train(train_file: Path) -> dict[str, Any]:
 
 def _write_report(store: str, out: Path) -> Path:
     from teacher_cache.report.chart import line_chart_svg  # noqa: PLC0415
+    from teacher_cache.report.text import escape  # noqa: PLC0415
     from teacher_cache.report.write import write_report  # noqa: PLC0415
 
     run_folder, page = out / "student", out / "report.html"
@@ -129,7 +129,7 @@ def _write_report(store: str, out: Path) -> Path:
     series = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
     chart = line_chart_svg(series, "The student's losses, training from the store", "step", "loss", log_y=True)
     note = (
-        f"<p>The tiny student after {len(lines)} steps of L = SFT + α·LD + β·ED; run folder {html_escape(str(run_folder))}.</p>"
+        f"<p>The tiny student after {len(lines)} steps of L = SFT + α·LD + β·ED; run folder {escape(run_folder)}.</p>"
         "<p>The teacher is this project's own small L4P, trained on other scenes of this kind; its maps below are what the "
         "student learns from.</p>"
     )
@@ -143,7 +143,7 @@ def print_demo(report: DemoReport) -> None:
     for name, first in report.first_losses.items():
         stdout.print(f"  {name:<10} {first:9.4f} → {report.last_losses[name]:9.4f}")
     job_file, train_file = f"{report.out}/job.yaml", f"{report.out}/train.yaml"
-    stdout.print(f"done in {report.seconds:.0f} s. Open {escape(report.report)} in a browser. Then:", soft_wrap=True)
+    stdout.print(f"done in {report.seconds:.0f} s. Open {report.report} in a browser. Then:", soft_wrap=True)
     for command, what in (
         (f"teacher-cache status {report.out}/store", "what the store holds"),
         (f"teacher-cache run {job_file}", "finds all done; add videos to the folder and run it again"),
@@ -152,4 +152,4 @@ def print_demo(report: DemoReport) -> None:
         (f"student-train eval {report.out}/student", "the student's maps against the teacher's, in tables and pictures"),
         (f"student-train export {report.out}/student --out {report.out}/plain", "the plain student, for transformers alone"),
     ):
-        stdout.print(f"  {escape(command)}\n      {what}", soft_wrap=True)
+        stdout.print(f"  {command}", f"      {what}", sep="\n", soft_wrap=True)

@@ -44,18 +44,27 @@ def rewrite(
     Returns the record's file.
     """
     changed = record_with(store, action, shard)
+
+    def rewritten(value: dict[str, Any]) -> None:
+        if f"{value['version']:020d}" == changed.stem:
+            change(next(found for found in value["actions"] if _is(found, action, shard)))
+
+    reseal(store, rewritten)
+    return changed
+
+
+def reseal(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change each record, and seal it again."""
     tip = ""
     for path in record_paths(store):
         value = json.loads(path.read_bytes())
         del value["digest"]
-        if path == changed:
-            change(next(found for found in value["actions"] if _is(found, action, shard)))
+        change(value)
         data = records._sealed(value | {"previous": tip})
         path.write_bytes(data)
         tip = sha256_digest(data)
     for checkpoint in (store / "log").glob("checkpoint-*"):
         checkpoint.unlink()
-    return changed
 
 
 def forget(action: dict[str, Any]) -> None:

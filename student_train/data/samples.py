@@ -17,6 +17,7 @@ from schemas.train import DataConfig
 from student_train.data.conversations import IGNORED_LABEL, Conversation, Turn, read_conversations, tokenize
 from student_train.data.frames import StudentFrames
 from student_train.distill.targets import TargetReader
+from teacher_cache.io.console import printable
 from teacher_cache.io.places import Roots
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def load_samples(cache: Targets, config: DataConfig) -> Joined:
 
 def some_of(lines: Sequence[str]) -> str:
     """The first few lines, indented, and how many more there are."""
-    shown = "\n".join(f"  {line}" for line in lines[:_SHOWN])
+    shown = "\n".join(f"  {printable(line)}" for line in lines[:_SHOWN])
     return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 

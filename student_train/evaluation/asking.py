@@ -14,7 +14,7 @@ from schemas.errors import BadInput, CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
 from student_train.data.conversations import Turn, prompt
 from student_train.data.frames import StudentFrames, Watched, watch
-from student_train.data.workers import exit_at_once
+from student_train.data.workers import begin_worker
 from student_train.evaluation.answers import Question, not_asked, scored, wording
 from teacher_cache.io.places import Roots
 
@@ -87,7 +87,7 @@ def ask(student: Backbone, questions: Questions, *, batch: int, workers: int, de
         collate_fn=list,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=exit_at_once,
+        worker_init_fn=begin_worker,
     )
     for made_ready in loader:
         asked = [one for one in made_ready if isinstance(one, Asked)]

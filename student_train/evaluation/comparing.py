@@ -15,7 +15,7 @@ from schemas.errors import CacheError, Unreachable, VideoError
 from schemas.evaluation import ClipScores, MapSummary, Unevaluated
 from schemas.signal import SIGNAL_NAMES, SignalName
 from student_train.data.samples import Collator, Sample, SampleDataset
-from student_train.data.workers import exit_at_once
+from student_train.data.workers import begin_worker
 from student_train.distill.p4d import P4D
 from student_train.evaluation.map_metrics import METRICS, SCORED, Scores
 
@@ -54,7 +54,7 @@ def scored_clips(
         collate_fn=Readable(collator),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=exit_at_once,
+        worker_init_fn=begin_worker,
     )
     for made_ready in loader:
         for one in made_ready:

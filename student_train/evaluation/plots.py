@@ -17,6 +17,7 @@ from schemas.ablation import AblationReport, Spread
 from schemas.evaluation import ClipScores
 from schemas.train import Mode
 from student_train.evaluation.map_metrics import METRICS
+from teacher_cache.io.console import printable
 from teacher_cache.report import colors
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def plot_ablation(path: Path, report: AblationReport) -> None:
     for task, axes in zip(tasks, panels, strict=False):
         spreads, values = [arm.accuracy[task] for arm in report.arms], [run.accuracy[task] for run in report.runs]
         _draw_arms(axes, report, spreads, values, report.baseline[task], scale=100)
-        axes.set_title(f"{task} ({report.questions[task]})", fontsize=9)
+        axes.set_title(f"{printable(task)} ({report.questions[task]})", fontsize=9, parse_math=False)
         axes.set_xlabel("right answers, %; dotted: the constant baseline", fontsize=7)
     for name, axes in zip(maps, panels[len(tasks) :], strict=True):
         means, scores = [arm.maps.get(name) for arm in report.arms], [run.maps.get(name) for run in report.runs]
@@ -132,7 +133,7 @@ def plot_training(path: Path, metrics: Path) -> bool:
         axes.plot(steps, smoothed(values), color=STUDENT_COLOR, linewidth=2)
         if min(values) > 0:
             axes.set_yscale("log")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(printable(name), fontsize=9, parse_math=False)
         axes.set_xlabel("optimizer step", fontsize=8)
     _save(figure, path, "Training: each part unweighted; bold: running mean of a tenth of the lines")
     return True
@@ -166,7 +167,7 @@ def plot_clip(path: Path, clip: ClipMaps) -> None:
     for column, frame in enumerate(shown):
         lines[0].text(column + 0.5, 1.03, f"{clip.timestamps[frame]:.2f} s", ha="center", va="bottom", fontsize=8)
     # Matplotlib's default font lacks most scripts, and an id can use any.
-    _save(figure, path, clip.clip_id.encode("ascii", "backslashreplace").decode())
+    _save(figure, path, printable(clip.clip_id).encode("ascii", "backslashreplace").decode())
 
 
 def _rows(clip: ClipMaps) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:

@@ -136,6 +136,8 @@ class Backbone(nn.Module, ABC):
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            num_beams=1,  # whatever the checkpoint's own generation settings are
+            num_return_sequences=1,
             pad_token_id=self.processor.tokenizer.pad_token_id,
             **self.model_inputs(input_ids, visual),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from schemas.errors import BadInput
 from schemas.train import BackboneName, Dtype, ModelConfig
 from student_train.models import nvila, qwen_vl
 from student_train.models.backbone import Backbone
+from student_train.models.folder import model_type
 
 
 def build_student(config: ModelConfig) -> Backbone:
@@ -28,10 +28,9 @@ def build_student(config: ModelConfig) -> Backbone:
 
 def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:
     """The student that a run or an export wrote, with any backbone. Raises `BadInput` if the folder holds none."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError):
-        raise BadInput(f"{folder} holds no student; needed a folder that `student-train fit` or `export` wrote") from None
+    kind = model_type(folder)
+    if kind is None:
+        raise BadInput(f"{folder} holds no student; needed a folder that `student-train fit` or `export` wrote")
     if kind not in BACKBONES:
         raise BadInput(f"{folder} holds a {kind}; needed one of {', '.join(BACKBONES)}")
     return build_student(ModelConfig(backbone=BACKBONES[kind], weights=str(folder), dtype=dtype, freeze=()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -23,7 +21,8 @@ from transformers import (
 )
 
 from schemas.errors import BadInput
-from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
+from student_train.models.backbone import Backbone, Pixels, Visual
+from student_train.models.folder import load_config, load_model, load_tokenizer, read_json, unreadable
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
 from student_train.models.tiny_tokenizer import tiny_tokenizer
 
@@ -37,7 +36,9 @@ PARTS = ("vision_tower", "mm_projector", "llm")
 
 EXAMPLE = """# A 4D-RGPT student
 
-SigLIP, a projector and Qwen2, with the frames' real times added. It loads with transformers alone:
+SigLIP, a projector and Qwen2, with the frames' real times added. It loads with transformers alone, once you allow that to run
+the model's code: `rgpt.py` beside this file, which is `student_train/models/rgpt.py` of p4d-cache as it was at the export.
+Read it first if this folder comes from elsewhere: `trust_remote_code=True` runs whatever is there, as you.
 
 ```python
 import torch
@@ -147,12 +148,11 @@ def tiny(timestamps: str) -> RgptBackbone:
 
 def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:
     """The model that `Backbone.save` wrote. ``timestamps``: where to add them; as saved when None."""
-    config = FourDRgptConfig.from_pretrained(folder)
+    config = load_config(FourDRgptConfig, folder)
     if timestamps is not None:
         config.timestamps = timestamps
-    with no_progress_bars():
-        model = FourDRgptForConditionalGeneration.from_pretrained(folder, config=config, dtype=dtype)
-    return RgptBackbone(model, RgptProcessor(AutoTokenizer.from_pretrained(folder), config))
+    model = load_model(FourDRgptForConditionalGeneration, folder, dtype, config)
+    return RgptBackbone(model, RgptProcessor(load_tokenizer(folder), config))
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -165,15 +165,14 @@ def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbon
 
     Raises `BadInput` if a part is not of 4D-RGPT's kind, or does not fit the others.
     """
-    with no_progress_bars():
-        tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", dtype=dtype)
-        llm = Qwen2ForCausalLM.from_pretrained(folder / "llm", dtype=dtype)
-    tokenizer = _with_tokens(AutoTokenizer.from_pretrained(folder / "llm"), llm)
+    tower = load_model(SiglipVisionModel, folder / "vision_tower", dtype)
+    llm = load_model(Qwen2ForCausalLM, folder / "llm", dtype)
+    tokenizer = _with_tokens(load_tokenizer(folder / "llm"), llm)
     weights = _projector_weights(folder / "mm_projector")
     config = FourDRgptConfig(
         tower.config,
         llm.config,
-        vision_layer=int(_json(folder / "config.json").get("mm_vision_select_layer", -2)),
+        vision_layer=int(read_json(folder / "config.json").get("mm_vision_select_layer", -2)),
         downsample=_downsample(folder / "mm_projector", tower, weights),
         projector_layers=_projector_layers(weights),
         timestamps=timestamps,
@@ -204,7 +203,8 @@ def _projector_weights(folder: Path) -> dict[str, torch.Tensor]:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise BadInput(f"there is no {path}; needed the projector's weights as safetensors")
-    weights: dict[str, torch.Tensor] = load_file(path)
+    with unreadable(folder):
+        weights: dict[str, torch.Tensor] = load_file(path)
     if stray := [name for name in weights if not name.startswith("layers.")]:
         raise BadInput(f"{path} holds {', '.join(stray[:3])}; needed tensors called layers.N.weight and layers.N.bias")
     return weights
@@ -261,8 +261,3 @@ def _assign(projector: nn.Module, weights: Mapping[str, torch.Tensor], dtype: to
         _, number, kind = name.split(".")
         renamed[f"layers.{own[theirs.index(int(number))]}.{kind}"] = tensor.to(dtype)
     projector.load_state_dict(renamed, assign=True)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,12 +28,15 @@ from transformers import (
 
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
-from student_train.models.backbone import Backbone, Pixels, Visual, no_progress_bars
+from student_train.models.backbone import Backbone, Pixels, Visual
+from student_train.models.folder import load_model, load_tokenizer, model_type, unreadable
 from student_train.models.tiny_tokenizer import tiny_tokenizer
 
 SIDE = 384
 """Pixels along a frame's side, as near as the patches allow: 392 for Qwen2.5-VL, whose 16 frames are then 8 · 14 · 14 = 1568
 tokens, and 384 for Qwen3-VL, with 8 · 12 · 12 = 1152."""
+MOST_SIDE = 2048
+"""The most pixels along a frame's side, whatever a checkpoint says."""
 SETTINGS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json")
 """The checkpoint's processor and chat template files, in addition to the tokenizer's."""
 VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
@@ -211,6 +213,8 @@ def _image_size(settings: Mapping[str, Any], factor: int) -> int:
     least = size.get("shortest_edge") or settings.get("min_pixels") or 0
     most = size.get("longest_edge") or settings.get("max_pixels") or (2 * SIDE) ** 2
     tokens = min(round(max(SIDE, isqrt(least)) / factor), isqrt(most) // factor)
+    if tokens * factor > MOST_SIDE:
+        raise BadInput(f"the checkpoint wants frames of {tokens * factor} pixels a side, and at most {MOST_SIDE} are read")
     return max(tokens, 1) * factor
 
 
@@ -286,17 +290,16 @@ def build(kind: Kind, config: ModelConfig) -> QwenBackbone:
 
 def checkpoint(kind: Kind, folder: Path, dtype: torch.dtype) -> QwenBackbone:
     """The model of a checkpoint in transformers' own layout, with the checkpoint's own pixel settings."""
-    wanted = kind.config.model_type
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError):
-        raise BadInput(f"{folder} holds no model: needed a {wanted} checkpoint's folder, with its config.json") from None
+    wanted, found = kind.config.model_type, model_type(folder)
+    if found is None:
+        raise BadInput(f"{folder} holds no model: needed a {wanted} checkpoint's folder, with its config.json")
     if found != wanted:
         raise BadInput(f"{folder} holds a {found}; needed a {wanted}, or another `model.backbone`")
-    with no_progress_bars():
-        model = kind.model.from_pretrained(folder, dtype=dtype)
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in SETTINGS if (folder / name).is_file()}
-    return QwenBackbone(model, kind.processor(AutoTokenizer.from_pretrained(folder), model.config, files))
+    model = load_model(kind.model, folder, dtype)
+    tokenizer = load_tokenizer(folder)
+    with unreadable(folder):
+        files = {name: (folder / name).read_text(encoding="utf-8") for name in SETTINGS if (folder / name).is_file()}
+        return QwenBackbone(model, kind.processor(tokenizer, model.config, files))
 
 
 def tiny(kind: Kind) -> QwenBackbone:

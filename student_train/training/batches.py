@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import CacheError
-from student_train.data.workers import exit_at_once
+from student_train.data.workers import begin_worker
 from student_train.training.ranks import Ranks
 from teacher_cache import ResumableBatchSampler
 
@@ -73,7 +73,7 @@ class Loader(Generic[Sample]):
             batch_sampler=batches,
             collate_fn=ErrorsAsValues(collator),
             generator=torch.Generator(),
-            worker_init_fn=exit_at_once,
+            worker_init_fn=begin_worker,
             **options,
         )
 

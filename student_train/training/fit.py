@@ -39,7 +39,7 @@ from student_train.training.run_folder import RunFolder
 from student_train.training.sharding import shard
 from student_train.training.trainer import P4DTrainer, trained
 from teacher_cache import Cache, open_cache
-from teacher_cache.io.console import escape_lines, progress_bar, stderr
+from teacher_cache.io.console import progress_bar, stderr
 from teacher_cache.io.output_folder import written_whole
 from teacher_cache.io.stop import stop_on_sigterm
 
@@ -236,7 +236,9 @@ def _layers(student: Backbone) -> list[nn.Module]:
 def _say_what_is_left_out(joined: Joined) -> None:
     if joined.dropped:
         stderr.print(
-            f"{len(joined.dropped)} conversations have no targets and are left out:\n{escape_lines(some_of(joined.dropped))}",
+            f"{len(joined.dropped)} conversations have no targets and are left out:",
+            *some_of(joined.dropped).split("\n"),
+            sep="\n",
             soft_wrap=True,
         )
 

@@ -87,7 +87,7 @@ def _parsed(file: BinaryIO) -> pa.Table | None:
 
 
 # Matches an empty text, and any that `require_keepable` might refuse.
-_SUSPICIOUS = r"^$|[@?\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
+_SUSPICIOUS = r"^$|://.*(?:[@?#;]|%40)|[\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
 
 
 def _is_well_formed(listed: pa.Table) -> bool:
@@ -133,15 +133,16 @@ def require_keepable(texts: Iterable[str], where: str) -> None:
     for text in texts:
         if holds_credentials(text):
             raise BadInput(
-                f"{where}: the URL {text} holds credentials, and the store would keep them. Use a URL and an id without them, "
-                "such as the s3:// URL behind a signed one; credentials belong in the environment (AWS_*)."
+                f"{where}: the URL {text} holds credentials, or a query or fragment that may, and the store would keep them. "
+                "Use a URL and an id without them, such as the s3:// URL behind a signed one; credentials belong in the "
+                "environment (AWS_*)."
             )
         if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
             raise BadInput(f"{where}: {text!a} has control characters, or is not UTF-8; give the video another name")
 
 
 def _from_glob(pattern: str) -> pa.Table:
-    fs, path = filesystem(pattern)
+    fs, path = filesystem(pattern, is_pattern=True)
     with counting(VIDEO_REQUESTS, fs):
         found = reach(pattern, lambda: sorted(fs.glob(path, detail=True).values(), key=lambda info: info["name"]))
     base = _fixed_folder(path)

@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from schemas.credentials import without_credentials
 from schemas.errors import CacheError, CouldNotRun, ProgramFault
 from schemas.report import ErrorMessage, ErrorReport
-from teacher_cache.io.console import escape_lines, print_json, printable, stderr
+from teacher_cache.io.console import escape_standard_error, print_json, printable, printable_lines, stderr, styled
 
 _DISTRIBUTION = "p4d-cache"
 
@@ -74,6 +74,13 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
+def run_command(app: typer.Typer) -> None:
+    """The entry of a console script: run the command that the arguments name."""
+    escape_standard_error()
+    with reported_errors("--json" in sys.argv):
+        app()
+
+
 @contextmanager
 def reported_errors(as_json: bool) -> Iterator[None]:
     """Turn every error into one message and its exit status; Ctrl-C into 130.
@@ -97,7 +104,10 @@ def reported_errors(as_json: bool) -> Iterator[None]:
             isinstance(told, ProgramFault) and stderr.quiet
         ):  # in a process that is otherwise silent, since another reports for all
             sys.stderr.write(f"error: {printable(str(told))}\n")
-        stderr.print(f"[bold red]error:[/] {escape_lines(str(told))}", soft_wrap=True)
+        first, *more = str(told).split("\n")
+        # Indented, so that a name with a line break in it cannot look like another message.
+        further = [text if text.startswith(" ") else f"  {text}" for text in more]
+        stderr.print(styled(("error:", "bold red"), f" {first}"), *further, sep="\n", soft_wrap=True)
         raise SystemExit(told.exit_status) from None
 
 
@@ -155,11 +165,12 @@ def _version(distribution: str) -> str:
 
 def _kept(error: Exception) -> str:
     """Write the traceback to a file. Returns a sentence that says where it is."""
-    text = without_credentials("".join(traceback.format_exception(error)))
+    command = printable(" ".join(sys.argv))
+    text = without_credentials(f"{command}\n\n{printable_lines(''.join(traceback.format_exception(error)))}")
     try:
         descriptor, path = tempfile.mkstemp(prefix=f"{Path(sys.argv[0]).stem}-fault-", suffix=".log")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{_DISTRIBUTION} {_version(_DISTRIBUTION)}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{text}")
+            file.write(f"{_DISTRIBUTION} {_version(_DISTRIBUTION)}, Python {sys.version}\n{text}")
     except OSError as unwritten:
         sys.stderr.write(text)
         return f"The traceback is above, since no file could be written ({unwritten.strerror})."

@@ -32,21 +32,25 @@ def local_path(url: str) -> Path | None:
     return Path(url.partition("://")[2] if "://" in url else url) if protocol(url) == "file" else None
 
 
-def require_openable(url: str) -> None:
-    """Raise `BadInput` for a URL of another protocol, with a chain, a query or a fragment, or with credentials."""
+def require_openable(url: str, *, is_pattern: bool = False) -> None:
+    """Raise `BadInput` for a URL of another protocol, with a chain, a query or a fragment, or with credentials.
+
+    In a pattern of a glob, a ``?`` stands for any character.
+    """
     if "://" not in url:
         return
     if holds_credentials(url):
         raise BadInput(
-            f"the URL {url} holds credentials, and URLs are kept in stores and logs. Give it without them, instead of a signed "
-            "URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …)."
+            f"the URL {url} holds credentials, or a query or fragment that may, and URLs are kept in stores and logs. Give it "
+            "without them, instead of a signed URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, …)."
         )
     if "::" in url or protocol(url) not in OPENED:
         raise BadInput(
             f"cannot use {url}: a place is a local path, or an s3://, gs://, az:// or, where it says so, https:// URL; "
             "other protocols, and chains of them, are not opened"
         )
-    if "?" in url or "#" in url:
+    if "#" in url or ("?" in url and not is_pattern):
         raise BadInput(f"cannot use {url}: a URL with a query (?) or a fragment (#) is not opened. Give it without.")
 
 

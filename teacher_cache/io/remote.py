@@ -73,9 +73,9 @@ def read_seconds() -> float:
     return float(os.environ.get("P4D_S3_READ_SECONDS", _READ_SECONDS))
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str, *, is_pattern: bool = False) -> tuple[Any, str]:
     """(fsspec filesystem, path in it). Raises `BadInput` for a URL that is not opened: see `teacher_cache.io.places`."""
-    require_openable(url)
+    require_openable(url, is_pattern=is_pattern)
     try:
         fs = fsspec.filesystem(protocol(url), **_options(url))  # never of a chain, unlike `fsspec.url_to_fs`
     except (ImportError, ValueError) as error:

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from schemas.event import Event, RunFinished, RunStarted
-from teacher_cache.io.console import escape, in_terminal, printable, size, stderr, stdout
+from teacher_cache.io.console import in_terminal, printable, size, stderr, stdout
 from teacher_cache.monitor.progress import Counts, Figures, News, RunProgress
 
 LOG_SECONDS = 30.0
@@ -122,12 +122,12 @@ def _in_log(seen: _Seen, log_seconds: float) -> Iterator[Callable[[Event], None]
 def log(text: str) -> None:
     """Print a line with a UTC timestamp to standard error."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    stderr.print(f"{stamp} {escape(text)}", soft_wrap=True)
+    stderr.print(f"{stamp} {text}", soft_wrap=True)
 
 
 def _say_end(seen: _Seen) -> None:
     if seen.has_work:
-        stderr.print(escape(end_line(seen.figures())), soft_wrap=True)
+        stderr.print(end_line(seen.figures()), soft_wrap=True)
 
 
 def log_line(figures: Figures) -> str:
@@ -195,7 +195,7 @@ def reasons(figures: Counts) -> list[str]:
 
 def _screen(store: str, figures: Figures) -> RenderableType:
     """The view in a terminal."""
-    heading = Text(f"{figures.state} → {printable(store)}", no_wrap=True, overflow="ellipsis", style="bold")
+    heading = Flow([f"{figures.state} → {store}"], "bold")
     groups = (
         [counted(figures), duration(figures.elapsed_seconds), *_rates(figures)],
         _teachers(figures),
@@ -211,8 +211,8 @@ def _screen(store: str, figures: Figures) -> RenderableType:
     )
 
 
-def _news(item: News) -> Text:
-    return Text(f"{duration(item.after_seconds)} {printable(item.text)}", no_wrap=True, overflow="ellipsis", style="dim")
+def _news(item: News) -> Flow:
+    return Flow([f"{duration(item.after_seconds)} {item.text}"], "dim")
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ class Flow:
     style: str = ""
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        for line in flowed(self.parts, options.max_width):
-            yield Text(line, no_wrap=True, overflow="ellipsis", style=self.style)
+        for text in flowed([printable(part) for part in self.parts], options.max_width):
+            yield Text(text, no_wrap=True, overflow="ellipsis", style=self.style)
 
 
 def flowed(parts: Sequence[str], width: int) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from schemas.credentials import without_credentials
 from schemas.errors import BadInput
 from schemas.event import Event
-from teacher_cache.io.console import escape, stderr
+from teacher_cache.io.console import stderr, styled
 
 STANDARD_ERROR = "-"
 
@@ -82,7 +82,7 @@ class _File:
             said = (
                 f"cannot write events to {self._path}: {error.strerror}; the run goes on, and its events may be missing there"
             )
-            stderr.print(f"[yellow]warning:[/] {escape(said)}", soft_wrap=True)
+            stderr.print(styled(("warning:", "yellow"), f" {said}"), soft_wrap=True)
 
     def close(self) -> None:
         os.close(self._descriptor)

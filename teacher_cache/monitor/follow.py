@@ -13,10 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from schemas.errors import Unreachable
-from teacher_cache.io.console import in_terminal, is_read, printable, stderr, stdout
+from teacher_cache.io.console import in_terminal, is_read, stderr, stdout
 from teacher_cache.monitor.display import (
     Flow,
     bar,
@@ -108,7 +107,7 @@ def _rates(figures: StoreFigures) -> list[str]:
 
 
 def _screen(url: str, figures: StoreFigures, note: str) -> RenderableType:
-    heading = Text(f"watching {printable(url)}", no_wrap=True, overflow="ellipsis", style="bold")
+    heading = Flow([f"watching {url}"], "bold")
     lost = [Flow([f"{figures.failed} failed", *reasons(figures)], "red")] if figures.failed else []
-    noted = [Text(printable(note), no_wrap=True, overflow="ellipsis", style="dim")] if note else []
+    noted = [Flow([note], "dim")] if note else []
     return Group(heading, bar(figures), Flow(_rates(figures)), *lost, *noted)

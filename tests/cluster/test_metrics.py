@@ -14,11 +14,15 @@ from itertools import combinations
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.metrics import METRICS
 
 DASHBOARD = json.loads(files("cluster").joinpath("grafana/p4d-cache.json").read_text())
 STORE = "s3://bucket/p4d/tiny"
+# What a label may be told to say.
+HOSTILE = 'https://key:wJalrXUt@host \x1b[2J\u202e"} 1\nray_p4d_units_total{forged="yes\\"'
+SHOWN = r'https://***@host \x1b[2J\u202e"} 1\nray_p4d_units_total{forged="yes\"'
 
 # A run as an engine tells it. In a process of its own, because how Ray was first started in one cannot be changed.
 RUN = f"""
@@ -35,7 +39,7 @@ ray.init(
     num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), log_to_driver=False, logging_level="ERROR",
     _system_config={{"metrics_report_interval_ms": 500}},
 )
-metrics = Metrics({{"store": "{STORE}", "fingerprint": "https://key:wJalrXUt@host"}}, units=10)
+metrics = Metrics({{"store": "{STORE}", "fingerprint": {HOSTILE!r}}}, units=10)
 for name, devices in (("a", ("cuda:0",)), ("b", ("cuda:0", "cuda:1")), ("c", ("cpu",))):
     metrics.record(TeacherStarted(teacher=name, node="n", devices=devices))
 metrics.record(TeacherLost(teacher="a", node="n", reason="gone", units=1))
@@ -53,8 +57,6 @@ for command in sys.stdin:
         metrics.close()
 """
 
-SAMPLE = re.compile(r"(\w+)\{([^}]*)\} (\S+)")
-LABEL = re.compile(r'(\w+)="([^"]*)"')
 OURS = frozenset({"store", "fingerprint", "status", "reason", "stage"})
 
 
@@ -64,7 +66,9 @@ def scrape(port: int) -> list[tuple[str, dict[str, str], float]]:
             text = answer.read().decode()
     except OSError:
         return []
-    return [(match[1], dict(LABEL.findall(match[2])), float(match[3])) for match in SAMPLE.finditer(text)]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    families = text_string_to_metric_families(text)
+    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
 
 def ours(samples) -> dict[tuple[str, frozenset[str]], float]:
@@ -132,7 +136,7 @@ def test_what_was_told_is_what_prometheus_gets(scraped) -> None:
     assert {name.removeprefix("ray_") for name, _ in ours(scraped)} == METRICS.keys()
     for name, labels, _ in scraped:
         if name.startswith("ray_p4d_"):
-            assert (labels["store"], labels["fingerprint"]) == (STORE, "https://***@host")
+            assert (labels["store"], labels["fingerprint"]) == (STORE, SHOWN)
             own = set(METRICS[name.removeprefix("ray_")].labels)
             assert own == labels.keys() & OURS - {"store", "fingerprint"}
 

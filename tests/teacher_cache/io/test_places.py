@@ -60,6 +60,15 @@ def test_the_rule_for_columns_lets_nothing_pass_that_the_rule_for_one_refuses(ur
     assert not is_openable or not _is_refused(url) or holds_credentials(url)
 
 
+def test_in_a_pattern_a_question_mark_is_a_wildcard() -> None:
+    for pattern in ("s3://bucket/clip-??.mp4", "file:///data/?.mp4"):
+        require_openable(pattern, is_pattern=True)
+        with pytest.raises(BadInput):
+            require_openable(pattern)
+    with pytest.raises(BadInput, match="holds credentials"):
+        require_openable("https://host/*.mp4?X-Amz-Signature=5eCr3t", is_pattern=True)
+
+
 @pytest.mark.parametrize("name", ["a::b.mp4", "a#1?.mp4", "reference::b", "~.mp4", "%2e%2e"])
 def test_a_file_s_name_is_only_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"video")
