@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.errors import CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
 from student_train.data.conversations import Turn, prompt
-from student_train.data.frames import StudentFrames, Watched, watch
+from student_train.data.frames import StudentFrames, Watched
 from student_train.data.workers import exit_at_once
 from student_train.evaluation.answers import Question, not_asked, scored, wording
 
@@ -47,7 +47,7 @@ class Questions(Dataset[Asked | Answer]):
     ) -> None:
         self.questions, self.video_root, self.frames, self.processor = questions, video_root, frames, processor
         self.tell_length = tell_length
-        self.images = StudentFrames(processor.image_size, 0)
+        self.seen = StudentFrames(processor.image_size, 0)
         self._last: tuple[str, Watched] | None = None
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Questions(Dataset[Asked | Answer]):
         question = self.questions[index]
         try:
             watched = self._watch(self._under(question.video))
-            image = None if question.image is None else self.images.image(self._under(question.image))
+            image = None if question.image is None else self.seen.image(self._under(question.image))
         except VideoError as error:
             return not_asked(question, error.reason, error.detail)
         except Unreachable:
@@ -71,7 +71,7 @@ class Questions(Dataset[Asked | Answer]):
     def _watch(self, uri: str) -> Watched:
         """Decode a video; successive questions about the same one decode it once."""
         if self._last is None or self._last[0] != uri:
-            self._last = (uri, watch(uri, self.frames, self.processor.image_size))
+            self._last = (uri, self.seen.watch(uri, self.frames))
         return self._last[1]
 
     def _under(self, path: str) -> str:

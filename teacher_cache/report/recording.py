@@ -9,6 +9,7 @@ import numpy as np
 
 from schemas.errors import BadInput
 from schemas.storage import StorageOptions
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.geometry.rays import camera_centres, camera_rotations, pinhole_intrinsics, rays_on_grid
 from teacher_cache.geometry.stitch import surface_points
 from teacher_cache.reader.cache import open_cache
@@ -42,7 +43,8 @@ def write_recording(url: str, clip_id: str | None, out: Path, storage_options: S
         raise BadInput(
             f"the store {url} has no committed clip to show" if clip_id is None else f"clip {clip_id!r} is not committed"
         )
-    clip = clip_panel(cache, row)
+    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
+        clip = clip_panel(cache, row, decoder)
     stream = _stream(out, clip.clip_id)
     try:
         _Scene(clip).log_to(stream)

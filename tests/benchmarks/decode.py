@@ -32,10 +32,10 @@ from rich.table import Table
 
 from schemas.clip import VideoInfo, Window
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, probe
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices, windows
+from teacher_cache.clips.video import DecodedClip
 
 RESULTS = Path(__file__).parent / "results"
 UNIFORM = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=224, student_size=None)
@@ -100,7 +100,8 @@ def by_decord(video: Path, recipe: ClipRecipe, wanted: Windows) -> float:
 
 @functools.cache
 def footage_of(video: Path) -> VideoInfo:
-    return probe(str(video))
+    with Decoder(None, TIMEOUT_SECONDS) as decoder:
+        return decoder.probe(str(video))
 
 
 def by_decoder(decoder: Decoder, uri: str, groups: Sequence[Windows]) -> float:

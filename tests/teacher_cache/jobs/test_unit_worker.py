@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Jobs
+from decoding import decode_clip
 
 from schemas.base import sha256_digest
 from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
 from teacher_cache import open_cache
-from teacher_cache.clips.decode import DecodedClip, decode_clip
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.memory import COMPRESSORS, ENCODED_CLIPS
 from teacher_cache.jobs.run import run_job
