@@ -201,8 +201,9 @@ class Decoder:
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """A new process, and the socket that its requests go to."""
-        if absent := [name for name in ("av", "decord") if find_spec(name) is None]:
-            raise CouldNotRun(f"decoding videos needs {' and '.join(absent)}: run `pip install 'p4d-cache[teach]'`")
+        for package in ("av", "decord"):  # of an extra; the process could only die
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         memory = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
         # It works at one clip, and one ahead.
         cpu_seconds = math.ceil(_CPU_SECONDS + 2 * _WORKERS * self.timeout_seconds)

@@ -98,5 +98,5 @@ def _frames(decoder: Decoder, uri: str, frame_index: npt.NDArray[Any]) -> npt.ND
         return None
     try:
         return decoder.frames(uri, frame_index.tolist(), _SHOWN).frames
-    except (OSError, CacheError):
+    except (ImportError, OSError, CacheError):  # the decoder is an extra
         return None
