@@ -39,6 +39,9 @@ from teacher_cache.clips.video import DecodedClip, DecodedFrames, Device
 DECODE_TIMEOUT_SECONDS = 120.0
 """Deadline of a clip where no job states one."""
 _READ = 1 << 20
+_LONGEST_TEXT = 1000
+_MOST_FRAMES = 1 << 24
+"""Frames of the longest video, which is six days at 30 a second; plans of more would fill the memory."""
 _PROGRAM = "teacher_cache.clips.decoder_program"
 _LONGEST_LINE = 1 << 20
 """Bytes of an answer without its frames."""
@@ -140,7 +143,7 @@ class Decoder:
 
     def probe(self, uri: str) -> VideoInfo:
         """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
-        return self._answer(uri, {}, lambda answer, _: VideoInfo.model_validate(answer["footage"]))
+        return self._answer(uri, {}, _footage)
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
         """The frames of these numbers, in this order, or so many spread over the whole video; each is resized in the process.
@@ -252,7 +255,7 @@ class Decoder:
                 return made(answer, _read_exactly(process.stdout, size, deadline))
             if answer["reason"] not in get_args(FailureReason):
                 raise ValueError
-            error = VideoError(answer["reason"], str(answer["detail"]))
+            error = VideoError(answer["reason"], str(answer["detail"])[:_LONGEST_TEXT])
         raise error
 
     @contextlib.contextmanager
@@ -312,15 +315,29 @@ class _Expected:
         counts = {count, len(clock.frame_index), len(clock.timestamps_seconds)}
         if counts != {self.count} or channels != 3 or not self.size.allows(height, width):
             raise ValueError
+        if not (
+            all(0 <= index < _MOST_FRAMES for index in clock.frame_index) and all(map(math.isfinite, clock.timestamps_seconds))
+        ):
+            raise ValueError
         return np.frombuffer(frames, dtype=np.uint8).reshape(shape), clock
 
 
 def _decoded_clip(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedClip:
-    return DecodedClip(*expected.pictures(answer, frames), str(answer["decoder"]), float(answer["cpu_seconds"]))
+    cpu_seconds = float(answer["cpu_seconds"])
+    if not 0 <= cpu_seconds < math.inf:
+        raise ValueError
+    return DecodedClip(*expected.pictures(answer, frames), str(answer["decoder"])[:_LONGEST_TEXT], cpu_seconds)
 
 
 def _decoded_frames(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedFrames:
-    return DecodedFrames(*expected.pictures(answer, frames), VideoInfo.model_validate(answer["footage"]))
+    return DecodedFrames(*expected.pictures(answer, frames), _footage(answer))
+
+
+def _footage(answer: dict[str, Any], _frames: bytes = b"") -> VideoInfo:
+    footage = VideoInfo.model_validate(answer["footage"])
+    if footage.frames > _MOST_FRAMES:
+        raise ValueError
+    return footage
 
 
 def _each(left: deque[Window | None], error: VideoError, count: int | None = None) -> Iterator[VideoError]:
