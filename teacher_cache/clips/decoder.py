@@ -269,7 +269,7 @@ class Decoder:
                 self._end(process)
                 detail = f"decoding took longer than {self.timeout_seconds:g} s, and its process was killed"
                 raise _Lost("decode_timeout", detail) from None
-            except (ValueError, TypeError, LookupError, AttributeError):
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 self._end(process)
                 raise _Lost("decoder_crashed", "the decoder's process gave an answer that makes no sense") from None
             except (EOFError, BrokenPipeError, ConnectionResetError):

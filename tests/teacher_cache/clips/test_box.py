@@ -245,10 +245,22 @@ def test_a_process_is_replaced_before_its_processor_time_ends(videos: Path, monk
         b'{"process_seconds": 0, "reason": "my_reason", "detail": ""}\n',
         b'{"process_seconds": "soon"}\n',
         b"[]\n",
+        b"[" * 990 + b"\n",
         b"\xff\n",
         bytes(1002),
     ],
-    ids=["too large", "another shape", "no frame", "no time", "no reason", "no number", "no answer", "no text", "no end"],
+    ids=[
+        "too large",
+        "another shape",
+        "no frame",
+        "no time",
+        "no reason",
+        "no number",
+        "no answer",
+        "too deep",
+        "no text",
+        "no end",
+    ],
 )
 def test_a_decoder_that_was_taken_over_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     monkeypatch.setattr(decoder_module, "_PROGRAM", "overtaken_decoder")
