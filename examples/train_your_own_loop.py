@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, default_collate
 from schemas.train import DecoderConfig
 from student_train import P4D, TargetCollator
 from teacher_cache import open_cache
-from teacher_cache.clips.decode import decode_frames
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
+from teacher_cache.clips.preprocess import FrameSize
 
 GRID = (8, 7, 7)  # video tokens of a clip along (time, y, x); any grid will do, P4D resamples it to the teacher's
 SIZE, WIDTH = 112, 64
@@ -49,12 +50,12 @@ def main() -> None:
     torch.manual_seed(0)
     cache = open_cache(options.store)
     samples = []
-    for label, clip_id in enumerate(cache.committed_ids()):
-        frame_index = cache.read(["frame_index"], [clip_id])["frame_index"][0]  # the frames that the teacher saw
-        frames = decode_frames(cache.clip(clip_id).video, frame_index.tolist())  # uint8 (frame, height, width, RGB)
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1
-        pixels = nn.functional.interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
-        samples.append({"clip_id": clip_id, "frames": pixels.transpose(0, 1), "label": label})
+    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:  # a process of its own: videos may be hostile
+        for label, clip_id in enumerate(cache.committed_ids()):
+            frame_index = cache.read(["frame_index"], [clip_id])["frame_index"][0]  # the frames that the teacher saw
+            seen = decoder.frames(cache.clip(clip_id).video, frame_index, FrameSize(SIZE))
+            pixels = torch.tensor(seen.frames) / 127.5 - 1  # (frame, y, x, RGB)
+            samples.append({"clip_id": clip_id, "frames": pixels.permute(3, 0, 1, 2), "label": label})
 
     model = VideoModel(len(samples))
     # The perception decoder, small as the model is, and the teacher's frozen heads, which the store keeps.

@@ -126,8 +126,10 @@ class DataConfig(Frozen):
     clip failed."""
     frame_cache_mib: int = Field(512, ge=0)
     """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
+    decode_timeout_seconds: float = Field(120, gt=0)
+    """How long decoding a conversation's frames may take before its decoder is killed and the run stops."""
     workers: int = Field(0, ge=0)
-    """Processes that decode and read ahead; with 0, the training process does it between steps."""
+    """Processes that read ahead, each with a decoder of its own; with 0, the training process reads between steps."""
 
     @field_validator("conversations", "image_root", "video_root", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from schemas.base import sha256_digest
 from teacher_cache.store import records
 from teacher_cache.store.layout import version_of
+from teacher_cache.store.objects import Objects
+from teacher_cache.store.table import create_table
 
 
 def record_paths(store: Path) -> list[Path]:
@@ -84,3 +90,15 @@ def contents(objects: Mapping[str, bytes]) -> dict[str, Any]:
     said = [action for key, data in objects.items() if version_of(key) is not None for action in json.loads(data)["actions"]]
     work = [action for action in said if action["action"] not in {"deleting", "deleted"}]
     return others | {"log": sorted(work, key=lambda action: json.dumps(action, sort_keys=True))}
+
+
+def with_video_at(store: Path, copy: Path, uri: str) -> Path:
+    """A copy of a store whose first clip's video is said to be at ``uri``; whole and sealed, as its author would leave it."""
+    shutil.copytree(store, copy)
+    (table,) = (copy / "log").glob("rows-*.parquet")
+    rows = pq.read_table(table)
+    videos = [uri, *rows["video"].to_pylist()[1:]]
+    rows = rows.set_column(rows.column_names.index("video"), "video", pa.array(videos, pa.string()))
+    file = create_table(Objects(str(copy)), "log/rows-0000000000", rows)
+    rewrite(copy, lambda added: added.update(table=file.model_dump(mode="json")), action="rows_added")
+    return copy

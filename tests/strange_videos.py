@@ -56,6 +56,17 @@ def write(
     return path
 
 
+def write_packet(path: Path, packet: bytes, *, codec: str, pixels: str, size: tuple[int, int]) -> Path:
+    """A video of one frame, whatever is in its packet; the container tells ``size``, (height, width)."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        whole = av.Packet(packet)
+        whole.stream, whole.pts, whole.dts, whole.is_keyframe = stream, 0, 0, True
+        container.mux(whole)
+    return path
+
+
 def write_audio(path: Path) -> Path:
     """Half a second of silence with a picture on its cover, and no video."""
     with av.open(str(path), "w") as container:

@@ -25,8 +25,8 @@ import torch
 import cluster.local  # noqa: F401  # the engine, which a run would otherwise import anew
 from schemas.errors import VideoError
 from schemas.job import Job
-from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.decoder import Decoder
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.jobs import commit, engine
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store import log

@@ -17,7 +17,8 @@ from PIL import Image
 from small import write_small
 
 from teacher_cache import open_cache
-from teacher_cache.clips.decode import decode_frames
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
+from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.report import colors
 
 mpl.use("agg")
@@ -54,8 +55,8 @@ def picture(rgb: np.ndarray, x: float, y: float, width: float, height: float) ->
 cache = open_cache(sys.argv[1])
 clip_id = cache.committed_ids()[3]
 maps = {name: values[0] for name, values in cache.read([*cache.signals, "frame_index"], [clip_id]).items()}
-frames = decode_frames(cache.clip(clip_id).video, maps["frame_index"].tolist())
-small = np.stack([np.asarray(Image.fromarray(frame).resize((cache.size, cache.size))) for frame in frames])
+with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
+    small = decoder.frames(cache.clip(clip_id).video, maps["frame_index"], FrameSize(cache.size)).frames
 shown = {
     "f4d\nfeatures": colors.f4d_to_rgb(maps["f4d"])[-1, FRAME // 2],
     "depth": colors.depth_to_rgb(maps["depth"], colors.depth_scale(maps["depth"]))[FRAME],

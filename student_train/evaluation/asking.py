@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.errors import BadInput, CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
 from student_train.data.conversations import Turn, prompt
-from student_train.data.frames import StudentFrames, Watched, watch
+from student_train.data.frames import StudentFrames, Watched
 from student_train.data.workers import begin_worker
 from student_train.evaluation.answers import Question, not_asked, scored, wording
 from teacher_cache.io.places import Roots
@@ -49,7 +49,7 @@ class Questions(Dataset[Asked | Answer]):
         self.questions, self.frames, self.processor = questions, frames, processor
         self.roots = Roots((video_root,), "--video-root")
         self.tell_length = tell_length
-        self.images = StudentFrames(processor.image_size, 0)
+        self.seen = StudentFrames(processor.image_size, 0)
         self._last: tuple[str, Watched] | None = None
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Questions(Dataset[Asked | Answer]):
         question = self.questions[index]
         try:
             watched = self._watch(self.roots.find(question.video))
-            image = None if question.image is None else self.images.image(self.roots.find(question.image))
+            image = None if question.image is None else self.seen.image(self.roots.find(question.image))
         except VideoError as error:
             return not_asked(question, error.reason, error.detail)
         except BadInput as error:  # of a file that is not under the root
@@ -75,7 +75,7 @@ class Questions(Dataset[Asked | Answer]):
     def _watch(self, uri: str) -> Watched:
         """Decode a video; successive questions about the same one decode it once."""
         if self._last is None or self._last[0] != uri:
-            self._last = (uri, watch(uri, self.frames, self.processor.image_size))
+            self._last = (uri, self.seen.watch(uri, self.frames))
         return self._last[1]
 
 

@@ -190,7 +190,9 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
     p4d = load_p4d(run, cache, student.hidden_size).to(device()).eval()
     samples = _samples(job, [row for row in rows if row["status"] == "committed"])
     signals = comparable(p4d, cache)
-    collator = Collator(TargetReader(cache, signals), StudentFrames(student.processor.image_size, 0), student.processor)
+    frames = StudentFrames(student.processor.image_size, 0, run.config.data.decode_timeout_seconds)
+    pictures = StudentFrames(cache.size, 0, run.config.data.decode_timeout_seconds)
+    collator = Collator(TargetReader(cache, signals), frames, student.processor)
     clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
     scores: list[ClipScores] = []
     unevaluated = [_without_targets(row) for row in rows if row["status"] != "committed"]
@@ -201,7 +203,7 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
                 unevaluated.append(clip)
                 continue
             if len(scores) < wanted.pictures:
-                plot_clip(out / PLOTS / f"clip-{len(scores):03d}.png", _to_be_shown(cache, clip))
+                plot_clip(out / PLOTS / f"clip-{len(scores):03d}.png", _to_be_shown(cache, clip, pictures))
             scores.append(clip.scores)
             lines.write(clip.scores.model_dump_json() + "\n")
     if scores:
@@ -261,7 +263,7 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     return samples
 
 
-def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
+def _to_be_shown(cache: Cache, clip: ScoredClip, frames_of: StudentFrames) -> ClipMaps:
     """The clip to plot: frames at the teacher's size, and the student's depth in the teacher's scale."""
     clip_id = clip.scores.clip_id
     clock = {name: values[0] for name, values in cache.read(["timestamps", "frame_index"], [clip_id]).items()}
@@ -270,7 +272,7 @@ def _to_be_shown(cache: Cache, clip: ScoredClip) -> ClipMaps:
         pair = (torch.from_numpy(maps["depth"])[None] for maps in (student, clip.teacher))
         student["depth"] = aligned_depth(*pair)[0].numpy()
     try:
-        frames = StudentFrames(cache.size, 0)(str(clip.sample.video), clock["frame_index"])
+        frames = frames_of(str(clip.sample.video), clock["frame_index"])
     except CouldNotRun:  # readable a moment ago; a missing picture must not cost the rest
         frames = None
     return ClipMaps(clip_id, student, clip.teacher, frames, clock["timestamps"])

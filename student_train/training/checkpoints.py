@@ -28,7 +28,8 @@ STATE, WEIGHTS, OPTIMIZER, METRICS = "state.json", "weights.safetensors", "optim
 
 FREE = (
     "output", "store", "store_version", "fingerprint",
-    "data.workers", "data.frame_cache_mib", "data.video_root", "data.image_root", "data.conversations",
+    "data.workers", "data.frame_cache_mib", "data.decode_timeout_seconds",
+    "data.video_root", "data.image_root", "data.conversations",
     "batch", "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the

@@ -223,7 +223,8 @@ def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bo
 
 def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
     processor = built.model.student.processor
-    frames = StudentFrames(processor.image_size, config.data.frame_cache_mib * 2**20)
+    data = config.data
+    frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
     return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import av
@@ -19,7 +18,7 @@ import numpy as np
 from av.codec.hwaccel import HWAccel
 
 from schemas.errors import VideoError
-from teacher_cache.clips.packets import Entry, Packets, Stamps, main_stream, message, read_packets
+from teacher_cache.clips.packets import MAX_PIXELS, Entry, Packets, Stamps, main_stream, message, open_container, read_packets
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import Device, TimedFrame
 
@@ -40,9 +39,9 @@ class AvVideo:
     back), frames are counted from the first one, and decoding never begins in between.
     """
 
-    def __init__(self, path: Path, packets: Packets, device: Device) -> None:
+    def __init__(self, file: int, packets: Packets, device: Device) -> None:
         self.decoder, self.footage = DECODERS[device], packets.footage
-        self._path, self._packets, self._device = path, packets, device
+        self._file, self._packets, self._device = file, packets, device
         self._seeks = True
         self._running: Iterator[Any] = iter(())
         self._following: float = 0
@@ -63,7 +62,7 @@ class AvVideo:
                 try:
                     yield self._frame(index)
                 except av.error.FFmpegError as error:
-                    raise VideoError("decode_error", f"frame {index} of {self.footage.frames}: {message(error)}") from None
+                    raise self._failure(index, f": {message(error)}") from None
                 last = index
         finally:
             if indices and last != indices[-1]:  # stopped early: not every frame before the last one was decoded
@@ -84,7 +83,7 @@ class AvVideo:
         """Decode from the start, in a newly opened container: not every format can seek."""
         # No fallback: what the device cannot decode is left to the next decoder, so that software is never recorded as cuda.
         accelerator = HWAccel("cuda", allow_software_fallback=False) if self._device == "cuda" else None
-        self._container = av.open(str(self._path), hwaccel=accelerator)
+        self._container = open_container(self._file, accelerator)
         self._stream = main_stream(self._container)
         self._running, self._following = self._decoded(self._container.demux(self._stream)), 0
 
@@ -97,7 +96,12 @@ class AvVideo:
                 return TimedFrame(_upright(frame), self._packets.seconds(index, frame.pts))
             if number >= index:
                 break
-        raise VideoError("decode_error", f"frame {index} of {self.footage.frames} does not decode")
+        raise self._failure(index, " does not decode")
+
+    def _failure(self, index: int, said: str) -> VideoError:
+        if not self._stream.codec_context.width:  # FFmpeg forgets a size that it refuses
+            said = f" has no size, or more than the {MAX_PIXELS} pixels that may be decoded"
+        return VideoError("decode_error", f"frame {index} of {self.footage.frames}{said}")
 
     def _approach(self, index: int) -> None:
         """Keep decoding if that leads to the frame; otherwise seek to the last entry point before it."""
@@ -141,15 +145,15 @@ class AvVideo:
 
 
 @contextlib.contextmanager
-def opened(path: Path, device: Device = "cpu") -> Iterator[AvVideo]:
+def opened(file: int, device: Device = "cpu") -> Iterator[AvVideo]:
     """`teacher_cache.clips.video.Opener`, by PyAV.
 
     On ``cuda`` it opens only what the GPU's decoder can decode: if there is no device, or it lacks the codec, this raises
     `VideoError`, and the next decoder is tried.
     """
-    packets = read_packets(path)
+    packets = read_packets(file)
     try:
-        video = AvVideo(path, packets, device)
+        video = AvVideo(file, packets, device)
     except (av.error.FFmpegError, RuntimeError) as error:
         raise VideoError("not_a_video", message(error)) from None
     with contextlib.closing(video):

@@ -1,12 +1,19 @@
-"""A video's URI in; a digest of its content out."""
+"""A video's URI in; a digest of its content, or a descriptor to read it from, out."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from teacher_cache.io.remote import filesystem, reach_if_there
+from schemas.errors import VideoError
+from teacher_cache.io.places import local_path
+from teacher_cache.io.remote import fetch, filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 _BLOCK = 64 * 1024
@@ -55,3 +62,37 @@ def _sampled(length: int) -> list[tuple[int, int]]:
     if length <= 3 * _BLOCK:
         return [(0, length)] if length else []
     return [(start, start + _BLOCK) for start in (0, (length - _BLOCK) // 2, length - _BLOCK)]
+
+
+@contextlib.contextmanager
+def opened_file(uri: str) -> Iterator[int]:
+    """A descriptor to read the video from; a remote one is copied to this machine first. Raises `VideoError`, `Unreachable`."""
+    local = local_path(uri)
+    file = _copied(uri) if local is None else _found(local)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _copied(uri: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
+        copy = Path(folder) / "video"
+        with counting(VIDEO_REQUESTS, filesystem(uri)[0], "get"):
+            is_there = fetch(uri, copy)
+        if not is_there:
+            raise VideoError("video_missing", f"there is no object {uri}")
+        return os.open(copy, os.O_RDONLY)  # its name is gone at once, and its bytes when the descriptor is closed
+
+
+def _found(path: Path) -> int:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe, which is no file, would wait for its writer
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError("video_missing", f"there is no file {path}") from None
+    except OSError as error:
+        raise VideoError("not_a_video", f"{path} cannot be opened: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise VideoError("not_a_video", f"{path} is not a file")
+    return file

@@ -1,41 +1,59 @@
-"""A video's URI and windows in, decoded clips out, by processes that can be killed: a damaged video fails its own clip, not the
-job.
+"""A video's URI and windows or frame numbers in, decoded frames out, by processes that can be killed: a damaged video fails its
+own clip, not the job.
 
-A decoder process runs `teacher_cache.clips.decoder_program`. It reads one JSON request per line, for clips of one video or to
-probe it, and answers with JSON lines; the frames' bytes follow the line of a decoded clip.
+A decoder process runs `teacher_cache.clips.decoder_program`, in the box of `teacher_cache.clips.box`. It reads one JSON request
+per line, for clips or frames of one video or to probe it, and answers with JSON lines; the frames' bytes follow the line of a
+decoded clip. No video library is loaded here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import select
 import signal
+import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Self
+from functools import partial
+from importlib.util import find_spec
+from typing import IO, Any, Self, TypeVar, get_args
 
 import numpy as np
 
-from schemas.clip import FrameClock, VideoInfo, Window
+from schemas.clip import FailureReason, FrameClock, VideoInfo, Window
 from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, on_disk
-from teacher_cache.clips.decoder_program import Answer
-from teacher_cache.clips.video import Device
+from teacher_cache.clips import box
+from teacher_cache.clips.content import opened_file
+from teacher_cache.clips.preprocess import Frame, FrameSize
+from teacher_cache.clips.video import DecodedClip, DecodedFrames, Device
 
+DECODE_TIMEOUT_SECONDS = 120.0
+"""Deadline of a clip where no job states one."""
 _READ = 1 << 20
+_LONGEST_TEXT = 1000
+_MOST_FRAMES = 1 << 24
+"""Frames of the longest video, which is six days at 30 a second; plans of more would fill the memory."""
+_PROGRAM = "teacher_cache.clips.decoder_program"
+_LONGEST_LINE = 1 << 20
+"""Bytes of an answer without its frames."""
+_CPU_SECONDS = 3600.0
+"""CPU time after which a process is replaced, so that it can have a hard limit."""
+_WORKERS = 4
+"""Threads of a process that may be at work at once; a decoder library has one or two."""
 
 _LAST_BREATH_SECONDS = 5
 _STOPPED = "the decoder was stopped, or asked for other clips, while it was at work"
+
+Made = TypeVar("Made")
 
 
 class _Lost(Exception):
@@ -53,7 +71,8 @@ class Decoder:
     One thread may decode at a time; any thread may `kill`. On ``cuda``, each process takes some hundred MB of GPU memory.
     """
 
-    recipe: ClipRecipe
+    recipe: ClipRecipe | None
+    """Of the clips; None for a decoder of which only `frames` and `probe` are asked."""
     timeout_seconds: float
     """Deadline of each clip, from its request on; the first includes opening the video. A remote video is fetched before that,
     under the limits of `Patience`, so that a server outage fails no clip."""
@@ -62,10 +81,14 @@ class Decoder:
     """Memory limit of the process, so that a giant picture fails its own clip instead of exhausting the machine. A 10-bit 8K
     video, of which a codec may keep 16 frames, takes half of this. No limit on ``cuda``, whose driver maps memory freely."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _channel: socket.socket | None = field(default=None, init=False, repr=False)
+    """Where the process's requests go."""
     _using: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     """Held while the process's pipes are in use, so that they are not closed under a reader."""
     _is_asked: bool = field(default=False, init=False, repr=False)
     """Whether the process still has answers to give."""
+    _spent: float = field(default=0, init=False, repr=False)
+    """CPU seconds of the process, as of its last answer."""
     _is_closed: bool = field(default=False, init=False, repr=False)
     _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     """The process that `kill` ended last."""
@@ -81,13 +104,14 @@ class Decoder:
         """
         with contextlib.ExitStack() as stack:
             try:
-                path = stack.enter_context(on_disk(uri))
+                file = stack.enter_context(opened_file(uri))
             except VideoError as error:
                 yield from _each(deque(windows), error)
             else:
-                yield from self._clips_of(path, windows)
+                yield from self._clips_of(file, windows)
 
-    def _clips_of(self, path: Path, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
+    def _clips_of(self, file: int, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
+        assert self.recipe is not None
         left = deque(windows)
         lost_before = False
         while left:
@@ -95,14 +119,17 @@ class Decoder:
             deadline = self._deadline()
             process = self._start()
             try:
-                self._ask(process, {"uri": str(path), "windows": [window and window.model_dump() for window in left]}, deadline)
-                self._read(process, deadline)
+                asked = {"windows": [window and window.model_dump() for window in left], "recipe": self.recipe.model_dump()}
+                self._ask(process, file, asked, deadline)
+                self._read(process, deadline, _no_more)
                 is_open = True
                 while left:
                     answer = self._read_clip(process, deadline)
                     left.popleft()
                     self._is_asked = bool(left)
                     yield answer
+                    if self._spent > _CPU_SECONDS:
+                        break
                     deadline = self._deadline()
             except VideoError as refusal:  # the whole video cannot be opened
                 self._is_asked = False
@@ -116,19 +143,29 @@ class Decoder:
 
     def probe(self, uri: str) -> VideoInfo:
         """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
-        with on_disk(uri) as path:
-            return self._footage_of(path)
+        return self._answer(uri, {}, _footage)
 
-    def _footage_of(self, path: Path) -> VideoInfo:
-        deadline = self._deadline()
-        process = self._start()
-        try:
-            self._ask(process, {"uri": str(path)}, deadline)
-            return VideoInfo.model_validate(self._read(process, deadline)[0]["footage"])
-        except _Lost as lost:
-            raise lost.error from None
-        finally:
-            self._is_asked = False
+    def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
+        """The frames of these numbers, in this order, or so many spread over the whole video; each is resized in the process.
+
+        Raises `VideoError`; `CouldNotRun` if the problem is not the video's. The deadline is that of a clip.
+        """
+        numbers = wanted if isinstance(wanted, int) else [int(index) for index in wanted]
+        expected = _Expected(numbers if isinstance(numbers, int) else len(numbers), size)
+        return self._answer(uri, {"frames": numbers, "size": size}, partial(_decoded_frames, expected), expected.most_bytes)
+
+    def _answer(self, uri: str, request: dict[str, Any], made: Callable[[dict[str, Any], bytes], Made], most: int = 0) -> Made:
+        """The answer to a request that gets a single one."""
+        with opened_file(uri) as file:
+            deadline = self._deadline()
+            process = self._start()
+            try:
+                self._ask(process, file, request, deadline)
+                return self._read(process, deadline, made, most)
+            except _Lost as lost:
+                raise lost.error from None
+            finally:
+                self._is_asked = False
 
     def kill(self) -> None:
         """Kill the process. A thread that waits for its answer gets `CouldNotRun`; the next request starts a new process."""
@@ -154,47 +191,72 @@ class Decoder:
     def _start(self) -> subprocess.Popen[bytes]:
         """A live, idle process. If the last one died while idle, it is replaced, and no clip fails."""
         with self._using:
-            if self.process is not None and (self._is_asked or self.process.poll() is not None):
-                self._end(self.process)
+            process = self.process
+            if process is not None and (self._is_asked or self._spent > _CPU_SECONDS or process.poll() is not None):
+                self._end(process)
             if self.process is None:
-                bound = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "teacher_cache.clips.decoder_program", str(os.getpid()), str(bound)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,  # FFmpeg's log; errors come back as reasons
-                )
+                self.process, self._channel, self._spent = *self._started(), 0.0
             if self._is_closed:  # checked after the start, since an earlier `close` could not see this process
                 self._end(self.process)
                 raise CouldNotRun(_STOPPED)
             self._is_asked = True
             return self.process
 
-    def _ask(self, process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float) -> None:
-        line = json.dumps(request | {"recipe": self.recipe.model_dump(), "device": self.device}).encode() + b"\n"
+    def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """A new process, and the socket that its requests go to."""
+        for package in ("av", "decord"):  # of an extra; the process could only die
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        memory = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
+        # It works at one clip, and one ahead.
+        cpu_seconds = math.ceil(_CPU_SECONDS + 2 * _WORKERS * self.timeout_seconds)
+        ours, its = socket.socketpair()
+        with its:
+            process = subprocess.Popen(
+                box.command(_PROGRAM, str(os.getpid()), self.device, str(memory), str(cpu_seconds)),
+                stdin=its.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # FFmpeg's log; errors come back as reasons
+                cwd="/",
+                env=box.environment(self.device),
+            )
+        return process, ours
+
+    def _ask(self, process: subprocess.Popen[bytes], file: int, request: dict[str, Any], deadline: float) -> None:
+        line = json.dumps(request).encode() + b"\n"
         with self._noticing_loss(process):
-            assert process.stdin is not None
-            _write(process.stdin, line, deadline)
+            assert self._channel is not None
+            _write(self._channel, line, file, deadline)
 
     def _read_clip(self, process: subprocess.Popen[bytes], deadline: float) -> DecodedClip | VideoError:
+        assert self.recipe is not None
         try:
-            answer, frames = self._read(process, deadline)
+            expected = _Expected(self.recipe.frames, FrameSize(self.recipe.size))
+            return self._read(process, deadline, partial(_decoded_clip, expected), expected.most_bytes)
         except VideoError as error:
             return error
-        values = np.frombuffer(frames, dtype=np.uint8).reshape(answer["shape"])
-        return DecodedClip(values, FrameClock.model_validate(answer["clock"]), answer["decoder"], answer["cpu_seconds"])
 
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> Answer:
-        """The next answer of the process. Raises the `VideoError` or `CouldNotRun` that it reports; `_Lost` if it is gone."""
+    def _read(
+        self, process: subprocess.Popen[bytes], deadline: float, made: Callable[[dict[str, Any], bytes], Made], most: int = 0
+    ) -> Made:
+        """What is ``made`` of the process's next answer, with at most so many bytes of frames.
+
+        Raises the `VideoError` that it reports; `_Lost` if it is gone, or if a video's author may have taken it over, since it
+        answers what the program would not.
+        """
         with self._noticing_loss(process):
             assert process.stdout is not None
             answer = json.loads(_read_line(process.stdout, deadline))
-            frames = _read_exactly(process.stdout, int(np.prod(answer["shape"])), deadline) if "shape" in answer else b""
-        if "reason" in answer:
-            raise VideoError(answer["reason"], answer["detail"])
-        if "trouble" in answer:
-            raise CouldNotRun(answer["trouble"])
-        return answer, frames
+            self._spent = float(answer["process_seconds"])
+            if "reason" not in answer:
+                size = math.prod(answer.get("shape", (0,)))
+                if not 0 <= size <= most:
+                    raise ValueError
+                return made(answer, _read_exactly(process.stdout, size, deadline))
+            if answer["reason"] not in get_args(FailureReason):
+                raise ValueError
+            error = VideoError(answer["reason"], str(answer["detail"])[:_LONGEST_TEXT])
+        raise error
 
     @contextlib.contextmanager
     def _noticing_loss(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -207,7 +269,10 @@ class Decoder:
                 self._end(process)
                 detail = f"decoding took longer than {self.timeout_seconds:g} s, and its process was killed"
                 raise _Lost("decode_timeout", detail) from None
-            except (EOFError, BrokenPipeError):
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                self._end(process)
+                raise _Lost("decoder_crashed", "the decoder's process gave an answer that makes no sense") from None
+            except (EOFError, BrokenPipeError, ConnectionResetError):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST_BREATH_SECONDS)  # its pipes close slightly before it has exited
                 self._end(process)
@@ -222,11 +287,57 @@ class Decoder:
                 return
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(BrokenPipeError):
-                    if pipe is not None:
-                        pipe.close()
-            self.process = None
+            for pipe in (self._channel, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self.process = self._channel = None
+
+
+def _no_more(_answer: dict[str, Any], _frames: bytes) -> None:
+    """The answer says no more than that the video is open."""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """The frames that an answer may hold."""
+
+    count: int
+    size: FrameSize
+
+    @property
+    def most_bytes(self) -> int:
+        return self.count * self.size.most_pixels * 3
+
+    def pictures(self, answer: dict[str, Any], frames: bytes) -> tuple[Frame, FrameClock]:
+        """Raises `ValueError` for others."""
+        count, height, width, channels = shape = answer["shape"]
+        clock = FrameClock.model_validate(answer["clock"])
+        counts = {count, len(clock.frame_index), len(clock.timestamps_seconds)}
+        if counts != {self.count} or channels != 3 or not self.size.allows(height, width):
+            raise ValueError
+        if not (
+            all(0 <= index < _MOST_FRAMES for index in clock.frame_index) and all(map(math.isfinite, clock.timestamps_seconds))
+        ):
+            raise ValueError
+        return np.frombuffer(frames, dtype=np.uint8).reshape(shape), clock
+
+
+def _decoded_clip(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedClip:
+    cpu_seconds = float(answer["cpu_seconds"])
+    if not 0 <= cpu_seconds < math.inf:
+        raise ValueError
+    return DecodedClip(*expected.pictures(answer, frames), str(answer["decoder"])[:_LONGEST_TEXT], cpu_seconds)
+
+
+def _decoded_frames(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedFrames:
+    return DecodedFrames(*expected.pictures(answer, frames), _footage(answer))
+
+
+def _footage(answer: dict[str, Any], _frames: bytes = b"") -> VideoInfo:
+    footage = VideoInfo.model_validate(answer["footage"])
+    if footage.frames > _MOST_FRAMES:
+        raise ValueError
+    return footage
 
 
 def _each(left: deque[Window | None], error: VideoError, count: int | None = None) -> Iterator[VideoError]:
@@ -240,7 +351,7 @@ def _ending(returncode: int) -> str:
     return signal.Signals(-returncode).name if returncode < 0 else f"status {returncode}"
 
 
-def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
+def _wait(pipe: IO[bytes] | socket.socket, event: int, deadline: float) -> None:
     """Wait until a pipe can be read or written, or is closed. Uses poll, since select fails beyond 1024 open files."""
     poll = select.poll()
     poll.register(pipe, event)
@@ -248,11 +359,11 @@ def _wait(pipe: IO[bytes], event: int, deadline: float) -> None:
         raise TimeoutError
 
 
-def _write(pipe: IO[bytes], data: bytes, deadline: float) -> None:
-    """Write in pieces that a writable pipe accepts without blocking. Raises `TimeoutError`."""
+def _write(channel: socket.socket, data: bytes, file: int, deadline: float) -> None:
+    """Write in pieces that a writable socket accepts without blocking, the first with the descriptor. Raises `TimeoutError`."""
     for start in range(0, len(data), select.PIPE_BUF):
-        _wait(pipe, select.POLLOUT, deadline)
-        os.write(pipe.fileno(), data[start : start + select.PIPE_BUF])
+        _wait(channel, select.POLLOUT, deadline)
+        socket.send_fds(channel, [data[start : start + select.PIPE_BUF]], [] if start else [file])
 
 
 def _read_some(pipe: IO[bytes], size: int, deadline: float) -> bytes:
@@ -267,6 +378,8 @@ def _read_line(pipe: IO[bytes], deadline: float) -> bytes:
     """Read byte by byte, so that nothing of the frames after the line is consumed."""
     line = bytearray()
     while not line.endswith(b"\n"):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError
         line += _read_some(pipe, 1, deadline)
     return bytes(line)
 

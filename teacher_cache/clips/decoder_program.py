@@ -1,85 +1,110 @@
-"""The program that a `Decoder` starts: one JSON request per line in; JSON lines and the frames' bytes out.
+"""The program that a `Decoder` starts: JSON requests in, each a line with a video's descriptor; JSON lines and frames out.
 
-`python -m teacher_cache.clips.decoder_program PARENT_PID MEMORY_BYTES`. Loads neither torch nor zarr, and needs no credentials.
+`python -m teacher_cache.clips.decoder_program PARENT_PID DEVICE MEMORY_BYTES CPU_SECONDS`, with a Unix socket as standard
+input. Loads neither torch nor zarr, and goes into its box before it reads the first request.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+import av
+import decord
 import numpy as np
+import PIL
 
 from schemas.clip import Window
-from schemas.errors import CacheError, VideoError
+from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, clips_of, opened, probe
+from teacher_cache.clips import box
+from teacher_cache.clips.decode import clips_of, frames_of, opened
+from teacher_cache.clips.preprocess import FrameSize
+from teacher_cache.clips.video import Answer, DecodedClip, Device, OpenVideo
 from teacher_cache.io.parent import end_with_parent
 
-Answer = tuple[dict[str, Any], bytes]
-"""A header, and the bytes of the frames that it describes."""
+_READ = 1 << 16
 
 
-def _answers(request: dict[str, Any]) -> Iterator[Answer]:
-    """A request with windows gets one answer once the video is open, and one per window; a probe gets a single answer."""
+def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -> Iterator[Answer]:
+    """A request for clips gets one answer once the video is open, and one per window; others get a single answer."""
     began = time.process_time()
     try:
-        if "windows" not in request:
-            yield {"footage": probe(request["uri"], request["device"]).model_dump()}, b""
-            return
-        windows = [window and Window.model_validate(window) for window in request["windows"]]
-        with opened(request["uri"], request["device"]) as video:
-            yield {"decoder": video.decoder}, b""
-            yield from map(_clip_answer, clips_of(video, ClipRecipe.model_validate(request["recipe"]), windows, began))
+        with opened(file, device) as video:
+            if "windows" in request:
+                yield from _clips(request, video, began, lacking)
+            elif "frames" in request:
+                yield _frames(request, video)
+            else:
+                yield {"footage": video.footage.model_dump()}, b""
     except VideoError as error:
         yield _refusal(error)
-    except CacheError as error:
-        yield {"trouble": str(error)}, b""
 
 
-def _clip_answer(clip: DecodedClip | VideoError) -> Answer:
-    if isinstance(clip, VideoError):
-        return _refusal(clip)
+def _clips(request: dict[str, Any], video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
+    yield {}, b""
+    windows = [window and Window.model_validate(window) for window in request["windows"]]
+    for clip in clips_of(video, ClipRecipe.model_validate(request["recipe"]), windows, began):
+        yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
+
+
+def _clip(clip: DecodedClip, lacking: str) -> Answer:
     header = {
         "shape": clip.frames.shape, "clock": clip.clock.model_dump(),
-        "decoder": clip.decoder, "cpu_seconds": clip.cpu_seconds,
+        "decoder": clip.decoder + lacking, "cpu_seconds": clip.cpu_seconds,
     }  # fmt: skip
     return header, np.ascontiguousarray(clip.frames).tobytes()
+
+
+def _frames(request: dict[str, Any], video: OpenVideo) -> Answer:
+    found = frames_of(video, request["frames"], FrameSize(*request["size"]))
+    header = {"shape": found.frames.shape, "clock": found.clock.model_dump(), "footage": found.footage.model_dump()}
+    return header, np.ascontiguousarray(found.frames).tobytes()
 
 
 def _refusal(error: VideoError) -> Answer:
     return {"reason": error.reason, "detail": error.detail}, b""
 
 
-def _bound_memory(wanted: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if wanted != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each request with its video's descriptor, which comes with the first bytes of its line."""
+    line, files = b"", list[int]()
+    while (received := socket.recv_fds(channel, _READ, 1))[0]:
+        line += received[0]
+        files += received[1]
+        if line.endswith(b"\n"):
+            yield json.loads(line), files.pop()
+            line = b""
 
 
-def _serve(requests: Iterable[bytes], answers: IO[bytes]) -> None:
-    for line in requests:
-        for header, payload in _answers(json.loads(line)):
-            answers.write(json.dumps(header).encode() + b"\n" + payload)
-            answers.flush()
+def _serve(requests: Iterable[tuple[dict[str, Any], int]], answers: IO[bytes], device: Device, lacking: str) -> None:
+    for request, file in requests:
+        try:
+            for header, payload in _answers(request, file, device, lacking):
+                spent = {"process_seconds": time.process_time()}
+                answers.write(json.dumps(header | spent).encode() + b"\n" + payload)
+                answers.flush()
+        finally:
+            os.close(file)
 
 
-def _main(parent: int, memory_bytes: int) -> None:
+def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int) -> None:
     # Native libraries may print to stdout, which must not end up between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    lacking = box.close(device, (av, decord, np, PIL), memory_bytes, cpu_seconds)
     threading.Thread(target=end_with_parent, args=(parent,), daemon=True).start()
-    _bound_memory(memory_bytes)
-    _serve(sys.stdin.buffer, answers)
+    channel = socket.socket(fileno=sys.stdin.fileno())
+    _serve(_requests(channel), answers, device, f", without {', '.join(lacking)}" if lacking else "")
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))
+    _main(int(sys.argv[1]), "cuda" if sys.argv[2] == "cuda" else "cpu", int(sys.argv[3]), int(sys.argv[4]))

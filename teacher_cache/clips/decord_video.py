@@ -1,4 +1,4 @@
-"""A file in, an opened video out, by decord: tried if PyAV cannot open it.
+"""A file in, an opened video out, by decord: tried if PyAV opens its container, and cannot read it.
 
 decord counts frames, and miscounts after seeks, where an edit list hides frames, and where timestamps are missing. So it is
 used only where it cannot miscount: for frames in ascending order, of a video whose only key frame is the first one.
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+import av.error
 import decord
 import numpy as np
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
+from teacher_cache.clips.packets import MAX_PIXELS, open_container
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import TimedFrame
 
 _VARYING = re.compile(r"\S+\.cc:\d+: |\(-?\w+ vs\. -?\w+\)|(?<=Error reading) .*")
 
+_LARGEST = 1 << 28
+"""Bytes of the largest file that decord is given."""
 DECODER = f"decord {decord.__version__}"
 
 
@@ -47,10 +51,13 @@ class DecordVideo:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[DecordVideo]:
+def opened(file: int) -> Iterator[DecordVideo]:
     """`teacher_cache.clips.video.Opener`, by decord."""
+    _refuse_what_decord_would_not(file)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        with os.fdopen(os.dup(file), "rb") as whole:
+            whole.seek(0)
+            reader = decord.VideoReader(whole, num_threads=1)  # decord reads all of it
     except (decord.DECORDError, RuntimeError) as error:
         raise VideoError("not_a_video", _message(error)) from None
     except AssertionError:  # decord's way to report a video without frames
@@ -60,6 +67,21 @@ def opened(path: Path) -> Iterator[DecordVideo]:
     if not is_sound or list(reader.get_key_indices()) != [0]:
         raise VideoError("not_a_video", "its frames cannot be told apart")
     yield DecordVideo(reader, seconds.tolist())
+
+
+def _refuse_what_decord_would_not(file: int) -> None:
+    """Decord itself follows playlists, and decodes pictures of any size. Raises `VideoError`."""
+    size = os.fstat(file).st_size
+    if size > _LARGEST:
+        raise VideoError("not_a_video", f"not tried: decord would hold all of its {size} bytes in memory")
+    try:
+        with open_container(file) as container:
+            if any(
+                v.codec_context and v.codec_context.width * v.codec_context.height > MAX_PIXELS for v in container.streams.video
+            ):
+                raise VideoError("decode_error", "not tried: its pictures are too large")
+    except av.error.FFmpegError:
+        raise VideoError("not_a_video", "not tried: its container is unknown") from None
 
 
 def _packed_rows(frame: np.ndarray[Any, Any]) -> Frame:

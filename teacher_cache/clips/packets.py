@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import bisect
+import os
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 
 from schemas.clip import VideoInfo
@@ -17,6 +18,16 @@ from schemas.errors import VideoError
 
 # H.264 and HEVC reorder at most 16 frames: so far may a packet be from its place in display order.
 _REORDERED = 16
+
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "gxf", "nut", "rm", "wtv", "dv", "nsv",
+    "nuv", "ivf", "gif", "apng", "yuv4mpegpipe", "m4v", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "vc1test",
+    "dirac", "dnxhd", "mjpeg", "cavsvideo", "avs2", "avs3",
+)  # fmt: skip
+"""FFmpeg's names of the containers that are read: those that hold their video themselves. Playlists, lists of pictures, stream
+descriptions and the like name other files, and are not."""
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is decoded, 8192 × 8192; an 8K video has half of them."""
 
 # Containers without presentation times. The times that FFmpeg returns for them are in storage order.
 _UNTIMED = frozenset({"avi"})
@@ -68,10 +79,22 @@ class Packets:
         return self.entries[bisect.bisect_right(self.entries, index, key=lambda entry: entry.number) - 1]
 
 
-def read_packets(path: Path) -> Packets:
-    """Read a file's packets. Raises `VideoError`: not_a_video, or no_frames."""
+def open_container(file: int, accelerator: HWAccel | None = None) -> Any:
+    """Open a file, by its descriptor, as a PyAV container that reads nothing else, whatever the file says. It stays open.
+
+    Two containers of one descriptor cannot be read in turns, since they share its position. Raises what PyAV raises.
+    """
+    os.lseek(file, 0, os.SEEK_SET)
+    options = {
+        "fd": str(file), "protocol_whitelist": "fd", "format_whitelist": ",".join(CONTAINERS), "max_pixels": str(MAX_PIXELS),
+    }  # fmt: skip
+    return av.open("fd:", options=options, hwaccel=accelerator)
+
+
+def read_packets(file: int) -> Packets:
+    """Read a file's packets. Raises `VideoError`: not_a_video, no_frames, or decode_error for giant pictures."""
     try:
-        with av.open(str(path)) as container:
+        with open_container(file) as container:
             stream = main_stream(container)
             return _packets(container.format.name, stream, [p for p in map(_packet, container.demux(stream)) if p.stamps.size])
     except av.error.FFmpegError as error:
@@ -79,18 +102,24 @@ def read_packets(path: Path) -> Packets:
 
 
 def main_stream(container: Any) -> Any:
-    """The video stream that a player would show, set to decode in one thread. Raises `VideoError`."""
+    """The video stream that a player would show, set to decode in one thread. Raises `VideoError`, for giant pictures too."""
     stream = container.streams.best("video")
     if (
         stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic
     ):  # cover art of an audio file
         raise VideoError("not_a_video", "the file has no video stream that can be decoded")
+    codec = stream.codec_context
+    if codec.width * codec.height > MAX_PIXELS:
+        raise VideoError("decode_error", f"its pictures are {codec.width} × {codec.height}; {MAX_PIXELS} pixels may be decoded")
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # a later header may claim others than the container does
     stream.thread_count = 1
     return stream
 
 
 def message(error: Exception) -> str:
     """The first line of FFmpeg's message."""
+    if isinstance(error, av.error.ArgumentError) and error.filename == "fd:":  # what FFmpeg says of a format off the list
+        return "damaged, or no container of a video: playlists, lists of pictures and pictures are not read"
     said = getattr(error, "strerror", None) or str(error)
     return said.strip().splitlines()[0] if said.strip() else type(error).__name__
 

@@ -1,9 +1,9 @@
-"""Decoded uint8 frames in, uint8 frames of the teacher's size out, by a named recipe. The teacher itself normalises."""
+"""Decoded uint8 frames in, uint8 frames of the teacher's size, or of one that a reader asked for, out. Models normalise."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,43 @@ def _l4p(frame: Frame, size: int) -> Frame:
 
 def _student(frame: Frame, student_size: int, size: int) -> Frame:
     """As the released 4D-RGPT: to the student's square size (bicubic, as its image processor), then to the teacher's."""
-    square = Image.fromarray(frame).resize((student_size, student_size), Image.Resampling.BICUBIC)
+    square = Image.fromarray(resize(frame, FrameSize(student_size)))
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+_HIGHEST = 4
+"""The height of a frame in its own shape, over its width, beyond which it is scaled by its height."""
+
+
+class FrameSize(NamedTuple):
+    """The size in which frames that are asked for by number come."""
+
+    side: int
+    """Pixels."""
+    shape: Literal["square", "own"] = "square"
+    """``square``: height and width are ``side``, whatever the video's. ``own``: the video's own shape, at most ``side`` wide
+    and four times as high, and never enlarged."""
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest frame of this size."""
+        return self.side**2 * (1 if self.shape == "square" else _HIGHEST)
+
+    def allows(self, height: int, width: int) -> bool:
+        """Whether a frame of this size may have these sides."""
+        if self.shape == "square":
+            return height == width == self.side
+        return 0 < width <= self.side and 0 < height <= _HIGHEST * self.side
+
+
+def resize(frame: Frame, size: FrameSize) -> Frame:
+    """uint8 (height, width, RGB) to that size. A square is bicubic with antialiasing, as SigLIP's image processor makes it."""
+    if size.shape == "square":
+        return np.asarray(Image.fromarray(frame).resize((size.side, size.side), Image.Resampling.BICUBIC))
+    height, width = frame.shape[:2]
+    scale = min(1.0, size.side / width, _HIGHEST * size.side / height)
+    wanted = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(frame).resize(wanted, Image.Resampling.BILINEAR))
 
 
 class _Taps(NamedTuple):

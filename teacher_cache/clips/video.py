@@ -1,13 +1,16 @@
-"""The protocol of decoder libraries: a file in, an opened video out; frame numbers in, RGB frames with timestamps out."""
+"""The protocol of decoder libraries: a file in, an opened video out; frame numbers in, RGB frames with timestamps out.
+
+Also what a decoder process answers with. Loads no decoder library, so that the process that asks need not hold one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
-from schemas.clip import VideoInfo
+from schemas.clip import FrameClock, VideoInfo
 from teacher_cache.clips.preprocess import Frame
 
 Device = Literal["cpu", "cuda"]
@@ -37,5 +40,32 @@ class OpenVideo(Protocol):
         """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""
 
 
-Opener = Callable[[Path], AbstractContextManager[OpenVideo]]
-"""Opens a non-empty file. Raises `VideoError` if the decoder cannot open it, or cannot be trusted with it."""
+Opener = Callable[[int], AbstractContextManager[OpenVideo]]
+"""Opens a non-empty file by its descriptor. Raises `VideoError` if the decoder cannot open it, or cannot be trusted with it."""
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A decoded clip, in the teacher's input size."""
+
+    frames: Frame
+    """uint8 (frame, size, size, RGB)."""
+    clock: FrameClock
+    decoder: str
+    """Name and version of the decoder, and the layers of protection that its process lacked."""
+    cpu_seconds: float
+    """CPU time of the decoding process, all threads, since its previous answer. The first clip's includes opening the video."""
+
+
+@dataclass(frozen=True)
+class DecodedFrames:
+    """Frames that were asked for by number."""
+
+    frames: Frame
+    """uint8 (frame, height, width, RGB)."""
+    clock: FrameClock
+    footage: VideoInfo
+
+
+Answer = tuple[dict[str, Any], bytes]
+"""A header, and the bytes of the frames that it describes."""

@@ -14,8 +14,8 @@ from schemas.report import Finding, Retaught
 from schemas.signal import SIGNALS, SignalName
 from schemas.storage import StorageOptions
 from teacher_cache.clips.content import content_digest
-from teacher_cache.clips.decode import DecodedClip
-from teacher_cache.clips.decoder import Decoder
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.encodings.drift import DRIFT_ALLOWED, relative_rms
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.places import Roots
@@ -23,8 +23,6 @@ from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.teachers.protocol import Teacher
 from teacher_cache.teachers.registry import family, job_for
-
-_DECODE_TIMEOUT_SECONDS = 120.0
 
 
 def reteach(
@@ -55,7 +53,7 @@ def reteach(
     findings: list[Finding] = []
     with (
         progress("teaching again", len(clips), "clips") as advance,
-        Decoder(cache.recipe.clips, _DECODE_TIMEOUT_SECONDS) as decoder,
+        Decoder(cache.recipe.clips, DECODE_TIMEOUT_SECONDS) as decoder,
     ):
         for clip, result in zip(clips, _decoded(decoder, clips), strict=True):
             if isinstance(result, VideoError):

@@ -17,7 +17,7 @@ from typing import Protocol
 from schemas.clip import Clip, Window
 from schemas.errors import VideoError
 from schemas.log import WorkItem
-from teacher_cache.clips.decode import DecodedClip
+from teacher_cache.clips.video import DecodedClip
 
 Decoded = DecodedClip | VideoError
 

@@ -27,7 +27,7 @@ from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, Unit
 from schemas.report import FailedClip, StageSeconds, UnitReport
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
-from teacher_cache.clips.decode import DecodedClip
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.drift import taken_over
 from teacher_cache.encodings.registry import encoding

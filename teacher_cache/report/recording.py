@@ -10,12 +10,14 @@ import numpy as np
 
 from schemas.errors import BadInput
 from schemas.storage import StorageOptions
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.geometry.rays import camera_centres, camera_rotations, pinhole_intrinsics, rays_on_grid
 from teacher_cache.geometry.stitch import surface_points
+from teacher_cache.io.places import Roots
 from teacher_cache.reader.cache import open_cache
 from teacher_cache.report import colors
 from teacher_cache.report.sprites import resize_frames
-from teacher_cache.report.write import clip_panel, known_rows
+from teacher_cache.report.write import VIDEOS_OPTION, clip_panel, known_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,7 +49,8 @@ def write_recording(
         raise BadInput(
             f"the store {url} has no committed clip to show" if clip_id is None else f"clip {clip_id!r} is not committed"
         )
-    clip = clip_panel(cache, row, videos)
+    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
+        clip = clip_panel(cache, row, decoder, Roots(tuple(videos), VIDEOS_OPTION))
     stream = _stream(out, clip.clip_id)
     try:
         _Scene(clip).log_to(stream)

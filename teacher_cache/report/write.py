@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from schemas.errors import BadInput, CacheError, UnknownClip
 from schemas.storage import StorageOptions
+from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
+from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.io.places import Roots
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.report.page import render_page
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 VIDEOS_OPTION = "--videos"
 _CLIPS_SHOWN = 8
-_WIDEST = 320
+_SHOWN = FrameSize(320, "own")
 
 
 def write_report(
@@ -41,8 +42,10 @@ def write_report(
     """
     cache = open_cache(url, storage_options=storage_options)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
-    panels = (clip_panel(cache, row, videos) for row in rows)
-    page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
+    roots = Roots(tuple(videos), VIDEOS_OPTION)
+    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
+        panels = (clip_panel(cache, row, decoder, roots) for row in rows)
+        page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
@@ -74,8 +77,8 @@ def _summary(cache: Cache) -> dict[str, str]:
     }
 
 
-def clip_panel(cache: Cache, row: dict[str, Any], videos: Sequence[str]) -> ClipPanel:
-    """The data to show of a clip, given its row of `Cache.clips`. ``videos``: as in `write_report`."""
+def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots) -> ClipPanel:
+    """The data to show of a clip, given its row of `Cache.clips`; its frames only if its video is under ``roots``."""
     values: dict[str, npt.NDArray[Any]] = {}
     if row["status"] == "committed":
         found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
@@ -87,7 +90,7 @@ def clip_panel(cache: Cache, row: dict[str, Any], videos: Sequence[str]) -> Clip
         status=row["status"],
         reason=row["reason"],
         detail=row["detail"],
-        frames=_frames(row["video"], clock["frame_index"], Roots(tuple(videos), VIDEOS_OPTION)),
+        frames=_frames(decoder, roots, row["video"], clock["frame_index"]),
         timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
         frame_index=tuple(int(i) for i in clock["frame_index"]),
         signals=values,
@@ -95,17 +98,11 @@ def clip_panel(cache: Cache, row: dict[str, Any], videos: Sequence[str]) -> Clip
     )
 
 
-def _frames(uri: str, frame_index: npt.NDArray[Any], roots: Roots) -> npt.NDArray[np.uint8] | None:
-    """The clip's frames, resized for the page. None if the video may or can not be read; its targets are shown nevertheless."""
+def _frames(decoder: Decoder, roots: Roots, uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+    """The clip's frames, at the page's size. None if the video may or can not be read; its targets are shown nevertheless."""
     if not len(frame_index):
         return None
     try:
-        from teacher_cache.clips.decode import decode_frames  # noqa: PLC0415  # the decoder is an extra
-
-        frames = decode_frames(roots.find(uri), [int(i) for i in frame_index])
-    except (ImportError, OSError, CacheError):
+        return decoder.frames(roots.find(uri), frame_index.tolist(), _SHOWN).frames
+    except (ImportError, OSError, CacheError):  # the decoder is an extra
         return None
-    height, width = frames.shape[1:3]
-    scale = min(1.0, _WIDEST / width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])

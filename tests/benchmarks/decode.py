@@ -1,9 +1,11 @@
 """Measures decoding, in clips a second of one core: a video opened once for all its windows against once for each.
 
-    python tests/benchmarks/decode.py     # two cores, three minutes
+    python tests/benchmarks/decode.py           # two cores, three minutes
+    python tests/benchmarks/decode.py --box     # what a decoder's box costs; two cores, two minutes
 
 CPU time is that of all threads of the process that decodes, with opening, fetching and preprocessing to 224. The ways take
 turns, and medians are told. Beside ours stands decord alone, used as it is in most loaders: opened anew for every clip.
+With `--box` the same decoder decodes in its box and without limits, Landlock and seccomp, and pairs of turns are compared.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ from rich.table import Table
 
 from schemas.clip import VideoInfo, Window
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decode import DecodedClip, probe
+from teacher_cache.clips import decoder as decoder_module
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices, windows
+from teacher_cache.clips.video import DecodedClip
 
 RESULTS = Path(__file__).parent / "results"
 UNIFORM = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=224, student_size=None)
@@ -100,7 +103,8 @@ def by_decord(video: Path, recipe: ClipRecipe, wanted: Windows) -> float:
 
 @functools.cache
 def footage_of(video: Path) -> VideoInfo:
-    return probe(str(video))
+    with Decoder(None, TIMEOUT_SECONDS) as decoder:
+        return decoder.probe(str(video))
 
 
 def by_decoder(decoder: Decoder, uri: str, groups: Sequence[Windows]) -> float:
@@ -146,6 +150,59 @@ def memory(video: Path) -> dict[str, Any]:
     return {"windows": len(track), "opened": opened, "after_a_quarter": peaks[0], "after_all": peaks[1]}
 
 
+def cost_of_the_box(folder: Path, turns: int) -> dict[str, Any]:
+    """CPU seconds of a clip, and wall seconds until a new process has answered, in the box and without it."""
+    videos = {
+        "720p, 150 frames": render(folder / "720p.mp4", 720, 1280, 150),
+        "180p, 30 frames": render(folder / "180p.mp4", 180, 320, 30),
+    }
+    with contextlib.ExitStack() as stack:
+        inside, without = Decoder(UNIFORM, TIMEOUT_SECONDS), Decoder(UNIFORM, TIMEOUT_SECONDS)
+        starts: dict[str, list[float]] = {"inside": [], "without": []}
+        for _ in range(min(turns, 10)):
+            starts["inside"].append(_start(inside, decoder_module._PROGRAM, videos["180p, 30 frames"]))
+            starts["without"].append(_start(without, "decoder_without_box", videos["180p, 30 frames"]))
+        for decoder in (inside, without):
+            stack.callback(decoder.close)
+        return {
+            "decoder": _clip(inside, videos["180p, 30 frames"]).decoder,
+            "start_seconds": {name: statistics.median(seconds) for name, seconds in starts.items()},
+            "clips": {name: _compared(inside, without, video, turns) for name, video in videos.items()},
+        }
+
+
+def _start(decoder: Decoder, program: str, video: Path) -> float:
+    decoder.kill()
+    decoder_module._PROGRAM = program
+    start = time.perf_counter()
+    decoder.probe(str(video))
+    return time.perf_counter() - start
+
+
+def _clip(decoder: Decoder, video: Path) -> DecodedClip:
+    (clip,) = decoder.clips(str(video), [None])
+    assert isinstance(clip, DecodedClip)
+    return clip
+
+
+def _compared(inside: Decoder, without: Decoder, video: Path, turns: int) -> dict[str, Any]:
+    """Clips take turns, so that whatever else the machine does meets both alike."""
+    pairs = []
+    for turn in range(turns):
+        order = (inside, without) if turn % 2 else (without, inside)
+        spent = {id(decoder): _clip(decoder, video).cpu_seconds for decoder in order}
+        pairs.append((spent[id(inside)], spent[id(without)]))
+    cpu_inside, cpu_without = zip(*pairs, strict=True)
+    quartiles = statistics.quantiles([one / other - 1 for one, other in pairs])
+    return {
+        "clips": turns,
+        "cpu_seconds_inside": statistics.median(cpu_inside),
+        "cpu_seconds_without": statistics.median(cpu_without),
+        "least_cpu_seconds": [min(cpu_inside), min(cpu_without)],
+        "added_cpu_share": {"median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]]},
+    }
+
+
 def _peak_bytes(decoder: Decoder) -> int:
     assert decoder.process is not None
     lines = Path(f"/proc/{decoder.process.pid}/status").read_text().splitlines()
@@ -165,10 +222,20 @@ def server(folder: Path, weed: str) -> Iterator[s3_server.S3Server]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, help="3; with --box 40")
     parser.add_argument("--weed", default="weed", help="the SeaweedFS program")
-    parser.add_argument("--out", type=Path, default=RESULTS / "decode.json")
+    parser.add_argument("--box", action="store_true", help="measure what the box costs, and nothing else")
+    parser.add_argument("--out", type=Path, help="the result's file; one in tests/benchmarks/results")
     options = parser.parse_args()
+    options.turns = options.turns or (40 if options.box else 3)
+    out = options.out or RESULTS / ("decode-box.json" if options.box else "decode.json")
+    if options.box:
+        with tempfile.TemporaryDirectory() as name:
+            measured_box = cost_of_the_box(Path(name), options.turns)
+        result = {"benchmark": "decode-box", "machine": processor(), "turns": options.turns, **measured_box}
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        Console().print(result)
+        return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         s3 = stack.enter_context(server(folder / "s3", options.weed))
@@ -193,7 +260,7 @@ def main() -> None:
                 "360p, 1500 frames": memory(render(folder / "360p.mp4", 360, 640, 1500)),
             },
         }
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n")
     _show(result)
 
 

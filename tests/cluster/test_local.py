@@ -18,7 +18,7 @@ from schemas.event import EngineEvent
 from schemas.job import Job
 from schemas.log import WorkItem
 from schemas.report import UnitReport
-from teacher_cache.clips.decode import DecodedClip
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec

@@ -10,11 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import Command, Jobs, is_one_clear_error
-from log_files import rewrite
+from log_files import with_video_at
 
 from schemas.errors import BadInput
 from schemas.train import DataConfig, TrainConfig
@@ -23,8 +21,6 @@ from student_train.training.fit import fit
 from teacher_cache import open_cache
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.report.write import write_report
-from teacher_cache.store.objects import Objects
-from teacher_cache.store.table import create_table
 from teacher_cache.store.verify import verify
 
 REFUSAL = r"not under the folders and URLs that may be read|cannot use"
@@ -52,18 +48,6 @@ def metadata_service() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def forged(store: Path, copy: Path, uri: str) -> Path:
-    """A copy of a store whose first clip's video is said to be at ``uri``; whole and sealed, as its author would leave it."""
-    shutil.copytree(store, copy)
-    (table,) = (copy / "log").glob("rows-*.parquet")
-    rows = pq.read_table(table)
-    videos = [uri, *rows["video"].to_pylist()[1:]]
-    rows = rows.set_column(rows.column_names.index("video"), "video", pa.array(videos, pa.string()))
-    file = create_table(Objects(str(copy)), "log/rows-0000000000", rows)
-    rewrite(copy, lambda added: added.update(table=file.model_dump(mode="json")), action="rows_added")
-    return copy
-
-
 @pytest.fixture
 def private(videos: Path, tmp_path: Path) -> Path:
     """A video that is nobody's business."""
@@ -85,7 +69,7 @@ def test_a_store_that_names_another_place_shows_and_trains_nothing_of_it(
 ) -> None:
     service, asked = metadata_service
     uri = place.format(tmp_path, service)
-    store = str(forged(tiny_store, tmp_path / "store", uri))
+    store = str(with_video_at(tiny_store, tmp_path / "store", uri))
     first = open_cache(store).clips["clip_id"][0].as_py()
     assert open_cache(store).clip(first).video == uri
     for roots in ((), (str(given),)):

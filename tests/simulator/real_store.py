@@ -28,8 +28,8 @@ from schemas.log import PARTS, Record, TableFile, WorkItem
 from schemas.recipe import ClipRecipe, Recipe, TeacherIdentity
 from schemas.report import RunReport, UnitReport
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.decode import DecodedClip
 from teacher_cache.clips.tables import CLIPS, keys_of
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.backend import Found

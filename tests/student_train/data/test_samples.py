@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import strange_videos
 import torch
+from decoding import decode_frames
 from PIL import Image
 
-from schemas.errors import BadInput, CouldNotRun, VideoError
+from schemas.errors import BadInput, CouldNotRun
 from schemas.train import DataConfig, ModelConfig
 from student_train.data.conversations import Conversation
-from student_train.data.frames import StudentFrames, resize
+from student_train.data.frames import StudentFrames
 from student_train.data.samples import ClipIndex, Collator, NoTargetsError, load_samples
 from student_train.distill.targets import TargetReader
 from teacher_cache import Cache, open_cache
@@ -80,47 +86,84 @@ def test_why_there_are_no_targets_is_said(video: str, expected: str) -> None:
         found(video)
 
 
-class Decoder:
-    """Counts what it decodes."""
-
-    def __init__(self) -> None:
-        self.decoded: list[str] = []
-
-    def __call__(self, uri: str, frame_index: Sequence[int]) -> np.ndarray:
-        self.decoded.append(uri)
-        return np.full((len(frame_index), 30, 40, 3), int(uri), dtype=np.uint8)
+@pytest.fixture
+def copies(videos: Path, tmp_path: Path) -> list[str]:
+    """Paths of three copies of a video."""
+    return [str(shutil.copy(videos / "scene-1.mp4", tmp_path / f"{number}.mp4")) for number in range(3)]
 
 
-def test_frames_are_kept_within_the_bound_and_the_oldest_goes_first() -> None:
-    decoder = Decoder()
-    frames = StudentFrames(20, cache_bytes=2 * 4 * 20 * 20 * 3, decode=decoder)
-    for uri in ("1", "2", "1", "3", "1", "2"):
-        got = frames(uri, [0, 1, 2, 3])
-        assert got.shape == (4, 20, 20, 3)
-        assert (got == int(uri)).all()
-    assert decoder.decoded == ["1", "2", "3", "2"]
+def is_kept(frames: StudentFrames, uri: str) -> bool:
+    """Whether the frames come without the file."""
+    aside = Path(uri).rename(f"{uri}.aside")
+    try:
+        return frames(uri, [0, 1, 2, 3]).shape == (4, 20, 20, 3)
+    except CouldNotRun:
+        return False
+    finally:
+        aside.rename(uri)
 
 
-def test_no_memory_for_frames_means_decoding_each_time() -> None:
-    decoder = Decoder()
-    frames = StudentFrames(20, cache_bytes=0, decode=decoder)
-    for _ in range(2):
-        frames("1", [0])
-    assert decoder.decoded == ["1", "1"]
+def test_frames_are_kept_within_the_bound_and_the_oldest_goes_first(copies: list[str]) -> None:
+    frames = StudentFrames(20, cache_bytes=2 * 4 * 20 * 20 * 3)
+    for number in (0, 1, 0, 2):
+        frames(copies[number], [0, 1, 2, 3])
+    assert [is_kept(frames, uri) for uri in copies] == [True, False, True]
 
 
-def test_frames_are_resized_as_siglip_resizes() -> None:
-    frame = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    expected = Image.fromarray(frame).resize((24, 24), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resize(frame[None], 24)[0], np.asarray(expected))
+def test_no_memory_for_frames_means_decoding_each_time(copies: list[str]) -> None:
+    frames = StudentFrames(20, cache_bytes=0)
+    frames(copies[0], [0, 1, 2, 3])
+    assert not is_kept(frames, copies[0])
+
+
+def test_frames_are_resized_as_siglip_resizes(videos: Path) -> None:
+    whole = decode_frames(videos / "scene-1.mp4", [0, 5])
+    expected = [np.asarray(Image.fromarray(frame).resize((24, 24), Image.Resampling.BICUBIC)) for frame in whole]
+    np.testing.assert_array_equal(StudentFrames(24, 0)(f"{videos}/scene-1.mp4", [5, 0, 5]), np.stack(expected)[[1, 0, 1]])
 
 
 def test_a_video_that_went_away_is_named() -> None:
-    def gone(uri: str, _: Sequence[int]) -> np.ndarray:
-        raise VideoError("video_missing", f"there is no file {uri}")
-
     with pytest.raises(CouldNotRun, match=r"cannot read /data/1.mp4: video_missing.*data.video_root"):
-        StudentFrames(20, 0, gone)("/data/1.mp4", [0])
+        StudentFrames(20, 0)("/data/1.mp4", [0])
+
+
+def huge_picture(folder: Path) -> str:
+    """A video of one frame, 90 KB large and 800 MB decoded, in a container that tells a smaller size."""
+    picture = io.BytesIO()
+    Image.new("1", (16384, 16384)).save(picture, "png")
+    return str(strange_videos.write_packet(folder / "huge.mov", picture.getvalue(), codec="png", pixels="monob", size=(64, 64)))
+
+
+def test_a_picture_too_large_costs_the_trainer_no_memory(tmp_path: Path) -> None:
+    """Run alone, to see its peak; the decoder's process may take more, up to its own limit."""
+    code = (
+        "import resource, sys\nfrom schemas.errors import CouldNotRun\nfrom student_train.data.frames import StudentFrames\n"
+        "frames = StudentFrames(384, 0)\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    frames.whole(sys.argv[1], 16)\nexcept CouldNotRun as error:\n    print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, huge_picture(tmp_path)], capture_output=True, text=True, check=True)
+    said, megabytes = done.stdout.splitlines()
+    assert "huge.mov: decode_error" in said
+    assert int(megabytes) < 50
+
+
+def test_a_video_that_hangs_stops_the_trainer_at_its_deadline(videos: Path) -> None:
+    frames = StudentFrames(20, 0, decode_timeout_seconds=4)
+    frames(f"{videos}/scene-1.mp4", [0])
+    (decoder,) = psutil.Process().children()
+    decoder.suspend()
+    with pytest.raises(CouldNotRun, match=r"decode_timeout: decoding took longer than 4 s.*data.decode_timeout_seconds"):
+        frames(f"{videos}/scene-1.mp4", [1])
+    assert not decoder.is_running()
+
+
+def test_a_decoder_ends_with_the_frames_it_was_for(videos: Path) -> None:
+    frames = StudentFrames(20, 0)
+    frames(f"{videos}/scene-1.mp4", [1])
+    (decoder,) = psutil.Process().children()
+    del frames
+    assert not decoder.is_running()
 
 
 @pytest.fixture(scope="module")

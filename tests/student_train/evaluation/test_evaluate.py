@@ -18,7 +18,7 @@ from schemas.errors import BadInput, UnknownClip
 from schemas.evaluation import Answer, ClipScores, EvalReport
 from schemas.job import Job
 from schemas.train import TrainConfig
-from student_train.data.frames import watch
+from student_train.data.frames import StudentFrames
 from student_train.distill.p4d import P4D
 from student_train.evaluation.answers import Question, read_questions, wording
 from student_train.evaluation.asking import Asked, Questions, ask
@@ -282,7 +282,7 @@ def test_marks_are_shown_before_the_video(run: Path, videos: Path, tmp_path: Pat
 
 def test_a_question_sees_the_frames_that_the_teacher_saw(tiny_store: Path, videos: Path) -> None:
     cache = open_cache(str(tiny_store))
-    watched = watch(f"{videos}/scene-1.mp4", 16, 96)
+    watched = StudentFrames(96, 0).watch(f"{videos}/scene-1.mp4", 16)
     stored = cache.read(["timestamps"], ["scene-1.mp4"])["timestamps"][0]
     assert watched.timestamps.tolist() == stored.tolist()
     assert watched.seconds == pytest.approx(33 / 30)

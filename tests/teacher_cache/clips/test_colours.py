@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
+from decoding import decode_frames, opened
 
 from teacher_cache.clips import av_video, decord_video
-from teacher_cache.clips.decode import decode_frames
 from teacher_cache.clips.video import Opener
 
 Matrix = Literal["BT.601", "BT.709"]
@@ -64,7 +64,7 @@ def squares(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", ["BT.601", "BT.709"])
 def test_range_and_matrix_are_those_of_the_video(tmp_path: Path, matrix: Matrix, full: bool, opener: Opener) -> None:
-    with opener(write(tmp_path / "a.mkv", matrix, full=full)) as video:
+    with opened(write(tmp_path / "a.mkv", matrix, full=full), opener) as video:
         for frame in video.frames([0, 1]):
             assert np.abs(squares(frame.picture) - RGB).max() <= 2
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import struct
 import subprocess
 import sys
@@ -9,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoding import decode_clip, decode_frames
 from PIL import Image
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.av_video import DECODERS
-from teacher_cache.clips.decode import decode_clip, decode_frames
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices
+from teacher_cache.clips.video import DecodedClip
 
 RECIPE = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
 
@@ -98,14 +99,14 @@ def test_preprocessing_follows_its_named_recipe() -> None:
     assert (preprocess(flat, RECIPE) == 200).all()
 
 
-def test_a_decoder_ends_with_its_parent(tmp_path: Path) -> None:
-    """Even one that never sees the end of its requests, as if it hung in a video: here it reads a pipe it holds open itself."""
-    os.mkfifo(tmp_path / "requests")
+def test_a_decoder_ends_with_its_parent() -> None:
+    """Even one that never sees the end of its requests, as if it hung in a video: here it holds the other end itself."""
     code = (
-        "import subprocess, sys, os\n"
-        f"requests = os.open({str(tmp_path / 'requests')!r}, os.O_RDWR)\n"
-        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder_program', str(os.getpid()), '-1']\n"
-        "p = subprocess.Popen(command, stdin=requests, stdout=subprocess.DEVNULL)\n"
+        "import socket, subprocess, sys, os\n"
+        "requests, held = socket.socketpair()\n"
+        "os.set_inheritable(held.fileno(), True)\n"
+        "command = [sys.executable, '-m', 'teacher_cache.clips.decoder_program', str(os.getpid()), 'cpu', '-1', '60']\n"
+        "p = subprocess.Popen(command, stdin=requests, stdout=subprocess.DEVNULL, close_fds=False)\n"
         "print(p.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
@@ -121,7 +122,9 @@ def test_a_video_on_s3_is_fetched(s3: str, videos: Path) -> None:
 
     fs = fsspec.filesystem("s3")
     fs.put_file(str(videos / "scene-1.mp4"), f"{s3}/raw/scene-1.mp4")
-    remote, local = decode_clip(f"{s3}/raw/scene-1.mp4", RECIPE), decode_clip(str(videos / "scene-1.mp4"), RECIPE)
-    np.testing.assert_array_equal(remote.frames, local.frames)
-    with pytest.raises(VideoError, match="video_missing"):
-        decode_clip(f"{s3}/raw/none.mp4", RECIPE)
+    with Decoder(RECIPE, timeout_seconds=60) as decoder:
+        (remote,) = decoder.clips(f"{s3}/raw/scene-1.mp4", [None])
+        assert isinstance(remote, DecodedClip)
+        np.testing.assert_array_equal(remote.frames, decode_clip(videos / "scene-1.mp4", RECIPE).frames)
+        with pytest.raises(VideoError, match="video_missing"):
+            decoder.probe(f"{s3}/raw/none.mp4")

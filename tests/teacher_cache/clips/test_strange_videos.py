@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import strange_videos
+from decoding import decode_frames, opened
 from strange_videos import FRAGMENTED, pictures
 
 from schemas.clip import Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
-from teacher_cache.clips.decode import clips_of, decode_frames, opened
+from teacher_cache.clips.decode import clips_of
 from teacher_cache.clips.video import OpenVideo
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
@@ -235,7 +236,7 @@ def test_a_video_cut_short(tmp_path: Path, name: str, kind: dict[str, Any], reas
 def test_decord_gives_the_same_frames_of_what_it_is_trusted_with(tmp_path: Path, kind: dict[str, Any]) -> None:
     truth = kind.get("frames", PICTURES)
     video = strange_videos.write(tmp_path / "a.mp4", **{"frames": truth} | kind)
-    with decord_video.opened(video) as other, av_video.opened(video) as it:
+    with opened(video, decord_video.opened) as other, opened(video, av_video.opened) as it:
         assert other.footage == it.footage
         for one, two in zip(other.frames(range(COUNT)), it.frames(range(COUNT)), strict=True):
             np.testing.assert_array_equal(one.picture, two.picture)
@@ -247,14 +248,14 @@ def test_decord_is_not_trusted_where_it_miscounts(tmp_path: Path, name: str) -> 
     asked = {"frames": PICTURES} | SOUND[name]
     asked.pop("begins", None)
     video = strange_videos.write(tmp_path / name, **asked)
-    with pytest.raises(VideoError, match="cannot be told apart"), decord_video.opened(video):
+    with pytest.raises(VideoError, match="cannot be told apart"), opened(video, decord_video.opened):
         pass
 
 
 def test_real_footage(real_videos: Path) -> None:
     """Frames asked for one by one, from the last to the first, are those of one pass."""
     for path in sorted(real_videos.glob("*.[mw][pke][4vb]*")):
-        with av_video.opened(path) as video:
+        with opened(path, av_video.opened) as video:
             wanted = sorted({*range(0, video.footage.frames, 29), video.footage.frames - 1})
             whole = list(video.frames(range(video.footage.frames)))
             for index in wanted[::-1]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Jobs, tree
+from decoding import decode_frames
 
 from schemas.clip import VideoInfo, Window
 from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip
@@ -17,7 +18,6 @@ from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from teacher_cache import open_cache
 from teacher_cache.clips.content import content_digest
-from teacher_cache.clips.decode import decode_frames
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.tables import CLIPS

@@ -12,7 +12,6 @@ from s3_proxy import CountingProxy, each_once
 from schemas.job import VideoSource
 from schemas.report import Requests
 from teacher_cache.clips.content import content_digests
-from teacher_cache.clips.decode import decode_clip
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.sources import list_videos
@@ -93,5 +92,3 @@ def test_what_the_videos_cost_is_counted(counting: CountingProxy, videos: Path) 
         assert asked() == {"get": 4}
         list(pool.probe([*uris, "s3://bucket/raw/none.mp4"]))
         assert asked() == {"get": 5}
-    decode_clip(uris[0], recipe)
-    assert asked() == {"get": 1}

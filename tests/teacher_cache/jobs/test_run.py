@@ -63,9 +63,9 @@ def test_a_second_run_writes_nothing(jobs: Jobs, tmp_path: Path) -> None:
 
 def test_what_is_read_is_what_the_teacher_gave(tiny_store: Path, videos: Path) -> None:
     import torch
+    from decoding import decode_clip
 
     from schemas.job import TeacherJob
-    from teacher_cache.clips.decode import decode_clip
     from teacher_cache.teachers.registry import family
 
     cache = open_cache(str(tiny_store))
@@ -206,9 +206,9 @@ def test_where_and_how_fast_is_not_in_the_recipe(jobs: Jobs, tmp_path: Path) -> 
 
 def test_the_exact_encoding_is_lossless(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
     import torch
+    from decoding import decode_clip
 
     from schemas.job import TeacherJob
-    from teacher_cache.clips.decode import decode_clip
     from teacher_cache.teachers.registry import family
 
     run(

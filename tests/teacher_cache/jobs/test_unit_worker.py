@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Jobs
+from decoding import decode_clip
 
 from schemas.base import sha256_digest
 from schemas.errors import TeacherFailed
@@ -22,7 +23,7 @@ from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
 from teacher_cache import open_cache
-from teacher_cache.clips.decode import DecodedClip, decode_clip
+from teacher_cache.clips.video import DecodedClip
 from teacher_cache.jobs.discovery import discover, find_clips
 from teacher_cache.jobs.memory import COMPRESSORS, ENCODED_CLIPS
 from teacher_cache.jobs.run import run_job

@@ -13,6 +13,7 @@ import pytest
 import torch
 import xarray
 from conftest import Jobs
+from decoding import decode_clip
 from seeded_weights import far_weights
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,6 @@ from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from schemas.view import View
 from teacher_cache import DiskTier, join_caches, open_cache
-from teacher_cache.clips.decode import decode_clip
 from teacher_cache.jobs.run import run_job
 from teacher_cache.reader.cache import Cache
 from teacher_cache.store.verify import verify

@@ -219,7 +219,7 @@ def test_an_unknown_kind_of_question_is_named_beside_the_known_ones(tmp_path: Pa
 
 
 def test_a_video_lasts_as_long_as_its_question_says(written):
-    from teacher_cache.clips.decode import opened
+    from decoding import opened
 
     folder, _ = written
     for question in json.loads((folder / "questions.json").read_text()):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, Jobs, tree
+from decoding import decode_clip
 from log_files import contents
 
 from schemas.errors import BadInput, CouldNotRun, SignalMissing
 from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNALS
 from teacher_cache import open_cache
-from teacher_cache.clips.decode import decode_clip
 from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import frame_times, random_scene, render_scene
 from teacher_cache.store.verify import verify
