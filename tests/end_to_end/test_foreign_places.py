@@ -96,7 +96,7 @@ def test_an_honest_store_s_videos_are_shown_from_where_they_may_be_read(
     assert "it has no frames of videos: `--videos ROOT` says where" in bare.out
 
 
-@pytest.mark.parametrize("uri", ["reference://a", "zip://a.mp4::/data/a.zip", "http://127.0.0.1:9/a.mp4", "s3://b/a.mp4?v=1"])
+@pytest.mark.parametrize("uri", ["reference://a", "zip://a.mp4::/data/a.zip", "http://127.0.0.1:9/a.mp4", "s3://b/a.mp4?v"])
 def test_a_manifest_that_names_another_place_is_refused(
     jobs: Jobs, tmp_path: Path, uri: str, teacher_cache_command: Command
 ) -> None:
