@@ -145,6 +145,9 @@ class _Escaped(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]  # read-only here
         return self.rich_proxied_file.encoding
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
 
 def escape_standard_error() -> None:
     """From here on, all that this process writes to ``sys.stderr`` is escaped, whichever library writes it."""
