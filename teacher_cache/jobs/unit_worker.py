@@ -419,7 +419,7 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, bytes]:
+def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, memoryview]:
     try:
         return unpack_shard(shard, clips_per_shard)
     except StoreDamaged:

@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 
 from schemas.base import canonical_json
 from schemas.errors import BadInput, StoreDamaged
+from schemas.log import MOST_ROWS
 from schemas.recipe import FORMAT_VERSION, Recipe
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import zarr_codecs
@@ -96,9 +97,10 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
 def array_rows(metadata: bytes) -> int | None:
     """Length of the clip axis in an array's ``zarr.json``; None if it is not an array's."""
     try:
-        return int(json.loads(metadata)["shape"][0])
+        rows = json.loads(metadata)["shape"][0]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
+    return rows if type(rows) is int and 0 <= rows <= MOST_ROWS else None
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:
