@@ -38,7 +38,6 @@ from teacher_cache.store.layout import (
     HEADS_FILE,
     LONGEST_METADATA,
     clock_arrays,
-    part_of,
     stored_arrays,
 )
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
@@ -324,9 +323,8 @@ class Cache:
         return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: the store and where it is, the record that committed it, array and shard number."""
-        committed = self._state.committed_at(part_of(array.name), shard)
-        name = f"{self.url}/{self._store.log.origin}/{committed}/{array.name}/{shard}"
+        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
+        name = f"{self.url}/{self._store.log.origin}/{array.name}/{shard}/{self._state.shard_digest(array.name, shard):016x}"
         return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
