@@ -22,7 +22,7 @@ from schemas.log import PARTS, Action, Record, RecordLost, RecordsReplaced, Rows
 from teacher_cache.store.catalog import rows_table
 from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, record_key
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.parquet import metadata_of, parquet_bytes, read_parquet
+from teacher_cache.store.parquet import UNREADABLE, metadata_of, parquet_bytes, read_parquet
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
 from teacher_cache.store.state import UNITS, State
 from teacher_cache.store.table import short_digest
@@ -244,6 +244,6 @@ def read_checkpoint(
         table = read_parquet(source, len(data), lambda start, stop: data[start:stop], UNITS, rows=most)
         state.add_units(table.replace_schema_metadata(None))
         state.tip, state.origin = about.tip, about.origin
-    except (pa.ArrowException, OSError, LookupError, ValueError, StoreDamaged, RecursionError):
+    except (*UNREADABLE, StoreDamaged, RecursionError):
         return None
     return state if state.version == checkpoint_version(key) else None

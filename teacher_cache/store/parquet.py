@@ -27,6 +27,9 @@ _LONGEST_HEADER = 2**16
 _MOST_IN_A_LIST = 2**14
 """Row groups or columns in a footer: a store has at most 2^30 rows."""
 
+UNREADABLE = (ValueError, OSError, LookupError, TypeError, NotImplementedError, pa.lib.ArrowSerializationError)
+"""What Arrow raises for a file that is none, and not for want of memory."""
+
 Chunk = Callable[[int, int], bytes]
 """(start, stop) → those bytes of the file."""
 
@@ -51,8 +54,8 @@ def read_parquet(
 ) -> pa.Table:
     """The columns of ``schema``, of all row groups or of ``groups``, from a file of ``length`` bytes.
 
-    Raises `ValueError`, `pa.ArrowException` or `OSError` for a file that `parquet_bytes` does not write, and for one whose
-    number of rows is not in ``rows``. Takes memory for `MOST_UNPACKED` times the file's length, the rows and 1 MiB at most.
+    Raises one of `UNREADABLE` for a file that `parquet_bytes` does not write, and for one whose number of rows is not in
+    ``rows``. Takes memory for `MOST_UNPACKED` times the file's length, the rows and 1 MiB at most.
     """
     with _opened(source, length) as parquet:
         footer = parquet.metadata

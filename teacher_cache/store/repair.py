@@ -6,7 +6,6 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from schemas.errors import StoreDamaged
@@ -18,7 +17,7 @@ from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last
 from teacher_cache.store.layout import CHECKPOINT, LOG, ROWS, SUPERSEDED, record_key
 from teacher_cache.store.log import checkpoint_version
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.parquet import row_count
+from teacher_cache.store.parquet import UNREADABLE, row_count
 from teacher_cache.store.records import seal
 from teacher_cache.store.state import State
 from teacher_cache.store.store import open_store
@@ -165,6 +164,6 @@ def _described(objects: Objects, key: str) -> tuple[TableFile, int]:
         )
     try:
         return described(key, data), row_count(data)
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise StoreDamaged(f"{key} of {objects.url} is no table ({reason}), and the record that named it is lost") from None

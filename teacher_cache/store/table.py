@@ -11,7 +11,7 @@ from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
 from schemas.log import TableFile
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.parquet import parquet_bytes, read_parquet
+from teacher_cache.store.parquet import UNREADABLE, parquet_bytes, read_parquet
 from teacher_cache.store.records import REPAIR_ADVICE
 
 # A file up to this length is fetched whole and its digest checked; of a longer one, only the requested columns are fetched.
@@ -76,13 +76,14 @@ class StoredTable:
 
         Takes memory for what the file may unpack to (`teacher_cache.store.parquet`), and fetches what it needs of it.
         """
-        return self._read(self._source(), columns, groups)
+        return self._read(None, columns, groups)
 
-    def _read(self, source: _RangeFile, columns: Sequence[str], groups: Sequence[int] | None) -> pa.Table:
+    def _read(self, source: _RangeFile | None, columns: Sequence[str], groups: Sequence[int] | None) -> pa.Table:
         file, schema = self._file, pa.schema([self._schema.field(name) for name in columns])
         try:
+            source = source or self._source()
             return read_parquet(pa.PythonFile(source, "r"), file.length, source.kept, schema, rows=self._rows, groups=groups)
-        except (ValueError, pa.ArrowException, OSError, LookupError) as error:
+        except UNREADABLE as error:
             reason = str(error).partition("\n")[0]
             raise StoreDamaged(f"{file.key} of {self._objects.url} cannot be read ({reason}). {REPAIR_ADVICE}") from None
 

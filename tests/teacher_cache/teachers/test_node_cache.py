@@ -234,7 +234,7 @@ def test_weights_of_another_digest_than_the_job_states_are_refused(tiny_checkpoi
     asked = job(tiny_checkpoint).model_copy(update={"weights_digest": right})
     assert FAMILY.identify(asked).identity.weights == right
     write_checkpoint(tiny_checkpoint, seed=9)
-    with pytest.raises(BadInput, match="`teacher.weights_digest` asks for sha256:"):
+    with pytest.raises(BadInput, match=r"`teacher.weights_digest` asks for sha256:"):
         FAMILY.identify(asked)
 
 
