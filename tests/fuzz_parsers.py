@@ -8,6 +8,8 @@ many were read and refused. What is forged is sealed again: digests are no signa
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 import resource
@@ -98,7 +100,7 @@ def deep(depth: int, inner: Any = 0) -> Any:
 
 
 VALUES: list[Any] = [
-    *NUMBERS, *(-n for n in NUMBERS), 10**30, 10**400, None, True, False, 0.5, 1e308, math.inf, math.nan, "", "x", "\ud800", "é" * 9,
+    *NUMBERS, *(-n for n in NUMBERS), 10**30, 10**400, None, True, False, 0.5, 1e308, math.inf, math.nan, "", "x", "\ud800", "é",
     "sha256:" + "0" * 64, "../../etc/passwd", "depth/c/1073741823/0/0/0", [], {}, [[]], {"a": {}}, deep(40), {"a": deep(300)},
     [0] * 10_000, "long" * 20_000, ["clock", "depth"], [2**20, 2**20, 2**20], [16, 2**27, 1], [1, 1, 1], [4, 8, 2, 2, 2**20],
 ]  # fmt: skip
@@ -118,7 +120,7 @@ def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def forged(value: Any, changes: list[Any]) -> Any:
     """A copy of a JSON value with some of what is in it set, deleted, repeated or put in another's place."""
-    value = json.loads(json.dumps(value))
+    value = copy.deepcopy(value)
     for kind, number, choice in changes:
         found = list(nodes(value))
         if not found:
@@ -130,9 +132,9 @@ def forged(value: Any, changes: list[Any]) -> Any:
             container.insert(key, container[key])
         elif kind == "move":
             other, there = found[choice * 7919 % len(found)]
-            container[key] = json.loads(json.dumps(other[there]))
+            container[key] = copy.deepcopy(other[there])
         else:
-            container[key] = VALUES[choice]
+            container[key] = copy.deepcopy(VALUES[choice])
     return value
 
 
@@ -165,7 +167,7 @@ class Wrong(AssertionError):
     """A value that was not meant."""
 
 
-def parsers(store: Path, folder: Path) -> Iterator[Parser]:  # one corpus for all
+def parsers(store: Path, folder: Path) -> Iterator[Parser]:  # noqa: C901, PLR0915  # one corpus for all  # one corpus for all
     objects, opened = Objects(str(store)), open_store(str(store))
     recipe, state = opened.recipe, opened.state
     per_shard, url = recipe.layout.clips_per_shard, str(store)
@@ -199,25 +201,25 @@ def parsers(store: Path, folder: Path) -> Iterator[Parser]:  # one corpus for al
 
     yield Parser("record, fields", st.tuples(which, forgeries), a_record)
 
-    copy = shutil.copytree(store, folder / "forged")
+    forgery = shutil.copytree(store, folder / "forged")
     ids = open_cache(str(store)).committed_ids()
 
     def in_a_store(case: Any) -> object:
         number, how, is_verified = case
         tip = ""
         for version, body in enumerate(bodies):
-            value = forged(body, how) if version == number else json.loads(json.dumps(body))
+            value = forged(body, how) if version == number else copy.deepcopy(body)
             if isinstance(value, dict):
                 value["previous"] = (
                     tip if version != number or value.get("previous") == body["previous"] else value.get("previous")
                 )
             data = sealed(value) if isinstance(value, dict) else text_of(value)
-            (copy / record_key(version)).write_bytes(data)
+            (forgery / record_key(version)).write_bytes(data)
             tip = sha256_digest(data)
         if is_verified:
-            verify(str(copy))
-        cache = open_cache(str(copy))
-        found = cache.clips, cache.committed_ids(), status(open_store(str(copy)))
+            verify(str(forgery))
+        cache = open_cache(str(forgery))
+        found = cache.clips, cache.committed_ids(), status(open_store(str(forgery)))
         return found, cache.read([*cache.signals, "timestamps"], ids[:1])
 
     yield Parser("record, in a store", st.tuples(which, forgeries, st.booleans()), in_a_store, 0.15)
@@ -231,10 +233,8 @@ def parsers(store: Path, folder: Path) -> Iterator[Parser]:  # one corpus for al
 
     def with_fingerprint(how: Any) -> object:
         value = forged(json.loads(root), how)
-        try:  # as its forger would
+        with contextlib.suppress(Exception):  # as its forger would
             value["attributes"]["fingerprint"] = Recipe.model_validate(value["attributes"]["recipe"]).fingerprint
-        except Exception:  # noqa: BLE001
-            pass
         return read_root(text_of(value), url)
 
     yield Parser("root, fields", forgeries, with_fingerprint)
@@ -434,12 +434,12 @@ def fuzz(parser: Parser, cases: int, start: int) -> dict[str, int]:
         try:
             told["read"] += parser.run(case) is not None
         except CacheError as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017  # the other way out is no error at all
 
     try:
         holds()
     except BaseException:
-        print(f"the parser: {parser.name}", file=sys.stderr)
+        print(f"the parser: {parser.name}", file=sys.stderr)  # noqa: T201
         raise
     return told
 
@@ -461,7 +461,7 @@ def main() -> None:
             (folder / "now").write_text(parser.name)
             told[parser.name] = fuzz(parser, max(1, int(cases * parser.share)), start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"parsers": told, "peak_mib": peak // 1024}))
+    print(json.dumps({"parsers": told, "peak_mib": peak // 1024}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ class TaughtUnit:
                     self._take_over_row(clip, decoder, clock, {s: values[index] for s, values in raw.items()}, chunks)
 
     def _take_over_row(
-        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, bytes]]
+        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, memoryview]]
     ) -> None:
         slot = clip.row % self._store.recipe.layout.clips_per_shard
         decoded = {name: self._decoded(name, chunks[name][slot]) for name in chunks if slot in chunks[name]}

@@ -1,4 +1,4 @@
-"""Whatever bytes lie in a store or a cache, its parsers give what was meant or a named error; no crash, no memory beyond a bound.
+"""Whatever bytes lie in a store or a cache, its parsers give what was meant or a named error, within a bound of memory.
 
 What small objects ask for much is forged by hand; the rest is drawn, in a process of its own (`fuzz_parsers`).
 """
@@ -22,16 +22,14 @@ import pytest
 from conftest import FAULTS
 from log_files import rewrite
 
-from schemas.base import canonical_json, sha256_digest
+from schemas.base import sha256_digest
 from schemas.errors import CacheError, StoreDamaged
 from schemas.heads import HeadsCard
-from schemas.recipe import Recipe
 from teacher_cache import open_cache
 from teacher_cache.store.chunk import checksum
 from teacher_cache.store.layout import HEADS_CARD, LONGEST_METADATA, LONGEST_RECORD, record_key
 from teacher_cache.store.records import _sealed, unseal
 from teacher_cache.store.shard import index_length, read_index, unpack_shard
-from teacher_cache.store.state import State
 from teacher_cache.store.store import open_store
 from teacher_cache.store.table import described
 from teacher_cache.store.verify import verify
@@ -46,13 +44,12 @@ def test_every_parser_gives_what_was_meant_or_a_named_error(tiny_store: Path, tm
     here = {
         "P4D_CACHE_DIR": str(tmp_path / "cache"),
         "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve more than they use
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(map(str, (FUZZ.parents[1], FUZZ.parent))),
     }
     done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | here, check=False, timeout=3000)
     now = (tmp_path / "now").read_text() if (tmp_path / "now").exists() else "what is forged"
     assert done.returncode == 0, f"{now} ended it with {done.returncode}, seed {start}\n{done.stderr[-4000:]}"
     told = json.loads(done.stdout)
-    print(json.dumps(told))
     assert sum(parser["cases"] for parser in told["parsers"].values()) > 15 * cases
     assert told["peak_mib"] < 400
 
@@ -80,7 +77,7 @@ def refused_in_little_memory(store: Path, match: str, ask: Callable[[Path], Any]
     finally:
         tracemalloc.stop()
     assert told
-    assert pa.default_memory_pool().max_memory() < max(arrow, 64 * 2**20)
+    assert pa.default_memory_pool().max_memory() <= max(arrow, 64 * 2**20)
 
 
 FAR = {"shard": 2**30 - 1, "objects": {}, "figures": [], "decoders": {}}
@@ -148,12 +145,18 @@ def column(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def test_a_long_text_that_a_dictionary_repeats_is_not_unpacked(store: Path) -> None:
-    """64 GiB from 386 KB, if it were."""
+    """256 GiB from less than a megabyte, if it were: 65536 rows, of which each may be 4 MiB long."""
     table = rows_of(store).take(pa.array([0] * 2**16))
-    data = parquet(column(table, "video", ["v" * 2**20] * 4 + ["w"] * (2**16 - 4)), use_dictionary=True)
+    rows = column(table, "row", range(2**16))
+    keys = np.random.default_rng(0).integers(0, 2**63, 2**16)
+    rows = column(column(rows, "clip_key", keys), "clip_check", keys[::-1].copy())
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 2**16, pa.int32()), ["v" * 2**22])
+    rows = rows.set_column(rows.column_names.index("video"), "video", repeated)
+    data = parquet(rows, use_dictionary=["video"], dictionary_pagesize_limit=2**24, store_schema=False)
+    assert 2**20 < len(data) < 2**21
     with_table(store, data)
-    rewrite(store, lambda found: found.update(rows=2**16), "rows_added") if len(data) > 2**20 else None
-    refused_in_little_memory(store, "rows|plain")
+    rewrite(store, lambda found: found.update(rows=2**16), "rows_added")
+    refused_in_little_memory(store, "its column video is not of plain pages", lambda store: open_cache(str(store)).clips)
 
 
 TABLES: dict[str, tuple[Callable[[pa.Table], bytes], str]] = {
@@ -186,7 +189,7 @@ def test_a_table_of_another_form_is_told_before_it_is_unpacked(store: Path, kind
     def ask(store: Path) -> None:
         cache = open_cache(str(store))
         assert cache.clips.num_rows
-        for clip_id in ("scene-0", "scene-1"):
+        for clip_id in cache.committed_ids():
             cache.clip(clip_id)
 
     refused_in_little_memory(store, told, ask) if kind not in {"other numbers", "a window that is none"} else _refused(
@@ -221,9 +224,8 @@ def root_with(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
 )
 def test_a_recipe_that_asks_for_much_is_no_recipe(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
     root_with(store, change)
-    with pytest.raises(StoreDamaged, match="recipe"):
+    with pytest.raises(CacheError, match=r"recipe|is not a store"):
         open_cache(str(store))
-    assert Recipe  # it is one by its schema alone
 
 
 @pytest.mark.parametrize("change", [{"feature_dim": 2**31}, {"embed_dim": 7}, {"outputs": ["a", "b", "c"]}, {"grid": "other"}])
@@ -294,5 +296,3 @@ def test_the_bytes_that_a_longer_object_gives_are_one_too_many(store: Path) -> N
         assert [len(objects.get(f"log/{length}", most) or b"") for most in (0, 1, 98, 99)] == [
             min(length, m + 1) for m in (0, 1, 98, 99)
         ]
-    assert State(4).rows == 0
-    assert canonical_json({}) == b"{}"

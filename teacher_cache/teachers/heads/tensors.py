@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from schemas.base import parsed_json
 from schemas.signal import Shape
 
 _SHOWN = 5
@@ -51,12 +51,12 @@ def safetensors_shapes(file: BinaryIO, length: int) -> dict[str, Shape]:
     if header_length > min(length - 8, _LONGEST_HEADER):
         raise ValueError(f"its header would have {header_length} bytes, and it has {length}")
     try:
-        header = json.loads(file.read(header_length))
+        header = parsed_json(file.read(header_length))
         header.pop("__metadata__", None)
         found = sorted((*map(_natural, about["data_offsets"]), name, about) for name, about in header.items())
         shapes = {name: tuple(map(_natural, about["shape"])) for *_, name, about in found}
         sizes = [math.prod(shapes[name]) * _ITEM_SIZES[about["dtype"]] for *_, name, about in found]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"its header is not one of floating tensors ({type(error).__name__}: {error})") from None
     end = 0
     for (start, stop, name, _), size in zip(found, sizes, strict=True):
