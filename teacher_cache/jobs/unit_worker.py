@@ -42,7 +42,7 @@ from teacher_cache.jobs.memory import (
     require_host_memory,
     worker_bytes,
 )
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
@@ -369,7 +369,7 @@ class TaughtUnit:
         )
         self.fail(clip, "missing_in_shard", detail)
 
-    def _decoded(self, name: str, chunk: bytes) -> np.ndarray[Any, Any] | None:
+    def _decoded(self, name: str, chunk: Buffer) -> np.ndarray[Any, Any] | None:
         values: np.ndarray[Any, Any] = clip_buffer(self._arrays[name], 1)[0]
         try:
             decode_chunk(chunk, self._arrays[name], values)

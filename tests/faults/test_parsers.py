@@ -37,7 +37,7 @@ from teacher_cache.store.verify import verify
 FUZZ = Path(__file__).parents[1] / "fuzz_parsers.py"
 
 
-@pytest.mark.parametrize("cases", [150, pytest.param(4000, marks=pytest.mark.complete)], ids=["some", "many"])
+@pytest.mark.parametrize("cases", [200, pytest.param(4000, marks=pytest.mark.complete)], ids=["some", "many"])
 def test_every_parser_gives_what_was_meant_or_a_named_error(tiny_store: Path, tmp_path: Path, cases: int) -> None:
     start = "0" if os.environ.get("CI") else str(int.from_bytes(os.urandom(4), "little"))
     arguments = [sys.executable, FUZZ, tiny_store, tmp_path, str(cases * FAULTS), start]
@@ -50,7 +50,7 @@ def test_every_parser_gives_what_was_meant_or_a_named_error(tiny_store: Path, tm
     now = (tmp_path / "now").read_text() if (tmp_path / "now").exists() else "what is forged"
     assert done.returncode == 0, f"{now} ended it with {done.returncode}, seed {start}\n{done.stderr[-4000:]}"
     told = json.loads(done.stdout)
-    assert sum(parser["cases"] for parser in told["parsers"].values()) > 15 * cases
+    assert sum(parser["cases"] for parser in told["parsers"].values()) > 13 * cases
     assert told["peak_mib"] < 400
 
 
