@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -62,6 +63,24 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, object]:
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, to hash and compare."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parsed_json(data: bytes) -> Any:
+    """JSON that `canonical_json` can write again. Raises `ValueError` for what is none, NaN, infinity, half of a character."""
+    try:
+        value = json.loads(data, parse_constant=_no_number)
+        if _HALF.search(data):
+            canonical_json(value)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def sha256_digest(data: bytes | memoryview) -> str:

@@ -28,6 +28,13 @@ FailureReason = Literal[
 ]
 
 
+MOST_FRAMES = 2**12
+"""The most frames of one clip."""
+
+LARGEST_SIZE = 2**13
+"""The largest height and width of the frames that a teacher or student sees, in pixels."""
+
+
 class Video(Frozen):
     """One source video."""
 
@@ -62,7 +69,7 @@ class Window(Frozen):
 class ClipPolicy(Frozen):
     """Which frames of a video make a clip, and how they are resized for the teacher."""
 
-    frames: int = Field(16, ge=2, multiple_of=2)
+    frames: int = Field(16, ge=2, le=MOST_FRAMES, multiple_of=2)
     """Frames of one clip."""
     sampling: Sampling = "uniform"
     """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
@@ -72,9 +79,9 @@ class ClipPolicy(Frozen):
     preprocessing: Preprocessing = "l4p"
     """How frames are resized for the teacher. ``l4p``: as L4P's own loader does; ``student``: first to ``student_size``, then
     to the teacher's size."""
-    size: int | None = Field(None, ge=14)
+    size: int | None = Field(None, ge=14, le=LARGEST_SIZE)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
-    student_size: int = Field(384, ge=14)
+    student_size: int = Field(384, ge=14, le=LARGEST_SIZE)
     """The student's square input size in pixels; used only by the ``student`` preprocessing."""
 
     @model_validator(mode="after")

@@ -46,6 +46,8 @@ class TeacherJob(Frozen):
     """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``."""
     weights: str | None = None
     """Path or URL of the weights. ``tiny`` has its own in the package, and ``classical`` needs none."""
+    weights_digest: str | None = Field(None, pattern="^sha256:[0-9a-f]{64}$")
+    """sha256 of the weights' file. If it is given, the job refuses a file with another one."""
     dtype: Precision = "float32"
     """Precision of the teacher's weights and arithmetic."""
     compile: bool = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints
+from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints, model_validator
 
 from schemas.base import Frozen, Sealed
 from schemas.clip import Clip, FailureReason
@@ -24,6 +24,21 @@ MOST_ROWS = 2**30
 
 LONGEST_SEGMENT = 2**20
 """The most rows added at once; more are added in several actions, so that reading one table never takes gigabytes."""
+
+LEAST_ROW_BYTES = 16
+"""The least that a row takes in its table: two hashes of its clip's id, which nothing compresses."""
+
+LARGEST_OBJECT = 5000 * 2**20
+"""Bytes that every server takes in one request: Azure 5000 MiB, S3 and GCS 5 GiB. One request is atomic and conditional
+everywhere; a multipart upload, which larger objects need, is not."""
+
+LONGEST_FOOTER = 2**20
+"""Bytes of a table's footer: some kilobytes for each of its row groups, of which there are at most sixteen."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+Length = Annotated[int, Field(ge=0, le=LARGEST_OBJECT)]
+"""Length of an object in bytes."""
 
 Row = Annotated[int, Field(ge=0, lt=MOST_ROWS)]
 """Index on the first axis of every array."""
@@ -91,22 +106,22 @@ class TableFile(Frozen):
 
     key: ObjectKey
     """Its key in the store."""
-    digest: str
+    digest: Digest
     """sha256 of its bytes."""
-    length: int = Field(ge=0)
+    length: Length
     """Length in bytes."""
-    footer_length: int = Field(ge=0)
+    footer_length: int = Field(ge=0, le=LONGEST_FOOTER)
     """Length in bytes of the footer at the end, which locates the file's pages."""
-    footer_digest: str
+    footer_digest: Digest
     """sha256 of the footer, to check a file that is read in part; its pages have their own checksums."""
 
 
 class StoredObject(Frozen):
     """An immutable object of the store, as it was created."""
 
-    digest: str
+    digest: Digest
     """sha256 of its bytes."""
-    length: int = Field(ge=0)
+    length: Length
     """Length in bytes."""
 
 
@@ -129,6 +144,12 @@ class RowsAdded(Frozen):
     table: TableFile
     superseded: TableFile | None = None
     """Table of the earlier rows that are no longer in force, since these hold their clips, or their video has other content."""
+
+    @model_validator(mode="after")
+    def _a_table_that_can_hold_them(self) -> Self:
+        if self.table.length < self.rows * LEAST_ROW_BYTES:
+            raise ValueError(f"{self.rows} rows cannot be in a table of {self.table.length} bytes")
+        return self
 
 
 class PartAdded(Frozen):

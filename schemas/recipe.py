@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.base import Frozen, canonical_json, differences
-from schemas.clip import Preprocessing, Sampling
+from schemas.clip import LARGEST_SIZE, MOST_FRAMES, Preprocessing, Sampling
 from schemas.signal import SignalName
 
 FORMAT_VERSION = 1
@@ -17,12 +17,29 @@ FORMAT_VERSION = 1
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+_DEEPEST = 16
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """What can be hashed and compared: JSON without infinities or halves of characters, of which no stack runs out."""
+    _require_depth(value, _DEEPEST)
+    canonical_json(value)
+    return value
+
+
+def _require_depth(value: Any, most: int) -> None:
+    if most < 0:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _require_depth(item, most - 1)
+
+
 class TeacherIdentity(Frozen):
     """The frozen teacher, identified by what it computes and not by where its file is."""
 
     family: str
     """``l4p``, ``classical``, …"""
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], AfterValidator(_plain)]
     """The family's configuration, with all defaults resolved (for L4P: widths, depth, hooks)."""
     weights: str
     """Digest of the weights."""
@@ -33,13 +50,13 @@ class TeacherIdentity(Frozen):
 class ClipRecipe(Frozen):
     """`ClipPolicy` with all defaults resolved."""
 
-    frames: int
+    frames: int = Field(ge=1, le=MOST_FRAMES)
     sampling: Sampling
     preprocessing: Preprocessing
-    size: int
-    student_size: int | None
+    size: int = Field(ge=1, le=LARGEST_SIZE)
+    student_size: int | None = Field(ge=1, le=LARGEST_SIZE)
     """Null unless the preprocessing is ``student``."""
-    fps: float | None = None
+    fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Null unless the sampling is ``fps``."""
 
 

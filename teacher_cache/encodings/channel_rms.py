@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from schemas.errors import BadInput
 from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import (
@@ -56,9 +57,13 @@ class ChannelRMS:
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """One int8 array (layer, plane, token_y, token_x, channel)."""
         layers, times, height, width, channels = shape
-        assert height * width > _DELTA  # enough tokens for scale, centre and delta
-        # A value is within sqrt(tokens) × RMS of the mean, and a step at least sqrt(12) × 0.57 × bound × RMS: it fits 16 bits.
-        assert math.sqrt(times * height * width) <= 2**15 * 1.9 * self.bound
+        # Scale, centre and delta take six tokens. A value is within sqrt(tokens) × RMS of the mean, and a step at least
+        # sqrt(12) × 0.57 × bound × RMS: it fits 16 bits.
+        if height * width <= _DELTA or math.sqrt(times * height * width) > 2**15 * 1.9 * self.bound:
+            raise BadInput(
+                f"the encoding {self.name} is for more than {_DELTA} tokens a time step and at most "
+                f"{(2**15 * 1.9 * self.bound) ** 2:.0f} in all, and one has {times}×{height}×{width}; use the profile `exact`"
+            )
         attributes = {
             "units": signal.units,
             "long_name": signal.meaning,

@@ -32,8 +32,8 @@ class Backend(Protocol):
     sequential: bool
     """Whether to send one request after the other, and not several at once."""
 
-    def get(self, key: str) -> bytes:
-        """All bytes of an object."""
+    def get(self, key: str, most: int) -> bytes:
+        """All bytes of an object; the first ``most`` + 1 of a longer one, without fetching or holding the rest."""
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop), fewer if the object ends earlier. The memory is valid until the thread's next `get_range`."""

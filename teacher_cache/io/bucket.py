@@ -88,10 +88,11 @@ class Bucket:
         with _final_errors():
             return self._made(retry_config={"max_retries": 5})
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int) -> bytes:
         client = self._client
         with self._plain_errors():
-            return obstore.get(client, key).bytes().to_bytes()
+            found = obstore.get(client, key)
+            return found.bytes().to_bytes() if found.meta["size"] <= most else _cut(found, most + 1)
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:
         client = self._client
@@ -210,6 +211,17 @@ class Bucket:
             f"cannot use {self._url}: its bucket lies in {lies}, and it was asked for in {asked}. "
             f"Set AWS_DEFAULT_REGION{f'={region}' if region else ''}, or `region` in the storage options, to its region."
         )
+
+
+def _cut(found: obstore.GetResult, length: int) -> bytes:
+    """The first bytes of a body. The rest is not fetched."""
+    pieces, missing = [], length
+    for piece in found.stream(min_chunk_size=_PIECE):
+        pieces.append(bytes(memoryview(piece)[:missing]))
+        missing -= len(pieces[-1])
+        if not missing:
+            break
+    return b"".join(pieces)
 
 
 class _BeyondEnd(OSError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadInput
 from schemas.job import Job
-from schemas.log import PARTS, PartName
+from schemas.log import LARGEST_OBJECT, PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.content import content_digests
@@ -23,7 +23,6 @@ from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.objects import LARGEST_OBJECT
 from teacher_cache.store.shard import most_clips
 from teacher_cache.teachers.protocol import TeacherDescription
 from teacher_cache.teachers.registry import family

@@ -42,7 +42,7 @@ from teacher_cache.jobs.memory import (
     require_host_memory,
     worker_bytes,
 )
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
@@ -359,7 +359,7 @@ class TaughtUnit:
                     self._take_over_row(clip, decoder, clock, {s: values[index] for s, values in raw.items()}, chunks)
 
     def _take_over_row(
-        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, bytes]]
+        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, memoryview]]
     ) -> None:
         slot = clip.row % self._store.recipe.layout.clips_per_shard
         decoded = {name: self._decoded(name, chunks[name][slot]) for name in chunks if slot in chunks[name]}
@@ -388,7 +388,7 @@ class TaughtUnit:
         )
         self.fail(clip, "missing_in_shard", detail)
 
-    def _decoded(self, name: str, chunk: bytes) -> np.ndarray[Any, Any] | None:
+    def _decoded(self, name: str, chunk: Buffer) -> np.ndarray[Any, Any] | None:
         values: np.ndarray[Any, Any] = clip_buffer(self._arrays[name], 1)[0]
         try:
             decode_chunk(chunk, self._arrays[name], values)
@@ -438,7 +438,7 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, bytes]:
+def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, memoryview]:
     try:
         return unpack_shard(shard, clips_per_shard)
     except StoreDamaged:

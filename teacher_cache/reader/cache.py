@@ -32,7 +32,14 @@ from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, Co
 from teacher_cache.reader.stored import Stored, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
-from teacher_cache.store.layout import CLOCK_ARRAYS, HEADS_CARD, HEADS_FILE, clock_arrays, part_of, stored_arrays
+from teacher_cache.store.layout import (
+    CLOCK_ARRAYS,
+    HEADS_CARD,
+    HEADS_FILE,
+    LONGEST_METADATA,
+    clock_arrays,
+    stored_arrays,
+)
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
 from teacher_cache.store.state import COMMITTED, FAILED
 from teacher_cache.store.store import Store, open_store
@@ -316,9 +323,8 @@ class Cache:
         return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: the store and where it is, the record that committed it, array and shard number."""
-        committed = self._state.committed_at(part_of(array.name), shard)
-        name = f"{self.url}/{self._store.log.origin}/{committed}/{array.name}/{shard}"
+        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
+        name = f"{self.url}/{self._store.log.origin}/{array.name}/{shard}/{self._state.shard_digest(array.name, shard):016x}"
         return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
@@ -358,12 +364,13 @@ class Cache:
         """The teacher's frozen heads as a torch module, or None for a teacher without heads. Raises `StoreDamaged`."""
         from teacher_cache.teachers.heads.frozen import load_heads  # noqa: PLC0415  # torch
 
-        found = self._store.objects.get_many([HEADS_CARD, HEADS_FILE])
-        if not found:
+        card, file = self._store.objects.get(HEADS_CARD, LONGEST_METADATA), self._store.objects.get(HEADS_FILE)
+        if card is None and file is None:
             return None
-        if len(found) == 1:
-            raise StoreDamaged(f"{self.url} has {min(found)}, but the other half of its heads is missing; {REPAIR_ADVICE}")
-        return load_heads(found[HEADS_FILE], unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, self.url))
+        if card is None or file is None:
+            missing = HEADS_CARD if card is None else HEADS_FILE
+            raise StoreDamaged(f"{missing} of {self.url} is missing, and the other half of its heads is there; {REPAIR_ADVICE}")
+        return load_heads(file, unseal(HeadsCard, card, HEADS_CARD, self.url))
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:

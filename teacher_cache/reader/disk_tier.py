@@ -1,7 +1,8 @@
 """A bounded local disk cache in front of a store, shared by all processes of a machine: key in, bytes out, fetched once.
 
-One file per key: the bytes, then their crc32c. A file's modification time is its last use. Every change to the folder is made
-under one file lock, so the bound holds across processes; reads take no lock.
+One file per key: the bytes, then the crc32c of key and bytes, so that one in another's place is noticed. A file's modification
+time is its last use. Every change to the folder is made under one file lock, so the bound holds across processes; reads take no
+lock. Files are this user's alone, and no others are read.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import google_crc32c
+
 from schemas.errors import BadInput
 from teacher_cache.io.lock import exclusive
-from teacher_cache.store.chunk import checksum
+from teacher_cache.io.private import NotPrivate, open_private, private_folder, require_private
 
 _TOTAL, _LOCK, _DRAFT = "total", "lock", "draft"
 # Share of the bound that eviction leaves in use. Eviction stats every file, so it frees room for many chunks at once.
 _KEPT = 0.9
-_CHECKSUM_BYTES = len(checksum(b""))
+_CHECKSUM_BYTES = 4
+_LONGEST_TOTAL = 32
 
 
 class DiskTier:
@@ -32,12 +36,22 @@ class DiskTier:
     Any number of tiers, in threads and processes, may share a folder. Picklable. A tier never makes a read fail: a damaged
     file is fetched again, and if the disk is full or not writable, the tier warns once and stops writing.
 
-    Raises `BadInput` for a ``max_bytes`` below 1.
+    Raises `BadInput` for a ``max_bytes`` below 1, and for a folder that somebody else owns or may write to, or that is a link:
+    whoever can write there could give others' targets to this training.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         if max_bytes < 1:
             raise BadInput(f"a disk tier of {max_bytes} bytes holds nothing; leave it out, or give it room for several clips")
+        try:
+            require_private(Path(folder))
+        except NotPrivate as error:
+            raise BadInput(
+                f"the folder of the disk tier is not this user's alone: {error}. Give it one that is, such as a new folder, or "
+                "take others' rights from it (chmod go-w)."
+            ) from None
+        except OSError:
+            pass  # it is made when there is something to keep; where it cannot be, a warning says so
         self.folder, self.max_bytes = Path(folder), max_bytes
         self._writable = True
         self._fetching: dict[str, Future[bytes]] = {}
@@ -53,7 +67,7 @@ class DiskTier:
         ask for a key while it is being fetched wait for that fetch.
         """
         path = self._path(key)
-        if (kept := _read(path)) is not None:
+        if (kept := _read(path, key)) is not None:
             return kept
         with self._guard:
             underway = self._fetching.get(key)
@@ -62,10 +76,10 @@ class DiskTier:
         if underway is not None:
             return underway.result()
         try:
-            data = _read(path)  # another thread may have finished its fetch since
+            data = _read(path, key)  # another thread may have finished its fetch since
             if data is None:
                 data = fetch()
-                self._keep(path, data)
+                self._keep(path, key, data)
         except BaseException as error:
             mine.set_exception(error)
             raise
@@ -80,12 +94,13 @@ class DiskTier:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / name
 
-    def _keep(self, path: Path, data: bytes) -> None:
+    def _keep(self, path: Path, key: str, data: bytes) -> None:
         length = len(data) + _CHECKSUM_BYTES
         if not self._writable or length > self.max_bytes:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
+            private_folder(path.parent)
             with exclusive(self.folder / _LOCK):
                 total = self._total()
                 if total is None or total + length > self.max_bytes:
@@ -93,15 +108,15 @@ class DiskTier:
                 # Counted before it is written: a process killed in between leaves a count that is too high, never too low.
                 self._set_total(total + length)
                 with self._draft() as draft:
-                    with draft.open("wb") as file:
-                        file.writelines((data, checksum(data)))
+                    with open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                        file.writelines((data, _checksum(key, data)))
                     _touch(draft)
                     draft.replace(path)
         except OSError as error:
             self._writable = False
             warnings.warn(
-                f"the disk tier {self.folder} cannot be written ({error.strerror}), so clips that it does not hold are fetched "
-                "from the store each time; give it a writable folder on a disk with room, or a smaller max_bytes",
+                f"the disk tier {self.folder} cannot be written ({error.strerror or error}), so clips that it does not hold "
+                "are fetched from the store each time; give it a writable folder on a disk with room, or a smaller max_bytes",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -110,6 +125,7 @@ class DiskTier:
     def _draft(self) -> Iterator[Path]:
         """A temporary file, removed afterwards. One fixed name is enough, since it is written under the lock."""
         draft = self.folder / _DRAFT
+        draft.unlink(missing_ok=True)  # of a process that was killed
         try:
             yield draft
         finally:
@@ -118,12 +134,15 @@ class DiskTier:
     def _total(self) -> int | None:
         """Bytes of all files, as last counted; None if unknown."""
         try:
-            return int((self.folder / _TOTAL).read_text())
+            with open_private(self.folder / _TOTAL) as file:
+                total = int(file.read(_LONGEST_TOTAL))
         except (FileNotFoundError, ValueError):
             return None
+        return total if total >= 0 else None
 
     def _set_total(self, total: int) -> None:
-        (self.folder / _TOTAL).write_text(str(total))
+        with open_private(self.folder / _TOTAL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            file.write(str(total).encode())
 
     def _evict(self, bound: int) -> int:
         """Remove the least recently used files until at most ``bound`` bytes are left. Returns the bytes left."""
@@ -138,18 +157,22 @@ class DiskTier:
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder in self.folder.iterdir():
-            if folder.is_dir() and len(folder.name) == 2:
+            if len(folder.name) == 2 and folder.is_dir() and not folder.is_symlink():
                 with os.scandir(folder) as entries:
-                    yield from ((Path(entry.path), entry.stat()) for entry in entries)
+                    yield from ((Path(entry.path), entry.stat(follow_symlinks=False)) for entry in entries)
 
 
-def _read(path: Path) -> bytes | None:
-    """A file's bytes, marking it as used now; None if it is missing or damaged."""
+def _checksum(key: str, data: bytes) -> bytes:
+    return int(google_crc32c.extend(google_crc32c.value(key.encode()), data)).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _read(path: Path, key: str) -> bytes | None:
+    """A file's bytes, marking it as used now; None if it is missing or damaged, another key's or not this user's alone."""
     try:
-        with path.open("rb") as file:
+        with open_private(path) as file:
             length = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
             data = file.read(max(0, length))
-            if length < 0 or file.read() != checksum(data):
+            if length < 0 or file.read(_CHECKSUM_BYTES + 1) != _checksum(key, data):
                 return None
     except OSError:
         return None

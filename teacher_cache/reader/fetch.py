@@ -237,7 +237,7 @@ class ChunkReader:
 
     def _index(self, end: bytes, committed: CommittedShard) -> Values:
         """The index at a shard's end. Raises `StoreDamaged` if it does not hold, or is not of the committed shard."""
-        index = read_index(end, self._clips_per_shard)
+        index = read_index(end, self._clips_per_shard, committed.length)
         # Shards are packed without gaps, so the last chunk's end gives the packed object's length.
         if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
             raise StoreDamaged("another shard lies at its key")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.errors import BadInput
+from schemas.errors import BadInput, StoreDamaged
 from schemas.log import LONGEST_SEGMENT, RowsAdded, TableFile
 from teacher_cache.clips.tables import CLIPS, Keys, among, checks_of, column_checks, column_keys, indices_among, keys_of
 from teacher_cache.store.layout import ROWS, SUPERSEDED
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.table import ROWS_PER_GROUP, StoredTable, create_table
+from teacher_cache.store.parquet import ROWS_PER_GROUP
+from teacher_cache.store.table import StoredTable, create_table
 
 _KEYS = ("clip_key", "clip_check", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
+_SUPERSEDED = pa.schema([pa.field("row", pa.int64())])
 _TEXTS = ("row", *CLIPS.names)
 
 Rows = NDArray[np.int64]
@@ -54,6 +57,10 @@ class _Part:
     def superseded_rows(self) -> Rows:
         if isinstance(self.superseded, StoredTable):
             rows: Rows = self.superseded.read(["row"])["row"].to_numpy()
+            if len(rows) and not 0 <= rows.min() <= rows.max() < self.first_row:
+                raise StoreDamaged(
+                    f"rows {rows.min()} to {rows.max()} are said to be superseded by later ones from {self.first_row} on"
+                )
             return rows
         return np.empty(0, np.int64) if self.superseded is None else self.superseded
 
@@ -145,7 +152,7 @@ class Catalog:
             in_force[part.first_row : part.first_row + part.rows] = True
         for part in self._parts:
             rows = part.superseded_rows()
-            in_force[rows[rows < self.rows]] = False
+            in_force[rows] = False
         return np.flatnonzero(in_force)
 
     @cached_property
@@ -210,7 +217,10 @@ class Catalog:
             for group in np.unique(wanted // ROWS_PER_GROUP):
                 inside = wanted[wanted // ROWS_PER_GROUP == group] - group * ROWS_PER_GROUP
                 found.append(self._group(number, int(group)).select(list(columns)).take(pa.array(inside)))
-        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in found)])
+        table = pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in found)])
+        if "row" in columns and not np.array_equal(table["row"].to_numpy(), rows):
+            raise StoreDamaged(f"a table of rows numbers them otherwise than the log, which has {rows[0]} to {rows[-1]}")
+        return table
 
     def _group(self, part: int, group: int) -> pa.Table:
         """One row group, kept in memory: lookups of one clip are usually followed by its neighbours."""
@@ -221,7 +231,7 @@ class Catalog:
 
     def clips(self, rows: Rows) -> list[Clip]:
         """The clips of the given rows, which must be ascending."""
-        return [Clip.model_construct(**row) for row in self.table(rows).to_pylist()]
+        return [_clip(row) for row in self.table(rows).to_pylist()]
 
     def rows_between(self, start: int, stop: int) -> Rows:
         """The existing rows in [start, stop), current or not."""
@@ -265,8 +275,17 @@ class Catalog:
 _SCANNED = 33
 # Fewer clips than this are looked up through the sorting indices, without making a sorted copy of the keys.
 _FEW = 2**16
+_MOST_POSITIONS = 2**40
 # Row groups of 65536 clips, some ten megabytes each.
 _GROUPS_KEPT = 8
+
+
+def _clip(row: dict[str, Any]) -> Clip:
+    """The clip that a row of a table describes. All else in it was checked as a column."""
+    window = row["window_start"], row["window_stop"]
+    if window != (None, None) and (None in window or not 0 <= window[0] < window[1] <= _MOST_POSITIONS):
+        raise StoreDamaged(f"row {row['row']} of the catalog has the window {window[0]} to {window[1]}, which is none")
+    return Clip.model_construct(**row)
 
 
 def _first_row(rows: pa.Table) -> int:
@@ -295,8 +314,19 @@ def read_catalog(objects: Objects, added: Sequence[RowsAdded]) -> Catalog:
 
 
 def _stored(objects: Objects, added: RowsAdded) -> _Part:
-    superseded = None if added.superseded is None else StoredTable(objects, added.superseded)
-    return _Part(added.first_row, added.rows, StoredTable(objects, added.table), superseded)
+    superseded = None if added.superseded is None else superseded_table(objects, added)
+    return _Part(added.first_row, added.rows, rows_table(objects, added), superseded)
+
+
+def rows_table(objects: Objects, added: RowsAdded) -> StoredTable:
+    """The table that describes added rows."""
+    return StoredTable(objects, added.table, _SCHEMA, range(added.rows, added.rows + 1))
+
+
+def superseded_table(objects: Objects, added: RowsAdded) -> StoredTable:
+    """The table of the rows that added ones supersede, where there is one."""
+    assert added.superseded is not None
+    return StoredTable(objects, added.superseded, _SUPERSEDED, range(added.first_row + 1))
 
 
 def store_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> list[RowsAdded]:

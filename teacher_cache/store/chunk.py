@@ -85,7 +85,7 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
 
     Raises `ValueError` if the bytes fail their checksum or are not a chunk of this array.
     """
-    packed = _checked(data)
+    packed = require_checksum(data)
     try:
         match array.compression.codec:
             case "none":
@@ -132,11 +132,13 @@ def _require_blosc(packed: memoryview, array: StoredArray) -> None:
     if (version, compressor, flags & ~_BLOSC_COPIED, value_bytes) != (2, 1, expected, array.dtype.itemsize):
         raise ValueError(f"the chunk's header {packed[:4].hex()} is not blosc's for {array.name}")
     _require_length(length, array)
+    if not 0 < block <= length:  # c-blosc takes memory for three of them
+        raise ValueError(f"the chunk has blocks of {block} bytes, and a clip of {array.name} {length}")
     if flags & _BLOSC_COPIED:
         blocks: tuple[int, ...] = ()
         end = _BLOSC_HEADER.size + length
     else:
-        blocks = struct.unpack_from(f"<{-(-length // max(block, 1))}I", packed, _BLOSC_HEADER.size)
+        blocks = struct.unpack_from(f"<{-(-length // block)}I", packed, _BLOSC_HEADER.size)
         end = _BLOSC_HEADER.size + 4 * len(blocks)
     for start in blocks:
         if start != end:
@@ -148,10 +150,11 @@ def _require_blosc(packed: memoryview, array: StoredArray) -> None:
 
 def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:
     """The clip's values as a view of the chunk; None if they are compressed. Raises what `decode_chunk` raises."""
-    return _as_they_are(_checked(data), array) if array.compression.codec == "none" else None
+    return _as_they_are(require_checksum(data), array) if array.compression.codec == "none" else None
 
 
-def _checked(data: Buffer) -> memoryview:
+def require_checksum(data: Buffer) -> memoryview:
+    """The chunk without its checksum. Raises `ValueError` if it fails it."""
     packed, holds = split_checksum(data)
     if not holds:
         raise ValueError("the chunk fails its checksum")

@@ -24,7 +24,7 @@ from schemas.log import (
 )
 from schemas.report import LogEntry, LogReport
 from schemas.storage import StorageOptions
-from teacher_cache.store.layout import CHECKPOINT, record_key, version_of
+from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, record_key, version_of
 from teacher_cache.store.log import checkpoint_version, read_checkpoint, read_record
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import open_store
@@ -72,7 +72,7 @@ def _reads(objects: Objects, last: int) -> Iterator[tuple[Record, bytes] | Damag
     """The records themselves, whatever comes before and after them."""
     for start in range(0, last + 1, _AT_ONCE):
         numbers = range(start, min(last + 1, start + _AT_ONCE))
-        found = objects.get_many([record_key(number) for number in numbers])
+        found = objects.get_many([record_key(number) for number in numbers], LONGEST_RECORD)
         for number in numbers:
             data = found.get(record_key(number))
             if data is None:
@@ -106,7 +106,7 @@ def damaged_checkpoints(objects: Objects, listed: Mapping[str, object], clips_pe
     """Keys of the checkpoints that are not what their names say."""
     for key in listed:
         if key.startswith(CHECKPOINT) and checkpoint_version(key) is not None:
-            data = objects.get(key)
+            data = objects.get(key, LONGEST_CHECKPOINT)
             if data is not None and read_checkpoint(key, data, clips_per_shard) is None:
                 yield key
 

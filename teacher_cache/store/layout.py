@@ -24,6 +24,9 @@ MARKERS = {
 }
 """Folders that are not arrays → the description in their group metadata."""
 
+LONGEST_RECORD, LONGEST_CHECKPOINT, LONGEST_METADATA = 64 * 2**20, 2**30, 2**20
+"""Bytes of a record of the log; of a checkpoint; of a ``zarr.json`` or the heads' card. No writer makes longer ones."""
+
 _RECORD = re.compile(rf"{LOG}/(\d{{20}})\.json")
 
 

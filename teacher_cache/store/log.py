@@ -8,27 +8,24 @@ checkpoint, which saves reading all records before it, is found by one.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import platform
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
 
-from schemas.base import canonical_json, sha256_digest
+from schemas.base import Frozen, canonical_json, sha256_digest
 from schemas.errors import BadInput, StoreDamaged
-from schemas.log import Action, Record, RecordLost, RecordsReplaced
-from teacher_cache.store.layout import CHECKPOINT, record_key
+from schemas.log import PARTS, Action, Record, RecordLost, RecordsReplaced, RowsAdded
+from teacher_cache.store.catalog import rows_table
+from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, record_key
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.parquet import UNREADABLE, metadata_of, parquet_bytes, read_parquet
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
 from teacher_cache.store.state import UNITS, State
-from teacher_cache.store.table import ROWS_PER_GROUP, short_digest
+from teacher_cache.store.table import short_digest
 
 FEWEST_AHEAD, MOST_AHEAD = 4, 32
 """Records asked for at once. More than one even at the log's end, to notice a record that is gone before others."""
@@ -42,8 +39,6 @@ _READ_ANEW_AT_ONCE = 256
 WORTH_A_CHECKPOINT = 16
 """Records after which a run that ends makes one: a store whose work is done is opened often."""
 
-_ACTIONS: TypeAdapter[list[Action]] = TypeAdapter(list[Action])
-
 Choose = Callable[[State], Sequence[Action]]
 
 
@@ -52,7 +47,7 @@ class Log:
 
     def __init__(self, objects: Objects, clips_per_shard: int) -> None:
         self._objects, self._per_shard = objects, clips_per_shard
-        self.state = State(clips_per_shard)
+        self.state = State(clips_per_shard, self._is_table_there)
         self._is_begun = False
         self._records = 0
         """Records since the last checkpoint."""
@@ -72,7 +67,7 @@ class Log:
         while version is None or self.state.version < version:
             last = self.state.version + ahead if version is None else min(version, self.state.version + ahead)
             numbers = range(self.state.version + 1, last + 1)
-            found = self._objects.get_many([record_key(number) for number in numbers])
+            found = self._objects.get_many([record_key(number) for number in numbers], LONGEST_RECORD)
             for number in numbers:
                 data = found.get(record_key(number))
                 if data is None and any(later > number and record_key(later) in found for later in numbers):
@@ -91,7 +86,7 @@ class Log:
 
     def _created_since(self, number: int) -> bytes:
         """A record that was absent while a later one existed: it was created in between, or it is lost."""
-        data = self._objects.get(record_key(number))
+        data = self._objects.get(record_key(number), LONGEST_RECORD)
         if data is None:
             raise StoreDamaged(f"{record_key(number)} of {self._objects.url} is missing, and later ones exist. {REPAIR_ADVICE}")
         return data
@@ -123,12 +118,15 @@ class Log:
         """sha256 of the bytes of record 0, which no two stores share."""
         return self.state.origin
 
+    def _is_table_there(self, added: RowsAdded) -> bool:
+        return rows_table(self._objects, added).is_there()
+
     def _read_anew(self, number: int) -> None:
         """Read all records up to ``number`` from the first on: some were replaced since the state was made."""
-        state = State(self._per_shard)
+        state = State(self._per_shard, self._is_table_there)
         for start in range(0, number + 1, _READ_ANEW_AT_ONCE):
             numbers = range(start, min(number + 1, start + _READ_ANEW_AT_ONCE))
-            found = self._objects.get_many([record_key(n) for n in numbers])
+            found = self._objects.get_many([record_key(n) for n in numbers], LONGEST_RECORD)
             for n in numbers:
                 data = found.get(record_key(n)) or self._created_since(n)
                 record = read_record(n, data, self._objects.url)
@@ -155,8 +153,10 @@ class Log:
                 mark=mark,
                 actions=actions,
             )
-            data = seal(record)
-            if self._objects.create(record_key(number), data) or self._objects.get(record_key(number)) == data:
+            data, key = seal(record), record_key(number)
+            if len(data) > LONGEST_RECORD:
+                raise BadInput(f"a record of {len(data):,} bytes is more than the {LONGEST_RECORD:,} that readers take")
+            if self._objects.create(key, data) or self._objects.get(key, len(data)) == data:
                 self._fold(number, data)
                 return True
             self.read()
@@ -179,8 +179,8 @@ class Log:
             number = checkpoint_version(key)
             if number is None or (version is not None and number > version):
                 continue
-            data = self._objects.get(key)
-            state = None if data is None else read_checkpoint(key, data, self._per_shard)
+            data = self._objects.get(key, LONGEST_CHECKPOINT)
+            state = None if data is None else read_checkpoint(key, data, self._per_shard, self._is_table_there)
             if state is not None:
                 self.state, self._checkpoint_bytes = state, len(data or b"")
                 return
@@ -206,36 +206,44 @@ def checkpoint_version(key: str) -> int | None:
     return int(number) if number.isdigit() and len(number) == 20 and rest.endswith(".parquet") else None
 
 
+class _About(Frozen):
+    """What a checkpoint holds besides units."""
+
+    version: int
+    tip: str | None
+    origin: str
+    actions: tuple[Action, ...]
+
+
 def checkpoint_file(state: State) -> tuple[str, bytes]:
     """(key, bytes) of a checkpoint: the committed units as columns, and all other actions in the file's metadata.
 
     Equal states give equal bytes.
     """
-    about = {
-        "version": state.version,
-        "tip": state.tip,
-        "origin": state.origin,
-        "actions": [action.model_dump(mode="json") for action in state.others],
-    }
-    buffer = io.BytesIO()
-    table = state.units.replace_schema_metadata({"checkpoint": canonical_json(about)})
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
-    data = buffer.getvalue()
+    about = _About(version=state.version, tip=state.tip, origin=state.origin, actions=tuple(state.others))
+    data = parquet_bytes(state.units.replace_schema_metadata({"checkpoint": canonical_json(about.model_dump(mode="json"))}))
     return f"{CHECKPOINT}{state.version:020d}-{short_digest(data)}.parquet", data
 
 
-def read_checkpoint(key: str, data: bytes, clips_per_shard: int) -> State | None:
-    """The state that a checkpoint holds; None if its bytes are not those that its name states, or not a checkpoint's."""
+def read_checkpoint(
+    key: str, data: bytes, clips_per_shard: int, is_there: Callable[[RowsAdded], bool] = lambda _: True
+) -> State | None:
+    """The state that a checkpoint holds; None if its bytes are not those that its name states, or not a checkpoint's.
+
+    ``is_there`` is as for `State`.
+    """
     if not key.endswith(f"-{short_digest(data)}.parquet"):
         return None
     try:
-        # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
-        about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"checkpoint"])
-        state = State(clips_per_shard)
-        state.apply(about["version"], _ACTIONS.validate_python(about["actions"]))
-        state.add_units(table.replace_schema_metadata(None).cast(UNITS))
-        state.tip, state.origin = about["tip"], about["origin"]
-    except (pa.ArrowException, OSError, LookupError, ValueError, TypeError, ValidationError, StoreDamaged):
+        source = pa.BufferReader(data)
+        about = _About.model_validate_json(metadata_of(source, len(data)).get(b"checkpoint", b""))
+        state = State(clips_per_shard, is_there)
+        state.apply(about.version, about.actions)
+        # A part of a shard is committed once, and its rows are known by now.
+        most = range(state.shards * len(PARTS) + 1)
+        table = read_parquet(source, len(data), lambda start, stop: data[start:stop], UNITS, rows=most)
+        state.add_units(table.replace_schema_metadata(None))
+        state.tip, state.origin = about.tip, about.origin
+    except (*UNREADABLE, StoreDamaged, RecursionError):
         return None
     return state if state.version == checkpoint_version(key) else None

@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.storage import LocalStore, ObjectStore
 
 from schemas.errors import BadInput, CouldNotRun
+from schemas.log import LARGEST_OBJECT
 from schemas.report import Requests
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.backend import Backend, Found
@@ -28,10 +29,6 @@ from teacher_cache.io.disk import Disk
 from teacher_cache.io.places import protocol, require_openable
 from teacher_cache.io.remote import reach, reach_if_there, require_endpoints
 from teacher_cache.io.request_counts import RequestCounts
-
-LARGEST_OBJECT = 5000 * 2**20
-"""Bytes that every server takes in one request: Azure 5000 MiB, S3 and GCS 5 GiB. One request is atomic and conditional
-everywhere; a multipart upload, which larger objects need, is not."""
 
 # Objects fetched at once.
 _AT_ONCE = 32
@@ -127,19 +124,23 @@ class Objects:
         self._counts.add("put")
         self._reach(lambda: self._backend.replace(key, data))
 
-    def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if there is no such object."""
+    def get(self, key: str, most: int = LARGEST_OBJECT) -> bytes | None:
+        """The object's bytes, or None if there is no such object.
+
+        Of an object longer than ``most`` bytes, only one more than that are fetched: enough to fail the check of its content,
+        however much lies there.
+        """
         self._require_inside(key)
         self._counts.add("get")
-        return self._reach_if_there(lambda: self._backend.get(key))
+        return self._reach_if_there(lambda: self._backend.get(key, most))
 
-    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Key → bytes, fetched concurrently. Missing objects are left out."""
+    def get_many(self, keys: Sequence[str], most: int = LARGEST_OBJECT) -> dict[str, bytes]:
+        """Key → bytes as `get` gives them, fetched concurrently. Missing objects are left out."""
         if len(keys) < 2 or self._backend.sequential:
-            found = {key: self.get(key) for key in keys}
+            found = {key: self.get(key, most) for key in keys}
             return {key: data for key, data in found.items() if data is not None}
         with ThreadPoolExecutor(min(_AT_ONCE, len(keys)), thread_name_prefix="objects") as threads:
-            found = dict(zip(keys, threads.map(self.get, keys), strict=True))
+            found = dict(zip(keys, threads.map(partial(self.get, most=most), keys), strict=True))
         return {key: data for key, data in found.items() if data is not None}
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from schemas.base import Sealed, canonical_json, sha256_digest
+from schemas.base import Sealed, canonical_json, parsed_json, sha256_digest
 from schemas.errors import StoreDamaged
 
 Record = TypeVar("Record", bound=Sealed)
@@ -25,10 +24,10 @@ def _sealed(body: dict[str, Any]) -> bytes:
 def unsealed(data: bytes, key: str, url: str) -> dict[str, Any]:
     """The sealed value, as plain JSON types. Raises `StoreDamaged` unless ``data`` is, bit for bit, what `seal` writes."""
     try:
-        body = json.loads(data)
+        body = parsed_json(data)
         digest = body.pop("digest")
         holds = _is_sealed(data, digest) or _sealed(body) == data
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         holds = False
     if not holds:
         raise StoreDamaged(f"{key} of {url} is damaged: its digest does not match. {REPAIR_ADVICE}")

@@ -6,8 +6,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from schemas.errors import StoreDamaged
 from schemas.log import Record, RecordLost, RecordsReplaced, RowsAdded, RowsRetired, TableFile
@@ -18,6 +17,7 @@ from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last
 from teacher_cache.store.layout import CHECKPOINT, LOG, ROWS, SUPERSEDED, record_key
 from teacher_cache.store.log import checkpoint_version
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.parquet import UNREADABLE, row_count
 from teacher_cache.store.records import seal
 from teacher_cache.store.state import State
 from teacher_cache.store.store import open_store
@@ -47,7 +47,7 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
         )
     if any(damage.finding.kind == "metadata" for damage in damages):
         for key, data in expected_metadata(store, store.catalog().rows).items():
-            if store.objects.get(key) != data:
+            if store.objects.get(key, len(data)) != data:
                 store.objects.replace(key, data)
     hit = [damage for damage in damages if damage.finding.kind in _RETIRES and damage.rows]
     if hit:
@@ -75,6 +75,7 @@ def mend_log(objects: Objects, clips_per_shard: int) -> tuple[int, ...]:
     for found in records(objects, last_version(listed)):
         if isinstance(found, DamagedRecord):
             lost.append((found.version, state.rows, found.data or b""))
+            state.lost.add(found.version)
             continue
         record, data = found
         try:
@@ -145,15 +146,24 @@ def _rows_added(objects: Objects, free: set[str], first: int, stop: int | None) 
             )
         table, rows = _described(objects, keys[ROWS][0])
         superseded = _described(objects, keys[SUPERSEDED][0])[0] if keys[SUPERSEDED] else None
-        actions.append(RowsAdded(first_row=first_row, rows=rows, table=table, superseded=superseded))
+        try:
+            actions.append(RowsAdded(first_row=first_row, rows=rows, table=table, superseded=superseded))
+        except ValidationError:
+            raise StoreDamaged(
+                f"{table.key} of {objects.url} claims {rows} rows from {first_row} on; it is not a store's"
+            ) from None
     return actions
 
 
 def _described(objects: Objects, key: str) -> tuple[TableFile, int]:
-    """(a table file as a record names it, its number of rows). Raises `StoreDamaged` if its bytes are not what its key says."""
+    """(a table file as a record names it, its number of rows). Raises `StoreDamaged` if it is not what its key says."""
     data = objects.get(key) or b""
     if not key.endswith(f"-{short_digest(data)}.parquet"):
         raise StoreDamaged(
             f"{key} of {objects.url} is damaged, and so is the record that named it; restore {LOG}/ from a backup"
         )
-    return described(key, data), pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).metadata.num_rows
+    try:
+        return described(key, data), row_count(data)
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise StoreDamaged(f"{key} of {objects.url} is no table ({reason}), and the record that named it is lost") from None

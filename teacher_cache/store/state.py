@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from schemas.clip import FailureReason
 from schemas.errors import StoreDamaged
 from schemas.log import (
     MOST_ROWS,
+    PARTS,
     Action,
     Deleted,
     Deleting,
@@ -29,7 +30,7 @@ from schemas.log import (
 )
 from schemas.report import ClipCounts
 from schemas.signal import SIGNALS, Shape, exact_array
-from teacher_cache.store.layout import array_of, part_of, shard_of
+from teacher_cache.store.layout import CLOCK_ARRAYS, array_of, part_of, shard_of
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
 """Status of a row, in one part or over several."""
@@ -44,10 +45,11 @@ UNITS = pa.schema(
         "exact": pa.list_(pa.struct({"array": pa.string(), "row": pa.int64()})),
         "arrays": pa.string(),
         "lengths": pa.list_(pa.int64()),
+        "digests": pa.list_(pa.uint64()),
     }
 )
 """What readers need of each committed unit. ``parts`` and ``arrays`` are joined by commas; ``version`` is that of its record,
-and ``lengths`` are those of its objects in ``arrays``."""
+``lengths`` are those of its objects in ``arrays``, and ``digests`` the first 64 bits of their sha256."""
 
 _ADDED_AT_ONCE = 4096
 """Units that wait to be added to the arrays together, since adding a few costs as much as adding thousands."""
@@ -56,11 +58,14 @@ _ADDED_AT_ONCE = 4096
 class State:
     """The state of a store at a version: its rows, its parts, and what is committed of them.
 
-    One thread may take in actions while others ask.
+    One thread may take in actions while others ask. Takes memory for the actions as they are, some 100 bytes for each of their
+    JSON's, and 8 bytes for each row or shard that they name and array; there are 2^22 rows more than tables at most, and those
+    that lost records may have added.
     """
 
-    def __init__(self, clips_per_shard: int) -> None:
-        self.clips_per_shard = clips_per_shard
+    def __init__(self, clips_per_shard: int, is_there: Callable[[RowsAdded], bool] = lambda _: True) -> None:
+        """``is_there`` tells whether a table of added rows is as long as the log says; it is asked where rows are many."""
+        self.clips_per_shard, self._is_there = clips_per_shard, is_there
         self.version = -1
         """Number of the last record; -1 before the first."""
         self.tip: str | None = ""
@@ -79,10 +84,11 @@ class State:
         self.undeleted: set[str] = set()
         """Those whose deletion is not recorded yet."""
         self.lost: set[int] = set()
-        """Numbers of the records whose content is lost."""
+        """Numbers of the records whose content is lost. Whoever folds a log around damage adds to it."""
         self._retired: set[int] = set()
         self._exact: dict[str, NDArray[np.bool_]] = {}
         self._lengths: dict[str, NDArray[np.int64]] = {}
+        self._digests: dict[str, NDArray[np.uint64]] = {}
         self._versions: dict[str, NDArray[np.int64]] = {}
         """Part → by shard: one more than the version that committed it; 0 if none has."""
         self._failures: dict[str, dict[int, tuple[str, str]]] = {}
@@ -98,6 +104,7 @@ class State:
         with self._lock:
             for action in actions:
                 if isinstance(action, UnitCommitted):
+                    self._require_rows(action)
                     self._waiting.append(_unit_row(version, action))
                 else:
                     self.others.append(action)
@@ -109,11 +116,7 @@ class State:
     def _apply_other(self, action: Action) -> None:
         match action:
             case RowsAdded():
-                if action.first_row < self.rows or action.first_row % self.clips_per_shard:
-                    raise StoreDamaged(f"the log adds rows from {action.first_row} on, and {self.rows} exist")
-                if action.first_row + action.rows > MOST_ROWS:
-                    raise StoreDamaged(f"the log adds rows beyond {MOST_ROWS}, the most that a store has")
-                self.rows_added.append(action)
+                self._add_rows(action)
             case PartAdded():
                 _require_shape(action)
                 self.parts.setdefault(action.part, action.shape)
@@ -130,18 +133,39 @@ class State:
             case StoreCreated() | RecordsReplaced():
                 pass
 
+    def _add_rows(self, added: RowsAdded) -> None:
+        first, stop = added.first_row, added.first_row + added.rows
+        if first % self.clips_per_shard or not self.rows <= first < self._rows_known + self.clips_per_shard:
+            raise StoreDamaged(f"the log adds rows from {added.first_row} on, and {self.rows} exist")
+        if stop > MOST_ROWS:
+            raise StoreDamaged(f"the log adds rows beyond {MOST_ROWS}, the most that a store has")
+        if stop > _BELIEVED and not self._is_there(added):
+            raise StoreDamaged(f"the log adds rows up to {stop - 1}, and their table is not as long as it says")
+        self.rows_added.append(added)
+
+    def _require_rows(self, unit: UnitCommitted) -> None:
+        first = unit.shard * self.clips_per_shard
+        rows = range(first, min(first + unit.rows, self._rows_known))
+        named = [failed.row for failed in unit.failed]
+        named += [row for of in (*unit.exact.values(), *unit.decoders.values(), *(f.rows for f in unit.figures)) for row in of]
+        if len(rows) != unit.rows or unit.rows > self.clips_per_shard or not all(row in rows for row in named):
+            raise StoreDamaged(
+                f"the log commits {unit.rows} rows of shard {unit.shard}, or names others as theirs; {self.rows} rows exist "
+                f"in shards of {self.clips_per_shard}"
+            )
+        for key in unit.objects:
+            array = _known(array_of(key), _ARRAYS)
+            if part_of(array) not in unit.parts or shard_of(key) != unit.shard:
+                raise StoreDamaged(f"the log commits {key} as part of unit {unit.unit.name}")
+
     def add_units(self, units: pa.Table) -> None:
         """Take in committed units: a table with the schema `UNITS`, as a checkpoint holds them. Raises `StoreDamaged`."""
         self._tables.append(units)
-        shards, counts = units["shard"].to_numpy(), units["rows"].to_numpy()
-        versions = units["version"].to_numpy()
-        if len(shards) and (shards.min() < 0 or counts.min() < 1 or counts.max() > self.clips_per_shard):
-            raise StoreDamaged(
-                f"the log commits units of {counts.min()} to {counts.max()} rows in shards of {self.clips_per_shard}"
-            )
+        shards, versions, most = units["shard"].to_numpy(), units["version"].to_numpy(), self.shards
+        self._require_shards(shards, units["rows"].to_numpy())
         for parts, members in _groups(units["parts"]):
             for part in parts.split(","):
-                _put(self._versions, part, shards[members], versions[members] + 1)
+                _put(self._versions, _known(part, PARTS), shards[members], versions[members] + 1, most)
         failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
         for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
             for part in parts.split(","):
@@ -151,12 +175,31 @@ class State:
         exact = _flat(units["exact"])
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
-            _put(self._exact, array, in_array, np.ones(len(members), bool))
-        lengths = units["lengths"].combine_chunks()
-        starts = np.cumsum(lengths.value_lengths().to_numpy()) - lengths.value_lengths().to_numpy()
-        for arrays, members in _groups(units["arrays"]):
-            for number, array in enumerate(filter(None, arrays.split(","))):
-                _put(self._lengths, array, shards[members], lengths.flatten().to_numpy()[starts[members] + number])
+            _put(self._exact, _known(array, _ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
+        self._put_objects(units, "lengths", self._lengths)
+        self._put_objects(units, "digests", self._digests)
+
+    def _require_shards(self, shards: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        if not len(shards):
+            return
+        are_there = 0 <= shards.min() <= shards.max() < self.shards
+        if not are_there or not 1 <= counts.min() <= counts.max() <= self.clips_per_shard:
+            raise StoreDamaged(
+                f"the log commits {counts.min()} to {counts.max()} rows in shards {shards.min()} to {shards.max()}; there are "
+                f"{self.shards} of {self.clips_per_shard}"
+            )
+
+    def _put_objects(self, units: pa.Table, name: str, of: dict[str, NDArray[Any]]) -> None:
+        """A column of one number for each of a unit's objects, by array and shard."""
+        shards, values = units["shard"].to_numpy(), units[name].combine_chunks()
+        counts, flat = values.value_lengths().to_numpy(), values.flatten().to_numpy()
+        starts = np.cumsum(counts) - counts
+        for texts, members in _groups(units["arrays"]):
+            arrays = texts.split(",") if texts else []
+            if (counts[members] != len(arrays)).any():
+                raise StoreDamaged(f"the log gives other than {len(arrays)} {name} of objects in {texts}")
+            for number, array in enumerate(arrays):
+                _put(of, _known(array, _ARRAYS), shards[members], flat[starts[members] + number], self.shards)
 
     def _settle(self) -> None:
         with self._lock:
@@ -170,6 +213,16 @@ class State:
     def rows(self) -> int:
         """Length of the clip axis: one past the last row."""
         return self.rows_added[-1].first_row + self.rows_added[-1].rows if self.rows_added else 0
+
+    @property
+    def _rows_known(self) -> int:
+        """One past the last row that may be named: a lost record may have added rows that nothing else tells of."""
+        return min(MOST_ROWS, self.rows + _MOST_LOST * bool(self.lost))
+
+    @property
+    def shards(self) -> int:
+        """One past the last shard that may be named."""
+        return -(-self._rows_known // self.clips_per_shard)
 
     @property
     def units(self) -> pa.Table:
@@ -241,6 +294,11 @@ class State:
         self._settle()
         return int(_at(self._lengths.get(array), np.array([shard]))[0])
 
+    def shard_digest(self, array: str, shard: int) -> int:
+        """The first 64 bits of the sha256 of a committed shard object's bytes; 0 if there is none."""
+        self._settle()
+        return int(_at(self._digests.get(array), np.array([shard]))[0])
+
     def shard_lengths(self, array: str) -> NDArray[np.int64]:
         """Lengths in bytes of an array's shard objects, int64, by shard number; 0 where there is none."""
         self._settle()
@@ -263,6 +321,14 @@ def clip_counts(rows: NDArray[np.int64], state: State, parts: Sequence[PartName]
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
 
 
+_ARRAYS = {*CLOCK_ARRAYS, *SIGNALS, *map(exact_array, SIGNALS)}
+
+_MOST_LOST = 2**22
+"""The most rows that records may have added that are lost."""
+
+_BELIEVED = 2**22
+"""Rows for which memory is taken, 8 bytes a row and array, on the log's word that their tables are there."""
+
 # About twenty times the values of the largest teacher's F4D. A reader allocates all of a clip's values at once.
 _MOST_VALUES = 2**28
 
@@ -283,6 +349,7 @@ def _unit_row(version: int, unit: UnitCommitted) -> dict[str, Any]:
         "exact": [{"array": exact_array(signal), "row": row} for signal, rows in unit.exact.items() for row in rows],
         "arrays": ",".join(map(array_of, unit.objects)),
         "lengths": [stored.length for stored in unit.objects.values()],
+        "digests": [int(stored.digest.removeprefix("sha256:")[:16], 16) for stored in unit.objects.values()],
     }
 
 
@@ -306,12 +373,19 @@ def _at(values: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any]:
     return np.where(rows < len(values), values[np.minimum(rows, len(values) - 1)], values.dtype.type(0))
 
 
-def _put(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+def _known(name: str, names: Collection[str]) -> str:
+    if name not in names:
+        raise StoreDamaged(f"the log commits {name}, which no store has")
+    return name
+
+
+def _put(arrays: dict[str, NDArray[Any]], name: str, rows: NDArray[np.int64], values: NDArray[Any], most: int) -> None:
+    """Set ``values`` at ``rows``, which are below ``most``."""
     if not len(rows):
         return
     array, needed = arrays.get(name, np.zeros(0, values.dtype)), int(rows.max()) + 1
-    if needed > MOST_ROWS or rows.min() < 0:
-        raise StoreDamaged(f"the log names rows {rows.min()} to {needed - 1}; a store has rows 0 to {MOST_ROWS - 1}")
+    if needed > most or rows.min() < 0:
+        raise StoreDamaged(f"the log names rows or shards {rows.min()} to {needed - 1}, and there are {most}")
     if needed > len(array):
         # Grows by half, so that adding records one by one stays linear.
         array = np.concatenate([array, np.zeros(max(needed, len(array) * 3 // 2) - len(array), array.dtype)])

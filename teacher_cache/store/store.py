@@ -9,15 +9,24 @@ from functools import cached_property
 import pyarrow as pa
 
 from schemas.base import sha256_digest
-from schemas.errors import BadInput, RecipeMismatch, StoreNotFound
+from schemas.errors import BadInput, RecipeMismatch, StoreDamaged, StoreNotFound
 from schemas.heads import HeadsCard
 from schemas.log import PARTS, Action, PartAdded, PartName, StoreCreated
-from schemas.recipe import FORMAT_VERSION, Recipe
+from schemas.recipe import FORMAT_VERSION, ClipRecipe, Recipe
 from schemas.report import FailedClip, StatusReport
-from schemas.signal import Shape, SignalName
+from schemas.signal import SIGNALS, Shape, SignalName
 from schemas.storage import StorageOptions
 from teacher_cache.store.catalog import Catalog, read_catalog, store_rows
-from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, MARKERS, ROOT_METADATA, metadata_key, part_of, stored_arrays
+from teacher_cache.store.layout import (
+    HEADS_CARD,
+    HEADS_FILE,
+    LONGEST_METADATA,
+    MARKERS,
+    ROOT_METADATA,
+    metadata_key,
+    part_of,
+    stored_arrays,
+)
 from teacher_cache.store.log import Log
 from teacher_cache.store.objects import Objects, probe_create_if_absent
 from teacher_cache.store.records import seal
@@ -75,12 +84,31 @@ class Store:
 
     @property
     def shapes(self) -> dict[SignalName, Shape]:
-        """Shape of one clip of each signal."""
-        return {signal: self.state.parts[signal] for signal in self.signals}
+        """Shape of one clip of each signal. Raises `StoreDamaged` for one that no clip of the recipe has."""
+        return self.shapes_of(self.state)
+
+    def shapes_of(self, state: State) -> dict[SignalName, Shape]:
+        """The same of another state of its log."""
+        shapes = {part: shape for part, shape in state.parts.items() if part != "clock"}
+        for signal, shape in shapes.items():
+            _require_shape(signal, shape, self.recipe.clips, self.url)
+        return shapes
 
     def catalog(self) -> Catalog:
         """The clips of the version that `log` is at."""
         return read_catalog(self.objects, self.state.rows_added)
+
+
+def _require_shape(signal: SignalName, shape: Shape, clips: ClipRecipe, url: str) -> None:
+    """No signal has more frames than its clip, or more pixels than they have. `State` has bounded all values together."""
+    longest = {"frame": clips.frames, "token_time": clips.frames, "uv": 2, "plucker": 6}
+    longest |= dict.fromkeys(("y", "x", "token_y", "token_x", "ray_y", "ray_x"), clips.size)
+    dims = SIGNALS[signal].dims
+    if any(length > longest.get(dim, length) for dim, length in zip(dims, shape, strict=True)):
+        raise StoreDamaged(
+            f"the log of {url} gives {signal} the shape {shape} ({', '.join(dims)}), and its clips have "
+            f"{clips.frames} frames of {clips.size}×{clips.size} pixels"
+        )
 
 
 def find_store(url: str, storage_options: StorageOptions | None = None, *, version: int | None = None) -> Store | None:
@@ -89,7 +117,7 @@ def find_store(url: str, storage_options: StorageOptions | None = None, *, versi
 
 
 def _store_of(objects: Objects, version: int | None = None) -> Store | None:
-    root = objects.get(ROOT_METADATA)
+    root = objects.get(ROOT_METADATA, LONGEST_METADATA)
     return None if root is None else Store(objects, read_root(root, objects.url), version)
 
 
@@ -141,9 +169,10 @@ def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalNam
             wanted = array_metadata(array, rows, store.recipe.layout.clips_per_shard)
             if store.objects.create(metadata_key(array.name), wanted):
                 continue
-            present = store.objects.get(metadata_key(array.name)) or wanted
-            longest = max(rows, array_rows(present) or 0)
-            if with_rows(present, longest) != with_rows(wanted, longest):
+            present = store.objects.get(metadata_key(array.name), LONGEST_METADATA) or wanted
+            found = array_rows(present)
+            longest = max(rows, found or 0)
+            if found is None or with_rows(present, longest) != with_rows(wanted, longest):
                 raise BadInput(
                     f"the array {array.name} of {store.url} has other metadata than this recipe gives; use another store"
                 )
@@ -159,7 +188,7 @@ def lengthen(store: Store, rows: int) -> None:
     and the next run repairs it.
     """
     arrays = [array.name for part in store.parts for array in stored_arrays(store.recipe, part, store.shapes)]
-    for key, data in store.objects.get_many([metadata_key(name) for name in arrays]).items():
+    for key, data in store.objects.get_many([metadata_key(name) for name in arrays], LONGEST_METADATA).items():
         if (found := array_rows(data)) is not None and found < rows:
             store.objects.replace(key, with_rows(data, rows))
 
@@ -190,7 +219,7 @@ def put_heads(store: Store, heads: tuple[bytes, bytes] | None) -> None:
     file, card = heads
     sealed = seal(HeadsCard.model_validate_json(card))
     for key, data in ((HEADS_FILE, file), (HEADS_CARD, sealed)):
-        if not store.objects.create(key, data) and store.objects.get(key) != data:
+        if not store.objects.create(key, data) and store.objects.get(key, len(data)) != data:
             store.objects.replace(key, data)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.base import sha256_digest
 from schemas.errors import StoreDamaged
 from schemas.log import TableFile
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.parquet import UNREADABLE, parquet_bytes, read_parquet
 from teacher_cache.store.records import REPAIR_ADVICE
 
 # A file up to this length is fetched whole and its digest checked; of a longer one, only the requested columns are fetched.
@@ -21,22 +20,19 @@ _WHOLE = 16 * 2**20
 _KEPT = 2**20
 _TAIL = 8
 """The last bytes of a Parquet file: the length of its footer, and the magic number."""
-ROWS_PER_GROUP = 2**16
 
 
 def create_table(objects: Objects, stem: str, table: pa.Table) -> TableFile:
     """Write the table as ``stem``-digest.parquet, with the first 16 hex digits of its digest."""
     file, data = table_file(stem, table)
-    if not objects.create(file.key, data) and objects.get(file.key) != data:
+    if not objects.create(file.key, data) and objects.get(file.key, len(data)) != data:
         objects.replace(file.key, data)  # an earlier writer's, damaged since: its name says what it must be
     return file
 
 
 def table_file(stem: str, table: pa.Table) -> tuple[TableFile, bytes]:
     """The file's description and bytes, as `create_table` writes them. Equal tables give equal bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, row_group_size=ROWS_PER_GROUP)
-    data = buffer.getvalue()
+    data = parquet_bytes(table)
     return described(f"{stem}-{short_digest(data)}.parquet", data), data
 
 
@@ -57,13 +53,18 @@ def described(key: str, data: bytes) -> TableFile:
 class StoredTable:
     """Reads columns of a stored table. Every byte used is checked against a digest or page checksum. Picklable."""
 
-    def __init__(self, objects: Objects, file: TableFile) -> None:
-        self._objects = objects
-        self._file = file
+    def __init__(self, objects: Objects, file: TableFile, schema: pa.Schema, rows: range) -> None:
+        """``schema`` has all its columns. The log says that their length is one of ``rows``."""
+        self._objects, self._file, self._schema, self._rows = objects, file, schema, rows
         self._kept: bytes | None = None
 
-    def __reduce__(self) -> tuple[type[StoredTable], tuple[Objects, TableFile]]:
-        return StoredTable, (self._objects, self._file)
+    def __reduce__(self) -> tuple[type[StoredTable], tuple[Objects, TableFile, pa.Schema, range]]:
+        return StoredTable, (self._objects, self._file, self._schema, self._rows)
+
+    @property
+    def key(self) -> str:
+        """The file's key in the store."""
+        return self._file.key
 
     @property
     def digest(self) -> str:
@@ -71,39 +72,48 @@ class StoredTable:
         return self._file.digest
 
     def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
-        """The named columns, of all row groups or of ``groups``. Raises `StoreDamaged`."""
-        file = self._file
+        """The named columns, of all row groups or of ``groups``. Raises `StoreDamaged`.
+
+        Takes memory for what the file may unpack to (`teacher_cache.store.parquet`), and fetches what it needs of it.
+        """
+        return self._read(None, columns, groups)
+
+    def _read(self, source: _RangeFile | None, columns: Sequence[str], groups: Sequence[int] | None) -> pa.Table:
+        file, schema = self._file, pa.schema([self._schema.field(name) for name in columns])
         try:
-            with self._opened() as parquet:
-                _require_our_groups(parquet.metadata)
-                wanted = list(range(parquet.num_row_groups) if groups is None else groups)
-                # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
-                return parquet.read_row_groups(wanted, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            source = source or self._source()
+            return read_parquet(pa.PythonFile(source, "r"), file.length, source.kept, schema, rows=self._rows, groups=groups)
+        except UNREADABLE as error:
+            reason = str(error).partition("\n")[0]
             raise StoreDamaged(f"{file.key} of {self._objects.url} cannot be read ({reason}). {REPAIR_ADVICE}") from None
 
     def check(self) -> str | None:
         """What is wrong with the whole file; None if nothing is."""
-        data = self._objects.get(self._file.key)
+        data = self._objects.get(self._file.key, self._file.length)
         if data is None:
             return "its record names it, and it is gone"
         if sha256_digest(data) != self._file.digest:
             return "its bytes are not those that its record names"
+        try:
+            self._read(_RangeFile(self._objects, self._file, data), self._schema.names, None)
+        except StoreDamaged as error:
+            return str(error)
         return None
 
-    def _opened(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._source(), pre_buffer=False, page_checksum_verification=True)
+    def is_there(self) -> bool:
+        """Whether the object is just as long as its record says. Fetches one byte."""
+        found = self._objects.get_range(self._file.key, self._file.length - 1, self._file.length + 1)
+        return found is not None and len(found) == 1
 
-    def _source(self) -> Any:
+    def _source(self) -> _RangeFile:
         file, objects = self._file, self._objects
         if file.length <= _WHOLE:
-            data = self._kept or objects.get(file.key)
+            data = self._kept or objects.get(file.key, file.length)
             self._require(data is not None and sha256_digest(data) == file.digest)
             self._kept = data if file.length <= _KEPT else None
-            return pa.BufferReader(data)
+            return _RangeFile(objects, file, data)
         ranges = _RangeFile(objects, file)
-        self._require(sha256_digest(ranges.footer) == file.footer_digest)
+        self._require(sha256_digest(ranges.kept(file.length - file.footer_length, file.length)) == file.footer_digest)
         return ranges
 
     def _require(self, holds: bool) -> None:
@@ -113,20 +123,13 @@ class StoredTable:
             )
 
 
-def _require_our_groups(footer: pq.FileMetaData) -> None:
-    """Raises `pa.ArrowInvalid` for a row group longer than any ever written: groups are read whole, and a footer can lie."""
-    longest = max((footer.row_group(number).num_rows for number in range(footer.num_row_groups)), default=0)
-    if longest > ROWS_PER_GROUP:
-        raise pa.ArrowInvalid(f"a row group of {longest} rows, and at most {ROWS_PER_GROUP} are written")
-
-
 class _RangeFile(io.RawIOBase):
-    """A long object as a file that fetches only what is read, and its footer once."""
+    """An object as a file that fetches only what is read, and its footer, and what is ``kept``, once."""
 
-    def __init__(self, objects: Objects, file: TableFile) -> None:
+    def __init__(self, objects: Objects, file: TableFile, whole: bytes | None = None) -> None:
         self._objects, self._key, self._length = objects, file.key, file.length
         self._footer_start = file.length - file.footer_length
-        self.footer = self._fetched(self._footer_start, file.length)
+        self._pieces: dict[int, bytes] = {} if whole is None else {0: whole}
         self._at = 0
 
     def readable(self) -> bool:
@@ -144,12 +147,24 @@ class _RangeFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         start, stop = self._at, self._length if size is None or size < 0 else min(self._at + size, self._length)
-        self._at = stop
+        self._at = max(start, stop)
         split = min(max(start, self._footer_start), stop)
-        before = self._fetched(start, split) if start < split else b""
-        return before + self.footer[split - self._footer_start : stop - self._footer_start]
+        return self._bytes(start, split) + self._bytes(split, stop)
 
-    def _fetched(self, start: int, stop: int) -> bytes:
+    def kept(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), which are held for later reads. Raises `OSError` if they are not there."""
+        data = self._bytes(start, stop)
+        if len(data) != stop - start:
+            raise OSError(f"{self._key} is shorter than its record says")
+        self._pieces[start] = data
+        return data
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        if start >= stop:
+            return b""
+        for first, piece in self._pieces.items():
+            if first <= start and stop <= first + len(piece):
+                return piece[start - first : stop - first]
         found = self._objects.get_range(self._key, start, stop)
         if found is None:
             raise OSError(f"{self._key} is gone")

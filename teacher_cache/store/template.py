@@ -11,8 +11,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from schemas.base import canonical_json
+from schemas.base import canonical_json, parsed_json
 from schemas.errors import BadInput, StoreDamaged
+from schemas.log import MOST_ROWS
 from schemas.recipe import FORMAT_VERSION, Recipe
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.store.chunk import zarr_codecs
@@ -44,8 +45,8 @@ def read_root(data: bytes, url: str) -> Recipe:
 def _version(data: bytes, url: str) -> int:
     """The format version in a root's ``zarr.json``. Raises `BadInput` if it is not a store."""
     try:
-        version = json.loads(data)["attributes"]["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        version = parsed_json(data)["attributes"]["format_version"]
+    except (ValueError, KeyError, TypeError):
         version = None
     if not isinstance(version, int) or version < 1:
         raise BadInput(
@@ -56,7 +57,7 @@ def _version(data: bytes, url: str) -> int:
 
 def _recipe(data: bytes, url: str) -> Recipe:
     """The recipe in a root's ``zarr.json``. Raises `StoreDamaged` if it was changed."""
-    attributes = json.loads(data)["attributes"]
+    attributes = parsed_json(data)["attributes"]
     try:
         recipe = Recipe.model_validate(attributes["recipe"])
     except (ValidationError, KeyError):
@@ -96,13 +97,14 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
 def array_rows(metadata: bytes) -> int | None:
     """Length of the clip axis in an array's ``zarr.json``; None if it is not an array's."""
     try:
-        return int(json.loads(metadata)["shape"][0])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        rows = parsed_json(metadata)["shape"][0]
+    except (ValueError, KeyError, TypeError, IndexError):
         return None
+    return rows if type(rows) is int and 0 <= rows <= MOST_ROWS else None
 
 
 def with_rows(metadata: bytes, rows: int) -> bytes:
     """The array's ``zarr.json`` with ``rows`` as length of the clip axis; nothing else changes."""
-    value = json.loads(metadata)
+    value = parsed_json(metadata)
     value["shape"][0] = rows
     return canonical_json(value)

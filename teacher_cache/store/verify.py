@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from schemas.base import sha256_digest
-from schemas.errors import StoreDamaged
+from schemas.errors import BadInput, StoreDamaged
 from schemas.heads import HeadsCard
-from schemas.log import PartName, StoredObject, UnitCommitted
+from schemas.log import PARTS, PartName, StoredObject, UnitCommitted
 from schemas.report import ClipCounts, Finding, FindingKind, VerifyReport
 from schemas.storage import StorageOptions
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import OPENED_URL
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.store.catalog import Catalog, read_catalog
-from teacher_cache.store.chunk import split_checksum
+from teacher_cache.store.catalog import Catalog, read_catalog, rows_table, superseded_table
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, require_checksum
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.garbage import unnamed
 from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
-from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, array_of, record_key
+from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, LOG, LONGEST_METADATA, array_of, record_key, stored_arrays
 from teacher_cache.store.records import unseal
 from teacher_cache.store.shard import unpack_shard
 from teacher_cache.store.state import State, clip_counts
 from teacher_cache.store.store import Store, heads_are_whole, open_store
-from teacher_cache.store.table import StoredTable
+from teacher_cache.teachers.heads.tensors import safetensors_shapes
 
 # Each reader holds one whole shard.
 _READERS = 4
@@ -85,8 +89,13 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     if catalog is not None and is_log_whole:
         damages += [*_check_units(store, units, catalog), *_check_videos(catalog)]
     clip_at = _ids(catalog)
+    try:
+        arrays = _arrays(store, state)
+    except (StoreDamaged, BadInput) as error:
+        damages.append(_damage("log", LOG, str(error)))
+        arrays, is_log_whole = {}, False
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
-        for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state), claims):
+        for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state, arrays), claims):
             damages += damage
             advance(1)
     if catalog is not None and is_log_whole:
@@ -110,6 +119,7 @@ def _units(store: Store, last: int, state: State, damages: list[Damage]) -> Iter
         if isinstance(found, DamagedRecord):
             detail = f"{found.detail}; `run --repair` sets it aside, and does again what it committed"
             damages.append(_damage("log", record_key(found.version), detail, (), found.data))
+            state.lost.add(found.version)
             continue
         record, _ = found
         try:
@@ -157,8 +167,9 @@ def _damage(kind: FindingKind, key: str, detail: str, hit: Sequence[tuple[int, s
 
 
 def _catalog(store: Store, state: State, damages: list[Damage]) -> Catalog | None:
-    files = [file for added in state.rows_added for file in (added.table, added.superseded) if file is not None]
-    found = ((file.key, StoredTable(store.objects, file).check()) for file in files)
+    tables = [rows_table(store.objects, added) for added in state.rows_added]
+    tables += [superseded_table(store.objects, added) for added in state.rows_added if added.superseded is not None]
+    found = ((table.key, table.check()) for table in tables)
     wrong = [_damage("catalog", key, detail) for key, detail in found if detail]
     damages += wrong
     return None if wrong else read_catalog(store.objects, state.rows_added)
@@ -171,6 +182,13 @@ def _ids(catalog: Catalog | None) -> dict[int, str]:
     return dict(zip(table["row"].to_pylist(), table["clip_id"].to_pylist(), strict=True))
 
 
+def _arrays(store: Store, state: State) -> dict[str, StoredArray]:
+    """The arrays of all parts, by name."""
+    parts = [part for part in PARTS if part in state.parts]
+    shapes = store.shapes_of(state)
+    return {array.name: array for part in parts for array in stored_arrays(store.recipe, part, shapes)}
+
+
 def _check_units(store: Store, units: Sequence[UnitCommitted], catalog: Catalog) -> Iterator[Damage]:
     per_shard = store.recipe.layout.clips_per_shard
     for unit in units:
@@ -179,9 +197,11 @@ def _check_units(store: Store, units: Sequence[UnitCommitted], catalog: Catalog)
             yield _damage("log", f"unit {unit.unit.name}", f"it has {unit.rows} rows, and the catalog {there}")
 
 
-def _check_object(store: Store, claim: _Claim, clip_at: Mapping[int, str], state: State) -> list[Damage]:
+def _check_object(
+    store: Store, claim: _Claim, clip_at: Mapping[int, str], state: State, arrays: Mapping[str, StoredArray]
+) -> list[Damage]:
     known = state.known_damage
-    data = store.objects.get(claim.key)
+    data = store.objects.get(claim.key, claim.stored.length)
     expected = claim.committed(store.recipe.layout.clips_per_shard, clip_at, state.retired)
     everyone = list(expected.values())
     digest = None if data is None else sha256_digest(data)
@@ -191,16 +211,18 @@ def _check_object(store: Store, claim: _Claim, clip_at: Mapping[int, str], state
         return [_damage("missing", claim.key, "the log names it, and it is missing", everyone)]
     is_whole = digest == claim.stored.digest
     try:
-        missing, damaged = _damaged_clips(data, expected, store)
+        missing, damaged = _damaged_clips(data, expected, store.recipe.layout.clips_per_shard, arrays.get(array_of(claim.key)))
     except StoreDamaged as error:
-        missing, damaged, detail = everyone, [], str(error)
+        missing, damaged, detail = everyone, {}, str(error)
     else:
         detail = "committed clips have no chunk in it" if is_whole else "its bytes differ from those that were committed"
+        detail = "; ".join([*[detail] * bool(missing or not is_whole), *sorted(set(damaged.values()))])
     hit = list(dict.fromkeys((*missing, *damaged)))
     if is_whole or known.get(claim.key) == digest:
         return [_damage("chunk_missing", claim.key, detail, hit, data)] if hit else []
     if len(data) != claim.stored.length:
-        detail = f"it has {len(data)} bytes, and {claim.stored.length} were committed; {detail}"
+        there = len(data) if len(data) < claim.stored.length else "more"
+        detail = f"it has {there} bytes, and {claim.stored.length} were committed; {detail}"
     kind: FindingKind = "truncated" if len(data) < claim.stored.length else "digest"
     # If all chunks are intact but the digest is wrong, this is another shard: none of its clips can be trusted.
     return [_damage(kind, claim.key, detail, hit if damaged else everyone, data)]
@@ -209,17 +231,32 @@ def _check_object(store: Store, claim: _Claim, clip_at: Mapping[int, str], state
 Hit = list[tuple[int, str]]
 
 
-def _damaged_clips(data: bytes, expected: Mapping[int, tuple[int, str]], store: Store) -> tuple[Hit, Hit]:
-    """(clips without a chunk, clips whose chunk fails its checksum)."""
-    chunks = unpack_shard(data, store.recipe.layout.clips_per_shard)
+def _damaged_clips(
+    data: bytes, expected: Mapping[int, tuple[int, str]], clips_per_shard: int, array: StoredArray | None
+) -> tuple[Hit, dict[tuple[int, str], str]]:
+    """(clips without a chunk, clips whose chunk cannot be decoded → why not)."""
+    chunks = unpack_shard(data, clips_per_shard)
     missing = [clip for slot, clip in expected.items() if slot not in chunks]
-    damaged = [clip for slot, clip in expected.items() if slot in chunks and not split_checksum(chunks[slot])[1]]
-    return missing, damaged
+    out = None if array is None else clip_buffer(array, 1)[0]
+    told = {clip: _undecodable(chunks[slot], array, out) for slot, clip in expected.items() if slot in chunks}
+    return missing, {clip: why for clip, why in told.items() if why is not None}
+
+
+def _undecodable(chunk: Buffer, array: StoredArray | None, out: np.ndarray[Any, Any] | None) -> str | None:
+    """What a reader would say of a chunk; None if it would read it. Of an array that the log does not have: of its checksum."""
+    try:
+        if array is None or out is None:
+            require_checksum(chunk)
+        else:
+            decode_chunk(chunk, array, out)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_metadata(store: Store, catalog: Catalog) -> Iterator[Damage]:
     expected = expected_metadata(store, catalog.rows)
-    found = store.objects.get_many(list(expected))
+    found = store.objects.get_many(list(expected), LONGEST_METADATA)
     for key, data in expected.items():
         if found.get(key) != data:
             detail = "it is missing" if key not in found else "it is not what recipe and catalog give"
@@ -227,15 +264,20 @@ def _check_metadata(store: Store, catalog: Catalog) -> Iterator[Damage]:
 
 
 def _check_heads(store: Store) -> Iterator[Damage]:
-    found = store.objects.get_many([HEADS_CARD, HEADS_FILE])
-    if HEADS_CARD not in found:
-        if HEADS_FILE in found:
+    sealed, file = store.objects.get(HEADS_CARD, LONGEST_METADATA), store.objects.get(HEADS_FILE)
+    if sealed is None:
+        if file is not None:
             yield _damage("heads", HEADS_CARD, "it is missing; `run --repair` writes it again")
         return
     try:
-        card = unseal(HeadsCard, found[HEADS_CARD], HEADS_CARD, store.url)
+        card = unseal(HeadsCard, sealed, HEADS_CARD, store.url)
     except StoreDamaged as error:
-        yield _damage("heads", HEADS_CARD, str(error), (), found[HEADS_CARD])
+        yield _damage("heads", HEADS_CARD, str(error), (), sealed)
         return
-    if not heads_are_whole(found.get(HEADS_FILE), card):
-        yield _damage("heads", HEADS_FILE, "it is missing, or not what its card says", (), found.get(HEADS_FILE))
+    if not heads_are_whole(file, card):
+        yield _damage("heads", HEADS_FILE, "it is missing, or not what its card says", (), file)
+    elif file is not None:
+        try:
+            safetensors_shapes(io.BytesIO(file), len(file))
+        except ValueError as error:
+            yield _damage("heads", HEADS_FILE, str(error), (), file)

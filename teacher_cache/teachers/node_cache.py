@@ -1,6 +1,7 @@
 """A path or URL of weights in, a checked file on this node's disk out: fetched or made once, by the first process that asks.
 
-The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. It may be deleted while nothing runs.
+The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. It may be deleted while nothing runs. What
+lies in it is this user's alone, and is not used otherwise: a digest beside a file says that it is whole, not whose it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from schemas.errors import BadInput, CouldNotRun
 from teacher_cache.io.lock import exclusive
 from teacher_cache.io.places import local_path
+from teacher_cache.io.private import NotPrivate, open_private, private_folder
 from teacher_cache.io.remote import filesystem, reach, reach_if_there
 from teacher_cache.teachers.heads.tensors import file_digest
 
@@ -59,11 +61,16 @@ def made_once(kind: str, key: list[str], suffix: str, make: Callable[[Path], Non
     name = hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
     file = cache_folder() / kind / f"{name}{suffix}"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(file.parent)
         if not _whole(file):  # no lock is needed if it is intact
             with exclusive(file.with_name(f"{file.name}.lock")):
                 if not _whole(file):
                     _make(file, make)
+    except NotPrivate as error:
+        raise CouldNotRun(
+            f"cannot keep the teacher's weights in {file.parent}: {error}, and whoever can write there could give every worker "
+            f"other weights. Remove it or make it yours alone (chmod go-w), or name another folder in {FOLDER_VARIABLE}."
+        ) from None
     except OSError as error:
         raise CouldNotRun(
             f"cannot keep the teacher's weights in {file.parent}: {error.strerror or error}. "
@@ -91,13 +98,17 @@ def _look(weights: str) -> tuple[Any, str, dict[str, Any]]:
     return fs, path, info
 
 
+_LONGEST_DIGEST = 100
+
+
 def _record(file: Path) -> Path:
     return file.with_name(f"{file.name}.digest")
 
 
 def _whole(file: Path) -> bool:
     try:
-        return _record(file).read_text() == digest_of_unchanged(file)
+        with open_private(_record(file)) as record, open_private(file):
+            return record.read(_LONGEST_DIGEST) == digest_of_unchanged(file).encode()
     except FileNotFoundError:
         return False
 
@@ -106,11 +117,14 @@ def _make(file: Path, make: Callable[[Path], None]) -> None:
     part = file.with_name(f"{file.name}.part")  # a fixed name, so that a killed process's file is overwritten
     part.unlink(missing_ok=True)
     make(part)
-    with part.open("rb") as stream:
+    part.chmod(0o600)
+    with open_private(part) as stream:
         os.fsync(stream.fileno())
     digest = file_digest(part)
     _record(file).unlink(missing_ok=True)
     part.replace(file)
     record_part = file.with_name(f"{file.name}.digest.part")
-    record_part.write_text(digest)
+    record_part.unlink(missing_ok=True)
+    with open_private(record_part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as stream:
+        stream.write(digest.encode())
     record_part.replace(_record(file))

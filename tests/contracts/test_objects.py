@@ -17,9 +17,10 @@ import zarr
 from s3fs import S3FileSystem
 
 from schemas.errors import BadInput
+from schemas.log import LARGEST_OBJECT
 from schemas.report import Requests
 from teacher_cache.io.bucket import IN_ONE_PIECE
-from teacher_cache.store.objects import LARGEST_OBJECT, Objects, probe_create_if_absent
+from teacher_cache.store.objects import Objects, probe_create_if_absent
 
 PLACES = ["disk", "s3", "gs", "az"]
 

@@ -57,8 +57,8 @@ class MemoryStore:
     def __contains__(self, key: str) -> bool:
         return key in self._objects
 
-    def get(self, key: str) -> bytes:
-        return self._stored(key).data
+    def get(self, key: str, most: int) -> bytes:
+        return self._stored(key).data[: most + 1]
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:
         return memoryview(self._stored(key).data)[start:stop]

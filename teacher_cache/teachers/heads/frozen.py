@@ -5,6 +5,7 @@ Light on purpose: a trainer can import this without any teacher, video decoder o
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,7 @@ from schemas.signal import Shape, SignalName
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import DPTHead, canonical_name
 from teacher_cache.teachers.heads.precision import autocast
-from teacher_cache.teachers.heads.tensors import file_digest, listed, misfits
+from teacher_cache.teachers.heads.tensors import file_digest, listed, misfits, safetensors_shapes
 
 
 def decode_raw(heads: Mapping[SignalName, DPTHead], f4d: Tensor, signals: Collection[SignalName]) -> RawSignals:
@@ -93,15 +94,10 @@ def load_heads(file: bytes | str | Path, card: HeadsCard | bytes) -> FrozenHeads
     Raises `BadInput` if the file cannot be read, `StoreDamaged` if it is not the one that the card describes.
     """
     card = card if isinstance(card, HeadsCard) else _parse_card(card)
-    found = _read_checked(file, card)
     with torch.device("meta"):  # the file's tensors become the weights, so none are allocated here
         model = FrozenHeads(card)
     needed = _tensors(cast("Mapping[SignalName, DPTHead]", model.heads))
-    wrong = misfits({n: tuple(t.shape) for n, t in needed.items()}, {n: tuple(t.shape) for n, t in found.items()})
-    if wrong:
-        raise StoreDamaged(
-            f"the heads file does not hold the heads its card describes:\n{listed(wrong)}\nExport the heads again."
-        )
+    found = _read_checked(file, card, {name: tuple(tensor.shape) for name, tensor in needed.items()})
     prefixed = {name: found[canonical_name(name).removeprefix("heads.")] for name in model.state_dict()}
     model.load_state_dict(prefixed, assign=True)
     return model.requires_grad_(requires_grad=False)
@@ -124,7 +120,8 @@ def _parse_card(data: bytes) -> HeadsCard:
         raise StoreDamaged(f"this is not a card of frozen heads: {error}") from error
 
 
-def _read_checked(file: bytes | str | Path, card: HeadsCard) -> dict[str, Tensor]:
+def _read_checked(file: bytes | str | Path, card: HeadsCard, needed: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """The file's tensors, which have the digest and shapes that are ``needed``; nothing is made of a file that has not."""
     try:
         digest = sha256_digest(file) if isinstance(file, bytes) else file_digest(Path(file))
     except OSError as error:
@@ -137,9 +134,15 @@ def _read_checked(file: bytes | str | Path, card: HeadsCard) -> dict[str, Tensor
             "the file is damaged or belongs to other heads. Copy both from the store again."
         )
     try:
+        with io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream:
+            wrong = misfits(needed, safetensors_shapes(stream, stream.seek(0, io.SEEK_END) + stream.seek(0)))
+        if wrong:
+            raise StoreDamaged(
+                f"the heads file does not hold the heads its card describes:\n{listed(wrong)}\nExport the heads again."
+            )
         tensors: dict[str, Tensor] = (
             safetensors.torch.load(file) if isinstance(file, bytes) else safetensors.torch.load_file(file)
         )
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise StoreDamaged(f"the heads file is not a safetensors file: {error}") from error
     return tensors

@@ -90,6 +90,11 @@ class L4PFamily:
         config, weights = _resolve(job)
         read_checkpoint(weights, parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
         digest = digest_of_unchanged(weights)
+        if job.weights_digest not in {None, digest}:
+            raise BadInput(
+                f"the weights {job.weights or weights} have the digest {digest}, and `teacher.weights_digest` asks for "
+                f"{job.weights_digest}. Give the file that has it, or correct the digest."
+            )
         identity = TeacherIdentity(family="l4p", config=config.model_dump(mode="json"), weights=digest, dtype=job.dtype)
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
 

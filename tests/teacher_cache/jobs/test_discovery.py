@@ -9,11 +9,11 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import Job
+from schemas.log import LARGEST_OBJECT
 from schemas.recipe import TeacherIdentity
 from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.jobs.discovery import resolve_recipe
 from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.objects import LARGEST_OBJECT
 from teacher_cache.store.shard import index_length, most_clips, pack_shard
 from teacher_cache.teachers.l4p.config import PRESETS
 from teacher_cache.teachers.protocol import TeacherDescription

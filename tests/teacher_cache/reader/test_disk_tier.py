@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import resource
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,11 +18,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from log_files import rewrite
 
+from schemas.base import sha256_digest
 from schemas.errors import BadInput
 from teacher_cache import DiskTier, open_cache
 from teacher_cache.io.remote import filesystem
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.shard import pack_shard, unpack_shard
 
 
 class Source:
@@ -155,14 +162,19 @@ def test_processes_share_a_folder_and_may_be_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trouble", ["full", "not a folder"])
 def test_a_disk_that_cannot_be_written_costs_a_warning_and_no_read(tmp_path: Path, trouble: str) -> None:
     source, folder = Source(), tmp_path / "tier"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if trouble == "full":
         source.read(DiskTier(folder, 10**6), "a")
-        (folder / "draft").symlink_to("/dev/full")
     else:
         folder.write_text("a file")
     tier = DiskTier(folder, 10**6)
-    with pytest.warns(RuntimeWarning, match="cannot be written") as warned:
-        assert [source.read(tier, key) for key in "abcb"] == [source.content(key) for key in "abcb"]
+    try:
+        if trouble == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # no file may become as long as these
+        with pytest.warns(RuntimeWarning, match="cannot be written") as warned:
+            assert [source.read(tier, key) for key in "abcb"] == [source.content(key) for key in "abcb"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(warned) == 1
     assert source.asked == ["a", "b", "c", "b"]
 
@@ -174,6 +186,86 @@ def test_a_bound_that_holds_nothing_is_refused_and_what_is_too_large_is_not_kept
     for _ in range(2):
         source.read(tier, "a")
     assert source.asked == ["a", "a"]
+
+
+def test_what_a_tier_keeps_is_this_user_s_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "tier"
+    Source().read(DiskTier(folder, 10**6), "a")
+    made = [folder, *folder.rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700, 0o600}
+    assert all(stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600) for path in made)
+
+
+def writable(path: Path) -> None:
+    path.chmod(0o770 if path.is_dir() else 0o660)
+
+
+def somebody_else_s(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    os.chown(path, 12345, -1)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name(f"{path.name}-elsewhere")))
+
+
+UNSAFE = {"is writable by others": writable, "is owned by user 12345": somebody_else_s, "is a link": a_link}
+
+
+@pytest.mark.parametrize("told", UNSAFE)
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, told: str) -> None:
+    folder = tmp_path / "tier"
+    source, tier = Source(), DiskTier(folder, 10**6)
+    source.read(tier, "a")
+    UNSAFE[told](folder)
+    with pytest.raises(BadInput, match=f"{told}.*take others' rights from it"):
+        DiskTier(folder, 10**6)
+    with pytest.warns(RuntimeWarning, match=told):  # a tier that was open before
+        assert source.read(tier, "b") == source.content("b")
+    assert len(kept(folder)) == 1
+
+
+@pytest.mark.parametrize("told", UNSAFE)
+def test_a_file_that_is_not_this_user_s_alone_is_not_read(tmp_path: Path, told: str) -> None:
+    source, tier = Source(), DiskTier(tmp_path, 10**6)
+    source.read(tier, "a")
+    (path,) = kept(tmp_path)
+    UNSAFE[told](path)
+    for _ in range(2):
+        assert source.read(tier, "a") == source.content("a")
+    assert source.asked == ["a", "a"]  # and in its place lies one that is
+
+
+def test_a_file_in_another_s_place_is_fetched_again(tmp_path: Path) -> None:
+    source, tier = Source(), DiskTier(tmp_path, 10**6)
+    for key in "ab":
+        source.read(tier, key)
+    first, second = kept(tmp_path)
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    assert [source.read(tier, key) for key in "ab"] == [source.content(key) for key in "ab"]
+    assert sorted(source.asked) == ["a", "a", "b", "b"]
+
+
+def test_a_copy_with_swapped_chunks_does_not_poison_its_original(tiny_store: Path, tmp_path: Path) -> None:
+    """Though it stands at the same address, and its log begins the same way: its shard has another digest."""
+    here, tier = tmp_path / "store", DiskTier(tmp_path / "tier", 10**9)
+    shutil.copytree(tiny_store, here)
+    ids = open_cache(str(here)).committed_ids()
+    honest = open_cache(str(here)).read(["depth"], ids)["depth"]
+    path = next(here.glob("depth/c/0/0/0/0"))
+    data = path.read_bytes()
+    first, second = unpack_shard(data, 2).values()
+    path.write_bytes(pack_shard({0: second, 1: first}, 2))
+    digest = sha256_digest(path.read_bytes())
+    rewrite(here, lambda unit: unit["objects"]["depth/c/0/0/0/0"].update(digest=digest), shard=0)
+    swapped = open_cache(str(here), tier).read(["depth"], ids)["depth"]
+    assert not np.array_equal(swapped, honest)
+    shutil.rmtree(here)
+    shutil.copytree(tiny_store, here)
+    np.testing.assert_array_equal(open_cache(str(here), tier).read(["depth"], ids)["depth"], honest)
 
 
 def test_the_second_epoch_reads_nothing_from_the_store(tiny_store: Path, s3: str, tmp_path: Path) -> None:

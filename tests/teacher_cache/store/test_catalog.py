@@ -108,11 +108,11 @@ def test_two_ids_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_long_table_is_read_in_part_and_checked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_module, "_WHOLE", 0)
-    monkeypatch.setattr(table_module, "ROWS_PER_GROUP", 100)
+    monkeypatch.setattr("teacher_cache.store.parquet.ROWS_PER_GROUP", 100)
     objects = Objects(str(tmp_path))
     written = pa.table({"a": list(range(250)), "b": [f"text {n * 7919}" for n in range(250)]})
     file = create_table(objects, "t", written)
-    stored = StoredTable(objects, file)
+    stored = StoredTable(objects, file, written.schema, range(250, 251))
     assert stored.read(["b", "a"]) == written.select(["b", "a"])
     assert stored.read(["a"], [1])["a"].to_pylist() == list(range(100, 200))
     whole, rng = (tmp_path / file.key).read_bytes(), random.Random(1)

@@ -14,16 +14,24 @@ from teacher_cache.store.verify import verify
 
 
 def of_more_clips(unit: dict[str, Any]) -> None:
-    unit["rows"] -= 1
+    unit |= {"rows": unit["rows"] - 1, "figures": [], "decoders": {}}
 
 
 def of_another_shard(unit: dict[str, Any]) -> None:
-    unit["shard"] = 0
+    unit |= {"shard": 0, "figures": [], "decoders": {}, "objects": {}}
+
+
+def of_another_shard_s_objects(unit: dict[str, Any]) -> None:
+    unit |= {"shard": 0, "figures": [], "decoders": {}}
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(of_more_clips, "it has 1 rows, and the catalog 2"), (of_another_shard, "it commits clock of shard 0, which record")],
+    [
+        (of_more_clips, "it has 1 rows, and the catalog 2"),
+        (of_another_shard, "it commits clock of shard 0, which record"),
+        (of_another_shard_s_objects, "as part of unit 00000000-clock"),
+    ],
 )
 def test_a_unit_that_does_not_belong_is_found(
     tiny_store: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], told: str

@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,59 @@ def test_a_process_killed_while_it_fetched_leaves_nothing_in_the_way(node):
     assert [p.read_bytes() for p in node.rglob("*.part")] == [b"half"]
     assert made_once("weights", ["key"], ".bin", lambda part: part.write_bytes(b"whole")).read_bytes() == b"whole"
     assert not list(node.rglob("*.part"))
+
+
+def made(content=b"whole") -> Path:
+    return made_once("weights", ["key"], ".bin", lambda part: part.write_bytes(content))
+
+
+def test_what_is_kept_is_this_user_s_alone(node):
+    file = made()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [file.parent, *file.parent.iterdir()]}
+    assert modes == {"weights": 0o700} | {f"{file.name}{more}": 0o600 for more in ("", ".digest", ".lock")}
+    assert node.is_dir()
+
+
+def writable(path: Path) -> None:
+    path.chmod(0o775 if path.is_dir() else 0o666)
+
+
+def somebody_else_s(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    os.chown(path, 12345, -1)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name(f"{path.name}-elsewhere")))
+
+
+UNSAFE = {"is writable by others": writable, "is owned by user 12345": somebody_else_s, "is a link": a_link}
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "digest", "lock"])
+@pytest.mark.parametrize("told", UNSAFE)
+@pytest.mark.usefixtures("node")
+def test_weights_that_others_can_write_are_not_used(told, what):
+    """Whoever can write there can write a digest, too."""
+    file = made()
+    beside = {"folder": file.parent, "file": file}.get(what, file.with_name(f"{file.name}.{what}"))
+    if what == "lock":
+        file.unlink()  # as long as it is there, no lock is needed
+    UNSAFE[told](beside)
+    link = "|is a link|Too many levels of symbolic links" if told == "is a link" else ""
+    with pytest.raises(CouldNotRun, match=rf"({told}{link}).*name another folder in P4D_CACHE_DIR"):
+        made()
+
+
+@pytest.mark.usefixtures("node")
+def test_weights_of_another_digest_than_the_job_states_are_refused(tiny_checkpoint):
+    right = FAMILY.identify(job(tiny_checkpoint)).identity.weights
+    asked = job(tiny_checkpoint).model_copy(update={"weights_digest": right})
+    assert FAMILY.identify(asked).identity.weights == right
+    write_checkpoint(tiny_checkpoint, seed=9)
+    with pytest.raises(BadInput, match=r"`teacher.weights_digest` asks for sha256:"):
+        FAMILY.identify(asked)
 
 
 def test_weights_on_this_machine_stay_where_they_are(node, tiny_checkpoint):
