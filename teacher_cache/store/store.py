@@ -164,6 +164,8 @@ def create_store(url: str, recipe: Recipe, command: str, storage_options: Storag
 
 def add_parts(store: Store, parts: Sequence[PartName], shapes: Mapping[SignalName, Shape], rows: int, command: str) -> None:
     """Create the arrays of ``parts``, with at least ``rows`` rows. Raises `BadInput` if one exists with other metadata."""
+    for signal, shape in shapes.items():
+        _require_shape(signal, shape, store.recipe.clips, store.url)  # before a log says it that no reader then takes
     for part in (part for part in parts if part not in store.state.parts):
         for array in stored_arrays(store.recipe, part, shapes):
             wanted = array_metadata(array, rows, store.recipe.layout.clips_per_shard)

@@ -57,7 +57,7 @@ class MemoryStore:
     def __contains__(self, key: str) -> bool:
         return key in self._objects
 
-    def get(self, key: str, most: int) -> bytes:
+    def get(self, key: str, most: int = 2**40) -> bytes:
         return self._stored(key).data[: most + 1]
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:

@@ -97,7 +97,7 @@ def values_of(number: int, signal: SignalName, noise: int = 0) -> np.ndarray[Any
 class ToyTeacher:
     """See `teacher_cache.teachers.protocol.Teacher`."""
 
-    identity, image_size, frames, shapes = IDENTITY, 1, FRAMES, SHAPES
+    identity, image_size, frames, shapes = IDENTITY, 2, FRAMES, SHAPES
 
     def __init__(self, noise: int) -> None:
         self._noise = noise
@@ -134,7 +134,7 @@ def job_of(name: str, signals: tuple[SignalName, ...], clips_per_shard: int) -> 
 @functools.cache
 def recipe_of(clips_per_shard: int) -> Recipe:
     job = job_of("", ("camray",), clips_per_shard)
-    clips = ClipRecipe(frames=FRAMES, sampling="uniform", preprocessing="l4p", size=1, student_size=None)
+    clips = ClipRecipe(frames=FRAMES, sampling="uniform", preprocessing="l4p", size=2, student_size=None)
     return Recipe(teacher=IDENTITY, clips=clips, encodings=resolve(job), layout=job.layout)
 
 
@@ -197,11 +197,11 @@ class _Backend(ScheduledBackend):
         super().__init__(world, store)
         self._settled = settled
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int = 2**40) -> bytes:
         if key.startswith(self._settled) and (key in self._store or not key.startswith("log/")):
             self._world.know(key in self._store and self._store.get(key))
-            return self._store.get(key)
-        return super().get(key)
+            return self._store.get(key, most)
+        return super().get(key, most)
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:
         if key.startswith(self._settled) and not key.startswith("log/"):

@@ -700,8 +700,8 @@ class ScheduledBackend:
     def __init__(self, world: World, store: MemoryStore) -> None:
         self._world, self._store = world, store
 
-    def get(self, key: str) -> bytes:
-        return self._step("get", key, lambda: self._store.get(key))
+    def get(self, key: str, most: int = 2**40) -> bytes:
+        return self._step("get", key, lambda: self._store.get(key, most))
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview:
         return self._step("get", key, lambda: self._store.get_range(key, start, stop), (start, stop))
