@@ -115,7 +115,7 @@ def a_record_for_each_unit() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commit, "_EVERY_SECONDS", 0)
-        patch.setattr(commit, "_MOST_UNITS", 1)
+        patch.setattr(commit, "_MOST_ROWS", 1)
         yield
 
 

@@ -149,3 +149,13 @@ def test_every_result_file_that_a_page_names_is_there() -> None:
     assert named == kept
     scripts = set(re.findall(r"\b([\w]+\.py)\b", text)) - {"ray_data_engine.py"}
     assert {name for name in scripts if not (ROOT / "tests" / "benchmarks" / name).exists()} == set()
+
+
+def test_every_line_of_the_security_page_has_a_test_or_says_that_it_has_none() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    lines = re.split(r"^- ", page.partition("## Places")[2], flags=re.MULTILINE)[1:]
+    assert len(lines) > 40
+    assert [line for line in lines if "No test:" not in " ".join(line.split()) and "`tests/" not in line] == []
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) == page.count("`tests/")
+    assert [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []

@@ -136,7 +136,7 @@ def _rehearsed(job: Job, records_per_checkpoint: int) -> str:
 
 def _run(job: Job, records_per_checkpoint: int) -> None:
     log.MOST_RECORDS, log.WORTH_A_CHECKPOINT = records_per_checkpoint, 2  # a small store is to have checkpoints too
-    commit._EVERY_SECONDS, commit._MOST_UNITS = 0, 1
+    commit._EVERY_SECONDS, commit._MOST_ROWS = 0, 1
     run_job(job)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +22,8 @@ from teacher_cache.store.store import Store
 
 _EVERY_SECONDS = 1.0
 """How often a record is appended, at most. A driver that dies loses about that much of its teachers' work."""
-_MOST_UNITS = 1024
-"""The most units of a record, which is then some megabytes long."""
+_MOST_ROWS = 2**15
+"""The most rows of a record's units, unless it is one unit: some megabytes, and far below its bound if all have failed."""
 
 
 class Committer:
@@ -94,7 +95,9 @@ class Committer:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             # Units that come shortly after each other share a record.
             self._changed.wait_for(lambda: self._is_closed, _EVERY_SECONDS)
-            units, self._waiting = self._waiting[:_MOST_UNITS], self._waiting[_MOST_UNITS:]
+            rows = accumulate(report.committed + len(report.failures) for report in self._waiting)
+            most = max(1, sum(total <= _MOST_ROWS for total in rows))
+            units, self._waiting = self._waiting[:most], self._waiting[most:]
             return units
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ from teacher_cache.store.store import open_store
 from teacher_cache.store.table import described, short_digest
 from teacher_cache.store.verify import Damage, examine
 
+_AT_ONCE = 2**14
+"""Damaged objects whose rows are retired by one record, which has a bound."""
 _RETIRES = {"missing", "truncated", "digest", "chunk_missing"}
 
 
@@ -50,10 +53,14 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
             if store.objects.get(key, len(data)) != data:
                 store.objects.replace(key, data)
     hit = [damage for damage in damages if damage.finding.kind in _RETIRES and damage.rows]
-    if hit:
-        retired = _retired(hit)
-        store.log.append(lambda state: [] if set(retired.rows) <= state.retired else [retired], "run --repair")
+    for start in range(0, len(hit), _AT_ONCE):
+        retired = _retired(hit[start : start + _AT_ONCE])
+        store.log.append(partial(_left_to_retire, retired), "run --repair")
     return any(damage.finding.kind == "heads" for damage in damages)
+
+
+def _left_to_retire(retired: RowsRetired, state: State) -> list[RowsRetired]:
+    return [] if set(retired.rows) <= state.retired else [retired]
 
 
 def _retired(damages: list[Damage]) -> RowsRetired:

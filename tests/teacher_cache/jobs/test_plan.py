@@ -122,7 +122,7 @@ def test_requests_are_near_for_jobs_of_any_shape(data: st.DataObject, many: Path
         worth = draw(st.sampled_from([2, 128]), label="worth a checkpoint")
         patch.setattr(log_module, "WORTH_A_CHECKPOINT", worth)
         patch.setattr(estimate_module, "WORTH_A_CHECKPOINT", worth)
-        patch.setattr(commit_module, "_MOST_UNITS", 1)
+        patch.setattr(commit_module, "_MOST_ROWS", 1)
         folder = Path(name)
         (folder / "bad.mp4").write_bytes(b"no video")
         uris = [folder / "bad.mp4" if n in bad else many / f"{n:02d}.mp4" for n in range(first + added)]
