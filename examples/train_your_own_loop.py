@@ -1,11 +1,11 @@
 """Distil a store's targets into a small video model of your own, in a plain PyTorch loop.
 
-    python examples/train_your_own_loop.py STORE --epochs 10
+    python examples/train_your_own_loop.py STORE VIDEOS --epochs 10
 
-STORE is one that holds f4d, such as examples/precompute_folder.py writes. The model here cuts frames into patches and runs a
-transformer layer over them; its own task is to tell which video it sees. What distillation adds to such a loop is three things:
-`TargetCollator` puts each clip's targets into the batch, `P4D` turns hidden states into losses, and its parameters are trained
-with the model's. Neither Ray nor transformers is loaded. Needs `pip install '.[teach]'`, to decode the videos.
+STORE is one that holds f4d, such as examples/precompute_folder.py writes, of videos under the folder or URL VIDEOS. The model
+here cuts frames into patches and runs a transformer layer over them; its own task is to tell which video it sees. Distillation
+adds three things to such a loop: `TargetCollator` puts each clip's targets into the batch, `P4D` turns hidden states into
+losses, and its parameters are trained with the model's. Neither Ray nor transformers is loaded. Needs `pip install '.[teach]'`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from student_train import P4D, TargetCollator
 from teacher_cache import open_cache
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.preprocess import FrameSize
+from teacher_cache.io.places import Roots
 
 GRID = (8, 7, 7)  # video tokens of a clip along (time, y, x); any grid will do, P4D resamples it to the teacher's
 SIZE, WIDTH = 112, 64
@@ -45,21 +46,19 @@ class VideoModel(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Distil a store into a model of your own.")
     parser.add_argument("store", help="a local path or a URL")
+    parser.add_argument("videos", help="where videos may be read from, whatever the store says")
     parser.add_argument("--epochs", type=int, default=10)
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    cache = open_cache(options.store)
-    samples = []
+    options, _ = parser.parse_args(), torch.manual_seed(0)
+    cache, samples = open_cache(options.store), []
     with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:  # a process of its own: videos may be hostile
         for label, clip_id in enumerate(cache.committed_ids()):
             frame_index = cache.read(["frame_index"], [clip_id])["frame_index"][0]  # the frames that the teacher saw
-            seen = decoder.frames(cache.clip(clip_id).video, frame_index, FrameSize(SIZE))
-            pixels = torch.tensor(seen.frames) / 127.5 - 1  # (frame, y, x, RGB)
+            video = Roots((options.videos,), "VIDEOS").find(cache.clip(clip_id).video)
+            pixels = torch.tensor(decoder.frames(video, frame_index, FrameSize(SIZE)).frames) / 127.5 - 1  # (frame, y, x, RGB)
             samples.append({"clip_id": clip_id, "frames": pixels.permute(3, 0, 1, 2), "label": label})
 
     model = VideoModel(len(samples))
-    # The perception decoder, small as the model is, and the teacher's frozen heads, which the store keeps.
-    p4d = P4D.for_store(cache, WIDTH, decoder=DecoderConfig(hidden=256))
+    p4d = P4D.for_store(cache, WIDTH, decoder=DecoderConfig(hidden=256))  # and the teacher's frozen heads
     optimizer = torch.optim.AdamW([*model.parameters(), *p4d.parameters()], lr=1e-3)
     collate = TargetCollator(default_collate, cache, p4d.signals)  # a sample's "clip_id" names its clip
     loader = DataLoader(samples, batch_size=2, shuffle=True, collate_fn=collate)

@@ -63,8 +63,8 @@ def test_precompute_says_what_is_wrong_in_one_line(videos: Path, tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_a_loop_of_ones_own_learns(example: Example, tiny_store: Path) -> None:
-    lines = example("train_your_own_loop.py", tiny_store, "--epochs", 6).splitlines()
+def test_a_loop_of_ones_own_learns(example: Example, tiny_store: Path, videos: Path) -> None:
+    lines = example("train_your_own_loop.py", tiny_store, videos, "--epochs", 6).splitlines()
     shown = [{name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+)(?:,|$)", line)} for line in lines]
     assert len(shown) == 12  # four clips, two at a time
     assert list(shown[0]) == ["loss", "own", "ld", "ed_depth", "ed_flow", "ed_motion", "ed_camray"]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from schemas.errors import BadInput, UnknownClip
 from schemas.evaluation import Answer, ClipScores, EvalReport
 from schemas.job import Job
-from schemas.train import TrainConfig
+from schemas.train import DataConfig, TrainConfig
 from student_train.data.frames import StudentFrames
 from student_train.distill.p4d import P4D
 from student_train.evaluation.answers import Question, read_questions, wording
@@ -177,7 +177,7 @@ def test_the_teachers_own_features_score_as_the_teacher(tiny_store: Path) -> Non
 
 
 def test_held_out_clips_that_cannot_be_scored_are_listed(run: Path, held_out: Path, tmp_path: Path) -> None:
-    found = evaluate(run, Wanted(store=str(held_out), out=tmp_path / "eval", pictures=0)).maps
+    found = evaluate(run, Wanted(store=str(held_out), video_root="/", out=tmp_path / "eval", pictures=0)).maps
     assert found is not None
     assert found.clips == 1
     assert {one.id: one.reason for one in found.unevaluated} == {"gone.mp4": "video_missing", "broken.mp4": "not_a_video"}
@@ -397,7 +397,8 @@ def test_the_tables_show_every_metric_and_task(
 
 
 def test_a_run_that_distilled_nothing_answers_questions_and_has_no_maps(tiny_store: Path, videos: Path, tmp_path: Path) -> None:
-    fit(TrainConfig(store=str(tiny_store), output=str(tmp_path / "run"), mode="sft", steps=1, batch=1))
+    data = DataConfig(video_root=("/",))
+    fit(TrainConfig(store=str(tiny_store), output=str(tmp_path / "run"), data=data, mode="sft", steps=1, batch=1))
     with pytest.raises(BadInput, match="mode `sft`, which learns no maps"):
         evaluate(tmp_path / "run", Wanted())
     report = evaluate(tmp_path / "run", Wanted(questions=write_questions(tmp_path, WAY), video_root=str(videos)))
