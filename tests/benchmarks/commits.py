@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,13 +193,25 @@ def driven(folder: Path, units: int) -> dict[str, Any]:
     }
 
 
+def stored_at_random(keys: Sequence[str], chance: np.random.Generator) -> dict[str, StoredObject]:
+    """Digests and lengths as those of real shards: of no pattern."""
+    digests, lengths = chance.bytes(32 * len(keys)).hex(), chance.integers(9_000_000, 11_000_000, len(keys)).tolist()
+    return {
+        key: StoredObject(digest=f"sha256:{digests[64 * n : 64 * n + 64]}", length=lengths[n]) for n, key in enumerate(keys)
+    }
+
+
 def checkpointed(folder: Path, units: int) -> dict[str, Any]:
     """What a checkpoint of that many committed units takes, in the thread that commits."""
     facts = facts_of(folder)
-    store, make = store_of(str(folder / "checkpoint"), facts, CLIPS_PER_SHARD), Units(facts)
+    store, make = store_of(str(folder / "checkpoint"), facts, units * CLIPS_PER_SHARD), Units(facts)
     like = make.unit(0).model_copy(update={"figures": (), "decoders": {}})
+    chance = np.random.default_rng(0)
     for first in range(0, units, 1024):
-        some = [like.model_copy(update={"shard": shard}) for shard in range(first, min(units, first + 1024))]
+        some = [
+            like.model_copy(update={"shard": shard, "objects": stored_at_random(make.keys(shard), chance)})
+            for shard in range(first, min(units, first + 1024))
+        ]
         store.state.apply(store.version + 1, some)
     store.state.is_done("clock", np.arange(1))
     start = time.perf_counter()
