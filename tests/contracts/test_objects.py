@@ -17,7 +17,7 @@ import zarr
 from s3fs import S3FileSystem
 
 from schemas.errors import BadInput
-from schemas.report import Requests
+from schemas.storage import Requests
 from teacher_cache.io.bucket import IN_ONE_PIECE
 from teacher_cache.store.objects import LARGEST_OBJECT, Objects, probe_create_if_absent
 
