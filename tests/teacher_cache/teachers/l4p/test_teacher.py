@@ -193,6 +193,17 @@ def test_a_weights_file_is_identified_by_its_bytes(tiny_checkpoint, tmp_path):
     assert torch.equal(teacher.raw(moving_square(), ["depth"])["depth"], model.raw(normalise(moving_square()))["depth"])
 
 
+def test_a_network_is_built_once_to_say_what_it_holds(monkeypatch):
+    def say():
+        FAMILY.identify(TINY)
+        FAMILY.forward_bytes(TINY, 1, SIGNAL_NAMES)
+
+    say()
+    for module in ("teacher", "cost"):
+        monkeypatch.setattr(f"teacher_cache.teachers.l4p.{module}.L4P", None)
+    say()
+
+
 def test_a_replaced_weights_file_is_identified_anew(tiny_checkpoint):
     job = TINY.model_copy(update={"weights": str(tiny_checkpoint)})
     before = FAMILY.identify(job).identity.weights
