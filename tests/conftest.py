@@ -98,7 +98,7 @@ def made_by_one(factory: pytest.TempPathFactory, name: str, make: Callable[[Path
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with exclusive(folder.with_suffix(".lock")):
         if not (made := folder.with_suffix(".made")).exists():
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             make(folder)
             made.touch()
     return folder
