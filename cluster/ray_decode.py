@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
-from schemas.report import Requests
+from schemas.storage import Requests
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import Device
 from teacher_cache.io.patience import expect

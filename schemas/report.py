@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field
 from schemas.base import Frozen, Timed
 from schemas.log import UnitCommitted
 from schemas.signal import SignalName
+from schemas.storage import Requests
 
 
 class ClipCounts(Frozen):
@@ -22,23 +23,6 @@ class ClipCounts(Frozen):
     """Clips whose targets could not be made."""
     pending: int
     """Clips that are planned, but neither committed nor failed."""
-
-
-class Requests(Frozen):
-    """Requests to object stores, as they are billed: a request that is retried after a server error counts once."""
-
-    put: int = 0
-    """PUT requests, including those refused because the object exists."""
-    get: int = 0
-    """GET and HEAD requests for objects, ranges and lengths, including those for objects that do not exist."""
-    list: int = 0
-    """LIST requests, one per page."""
-
-    def __add__(self, other: Requests) -> Requests:
-        return Requests(put=self.put + other.put, get=self.get + other.get, list=self.list + other.list)
-
-    def __mul__(self, times: int) -> Requests:
-        return Requests(put=self.put * times, get=self.get * times, list=self.list * times)
 
 
 class FailedClip(Frozen):

@@ -1,4 +1,4 @@
-"""How the server of one store is reached. It holds no secrets: credentials come from the environment alone."""
+"""How the server of one store is reached, and what it was asked. No secrets: credentials come from the environment alone."""
 
 from __future__ import annotations
 
@@ -33,3 +33,20 @@ class StorageOptions(Frozen):
 
 DEFAULT_STORAGE = StorageOptions()
 """Everything from the environment."""
+
+
+class Requests(Frozen):
+    """Requests to object stores, as they are billed: a request that is retried after a server error counts once."""
+
+    put: int = 0
+    """PUT requests, including those refused because the object exists."""
+    get: int = 0
+    """GET and HEAD requests for objects, ranges and lengths, including those for objects that do not exist."""
+    list: int = 0
+    """LIST requests, one per page."""
+
+    def __add__(self, other: Requests) -> Requests:
+        return Requests(put=self.put + other.put, get=self.get + other.get, list=self.list + other.list)
+
+    def __mul__(self, times: int) -> Requests:
+        return Requests(put=self.put * times, get=self.get * times, list=self.list * times)

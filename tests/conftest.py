@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import s3_server
 import yaml
 from hypothesis import settings
 from terminal import Terminal
+
+from teacher_cache.io.lock import exclusive
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -40,11 +43,43 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
+# The files that take longest, for two processes: one begins with the first of each pair, the other with the second. Both then
+# have short tests left, which either can take from the other; and Ray's clusters, all in one, are not there twice at once.
+LONGEST = (
+    ("faults/test_ray.py", "student_train/training/test_distributed.py"),
+    ("faults/test_kill.py", "student_train/training/test_fit.py"),
+    ("cluster/test_deploy_page.py", "simulator/test_store.py"),
+    ("student_train/evaluation/test_evaluate.py", "student_train/training/test_resume.py"),
+    ("teacher_cache/jobs/test_run.py", "teacher_cache/teachers/l4p/test_cost.py"),
+    ("cluster/test_ray_pool.py", "teacher_cache/teachers/l4p/test_teacher.py"),
+    ("end_to_end/test_s3_ray.py", "faults/test_s3_outages.py"),
+    ("test_readme.py", "student_train/test_ablation.py"),
+    ("faults/test_damage.py", "teacher_cache/reader/test_fetch.py"),
+    ("teacher_cache/teachers/l4p/test_tiny.py", "teacher_cache/jobs/test_memory.py"),
+    ("test_examples.py", "teacher_cache/jobs/test_plan.py"),
+    ("student_train/test_export.py", "teacher_cache/clips/test_windows.py"),
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``complete`` run only where they are asked for by name, whatever else ``-m`` says."""
     if "complete" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
         items[:] = [item for item in items if not item.get_closest_marker("complete")]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = _longest_first(items)
+
+
+def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Two halves, as `--dist worksteal` gives them to two processes; each begins with its files of `LONGEST`."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    tests = Path(__file__).parent
+    first, second = ([item for pair in LONGEST for item in files.pop(tests / pair[half], ())] for half in (0, 1))
+    short = [item for file in files.values() for item in file]
+    cut = max(0, len(items) // 2 - len(first))
+    return [*first, *short[:cut], *second, *short[cut:]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,16 +92,30 @@ def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 CLOCKS = ((20, 24), (33, 30), (17, 25), (26, 12))
 
 
+def made_by_one(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder for reading only, which the first of a session's test processes makes and all of them have."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with exclusive(folder.with_suffix(".lock")):
+        if not (made := folder.with_suffix(".made")).exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four short H.264 videos of moving scenes: scene-0.mp4 to scene-3.mp4, 96×64, each with its own clock."""
+    return made_by_one(tmp_path_factory, "videos", _encode_videos)
+
+
+def _encode_videos(folder: Path) -> None:
     from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
-    folder = tmp_path_factory.mktemp("videos")
     for seed, (frames, fps) in enumerate(CLOCKS):
         truth = render_scene(random_scene(seed), frame_times(frames, fps), height=64, width=96)
         encode_video(folder / f"scene-{seed}.mp4", truth.rgb, fps=fps)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -101,8 +150,17 @@ class Jobs:
         return path
 
 
+@pytest.fixture(scope="session")
+def _taught_once() -> Iterator[None]:
+    """In this process: what the tiny teacher gave a batch is kept, since hundreds of runs teach the same few videos."""
+    from answers import kept_answers
+
+    with kept_answers():
+        yield
+
+
 @pytest.fixture
-def jobs(tmp_path: Path, videos: Path) -> Jobs:
+def jobs(tmp_path: Path, videos: Path, _taught_once: None) -> Jobs:
     folder = tmp_path / "jobs"
     folder.mkdir()
     return Jobs(folder, videos)
@@ -122,26 +180,22 @@ def a_record_for_each_unit() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     """A committed store of the four videos, every signal, by the tiny teacher. For reading only: copy it to damage it."""
-    from schemas.job import Job
-    from teacher_cache.jobs.run import run_job
-
-    folder = tmp_path_factory.mktemp("tiny")
-    with a_record_for_each_unit():
-        report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store")))
-    assert report.clips.committed == 4
-    return folder / "store"
+    return made_by_one(tmp_path_factory, "tiny", partial(_run_tiny_job, videos)) / "store"
 
 
 @pytest.fixture(scope="session")
 def single_clips_store(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     """The same, each clip in a shard of its own."""
+    return made_by_one(tmp_path_factory, "single", partial(_run_tiny_job, videos, layout={"clips_per_shard": 1})) / "store"
+
+
+def _run_tiny_job(videos: Path, folder: Path, **changes: Any) -> None:
     from schemas.job import Job
     from teacher_cache.jobs.run import run_job
 
-    folder = tmp_path_factory.mktemp("single")
     with a_record_for_each_unit():
-        run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", layout={"clips_per_shard": 1})))
-    return folder / "store"
+        report = run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", **changes)))
+    assert report.clips.committed == 4
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
-from schemas.report import Requests
+from schemas.storage import Requests
 
 RequestKind = Literal["put", "get", "list"]
 

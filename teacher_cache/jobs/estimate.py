@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas.job import EngineJob, Prices
-from schemas.report import Estimate, Hours, NodeSize, PilotReport, Requests, StageSeconds
+from schemas.report import Estimate, Hours, NodeSize, PilotReport, StageSeconds
+from schemas.storage import Requests
 from teacher_cache.store.layout import MARKERS
 from teacher_cache.store.log import FEWEST_AHEAD, MOST_RECORDS, WORTH_A_CHECKPOINT
 from teacher_cache.store.shard import index_length

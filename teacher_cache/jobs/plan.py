@@ -12,8 +12,8 @@ from schemas.clip import Clip
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import LONGEST_SEGMENT, PartName
-from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, Requests, TeacherMemory
-from schemas.storage import StorageOptions
+from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, TeacherMemory
+from schemas.storage import Requests, StorageOptions
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from schemas.errors import CouldNotRun, Stopped
 from schemas.event import EngineEvent, Event, RunFinished, RunStarted
 from schemas.job import Job
-from schemas.report import FailedClip, JobRequests, Requests, RunReport, StageSeconds, UnitReport
+from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
+from schemas.storage import Requests
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm

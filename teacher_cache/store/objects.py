@@ -21,8 +21,7 @@ from zarr.storage import LocalStore, ObjectStore
 
 from schemas.errors import BadInput, CouldNotRun
 from schemas.log import LARGEST_OBJECT
-from schemas.report import Requests
-from schemas.storage import DEFAULT_STORAGE, StorageOptions
+from schemas.storage import DEFAULT_STORAGE, Requests, StorageOptions
 from teacher_cache.io.backend import Backend, Found
 from teacher_cache.io.bucket import BUCKETS, Bucket, Client
 from teacher_cache.io.disk import Disk

@@ -18,7 +18,7 @@ from s3fs import S3FileSystem
 
 from schemas.errors import BadInput
 from schemas.log import LARGEST_OBJECT
-from schemas.report import Requests
+from schemas.storage import Requests
 from teacher_cache.io.bucket import IN_ONE_PIECE
 from teacher_cache.store.objects import Objects, probe_create_if_absent
 

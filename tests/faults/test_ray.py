@@ -25,7 +25,7 @@ from schemas.report import RunReport
 from teacher_cache.scenes import encode_video
 
 # A run that misses a loss waits for ever for what was lost.
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 Sought = TypeVar("Sought")
 
@@ -142,10 +142,10 @@ def processes(name: str) -> list[psutil.Process]:
     return found
 
 
-def is_as_undisturbed(store: Path, undisturbed: dict[str, bytes], command: Command) -> None:
-    assert command("teacher-cache", "gc", store).status == 0
+def is_as_undisturbed(store: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command) -> None:
+    assert teacher_cache_command("gc", store).status == 0
     assert contents(tree(store)) == undisturbed
-    assert command("teacher-cache", "verify", store).status == 0
+    assert teacher_cache_command("verify", store).status == 0
 
 
 TEACHERS = {"kind": "ray", "teachers": 2, "cpus_per_teacher": 0.5, "teacher_resources": TEACHER}
@@ -153,14 +153,14 @@ TEACHERS = {"kind": "ray", "teachers": 2, "cpus_per_teacher": 0.5, "teacher_reso
 
 @pytest.mark.usefixtures("cluster")
 def test_a_driver_a_teacher_and_a_decoder_are_killed(
-    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command
 ) -> None:
     job = write(tmp_path, videos, **TEACHERS)
     run = Run(job)
     run.wait_for(lambda: len(run.events("unit_done")) >= 2)
     run.process.kill()
     run.end()
-    before = command("teacher-cache", "status", tmp_path / "store", "--json").json["clips"]
+    before = teacher_cache_command("status", tmp_path / "store", "--json").json["clips"]
     assert 0 < before["committed"] < CLIPS
 
     again = Run(job)
@@ -171,11 +171,11 @@ def test_a_driver_a_teacher_and_a_decoder_are_killed(
     assert report.clips.committed == CLIPS
     assert report.done_before >= before["committed"]
     assert len(again.events("teacher_lost")) == 1
-    is_as_undisturbed(tmp_path / "store", undisturbed, command)
+    is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
 
 
 def test_nodes_are_lost_and_others_come(
-    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command, cluster: Cluster
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command, cluster: Cluster
 ) -> None:
     """With fewer than ``min_teachers`` the run waits; a node that joins gets a teacher."""
     run = Run(write(tmp_path, videos, min_teachers=2, **TEACHERS))
@@ -189,7 +189,7 @@ def test_nodes_are_lost_and_others_come(
     assert report.clips.committed == CLIPS
     joined = {event["teacher"] for event in run.events("teacher_started")[2:]}
     assert joined & {event["teacher"] for event in run.events("unit_done")}
-    is_as_undisturbed(tmp_path / "store", undisturbed, command)
+    is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
     assert kept in cluster.list_all_nodes()
 
 
@@ -225,7 +225,7 @@ def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
 @pytest.mark.parametrize("kind", ["local", "ray"])
 @pytest.mark.usefixtures("cluster")
 def test_told_to_stop_it_commits_what_is_in_work(
-    kind: str, tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command
+    kind: str, tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command
 ) -> None:
     """SIGTERM, as a spot machine gets it some time before it is taken away."""
     engine = TEACHERS if kind == "ray" else {"kind": kind, "slow": True}
@@ -242,11 +242,11 @@ def test_told_to_stop_it_commits_what_is_in_work(
     done = len(run.events("unit_done"))
     assert 1 <= done < CLIPS // 2
     # Everything begun was committed: nothing is left for `gc`.
-    assert command("teacher-cache", "gc", tmp_path / "store", "--unfinished", "--json").json["removed"] == []
-    assert command("teacher-cache", "status", tmp_path / "store", "--json").json["clips"]["committed"] == 2 * done
+    assert teacher_cache_command("gc", tmp_path / "store", "--unfinished", "--json").json["removed"] == []
+    assert teacher_cache_command("status", tmp_path / "store", "--json").json["clips"]["committed"] == 2 * done
 
     assert Run(job).ends_well().clips.committed == CLIPS
-    is_as_undisturbed(tmp_path / "store", undisturbed, command)
+    is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
 
 
 def test_a_long_path_for_temporary_files_is_named(

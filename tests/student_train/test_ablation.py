@@ -90,14 +90,14 @@ def test_an_arm_is_called_by_its_store_too_where_there_are_several() -> None:
         assert report.model_copy(update={"config": config}).label(arm) == name
 
 
-def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
+def test_from_scenes_to_a_table(tmp_path: Path, student_train_command: Command) -> None:
     out, settings = tmp_path / "out", tmp_path / "small.yaml"
     settings.write_text(
         "{videos: 2, held_out: 1, steps: 1, batch: 1, arms: [SFT, LD+ED+TPE], "
         "tasks: [Spatial Relation, Ego Motion], precision: fp32}"
     )
-    run = ("student-train", "ablation", "--out", out, "--seeds", "1", "--settings", settings, "--processes", "1")
-    done = command(*run)
+    run = ("ablation", "--out", out, "--seeds", "1", "--settings", settings, "--processes", "1")
+    done = student_train_command(*run)
     assert done.status == 0, done.err
     assert "LD+ED" in done.out
     report = AblationReport.model_validate_json((out / "ablation.json").read_text())
@@ -117,13 +117,13 @@ def test_from_scenes_to_a_table(tmp_path: Path, command: Command) -> None:
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
     with pytest.raises(BadInput, match="was made with videos 2, not 3"):
         run_ablation(config.model_copy(update={"videos": 3}), out)
-    unknown = command("student-train", "ablation", "--out", out, "--encoding", "finest")
+    unknown = student_train_command("ablation", "--out", out, "--encoding", "finest")
     assert (unknown.status, "no encoding profile 'finest'" in unknown.err) == (2, True)
 
 
-def test_a_misspelt_kind_of_question_is_named_before_a_folder_is_made(tmp_path: Path, command: Command) -> None:
+def test_a_misspelt_kind_of_question_is_named_before_a_folder_is_made(tmp_path: Path, student_train_command: Command) -> None:
     (tmp_path / "settings.yaml").write_text("tasks: [Scene Dept]")
-    done = command("student-train", "ablation", "--out", tmp_path / "out", "--settings", tmp_path / "settings.yaml")
+    done = student_train_command("ablation", "--out", tmp_path / "out", "--settings", tmp_path / "settings.yaml")
     assert (done.status, done.out) == (2, "")
     assert "tasks.0: input should be 'Translational'" in done.err
     assert "(found 'Scene Dept')" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def forward_bytes(
     return ForwardBytes(weights=weight_bytes(config, dtype), encoder=encoder, heads=max(heads, held))
 
 
+@functools.cache  # the network is built for it, of tensors without memory, which takes longer than all the rest here
 def weight_bytes(config: L4PConfig, dtype: Precision) -> int:
     """Bytes of the weights, in the precision they are kept in, and of the position table."""
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class L4PFamily:
     def identify(self, job: TeacherJob) -> TeacherDescription:
         """Describe the job's teacher. Hashes the weights file as a stream, keeping no weights in memory. Raises `BadInput`."""
         config, weights = _resolve(job)
-        read_checkpoint(weights, parameter_shapes(_on_meta(config)))  # a wrong file is refused before it is hashed
+        read_checkpoint(weights, _shapes(config))  # a wrong file is refused before it is hashed
         digest = digest_of_unchanged(weights)
         if job.weights_digest not in {None, digest}:
             raise BadInput(
@@ -142,6 +143,12 @@ def _on_meta(config: L4PConfig) -> L4P:
     """The network on the "meta" device, without memory for its weights."""
     with torch.device("meta"):
         return L4P(config)
+
+
+@functools.cache
+def _shapes(config: L4PConfig) -> Mapping[str, Shape]:
+    """Name → shape of every parameter, for which the network is built but once."""
+    return parameter_shapes(_on_meta(config))
 
 
 def _load_converted(config: L4PConfig, weights: Path, identity: TeacherIdentity) -> L4P:

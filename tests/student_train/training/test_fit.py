@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Jobs
+from conftest import Command, Jobs
 from safetensors.torch import load_file
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
@@ -230,9 +230,9 @@ def write_yaml(folder: Path, value: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_command_reports_as_json(tiny_store: Path, tmp_path: Path, command: Any) -> None:
+def test_the_command_reports_as_json(tiny_store: Path, tmp_path: Path, student_train_command: Command) -> None:
     value = config(tiny_store, tmp_path / "run").model_dump(mode="json")
-    done = command("student-train", "fit", write_yaml(tmp_path, value), "--json", PYTHONWARNINGS="error")
+    done = student_train_command("fit", write_yaml(tmp_path, value), "--json")
     assert done.status == 0, done.err
     assert FitReport.model_validate(done.json).steps == 3
     assert "step 3: loss" in done.err
@@ -247,7 +247,7 @@ def test_the_table_shows_every_part_and_its_change(learnt: FitReport, capsys: py
     assert f"{STEPS} steps on 4 conversations over 4 clips" in out
 
 
-def test_a_misspelt_key_is_one_error_and_status_2(tiny_store: Path, tmp_path: Path, command: Any) -> None:
+def test_a_misspelt_key_is_one_error_and_status_2(tiny_store: Path, tmp_path: Path, command: Command) -> None:
     value = {"store": str(tiny_store), "output": str(tmp_path / "run"), "stpes": 3}
     done = command("student-train", "fit", write_yaml(tmp_path, value), "--json")
     assert done.status == 2

@@ -81,7 +81,7 @@ def test_a_fit_by_muon_resumes_exactly(tiny_store: Path, tmp_path: Path) -> None
     def run() -> tuple[list[float], bytes]:
         settings = {
             "store": str(tiny_store), "output": str(tmp_path), "mode": "latent", "decoder": {"hidden": 64},
-            "optim": {"optimizer": "muon", "learning_rate": 5e-3}, "steps": 9, "batch": 3, "checkpoint_every": 5,
+            "optim": {"optimizer": "muon", "learning_rate": 5e-3}, "steps": 5, "batch": 2, "checkpoint_every": 3,
             "data": {"video_root": "/"},
         }  # fmt: skip
         fit(TrainConfig.model_validate(settings), resume=True)

@@ -223,7 +223,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_message(tiny_sto
     disk = tmp_path / "disk"
     disk.mkdir()
     settings = tmp_path / "train.yaml"
-    settings.write_text(config(tiny_store, disk / "run", steps=6).model_dump_json())  # JSON is YAML
+    settings.write_text(config(tiny_store, disk / "run", steps=6, checkpoint_every=1).model_dump_json())  # JSON is YAML
     # A file system of a megabyte, in a mount namespace of the command's own.
     script = f"mount -t tmpfs -o size=1m tmpfs {disk} && {sys.executable} -m student_train.cli fit {settings}; echo status $?; "
     script += f"find {disk}/run/checkpoints -name 'step-*'"

@@ -10,7 +10,7 @@ import pytest
 from s3_proxy import CountingProxy, each_once
 
 from schemas.job import VideoSource
-from schemas.report import Requests
+from schemas.storage import Requests
 from teacher_cache.clips.content import content_digests
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.decoder_pool import DecoderPool

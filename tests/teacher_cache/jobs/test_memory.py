@@ -41,7 +41,7 @@ print(json.dumps([needed.host, peak_bytes()]))
 def test_a_run_holds_no_more_than_predicted(
     jobs: Jobs, videos: Path, tmp_path: Path, teacher: dict[str, str], engine: dict[str, int]
 ) -> None:
-    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": str(n)} for n in range(24)]
+    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": str(n)} for n in range(16)]
     (tmp_path / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
     job = jobs.value(
         tmp_path / "store",

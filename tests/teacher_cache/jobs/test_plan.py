@@ -17,7 +17,8 @@ from s3_proxy import CountingProxy
 
 from schemas.errors import BadInput
 from schemas.job import EngineJob, Job, Prices
-from schemas.report import PilotReport, Requests, StageSeconds
+from schemas.report import PilotReport, StageSeconds
+from schemas.storage import Requests
 from teacher_cache.io.remote import filesystem
 from teacher_cache.jobs import commit as commit_module
 from teacher_cache.jobs import estimate as estimate_module

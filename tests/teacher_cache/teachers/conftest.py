@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import live_bytes
 import pytest
 import torch
 from safetensors import safe_open
 from seeded_weights import seed_weights
-from small_l4p import SMALL
+from small_l4p import SMALL, moving_square
 
+from schemas.job import TeacherJob
+from schemas.signal import SIGNAL_NAMES
 from teacher_cache.teachers.l4p.config import L4PConfig
 from teacher_cache.teachers.l4p.network import L4P
+from teacher_cache.teachers.l4p.teacher import FAMILY
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,3 +54,22 @@ def small() -> L4P:
 def checkpoint(small: L4P) -> dict[str, torch.Tensor]:
     """The small network's tensors under a checkpoint's names."""
     return {f"l4p_model.{name}": tensor.clone() for name, tensor in small.state_dict().items()}
+
+
+def forward_of_one_clip(dtype: str) -> SimpleNamespace:
+    """The packaged teacher in a precision, what it gives of one clip, and the most bytes that took."""
+    teacher = FAMILY.load(TeacherJob(preset="tiny", dtype=dtype), "cpu")
+    frames, given = moving_square(), []
+    peak = live_bytes.peak_live_bytes(lambda: given.append(teacher.raw(frames, SIGNAL_NAMES)))
+    return SimpleNamespace(teacher=teacher, raw=given[0], peak=frames.nbytes + peak)
+
+
+@pytest.fixture(scope="session")
+def bfloat16() -> SimpleNamespace:
+    """Once for all tests: a processor that has no bfloat16 takes twenty seconds for it, and some minutes."""
+    return forward_of_one_clip("bfloat16")
+
+
+@pytest.fixture(scope="session")
+def float32() -> SimpleNamespace:
+    return forward_of_one_clip("float32")

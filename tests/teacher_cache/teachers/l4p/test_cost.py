@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import live_bytes
@@ -55,6 +56,9 @@ class Fake:
             return self.model.raw(normalise(frames), signals)
 
 
+fake_of = functools.cache(Fake)
+
+
 @pytest.fixture
 def _no_onednn_by_name(monkeypatch):
     """The call that names oneDNN takes real tensors alone; PyTorch's own convolution holds the same."""
@@ -64,7 +68,7 @@ def _no_onednn_by_name(monkeypatch):
 @pytest.mark.usefixtures("_no_onednn_by_name")
 @pytest.mark.parametrize("preset", ["giant", "tiny"])
 def test_operations_are_those_that_pytorch_counts(preset):
-    config, fake = PRESETS[preset], Fake(preset, "float32")
+    config, fake = PRESETS[preset], fake_of(preset, "float32")
     with fake.mode, FlopCounterMode(display=False) as counter:
         fake.raw(2)
     tokens = config.f4d[1] * config.f4d[2] * config.f4d[3]
@@ -78,7 +82,7 @@ def test_operations_are_those_that_pytorch_counts(preset):
 @pytest.mark.parametrize("preset", ["giant", "tiny"])
 def test_memory_is_what_the_tensors_take(preset, dtype, signals):
     predicted = {n: forward_bytes(PRESETS[preset], dtype, n, signals) for n in (1, 8)}
-    fake = Fake(preset, dtype)
+    fake = fake_of(preset, dtype)
     with fake.mode:
         for batch, bytes_ in predicted.items():
             measured = live_bytes.peak_live_bytes(lambda n=batch: fake.raw(n, signals))
@@ -86,13 +90,11 @@ def test_memory_is_what_the_tensors_take(preset, dtype, signals):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_memory_is_what_a_real_forward_takes(dtype):
-    teacher = FAMILY.load(TeacherJob(preset="tiny", dtype=dtype), "cpu")
-    frames = torch.zeros(1, 16, 112, 112, 3, dtype=torch.uint8)
-    measured = frames.nbytes + live_bytes.peak_live_bytes(lambda: teacher.raw(frames, SIGNAL_NAMES))
+def test_memory_is_what_a_real_forward_takes(request, dtype):
+    forward = request.getfixturevalue(dtype)
     predicted = forward_bytes(PRESETS["tiny"], dtype, 1)
-    assert predicted.peak - predicted.weights == pytest.approx(measured, rel=0.05)
-    held = [*teacher.model.parameters(), *teacher.model.buffers()]
+    assert predicted.peak - predicted.weights == pytest.approx(forward.peak, rel=0.05)
+    held = [*forward.teacher.model.parameters(), *forward.teacher.model.buffers()]
     assert predicted.weights == sum(t.numel() * t.element_size() for t in held)
 
 

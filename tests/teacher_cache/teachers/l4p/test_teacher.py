@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from seeded_weights import seed_weights
-from small_l4p import SMALL
+from small_l4p import SMALL, moving_square
 
 from schemas.errors import BadInput, CouldNotRun, SignalMissing
 from schemas.heads import HeadsCard
@@ -24,16 +24,6 @@ from teacher_cache.teachers.l4p.teacher import FAMILY, PRESETS, L4PTeacher, norm
 
 DIGEST = "sha256:8f06160d578af1f472f100c213d6b991fff93181730fd4077769b26115f604fa"
 TINY = TeacherJob(family="l4p", preset="tiny")
-
-
-def moving_square(size: int = 112, clips: int = 1) -> torch.Tensor:
-    """uint8 (clip, frame 16, size, size, RGB): a red square that moves right over a smooth background."""
-    ramp = torch.linspace(0, 200, size)
-    frames = torch.stack([ramp.expand(size, size), ramp.expand(size, size).T, torch.full((size, size), 90.0)], -1)
-    video = frames.to(torch.uint8).repeat(clips, 16, 1, 1, 1)
-    for t in range(16):
-        video[:, t, size // 3 : size // 2, 2 * t : 2 * t + size // 4] = torch.tensor([220, 30, 20], dtype=torch.uint8)
-    return video
 
 
 @pytest.fixture(scope="module")
@@ -133,20 +123,14 @@ def test_a_signal_it_does_not_give_is_refused(tiny):
 # --- precision ---
 
 
-@pytest.fixture(scope="module")
-def bfloat16():
-    """The teacher in bfloat16, and what it gives: once, for a processor that has none takes two minutes for it."""
-    teacher = FAMILY.load(TINY.model_copy(update={"dtype": "bfloat16"}), "cpu")
-    return teacher, teacher.raw(moving_square(), SIGNAL_NAMES)
-
-
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "signals"),
     [("bfloat16", 0.1, SIGNAL_NAMES), ("float16", 0.01, ("f4d", "camray"))],  # CPUs are slow at float16's large maps
 )
 def test_reduced_precision_stays_close_and_comes_back_as_float32(request, tiny, dtype, tolerance, signals):
     if dtype == "bfloat16":
-        reduced, rounded = request.getfixturevalue("bfloat16")
+        forward = request.getfixturevalue("bfloat16")
+        reduced, rounded = forward.teacher, forward.raw
     else:
         reduced = FAMILY.load(TINY.model_copy(update={"dtype": dtype}), "cpu")
         rounded = reduced.raw(moving_square(), signals)
@@ -159,7 +143,7 @@ def test_reduced_precision_stays_close_and_comes_back_as_float32(request, tiny, 
 
 
 def test_the_residual_stream_and_the_last_layer_are_not_rounded(bfloat16):
-    for signal, x in bfloat16[1].items():
+    for signal, x in bfloat16.raw.items():
         assert (x != x.bfloat16()).float().mean() > 0.9, signal
 
 
@@ -207,6 +191,17 @@ def test_a_weights_file_is_identified_by_its_bytes(tiny_checkpoint, tmp_path):
     model = L4P(PRESETS["tiny"]).load_checkpoint(tiny_checkpoint)
     assert teacher.identity == identity
     assert torch.equal(teacher.raw(moving_square(), ["depth"])["depth"], model.raw(normalise(moving_square()))["depth"])
+
+
+def test_a_network_is_built_once_to_say_what_it_holds(monkeypatch):
+    def say():
+        FAMILY.identify(TINY)
+        FAMILY.forward_bytes(TINY, 1, SIGNAL_NAMES)
+
+    say()
+    for module in ("teacher", "cost"):
+        monkeypatch.setattr(f"teacher_cache.teachers.l4p.{module}.L4P", None)
+    say()
 
 
 def test_a_replaced_weights_file_is_identified_anew(tiny_checkpoint):
