@@ -13,7 +13,7 @@ from ray.util.metrics import Counter, Gauge
 
 from schemas.base import Frozen
 from schemas.credentials import without_credentials
-from schemas.event import Event, NodeSetAside, RunFinished, RunStarted, TeacherLost, TeacherStarted
+from schemas.event import Event, RunFinished, RunStarted, TeacherLost, TeacherStarted
 from schemas.report import UnitReport
 from teacher_cache.io.console import printable, stderr, styled
 
@@ -34,7 +34,6 @@ METRICS: Mapping[str, _Metric] = {
         kind=Counter, description="Seconds spent in each stage, as schemas.report.StageSeconds has them.", labels=("stage",)
     ),
     "p4d_teachers_lost_total": _Metric(kind=Counter, description="Teachers whose process ended, or whose machine is gone."),
-    "p4d_nodes_set_aside_total": _Metric(kind=Counter, description="Nodes that get no more teachers, since they lose them."),
     "p4d_units_left": _Metric(kind=Gauge, description="Units of work not done yet."),
     "p4d_teachers": _Metric(kind=Gauge, description="Teachers at work."),
     "p4d_devices": _Metric(kind=Gauge, description="Devices that the teachers at work have."),
@@ -81,8 +80,6 @@ class Metrics:
             case TeacherLost():
                 self._devices.pop(event.teacher, None)
                 self._add("p4d_teachers_lost_total", 1)
-            case NodeSetAside():
-                self._add("p4d_nodes_set_aside_total", 1)
             case UnitReport():
                 self._units_left = max(0, self._units_left - 1)
                 self._record_unit(event)

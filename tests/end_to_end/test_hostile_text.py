@@ -23,6 +23,7 @@ from typer.main import get_command
 from schemas.recipe import Recipe
 from student_train.cli import app as student_train
 from teacher_cache.cli import app as teacher_cache
+from teacher_cache.io import console
 from teacher_cache.store.catalog import _with_keys
 from teacher_cache.store.log import checkpoint_file
 from teacher_cache.store.state import UNITS
@@ -110,6 +111,14 @@ def shows_only_text(done: Finished, *shown: str) -> None:
 SHOWN = r"\x1b]0;pwned\x07\x1b[2J[red]<script>"
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consoles on which a table breaks no text, whatever the terminal of the tests says."""
+    for its in (console.stdout, console.stderr):
+        monkeypatch.setattr(its, "_width", 4000)
+
+
+@pytest.mark.usefixtures("wide")
 def test_teacher_cache_shows_it_as_text(
     forged: Path, jobs: Jobs, tmp_path: Path, teacher_cache_command: Command, dump_dom: Callable[[str], str]
 ) -> None:

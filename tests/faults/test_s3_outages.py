@@ -24,7 +24,7 @@ from terminal import paced
 from schemas.errors import Unreachable
 from schemas.event import Event
 from schemas.job import Job
-from schemas.log import RowsRetired, StoreCreated, UnitCommitted
+from schemas.log import RowsAdded, StoreCreated, TableFile, UnitCommitted
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.io import patience
@@ -157,10 +157,14 @@ def test_what_stays_wrong_is_asked_once(s3: str, between: S3Proxy, monkeypatch: 
     assert len(between.requests) == 1
 
 
+NOTHING = f"sha256:{'0' * 64}"
+
+
 def test_what_a_commit_asks_of_the_server(s3: str, between: S3Proxy) -> None:
     """One request, however many units. No listing: those cost what creations do."""
     log = Log(Objects(f"{s3}/store"), clips_per_shard=1)
-    log.append(lambda _: [StoreCreated(fingerprint="f")], "test")
+    file = TableFile(key="log/rows-0", digest=NOTHING, length=10_000, footer_length=8, footer_digest=NOTHING)
+    log.append(lambda _: [StoreCreated(fingerprint="f"), RowsAdded(first_row=0, rows=100, table=file)], "test")
     between.requests.clear()
     units = [UnitCommitted(shard=shard, parts=("clock",), rows=1) for shard in range(100)]
     assert log.append(lambda _: units, "test")
