@@ -24,7 +24,7 @@ from terminal import paced
 from schemas.errors import Unreachable
 from schemas.event import Event
 from schemas.job import Job
-from schemas.log import RowsAdded, StoreCreated, TableFile, UnitCommitted
+from schemas.log import RowsAdded, RowsRetired, StoreCreated, TableFile, UnitCommitted
 from schemas.report import UnitReport
 from teacher_cache import open_cache
 from teacher_cache.io import patience
