@@ -7,6 +7,12 @@ from typing import ClassVar
 from schemas.credentials import without_credentials
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without a full stop; its type's name if it has no message."""
+    said = str(error).strip()
+    return said.splitlines()[0].rstrip(".") if said else type(error).__name__
+
+
 class CacheError(Exception):
     """The base of every error that this project raises on purpose. Users see its message, without a traceback.
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from schemas.base import Frozen, canonical_json, differences, sha256_digest
-from schemas.errors import BadInput, CouldNotRun
+from schemas.errors import BadInput, CouldNotRun, first_line
 from schemas.train import TrainConfig
 from student_train.data.samples import Sample
 from student_train.training.metrics import MetricsState
@@ -172,9 +172,9 @@ def _read(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        what = str(error).splitlines()[0]
         raise CouldNotRun(
-            f"the checkpoint {folder} cannot be read: {what}. Remove it, and --resume continues from the one before it."
+            f"the checkpoint {folder} cannot be read: {first_line(error)}. Remove it, and --resume continues from the one "
+            "before it."
         ) from None
 
 

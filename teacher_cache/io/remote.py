@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from schemas.errors import BadInput, Unreachable
+from schemas.errors import BadInput, Unreachable, first_line
 from teacher_cache.io.patience import NotNow, Patience, passing_reason, session
 from teacher_cache.io.places import protocol, require_openable
 
@@ -146,7 +146,7 @@ def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise Unreachable(f"access to {url} was refused: {_first_line(error)}. {_credentials_advice(url)}") from None
+        raise Unreachable(f"access to {url} was refused: {first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
         if _is_no_bucket(error):
             raise Unreachable(_no_bucket(url, endpoint)) from None
@@ -154,15 +154,11 @@ def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
             isinstance(error, FileNotFoundError) and passing_reason(error)
         ):
             raise Unreachable(f"cannot reach {url}: {passing_reason(error)}. {_advice(url, endpoint)}") from None
-        raise Unreachable(f"cannot use {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
+        raise Unreachable(f"cannot use {url}: {first_line(error)}. {_advice(url, endpoint)}") from None
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
             raise
-        raise Unreachable(f"cannot reach {url}: {_first_line(error)}. {_advice(url, endpoint)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise Unreachable(f"cannot reach {url}: {first_line(error)}. {_advice(url, endpoint)}") from None
 
 
 _RIGHTS = {

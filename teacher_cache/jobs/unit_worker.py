@@ -21,7 +21,7 @@ import torch
 
 from schemas.base import Frozen, sha256_digest
 from schemas.clip import Clip, FailureReason, FrameClock
-from schemas.errors import BadInput, CouldNotRun, StoreDamaged, TeacherFailed, VideoError
+from schemas.errors import BadInput, CouldNotRun, StoreDamaged, TeacherFailed, VideoError, first_line
 from schemas.job import EngineJob, TeacherJob
 from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
@@ -120,9 +120,9 @@ class UnitWorker:
                 return raw
         except torch.OutOfMemoryError as error:
             if len(frames) == 1 or (self._is_halved and len(frames) <= self.batch):
-                raise TeacherFailed(f"out of memory with {len(frames)} clips at once: {_first_line(error)}") from error
+                raise TeacherFailed(f"out of memory with {len(frames)} clips at once: {first_line(error)}") from error
         except RuntimeError as error:  # as CUDA's errors are, of which a process does not recover
-            raise TeacherFailed(f"the teacher failed: {_first_line(error)}") from error
+            raise TeacherFailed(f"the teacher failed: {first_line(error)}") from error
         if not self._is_halved:
             self._is_halved, self.batch = True, max(1, self.batch // 2)
         torch.cuda.empty_cache()  # of other batches' sizes
@@ -463,10 +463,6 @@ def _devices(engine: EngineJob) -> tuple[str, ...]:
             "set it to 0 to teach on the CPU"
         )
     return tuple(f"cuda:{number}" for number in range(wanted))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def _wait_for_device(raw: RawSignals) -> None:

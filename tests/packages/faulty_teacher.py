@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from paced_teacher import Wrapped, WrappedFamily
 
 from teacher_cache.teachers.l4p.teacher import FAMILY as L4P
 
@@ -27,13 +28,7 @@ def _is_at(nodes):
     return bool(nodes) and ray.get_runtime_context().get_node_id() in nodes
 
 
-class _Faulty:
-    def __init__(self, teacher):
-        self._teacher = teacher
-
-    def __getattr__(self, name):
-        return getattr(self._teacher, name)
-
+class _Faulty(Wrapped):
     def raw(self, frames, signals):
         faults = _faults()
         time.sleep(float(faults.get("seconds", 0)))
@@ -46,15 +41,7 @@ class _Faulty:
         return self._teacher.raw(frames, signals)
 
 
-class _FaultyFamily:
-    presets = L4P.presets
-
-    def identify(self, job):
-        return L4P.identify(job)
-
-    def forward_bytes(self, job, batch, signals):
-        return L4P.forward_bytes(job, batch, signals)
-
+class _FaultyFamily(WrappedFamily):
     def load(self, job, device):
         if _is_at(_faults().get("no_start")):
             raise OSError("libcuda.so.1: cannot open shared object file: No such file or directory")

@@ -11,13 +11,17 @@ import time
 from teacher_cache.teachers.l4p.teacher import FAMILY as L4P
 
 
-class _Paced:
+class Wrapped:
+    """A teacher that does something besides."""
+
     def __init__(self, teacher):
         self._teacher = teacher
 
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
+
+class _Paced(Wrapped):
     def raw(self, frames, signals):
         end = time.monotonic() + float(os.environ.get("P4D_PACE", "0.5"))
         found = self._teacher.raw(frames, signals)
@@ -25,7 +29,9 @@ class _Paced:
         return found
 
 
-class _PacedFamily:
+class WrappedFamily:
+    """L4P in all but `load`."""
+
     presets = L4P.presets
 
     def identify(self, job):
@@ -34,6 +40,8 @@ class _PacedFamily:
     def forward_bytes(self, job, batch, signals):
         return L4P.forward_bytes(job, batch, signals)
 
+
+class _PacedFamily(WrappedFamily):
     def load(self, job, device):
         return _Paced(L4P.load(job, device))
 

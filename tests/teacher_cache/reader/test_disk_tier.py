@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import resource
 import shutil
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from log_files import rewrite
+from unsafe import unsafe
 
 from schemas.base import sha256_digest
 from schemas.errors import BadInput
@@ -196,21 +196,7 @@ def test_what_a_tier_keeps_is_this_user_s_alone(tmp_path: Path) -> None:
     assert all(stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600) for path in made)
 
 
-def writable(path: Path) -> None:
-    path.chmod(0o770 if path.is_dir() else 0o660)
-
-
-def somebody_else_s(path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give a file away")
-    os.chown(path, 12345, -1)
-
-
-def a_link(path: Path) -> None:
-    path.symlink_to(path.rename(path.with_name(f"{path.name}-elsewhere")))
-
-
-UNSAFE = {"is writable by others": writable, "is owned by user 12345": somebody_else_s, "is a link": a_link}
+UNSAFE = unsafe(folder=0o770, file=0o660)
 
 
 @pytest.mark.parametrize("told", UNSAFE)

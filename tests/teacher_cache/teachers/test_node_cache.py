@@ -16,6 +16,7 @@ import pytest
 import torch
 from https_server import serving
 from seeded_weights import seed_weights
+from unsafe import unsafe
 
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.job import TeacherJob
@@ -189,21 +190,7 @@ def test_what_is_kept_is_this_user_s_alone(node):
     assert node.is_dir()
 
 
-def writable(path: Path) -> None:
-    path.chmod(0o775 if path.is_dir() else 0o666)
-
-
-def somebody_else_s(path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give a file away")
-    os.chown(path, 12345, -1)
-
-
-def a_link(path: Path) -> None:
-    path.symlink_to(path.rename(path.with_name(f"{path.name}-elsewhere")))
-
-
-UNSAFE = {"is writable by others": writable, "is owned by user 12345": somebody_else_s, "is a link": a_link}
+UNSAFE = unsafe(folder=0o775, file=0o666)
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "digest", "lock"])
