@@ -31,8 +31,9 @@ class Losses:
 
     def __init__(self) -> None:
         self._events: list[_Event] = []
-        """Since a unit was last done, and those that may still count against a node."""
-        self._since_done = 0
+        """Those that may still count against a node."""
+        self.since_done = 0
+        """Events since a unit was last done, or the run got on in another way."""
         self.nodes: set[str] = set()
         """Where teachers have worked."""
         self._last_done: dict[str, float] = {}
@@ -43,9 +44,17 @@ class Losses:
         """A teacher began to work there."""
         self.nodes.add(node)
 
+    def keep(self, alive: Collection[str]) -> None:
+        """Forget nodes that are gone, unless something was lost since the run last got on: then they still count.
+
+        Spot nodes come and go by the thousand; a run on 64 waits for what 64 lose.
+        """
+        if not self.since_done:
+            self.nodes.intersection_update(alive)
+
     def done(self, node: str, unit: int, now: float) -> None:
         """A unit was done: the run gets on, and neither the unit nor, so far, the node is to blame."""
-        self._since_done = 0
+        self.since_done = 0
         self._last_done[node] = now
         self._of_unit.pop(unit, None)
 
@@ -55,7 +64,7 @@ class Losses:
         if event is None:
             event = _Event(node, now)
             self._events = [e for e in self._events if now - e.began <= NODE_SECONDS] + [event]
-            self._since_done += 1
+            self.since_done += 1
         for unit in set(units) - event.units:
             event.units.add(unit)
             self._of_unit[unit].append(event)
@@ -77,16 +86,11 @@ class Losses:
             return False
         return any(when > events[0].began for other, when in self._last_done.items() if other != node)
 
-    @property
-    def since_done(self) -> int:
-        """Events since a unit was last done."""
-        return self._since_done
-
     def progressed(self) -> None:
         """The run got on in another way: a suspect's clip was acquitted, or found guilty."""
-        self._since_done = 0
+        self.since_done = 0
 
     @property
     def nothing_goes_on(self) -> bool:
         """Whether so much was lost, with nothing done in between, that the run will not get on."""
-        return self._since_done >= max(FEWEST_EVENTS, EVENTS_PER_NODE * len(self.nodes))
+        return self.since_done >= max(FEWEST_EVENTS, EVENTS_PER_NODE * len(self.nodes))

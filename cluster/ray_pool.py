@@ -32,7 +32,7 @@ from cluster.metrics import Metrics
 from cluster.ray_decode import decode
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
-from schemas.errors import CacheError, CouldNotRun, TeacherFailed
+from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
 from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.job import EngineJob, Job
 from schemas.log import FailedRow, WorkItem
@@ -53,6 +53,7 @@ _RESOURCES_SECONDS = 2
 _SAY_SECONDS = 30
 """How often to report what the run waits for."""
 _PILOT_TRIES = 4
+"""How often a pilot begins anew on another node when it loses its own."""
 _STORE_SHARE = 0.4
 """Share of Ray's object store that decoded frames may take."""
 _DECODER_GPUS = 0.05
@@ -211,7 +212,8 @@ class _Run:
 
     def _staff(self) -> None:
         """Create the actors that are missing. Those that Ray cannot place yet stay pending, where an autoscaler sees them."""
-        self._room.look()
+        if self._room.look():
+            self._losses.keep(self._room.nodes)
         wanted = min(self._room.teachers, self._units_left)
         while len(self._teachers) < wanted:
             self._hire()
@@ -405,7 +407,7 @@ class _Run:
         self._teachers.remove(teacher)
         self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
         units = sorted(teacher.teaching | teacher.writing)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         self._losses.lost(teacher.node, units, time.monotonic())
         if self._losses.nothing_goes_on:
             raise CouldNotRun(
@@ -458,10 +460,13 @@ class _Room:
         self.nodes: frozenset[str] = frozenset()
         """Ray's ids of the nodes that are alive."""
 
-    def look(self) -> None:
-        if time.monotonic() - self._looked > _RESOURCES_SECONDS:
-            self._resources, self._looked = ray.cluster_resources(), time.monotonic()
-            self.nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    def look(self) -> bool:
+        """Ask Ray, if that was not done just now. Returns whether it was asked."""
+        if time.monotonic() - self._looked <= _RESOURCES_SECONDS:
+            return False
+        self._resources, self._looked = ray.cluster_resources(), time.monotonic()
+        self.nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        return True
 
     @property
     def teachers(self) -> int:
@@ -550,7 +555,7 @@ def _connected(engine: EngineJob) -> Iterator[None]:
                 f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray's sockets, "
                 "whose paths have at most 107 bytes. Set RAY_TMPDIR to a folder with a short path."
             ) from None
-        raise CouldNotRun(f"cannot use Ray at {address}: {str(error).splitlines()[0]}") from None
+        raise CouldNotRun(f"cannot use Ray at {address}: {first_line(error)}") from None
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
-from teacher_cache.jobs.scheduler import Inbox, InboxClosed, decode_alone
+from teacher_cache.jobs.scheduler import Inbox, InboxClosed
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
 Result = TypeVar("Result")
@@ -73,9 +73,9 @@ class TeacherActor:
         """Decode and teach one clip here, and keep nothing of it: to see whether this process outlives it."""
 
         def tried() -> None:
-            engine = self._spec.engine
+            (clip,), engine = item.clips, self._spec.engine
             with Decoder(self._worker.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device) as decoder:
-                self._worker.teach(item, decode_alone(decoder, item))
+                self._worker.teach(item, decoder.clips(clip.video, [clip.window]))
 
         return _told(tried)
 

@@ -59,12 +59,6 @@ def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ..
         yield tuple(islice(decoded, len(block.clips)))
 
 
-def decode_alone(decoder: DecodesClips, item: WorkItem) -> Iterator[Decoded]:
-    """Decode the clips of an item, in order."""
-    for clips in decode_span(decoder, Span(tuple(_blocks(0, item)))):
-        yield from clips
-
-
 class Scheduler:
     """Decides the order of a run's work. Not thread-safe.
 

@@ -81,3 +81,22 @@ def test_a_node_that_fails_now_and_then_stays() -> None:
         losses.lost("a", [event], now=event * NODE_SECONDS)
         losses.done("b", 100 + event, now=event * NODE_SECONDS + 1)
         assert not losses.is_bad("a")
+
+
+def test_nodes_that_are_gone_do_not_make_a_run_patient_for_ever() -> None:
+    """A thousand spot nodes have come and gone; two are left, and whatever they do fails."""
+    losses = started(*(f"node-{n}" for n in range(1000)))
+    losses.keep({"node-0", "node-1"})
+    for event in range(FEWEST_EVENTS):
+        assert not losses.nothing_goes_on
+        losses.lost(f"node-{event % 2}", [event], now=APART * event)
+    assert losses.nothing_goes_on
+
+
+def test_nodes_that_go_before_anything_is_done_still_count() -> None:
+    nodes = [f"node-{n}" for n in range(64)]
+    losses = started(*nodes)
+    for number, node in enumerate(nodes):
+        losses.lost(node, [number], now=number)
+        losses.keep(nodes[number + 1 :])
+    assert not losses.nothing_goes_on
