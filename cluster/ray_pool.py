@@ -7,39 +7,31 @@ out the units again when a process or a node is lost.
 
 from __future__ import annotations
 
-import math
-import os
-import signal
-import tempfile
-import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, cast
-
-# Set before the import, because Ray reads them only then: no usage statistics leave the user's machines, and a worker without
-# a GPU share keeps the devices its container gives it.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
 from cluster.losses import Losses
 from cluster.metrics import Metrics
+from cluster.ray_connection import connected, require_resources
 from cluster.ray_decode import decode
+from cluster.ray_room import Patience, Room
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
-from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted, Waiting
-from schemas.job import EngineJob, Job
+from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted
+from schemas.job import Job
 from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
 from schemas.report import PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
-from teacher_cache.jobs.memory import WorkerBytes, devices_of, require_host_memory, worker_bytes
+from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
 from teacher_cache.jobs.pilot import pilot
 from teacher_cache.jobs.scheduler import Block, Scheduler
 from teacher_cache.jobs.unit_worker import WorkerSpec
@@ -48,14 +40,8 @@ from teacher_cache.teachers.registry import family
 
 _LOOK_SECONDS = 0.5
 """How long one wait for answers lasts; then the stop request and the cluster are checked again."""
-_RESOURCES_SECONDS = 2
-"""How often to ask Ray for the cluster's resources."""
-_SAY_SECONDS = 30
-"""How often to report what the run waits for."""
 _PILOT_TRIES = 4
 """How often a pilot begins anew on another node when it loses its own."""
-_STORE_SHARE = 0.4
-"""Share of Ray's object store that decoded frames may take."""
 _DECODER_GPUS = 0.05
 """Share of a GPU that a decode task reserves when it decodes on the GPU."""
 _CALLS_AT_ONCE = 64
@@ -81,8 +67,8 @@ class RayEngine:
         """
         store = open_store(spec.store, spec.storage_options)
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
-        with _connected(spec.engine):
-            _require_resources(spec.engine, needed)
+        with connected(spec.engine):
+            require_resources(spec.engine, needed)
             with (
                 _Run(spec, store.recipe, needed, items) as run,
                 closing(Metrics({"store": spec.store}, units=len(items))) as metrics,
@@ -95,7 +81,7 @@ class RayEngine:
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
         """Teach these clips for measurement, on one node with room for a teacher and its decoders. Errors as in `run`."""
         engine = job.engine
-        with _connected(engine):
+        with connected(engine):
             task = ray.remote(_pilot).options(
                 num_gpus=engine.gpus_per_teacher,
                 num_cpus=engine.cpus_per_teacher + engine.decoders,
@@ -155,8 +141,8 @@ class _Run:
         self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
         self._units_left = len(items)
         self._scheduler = Scheduler(items, ahead=1)
-        self._room = _Room(spec.engine, recipe)
-        self._patience = _Patience(spec.engine, needed)
+        self._room = Room(spec.engine, recipe)
+        self._patience = Patience(spec.engine, needed)
         self._teachers: list[_Teacher] = []
         self._owners: dict[int, _Teacher] = {}
         self._hired = 0
@@ -446,158 +432,3 @@ class _Run:
 
 def _nothing(_: object) -> None:
     pass
-
-
-class _Room:
-    """What the cluster has room for. It may grow and shrink, so `look` asks again every few seconds."""
-
-    def __init__(self, engine: EngineJob, recipe: Recipe) -> None:
-        clips = recipe.clips
-        self._engine = engine
-        self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
-        self._looked = -math.inf
-        self._resources: dict[str, float] = {}
-        self.nodes: frozenset[str] = frozenset()
-        """Ray's ids of the nodes that are alive."""
-
-    def look(self) -> bool:
-        """Ask Ray, if that was not done just now. Returns whether it was asked."""
-        if time.monotonic() - self._looked <= _RESOURCES_SECONDS:
-            return False
-        self._resources, self._looked = ray.cluster_resources(), time.monotonic()
-        self.nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        return True
-
-    @property
-    def teachers(self) -> int:
-        """How many teachers to ask for: as many as leave one core to decode, unless decoders have their own nodes."""
-        engine = self._engine
-        if engine.decoder_resources:
-            return engine.teachers
-        fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
-        return max(engine.min_teachers, min(engine.teachers, fit))
-
-    def units(self, teachers: int) -> int:
-        """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones."""
-        engine = self._engine
-        wanted = teachers * (devices_of(engine) + 1 + engine.decoders)
-        fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
-        return max(1, min(wanted, fit))
-
-
-class _Patience:
-    """How long a run waits for enough teachers, or for anything to happen."""
-
-    def __init__(self, engine: EngineJob, needed: WorkerBytes) -> None:
-        self._engine, self._needed = engine, needed
-        self._short_since: float | None = None
-        self._last = self._said = time.monotonic()
-
-    def something_happened(self) -> None:
-        self._last = time.monotonic()
-
-    def events(self, teachers: int) -> Iterator[EngineEvent]:
-        """Yields `Waiting` every `_SAY_SECONDS` of a wait. Raises `CouldNotRun` once a wait has lasted too long."""
-        now, engine = time.monotonic(), self._engine
-        if teachers >= engine.min_teachers:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = now
-        short = 0.0 if self._short_since is None else now - self._short_since
-        idle = now - self._last
-        needs = f"each needs {_needs(engine, self._needed)}"
-        if short > engine.start_timeout_seconds:
-            raise CouldNotRun(
-                f"Ray had room for {teachers} of at least {engine.min_teachers} teachers in {short:.0f} s; {needs}. Add nodes "
-                "that offer this, ask for less, or raise engine.start_timeout_seconds."
-            )
-        if idle > engine.start_timeout_seconds + engine.decode_timeout_seconds:
-            raise CouldNotRun(
-                f"no progress for {idle:.0f} s with {teachers} teachers running. A decoder needs one free core"
-                f"{_custom(engine.decoder_resources)}: see `ray status`, and add nodes or lower engine.cpus_per_teacher."
-            )
-        if max(short, idle) > _SAY_SECONDS and now - self._said > _SAY_SECONDS:
-            self._said = now
-            yield Waiting(teachers=teachers, detail=f"Ray has placed {teachers} of {engine.teachers} teachers; {needs}")
-
-
-def _needs(engine: EngineJob, needed: WorkerBytes) -> str:
-    gpus = f"{engine.gpus_per_teacher:g} GPUs, " if engine.gpus_per_teacher else ""
-    memory = f"{needed.host / 1e9:.1f} GB of memory"
-    return f"{gpus}{engine.cpus_per_teacher:g} cores, {memory}{_custom(engine.teacher_resources)}"
-
-
-def _custom(resources: Mapping[str, float]) -> str:
-    return "".join(f" and {amount:g} of {name!r}" for name, amount in resources.items())
-
-
-@contextmanager
-def _connected(engine: EngineJob) -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    local: dict[str, Any] = {}
-    if "RAY_ADDRESS" not in os.environ:
-        # On one machine a job may have more processes than cores, as with the local engine. The dashboard would open a port;
-        # anyone who wants it can start Ray by hand.
-        cores = math.ceil(engine.teachers * (engine.cpus_per_teacher + engine.decoders))
-        local = {"address": "local", "include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, cores)}
-    try:
-        # Ray prints messages about dead workers to standard output, whatever its logging settings. The run's events report
-        # those, and standard output must hold one JSON object.
-        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001  # Ray's own debugger does the same
-        with _own_sigterm(), _on_loopback() if local else nullcontext():
-            ray.init(log_to_driver=False, logging_level="ERROR", **local)
-    except (OSError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS", "this machine")
-        if "AF_UNIX path" in str(error):
-            raise CouldNotRun(
-                f"the temporary folder {tempfile.gettempdir()} (TMPDIR) has too long a path for Ray's sockets, "
-                "whose paths have at most 107 bytes. Set RAY_TMPDIR to a folder with a short path."
-            ) from None
-        raise CouldNotRun(f"cannot use Ray at {address}: {first_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Make a Ray started here listen on the loopback address only, as it does where clusters are not supported.
-
-    Ray's processes read this setting from the environment; this process has it in a constant, set when Ray was imported.
-    """
-    constants = ray._private.ray_constants  # noqa: SLF001  # there is no public setting
-    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
-    in_environment = os.environ.get(name)
-    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[name]
-        if in_environment is not None:
-            os.environ[name] = in_environment
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the current SIGTERM handler: `ray.init` installs its own, which ends the driver at once."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _require_resources(engine: EngineJob, needed: WorkerBytes) -> None:
-    """Raise `CouldNotRun` if this machine lacks GPUs or memory, as Ray would wait silently. A cluster may still grow."""
-    if "RAY_ADDRESS" in os.environ:
-        return
-    found = ray.cluster_resources()
-    if found.get("GPU", 0.0) < engine.gpus_per_teacher:
-        raise CouldNotRun(
-            f"engine.gpus_per_teacher is {engine.gpus_per_teacher:g}, and Ray finds {found.get('GPU', 0.0):g} GPUs on this "
-            "machine; set it to 0 to teach on the CPU, or RAY_ADDRESS to a cluster that has them"
-        )
-    require_host_memory(needed, int(found.get("memory", 0.0)), "Ray on this machine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import ray
 from conftest import Command, Jobs, is_one_clear_error, tree
-from log_files import contents, units
+from log_files import contents
 
 from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
@@ -57,17 +58,20 @@ def test_a_teacher_killed_at_work_is_replaced_and_the_store_is_whole(
     store = tmp_path / "store"
     job = jobs.write(store, layout=ONE_BY_ONE, engine=ONE_TEACHER)
     program = str(Path(sys.executable).parent / "teacher-cache")
-    run = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = tmp_path / "events"
+    command = [program, "run", str(job), "--events", str(told)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (units(store) and (teachers := teachers_of(run))):
+    while not (told.exists() and "teacher_started" in told.read_text() and (teachers := teachers_of(run))):
         assert time.monotonic() < deadline
         assert run.poll() is None
         time.sleep(0.005)
-    assert {ip.removeprefix("::ffff:") for ip in listening(run)} <= {"127.0.0.1", "::1"}
     for teacher in teachers:
         teacher.kill()
-    assert len(units(store)) < 4  # there was work left to lose
+    assert {ip.removeprefix("::ffff:") for ip in listening(run)} <= {"127.0.0.1", "::1"}
     assert run.wait(120) == 0
+    (lost,) = [event for line in told.read_text().splitlines() if (event := json.loads(line))["event"] == "teacher_lost"]
+    assert lost["units"]  # there was work to lose
     found = {key: data for key, data in tree(store).items() if not key.endswith(".tmp")}
     assert contents(found) == contents(tree(single_clips_store))
 

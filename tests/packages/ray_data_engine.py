@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from cluster.ray_pool import _connected
+from cluster.ray_connection import connected
 from schemas.event import EngineEvent, TeacherStarted
 from schemas.log import WorkItem
 from schemas.report import UnitReport
@@ -49,7 +49,7 @@ class _TeachAndWrite:
 class RayDataEngine:
     def run(self, spec: WorkerSpec, items: Sequence[WorkItem], stop: Stop) -> Iterator[EngineEvent]:  # noqa: ARG002
         engine, recipe = spec.engine, open_store(spec.store).recipe
-        with _connected(engine):
+        with connected(engine):
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             units = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
