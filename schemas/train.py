@@ -20,6 +20,7 @@ DepthSpace = Literal["log", "linear"]
 """Whether ED compares logarithms of depth or depths."""
 Precision = Literal["fp32", "bf16"]
 Dtype = Literal["float32", "bfloat16"]
+Separator = Literal["newline", "none"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
 
@@ -152,6 +153,10 @@ class ModelConfig(Frozen):
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
     ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
+    separator: Separator | None = None
+    """What 4D-RGPT has after the tokens of every frame and image. ``newline``: the embedding of a line break, as NVILA trains
+    it, the default for an NVILA-Lite checkpoint; ``none``: nothing, the default of a student without ``weights``. A student
+    that a fit or an export wrote keeps its own."""
     freeze: tuple[Literal["vision_tower", "projector", "llm"], ...] = ("vision_tower",)
     """Parts that do not train; the paper trains the projector and the language model."""
 

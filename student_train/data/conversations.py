@@ -1,4 +1,4 @@
-"""LLaVA JSON conversations go in; token ids and labels come out."""
+"""LLaVA JSON conversations go in; turns of text, with the places of videos and images, come out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from schemas.errors import BadInput
 
-if TYPE_CHECKING:
-    from student_train.models.backbone import Processor
-
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-VIDEO, IMAGE = "<video>", "<image>"
-"""The placeholders for a video and for an image in a conversation's text."""
-_PLACEHOLDER = re.compile(f"({VIDEO}|{IMAGE})")
-IGNORED_LABEL = -100
-"""The label, as in transformers, of a token that the language-modelling loss ignores."""
+_WORD = re.compile("(<video>|<image>)")
+"""The words that LLaVA conversations have in the place of a video or an image."""
+_ALONE = re.compile("(?:^|\n)[ \t]*(<video>|<image>)[ \t]*(?:$|\n)")
+"""Such a word on a line of its own, as no text about the word itself has it."""
+
+
+class Place(Enum):
+    """Where a turn shows something that is not text."""
+
+    VIDEO = "<video>"
+    IMAGE = "<image>"
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,23 @@ class Turn:
 
     role: str
     """``user``, ``assistant`` or ``system``."""
-    text: str
+    content: tuple[str | Place, ...]
+    """Its text, and the places of the video and of images in it. The words ``<video>`` and ``<image>`` in a text are words."""
+
+    @property
+    def text(self) -> str:
+        """The text with the word for each place."""
+        return "".join(piece.value if isinstance(piece, Place) else piece for piece in self.content)
+
+
+def turn(role: str, text: str) -> Turn:
+    """A turn in which the words ``<video>`` and ``<image>`` are places."""
+    return Turn(role, tuple(_pieces(text)))
+
+
+def _pieces(text: str) -> Iterator[str | Place]:
+    for piece in filter(None, _WORD.split(text)):
+        yield Place(piece) if _WORD.fullmatch(piece) else piece
 
 
 @dataclass(frozen=True)
@@ -74,8 +94,8 @@ def _items(path: str) -> Iterator[Any]:
 def _conversation(item: Any, source: str) -> Conversation:
     if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
         raise BadInput(f'{source}: needed an object with a list "conversations"')
-    turns = tuple(_turn(turn, source) for turn in item["conversations"])
-    if not any(turn.role == "assistant" and turn.text for turn in turns):
+    turns = tuple(_turn(one, source) for one in item["conversations"])
+    if not any(one.role == "assistant" and one.text for one in turns):
         raise BadInput(f'{source}: no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
     video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image")
     for name, value in (("video", video), ("clip_id", clip_id)):
@@ -84,79 +104,54 @@ def _conversation(item: Any, source: str) -> Conversation:
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
-    turns = with_placeholders(turns, source, has_video=bool(video or clip_id), images=len(images))
+    turns = with_places(turns, source, has_video=bool(video or clip_id), images=len(images))
     return Conversation(source, turns, video, clip_id, tuple(images))
 
 
-def _turn(turn: Any, source: str) -> Turn:
-    if not isinstance(turn, dict) or turn.get("from") not in _ROLES or not isinstance(turn.get("value"), str):
-        raise BadInput(f'{source}: needed turns like {{"from": "human" | "gpt", "value": "…"}}; found {str(turn)[:80]}')
-    return Turn(_ROLES[turn["from"]], turn["value"])
+def _turn(item: Any, source: str) -> Turn:
+    if not isinstance(item, dict) or item.get("from") not in _ROLES or not isinstance(item.get("value"), str):
+        raise BadInput(f'{source}: needed turns like {{"from": "human" | "gpt", "value": "…"}}; found {str(item)[:80]}')
+    return Turn(_ROLES[item["from"]], (item["value"],))
 
 
-def with_placeholders(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
-    """The turns with one ``<video>`` placeholder for the video, if any, and one ``<image>`` for each image.
+def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
+    """The turns with one place for the video, if any, and one for each image, where the questions have the words for them.
 
-    Missing placeholders go to the start of the first question, images before the video. Published video conversations use
-    either word for the video, so ``<image>`` means the video in a sample that has neither images nor a ``<video>``. Raises
-    `BadInput` if the placeholders do not fit the sample.
+    Missing places go to the start of the first question, images before the video. Published video conversations use either
+    word for the video, so ``<image>`` means the video in a sample that has neither images nor a ``<video>``. In answers, and
+    in a sample of text alone, the words are text. Raises `BadInput` if the words do not fit the sample.
     """
-    if has_video and not images and not _count(turns, VIDEO):
-        turns = tuple(Turn(turn.role, turn.text.replace(IMAGE, VIDEO)) for turn in turns)
-    found_videos, found_images = _count(turns, VIDEO), _count(turns, IMAGE)
-    if found_videos > has_video:
-        raise BadInput(
-            f"{source}: has {found_videos} <video> placeholders, but "
-            + ("a sample may have one video" if has_video else "names no `video` or `clip_id`")
-        )
-    if found_images not in {0, images}:
-        raise BadInput(
-            f"{source}: has {found_images} <image> placeholders and names {images} images; needed one per image, or none"
-        )
-    missing = [IMAGE] * (images - found_images) + [VIDEO] * (has_video - found_videos)
-    if not missing:
+    if not has_video and not images:
+        _require_text(turns, source)
         return turns
-    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
+    placed = tuple(turn(one.role, one.text) if one.role == "user" else one for one in turns)
+    if has_video and not images and not _count(placed, Place.VIDEO):
+        placed = tuple(Turn(one.role, tuple(Place.VIDEO if p is Place.IMAGE else p for p in one.content)) for one in placed)
+    videos, found = _count(placed, Place.VIDEO), _count(placed, Place.IMAGE)
+    if videos > has_video:
+        said = "a sample may have one video" if has_video else "the sample names no `video` or `clip_id`"
+        raise BadInput(f"{source}: has {videos} <video> placeholders, but {said}")
+    if found not in {0, images}:
+        raise BadInput(f"{source}: has {found} <image> placeholders and names {images} images; needed one per image, or none")
+    missing = [Place.IMAGE] * (images - found) + [Place.VIDEO] * (has_video - videos)
+    if not missing:
+        return placed
+    first = next((i for i, one in enumerate(placed) if one.role == "user"), None)
     if first is None:
-        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn for the placeholders {", ".join(missing)}')
-    return (*turns[:first], Turn("user", "".join(f"{word}\n" for word in missing) + turns[first].text), *turns[first + 1 :])
+        words = ", ".join(place.value for place in missing)
+        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn for the placeholders {words}')
+    before = tuple(piece for place in missing for piece in (place, "\n"))
+    return (*placed[:first], Turn("user", before + placed[first].content), *placed[first + 1 :])
 
 
-def _count(turns: Sequence[Turn], word: str) -> int:
-    return sum(turn.text.count(word) for turn in turns)
+def _require_text(turns: Sequence[Turn], source: str) -> None:
+    """Raise `BadInput` if a question of a sample of text alone has a word on a line of its own, for something that it lacks."""
+    for one in turns:
+        if one.role == "user" and (found := _ALONE.search(one.text)):
+            word = found[1]
+            keys = "`video` or `clip_id`" if word == Place.VIDEO.value else "`image`"
+            raise BadInput(f"{source}: has a {word} placeholder, but the sample has no {keys}; name it, or leave the word out")
 
 
-def tokenize(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> tuple[list[int], list[int]]:
-    """(input ids, labels) of one conversation in ChatML, Qwen's chat format. Only answers and their end tokens have labels.
-
-    ``<video>`` and ``<image>`` become the processor's placeholder tokens. ``seconds``: times of the video's frames.
-    """
-    ids: list[int] = []
-    labels: list[int] = []
-
-    def add(pieces: list[int], *, learn: bool) -> None:
-        ids.extend(pieces)
-        labels.extend(pieces if learn else [IGNORED_LABEL] * len(pieces))
-
-    def encode(text: str) -> list[int]:
-        return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def visual_ids(piece: str) -> list[int]:
-        return processor.video_ids(seconds) if piece == VIDEO else processor.image_ids()
-
-    for turn in turns:
-        add(encode(f"<|im_start|>{turn.role}\n"), learn=False)
-        if turn.role == "assistant":
-            add(encode(turn.text), learn=True)
-        else:
-            for piece in filter(None, _PLACEHOLDER.split(turn.text)):
-                add(visual_ids(piece) if piece in {VIDEO, IMAGE} else encode(piece), learn=False)
-        add(encode("<|im_end|>"), learn=turn.role == "assistant")
-        add(encode("\n"), learn=False)
-    return ids, labels
-
-
-def prompt(turns: Sequence[Turn], processor: Processor, seconds: Sequence[float] = ()) -> list[int]:
-    """Input ids of the turns, ending where the assistant's answer begins."""
-    begin = processor.tokenizer("<|im_start|>assistant\n", add_special_tokens=False).input_ids
-    return [*tokenize(turns, processor, seconds)[0], *begin]
+def _count(turns: Sequence[Turn], place: Place) -> int:
+    return sum(one.content.count(place) for one in turns)

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from schemas.errors import BadInput
 from schemas.train import DataConfig
-from student_train.data.conversations import IGNORED_LABEL, Conversation, Turn, read_conversations, tokenize
+from student_train.data.chat import IGNORED_LABEL, tokenize
+from student_train.data.conversations import Conversation, Place, Turn, read_conversations
 from student_train.data.frames import StudentFrames
 from student_train.distill.targets import TargetReader
 from teacher_cache.io.console import printable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from student_train.models.backbone import Processor
     from teacher_cache import Targets
 
-QUESTION = "<video>\nDescribe this video."
+QUESTION = Turn("user", (Place.VIDEO, "\nDescribe this video."))
 """The question of built-in samples."""
 _SHOWN = 5
 
@@ -115,7 +116,7 @@ def _built_in_samples(cache: Targets, join: _Join) -> list[Sample]:
     samples = []
     for clip_id, seconds in zip(clip_ids, times, strict=True):
         answer = f"A video of {seconds[-1] - seconds[0]:.1f} seconds, seen in {len(seconds)} frames."
-        turns = (Turn("user", QUESTION), Turn("assistant", answer))
+        turns = (QUESTION, Turn("assistant", (answer,)))
         samples.append(join(Conversation(f"clip {clip_id}", turns, clip_id=clip_id)))
     return samples
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import BadInput, CouldNotRun, Unreachable, VideoError
 from schemas.evaluation import Answer
-from student_train.data.conversations import Turn, prompt
+from student_train.data.chat import prompt
+from student_train.data.conversations import Place, Turn
 from student_train.data.frames import StudentFrames, Watched
 from student_train.data.workers import begin_worker
 from student_train.evaluation.answers import Question, not_asked, scored, wording
@@ -68,8 +69,8 @@ class Questions(Dataset[Asked | Answer]):
             raise
         except CouldNotRun as error:
             return not_asked(question, "image_unreadable", str(error))
-        shown = "<video>\n" if image is None else "<image>\n<video>\n"
-        turn = Turn("user", shown + wording(question, watched.seconds if self.tell_length else None))
+        shown = (Place.VIDEO, "\n") if image is None else (Place.IMAGE, "\n", Place.VIDEO, "\n")
+        turn = Turn("user", (*shown, wording(question, watched.seconds if self.tell_length else None)))
         return Asked(question, prompt([turn], self.processor, watched.timestamps.tolist()), watched, image)
 
     def _watch(self, uri: str) -> Watched:

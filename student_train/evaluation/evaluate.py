@@ -17,7 +17,7 @@ import torch
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
 from schemas.train import FitReport, Modality, TrainConfig
-from student_train.data.conversations import Conversation, Turn
+from student_train.data.conversations import Conversation
 from student_train.data.frames import StudentFrames
 from student_train.data.samples import QUESTION, Collator, Sample, load_samples
 from student_train.distill.p4d import P4D
@@ -258,7 +258,7 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     samples = []
     for row in rows:
         clip_id = str(row["clip_id"])
-        conversation = Conversation(f"clip {clip_id}", (Turn("user", QUESTION),), clip_id=clip_id)
+        conversation = Conversation(f"clip {clip_id}", (QUESTION,), clip_id=clip_id)
         samples.append(Sample(conversation, clip_id, videos.get(clip_id) or roots.find(str(row["video"]))))
     return samples
 

@@ -39,6 +39,10 @@ class Processor(Protocol):
     tokenizer: PreTrainedTokenizerBase
     image_size: int
     """Height and width of the frames it takes, in pixels."""
+    video_token_id: int
+    """The placeholder token of videos."""
+    image_token_id: int
+    """The placeholder token of images."""
 
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
         """The token ids that replace ``<video>`` in the text. ``seconds``: the time of each frame."""
@@ -63,13 +67,18 @@ class Backbone(nn.Module, ABC):
     Subclasses say where the model keeps its parts and how its video tokens form a grid.
     """
 
-    example: ClassVar[str]
-    """The README of an export: how to use the saved model with transformers alone."""
+    usage: ClassVar[str]
+    """The README of an export, with ``{size}`` for the side of its frames."""
 
     def __init__(self, model: PreTrainedModel, processor: Processor) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
+
+    @property
+    def example(self) -> str:
+        """The README of an export: how to use the saved model with transformers alone."""
+        return self.usage.replace("{size}", str(self.processor.image_size))
 
     @property
     def hidden_size(self) -> int:
@@ -88,6 +97,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """The modules ``vision_tower``, ``projector`` and ``llm`` of the model."""
+
+    @property
+    @abstractmethod
+    def language_model(self) -> PreTrainedModel:
+        """The stack of decoder layers, as a model of transformers."""
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models derive inputs from it
         """The keyword arguments for the model: ``visual``, and in some models inputs derived from ``input_ids``."""

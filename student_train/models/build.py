@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from schemas.errors import BadInput
-from schemas.train import BackboneName, Dtype, ModelConfig
+from schemas.train import BackboneName, Dtype, ModelConfig, Separator
 from student_train.models import nvila, qwen_vl
 from student_train.models.backbone import Backbone
 from student_train.models.folder import model_type
@@ -37,19 +37,22 @@ def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:
 
 
 def _rgpt(config: ModelConfig) -> Backbone:
+    separator = None if config.separator is None else SEPARATORS[config.separator]
     if config.weights is None:
-        return nvila.tiny(config.timestamps or "before_projector")
+        return nvila.tiny(config.timestamps or "before_projector", separator or "")
     folder, dtype = Path(config.weights), getattr(torch, config.dtype)
     if nvila.is_checkpoint(folder):
-        return nvila.checkpoint(folder, config.timestamps or "before_projector", dtype)
+        separator = SEPARATORS["newline"] if separator is None else separator
+        return nvila.checkpoint(folder, config.timestamps or "before_projector", separator, dtype)
     if (folder / "config.json").is_file():
-        return nvila.saved(folder, config.timestamps, dtype)
+        return nvila.saved(folder, config.timestamps, separator, dtype)
     raise BadInput(
         f"{folder} is no 4D-RGPT checkpoint: needed the folders {', '.join(nvila.PARTS)}, as NVILA-Lite has them, "
         "or a config.json, as `student-train export` writes it"
     )
 
 
+SEPARATORS: dict[Separator, str] = {"newline": "\n", "none": ""}
 BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
 """transformers' ``model_type`` → the backbone's name in this project."""
 BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {

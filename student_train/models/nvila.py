@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -54,10 +55,15 @@ timestamps = torch.linspace(0, 5, 16)[None]  # (1, frame), in seconds
 
 chat = [{"role": "user", "content": "<video>\\nWhat moves?"}]
 text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-text = text.replace("<video>", "<video>" * (frames.shape[1] * model.grid**2))
-prompt = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-answer = model.generate(**prompt, frames=frames, timestamps=timestamps, max_new_tokens=32, do_sample=False)
-print(tokenizer.decode(answer[0, prompt.input_ids.shape[1]:], skip_special_tokens=True))
+before, after, between = (
+    tokenizer(part, add_special_tokens=False).input_ids for part in (*text.split("<video>"), model.config.separator)
+)
+frame = [model.config.video_token_id] * model.grid**2 + between
+ids = torch.tensor([before + frame * frames.shape[1] + after])
+answer = model.generate(
+    input_ids=ids, attention_mask=torch.ones_like(ids), frames=frames, timestamps=timestamps, max_new_tokens=32, do_sample=False
+)
+print(tokenizer.decode(answer[0, ids.shape[1]:], skip_special_tokens=True))
 ```
 """
 
@@ -69,13 +75,15 @@ class RgptProcessor:
         self.tokenizer = tokenizer
         self.image_size = int(config.vision_config.image_size)
         self.video_token_id, self.image_token_id = config.video_token_id, config.image_token_id
-        self.tokens = (self.image_size // int(config.vision_config.patch_size) // config.downsample) ** 2
+        patches = self.image_size // int(config.vision_config.patch_size)
+        self.tokens = (-(-patches // config.downsample)) ** 2
+        self.separator: list[int] = tokenizer(config.separator, add_special_tokens=False).input_ids
 
     def video_ids(self, seconds: Sequence[float]) -> list[int]:
-        return [self.video_token_id] * (self.tokens * len(seconds))
+        return [*[self.video_token_id] * self.tokens, *self.separator] * len(seconds)
 
     def image_ids(self) -> list[int]:
-        return [self.image_token_id] * self.tokens
+        return [*[self.image_token_id] * self.tokens, *self.separator]
 
     def visual(self, frames: Pixels | None, timestamps: np.ndarray[Any, Any] | None, images: Pixels | None) -> Visual:
         inputs = {"frames": frames, "timestamps": timestamps, "images": images}
@@ -89,7 +97,7 @@ class RgptBackbone(Backbone):
     """4D-RGPT: its video tokens form a square grid for each frame."""
 
     model: FourDRgptForConditionalGeneration
-    example = EXAMPLE
+    usage = EXAMPLE
 
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
         clips, frames = visual["frames"].shape[:2]
@@ -98,8 +106,12 @@ class RgptBackbone(Backbone):
     def parts(self) -> dict[str, nn.Module]:
         return {"vision_tower": self.model.vision_tower, "projector": self.model.projector, "llm": self.model.llm}
 
+    @property
+    def language_model(self) -> PreTrainedModel:
+        return self.model.llm
 
-def tiny(timestamps: str) -> RgptBackbone:
+
+def tiny(timestamps: str, separator: str = "") -> RgptBackbone:
     """The architecture at a size for tests and the demo: frames of 96², 8 × 8 tokens a frame, a vocabulary of 464."""
     tokenizer = tiny_tokenizer([VIDEO_TOKEN, IMAGE_TOKEN])
     vision = SiglipVisionConfig(
@@ -130,6 +142,7 @@ def tiny(timestamps: str) -> RgptBackbone:
         downsample=1,  # as many tokens as L4P-tiny has; fewer could not express most of its features
         projector_layers=[256, "gelu", 128],
         timestamps=timestamps,
+        separator=separator,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
     )
@@ -146,11 +159,11 @@ def tiny(timestamps: str) -> RgptBackbone:
     return RgptBackbone(model, RgptProcessor(tokenizer, config))
 
 
-def saved(folder: Path, timestamps: str | None, dtype: torch.dtype) -> RgptBackbone:
-    """The model that `Backbone.save` wrote. ``timestamps``: where to add them; as saved when None."""
+def saved(folder: Path, timestamps: str | None, separator: str | None, dtype: torch.dtype) -> RgptBackbone:
+    """The model that `Backbone.save` wrote. ``timestamps``: where to add them; ``separator``; both as saved when None."""
     config = load_config(FourDRgptConfig, folder)
-    if timestamps is not None:
-        config.timestamps = timestamps
+    config.timestamps = config.timestamps if timestamps is None else timestamps
+    config.separator = config.separator if separator is None else separator
     model = load_model(FourDRgptForConditionalGeneration, folder, dtype, config)
     return RgptBackbone(model, RgptProcessor(load_tokenizer(folder), config))
 
@@ -160,7 +173,7 @@ def is_checkpoint(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in PARTS)
 
 
-def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbone:
+def checkpoint(folder: Path, timestamps: str, separator: str, dtype: torch.dtype) -> RgptBackbone:
     """The model of an NVILA-Lite checkpoint, whose parts are each read once.
 
     Raises `BadInput` if a part is not of 4D-RGPT's kind, or does not fit the others.
@@ -176,6 +189,7 @@ def checkpoint(folder: Path, timestamps: str, dtype: torch.dtype) -> RgptBackbon
         downsample=_downsample(folder / "mm_projector", tower, weights),
         projector_layers=_projector_layers(weights),
         timestamps=timestamps,
+        separator=separator,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         dtype=dtype,
@@ -243,12 +257,6 @@ def _require_fitting(folder: Path, config: FourDRgptConfig) -> None:
         raise BadInput(
             f"the projector of {folder} gives {width} channels, and its language model takes {config.text_config.hidden_size}; "
             "take all parts from one checkpoint"
-        )
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    if side % config.downsample:
-        raise BadInput(
-            f"the tower of {folder} gives {side} × {side} tokens, which do not divide into squares of {config.downsample}; "
-            "needed NVILA-Lite's 384-pixel tower, or another whose tokens divide"
         )
 
 

@@ -53,7 +53,7 @@ folder = "."
 model = AutoModelForImageTextToText.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
 
-frames = torch.zeros(16, 3, 392, 392, dtype=torch.uint8)  # a clip: (frame, RGB, height, width), squashed to a square
+frames = torch.zeros(16, 3, {size}, {size}, dtype=torch.uint8)  # a clip: (frame, RGB, height, width), squashed to a square
 clock = {"fps": 3.0, "total_num_frames": 16, "frames_indices": list(range(16))}  # three frames a second
 
 chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What moves?"}]}]
@@ -221,7 +221,7 @@ def _image_size(settings: Mapping[str, Any], factor: int) -> int:
 class QwenBackbone(Backbone):
     """Qwen2.5-VL or Qwen3-VL, which differ only in their processors."""
 
-    example: ClassVar[str] = EXAMPLE
+    usage: ClassVar[str] = EXAMPLE
 
     def video_shape(self, visual: Visual) -> tuple[int, int, int, int]:
         """(clip, time, y, x) of the video tokens; a time step is a pair of frames."""
@@ -241,6 +241,10 @@ class QwenBackbone(Backbone):
             "projector": nn.ModuleDict(mergers),
             "llm": nn.ModuleDict({"language_model": self.model.model.language_model, "lm_head": self.model.lm_head}),
         }
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        return self.model.model.language_model
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """Adds each token's type (text 0, image 1, video 2), from which the model computes positions in time and space."""
@@ -285,6 +289,8 @@ def build(kind: Kind, config: ModelConfig) -> QwenBackbone:
         raise BadInput(
             f"`model.timestamps: {config.timestamps}` is 4D-RGPT's; {config.backbone} encodes real time itself, so leave it out"
         )
+    if config.separator not in {None, "none"}:
+        raise BadInput(f"`model.separator: {config.separator}` is 4D-RGPT's; {config.backbone} has its own, so leave it out")
     return tiny(kind) if config.weights is None else checkpoint(kind, Path(config.weights), getattr(torch, config.dtype))
 
 

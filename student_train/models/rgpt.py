@@ -31,6 +31,7 @@ class FourDRgptConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers s
         downsample: int = 3,
         projector_layers: Sequence[int | str] = (),
         timestamps: str = "before_projector",
+        separator: str = "",
         video_token_id: int = 0,
         image_token_id: int = 0,
         **kwargs: Any,
@@ -41,12 +42,13 @@ class FourDRgptConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers s
         ``downsample``: the projector joins squares of ``downsample`` × ``downsample`` tokens into one.
         ``projector_layers``: the projector's layers in order: the width of a linear layer, ``norm`` or ``gelu``.
         ``timestamps``: where the timestamp encoding is added: ``before_projector``, ``after_projector`` or ``none``.
+        ``separator``: the text after the tokens of every frame of a video, and of every image.
         ``video_token_id``, ``image_token_id``: the placeholder tokens.
         """
         self.vision_config = _sub_config(SiglipVisionConfig, vision_config)
         self.text_config = _sub_config(Qwen2Config, text_config)
         self.vision_layer, self.downsample, self.projector_layers = vision_layer, downsample, list(projector_layers)
-        self.timestamps = timestamps
+        self.timestamps, self.separator = timestamps, separator
         self.video_token_id, self.image_token_id = video_token_id, image_token_id
         super().__init__(**kwargs)
 
@@ -76,7 +78,10 @@ def siglip_pixels(frames: torch.Tensor) -> torch.Tensor:
 
 
 class Projector(nn.Module):
-    """Joins n × n neighbouring tokens into one, then an MLP to the language model's width (NVILA-Lite: n = 3)."""
+    """Joins n × n neighbouring tokens into one, then an MLP to the language model's width (NVILA-Lite: n = 3).
+
+    Where the tokens do not divide into squares, zeros are added at the bottom and at the right.
+    """
 
     def __init__(self, vision_size: int, downsample: int, layers: Sequence[int | str]) -> None:
         super().__init__()
@@ -92,8 +97,10 @@ class Projector(nn.Module):
         self.layers = nn.Sequential(*modules)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features, float (frame, y, x, vision), to tokens, float (frame, y/n, x/n, hidden)."""
-        n, (frames, height, width, channels) = self.downsample, features.shape
+        """Features, float (frame, y, x, vision), to tokens, float (frame, ⌈y/n⌉, ⌈x/n⌉, hidden)."""
+        n = self.downsample
+        features = nn.functional.pad(features, (0, 0, 0, -features.shape[2] % n, 0, -features.shape[1] % n))
+        frames, height, width, channels = features.shape
         blocks = features.reshape(frames, height // n, n, width // n, n, channels)
         projected: torch.Tensor = self.layers(blocks.transpose(2, 3).flatten(3))  # in: (frame, y/n, x/n, n·n·vision)
         return projected
@@ -120,8 +127,13 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
     @property
     def grid(self) -> int:
         """Tokens along each side of a frame."""
+        return -(-self._side // int(self.config.downsample))
+
+    @property
+    def _side(self) -> int:
+        """Patches along each side of a frame."""
         vision = self.config.vision_config
-        return int(vision.image_size) // int(vision.patch_size) // int(self.config.downsample)
+        return int(vision.image_size) // int(vision.patch_size)
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.llm.get_input_embeddings()
@@ -151,7 +163,8 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         """One forward pass over text, videos and images.
 
         ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token). For a video, ``input_ids`` holds the placeholder
-        ``video_token_id`` once per visual token: frame by frame, row by row; likewise ``image_token_id`` for an image.
+        ``video_token_id`` once per visual token: frame by frame, row by row; likewise ``image_token_id`` for an image. The
+        tokens of the config's ``separator`` come after each frame's.
         ``frames``: uint8 (clip, frame, height, width, RGB) at the tower's size, clips in the order of their placeholders.
         ``timestamps``: float (clip, frame), seconds from the video's start.
         ``images``: uint8 (image, height, width, RGB), in the order of their placeholders.
@@ -191,11 +204,10 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         clips, count = frames.shape[:2]
         pixels = siglip_pixels(frames.flatten(0, 1)).to(self.vision_tower.dtype)  # (clip·frame, RGB, height, width)
         patches = self._patches(pixels)  # (clip·frame, patch, vision)
-        side = self.grid * self.config.downsample
-        features = patches.reshape(-1, side, side, patches.shape[-1])  # (clip·frame, y, x, vision)
+        features = patches.reshape(-1, self._side, self._side, patches.shape[-1])  # (clip·frame, y, x, vision)
         if timestamps is not None and self.config.timestamps == "before_projector":
             features = features + _time(timestamps, features)
-        tokens: torch.Tensor = self.projector(features)  # (clip·frame, y/n, x/n, hidden)
+        tokens: torch.Tensor = self.projector(features)  # (clip·frame, ⌈y/n⌉, ⌈x/n⌉, hidden)
         if timestamps is not None and self.config.timestamps == "after_projector":
             tokens = tokens + _time(timestamps, tokens)
         return tokens.view(clips, count, *tokens.shape[1:])

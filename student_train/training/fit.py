@@ -187,7 +187,7 @@ def build(config: TrainConfig, cache: Cache) -> Built:
     llm: Any = student.parts()["llm"]
     adapters = None if config.lora is None else add_adapters(llm, config.lora)
     if config.gradient_checkpointing:
-        llm.activation_checkpointing_enable()
+        student.language_model.activation_checkpointing_enable()
     return Built(DistilledStudent(student, p4d), adapters)
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import BadInput
-from schemas.train import ModelConfig
-from student_train.data.conversations import IGNORED_LABEL, Turn, prompt, read_conversations, tokenize
-from student_train.models.backbone import Processor
+from student_train.data.conversations import Place, Turn, read_conversations
 
 
 def item(**changes: Any) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def write(folder: Path, value: Any, name: str = "train.json") -> str:
 def test_a_sample_is_read(tmp_path: Path) -> None:
     (found,) = read_conversations([write(tmp_path, [item()])])
     assert found.video == "a/b.mp4"
-    assert found.turns == (Turn("user", "<video>\nWhat moves?"), Turn("assistant", "A ball."))
+    assert found.turns == (Turn("user", (Place.VIDEO, "\nWhat moves?")), Turn("assistant", ("A ball.",)))
     assert found.source == f"{tmp_path}/train.json[0]"
 
 
@@ -102,9 +100,9 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
             [item(image=["a.png", "b.png"], conversations=[ASKED | {"value": "<image>?"}, SAID])],
             "1 <image> placeholders and names 2",
         ),
-        ([item(video=None)], "names no `video`"),
+        ([item(video=None)], "a <video> placeholder, but the sample has no `video` or `clip_id`"),
         ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 <video> placeholders"),
-        ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "1 <image> placeholders and names 0"),
+        ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "a <image> placeholder, .* no `image`"),
         ([item(conversations=[{"from": "gpt", "value": "a"}])], "no turn for the placeholders <video>"),
     ],
 )
@@ -122,44 +120,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_conversations([str(broken)])
 
 
-@pytest.fixture(scope="module")
-def processor() -> Processor:
-    from student_train.models.build import build_student
-
-    return build_student(ModelConfig()).processor
-
-
-def test_only_answers_are_learnt(processor: Processor) -> None:
-    turns = (
-        Turn("system", "Be brief."),
-        Turn("user", "Look: <video> What?"),
-        Turn("assistant", "A bäll."),
-        Turn("user", "Sure?"),
-        Turn("assistant", "Yes."),
-    )
-    ids, labels = tokenize(turns, processor, seconds=[0.0, 0.5])
-    learnt = processor.tokenizer.decode([i for i in labels if i != IGNORED_LABEL])
-    assert learnt == "A bäll.<|im_end|>Yes.<|im_end|>"
-    assert all(label in {IGNORED_LABEL, token} for token, label in zip(ids, labels, strict=True))
-
-
-def test_what_is_shown_becomes_its_tokens_in_its_place(processor: Processor) -> None:
-    turns = (Turn("user", "Look: <video> And <image>?"), Turn("assistant", "A ball."))
-    ids, _ = tokenize(turns, processor, seconds=[0.0, 0.5])
-    video, image = processor.video_ids([0.0, 0.5]), processor.image_ids()
-    start = ids.index(video[0])
-    assert ids[start : start + len(video)] == video
-    assert len(video) == 2 * len(image) == 128
-    assert ids.count(video[0]) == 128
-    assert ids.count(image[0]) == 64
-    decode = processor.tokenizer.decode
-    assert decode(ids[:start]) == "<|im_start|>user\nLook: "
-    assert decode(ids[start + 128 : ids.index(image[0])]) == " And "
-    assert decode(ids[ids.index(image[0]) + 64 :]) == "?<|im_end|>\n<|im_start|>assistant\nA ball.<|im_end|>\n"
-
-
-def test_a_prompt_ends_where_the_answer_begins(processor: Processor) -> None:
-    turns = (Turn("user", "What?"), Turn("assistant", "A ball."))
-    asked = prompt(turns[:1], processor)
-    assert tokenize(turns, processor)[0][: len(asked)] == asked
-    assert processor.tokenizer.decode(asked) == "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+@pytest.mark.parametrize(
+    ("sample", "question", "answer"),
+    [
+        (item(), "<video>\nWhat is a <b>?", "An HTML tag like <video> or <image>."),
+        (item(video=None), "What does <video> mean in HTML, and <image>?", "<video> plays a film."),
+    ],
+    ids=["in an answer", "without anything shown"],
+)
+def test_the_words_alone_show_nothing(tmp_path: Path, sample: dict[str, Any], question: str, answer: str) -> None:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    (found,) = read_conversations([write(tmp_path, [sample | {"conversations": turns}])])
+    assert [one.text for one in found.turns] == [question, answer]
+    assert sum(isinstance(piece, Place) for one in found.turns for piece in one.content) == (sample["video"] is not None)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer
 
 from schemas.train import ModelConfig
-from student_train.data.conversations import Turn, prompt, tokenize
+from student_train.data.chat import prompt, tokenize
+from student_train.data.conversations import turn
 from student_train.models.build import build_student, load_student
 from student_train.models.nvila import RgptBackbone
 from student_train.models.rgpt import Projector, siglip_pixels, timestamp_encoding
@@ -218,8 +219,8 @@ def test_saved_students_answer_as_before(student: RgptBackbone, tmp_path: Path) 
 def test_saved_students_say_how_a_chat_is_written(student: RgptBackbone, tmp_path: Path) -> None:
     student.save(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    turns = (Turn("user", "Hi?"), Turn("assistant", "Hi."))
-    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    turns = (turn("user", "Hi?"), turn("assistant", "Hi."))
+    messages = [{"role": one.role, "content": one.text} for one in turns]
     assert tokenizer.apply_chat_template(messages, return_dict=False) == tokenize(turns, student.processor)[0]
     begun = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
     assert begun == prompt(turns[:1], student.processor)

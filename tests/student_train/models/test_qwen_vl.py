@@ -16,7 +16,8 @@ from transformers.video_utils import VideoMetadata
 
 from schemas.errors import BadInput
 from schemas.train import BackboneName, ModelConfig, TrainConfig
-from student_train.data.conversations import Turn, prompt, tokenize
+from student_train.data.chat import prompt, tokenize
+from student_train.data.conversations import turn
 from student_train.models.backbone import Pixels
 from student_train.models.build import build_student, load_student
 from student_train.models.qwen_vl import SETTINGS, QwenBackbone, QwenProcessor
@@ -28,7 +29,7 @@ GRID = 4
 FRAMES = 6
 FPS = 2.0
 SECONDS = [i / FPS for i in range(FRAMES)]
-TURNS = (Turn("system", "Look."), Turn("user", "<image>\n<video>\nWhat moves?"), Turn("assistant", "A ball."))
+TURNS = (turn("system", "Look."), turn("user", "<image>\n<video>\nWhat moves?"), turn("assistant", "A ball."))
 
 
 def built(name: BackboneName, **model: Any) -> QwenBackbone:
@@ -265,7 +266,7 @@ def test_answers_to_padded_prompts_are_the_likeliest_tokens(student: QwenBackbon
     """Two prompts of unlike length, the shorter padded, and each token checked against the prompt alone."""
     processor, frames = student.processor, pictures(student, 2, FRAMES)
     texts = ("<video>\nWhat?", "<video>\nWhat is it that moves here?")
-    prompts = [prompt((Turn("user", text),), processor, SECONDS) for text in texts]
+    prompts = [prompt((turn("user", text),), processor, SECONDS) for text in texts]
     text = padded(prompts, int(processor.tokenizer.pad_token_id), left=True)
     answers = student.generate(**text, visual=processor.visual(frames, seconds(2), None), max_new_tokens=4)
     assert answers.shape == (2, 4)
@@ -344,7 +345,9 @@ def test_published_settings_give_frames_of_about_384_pixels(
     image = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "min_pixels": 3136, "max_pixels": 12845056}
     both = {"image_processor": {**image, "image_mean": [0.0] * 3}, "video_processor": image}
     settings = both if file == "processor_config.json" else image
-    processor = load_student(published(folder, tmp_path, settings, file)).processor
+    loaded = load_student(published(folder, tmp_path, settings, file))
+    processor = loaded.processor
+    assert f"(16, 3, {processor.image_size}, {processor.image_size}," in loaded.example
     assert processor.image_size == {14: 392, 16: 384}[student.model.config.vision_config.patch_size]
     assert processor.video_ids([0.0, 1.0]).count(student.video_token_id) == {14: 196, 16: 144}[processor.patches.size]
     white = np.full((1, 2, processor.image_size, processor.image_size, 3), 255, dtype=np.uint8)
@@ -377,6 +380,7 @@ def test_a_fit_lowers_every_part_of_the_loss(name: BackboneName, tiny_store: Pat
         "data": {"conversations": [str(tmp_path / "train.json")], "image_root": str(tmp_path), "video_root": str(videos)},
         "decoder": {"hidden": 64},
         "mode": "latent",
+        "gradient_checkpointing": True,
         "optim": {"learning_rate": 4e-3},
         "steps": 10,
         "batch": 4,
