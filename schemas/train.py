@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from schemas.base import Frozen
 
@@ -22,6 +23,9 @@ Precision = Literal["fp32", "bf16"]
 Dtype = Literal["float32", "bfloat16"]
 Separator = Literal["newline", "none"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
+
+
+RecipeName = Literal["paper", "released"]
 
 
 class LossRecipe(Frozen):
@@ -67,16 +71,39 @@ RECIPES: dict[str, LossRecipe] = {
         reduction="mean",
         depth="log",
         depth_offset=1e-8,
-        mask_first_flow_frame=True,
+        mask_first_flow_frame=False,
     ),
 }
+
+
+PRESETS: dict[RecipeName, dict[str, Any]] = {
+    "paper": {"epochs": 5},
+    "released": {
+        "epochs": 10,
+        "loss": {"recipe": "released"},
+        "decoder": {"kind": "linear"},
+        "model": {"freeze": ("vision_tower", "projector")},
+    },
+}
+"""What a recipe says of a run where it differs from the fields' own defaults. The released code's script passes no flag for the
+timestamp encoding that its README tells of; here it stays on."""
+
+
+def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values, and the preset's where none is given, at any depth."""
+    found: dict[str, Any] = {**preset, **given}
+    for name in preset.keys() & given.keys():
+        value = given[name].model_dump(exclude_unset=True) if isinstance(given[name], BaseModel) else given[name]
+        if isinstance(preset[name], Mapping) and isinstance(value, Mapping):
+            found[name] = _merged(preset[name], value)
+    return found
 
 
 class LossConfig(Frozen):
     """A named recipe, and changes to it. A field that is left out keeps the recipe's value."""
 
-    recipe: Literal["paper", "released"] = "paper"
-    """``paper``: the paper's equations; ``released``: the public code of June 2026."""
+    recipe: RecipeName = "paper"
+    """``paper``: the paper's equations; ``released``: the public code of June 2026. The run's own ``recipe`` when absent."""
     alpha: float | None = Field(None, ge=0)
     """Weight of LD, the latent distillation."""
     beta: float | None = Field(None, ge=0)
@@ -87,9 +114,9 @@ class LossConfig(Frozen):
     """``frame_sum``: mean within one time step, summed over time steps; ``mean``: mean over every element."""
     depth: DepthSpace | None = None
     """The space in which depths are compared."""
-    mask_first_flow_frame: bool = True
-    """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to. The paper and the
-    released code do not leave it out; ``false`` does as they do."""
+    mask_first_flow_frame: bool | None = None
+    """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to. ``paper`` leaves it out
+    here, of which the paper says nothing; ``released`` does not, as the released code."""
 
     @field_validator("weights")
     @classmethod
@@ -149,7 +176,8 @@ class ModelConfig(Frozen):
     preset: Literal["tiny"] = "tiny"
     """Configuration of a student without ``weights``; small enough for a CPU."""
     dtype: Dtype = "float32"
-    """Dtype in which weights are loaded and trained."""
+    """Dtype of the weights that do not train, such as a frozen tower's, or those under adapters. Weights that train are in
+    float32: AdamW's steps are too small for bfloat16 to hold."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
     ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
@@ -185,6 +213,9 @@ class LoraConfig(Frozen):
     """Linear layers that get an adapter, by the last part of their names."""
 
 
+TrainedPart = Literal["vision_tower", "projector", "llm", "distillation"]
+
+
 class OptimConfig(Frozen):
     """The optimizer and its schedule. The defaults are the paper's fine-tuning of a pretrained student."""
 
@@ -193,6 +224,9 @@ class OptimConfig(Frozen):
     in few steps. Both use the same learning rate, since Muon's updates are scaled to AdamW's."""
     learning_rate: float = Field(1e-5, gt=0)
     """Highest learning rate, reached at the end of the warm-up."""
+    part_learning_rates: dict[TrainedPart, Annotated[float, Field(gt=0)]] = Field({})
+    """Highest learning rates of parts that have their own; ``distillation`` is the perception decoder, which starts from random
+    weights, and light heads."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay, decoupled from the gradient."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -215,6 +249,9 @@ class TrainConfig(Frozen):
     the version that it began with, whatever the store has gained or lost since."""
     output: str = Field(min_length=1)
     """Folder of the run, for its losses, checkpoints, report and weights."""
+    recipe: RecipeName = "paper"
+    """Where the values come from that this file does not give. ``paper``: 4D-RGPT's; ``released``: those of its public code of
+    June 2026, which also has a linear decoder, keeps the projector frozen, and trains for 10 epochs in place of 5."""
     mode: Mode = "heads"
     """What is distilled, and how. ``heads``: LD, and ED through the teacher's frozen heads; ``latent``: LD alone; ``direct``:
     LD, and ED through light heads that are trained with the student; ``sft``: nothing, for comparison."""
@@ -228,8 +265,10 @@ class TrainConfig(Frozen):
     """The losses and their weights."""
     optim: OptimConfig = OptimConfig()
     """The optimizer and its schedule."""
-    steps: int = Field(100, ge=1)
-    """Optimizer steps."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps. Give this or ``epochs``."""
+    epochs: float | None = Field(None, gt=0)
+    """How often every conversation is seen; the recipe's number when neither this nor ``steps`` is given."""
     batch: int = Field(4, ge=1)
     """Conversations per forward pass and process."""
     accumulate: int = Field(1, ge=1)
@@ -251,6 +290,28 @@ class TrainConfig(Frozen):
     one."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many checkpoints to keep; the oldest is removed first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_recipe(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        preset = next((values for name, values in PRESETS.items() if name == given.get("recipe", "paper")), {})
+        if given.get("steps") is not None:
+            preset = {name: value for name, value in preset.items() if name != "epochs"}
+        return _merged(preset, {name: value for name, value in given.items() if value is not None})
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"`steps` is {self.steps} and `epochs` is {self.epochs:g}; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_type_or_autocast(self) -> Self:
+        if self.model.dtype != "float32" and self.precision != "bf16":
+            raise ValueError("weights in two dtypes need `precision: bf16`, or leave `model.dtype` out")
+        return self
 
     @model_validator(mode="after")
     def _shards_of_one_type(self) -> Self:

@@ -5,6 +5,7 @@ In order: open the store, build the model, load the data, train, write the files
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,14 +84,14 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     _say_what_is_left_out(run.joined)
     begun_state = run.go_on_from(begun)
     counts = _parameters(built)
-    args = _arguments(config, folder.path)
+    args = _arguments(config, run.steps, folder.path)
     if config.fsdp is not None:
         # Without this, a batch of text alone with frozen embeddings would have no gradient below the first layer, and the
         # ranks would reduce the gradients of their layers in different orders.
         built.model.student.model.enable_input_require_grads()
         shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
 
-    with stop_on_sigterm() as stop, progress_bar("training", config.steps, "steps") as advance:
+    with stop_on_sigterm() as stop, progress_bar("training", run.steps, "steps") as advance:
         head = built.model.student.model.get_output_embeddings()
         trainer = P4DTrainer(
             model=built.model,
@@ -103,12 +104,13 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             stop=stop,
             save=run.save,
             by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
+            learning_rates=_learning_rates(config, built),
             begun=begun or begun_state,
             advance=advance,
         )
         trainer.train()
     seconds = run.metrics.seconds
-    if trainer.state.global_step < config.steps:
+    if trainer.state.global_step < run.steps:
         raise Stopped(
             f"stopped on request after step {trainer.state.global_step}; the same command with --resume continues from there"
         )
@@ -128,6 +130,7 @@ class Run:
     def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
         folder = RunFolder(Path(config.output))
         self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
+        self.steps = optimizer_steps(config, len(joined.samples), ranks.size)
         self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
@@ -186,6 +189,9 @@ def build(config: TrainConfig, cache: Cache) -> Built:
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
     llm: Any = student.parts()["llm"]
     adapters = None if config.lora is None else add_adapters(llm, config.lora)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         student.language_model.activation_checkpointing_enable()
     return Built(DistilledStudent(student, p4d), adapters)
@@ -252,16 +258,35 @@ class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships 
         return min(1, int(super().n_gpu))
 
 
-def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
+def _learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
+    """Trained weights whose part has a learning rate of its own."""
+    parts: dict[str, nn.Module] = {**built.model.student.parts(), "distillation": built.model.p4d}
+    rates = config.optim.part_learning_rates
+    if still := [name for name in rates if not any(p.requires_grad for p in parts[name].parameters())]:
+        raise BadInput(
+            f"`optim.part_learning_rates` names {', '.join(still)}, of which nothing trains in this run; leave it out"
+        )
+    return {weight: rate for name, rate in rates.items() for weight in parts[name].parameters() if weight.requires_grad}
+
+
+def optimizer_steps(config: TrainConfig, samples: int, processes: int) -> int:
+    """The run's optimizer steps: as the config gives them, or as many as see every sample ``epochs`` times."""
+    if config.steps is not None:
+        return config.steps
+    assert config.epochs is not None
+    return math.ceil(config.epochs * samples / (config.batch * config.accumulate * processes))
+
+
+def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArguments:
     return OneDevice(
         output_dir=str(output),
-        max_steps=config.steps,
+        max_steps=steps,
         per_device_train_batch_size=config.batch,
         gradient_accumulation_steps=config.accumulate,
         learning_rate=config.optim.learning_rate,
         weight_decay=config.optim.weight_decay,
         lr_scheduler_type=config.optim.schedule,
-        warmup_steps=round(config.optim.warmup * config.steps),
+        warmup_steps=round(config.optim.warmup * steps),
         max_grad_norm=config.optim.max_grad_norm,
         bf16=config.precision == "bf16",
         seed=config.seed,
@@ -291,7 +316,7 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         fingerprint=run.cache.recipe.fingerprint,
         mode=config.mode,
         loss=built.model.p4d.recipe,
-        steps=config.steps,
+        steps=run.steps,
         samples=len(samples),
         clips=len({sample.clip_id for sample in samples} - {None}),
         dropped=len(run.joined.dropped),

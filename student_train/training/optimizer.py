@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -54,6 +54,20 @@ def with_muon(adamw: Optimizer, matrices: Sequence[nn.Parameter], *, learning_ra
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
     muon = Muon(list(matrices), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     return JoinedOptimizers(muon, adamw)
+
+
+def with_learning_rates(optimizer: Optimizer, rates: Mapping[nn.Parameter, float]) -> Optimizer:
+    """The optimizer, with each of its groups split by the learning rates of the weights that have their own."""
+    if isinstance(optimizer, JoinedOptimizers):
+        return JoinedOptimizers(*(with_learning_rates(part, rates) for part in optimizer.parts))
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    for group in groups:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rates.get(parameter, group["lr"]), []).append(parameter)
+        for rate, parameters in by_rate.items():
+            optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+    return optimizer
 
 
 def layer_matrices(model: nn.Module, head: nn.Module) -> list[nn.Parameter]:

@@ -38,10 +38,10 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], *, device: torch.device
     model.is_distributed_loading_by_transformers = True  # type: ignore[assignment]  # a module's attributes are modules to mypy
 
 
-def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The unsharded tensor on the CPU. Collective if the tensor is sharded."""
+def unsharded(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor, on its device. Collective if the tensor is sharded."""
     tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ from student_train.data.chat import IGNORED_LABEL
 from student_train.training.batches import Loader, StepBatches
 from student_train.training.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.training.metrics import MetricsLog
-from student_train.training.optimizer import with_muon
+from student_train.training.optimizer import with_learning_rates, with_muon
 from student_train.training.ranks import Ranks
-from student_train.training.sharding import set_from_first, to_host
+from student_train.training.sharding import set_from_first, unsharded
 from teacher_cache.io.console import stderr
 from teacher_cache.io.stop import Stop
 
@@ -59,6 +59,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     ``stop``: a request to stop; the run then ends after the current step with a checkpoint.
     ``save``: writes a checkpoint; called on every rank, after each step that gets one.
     ``by_muon``: the weights that Muon updates; AdamW updates the others.
+    ``learning_rates``: those of weights that have another than the run's.
     ``begun``: what to resume from: rank 0's checkpoint, and its state alone on the other ranks.
     ``advance``: told how many steps are done, for the progress bar.
     """
@@ -75,13 +76,14 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         stop: Stop,
         save: Callable[[P4DTrainer], None],
         by_muon: Sequence[nn.Parameter] = (),
+        learning_rates: Mapping[nn.Parameter, float],
         begun: Checkpoint | CheckpointState | None = None,
         advance: Callable[[int], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
-        self.save, self.by_muon, self.begun = save, by_muon, begun
+        self.save, self.by_muon, self._own_rates, self.begun = save, by_muon, learning_rates, begun
         self.told_to_stop = False
         self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
@@ -138,14 +140,13 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """Trainer's AdamW, joined with Muon for the weights in ``by_muon``."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.by_muon:
-            args = self.args
-            optimizer = with_muon(optimizer, self.by_muon, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
-            self.optimizer = optimizer
-        return optimizer
+        """Trainer's AdamW, joined with Muon for the weights in ``by_muon``, with a group for each learning rate."""
+        if self.optimizer is None:
+            optimizer, args = super().create_optimizer(model), self.args
+            if self.by_muon:
+                optimizer = with_muon(optimizer, self.by_muon, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+            self.optimizer = with_learning_rates(optimizer, self._own_rates)
+        return self.optimizer
 
     # Losses
 
@@ -206,9 +207,9 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         whole = {}
         for name, tensor in tensors.items():
-            host = to_host(tensor)
+            value = unsharded(tensor)  # on every rank, since it is collective; one tensor at a time
             if self.ranks.is_rank_zero:
-                whole[name] = host
+                whole[name] = value.cpu()
         return whole
 
     def _indices(self) -> dict[str, int]:

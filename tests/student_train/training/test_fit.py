@@ -134,6 +134,24 @@ def test_bf16_computes_in_bf16_and_keeps_weights_and_losses_in_float32(plain: Pa
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
+def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """In bfloat16, AdamW's steps would be rounded away."""
+    half = {
+        "model": {"dtype": "bfloat16", "weights": str(plain / "student")},
+        "precision": "bf16",
+        "mode": "latent",
+        "steps": 1,
+    }
+    fit(config(tiny_store, tmp_path / "run", **half, optim={"part_learning_rates": {"projector": 1e-3}}))
+    saved = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    kinds = {
+        part: {t.dtype for name, t in saved.items() if name.startswith(part)} for part in ("vision_tower", "projector", "llm")
+    }
+    assert kinds == {"vision_tower": {torch.bfloat16}, "projector": {torch.float32}, "llm": {torch.float32}}
+    with pytest.raises(BadInput, match=r"part_learning_rates` names vision_tower, of which nothing trains"):
+        fit(config(tiny_store, tmp_path / "other", optim={"part_learning_rates": {"vision_tower": 1e-3}}))
+
+
 def test_activations_computed_twice_give_the_same_losses(plain: Path, tiny_store: Path, tmp_path: Path) -> None:
     fit(config(tiny_store, tmp_path / "twice", steps=2, gradient_checkpointing=True))
     assert losses(tmp_path / "twice") == losses(plain)

@@ -14,7 +14,7 @@ from torch import nn
 from schemas.train import TrainConfig
 from student_train.models.nvila import tiny
 from student_train.training.fit import fit
-from student_train.training.optimizer import layer_matrices, with_muon
+from student_train.training.optimizer import layer_matrices, with_learning_rates, with_muon
 
 
 def make_model() -> nn.Sequential:
@@ -45,6 +45,21 @@ def test_each_weight_moves_by_its_own_rule() -> None:
         step(by_hand, adamw)
         muon.step()
     assert all(a.equal(b) for a, b in zip(model.parameters(), by_hand.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("by_muon", [False, True])
+def test_weights_with_a_learning_rate_of_their_own_move_by_it(by_muon: bool) -> None:
+    models = [make_model() for _ in range(2)]
+    begun = copy.deepcopy(models[0])
+    for model, rate in zip(models, (0.01, 0.03), strict=True):
+        adamw = torch.optim.AdamW(model.parameters(), lr=0.01)
+        muon = with_muon(adamw, layer_matrices(model, model[3]), learning_rate=0.01, weight_decay=0.0)
+        optimizer = with_learning_rates(muon if by_muon else adamw, dict.fromkeys(model[1].parameters(), rate))
+        assert {group["lr"] for group in optimizer.param_groups} == {0.01, rate}
+        step(model, optimizer)
+    for name, start in begun.named_parameters():
+        slow, fast = (model.get_parameter(name) - start for model in models)
+        torch.testing.assert_close(fast, slow * (3 if name.startswith("1.") else 1), rtol=1e-2, atol=1e-6)
 
 
 def test_what_was_saved_goes_on_the_same() -> None:
