@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import BadInput, first_line
 from student_train.data.conversations import Place, Turn
+from student_train.models.backbone import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Processor
-
-IGNORED_LABEL = -100
-"""The label, as in transformers, of a token that the language-modelling loss ignores."""
 
 Tokens = tuple[list[int], list[int]]
 """(input ids, labels)."""

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 
 from schemas.errors import BadInput
 from schemas.train import DataConfig
-from student_train.data.chat import IGNORED_LABEL, tokenize
+from student_train.data.chat import tokenize
 from student_train.data.conversations import Conversation, Place, Turn, read_conversations
 from student_train.data.frames import StudentFrames
 from student_train.distill.targets import TargetReader
+from student_train.models.backbone import IGNORED_LABEL
 from teacher_cache.io.console import printable
 from teacher_cache.io.places import Roots
 

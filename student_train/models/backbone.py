@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+IGNORED_LABEL = -100
+"""The label, as in transformers, of a token that the language-modelling loss ignores."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Visual = Mapping[str, torch.Tensor]
@@ -25,7 +29,8 @@ class StudentOutput:
     """One forward pass."""
 
     logits: torch.Tensor
-    """float (sample, token, vocabulary)."""
+    """float (sample, token, vocabulary); with labels (label, vocabulary), of the tokens before a label alone: of thousands of
+    tokens a few dozen have one, and the vocabulary is large."""
     loss: torch.Tensor | None
     """Next-token cross-entropy, a scalar; None without labels."""
     hidden: torch.Tensor | None
@@ -100,6 +105,11 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def last_states(self) -> Callable[..., Any]:
+        """The model without its head: the model's inputs to ``last_hidden_state``, float (sample, token, hidden)."""
+
+    @property
+    @abstractmethod
     def language_model(self) -> PreTrainedModel:
         """The stack of decoder layers, as a model of transformers."""
 
@@ -123,22 +133,22 @@ class Backbone(nn.Module, ABC):
         absent.
         ``visual``: as `Processor.visual` returns it.
         """
+        states = self.last_states(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **self.model_inputs(input_ids, visual)
+        ).last_hidden_state  # (sample, token, hidden)
         is_video = input_ids == self.video_token_id  # (sample, token)
-        has_video = bool(is_video.any())
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            labels=labels,
-            num_items_in_batch=label_count,
-            output_hidden_states=has_video,
-            use_cache=False,
-            **self.model_inputs(input_ids, visual),
-        )
         hidden = None
-        if has_video:
+        if bool(is_video.any()):
             assert visual is not None
-            hidden = output.hidden_states[-1][is_video].view(*self.video_shape(visual), self.hidden_size)
-        return StudentOutput(output.logits, output.loss, hidden)
+            hidden = states[is_video].view(*self.video_shape(visual), self.hidden_size)
+        head = self.model.get_output_embeddings()
+        if labels is None:
+            return StudentOutput(head(states), None, hidden)
+        expected = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # (sample, token): the label of the token after each
+        has_label = expected != IGNORED_LABEL
+        logits = head(states[has_label])
+        summed = F.cross_entropy(logits.float(), expected[has_label], reduction="sum")
+        return StudentOutput(logits, summed / (has_label.sum() if label_count is None else label_count), hidden)
 
     @torch.inference_mode()
     def generate(

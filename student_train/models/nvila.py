@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,10 @@ class RgptBackbone(Backbone):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vision_tower": self.model.vision_tower, "projector": self.model.projector, "llm": self.model.llm}
+
+    @property
+    def last_states(self) -> Callable[..., Any]:
+        return self.model.last_states
 
     @property
     def language_model(self) -> PreTrainedModel:

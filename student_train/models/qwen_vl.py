@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -241,6 +241,11 @@ class QwenBackbone(Backbone):
             "projector": nn.ModuleDict(mergers),
             "llm": nn.ModuleDict({"language_model": self.model.model.language_model, "lm_head": self.model.lm_head}),
         }
+
+    @property
+    def last_states(self) -> Callable[..., Any]:
+        body: PreTrainedModel = self.model.model
+        return body
 
     @property
     def language_model(self) -> PreTrainedModel:

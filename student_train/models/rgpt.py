@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 
 class FourDRgptConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships no types
@@ -155,20 +155,45 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
         timestamps: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: float | torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """One forward pass over text, videos and images.
 
-        ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token). For a video, ``input_ids`` holds the placeholder
+        ``labels``: int64 (sample, token). ``num_items_in_batch``: number of labels that the loss is a mean over, under gradient
+        accumulation. Other inputs, and errors: as `last_states` has them.
+        """
+        output = self.last_states(input_ids, attention_mask, frames=frames, timestamps=timestamps, images=images, **kwargs)
+        logits = self.llm.lm_head(output.last_hidden_state[:, -logits_to_keep if logits_to_keep else 0 :])
+        loss = None
+        if labels is not None:
+            loss = self.llm.loss_function(
+                logits, labels, vocab_size=self.config.text_config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
+        )
+
+    def last_states(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        frames: torch.Tensor | None = None,
+        timestamps: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """The language model's last hidden states, float (sample, token, hidden), without the head.
+
+        ``input_ids``, ``attention_mask``: int64 (sample, token). For a video, ``input_ids`` holds the placeholder
         ``video_token_id`` once per visual token: frame by frame, row by row; likewise ``image_token_id`` for an image. The
         tokens of the config's ``separator`` come after each frame's.
         ``frames``: uint8 (clip, frame, height, width, RGB) at the tower's size, clips in the order of their placeholders.
         ``timestamps``: float (clip, frame), seconds from the video's start.
         ``images``: uint8 (image, height, width, RGB), in the order of their placeholders.
-        ``num_items_in_batch``: number of labels that the loss is a mean over, under gradient accumulation.
 
         Raises `ValueError` if the placeholders are not as many as the visual tokens.
         """
@@ -184,17 +209,7 @@ class FourDRgptForConditionalGeneration(PreTrainedModel, GenerationMixin):  # ty
             # With causal attention no token sees the padding after it, and the padding's own states are never read. Without a
             # mask, attention uses its causal kernel and takes half the time.
             attention_mask = None
-        # The decoder stack and the language-model head are called apart, so that the last hidden states can be read.
-        output = self.llm.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        logits = self.llm.lm_head(output.last_hidden_state[:, -logits_to_keep if logits_to_keep else 0 :])
-        loss = None
-        if labels is not None:
-            loss = self.llm.loss_function(
-                logits, labels, vocab_size=self.config.text_config.vocab_size, num_items_in_batch=num_items_in_batch
-            )
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=output.past_key_values, hidden_states=output.hidden_states
-        )
+        return self.llm.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
     def encode(self, frames: torch.Tensor, timestamps: torch.Tensor | None) -> torch.Tensor:
         """Visual tokens: uint8 (clip, frame, height, width, RGB) to float (clip, frame, y, x, hidden).

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from schemas.errors import CacheError, CouldNotRun
-from student_train.data.chat import IGNORED_LABEL
+from student_train.models.backbone import IGNORED_LABEL
 from student_train.training.batches import Loader, StepBatches
 from student_train.training.checkpoints import Checkpoint, CheckpointState, Tensors
 from student_train.training.metrics import MetricsLog

@@ -112,13 +112,17 @@ def test_projector_puts_neighbours_side_by_side() -> None:
 def test_forward_gives_logits_loss_and_the_video_tokens_hidden_states(student: RgptBackbone) -> None:
     batch = inputs(student)
     output = student(**batch)
-    assert output.logits.shape == (*batch["input_ids"].shape, len(student.processor.tokenizer))
+    assert output.logits.shape == (int((batch["labels"][:, 1:] != -100).sum()), len(student.processor.tokenizer))
     assert output.hidden is not None
     assert output.hidden.shape == (2, 4, GRID, GRID, student.hidden_size)
     full = student.model.llm.model(
         inputs_embeds=_embeddings(student, batch), attention_mask=batch["attention_mask"]
     ).last_hidden_state  # (sample, token, hidden)
     torch.testing.assert_close(output.hidden.flatten(1, 3), full[:, 5 : 5 + 4 * GRID**2])
+    shown = batch["visual"]
+    own = student.model(**{name: value for name, value in batch.items() if name != "visual"}, **shown)
+    torch.testing.assert_close(output.loss, own.loss)
+    torch.testing.assert_close(student(**unlabelled(batch)).logits, own.logits)
 
 
 def test_padding_at_the_end_changes_nothing_and_at_the_beginning_it_is_masked(student: RgptBackbone) -> None:
@@ -135,7 +139,11 @@ def test_padding_at_the_end_changes_nothing_and_at_the_beginning_it_is_masked(st
         masked[name] = student(**padded)
         torch.testing.assert_close(masked[name].hidden, alone.hidden)
         torch.testing.assert_close(masked[name].loss, alone.loss)
-    torch.testing.assert_close(masked["end"].logits[:, :-3], alone.logits)
+    torch.testing.assert_close(masked["end"].logits, alone.logits)
+
+
+def unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def _embeddings(student: RgptBackbone, batch: dict[str, Any]) -> torch.Tensor:

@@ -223,12 +223,13 @@ def test_hidden_are_the_last_states_at_the_video_tokens(student: QwenBackbone) -
     assert output.hidden is not None
     assert output.hidden.shape == (2, FRAMES // 2, GRID, GRID, student.hidden_size)
     is_video = given["input_ids"] == student.video_token_id
-    torch.testing.assert_close(student.model.lm_head(output.hidden.flatten(0, 3)), output.logits[is_video])
+    logits = student(**given | {"labels": None}).logits
+    torch.testing.assert_close(student.model.lm_head(output.hidden.flatten(0, 3)), logits[is_video])
 
 
 def test_a_batch_gives_what_its_samples_give_alone(student: QwenBackbone) -> None:
     given, processor = batch(student), student.processor
-    logits = student(**given).logits
+    logits = student(**given | {"labels": None}).logits
     frames, images = pictures(student, 2, FRAMES), pictures(student, 1)
     shown = [(frames[:1], seconds(1), None), (frames[1:], seconds(1), images), (None, None, None)]
     for row, visual in enumerate(shown):
@@ -241,6 +242,10 @@ def test_the_loss_is_over_the_labels_that_are_counted(student: QwenBackbone) -> 
     given = batch(student)
     labels = float((given["labels"][:, 1:] != -100).sum())
     torch.testing.assert_close(student(**given, label_count=4 * labels).loss, student(**given).loss / 4)
+    own = {name: value for name, value in given.items() if name != "visual"} | student.model_inputs(
+        given["input_ids"], given["visual"]
+    )
+    torch.testing.assert_close(student(**given).loss, student.model(**own).loss)
 
 
 def test_the_parts_are_the_whole_model(student: QwenBackbone) -> None:
@@ -296,7 +301,7 @@ def test_transformers_alone_loads_what_is_saved(student: QwenBackbone, folder: P
     types = torch.zeros_like(ids).masked_fill(ids == student.model.config.image_token_id, 1)
     types = types.masked_fill(ids == student.video_token_id, 2)
     logits = loaded(ids, given["attention_mask"], mm_token_type_ids=types, **given["visual"]).logits
-    torch.testing.assert_close(logits, student(**given).logits, rtol=0, atol=0)
+    torch.testing.assert_close(logits, student(**given | {"labels": None}).logits, rtol=0, atol=0)
     assert not [path for path in folder.rglob("*") if path.suffix in {".py", ".bin", ".pt", ".pkl"}]
     assert not [path for path in folder.glob("*.json") if "auto_map" in path.read_text(encoding="utf-8")]
 
