@@ -6,6 +6,7 @@ Needs neither transformers nor a trainer.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from torch import nn
 from schemas.errors import BadInput
 from schemas.signal import Shape, SignalName
 from schemas.train import RECIPES, DecoderConfig, LossRecipe, Mode
+from student_train.distill.gathered import Gathered, LossOfClips
 from student_train.distill.losses import Count, explicit_loss, latent_loss
 from student_train.distill.perception import (
     FROZEN,
@@ -105,24 +107,44 @@ class P4D(nn.Module):
 
         Raises `BadInput` if a prediction and its target differ in shape.
         """
-        predictions = self.perception(hidden, self.signals)
+        decoded = [signal for signal in self.signals if signal in self.perception.decoded]
+        direct = [signal for signal in self.signals if signal not in decoded]
+        predictions = self.perception(hidden, [*direct, *(("f4d",) if decoded and "f4d" not in direct else ())])
+        gathered = Gathered(predictions["f4d"], _clips_at_once(predictions["f4d"])) if decoded else None
         total = hidden.new_zeros((), dtype=torch.float32)
         parts: dict[str, torch.Tensor] = {}
         for signal in self.signals:
-            prediction = predictions[signal]
-            target = targets[signal].to(prediction.device, non_blocking=True)
-            self._check_shapes(signal, prediction, target)
-            mask = torch.ones(len(target), dtype=torch.bool) if valid is None else valid[signal]
-            mask = mask.to(prediction.device, non_blocking=True)
+            mask = torch.ones(len(targets[signal]), dtype=torch.bool) if valid is None else valid[signal]
             count = mask.sum() if clips is None else clips[signal]
-            if signal == "f4d":
-                loss = latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
+            loss_of = partial(self._loss, signal, target=targets[signal], valid=mask, count=count)
+            if gathered is not None and signal in decoded:
+                loss = gathered.add(self._weights[signal], partial(self._decoded_loss, loss_of, signal), mask)
             else:
-                loss = explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
-            # If no clip has the target, the loss is 0 but still in the graph, so every trained weight gets a gradient.
-            total = total + self._weights[signal] * loss
-            parts[part_name(signal)] = torch.where(mask.any(), loss.detach(), torch.nan)
-        return P4DLosses(total, parts)
+                # If no clip has the target, the loss is 0 but still in the graph, so every trained weight gets a gradient.
+                loss = loss_of(slice(None), predictions[signal])
+                total = total + self._weights[signal] * loss
+            parts[part_name(signal)] = torch.where(mask.any().to(loss.device), loss.detach(), torch.nan)
+        return P4DLosses(total if gathered is None else total + gathered.total(), parts)
+
+    def _loss(
+        self,
+        signal: SignalName,
+        clips: slice,
+        prediction: torch.Tensor,
+        *,
+        target: torch.Tensor,
+        valid: torch.Tensor,
+        count: Count,
+    ) -> torch.Tensor:
+        """These clips' share of a signal's loss."""
+        target, mask = (value[clips].to(prediction.device, non_blocking=True) for value in (target, valid))
+        self._check_shapes(signal, prediction, target)
+        if signal == "f4d":
+            return latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
+        return explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
+
+    def _decoded_loss(self, loss_of: LossOfClips, signal: SignalName, clips: slice, f4d: torch.Tensor) -> torch.Tensor:
+        return loss_of(clips, self.perception.decode(f4d, signal))
 
     @torch.no_grad()
     def maps(self, hidden: torch.Tensor, signals: Collection[SignalName] | None = None) -> dict[SignalName, torch.Tensor]:
@@ -175,11 +197,19 @@ class P4D(nn.Module):
 
     @staticmethod
     def _check_shapes(signal: str, prediction: torch.Tensor, target: torch.Tensor) -> None:
-        if prediction.shape != target.shape:
+        if prediction.shape[1:] != target.shape[1:]:
             raise BadInput(
-                f"the student's {signal} is {tuple(prediction.shape)}, the target is {tuple(target.shape)}: "
+                f"a clip's {signal} is {tuple(prediction.shape[1:])} by the student, and {tuple(target.shape[1:])} in targets: "
                 "the heads or the decoder were made for another teacher. Build P4D from the store that the targets come from."
             )
+
+
+def _clips_at_once(f4d: torch.Tensor) -> int:
+    """How many clips to decode a map of at a time: one, for the least memory; on a CPU all.
+
+    There, PyTorch convolves a batch of one clip by a path that takes ten times as long.
+    """
+    return len(f4d) if f4d.device.type == "cpu" else 1
 
 
 def signal_weights(recipe: LossRecipe) -> dict[SignalName, float]:

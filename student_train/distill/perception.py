@@ -166,6 +166,12 @@ class Perception(nn.Module, ABC):
 
     gives: tuple[SignalName, ...]
     """The signals that it can predict."""
+    decoded: tuple[SignalName, ...] = ()
+    """Those of them that frozen heads decode from F4D, a clip at a time: `decode`."""
+
+    def decode(self, f4d: torch.Tensor, signal: SignalName) -> torch.Tensor:
+        """One map of `decoded` from F4D, float (clip, layer, token_time, token_y, token_x, channel)."""
+        raise NotImplementedError(f"{type(self).__name__} decodes no {signal}")
 
     @abstractmethod
     def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
@@ -219,7 +225,10 @@ class FrozenPerception(Perception):
     def __init__(self, decoder: PerceptionDecoder, heads: Heads, gives: Collection[SignalName]) -> None:
         super().__init__()
         self.decoder, self.heads = decoder, heads
-        self.gives = ("f4d", *gives)
+        self.gives, self.decoded = ("f4d", *gives), tuple(gives)
+
+    def decode(self, f4d: torch.Tensor, signal: SignalName) -> torch.Tensor:
+        return self.heads.raw(f4d, [signal])[signal]
 
     def forward(self, hidden: torch.Tensor, signals: Collection[SignalName]) -> dict[SignalName, torch.Tensor]:
         given: dict[SignalName, torch.Tensor] = {"f4d": self.decoder(hidden)}

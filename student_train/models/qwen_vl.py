@@ -244,8 +244,8 @@ class QwenBackbone(Backbone):
 
     @property
     def last_states(self) -> Callable[..., Any]:
-        body: PreTrainedModel = self.model.model
-        return body
+        model: Callable[..., Any] = self.model.model
+        return model
 
     @property
     def language_model(self) -> PreTrainedModel:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.train import RECIPES, DecoderConfig, LossConfig, LossRecipe, Mode
+from student_train.distill.losses import explicit_loss, latent_loss
 from student_train.distill.p4d import P4D
 from student_train.distill.perception import DirectPerception, FrozenPerception, LatentPerception, LinearDecoder
 from student_train.distill.targets import TargetReader
@@ -37,6 +39,17 @@ class LinearHeads(nn.Module):
     def raw(self, f4d: torch.Tensor, signals: Collection[str]) -> dict[str, torch.Tensor]:
         value = self.scale * f4d.flatten(1).mean(1)  # (clip,)
         return {s: value.view(-1, *[1] * len(SHAPES[s])).expand(-1, *SHAPES[s]) for s in SHAPES if s in signals}
+
+
+class WideHeads(LinearHeads):
+    """Each clip's map keeps a megabyte for its backward pass."""
+
+    KEPT = 2**20
+
+    def raw(self, f4d: torch.Tensor, signals: Collection[str]) -> dict[str, torch.Tensor]:
+        wide = f4d.flatten(1).mean(1)[:, None].expand(-1, self.KEPT // 4)  # (clip, number)
+        value = wide.exp().mean(1)
+        return {s: value.view(-1, *[1] * len(SHAPES[s])) * torch.ones(SHAPES[s]) for s in SHAPES if s in signals}
 
 
 @pytest.fixture
@@ -99,6 +112,55 @@ def test_gradients_reach_the_decoder_through_the_frozen_heads(hidden: torch.Tens
     assert heads.scale.grad is None
 
 
+class Held:
+    """Counts the bytes that the graph keeps for its backward pass, and their most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._known: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> Kept:
+        return Kept(self, tensor)
+
+
+class Kept:
+    def __init__(self, held: Held, tensor: torch.Tensor) -> None:
+        self.held, self.tensor = held, tensor
+        held.now += tensor.nbytes
+        held.most = max(held.most, held.now)
+
+    def __del__(self) -> None:
+        self.held.now -= self.tensor.nbytes
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_heads_are_run_one_by_one_and_the_gradient_is_that_of_all_together(
+    at_once: int, hidden: torch.Tensor, targets: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip at a time on a GPU, and all of them on a CPU."""
+    monkeypatch.setattr("student_train.distill.p4d._clips_at_once", lambda _: at_once)
+    module = p4d(heads=WideHeads())
+    valid = {name: torch.tensor([True, name != "flow", True]) for name in targets}
+    held = Held()
+    with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
+        losses = module(hidden.requires_grad_(), targets, valid)
+    assert at_once * WideHeads.KEPT <= held.most < (at_once + 0.5) * WideHeads.KEPT
+    (2 * losses.total).backward()
+    found = hidden.grad, [p.grad for p in module.parameters() if p.requires_grad]
+    expected = torch.zeros(())
+    raw = module.perception(hidden, module.signals)
+    for name in module.signals:
+        weight = 0.5 if name == "f4d" else 0.1 * RECIPES["paper"].weights[name]
+        loss = latent_loss if name == "f4d" else partial(explicit_loss, name)
+        counts = {"valid": valid[name], "clips": valid[name].sum(), "recipe": RECIPES["paper"]}
+        expected = expected + weight * loss(raw[name], targets[name], **counts)
+    torch.testing.assert_close(losses.total, expected)
+    hidden.grad = None
+    module.zero_grad()
+    (2 * expected).backward()
+    torch.testing.assert_close(found, (hidden.grad, [p.grad for p in module.parameters() if p.requires_grad]))
+
+
 def test_a_missing_target_is_left_out_and_reported_as_nan(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     module = p4d(heads=LinearHeads())
     valid = {name: torch.tensor([True, True, False]) for name in targets} | {"flow": torch.tensor([False] * 3)}
@@ -131,7 +193,7 @@ def test_a_batch_without_any_target_keeps_the_graph_and_gives_no_gradient(hidden
 
 def test_heads_of_another_teacher_are_named(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     targets["depth"] = torch.ones(3, 16, 14, 14)
-    with pytest.raises(BadInput, match=r"student's depth is \(3, 16, 8, 8\), the target is \(3, 16, 14, 14\)"):
+    with pytest.raises(BadInput, match=r"clip's depth is \(16, 8, 8\) by the student, and \(16, 14, 14\) in targets"):
         p4d(heads=LinearHeads())(hidden, targets)
 
 
