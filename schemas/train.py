@@ -22,6 +22,8 @@ DepthSpace = Literal["log", "linear"]
 Precision = Literal["fp32", "bf16"]
 Dtype = Literal["float32", "bfloat16"]
 Separator = Literal["newline", "none"]
+Attention = Literal["sdpa", "flash_attention_2", "eager"]
+Reporter = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
 
 
@@ -178,6 +180,9 @@ class ModelConfig(Frozen):
     dtype: Dtype = "float32"
     """Dtype of the weights that do not train, such as a frozen tower's, or those under adapters. Weights that train are in
     float32: AdamW's steps are too small for bfloat16 to hold."""
+    attention: Attention = "sdpa"
+    """How attention is computed, as transformers names it. ``sdpa``: PyTorch's own; ``flash_attention_2`` needs the package
+    flash-attn and ``precision: bf16``."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
     ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
@@ -275,6 +280,9 @@ class TrainConfig(Frozen):
     """Gradient accumulation: forward passes per optimizer step."""
     seed: int = Field(0, ge=0)
     """Seed of random weights, of the order of samples and of every random choice in training."""
+    report_to: tuple[Reporter, ...] = ()
+    """Where losses, learning rate and gradient norm are logged besides ``metrics.jsonl``, by transformers' integrations. Each
+    needs its package, and is set up by its own environment variables, such as TENSORBOARD_LOGGING_DIR and WANDB_PROJECT."""
     log_every: int = Field(1, ge=1)
     """Optimizer steps per line of ``metrics.jsonl``, which holds their mean."""
     precision: Precision = "fp32"

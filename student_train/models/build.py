@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, CouldNotRun, first_line
 from schemas.train import BackboneName, Dtype, ModelConfig, Separator
 from student_train.models import nvila, qwen_vl
 from student_train.models.backbone import Backbone
@@ -21,6 +21,11 @@ def build_student(config: ModelConfig) -> Backbone:
     Raises `BadInput` if ``config.weights`` holds no checkpoint of the backbone.
     """
     student = BUILDERS[config.backbone](config)
+    if config.attention != student.model.config._attn_implementation:  # noqa: SLF001  # there is no public name
+        try:
+            student.model.set_attn_implementation(config.attention)
+        except (ImportError, ValueError) as error:
+            raise CouldNotRun(f"`model.attention: {config.attention}` cannot be used here: {first_line(error)}") from None
     for name, part in student.parts().items():
         part.requires_grad_(requires_grad=name not in config.freeze)
     return student

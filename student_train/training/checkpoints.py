@@ -30,7 +30,8 @@ FREE = (
     "output", "store", "store_version", "fingerprint",
     "data.workers", "data.frame_cache_mib", "data.decode_timeout_seconds",
     "data.video_root", "data.image_root", "data.conversations",
-    "batch", "accumulate", "log_every", "gradient_checkpointing", "fsdp", "checkpoint_every", "keep_checkpoints",
+    "model.attention", "report_to", "batch", "accumulate", "log_every", "gradient_checkpointing",
+    "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the
 store's and the files' names, `refuse_another_run` compares the store's fingerprint, the digest of the conversations and the

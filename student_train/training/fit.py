@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
-from schemas.errors import BadInput, Stopped
-from schemas.train import FitReport, TrainConfig
+from schemas.errors import BadInput, CouldNotRun, Stopped
+from schemas.train import FitReport, Reporter, TrainConfig
 from student_train.data.frames import StudentFrames
 from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
 from student_train.distill.p4d import P4D
@@ -63,6 +65,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     folder = RunFolder(Path(config.output))
     with ranks.raise_on_any_rank():
         _refuse_shards_alone(config, ranks)
+        _require_reporters(config.report_to)
         finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.is_rank_zero else None
     if (done := ranks.broadcast(finished)) is not None:
         return done
@@ -258,6 +261,12 @@ class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships 
         return min(1, int(super().n_gpu))
 
 
+def _require_reporters(names: Sequence[Reporter]) -> None:
+    available = get_available_reporting_integrations()
+    if absent := [name for name in names if name not in available]:
+        raise CouldNotRun(f"`report_to` names {', '.join(absent)}, which is not installed here: pip install {' '.join(absent)}")
+
+
 def _learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
     """Trained weights whose part has a learning rate of its own."""
     parts: dict[str, nn.Module] = {**built.model.student.parts(), "distillation": built.model.p4d}
@@ -297,7 +306,7 @@ def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArgumen
         save_strategy="steps" if config.checkpoint_every else "no",
         save_steps=config.checkpoint_every or 1,
         save_only_model=True,  # `P4DTrainer` saves by itself; else Trainer refuses a model that it did not shard
-        report_to=[],
+        report_to=list(config.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator makes the batch
         dataloader_num_workers=config.data.workers,

@@ -187,6 +187,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         if "loss" in logs:
             rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
             self.metrics.write(self.state.global_step, rates)
+            logs |= self.metrics.lines[-1].losses
         super().log(logs, start_time)
 
     # Checkpoints

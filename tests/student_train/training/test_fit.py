@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import torch
 import yaml
 from conftest import Command, Jobs
 from safetensors.torch import load_file
+from tensorboardX.proto import event_pb2
+from transformers import Trainer
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
 from schemas.train import FitReport, TrainConfig
 from student_train.training.fit import fit
+from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
 
@@ -155,6 +160,36 @@ def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Pa
 def test_activations_computed_twice_give_the_same_losses(plain: Path, tiny_store: Path, tmp_path: Path) -> None:
     fit(config(tiny_store, tmp_path / "twice", steps=2, gradient_checkpointing=True))
     assert losses(tmp_path / "twice") == losses(plain)
+
+
+def test_losses_are_reported_as_they_are_logged(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    fit(config(tiny_store, tmp_path / "run", steps=2, report_to=["tensorboard"], model={"attention": "eager"}))
+    (events,) = (tmp_path / "board").glob("events.*")
+    told = [(event.step, value.tag, value.simple_value) for event in read_events(events) for value in event.summary.value]
+    for line in metrics(tmp_path / "run"):
+        for name in ("loss", "sft", "ld", "ed_camray", "learning_rate"):
+            assert (line["step"], f"train/{name}", pytest.approx(line[name])) in told
+    with pytest.raises(CouldNotRun, match=r"`report_to` names mlflow, .* pip install mlflow"):
+        fit(config(tiny_store, tmp_path / "other", report_to=["mlflow"]))
+    with pytest.raises(CouldNotRun, match=r"`model.attention: flash_attention_2` cannot be used here"):
+        fit(config(tiny_store, tmp_path / "other", model={"attention": "flash_attention_2"}))
+
+
+def read_events(file: Path) -> Iterator[Any]:
+    """The events of a TensorBoard file: each is its length, a checksum, its bytes, and another checksum."""
+    data = file.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_what_is_overridden_of_transformers_is_there_and_takes_the_same() -> None:
+    """Names with an underscore may change in any version."""
+    for name in ("_get_grad_norm", "_save_checkpoint", "_defer_fsdp_gradient_reduction"):
+        ours, theirs = (list(inspect.signature(getattr(kind, name)).parameters) for kind in (P4DTrainer, Trainer))
+        assert ours == theirs, name
 
 
 def test_a_last_line_comes_whatever_the_steps_between_two(tiny_store: Path, tmp_path: Path) -> None:
