@@ -12,7 +12,7 @@ from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
 from schemas.recipe import Recipe
-from teacher_cache.jobs.memory import WorkerBytes, devices_of
+from teacher_cache.jobs.memory import WorkerBytes, units_at_once
 
 _RESOURCES_SECONDS = 2
 """How often to ask Ray for the cluster's resources."""
@@ -54,7 +54,7 @@ class Room:
     def units(self, teachers: int) -> int:
         """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones."""
         engine = self._engine
-        wanted = teachers * (devices_of(engine) + 1 + engine.decoders)
+        wanted = teachers * (units_at_once(engine) + engine.decoders)
         fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
         return max(1, min(wanted, fit))
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from teacher_cache.jobs.unit_worker import UnitWorker
+from schemas.job import TeacherJob
+from teacher_cache.jobs import unit_worker
 from teacher_cache.teachers.l4p.teacher import L4PTeacher
 
 _KEPT = 16
@@ -43,13 +44,12 @@ class _Keeping:
 def kept_answers() -> Iterator[None]:
     """Here, runs of jobs work out each batch once. Another family's teacher does its work, and so does one called directly."""
     answers: OrderedDict[Any, dict[Any, torch.Tensor]] = OrderedDict()
-    teacher = UnitWorker.teacher
+    load = unit_worker.loaded
 
-    @contextlib.contextmanager
-    def keeping(worker: UnitWorker) -> Iterator[Any]:
-        with teacher(worker) as free:
-            yield _Keeping(free, answers) if isinstance(free, L4PTeacher) else free
+    def keeping(job: TeacherJob, device: str) -> Any:
+        teacher = load(job, device)
+        return _Keeping(teacher, answers) if isinstance(teacher, L4PTeacher) else teacher
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(UnitWorker, "teacher", keeping)
+        patch.setattr(unit_worker, "loaded", keeping)
         yield

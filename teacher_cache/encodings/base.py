@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -67,6 +67,38 @@ Arrays = dict[str, Values]
 """Stored array's name → values: (*shape) of one clip, or (clip, *shape)."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """One clip's signal, encoded where the teacher left it: nothing of it has been waited for."""
+
+    arrays: dict[str, torch.Tensor]
+    """Stored array's name → one clip's values, on the teacher's device."""
+    numbers: torch.Tensor
+    """float64 (k,), on the same device: what ``error`` computes the measured error from."""
+    error: Callable[[Sequence[float]], ErrorFigure]
+    """The measured error, from ``numbers`` on the host."""
+    instead: Callable[[], Encoded] | None = None
+    """Encodes the clip in another way, for where the error exceeds its bound; None if there is none."""
+
+    def settled(self, numbers: Sequence[float]) -> tuple[Encoded, ErrorFigure]:
+        """What to store, and its error; ``numbers`` are this one's, on the host."""
+        figure = self.error(numbers)
+        if self.instead is None or figure.measured <= figure.bound:
+            return self, figure
+        other = self.instead()
+        return other.settled(other.numbers.tolist())
+
+
+class EncodesForHost:
+    """An `Encoding`'s way to encode a clip at once and by itself."""
+
+    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        """`Encoding.on_device`, waited for: one clip's arrays, little-endian, on the host, and its measured error."""
+        encoded = self.on_device(signal, raw)  # type: ignore[attr-defined]
+        stored, error = encoded.settled(encoded.numbers.tolist())
+        return {name: values.cpu().numpy() for name, values in stored.arrays.items()}, error
+
+
 class Encoding(Protocol):
     """A named way to store one signal. The recipe records the name, so what it computes may never change under that name."""
 
@@ -81,12 +113,16 @@ class Encoding(Protocol):
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The arrays that store the signal; the first is named after it. ``shape`` is one clip's."""
 
-    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """Encode one clip's raw signal, a finite float32 tensor on any device. Computes on that device.
+    def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
+        """Encode one clip's raw signal, a finite float32 tensor on any device. Computes on that device, and on a GPU waits for
+        nothing, so that a whole batch is brought to the host at once.
 
-        Returns the clip's arrays, little-endian, on the host, and the measured error. If the error exceeds its bound, the
-        encoding cannot represent the clip. If not, what `decode` gives is finite, and within the bound of ``raw``.
+        If the error exceeds its bound, the encoding cannot represent the clip. If not, what `decode` gives is finite, and
+        within the bound of ``raw``.
         """
+
+    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
+        """See `EncodesForHost.encode`."""
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """Physical values as float32, from the arrays of `encode`. From tensors, computes a tensor on their device.
@@ -125,10 +161,20 @@ def exp(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
     return values.exp() if out is None else out.copy_(values).exp_()
 
 
-def figure(measure: str, error: torch.Tensor, values: torch.Tensor, measured: float, bound: float) -> ErrorFigure:
-    """An `ErrorFigure`, with the RMS of ``error`` relative to that of ``values``. Both have the same shape."""
-    power = float(values.double().square().mean())
-    noise = float(error.double().square().mean())
+def numbers(*of: torch.Tensor) -> torch.Tensor:
+    """float64 (k,): these k scalars on their device."""
+    import torch  # noqa: PLC0415  # which decoding does not need
+
+    return torch.stack([one.double() for one in of])
+
+
+def mean_square(values: torch.Tensor) -> torch.Tensor:
+    """float64 (): the mean square of all values."""
+    return values.double().square().mean()
+
+
+def figure(measure: str, noise: float, power: float, measured: float, bound: float) -> ErrorFigure:
+    """An `ErrorFigure`, with the RMS error relative to the values' from their mean squares, ``noise`` and ``power``."""
     relative = (noise / power) ** 0.5 if power > 0 else 0.0
     return ErrorFigure(measure=measure, measured=finite(measured), bound=bound, relative_rms=finite(relative))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal
 from teacher_cache.encodings.base import (
     AnyArray,
-    Arrays,
     Compression,
+    Encoded,
+    EncodesForHost,
     StoredArray,
     bytes_to_float32,
     finite,
     nonzero,
+    numbers,
     to_float32,
 )
 
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
 _SCALE = slice(0, 4)
 _CENTRE, _DELTA = 4, 5
 _MISSING = -128
-_BLOCK = 256  # channels quantised at once, so that they fit in the CPU's cache
+_BLOCK = 256  # channels quantised at once on a CPU, so that they fit in its cache
 
 
 @dataclass(frozen=True)
-class ChannelRMS:
+class ChannelRMS(EncodesForHost):
     """Encoding: value = (low + 256 × high + centre) × scale, a uniform quantiser whose step (scale) follows from the bound.
 
     For each layer and channel of each clip, centre is the mean in steps. low and high are the two bytes of the remainder, low
@@ -82,26 +84,29 @@ class ChannelRMS:
         compression = Compression("zstd", level=1)  # the bytes have no matches for higher levels to find
         return (StoredArray(signal.name, planes, np.dtype("i1"), dims, _MISSING, attributes, compression),)
 
-    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """See `Encoding.encode`. ``raw``: (layer, time, y, x, channel). The error is that of the worst layer and channel."""
+    def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
+        """See `Encoding.on_device`. ``raw``: (layer, time, y, x, channel). The error is that of the worst layer and channel."""
         from teacher_cache.encodings.quantiser import quantise, relative_rms  # noqa: PLC0415  # torch, which decoding does not need
 
-        blocks = [block for layer in raw.float() for block in layer.split(_BLOCK, dim=-1)]
+        at_once = _BLOCK if raw.device.type == "cpu" else raw.shape[-1]
+        blocks = [block for layer in raw.float() for block in layer.split(at_once, dim=-1)]
         quantised = [quantise(block, self.bound) for block in blocks]
         times = raw.shape[1]
         (stored,) = self.stored(signal, tuple(raw.shape))
         planes = quantised[0].low.new_zeros(stored.shape)
-        for block, q in zip((b for layer in planes for b in layer.split(_BLOCK, dim=-1)), quantised, strict=True):
+        for block, q in zip((b for layer in planes for b in layer.split(at_once, dim=-1)), quantised, strict=True):
             block[:times] = q.low
             block[1:times] -= q.low[:-1] * q.delta
             block[times : 2 * times] = q.high
             side = block[2 * times].flatten(0, 1)  # (token, channel)
             side[_SCALE] = q.scale.view(side.dtype).view(-1, 4).T
             side[_CENTRE], side[_DELTA] = q.centre, q.delta
-        worst, overall = relative_rms(quantised)
+        return Encoded({signal.name: planes}, numbers(*relative_rms(quantised)), self._error)
+
+    def _error(self, found: Sequence[float]) -> ErrorFigure:
+        worst, overall = found
         measure = "RMS error over RMS, of the worst layer and channel"
-        figure = ErrorFigure(measure=measure, measured=finite(worst), bound=self.bound, relative_rms=finite(overall))
-        return {signal.name: planes.cpu().numpy()}, figure
+        return ErrorFigure(measure=measure, measured=finite(worst), bound=self.bound, relative_rms=finite(overall))
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,13 @@ from teacher_cache.encodings.base import (
     LEAST_LOG,
     MOST_LOG,
     AnyArray,
-    Arrays,
     Compression,
+    Encoded,
+    EncodesForHost,
     StoredArray,
     exp,
     finite,
+    numbers,
     to_float32,
 )
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(EncodesForHost):
     """Encoding: the teacher's float32 output, unchanged. Depth is stored as its log, as the network outputs it.
 
     A depth that is no normal float32 number could be stored, but reads as 0 or infinity; a clip with one is not represented.
@@ -48,17 +50,19 @@ class Exact:
         }
         return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes, self.compression),)
 
-    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """See `Encoding.encode`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
-        values = raw.float()
-        stored = values.cpu().contiguous().numpy().astype("<f4", copy=False)
+    def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
+        """See `Encoding.on_device`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
+        values = raw.float().contiguous()
+        least, most = (values.min(), values.max()) if self.logarithm else (values.new_zeros(()),) * 2
+        return Encoded({signal.name: values}, numbers(least, most), self._error)
+
+    def _error(self, found: Sequence[float]) -> ErrorFigure:
+        least, most = found
         measure, error = "absolute error", 0.0
-        if self.logarithm:
-            least, most = float(values.min()), float(values.max())
-            if not LEAST_LOG <= least <= most <= MOST_LOG:
-                measure = f"distance of its natural log from what float32 can give back, {LEAST_LOG:.2f} to {MOST_LOG:.2f},"
-                error = max(LEAST_LOG - least, most - MOST_LOG)
-        return {signal.name: stored}, ErrorFigure(measure=measure, measured=finite(error), bound=0.0, relative_rms=0.0)
+        if self.logarithm and not LEAST_LOG <= least <= most <= MOST_LOG:
+            measure = f"distance of its natural log from what float32 can give back, {LEAST_LOG:.2f} to {MOST_LOG:.2f},"
+            error = max(LEAST_LOG - least, most - MOST_LOG)
+        return ErrorFigure(measure=measure, measured=finite(error), bound=0.0, relative_rms=0.0)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`."""

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from schemas.log import ErrorFigure
 from schemas.signal import Shape, Signal, exact_array
-from teacher_cache.encodings.base import AnyArray, Arrays, Encoding, StoredArray
+from teacher_cache.encodings.base import AnyArray, Encoded, EncodesForHost, Encoding, StoredArray
 from teacher_cache.encodings.exact import Exact
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExactFallback:
+class ExactFallback(EncodesForHost):
     """Encoding: ``lossy`` for clips whose measured error is within its bound; the raw float32 values for the others.
 
     The others are clips with values beyond the integers' range, or too small or too large for a float32 step.
@@ -40,13 +39,14 @@ class ExactFallback:
         (exact,) = self.exact.stored(signal, shape)
         return (*self.lossy.stored(signal, shape), replace(exact, name=exact_array(signal.name), optional=True))
 
-    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """See `Encoding.encode`. Returns either the lossy arrays or the exact one."""
-        arrays, error = self.lossy.encode(signal, raw)
-        if error.measured <= error.bound:
-            return arrays, error
-        arrays, error = self.exact.encode(signal, raw)
-        return {exact_array(signal.name): arrays[signal.name]}, error
+    def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
+        """See `Encoding.on_device`. Either the lossy arrays or, instead, the exact one."""
+
+        def exact() -> Encoded:
+            found = self.exact.on_device(signal, raw)
+            return replace(found, arrays={exact_array(signal.name): found.arrays[signal.name]})
+
+        return replace(self.lossy.on_device(signal, raw), instead=exact)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`. Decodes whichever arrays are there."""

@@ -41,7 +41,8 @@ def quantise(values: torch.Tensor, bound: float) -> Quantised:
     unit = torch.ldexp(torch.ones_like(tokens[0]), torch.frexp(tokens.abs().amax(0)).exponent - 1)
     tokens = tokens / unit
     rms = tokens.square().mean(0).sqrt()
-    integers, scale, error = _within(tokens, bound, rms)
+    find = _within if tokens.device.type == "cpu" else within_without_waiting
+    integers, scale, error = find(tokens, bound, rms)
     holds = (scale * unit / unit == scale) & torch.isfinite((2 + scale) * unit)
     error = torch.where(holds, error, math.inf)
 
@@ -57,12 +58,12 @@ def quantise(values: torch.Tensor, bound: float) -> Quantised:
     )
 
 
-def relative_rms(blocks: Sequence[Quantised]) -> tuple[float, float]:
-    """Relative RMS error: (of the worst layer and channel, of all values together). NaN if any channel's is."""
+def relative_rms(blocks: Sequence[Quantised]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Relative RMS error, float64 (): (of the worst layer and channel, of all values together). NaN if any channel's is."""
     error, power = torch.cat([q.error for q in blocks]), torch.cat([q.power for q in blocks])
     least = torch.finfo(power.dtype).tiny  # an all-zero channel has zero error and zero power
     worst, overall = (error / power.clamp_min(least)).max(), error.sum() / power.sum().clamp_min(least)
-    return float(worst.sqrt()), float(overall.sqrt())
+    return worst.sqrt(), overall.sqrt()
 
 
 def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -76,6 +77,19 @@ def _within(tokens: torch.Tensor, bound: float, rms: torch.Tensor) -> tuple[torc
             break
         scale[beyond] = _short(nominal[beyond] * share)
         integers[:, beyond], error[beyond] = _rounded(tokens[:, beyond], scale[beyond])
+    return integers, scale, error
+
+
+def within_without_waiting(
+    tokens: torch.Tensor, bound: float, rms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`_within` for a GPU: tries every step on every channel, since the question which channels are left would wait for it."""
+    nominal = torch.where(rms > 0, math.sqrt(12) * bound * rms, torch.ones_like(rms))
+    scale = _short(nominal)
+    for share in _SHARES[1:]:
+        _, error = _rounded(tokens, scale)
+        scale = torch.where(error > bound * rms, _short(nominal * share), scale)
+    integers, error = _rounded(tokens, scale)
     return integers, scale, error
 
 

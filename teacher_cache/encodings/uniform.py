@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,14 @@ from teacher_cache.encodings.base import (
     LEAST_LOG,
     MOST_LOG,
     AnyArray,
-    Arrays,
     Compression,
+    Encoded,
+    EncodesForHost,
     StoredArray,
     exp,
     figure,
+    mean_square,
+    numbers,
     to_float32,
 )
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class UniformInteger:
+class UniformInteger(EncodesForHost):
     """Encoding: one fixed step for all values, so the error is at most half a step for every value in range."""
 
     name: str
@@ -61,21 +64,29 @@ class UniformInteger:
         }
         return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes, self.compression),)
 
-    def encode(self, signal: Signal, raw: torch.Tensor) -> tuple[Arrays, ErrorFigure]:
-        """See `Encoding.encode`. The error is the largest absolute one, or relative one for a logarithm."""
+    def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
+        """See `Encoding.on_device`. The error is the largest absolute one, or relative one for a logarithm."""
+        import torch  # noqa: PLC0415  # which decoding does not need
+
         values = raw.float()
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)
         lowest, highest = self._range()
         integers = (values / self.step).round_().clamp_(lowest, highest)
-        stored: Arrays = {signal.name: integers.int().cpu().numpy().astype(self.dtype)}
+        stored: dict[str, torch.Tensor] = {signal.name: integers.to(getattr(torch, self.dtype.name))}
         error = integers.mul_(self.step).sub_(values)
-        least, largest = float(error.min()), float(error.max())
+        least, largest = error.min(), error.max()
         if self.logarithm:
-            measured = max(_expm1(largest), -_expm1(least))
-            physical = (values - values.max()).exp_()  # up to a factor, which the relative RMS does not see; at most 1
-            return stored, figure("relative error", error.expm1_().mul_(physical), physical, measured, self.bound)
-        return stored, figure(f"absolute error in {signal.units}", error, values, max(largest, -least), self.bound)
+            values = (values - values.max()).exp_()  # up to a factor, which the relative RMS does not see; at most 1
+            error = error.expm1_().mul_(values)
+        found = numbers(least, largest, mean_square(error), mean_square(values))
+        return Encoded(stored, found, lambda on_host: self._error(signal, on_host))
+
+    def _error(self, signal: Signal, found: Sequence[float]) -> ErrorFigure:
+        least, largest, noise, power = found
+        if self.logarithm:
+            return figure("relative error", noise, power, max(_expm1(largest), -_expm1(least)), self.bound)
+        return figure(f"absolute error in {signal.units}", noise, power, max(largest, -least), self.bound)
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`."""

@@ -22,7 +22,7 @@ from teacher_cache.io.places import Roots
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.reader.cache import Cache, open_cache
 from teacher_cache.teachers.protocol import Teacher
-from teacher_cache.teachers.registry import family, job_for
+from teacher_cache.teachers.registry import job_for, loaded
 
 
 def reteach(
@@ -46,7 +46,7 @@ def reteach(
         raise BadInput(f"--reteach is {count}; it must be at least 1 clip")
     cache = open_cache(url, storage_options=storage_options)
     identity = cache.recipe.teacher
-    teacher = family(identity.family).load(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
+    teacher = loaded(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
     roots = Roots(tuple(videos), "--videos")
     clips = [clip.model_copy(update={"video": roots.find(clip.video)}) for clip in _spread(cache, count)]
     found: list[Retaught] = []

@@ -21,7 +21,11 @@ from teacher_cache.teachers.protocol import TeacherFamily
 _LIBRARIES = 900 * 2**20
 """Measured host memory of PyTorch, Ray and the other libraries, without the CUDA driver's own host memory."""
 _FLOAT = 4
+_ENCODING = 6
+"""Arrays of a signal's size that encoding one clip holds beside it: steps, errors, squares."""
 
+BATCHES_AT_ONCE = 2
+"""Batches on their way through one device: one is taught while another is copied or encoded."""
 COMPRESSORS = 4
 """Compression threads per worker."""
 ENCODED_CLIPS = 2 * COMPRESSORS
@@ -48,22 +52,32 @@ def worker_bytes(
     clips, per_shard = recipe.clips, recipe.layout.clips_per_shard
     arrays = [a for part in PARTS if part == "clock" or part in shapes for a in stored_arrays(recipe, part, shapes)]
     stored = [a.nbytes for a in arrays if not a.optional]
-    teaching = devices_of(engine) + 1
+    teaching = units_at_once(engine)
     decoded = (teaching + engine.decoders + 1) * per_shard * clips.frames * clips.size**2 * 3
-    encoded = ENCODED_CLIPS * sum(stored)
+    encoded = (ENCODED_CLIPS + teaching * engine.batch) * sum(stored)
     units = (teaching + engine.writers) * per_shard * sum(stored)
     packed = engine.writers * per_shard * max(stored)
-    raw = teaching * engine.batch * _FLOAT * sum(math.prod(shape) for shape in shapes.values())
+    largest = [_FLOAT * math.prod(shape) for shape in shapes.values()] or [0]
+    raw = BATCHES_AT_ONCE * (engine.batch * sum(largest) + _ENCODING * max(largest))
     flow = _LIBRARIES + decoded + encoded + units + packed
     network = cost.weights + cost.working
     if engine.gpus_per_teacher:
-        return WorkerBytes(host=flow + sum(stored) * engine.batch, device=network + raw)
+        frames = engine.batch * clips.frames * clips.size**2 * 3
+        pinned = teaching * (frames + engine.batch * sum(stored))
+        # Arrays of a batch, and the same packed for one copy; frames that arrive while others are taught.
+        waiting = BATCHES_AT_ONCE * (2 * engine.batch * sum(stored) + frames)
+        return WorkerBytes(host=flow + pinned, device=network + raw + waiting)
     return WorkerBytes(host=flow + network + raw, device=0)
 
 
 def devices_of(engine: EngineJob) -> int:
     """Number of copies of the network in a teacher's process: one per GPU, or one on the CPU."""
     return max(1, int(engine.gpus_per_teacher))
+
+
+def units_at_once(engine: EngineJob) -> int:
+    """Number of units that keep a teacher's devices busy."""
+    return BATCHES_AT_ONCE * devices_of(engine)
 
 
 def peak_bytes() -> int:

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any, Self, cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,18 +28,20 @@ from schemas.report import FailedClip, StageSeconds, UnitReport
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.clips.video import DecodedClip
-from teacher_cache.encodings.base import Arrays
+from teacher_cache.encodings.base import Arrays, Encoded
 from teacher_cache.encodings.drift import taken_over
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.memory import (
+    BATCHES_AT_ONCE,
     COMPRESSORS,
     ENCODED_CLIPS,
     devices_of,
     machine_bytes,
     require_device_memory,
     require_host_memory,
+    units_at_once,
     worker_bytes,
 )
 from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, encode_chunk
@@ -47,8 +49,11 @@ from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.teachers.heads import RawSignals
+from teacher_cache.teachers.lane import Bring, Lane, lane_for
 from teacher_cache.teachers.protocol import Teacher
-from teacher_cache.teachers.registry import family
+from teacher_cache.teachers.registry import family, loaded
+
+Result = TypeVar("Result")
 
 
 class WorkerSpec(Frozen):
@@ -60,6 +65,16 @@ class WorkerSpec(Frozen):
     engine: EngineJob
     shapes: dict[SignalName, Shape]
     """Shape of one clip of each signal of the store."""
+
+
+@dataclass
+class _Place:
+    """A device: its copy of the teacher, and the way there and back."""
+
+    teacher: Teacher
+    lane: Lane
+    batches: int = 0
+    """Batches on their way through it."""
 
 
 class UnitWorker:
@@ -80,16 +95,19 @@ class UnitWorker:
         self.store = open_store(spec.store, spec.storage_options)
         self.devices = _devices(spec.engine)
         self._require_memory(spec)
-        teachers = [family(spec.teacher.family).load(spec.teacher, device) for device in self.devices]
+        teachers = [loaded(spec.teacher, device) for device in self.devices]
         if teachers[0].identity != self.store.recipe.teacher:
             raise BadInput(
                 f"the weights at {spec.teacher.weights} have changed since the store {spec.store} was created with them"
             )
         put_heads(self.store, teachers[0].heads())
         self.shapes = teachers[0].shapes
-        self._free: SimpleQueue[Teacher] = SimpleQueue()
-        for teacher in teachers:
-            self._free.put(teacher)
+        lanes = [lane_for(device, BATCHES_AT_ONCE) for device in self.devices]
+        self._places, self._choosing = list(map(_Place, teachers, lanes)), threading.Lock()
+        self.teaching_at_once = units_at_once(spec.engine)
+        """Number of units that keep the devices busy."""
+        self._pads = spec.teacher.compile or bool(spec.engine.gpus_per_teacher)
+        """Whether each batch is filled up, so that a compiler and cuDNN see one shape alone."""
         # The compressors release the GIL, so they run in parallel with a teacher.
         self.compressors = ThreadPoolExecutor(COMPRESSORS, thread_name_prefix="compress")
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
@@ -103,21 +121,16 @@ class UnitWorker:
             total = torch.cuda.get_device_properties(device).total_memory
             require_device_memory(needed, int(total * min(1, spec.engine.gpus_per_teacher)), device)
 
-    @property
-    def teaching_at_once(self) -> int:
-        """Number of units that keep the devices busy: one per device, plus one being encoded or waiting for frames."""
-        return len(self.devices) + 1
+    def through(
+        self, frames: torch.Tensor, signals: Sequence[SignalName], encode: Callable[[RawSignals, Bring], list[Result]]
+    ) -> tuple[list[Result], float]:
+        """Teach uint8 frames (clip, frame, y, x, rgb), and ``encode`` the raw signals on the device: see `Lane.through`.
 
-    def raw(self, frames: torch.Tensor, signals: Sequence[SignalName]) -> RawSignals:
-        """The teacher's raw signals of uint8 frames (clip, frame, y, x, rgb), once its device has them.
-
-        If a batch is more than the device's memory holds, it and all later ones are halved, once. Raises `TeacherFailed`.
+        Returns what ``encode`` returned, one result a clip, and the seconds for which the teacher held a device. If a batch is
+        more than the device's memory holds, it and all later ones are halved, once. Raises `TeacherFailed`.
         """
         try:
-            with self.teacher() as teacher:
-                raw = teacher.raw(frames, signals)
-                _wait_for_device(raw)
-                return raw
+            return self._through(frames, signals, encode)
         except torch.OutOfMemoryError as error:
             if len(frames) == 1 or (self._is_halved and len(frames) <= self.batch):
                 raise TeacherFailed(f"out of memory with {len(frames)} clips at once: {first_line(error)}") from error
@@ -126,17 +139,33 @@ class UnitWorker:
         if not self._is_halved:
             self._is_halved, self.batch = True, max(1, self.batch // 2)
         torch.cuda.empty_cache()  # of other batches' sizes
-        halves = [self.raw(half, signals) for half in torch.split(frames, -(-len(frames) // 2))]
-        return {signal: torch.cat([half[signal] for half in halves]) for signal in halves[0]}
+        halves = [self.through(half, signals, encode) for half in torch.split(frames, self.batch)]
+        return [result for results, _ in halves for result in results], sum(seconds for _, seconds in halves)
+
+    def _through(
+        self, frames: torch.Tensor, signals: Sequence[SignalName], encode: Callable[[RawSignals, Bring], list[Result]]
+    ) -> tuple[list[Result], float]:
+        count, missing = len(frames), self.batch - len(frames)
+        if self._pads and missing > 0:
+            frames = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
+
+        def encode_own(raw: RawSignals, bring: Bring) -> list[Result]:
+            return encode({signal: values[:count] for signal, values in raw.items()}, bring)
+
+        with self._place() as place:
+            return place.lane.through(frames, partial(place.teacher.raw, signals=signals), encode_own)
 
     @contextmanager
-    def teacher(self) -> Iterator[Teacher]:
-        """A teacher for the caller's exclusive use; waits until one is free."""
-        teacher = self._free.get()
+    def _place(self) -> Iterator[_Place]:
+        """The device with the fewest batches on their way through it."""
+        with self._choosing:
+            place = min(self._places, key=lambda place: place.batches)
+            place.batches += 1
         try:
-            yield teacher
+            yield place
         finally:
-            self._free.put(teacher)
+            with self._choosing:
+                place.batches -= 1
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +232,16 @@ class _Committed:
     """Signals that are in their exact array."""
 
 
+@dataclass
+class _OnHost:
+    """What one clip's raw signals became."""
+
+    arrays: Arrays = field(default_factory=dict)
+    errors: dict[str, ErrorFigure] = field(default_factory=dict)
+    nonfinite: tuple[SignalName, ...] = ()
+    """Signals with a value that is NaN or infinite; if there are any, nothing else is here."""
+
+
 @dataclass(frozen=True)
 class _Kept:
     """A taught batch, in case that it must be compared with what stands."""
@@ -254,48 +293,65 @@ class TaughtUnit:
         """Teach and encode a batch of decoded clips, which may come from different videos."""
         frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
         self._kept.append(_Kept([(clip, decoded.decoder, decoded.clock) for clip, decoded in batch], frames))
-        raw = self._raw(frames)
-        for index, (clip, decoded) in enumerate(batch):
-            self._encode(clip, decoded, {signal: values[index] for signal, values in raw.items()})
+        taught: list[_OnHost] = self._through(frames, self._encode)
+        for (clip, decoded), encoded in zip(batch, taught or [_OnHost()] * len(batch), strict=True):
+            arrays = self._accepted(clip, decoded, encoded)
+            if arrays is not None:
+                self._worker.encoded.acquire()
+                try:
+                    self._compressed[clip.row] = self._worker.compressors.submit(self._compress, arrays)
+                except BaseException:
+                    self._worker.encoded.release()
+                    raise
 
-    def _raw(self, frames: torch.Tensor) -> RawSignals:
+    def _through(self, frames: torch.Tensor, encode: Callable[[RawSignals, Bring], list[Result]]) -> list[Result]:
+        """What ``encode`` makes of each clip's raw signals; nothing if the unit has no signal."""
         if not self._signals:
-            return {}
-        with self.clock.stage("teach"):
-            return self._worker.raw(frames, self._signals)
+            return []
 
-    def _encode(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> None:
-        self._worker.encoded.acquire()
-        try:
+        def timed(raw: RawSignals, bring: Bring) -> list[Result]:
             with self.clock.stage("encode", time.thread_time):
-                arrays = self._encoded(clip, decoded, raw)
-            if arrays is None:
-                self._worker.encoded.release()
-                return
-            self._compressed[clip.row] = self._worker.compressors.submit(self._compress, arrays)
-        except BaseException:
-            self._worker.encoded.release()
-            raise
+                return encode(raw, bring)
 
-    def _encoded(self, clip: Clip, decoded: DecodedClip, raw: RawSignals) -> Arrays | None:
-        """The clip's encoded arrays; None if it fails, non-finite or beyond its encoding's bound."""
-        arrays: Arrays = _clock_values(decoded.clock) if "clock" in self._item.unit.parts else {}
-        errors: dict[str, ErrorFigure] = {}
-        for signal, values in raw.items():
-            if not bool(torch.isfinite(values).all()):
-                self.fail(clip, "teacher_nonfinite", f"the teacher gave NaN or infinity in {signal}")
-                return None
-            encoder = encoding(signal, self._store.recipe.encodings[signal])
-            encoded, error = encoder.encode(SIGNALS[signal], values)
+        results, seconds = self._worker.through(frames, self._signals, timed)
+        self.clock.seconds["teach"] += seconds
+        return results
+
+    def _encode(self, raw: RawSignals, bring: Bring) -> list[_OnHost]:
+        """Encode a batch on its device, and bring it to the host at once; then clips to be kept in another way."""
+        encoders = {signal: encoding(signal, self._store.recipe.encodings[signal]) for signal in raw}
+        finite = {signal: torch.isfinite(values).flatten(1).all(1) for signal, values in raw.items()}
+        count = len(next(iter(raw.values())))
+        own = [{s: encoders[s].on_device(SIGNALS[s], values[clip]) for s, values in raw.items()} for clip in range(count)]
+        encoded = [one for clip in own for one in clip.values()]
+        tensors = [one.numbers for one in encoded] + [values for one in encoded for values in one.arrays.values()]
+        brought = iter(bring([*finite.values(), *tensors]))
+        is_finite = {signal: next(brought) for signal in finite}
+        numbers = {id(one): next(brought).tolist() for one in encoded}
+        arrays = {id(one): {name: next(brought) for name in one.arrays} for one in encoded}
+        found = []
+        for index, clip in enumerate(own):
+            host = _OnHost(nonfinite=tuple(signal for signal in clip if not is_finite[signal][index]))
+            for signal, one in () if host.nonfinite else clip.items():
+                settled, host.errors[signal] = one.settled(numbers[id(one)])
+                host.arrays |= arrays[id(one)] if settled is one else _brought(settled, bring)
+            found.append(host)
+        return found
+
+    def _accepted(self, clip: Clip, decoded: DecodedClip, encoded: _OnHost) -> Arrays | None:
+        """The clip's arrays; None if it fails, non-finite or beyond its encoding's bound."""
+        if encoded.nonfinite:
+            self.fail(clip, "teacher_nonfinite", f"the teacher gave NaN or infinity in {encoded.nonfinite[0]}")
+            return None
+        for signal, error in encoded.errors.items():
             if not error.measured <= error.bound * (1 + 1e-6):  # written so that NaN counts as exceeding the bound
-                found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {encoder.name}"
+                name = self._store.recipe.encodings[cast("SignalName", signal)]
+                found = f"{signal}: {error.measure} {error.measured:.4g} exceeds {error.bound:.4g} under {name}"
                 self.fail(clip, "encoding_bound", found)  # encodings keep exactly what they can, so no other one would hold it
                 return None
-            arrays |= encoded
-            errors[signal] = error
-        exact = frozenset(signal for signal in raw if exact_array(signal) in arrays)
-        self._committed[clip.row] = _Committed(decoded.decoder, errors, exact)
-        return arrays
+        exact = frozenset(signal for signal in encoded.errors if exact_array(signal) in encoded.arrays)
+        self._committed[clip.row] = _Committed(decoded.decoder, dict(encoded.errors), exact)
+        return encoded.arrays | (_clock_values(decoded.clock) if "clock" in self._item.unit.parts else {})
 
     def _compress(self, arrays: Arrays) -> _Compressed:
         start = time.thread_time()
@@ -353,10 +409,10 @@ class TaughtUnit:
         """
         chunks = {name: _chunks_in(data, self._store.recipe.layout.clips_per_shard) for name, data in standing.items()}
         for batch in self._kept:
-            raw = self._raw(batch.frames)
-            for index, (clip, decoder, clock) in enumerate(batch.clips):
+            raw = self._through(batch.frames, _by_clip) or [{}] * len(batch.clips)
+            for (clip, decoder, clock), values in zip(batch.clips, raw, strict=True):
                 if clip.row in self._committed:
-                    self._take_over_row(clip, decoder, clock, {s: values[index] for s, values in raw.items()}, chunks)
+                    self._take_over_row(clip, decoder, clock, values, chunks)
 
     def _take_over_row(
         self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, memoryview]]
@@ -433,6 +489,15 @@ class TaughtUnit:
         )
 
 
+def _by_clip(raw: RawSignals, _: Bring) -> list[RawSignals]:
+    """Each clip's raw signals, where they are."""
+    return [{signal: values[clip] for signal, values in raw.items()} for clip in range(len(next(iter(raw.values()))))]
+
+
+def _brought(encoded: Encoded, bring: Bring) -> Arrays:
+    return dict(zip(encoded.arrays, bring(list(encoded.arrays.values())), strict=True))
+
+
 def _short(value: float) -> float:
     """Four significant digits: a log that ten million clips are in is read often."""
     return float(f"{value:.4g}")
@@ -463,9 +528,3 @@ def _devices(engine: EngineJob) -> tuple[str, ...]:
             "set it to 0 to teach on the CPU"
         )
     return tuple(f"cuda:{number}" for number in range(wanted))
-
-
-def _wait_for_device(raw: RawSignals) -> None:
-    """Wait for the GPU, which returns before it is done, so that its time counts as teaching. The next batch waits anyway."""
-    for device in {values.device for values in raw.values() if values.is_cuda}:
-        torch.cuda.synchronize(device)

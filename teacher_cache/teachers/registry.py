@@ -8,7 +8,7 @@ from typing import cast
 from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
-from teacher_cache.teachers.protocol import TeacherFamily
+from teacher_cache.teachers.protocol import Teacher, TeacherFamily
 
 GROUP = "teacher_cache.teachers"
 
@@ -32,6 +32,17 @@ def family(name: str) -> TeacherFamily:
         raise CouldNotRun(
             f"the teacher family {name!r} cannot be loaded: {error}. Install the package that it needs, or reinstall its own."
         ) from error
+
+
+def loaded(job: TeacherJob, device: str) -> Teacher:
+    """The job's teacher on a device, in a process that computes float32 as such; raises what `TeacherFamily.load` does.
+
+    PyTorch's settings for that hold for the whole process, and stay: see `teacher_cache.teachers.heads.precision.full_float32`.
+    """
+    from teacher_cache.teachers.heads.precision import full_float32  # noqa: PLC0415  # torch, which planning does not need
+
+    full_float32()
+    return family(job.family).load(job, device)
 
 
 def job_for(identity: TeacherIdentity, weights: str | None) -> TeacherJob:

@@ -1,9 +1,6 @@
-"""A precision in; autocast contexts and converted weights out: what running a network in bfloat16 or float16 means."""
+"""A precision in; autocast contexts, converted weights and a process's settings out: in what arithmetic a network runs."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -33,12 +30,14 @@ def convert_weights(model: nn.Module, dtype: Precision) -> None:
             module.to(TORCH_DTYPES[dtype])
 
 
-@contextmanager
-def no_tf32() -> Iterator[None]:
-    """Compute float32 convolutions in full float32 on GPUs too, where cuDNN by default rounds to TF32's 10-bit mantissa."""
-    before = torch.backends.cudnn.allow_tf32
+def full_float32() -> None:
+    """Make this process compute float32 products and convolutions in full float32, where a GPU by default rounds the latter
+    to TF32's 10-bit mantissa; and choose convolutions by their shapes alone, not by timing them.
+
+    PyTorch has these settings once for all threads of a process. So they are set before a teacher is loaded and left so: set
+    and reset about each forward, they would be whatever another teacher's thread left.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    torch.backends.cudnn.benchmark = False

@@ -20,7 +20,7 @@ from teacher_cache.teachers.batch import require_fit
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import canonical_name
 from teacher_cache.teachers.heads.frozen import save_heads
-from teacher_cache.teachers.heads.precision import autocast, convert_weights, no_tf32
+from teacher_cache.teachers.heads.precision import autocast, convert_weights
 from teacher_cache.teachers.l4p.checkpoint import PUBLISHED, read_checkpoint
 from teacher_cache.teachers.l4p.config import FRAMES, PACKAGED, PRESETS, L4PConfig
 from teacher_cache.teachers.l4p.cost import forward_bytes
@@ -59,7 +59,7 @@ class L4PTeacher:
     def raw(self, frames: Tensor, signals: Collection[SignalName]) -> RawSignals:
         """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`."""
         require_fit(self, "L4P", frames, signals)
-        with torch.no_grad(), no_tf32(), autocast(self.device.type, self.identity.dtype):
+        with torch.no_grad(), autocast(self.device.type, self.identity.dtype):
             return self.model.raw(normalise(frames.to(self.device, non_blocking=True)), signals)
 
     def heads(self) -> tuple[bytes, bytes]:
@@ -77,8 +77,13 @@ class L4PTeacher:
 
 def normalise(frames: Tensor) -> Tensor:
     """uint8 (batch, frame, y, x, RGB) → float32 (batch, RGB, frame, y, x) with ImageNet's mean and standard deviation."""
-    mean, std = (torch.tensor(v, device=frames.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (_on(frames.device, values) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((frames / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+def _on(device: torch.device, values: Collection[float]) -> Tensor:
+    """The values as float32, made on the device: a copy from the host would wait for all that the device has yet to do."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
 
 
 class L4PFamily:
@@ -100,7 +105,10 @@ class L4PFamily:
         return TeacherDescription(identity=identity, image_size=config.image_size, frames=FRAMES, shapes=config.shapes)
 
     def load(self, job: TeacherJob, device: str) -> Teacher:
-        """Load the job's teacher on a device, its weights directly from the mapped file. Raises `BadInput`, `CouldNotRun`."""
+        """Load the job's teacher on a device, its weights directly from the mapped file. Raises `BadInput`, `CouldNotRun`.
+
+        `teacher_cache.teachers.registry.loaded` also makes the process compute float32 as such.
+        """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise CouldNotRun(
                 f"the teacher is to run on {device!r}, but PyTorch finds no GPU here. Run it on `cpu`, or on another machine."

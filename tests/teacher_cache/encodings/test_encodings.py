@@ -17,6 +17,7 @@ from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import ErrorFigure
 from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
+from teacher_cache.encodings import quantiser
 from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, encodings, resolve
 from teacher_cache.store.chunk import checksum, encode_chunk
@@ -186,6 +187,21 @@ def test_a_figure_that_json_has_not_is_refused(field: str, value: float) -> None
 
 
 BEYOND: dict[SignalName, float] = {"f4d": 3e38, "depth": 80.0, "flow": 1e6}
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.04])
+def test_a_gpu_finds_the_same_steps_as_a_cpu(bound: float) -> None:
+    """It tries each on all channels, since it may not wait to learn which are left."""
+    tokens = torch.randn((512, 300), generator=torch.Generator().manual_seed(0))
+    tokens[:, ::3] = (tokens[:, ::3] > 0.3).float()  # of few values, for which the first steps are too large
+    tokens[:, 1::50] = 0
+    rms = tokens.square().mean(0).sqrt()
+    alone, together = (find(tokens, bound, rms) for find in (quantiser._within, quantiser.within_without_waiting))
+    assert len(set((alone[1] / rms.clamp_min(1e-9) / bound).round(decimals=1).tolist())) > 1  # not all take the first step
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1], together[1])
 
 
 @pytest.mark.parametrize(("signal", "name"), FALLING_BACK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from schemas.errors import TeacherFailed
 from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
+from schemas.signal import SIGNAL_NAMES, SignalName
 from teacher_cache import open_cache
 from teacher_cache.clips.video import DecodedClip
 from teacher_cache.jobs.discovery import discover, find_clips
@@ -34,6 +35,8 @@ from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
+from teacher_cache.teachers.heads import RawSignals
+from teacher_cache.teachers.lane import Bring
 from teacher_cache.teachers.registry import family
 
 PER_SHARD = 3
@@ -204,8 +207,39 @@ def test_a_batch_that_the_device_does_not_hold_is_halved_once(
     with UnitWorker(spec) as worker:
         if most_clips == 1:
             with pytest.raises(TeacherFailed, match="out of memory with 2 clips at once: CUDA out of memory"):
-                worker.raw(frames, ["camray"])
+                worker.through(frames, ["camray"], lambda raw, _: list(raw["camray"]))
         else:
             whole = family("l4p").load(job.teacher, "cpu").raw(frames, ["camray"])["camray"]
-            torch.testing.assert_close(worker.raw(frames, ["camray"])["camray"], whole)
+            halves, _ = worker.through(frames, ["camray"], lambda raw, _: list(raw["camray"]))
+            torch.testing.assert_close(torch.stack(halves), whole)
         assert worker.batch == batch
+
+
+def test_a_clips_values_do_not_depend_on_how_full_its_batch_is(videos: Path, tmp_path: Path) -> None:
+    """Where batches are filled up, the teacher sees one shape alone."""
+    with begin(tmp_path, [videos / f"scene-{number}.mp4" for number in range(3)]) as begun:
+        worker, shapes = begun.worker, []
+        worker.batch, worker._pads = 3, True
+        teacher = worker._places[0].teacher
+        raw_of = teacher.raw
+
+        def raw(frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
+            shapes.append(len(frames))
+            return raw_of(frames, signals)
+
+        teacher.raw = raw
+        frames = torch.from_numpy(np.stack([clip.frames for clip in begun.clips]))
+
+        def kept(raw: RawSignals, _: Bring) -> list[RawSignals]:
+            return [{signal: values[clip].clone() for signal, values in raw.items()} for clip in range(len(raw["f4d"]))]
+
+        whole, _ = worker.through(frames, SIGNAL_NAMES, kept)
+        for few in (frames[:1], frames[:2], frames[1:], frames[2:]):
+            first = 3 - len(few) if torch.equal(few[-1], frames[2]) else 0
+            part, seconds = worker.through(few, SIGNAL_NAMES, kept)
+            assert seconds > 0
+            assert len(part) == len(few)
+            for clip, values in enumerate(part):
+                for signal in SIGNAL_NAMES:
+                    assert torch.equal(values[signal], whole[first + clip][signal])
+        assert shapes == [3] * 5
