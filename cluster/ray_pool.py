@@ -21,15 +21,16 @@ from cluster.losses import Losses
 from cluster.metrics import Metrics
 from cluster.ray_connection import connected, require_resources
 from cluster.ray_decode import decode
+from cluster.ray_nodes import on_nodes
 from cluster.ray_room import Patience, Room
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
 from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted
-from schemas.job import Job
+from schemas.job import EngineJob, Job
 from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
-from schemas.report import PilotReport, UnitReport
+from schemas.report import Check, PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
 from teacher_cache.jobs.pilot import pilot
@@ -77,6 +78,10 @@ class RayEngine:
                     if event is not None:
                         metrics.record(event)
                     yield event
+
+    def on_nodes(self, check: Callable[[], tuple[Check, ...]], settings: EngineJob) -> Iterator[tuple[Check, ...]]:
+        """See `teacher_cache.jobs.doctor.ChecksNodes`."""
+        return on_nodes(check, settings)
 
     def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
         """Teach these clips for measurement, on one node with room for a teacher and its decoders. Errors as in `run`."""

@@ -370,6 +370,34 @@ class DemoReport(Frozen):
     seconds: float
 
 
+class Check(Frozen):
+    """One thing that `doctor` looked at."""
+
+    node: str
+    """Host name of the machine."""
+    subject: str
+    """What was looked at."""
+    status: Literal["well", "notice", "wrong"]
+    """``notice``: a job that needs this will not find it; the job given, if any, does not."""
+    found: str
+    needed: str = ""
+    """Empty if nothing in particular is."""
+    advice: str = ""
+    """What to do; empty if all is well."""
+
+
+class DoctorReport(Frozen):
+    """What a machine or a cluster offers, and whether a job can run there."""
+
+    job: str | None
+    """The job's store; None if no job was given."""
+    nodes: tuple[str, ...]
+    """Host names of the machines that were looked at."""
+    checks: tuple[Check, ...]
+    wrong: int
+    """Checks whose status is ``wrong``."""
+
+
 class ErrorMessage(Frozen):
     """An error, for programs."""
 

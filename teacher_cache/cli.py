@@ -15,6 +15,7 @@ from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import (
     ClipCounts,
+    DoctorReport,
     Estimate,
     LogReport,
     PilotReport,
@@ -368,6 +369,37 @@ def demo(
             print_demo(report)
 
 
+@app.command(cls=Command)
+def doctor(
+    job_file: Annotated[
+        Path | None, typer.Argument(metavar="[JOB.yaml]", help="a job, to look at all that it would use", show_default=False)
+    ] = None,
+    *,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray, instead of the job's `engine.kind`", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would stop a job: on this machine, or on each machine of a job's engine. Exit status 3 if there is any."""
+    with reported_errors(as_json):
+        from schemas.job import Job
+        from teacher_cache.io.config import load_yaml
+
+        job = None if job_file is None else load_yaml(job_file, Job)
+        if engine is not None:
+            if job is None:
+                raise BadInput("--engine chooses among a job's machines; give a JOB.yaml as well")
+            job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        from teacher_cache.jobs.doctor import doctor as look
+
+        report = look(job)
+        if as_json:
+            print_json(report)
+        else:
+            _print_doctor(report)
+    raise SystemExit(3 if report.wrong else 0)
+
+
 def _options(given: Sequence[str] | None) -> StorageOptions | None:
     """The options that ``--storage KEY=VALUE`` gives. Raises `BadInput`."""
     from teacher_cache.io.config import storage_options_of
@@ -543,6 +575,20 @@ def _print_log(report: LogReport) -> None:
             style="red" if entry.lost else None,
         )
     stdout.print(table)
+
+
+def _print_doctor(report: DoctorReport) -> None:
+    styles = {"well": None, "notice": "yellow", "wrong": "red"}
+    for node in report.nodes:
+        table = Table(
+            Column("what", no_wrap=True), "", "found", "needed", "what to do", box=_BOX, title=node, title_justify="left"
+        )
+        for check in report.checks:
+            if check.node == node:
+                row = (check.subject, check.status, check.found, check.needed, check.advice)
+                table.add_row(*row, style=styles[check.status])
+        stdout.print(table)
+    stdout.print(f"{report.wrong} wrong" if report.wrong else "nothing wrong", style="red" if report.wrong else "green")
 
 
 def _print_verify(report: VerifyReport) -> None:

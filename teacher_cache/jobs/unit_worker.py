@@ -44,6 +44,7 @@ from teacher_cache.jobs.memory import (
     units_at_once,
     worker_bytes,
 )
+from teacher_cache.jobs.self_test import self_test
 from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, encode_chunk
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.shard import pack_shard, unpack_shard
@@ -83,7 +84,8 @@ class UnitWorker:
     While one unit's batch is on the device, others are encoded, compressed or written. The caller decides how many units
     run at once; `teaching_at_once` of them keep the devices busy.
 
-    Raises `CouldNotRun` if the machine or its GPUs lack the memory, `BadInput` if the weights are not the store's, and what
+    Raises `CouldNotRun` if the machine or its GPUs lack the memory, `TeacherFailed` if a device does not do what the job will
+    ask of it, `BadInput` if the weights are not the store's, and what
     opening the store and loading the teacher raise.
     """
 
@@ -95,6 +97,8 @@ class UnitWorker:
         self.store = open_store(spec.store, spec.storage_options)
         self.devices = _devices(spec.engine)
         self._require_memory(spec)
+        for device in self.devices:
+            self_test(spec.teacher, spec.engine, device)
         teachers = [loaded(spec.teacher, device) for device in self.devices]
         if teachers[0].identity != self.store.recipe.teacher:
             raise BadInput(
