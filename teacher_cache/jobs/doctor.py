@@ -154,9 +154,12 @@ def _disks() -> Iterator[Check]:
 
 
 def _decoder() -> Check:
-    found = decoded_by("cpu")
+    try:
+        found = decoded_by("cpu")
+    except ModuleNotFoundError as error:
+        found = VideoError("decode_error", str(error))
     if isinstance(found, VideoError):
-        return _check("video decoder", "wrong", str(found), advice="Install the extra `teach` again.")
+        return _check("video decoder", "wrong", str(found), advice="Install this package again, with the extra `teach`.")
     lacks = "without" in found
     advice = "Untrusted videos are decoded with less protection; use a newer kernel, or a container that allows these calls."
     return _check("video decoder", "notice" if lacks else "well", found, advice=advice if lacks else "")

@@ -57,17 +57,22 @@ def worker_bytes(
     encoded = (ENCODED_CLIPS + teaching * engine.batch) * sum(stored)
     units = (teaching + engine.writers) * per_shard * sum(stored)
     packed = engine.writers * per_shard * max(stored)
-    largest = [_FLOAT * math.prod(shape) for shape in shapes.values()] or [0]
-    raw = BATCHES_AT_ONCE * (engine.batch * sum(largest) + _ENCODING * max(largest))
+    frames = clips.frames * clips.size**2 * 3
     flow = _LIBRARIES + decoded + encoded + units + packed
     network = cost.weights + cost.working
     if engine.gpus_per_teacher:
-        frames = engine.batch * clips.frames * clips.size**2 * 3
-        pinned = teaching * (frames + engine.batch * sum(stored))
-        # Arrays of a batch, and the same packed for one copy; frames that arrive while others are taught.
-        waiting = BATCHES_AT_ONCE * (2 * engine.batch * sum(stored) + frames)
-        return WorkerBytes(host=flow + pinned, device=network + raw + waiting)
-    return WorkerBytes(host=flow + network + raw, device=0)
+        pinned = teaching * engine.batch * (frames + sum(stored))
+        return WorkerBytes(host=flow + pinned, device=network + waiting_bytes(engine.batch, shapes, frames + 2 * sum(stored)))
+    return WorkerBytes(host=flow + network + waiting_bytes(engine.batch, shapes, 0), device=0)
+
+
+def waiting_bytes(batch: int, shapes: Mapping[SignalName, Shape], others: int) -> int:
+    """Bytes of the batches on their way through a device, besides the network and its work: raw signals, one clip's encoding.
+
+    ``others`` are what else a clip has there. On a GPU: its frames, its arrays, and the same packed for one copy.
+    """
+    raw = [_FLOAT * math.prod(shape) for shape in shapes.values()]
+    return BATCHES_AT_ONCE * (batch * (sum(raw) + others) + _ENCODING * max(raw, default=0))
 
 
 def devices_of(engine: EngineJob) -> int:

@@ -16,7 +16,6 @@ import torch
 from schemas.errors import TeacherFailed, VideoError, first_line
 from schemas.job import EngineJob, TeacherJob
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.av_video import DECODERS
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import Device
 from teacher_cache.scenes.encode import encode_video
@@ -75,6 +74,8 @@ def _twice_and_one(values: torch.Tensor) -> torch.Tensor:
 
 def _decodes(device: str) -> None:
     """A small H.264 video through a decoder process, which says what decoded it."""
+    from teacher_cache.clips.av_video import DECODERS  # noqa: PLC0415  # of the extra `teach`
+
     advice = (
         "The container needs the driver's video part (NVIDIA_DRIVER_CAPABILITIES=compute,utility,video); "
         "or set `engine.decode_device: cpu`."

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar, cast
 
@@ -25,14 +25,14 @@ from schemas.errors import BadInput, CouldNotRun, StoreDamaged, TeacherFailed, V
 from schemas.job import EngineJob, TeacherJob
 from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
-from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.signal import Shape, SignalName, exact_array
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.clips.video import DecodedClip
-from teacher_cache.encodings.base import Arrays, Encoded
+from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.drift import taken_over
-from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
+from teacher_cache.jobs.encode_batch import EncodedClip, encode_batch
 from teacher_cache.jobs.memory import (
     BATCHES_AT_ONCE,
     COMPRESSORS,
@@ -236,16 +236,6 @@ class _Committed:
     """Signals that are in their exact array."""
 
 
-@dataclass
-class _OnHost:
-    """What one clip's raw signals became."""
-
-    arrays: Arrays = field(default_factory=dict)
-    errors: dict[str, ErrorFigure] = field(default_factory=dict)
-    nonfinite: tuple[SignalName, ...] = ()
-    """Signals with a value that is NaN or infinite; if there are any, nothing else is here."""
-
-
 @dataclass(frozen=True)
 class _Kept:
     """A taught batch, in case that it must be compared with what stands."""
@@ -297,8 +287,9 @@ class TaughtUnit:
         """Teach and encode a batch of decoded clips, which may come from different videos."""
         frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
         self._kept.append(_Kept([(clip, decoded.decoder, decoded.clock) for clip, decoded in batch], frames))
-        taught: list[_OnHost] = self._through(frames, self._encode)
-        for (clip, decoded), encoded in zip(batch, taught or [_OnHost()] * len(batch), strict=True):
+        encodings = self._store.recipe.encodings
+        taught: list[EncodedClip] = self._through(frames, lambda raw, bring: encode_batch(encodings, raw, bring))
+        for (clip, decoded), encoded in zip(batch, taught or [EncodedClip()] * len(batch), strict=True):
             arrays = self._accepted(clip, decoded, encoded)
             if arrays is not None:
                 self._worker.encoded.acquire()
@@ -321,28 +312,7 @@ class TaughtUnit:
         self.clock.seconds["teach"] += seconds
         return results
 
-    def _encode(self, raw: RawSignals, bring: Bring) -> list[_OnHost]:
-        """Encode a batch on its device, and bring it to the host at once; then clips to be kept in another way."""
-        encoders = {signal: encoding(signal, self._store.recipe.encodings[signal]) for signal in raw}
-        finite = {signal: torch.isfinite(values).flatten(1).all(1) for signal, values in raw.items()}
-        count = len(next(iter(raw.values())))
-        own = [{s: encoders[s].on_device(SIGNALS[s], values[clip]) for s, values in raw.items()} for clip in range(count)]
-        encoded = [one for clip in own for one in clip.values()]
-        tensors = [one.numbers for one in encoded] + [values for one in encoded for values in one.arrays.values()]
-        brought = iter(bring([*finite.values(), *tensors]))
-        is_finite = {signal: next(brought) for signal in finite}
-        numbers = {id(one): next(brought).tolist() for one in encoded}
-        arrays = {id(one): {name: next(brought) for name in one.arrays} for one in encoded}
-        found = []
-        for index, clip in enumerate(own):
-            host = _OnHost(nonfinite=tuple(signal for signal in clip if not is_finite[signal][index]))
-            for signal, one in () if host.nonfinite else clip.items():
-                settled, host.errors[signal] = one.settled(numbers[id(one)])
-                host.arrays |= arrays[id(one)] if settled is one else _brought(settled, bring)
-            found.append(host)
-        return found
-
-    def _accepted(self, clip: Clip, decoded: DecodedClip, encoded: _OnHost) -> Arrays | None:
+    def _accepted(self, clip: Clip, decoded: DecodedClip, encoded: EncodedClip) -> Arrays | None:
         """The clip's arrays; None if it fails, non-finite or beyond its encoding's bound."""
         if encoded.nonfinite:
             self.fail(clip, "teacher_nonfinite", f"the teacher gave NaN or infinity in {encoded.nonfinite[0]}")
@@ -496,10 +466,6 @@ class TaughtUnit:
 def _by_clip(raw: RawSignals, _: Bring) -> list[RawSignals]:
     """Each clip's raw signals, where they are."""
     return [{signal: values[clip] for signal, values in raw.items()} for clip in range(len(next(iter(raw.values()))))]
-
-
-def _brought(encoded: Encoded, bring: Bring) -> Arrays:
-    return dict(zip(encoded.arrays, bring(list(encoded.arrays.values())), strict=True))
 
 
 def _short(value: float) -> float:

@@ -3,6 +3,9 @@
     python tests/benchmarks/teacher.py                                                   # a CPU, in two minutes
     python tests/benchmarks/teacher.py --preset giant --device cuda --dtype bfloat16     # a GPU, with every variant
 
+Then batches go the whole way of a worker, to the GPU, through network and encodings, and back, with streams of their own and
+on one stream: how fast, how much of the time the GPU teaches by a profiler's trace, and how much of the copies is hidden.
+
 Without --weights they are random: speed and memory do not depend on them. Repetitions of the variants take turns, so that
 a machine that slows down slows all of them; what is told is the median and the spread.
 """
@@ -26,6 +29,7 @@ from typing import Any
 import torch
 from live_bytes import peak_live_bytes
 from machine import processor
+from overlap import overlap
 from plain_l4p import plain_raw
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +37,7 @@ from rich.table import Table
 import teacher_cache.teachers.heads.dpt
 from schemas.recipe import Precision, TeacherIdentity
 from schemas.signal import SIGNAL_NAMES
-from teacher_cache.teachers.heads.precision import TORCH_DTYPES
+from teacher_cache.teachers.heads.precision import TORCH_DTYPES, full_float32
 from teacher_cache.teachers.l4p.config import L4PConfig
 from teacher_cache.teachers.l4p.cost import clip_flops, forward_bytes, published_flops
 from teacher_cache.teachers.l4p.network import L4P
@@ -261,6 +265,7 @@ def machine(device: str) -> dict[str, Any]:
 def run_benchmark(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that ``options`` ask for."""
     config, device = CONFIGS[options.preset], options.device
+    full_float32()
     if options.threads:
         torch.set_num_threads(options.threads)
     variants = variants_for(config, device, options.dtype, options.batch, options.weights, compiled=options.compile)
@@ -270,6 +275,11 @@ def run_benchmark(options: argparse.Namespace) -> dict[str, Any]:
     rates = measure(variants, frames, options.repetitions, TORCH_DTYPES[options.dtype])
     matmul = statistics.median(rates)
     figures = [v.figures(matmul) for v in variants]
+    gc.collect()
+    predicted = forward_bytes(config, options.dtype, options.batch).peak
+    identity = TeacherIdentity(family="l4p", config={}, weights="random", dtype=options.dtype)
+    teacher = L4PTeacher(random_model(config, device, options.weights), identity, device)
+    batches = 16 if device.startswith("cuda") else 2
     medians = {f["name"]: f["clips_per_second"]["median"] for f in figures if "failure" not in f}
     fast, slow = (medians.get(v.name) for v in variants[:2])
     return {
@@ -286,6 +296,7 @@ def run_benchmark(options: argparse.Namespace) -> dict[str, Any]:
         "memory": "torch.cuda.max_memory_allocated" if device.startswith("cuda") else "tensors alive at once, weights included",
         "speedup_over_plain": fast / slow if fast and slow else None,
         "variants": figures,
+        "overlap": overlap(teacher, device, batch=options.batch, batches=batches, network_bytes=predicted),
     }
 
 
@@ -317,6 +328,19 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
+def overlap_table(found: dict[str, Any]) -> Table:
+    shown = Table(title=f"the whole way of {found['batches']} batches of {found['batch']}", caption=found["not_shown"])
+    for name in ("lane", "clips/s", "GPU teaching", "GPU computing", "copies hidden"):
+        shown.add_column(name, justify="left" if name == "lane" else "right")
+    for name, rates in found["clips_per_second"].items():
+        traced = (found["trace"] or {}).get(name)
+        of = [f"{traced[share]:.0%}" for share in ("teaching", "computing", "copies_hidden")] if traced else ["", "", ""]
+        shown.add_row(name, f"{statistics.median(rates):.3g} ({min(rates):.3g} – {max(rates):.3g})", *of)
+    if found["peak_bytes"] is not None:
+        shown.add_row("peak GiB", f"{found['peak_bytes'] / 2**30:.3g} of {found['peak_bytes_predicted'] / 2**30:.3g} predicted")
+    return shown
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(CONFIGS), default="small")
@@ -342,6 +366,7 @@ def main() -> None:
     console.print(table(result))
     if result["speedup_over_plain"] is not None:
         console.print(f"ours over plain: {result['speedup_over_plain']:.2f} times")
+    console.print(overlap_table(result["overlap"]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     console.print(f"written to {options.out}")

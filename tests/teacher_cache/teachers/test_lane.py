@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from overlap import shares
 
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
@@ -77,3 +78,20 @@ def test_teachers_in_two_threads_give_what_one_gives() -> None:
     assert not wrong
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.benchmark
+
+
+def test_a_trace_says_what_overlaps() -> None:
+    """The way that the benchmark of a GPU reads it."""
+
+    def event(cat: str, stream: int, start: float, end: float) -> dict[str, object]:
+        return {"cat": cat, "ts": start, "dur": end - start, "args": {"stream": stream}}
+
+    events = [
+        event("gpu_memcpy", 1, 0, 10),  # nothing runs beside it
+        event("kernel", 7, 10, 60),
+        event("kernel", 7, 55, 70),
+        event("kernel", 9, 65, 90),
+        event("gpu_memcpy", 2, 80, 100),  # half of it beside a kernel
+        {"cat": "cpu_op", "ts": 0, "dur": 1000},
+    ]
+    assert shares(events) == pytest.approx({"wall_seconds": 1e-4, "teaching": 0.6, "computing": 0.8, "copies_hidden": 1 / 3})
