@@ -56,7 +56,7 @@ from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGe
 from student_train.models.tiny_tokenizer import tiny_tokenizer
 from teacher_cache.teachers.heads.dpt import DPTHead
 from teacher_cache.teachers.heads.frozen import FrozenHeads, load_heads, save_heads, to_physical
-from teacher_cache.teachers.heads.precision import TORCH_DTYPES, autocast, convert_weights
+from teacher_cache.teachers.heads.precision import TORCH_DTYPES, autocast, convert_weights, full_float32
 from teacher_cache.teachers.l4p.config import MAPS
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import PRESETS, L4PTeacher
@@ -421,6 +421,7 @@ def table(rows: dict[str, Any]) -> Table:
 
 
 def main() -> None:
+    full_float32()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(SIZES), default="tiny")
     parser.add_argument("--device", default="cpu")

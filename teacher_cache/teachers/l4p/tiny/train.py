@@ -31,7 +31,7 @@ from teacher_cache.io.command_line import reported_errors
 from teacher_cache.io.console import progress_bar
 from teacher_cache.io.output_folder import claim_folder, written_whole
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, canonical_name
-from teacher_cache.teachers.heads.precision import autocast
+from teacher_cache.teachers.heads.precision import autocast, full_float32
 from teacher_cache.teachers.l4p.checkpoint import PREFIX
 from teacher_cache.teachers.l4p.config import FRAMES, MAPS, PRESETS, L4PConfig
 from teacher_cache.teachers.l4p.encoder import Block
@@ -294,6 +294,7 @@ def main(
 
 
 def _train(out: Path, settings: Settings, workers: int) -> None:
+    full_float32()
     claim_folder(out, asdict(settings))
     size = PRESETS["tiny"].image_size
     seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + settings.clips)
