@@ -13,16 +13,20 @@ from typing import Any
 
 import ray
 
+from cluster.ray_address import require_ray
 from schemas.errors import CouldNotRun, first_line
 from schemas.job import EngineJob
+from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.memory import WorkerBytes, require_host_memory
 
 
 @contextmanager
-def connected(engine: EngineJob) -> Iterator[None]:
+def connected(engine: EngineJob, stop: Stop | None = None) -> Iterator[None]:
+    """Ray, for as long as this lasts. Raises `CouldNotRun` if it cannot be had."""
     if ray.is_initialized():
         yield
         return
+    require_ray(stop or Stop())
     local: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         # On one machine a job may have more processes than cores, as with the local engine. The dashboard would open a port;

@@ -68,7 +68,7 @@ class RayEngine:
         """
         store = open_store(spec.store, spec.storage_options)
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
-        with connected(spec.engine):
+        with connected(spec.engine, stop):
             require_resources(spec.engine, needed)
             with (
                 _Run(spec, store.recipe, needed, items) as run,
