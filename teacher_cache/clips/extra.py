@@ -1,0 +1,125 @@
+"""What a list says of a video beside its place in, one JSON text out, and back as columns.
+
+A store keeps these columns as one text a row, so that its format does not depend on what lists hold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.credentials import holds_credentials
+
+LONGEST_EXTRA = 4096
+"""Bytes of a row's JSON text, at most."""
+_LONGEST_NAME = 64
+_INTEGERS = range(-(2**63), 2**63)
+
+
+class Dropped:
+    """Counts the values that are not kept, by column and reason."""
+
+    def __init__(self) -> None:
+        self._values: Counter[tuple[str, str]] = Counter()
+
+    def add(self, column: str, reason: str) -> None:
+        """Count one value."""
+        self._values[ascii(column)[1:-1][:_LONGEST_NAME], reason] += 1
+
+    def notes(self) -> list[str]:
+        """One sentence for each column and reason, the most frequent first."""
+        return [
+            f"{count} values of the column {name!r} are not kept: {why}" for (name, why), count in self._values.most_common()
+        ]
+
+
+def packed(record: Mapping[str, Any], dropped: Dropped) -> str | None:
+    """The JSON text of a record's texts, numbers and truth values, at most `LONGEST_EXTRA` bytes; None if it has none.
+
+    Whatever else it holds is counted in ``dropped``, and so are its longest texts, until the rest is short enough.
+    """
+    kept = {}
+    for name, value in record.items():
+        reason = _refusal(name, value)
+        if reason is not None:
+            dropped.add(str(name), reason)
+        elif value is not None:
+            kept[name] = value
+    text = _text(kept)
+    while len(text.encode()) > LONGEST_EXTRA:
+        longest = max(kept, key=lambda name: len(str(kept[name])) + len(name))
+        del kept[longest]
+        dropped.add(longest, f"a row's columns may take {LONGEST_EXTRA} bytes")
+        text = _text(kept)
+    return text if kept else None
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+def _refusal(name: Any, value: Any) -> str | None:
+    """Why a store does not keep a value; None if it does, or if the value is null."""
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or not name.isprintable() or holds_credentials(name):
+        return f"its name is no printable text of at most {_LONGEST_NAME} letters"
+    if isinstance(value, str):
+        return _refusal_of_text(value)
+    if value is not None and not isinstance(value, (bool, int, float)):
+        return "only texts, numbers and truth values are"
+    is_held = math.isfinite(value) if isinstance(value, float) else value is None or value in _INTEGERS
+    return None if is_held else "a number is finite, and an integer has 64 bits"
+
+
+def _refusal_of_text(text: str) -> str | None:
+    if holds_credentials(text):
+        return "the URL in it holds credentials, or a query that may"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "the text is not UTF-8"
+    return None
+
+
+def unpacked(texts: pa.ChunkedArray, taken: Collection[str] = ()) -> dict[str, pa.Array]:
+    """The columns in rows' JSON texts, in the order of their first values; null where a row lacks one.
+
+    A column is bool, int64 or float64 if all its values are, and otherwise string, with JSON for what is no text. A column
+    whose name is one of ``taken`` gets a ``_`` after it. Raises `ValueError` for what `packed` does not write.
+    """
+    columns: dict[str, list[Any]] = {}
+    for row, text in enumerate(texts.to_pylist() if texts.null_count < len(texts) else ()):
+        if text is not None:
+            for name, value in _record(text).items():
+                values = columns.setdefault(name, [])
+                values.extend([None] * (row - len(values)))
+                values.append(value)
+    found: dict[str, pa.Array] = {}
+    for name, values in columns.items():
+        free = name
+        while free in taken or free in found:
+            free += "_"
+        found[free] = _column(values + [None] * (len(texts) - len(values)))
+    return found
+
+
+def _record(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    if not isinstance(record, dict) or any(_refusal(name, value) for name, value in record.items()):
+        raise ValueError("a row's other columns are not as they are written")
+    return record
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds <= {int}:
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values], pa.string())
