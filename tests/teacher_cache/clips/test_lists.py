@@ -84,7 +84,7 @@ def test_every_format_gives_the_same_rows(
 def test_the_guide_s_examples_are_lists(tmp_path: Path) -> None:
     """Each as it stands in the page, by itself."""
     guide = Path(__file__).parents[3] / "docs" / "guides" / "precompute.md"
-    found = dict(re.findall(r'^```\w+ title="(.+)"\n(.*?)^```$', guide.read_text(), re.MULTILINE | re.DOTALL))
+    found = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', guide.read_text(), re.MULTILINE | re.DOTALL))
     listed = {}
     for name, text in found.items():
         path = tmp_path / name
