@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +52,7 @@ def packed(record: Mapping[str, Any], dropped: Dropped) -> str | None:
         elif value is not None:
             kept[name] = value
     text = _text(kept)
-    while len(text.encode()) > LONGEST_EXTRA:
+    while len(text) * 4 > LONGEST_EXTRA and len(text.encode()) > LONGEST_EXTRA:
         longest = max(kept, key=lambda name: len(str(kept[name])) + len(name))
         del kept[longest]
         dropped.add(longest, f"a row's columns may take {LONGEST_EXTRA} bytes")
@@ -59,13 +60,12 @@ def packed(record: Mapping[str, Any], dropped: Dropped) -> str | None:
     return text if kept else None
 
 
-def _text(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _refusal(name: Any, value: Any) -> str | None:
     """Why a store does not keep a value; None if it does, or if the value is null."""
-    if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME or not name.isprintable() or holds_credentials(name):
+    if not _is_name(name):
         return f"its name is no printable text of at most {_LONGEST_NAME} letters"
     if isinstance(value, str):
         return _refusal_of_text(value)
@@ -73,6 +73,11 @@ def _refusal(name: Any, value: Any) -> str | None:
         return "only texts, numbers and truth values are"
     is_held = math.isfinite(value) if isinstance(value, float) else value is None or value in _INTEGERS
     return None if is_held else "a number is finite, and an integer has 64 bits"
+
+
+@lru_cache
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and not holds_credentials(name)
 
 
 def _refusal_of_text(text: str) -> str | None:

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -51,7 +51,7 @@ _BYTES = 1 << 24
 _LONGEST_ITEM = 1 << 26
 """Characters of one item of a JSON array, at most."""
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 Numbered = tuple[int, Record]
 """The line, row or item that a record is, from 1, and the record."""
 
@@ -161,13 +161,13 @@ def _record(line: bytes, where: str) -> Record:
     except UnicodeDecodeError as error:
         raise BadInput(f"{where}: it is not UTF-8 ({error.reason} at its byte {error.start})") from None
     except (ValueError, RecursionError):
-        raise BadInput(f'{where}: needed one JSON object, {{"uri": …}}; found {_shown(line)}') from None
+        raise BadInput(f"{where}: needed one JSON object; found {_shown(line)}") from None
     return _object(value, where)
 
 
 def _object(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
-        raise BadInput(f'{where}: needed one JSON object, {{"uri": …}}; found {_shown(json.dumps(value).encode())}')
+        raise BadInput(f"{where}: needed one JSON object; found {_shown(json.dumps(value).encode())}")
     return value
 
 
@@ -348,23 +348,31 @@ def _rows_of(table: pa.Table, first: int) -> Callable[[], Iterator[Numbered]]:
 
 def _conversations(about: ListFile) -> Iterator[Chunk]:
     """LLaVA's conversations, as an array or lines: the videos that they are about. What they say of them is not kept."""
-    is_array = _start_of(about).lstrip()[:1] == b"["
-    chunks = _json_array(about) if is_array else _json_lines(about)
-    unit = "item" if is_array else "line"
     yield from _in_chunks(
-        (number, {"uri": video, "id": record.get("clip_id") or video})
-        for chunk in chunks
-        for number, record in chunk.records()
-        for video in _videos(record, f"{about.name}, {unit} {number}")
+        (number, video)
+        for number, record in enumerate(json_objects(about.path, about.name), start=1)
+        for video in _videos(record, f"{about.name}, conversation {number}")
     )
 
 
-def _videos(record: Record, where: str) -> Iterator[str]:
+def json_objects(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, or of JSON lines, whatever the file is called. ``name`` is for messages.
+
+    Raises `BadInput` that names the line, and what `Path.open` raises.
+    """
+    about = ListFile(path, name)
+    is_array = _start_of(about).lstrip()[:1] == b"["
+    for chunk in _json_array(about) if is_array else _json_lines(about):
+        for _, record in chunk.records():
+            yield record
+
+
+def _videos(record: Record, where: str) -> Iterator[Record]:
     found = record.get("video", record.get("videos"))
     for video in found if isinstance(found, list) else [] if found is None else [found]:
         if not isinstance(video, str) or not video:
             raise BadInput(f"{where}: `video` is {str(video)[:80]!r}; needed a path, or a list of paths")
-        yield video
+        yield {"uri": video, "id": (record.get("clip_id") if video is found else None) or video}
 
 
 def _in_chunks(records: Iterable[Numbered]) -> Iterator[Chunk]:
@@ -386,53 +394,81 @@ _SUSPICIOUS = r"^$|://.*(?:[@?#;]|%40)|[\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
 
 
 def _is_well_formed(listed: pa.Table) -> bool:
-    suspects = (pc.match_substring_regex(listed[name].cast(pa.binary()), _SUSPICIOUS) for name in ("uri", "id"))
-    if listed["uri"].null_count or any(pc.any(suspect).as_py() for suspect in suspects):
-        return False
+    """Of a table with our columns: whether every row is one, without looking at each."""
     if listed["start"].null_count < listed.num_rows or listed["end"].null_count < listed.num_rows:
         start = pc.fill_null(listed["start"], 0.0)
         is_some = pc.and_(pc.greater_equal(start, 0.0), pc.less(start, pc.fill_null(listed["end"], math.inf)))
         is_finite = pc.fill_null(pc.is_finite(listed["end"]), fill_value=True)
         if not pc.all(pc.and_(is_some, is_finite)).as_py():
             return False
+    return not listed["uri"].null_count and _are_plain(listed)
+
+
+def _are_plain(listed: pa.Table) -> bool:
+    """Whether every uri and id is one that a store keeps and that is opened, without looking at each."""
+    suspects = (pc.match_substring_regex(listed[name].cast(pa.binary()), _SUSPICIOUS) for name in ("uri", "id"))
+    if any(pc.any(suspect).as_py() for suspect in suspects):
+        return False
     urls = listed["uri"].filter(pc.match_substring(listed["uri"], "://"))
     return pc.all(pc.match_substring_regex(urls, OPENED_URL)).as_py() is not False
+
+
+Row = tuple[str, str | None, float | None, float | None, str | None]
+"""As `LISTED`."""
 
 
 def _checked(records: Iterable[Numbered], where: str, about: ListFile) -> Iterator[pa.Table]:
     records = iter(records)
     while some := list(islice(records, _ROWS)):
-        rows = [_row(record, f"{where} {number}", about) for number, record in some]
-        yield pa.table(dict(zip(LISTED.names, zip(*rows, strict=True), strict=True)), schema=LISTED)
+        rows = []
+        for number, record in some:
+            try:
+                rows.append(_row(record, about))
+            except BadInput as error:
+                raise BadInput(f"{where} {number}: {error}") from None
+        yield _tabled(rows, (f"{where} {number}" for number, _ in some))
 
 
-def _row(record: Record, where: str, about: ListFile) -> tuple[str, str | None, float | None, float | None, str | None]:
+def _tabled(rows: Sequence[Row], places: Iterable[str]) -> pa.Table:
+    try:
+        table = pa.table(dict(zip(LISTED.names, zip(*rows, strict=True), strict=True)), schema=LISTED)
+    except UnicodeEncodeError:  # half a surrogate, which JSON can write
+        table = None
+    if table is None or not _are_plain(table):
+        for (uri, name, *_), where in zip(rows, places, strict=True):
+            require_keepable([uri] if name is None else [uri, name], where)
+            try:
+                require_openable(uri)
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from None
+    return table
+
+
+def _row(record: Record, about: ListFile) -> Row:
+    """Raises `BadInput` that says what is wrong with the record, but not where it is."""
     rest, columns = dict(record), about.columns
     named = columns.get("uri") or next((name for name in URI_COLUMNS if name in rest), "uri")
     uri = rest.pop(named, None)
     if not isinstance(uri, str) or not uri:
-        known = f'needed an object with a text "{named}"' + (
-            "" if columns.get("uri") else f" (or {', '.join(URI_COLUMNS[1:])})"
+        others = "" if columns.get("uri") else f" (or {', '.join(URI_COLUMNS[1:])})"
+        raise BadInput(
+            f'needed an object with a text "{named}"{others}; found {str(record)[:80]!r}. Another name of it can be given in '
+            "`videos.columns`."
         )
-        raise BadInput(f"{where}: {known}; found {str(record)[:80]!r}. Another name of it can be given in `videos.columns`.")
     name = rest.pop(columns.get("id", "id"), None)
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if name is not None and (not isinstance(name, str) or not name):
-        raise BadInput(f'{where}: needed a text "id"; found {name!r}')
-    start, end = (_seconds(rest.pop(columns.get(key, key), None), key, where) for key in ("start", "end"))
-    if end is not None and end <= (start or 0):
-        raise BadInput(f"{where}: a segment from {start or 0:g} to {end:g} s is empty; needed start < end")
-    require_keepable((uri, *([] if name is None else [name])), where)
-    try:
-        require_openable(uri)
-    except BadInput as error:
-        raise BadInput(f"{where}: {error}") from None
-    start = 0.0 if start is None and end is not None else start
+        raise BadInput(f'needed a text "id"; found {name!r}')
+    start, end = (_seconds(rest.pop(columns.get(key, key), None), key) for key in ("start", "end"))
+    if end is not None:
+        start = start or 0.0
+        if end <= start:
+            raise BadInput(f"a segment from {start:g} to {end:g} s is empty; needed start < end")
     return uri, name, start, end, packed(rest, about.dropped) if rest else None
 
 
-def _seconds(value: Any, key: str, where: str) -> float | None:
+def _seconds(value: Any, key: str) -> float | None:
     if value is None:
         return None
     try:
@@ -440,7 +476,7 @@ def _seconds(value: Any, key: str, where: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise BadInput(f'{where}: needed "{key}" in seconds, at least 0; found {str(value)[:80]!r}')
+        raise BadInput(f'needed "{key}" in seconds, at least 0; found {str(value)[:80]!r}')
     return seconds
 
 

@@ -120,7 +120,7 @@ def test_conversations_are_a_list_of_their_videos(tmp_path: Path) -> None:
             "long.mp4", "b.mp4", "c.mp4", "named",
         ]  # fmt: skip
     (tmp_path / "bad.json").write_text(json.dumps([*samples, {"video": 7, "conversations": talk}]))
-    with pytest.raises(BadInput, match=r"bad.json, item 7: `video` is '7'; needed a path, or a list of paths"):
+    with pytest.raises(BadInput, match=r"bad.json, conversation 7: `video` is '7'; needed a path, or a list of paths"):
         list_videos(VideoSource(manifest=str(tmp_path / "bad.json")))
 
 
