@@ -224,7 +224,7 @@ class Catalog:
             raise StoreDamaged(f"a table of rows numbers them otherwise than the log, which has {rows[0]} to {rows[-1]}")
         return table
 
-    def listed_columns(self, rows: Rows, taken: Collection[str]) -> dict[str, pa.Array]:
+    def listed_columns(self, rows: Rows, taken: Collection[str]) -> dict[str, pa.ChunkedArray]:
         """What the lists said beside places of the given rows, which must be ascending: see `extra.unpacked`."""
         try:
             return unpacked(self.table(rows, ["extra"])["extra"], taken)

@@ -14,8 +14,8 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import VideoSource
-from teacher_cache.clips import lists
-from teacher_cache.clips.extra import LONGEST_EXTRA, Dropped, packed, unpacked
+from teacher_cache.clips import extra, lists
+from teacher_cache.clips.extra import LONGEST_EXTRA, MOST_COLUMNS, Dropped, packed, unpacked
 from teacher_cache.clips.sources import list_videos
 
 ROWS: list[dict[str, Any]] = [
@@ -200,12 +200,24 @@ def test_what_a_store_does_not_keep_is_counted_and_fails_no_run() -> None:
     assert packed(record, dropped) == '{"ok":1}'
     assert len(dropped.notes()) == 8
     assert not any("5eCr3t" in note for note in dropped.notes())
-    mixed = pa.chunked_array([['{"a":1,"b":true}', None, '{"a":"x","b":false}', '{"c":1}', '{"c":2.5}']])
-    assert {name: values.to_pylist() for name, values in unpacked(mixed).items()} == {
+    many = [packed({f"{n}": n}, dropped) for n in range(1000)]
+    assert [text is None for text in many] == [n >= MOST_COLUMNS - len(dropped.kept & record.keys()) for n in range(1000)]
+    assert len(dropped.notes()) < 110
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_kept_columns_are_read_with_one_type_each(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extra, "_AT_ONCE", at_once)
+    texts = ['{"a":1,"b":true}', None, '{"a":"x","b":false}', '{"c":1,"d":true}', '{"c":2.5,"d":7}']
+    assert {name: values.to_pylist() for name, values in unpacked(pa.chunked_array([texts])).items()} == {
         "a": ["1", None, "x", None, None], "b": [True, None, False, None, None], "c": [None, None, None, 1.0, 2.5],
+        "d": [None, None, None, "true", "7"],
     }  # fmt: skip
-    with pytest.raises(ValueError, match="not as they are written"):
-        unpacked(pa.chunked_array([['{"a":[1]}']]))
+    for wrong in ('{"a":[1]}', "7", '{"a":1', "[" * 100_000):
+        with pytest.raises(ValueError, match=r"not as they are written|Expecting"):
+            unpacked(pa.chunked_array([[wrong]]))
+    others = pa.chunked_array([[f'{{"{n}":1}}' for n in range(1000)]])  # of a store that someone else wrote
+    assert len(unpacked(others)) == MOST_COLUMNS
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,23 @@ def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tm
         file.write(json.dumps({"uri": "long.mp4", "end": 0.25}))
     added = diff_report(str(store), job(jobs, folder, store, **listed))
     assert (added.differences, added.new_clips) == ({}, 1)
+
+
+def test_what_is_listed_twice_or_not_kept_is_said(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "long.mp4", folder / "copy.mp4")
+    (folder / "link.mp4").symlink_to("short.mp4")
+    rows = [{"uri": f"{name}.mp4", "tags": ["a"]} for name in ("long", "copy", "short", "link")]
+    rows += [{"uri": "long.mp4", "start": 1}, {"uri": "link.mp4", "end": 0.1}]  # other parts than any of the others
+    (folder / "list.json").write_text(json.dumps(rows))
+    report = plan_report(job(jobs, folder, tmp_path / "store", clips={}, videos={"manifest": f"{folder}/list.json"}))
+    assert report.new_clips == 6
+    not_kept, same = report.notes
+    assert not_kept == (
+        f"{folder}/list.json: 4 values of the column 'tags' are not kept: only texts, numbers and truth values are"
+    )
+    assert same.startswith(
+        "2 clips have the content of others, and each is taught: 'long.mp4' like 'copy.mp4', 'short.mp4' like"
+    )
 
 
 def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> None:
