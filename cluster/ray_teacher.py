@@ -75,7 +75,7 @@ class TeacherActor:
         def tried() -> None:
             (clip,), engine = item.clips, self._spec.engine
             with Decoder(self._worker.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device) as decoder:
-                self._worker.teach(item, decoder.clips(clip.video, [clip.window]))
+                self._worker.teach(item, decoder.clips(clip.video, [clip.part]))
 
         return _told(tried)
 

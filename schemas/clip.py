@@ -16,6 +16,7 @@ FailureReason = Literal[
     "video_empty",  # zero bytes
     "not_a_video",  # no decoder opens it
     "no_frames",  # opens, but holds no frame
+    "segment_outside",  # opens, but the row's segment is not in it
     "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
     "decode_timeout",  # the decoder exceeded its deadline and was killed
@@ -53,17 +54,41 @@ class VideoInfo(Frozen):
     """Average frames per second; 0 if the video does not state it."""
 
 
+class Segment(Frozen):
+    """A part of a video: its frames from ``start_seconds`` on, before ``end_seconds``, by their presentation times.
+
+    If it ends before its next frame, it has the one that is shown at its start.
+    """
+
+    start_seconds: float = Field(ge=0, allow_inf_nan=False)
+    """Time of the first frame that may belong to it."""
+    end_seconds: float | None = Field(None, allow_inf_nan=False)
+    """Time of the first frame after it; null for the video's end."""
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.end_seconds is not None and self.end_seconds <= self.start_seconds:
+            raise ValueError(f"a segment from {self.start_seconds:g} to {self.end_seconds:g} s is empty; needed start < end")
+        return self
+
+
 class Window(Frozen):
     """A half-open range [start, stop) of a video's track: the frames that the sampling takes, continued by their mirror image.
 
     With ``dense``, positions on the track are frame numbers, up to the video's end; with ``fps`` they count the frames at that
-    rate.
+    rate. Of a segment, the track is made of its frames alone.
     """
 
     start: int = Field(ge=0)
     """First position."""
     stop: int = Field(ge=1)
     """Position after the last."""
+    segment: Segment | None = None
+    """The part of the video that the track is of; null for all of it."""
+
+
+Part = Window | Segment | None
+"""What a clip shows of its video: a window, all of a segment, or all of the video."""
 
 
 class ClipPolicy(Frozen):
@@ -105,19 +130,36 @@ class Clip(Frozen):
     video: str
     """The video's uri."""
     video_id: str
-    """The user's name for the video. Under ``uniform`` it is also the clip's id; otherwise that adds a window: ``ID#0000``."""
+    """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; otherwise that adds a window:
+    ``ID#0000``."""
     content_digest: str | None
     """Digest of the video's size and of sampled blocks of its file; null if the video could not be read when planned."""
     window_start: int | None = None
     window_stop: int | None = None
     """With ``window_start``, the clip's `Window`; null under ``uniform``, and if the video could not be opened when planned."""
+    segment_start: float | None = None
+    segment_end: float | None = None
+    """The clip's `Segment` in seconds, of which the window is; ``segment_start`` is null if the clip is of the whole video, and
+    ``segment_end`` also if the segment goes on to the video's end."""
+
+    @property
+    def segment(self) -> Segment | None:
+        """``segment_start`` and ``segment_end``, or None."""
+        if self.segment_start is None:
+            return None
+        return Segment(start_seconds=self.segment_start, end_seconds=self.segment_end)
+
+    @property
+    def part(self) -> Part:
+        """What the clip shows of its video."""
+        return self.window or self.segment
 
     @property
     def window(self) -> Window | None:
-        """``window_start`` and ``window_stop``, or None."""
+        """``window_start`` and ``window_stop`` in the segment, or None."""
         if self.window_start is None or self.window_stop is None:
             return None
-        return Window(start=self.window_start, stop=self.window_stop)
+        return Window(start=self.window_start, stop=self.window_stop, segment=self.segment)
 
 
 class FrameClock(Frozen):

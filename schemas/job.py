@@ -15,14 +15,25 @@ from schemas.storage import DEFAULT_STORAGE, StorageOptions
 EncodingProfile = Literal["fine", "compact", "exact"]
 
 
+ListFormat = Literal["jsonl", "json", "csv", "parquet", "conversations"]
+ListColumn = Literal["uri", "id", "start", "end"]
+
+
 class VideoSource(Frozen):
     """Where the videos are listed. Give either ``manifest`` or ``glob``."""
 
     manifest: str | None = None
-    """A JSON-lines file with one ``{"uri": …, "id": …}`` per line; ``id`` is optional. Relative uris start from the manifest's
-    folder."""
-    glob: str | None = None
-    """A path or URL with wildcards (``**`` crosses folders)."""
+    """A list of videos: JSON lines, a JSON array, CSV, Parquet, LLaVA's conversations, or the folder of a Hugging Face dataset
+    with ``metadata.csv``, ``.jsonl`` or ``.parquet``. A row has a ``uri`` (or ``file_name``, ``video``, ``video_path``,
+    ``path``, whichever comes first) and, if wanted, an ``id``, and ``start`` and ``end`` in seconds for a segment of the video.
+    Its other texts, numbers and truth values are kept for reading. Relative uris start from the list's folder."""
+    format: ListFormat | None = None
+    """The manifest's format, where its name and its first bytes would tell another one."""
+    columns: dict[ListColumn, str] = Field(default_factory=dict)
+    """The manifest's own names of columns: ``{uri: clip_path, start: t0}``."""
+    glob: str | tuple[str, ...] | None = None
+    """A path or URL with wildcards (``**`` crosses folders), or several of them. Links are followed; hidden folders are only
+    looked into if the pattern names them."""
     https: bool = False
     """Whether videos may be at ``https://`` URLs, which anyone on the internet may serve. Local paths and ``s3://``, ``gs://``
     and ``az://`` URLs always may; no other protocol, no chain of them, and no URL with a query or a fragment."""
@@ -34,7 +45,16 @@ class VideoSource(Frozen):
     def _exactly_one(self) -> Self:
         if (self.manifest is None) == (self.glob is None):
             raise ValueError("give exactly one of `manifest` and `glob`")
+        if self.glob == ():
+            raise ValueError("`glob` is an empty list; give at least one pattern")
+        if self.manifest is None and (self.format or self.columns):
+            raise ValueError("`format` and `columns` describe a `manifest`; with `glob`, leave them out")
         return self
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """The patterns of ``glob``; none with a manifest."""
+        return (self.glob,) if isinstance(self.glob, str) else self.glob or ()
 
 
 class TeacherJob(Frozen):

@@ -126,6 +126,8 @@ class RunReport(StatusReport):
     """Signal of the job → committed bytes that this run added."""
     requests: JobRequests
     hours: Hours
+    notes: tuple[str, ...] = ()
+    """As in `PlanReport`."""
 
 
 class Spread(Frozen):
@@ -230,6 +232,8 @@ class PlanReport(Frozen):
     cost: dict[str, float]
     """Item → cost by the job's prices, for items with a price and a known amount. ``storage_month`` is for one month."""
     currency: str | None = None
+    notes: tuple[str, ...] = ()
+    """What the user should know of the listed videos: columns that are not kept, videos with the same content."""
 
 
 class DiffReport(Frozen):

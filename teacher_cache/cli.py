@@ -416,6 +416,7 @@ def _print_plan(report: PlanReport) -> None:
         f"in {report.units:,} units of work and {report.objects:,} objects",
         soft_wrap=True,
     )
+    _print_notes(report.notes)
     if not report.units:
         stdout.print("nothing is left to do")
         return
@@ -525,6 +526,12 @@ def _print_run(report: RunReport) -> None:
     stdout.print(
         f"this run     {report.wall_seconds:.1f} s; {report.done_before} clips were done before{'; ' + spent if spent else ''}"
     )
+    _print_notes(report.notes)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        stdout.print(f"note         {note}", soft_wrap=True)
 
 
 def _print_status(report: StatusReport) -> None:

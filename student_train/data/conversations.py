@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
+from teacher_cache.clips.lists import json_objects
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 _WORD = re.compile("(<video>|<image>)")
@@ -67,7 +67,7 @@ class Conversation:
 
 
 def read_conversations(files: Sequence[str]) -> list[Conversation]:
-    """The conversations of LLaVA JSON files (a list of objects) and .jsonl files (one object per line), in order.
+    """The conversations of LLaVA JSON files (an array of objects, or one object a line), in order.
 
     Raises `BadInput` that names the file and the index in it.
     """
@@ -77,22 +77,17 @@ def read_conversations(files: Sequence[str]) -> list[Conversation]:
     return found
 
 
-def _items(path: str) -> Iterator[Any]:
+def _items(path: str) -> Iterator[Mapping[str, Any]]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        lines = text.splitlines() if path.endswith(".jsonl") else None
-        items = json.loads(text) if lines is None else [json.loads(line) for line in lines if line.strip()]
+        yield from json_objects(Path(path), f"cannot read the conversations of {path}")
     except FileNotFoundError:
         raise BadInput(f"there is no conversation file {path}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadInput(f"cannot read the conversations of {path}: {error}") from None
-    if not isinstance(items, list):
-        raise BadInput(f"{path} holds {type(items).__name__}; needed a list of conversations (or one a line in a .jsonl file)")
-    yield from items
 
 
-def _conversation(item: Any, source: str) -> Conversation:
-    if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
+def _conversation(item: Mapping[str, Any], source: str) -> Conversation:
+    if not isinstance(item.get("conversations"), list):
         raise BadInput(f'{source}: needed an object with a list "conversations"')
     turns = tuple(_turn(one, source) for one in item["conversations"])
     if not any(one.role == "assistant" and one.text for one in turns):

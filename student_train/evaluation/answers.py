@@ -5,7 +5,6 @@ R4D-Bench and its prompt and scoring: 4D-RGPT, arXiv 2512.17012, section 4 and a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
@@ -27,6 +26,7 @@ from schemas.evaluation import (
     Unevaluated,
     multiple_choice,
 )
+from teacher_cache.clips.lists import json_objects
 
 # The dataset card spells some tasks differently from its files.
 _OTHER_SPELLINGS = {
@@ -58,7 +58,7 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions of a JSON file (a list) or a .jsonl file (one per line), in order.
+    """The questions of a JSON file (an array, or one a line), in order.
 
     Raises `BadInput` that names the file, the index of the item and what is wrong with it.
     """
@@ -68,27 +68,16 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _items(path: Path) -> Iterator[Any]:
+def _items(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            items = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            items = json.loads(text)
+        yield from json_objects(path, f"cannot read the questions of {path}")
     except FileNotFoundError:
         raise BadInput(f"there is no file of questions {path}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadInput(f"cannot read the questions of {path}: {error}") from None
-    if not isinstance(items, list):
-        raise BadInput(f"{path} holds {type(items).__name__}; needed a list of questions (or one a line in a .jsonl file)")
-    yield from items
 
 
-def _question(item: Any, source: str) -> Question:
-    if not isinstance(item, dict):
-        raise BadInput(
-            f"{source} is {type(item).__name__}; needed an object with id, task, video, options, question and answer"
-        )
+def _question(item: dict[str, Any], source: str) -> Question:
     if isinstance(item.get("id"), str | int):
         source = f"{source} (id {item['id']})"
     identity, task, video, text = (_text(item, name, source) for name in ("id", "task", "video", "question"))

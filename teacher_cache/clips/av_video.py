@@ -51,6 +51,11 @@ class AvVideo:
         """The last wanted timestamp. Earlier frames that are neither wanted nor needed for others are not decoded."""
         self._begin()
 
+    def seconds(self, index: int) -> float:
+        """See `OpenVideo.seconds`."""
+        stamps = self._packets.stamps
+        return self._packets.seconds(index, stamps[index] if stamps else None)
+
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`."""
         stamps = self._packets.stamps

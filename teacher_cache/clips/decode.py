@@ -6,7 +6,9 @@ calls these functions, in a process that has little to lose.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from schemas.clip import FailureReason, FrameClock, VideoInfo, Window
+from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
@@ -49,14 +51,12 @@ def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize) ->
     return DecodedFrames(pictures, clock, video.footage)
 
 
-def clips_of(
-    video: OpenVideo, recipe: ClipRecipe, windows: Sequence[Window | None], began: float
-) -> Iterator[DecodedClip | VideoError]:
-    """The clip or error of each window, in order. A frame in several windows is decoded once and kept, resized, until its last.
+def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began: float) -> Iterator[DecodedClip | VideoError]:
+    """The clip or error of each part, in order. A frame in several parts is decoded once and kept, resized, until its last.
 
     ``began`` is `time.process_time` at the start of work on the video.
     """
-    planned = [_planned(recipe, video.footage, window) for window in windows]
+    planned = [_planned(recipe, video, part) for part in parts]
     last_use = {index: number for number, indices in enumerate(planned) for index in _found(indices)}
     kept: dict[int, TimedFrame] = {}
 
@@ -80,9 +80,37 @@ def clips_of(
         kept = {index: frame for index, frame in kept.items() if last_use[index] > number}
 
 
-def _planned(recipe: ClipRecipe, footage: VideoInfo, window: Window | None) -> tuple[int, ...] | VideoError:
+def footage_of(video: OpenVideo, segment: Segment | None) -> VideoInfo:
+    """The frames and rate of a segment; of the whole video if it is None. Raises `VideoError` if it is not in the video."""
+    return video.footage.model_copy(update={"frames": len(_numbers_of(video, segment))})
+
+
+_ROUNDED_SECONDS = 1.0
+"""How far beyond its video's end a segment may end: lists often tell whole seconds."""
+
+
+def _numbers_of(video: OpenVideo, segment: Segment | None) -> range:
+    """The numbers of a segment's frames, at least one. Raises `VideoError` if it is not in the video."""
+    frames = range(video.footage.frames)
+    if segment is None:
+        return frames
+    start, end = segment.start_seconds, math.inf if segment.end_seconds is None else segment.end_seconds
+    ending = video.seconds(frames[-1]) + (1 / video.footage.fps if video.footage.fps else 0)
+    if start >= ending or (end < math.inf and end > ending + _ROUNDED_SECONDS):
+        until = "its end" if end == math.inf else f"{end:g} s"
+        raise VideoError(
+            "segment_outside", f"a segment from {start:g} s to {until} was listed, and the video ends at {ending:g} s"
+        )
+    first, stop = (bisect.bisect_left(frames, seconds, key=video.seconds) for seconds in (start, end))
+    return range(max(first - 1, 0), max(first, 1)) if first >= stop else range(first, stop)
+
+
+def _planned(recipe: ClipRecipe, video: OpenVideo, part: Part) -> tuple[int, ...] | VideoError:
+    segment = part.segment if isinstance(part, Window) else part
     try:
-        return frame_indices(recipe, footage, window)
+        frames = _numbers_of(video, segment)
+        footage = video.footage.model_copy(update={"frames": len(frames)})
+        return tuple(frames[i] for i in frame_indices(recipe, footage, part if isinstance(part, Window) else None))
     except VideoError as error:
         return error
 

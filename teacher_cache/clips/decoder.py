@@ -1,4 +1,4 @@
-"""A video's URI and windows or frame numbers in, decoded frames out, by processes that can be killed: a damaged video fails its
+"""A video's URI and parts or frame numbers in, decoded frames out, by processes that can be killed: a damaged video fails its
 own clip, not the job.
 
 A decoder process runs `teacher_cache.clips.decoder_program`, in the box of `teacher_cache.clips.box`. It reads one JSON request
@@ -28,7 +28,7 @@ from typing import IO, Any, Self, TypeVar, get_args
 
 import numpy as np
 
-from schemas.clip import FailureReason, FrameClock, VideoInfo, Window
+from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo
 from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
@@ -45,6 +45,8 @@ _MOST_FRAMES = 1 << 24
 _PROGRAM = "teacher_cache.clips.decoder_program"
 _LONGEST_LINE = 1 << 20
 """Bytes of an answer without its frames."""
+_SEGMENTS_AT_ONCE = 1000
+"""Segments in one request, so that the answer is no longer than that."""
 _CPU_SECONDS = 3600.0
 """CPU time after which a process is replaced, so that it can have a hard limit."""
 _WORKERS = 4
@@ -93,12 +95,12 @@ class Decoder:
     _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     """The process that `kill` ended last."""
 
-    def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
-        """The clip or `VideoError` of each window, in order. The video is fetched and opened once for all of them.
+    def clips(self, uri: str, parts: Sequence[Part]) -> Iterator[DecodedClip | VideoError]:
+        """The clip or `VideoError` of each part, in order. The video is fetched and opened once for all of them.
 
         The process works one clip ahead of the caller. A crash or missed deadline fails that clip, and a new process goes on
-        with the remaining windows. After a second one, or if the video did not even open, all remaining windows fail with
-        that reason, untried: a video that hangs costs at most two deadlines, however many windows it has.
+        with the remaining parts. After a second one, or if the video did not even open, all remaining parts fail with
+        that reason, untried: a video that hangs costs at most two deadlines, however many parts it has.
 
         Raises `CouldNotRun` for problems that are not the video's. The iterator may be abandoned; the next request ends it.
         """
@@ -106,20 +108,20 @@ class Decoder:
             try:
                 file = stack.enter_context(opened_file(uri))
             except VideoError as error:
-                yield from _each(deque(windows), error)
+                yield from _each(deque(parts), error)
             else:
-                yield from self._clips_of(file, windows)
+                yield from self._clips_of(file, parts)
 
-    def _clips_of(self, file: int, windows: Sequence[Window | None]) -> Iterator[DecodedClip | VideoError]:
+    def _clips_of(self, file: int, parts: Sequence[Part]) -> Iterator[DecodedClip | VideoError]:
         assert self.recipe is not None
-        left = deque(windows)
+        left = deque(parts)
         lost_before = False
         while left:
             is_open = False
             deadline = self._deadline()
             process = self._start()
             try:
-                asked = {"windows": [window and window.model_dump() for window in left], "recipe": self.recipe.model_dump()}
+                asked = {"parts": [part and part.model_dump() for part in left], "recipe": self.recipe.model_dump()}
                 self._ask(process, file, asked, deadline)
                 self._read(process, deadline, _no_more)
                 is_open = True
@@ -143,7 +145,21 @@ class Decoder:
 
     def probe(self, uri: str) -> VideoInfo:
         """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
-        return self._answer(uri, {}, _footage)
+        with opened_file(uri) as file:
+            return self._answer(file, {}, _footage)
+
+    def probe_segments(self, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        """The frames and rate of each segment (None: the whole video), or why it has none. The video is opened once.
+
+        Raises `VideoError` if it does not open; `CouldNotRun` if the problem is not the video's.
+        """
+        found: list[VideoInfo | VideoError] = []
+        with opened_file(uri) as file:
+            for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
+                some = segments[start : start + _SEGMENTS_AT_ONCE]
+                asked = {"segments": [segment and segment.model_dump() for segment in some]}
+                found += self._answer(file, asked, partial(_footages, len(some)))
+        return found
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
         """The frames of these numbers, in this order, or so many spread over the whole video; each is resized in the process.
@@ -152,20 +168,21 @@ class Decoder:
         """
         numbers = wanted if isinstance(wanted, int) else [int(index) for index in wanted]
         expected = _Expected(numbers if isinstance(numbers, int) else len(numbers), size)
-        return self._answer(uri, {"frames": numbers, "size": size}, partial(_decoded_frames, expected), expected.most_bytes)
-
-    def _answer(self, uri: str, request: dict[str, Any], made: Callable[[dict[str, Any], bytes], Made], most: int = 0) -> Made:
-        """The answer to a request that gets a single one."""
         with opened_file(uri) as file:
-            deadline = self._deadline()
-            process = self._start()
-            try:
-                self._ask(process, file, request, deadline)
-                return self._read(process, deadline, made, most)
-            except _Lost as lost:
-                raise lost.error from None
-            finally:
-                self._is_asked = False
+            asked = {"frames": numbers, "size": size}
+            return self._answer(file, asked, partial(_decoded_frames, expected), expected.most_bytes)
+
+    def _answer(self, file: int, request: dict[str, Any], made: Callable[[dict[str, Any], bytes], Made], most: int = 0) -> Made:
+        """The answer to a request that gets a single one."""
+        deadline = self._deadline()
+        process = self._start()
+        try:
+            self._ask(process, file, request, deadline)
+            return self._read(process, deadline, made, most)
+        except _Lost as lost:
+            raise lost.error from None
+        finally:
+            self._is_asked = False
 
     def kill(self) -> None:
         """Kill the process. A thread that waits for its answer gets `CouldNotRun`; the next request starts a new process."""
@@ -253,9 +270,7 @@ class Decoder:
                 if not 0 <= size <= most:
                     raise ValueError
                 return made(answer, _read_exactly(process.stdout, size, deadline))
-            if answer["reason"] not in get_args(FailureReason):
-                raise ValueError
-            error = VideoError(answer["reason"], str(answer["detail"])[:_LONGEST_TEXT])
+            error = _refusal(answer)
         raise error
 
     @contextlib.contextmanager
@@ -340,8 +355,21 @@ def _footage(answer: dict[str, Any], _frames: bytes = b"") -> VideoInfo:
     return footage
 
 
-def _each(left: deque[Window | None], error: VideoError, count: int | None = None) -> Iterator[VideoError]:
-    """The error as the answer for the first ``count`` of the windows left, or for all of them."""
+def _footages(count: int, answer: dict[str, Any], _frames: bytes) -> list[VideoInfo | VideoError]:
+    found = [_refusal(one) if "reason" in one else _footage(one) for one in answer["footages"]]
+    if len(found) != count:
+        raise ValueError
+    return found
+
+
+def _refusal(answer: dict[str, Any]) -> VideoError:
+    if answer["reason"] not in get_args(FailureReason):
+        raise ValueError
+    return VideoError(answer["reason"], str(answer["detail"])[:_LONGEST_TEXT])
+
+
+def _each(left: deque[Part], error: VideoError, count: int | None = None) -> Iterator[VideoError]:
+    """The error as the answer for the first ``count`` of the parts left, or for all of them."""
     for _ in range(len(left) if count is None else count):
         left.popleft()
         yield error

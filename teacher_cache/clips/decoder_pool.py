@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Self, TypeVar
 
-from schemas.clip import VideoInfo
+from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import Decoder
@@ -27,6 +27,19 @@ class DecoderPool:
     def probe(self, uris: Iterable[str]) -> Iterator[VideoInfo | VideoError]:
         """Each video's number of frames and frame rate, or its `VideoError`, in order."""
         return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
+
+    def probe_segments(self, videos: Iterable[tuple[str, Sequence[Segment | None]]]) -> Iterator[list[VideoInfo | VideoError]]:
+        """`Decoder.probe_segments` of each video and its segments, in order; a video's error is that of all of them."""
+        lengths: deque[int] = deque()
+
+        def asked() -> Iterator[Callable[[Decoder], list[VideoInfo | VideoError]]]:
+            for uri, segments in videos:
+                lengths.append(len(segments))
+                yield partial(Decoder.probe_segments, uri=uri, segments=segments)
+
+        for found in self._stream(asked(), ahead=2):
+            length = lengths.popleft()
+            yield [found] * length if isinstance(found, VideoError) else found
 
     def _stream(self, asked: Iterable[Callable[[Decoder], Result]], ahead: int) -> Iterator[Result | VideoError]:
         waiting: deque[Future[Result | VideoError]] = deque()

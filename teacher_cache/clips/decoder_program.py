@@ -20,12 +20,13 @@ import av
 import decord
 import numpy as np
 import PIL
+from pydantic import TypeAdapter
 
-from schemas.clip import Window
+from schemas.clip import Part, Segment
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
-from teacher_cache.clips.decode import clips_of, frames_of, opened
+from teacher_cache.clips.decode import clips_of, footage_of, frames_of, opened
 from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.clips.video import Answer, DecodedClip, Device, OpenVideo
 from teacher_cache.io.parent import end_with_parent
@@ -34,14 +35,17 @@ _READ = 1 << 16
 
 
 def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -> Iterator[Answer]:
-    """A request for clips gets one answer once the video is open, and one per window; others get a single answer."""
+    """A request for clips gets one answer once the video is open, and one per part; others get a single answer."""
     began = time.process_time()
     try:
         with opened(file, device) as video:
-            if "windows" in request:
+            if "parts" in request:
                 yield from _clips(request, video, began, lacking)
             elif "frames" in request:
                 yield _frames(request, video)
+            elif "segments" in request:
+                segments = [segment and Segment.model_validate(segment) for segment in request["segments"]]
+                yield {"footages": [_footage(video, segment) for segment in segments]}, b""
             else:
                 yield {"footage": video.footage.model_dump()}, b""
     except VideoError as error:
@@ -50,9 +54,19 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
 
 def _clips(request: dict[str, Any], video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
     yield {}, b""
-    windows = [window and Window.model_validate(window) for window in request["windows"]]
-    for clip in clips_of(video, ClipRecipe.model_validate(request["recipe"]), windows, began):
+    parts = [_PART.validate_python(part) for part in request["parts"]]
+    for clip in clips_of(video, ClipRecipe.model_validate(request["recipe"]), parts, began):
         yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
+
+
+_PART: TypeAdapter[Part] = TypeAdapter(Part)
+
+
+def _footage(video: OpenVideo, segment: Segment | None) -> dict[str, Any]:
+    try:
+        return {"footage": footage_of(video, segment).model_dump()}
+    except VideoError as error:
+        return _refusal(error)[0]
 
 
 def _clip(clip: DecodedClip, lacking: str) -> Answer:

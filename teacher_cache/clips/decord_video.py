@@ -40,6 +40,10 @@ class DecordVideo:
         fps = float(reader.get_avg_fps())
         self.footage = VideoInfo(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
 
+    def seconds(self, index: int) -> float:
+        """See `OpenVideo.seconds`."""
+        return self._seconds[index]
+
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`. No repeats: decord returns the following frame if one is requested twice in a row."""
         for index in indices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 
 from schemas.errors import BadInput
 
-VIDEOS = pa.schema({"id": pa.string(), "uri": pa.string(), "key": pa.uint64()})
-"""Schema of a table of videos: the user's id, the URI, and the key of the id."""
+VIDEOS = pa.schema(
+    {
+        "id": pa.string(),
+        "uri": pa.string(),
+        "segment_start": pa.float64(),
+        "segment_end": pa.float64(),
+        "extra": pa.string(),
+        "key": pa.uint64(),
+    }
+)
+"""Schema of a table of videos, or of segments of them: the user's id, the URI, the `schemas.clip.Segment` (null for the whole
+video), the list's other columns (see `teacher_cache.clips.extra`), and the key of the id."""
 
 CLIPS = pa.schema(
     {
@@ -23,9 +33,12 @@ CLIPS = pa.schema(
         "content_digest": pa.string(),
         "window_start": pa.int64(),
         "window_stop": pa.int64(),
+        "segment_start": pa.float64(),
+        "segment_end": pa.float64(),
+        "extra": pa.string(),
     }
 )
-"""Schema of a table of clips that have no rows yet: the fields of `schemas.clip.Clip` without the row."""
+"""Schema of a table of clips that have no rows yet: the fields of `schemas.clip.Clip` without the row, and ``extra``."""
 
 Keys = NDArray[np.uint64]
 
@@ -85,8 +98,8 @@ def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
     return indices_among(keys, np.sort(known)) >= 0
 
 
-def distinct(table: pa.Table, name: str, column: str, complaint: str) -> pa.Table:
-    """The first row of each ``name``. Raises `BadInput`, beginning with ``complaint``, if a later one differs in ``column``."""
+def distinct(table: pa.Table, name: str, columns: Sequence[str], complaint: str) -> pa.Table:
+    """The first row of each ``name``. Raises `BadInput`, beginning with ``complaint``, if a later differs in ``columns``."""
     keys = np.sort(table["key"].to_numpy()) if "key" in table.column_names else None
     if keys is not None and (keys[1:] != keys[:-1]).all():
         return table  # different keys mean different names
@@ -96,8 +109,13 @@ def distinct(table: pa.Table, name: str, column: str, complaint: str) -> pa.Tabl
     of = pc.index_in(table[name], names).to_numpy()
     first = np.full(len(names), table.num_rows)
     np.minimum.at(first, of, np.arange(table.num_rows))
-    differs = pc.not_equal(table[column], table[column].take(pa.array(first[of]))).to_numpy()
-    for row in np.flatnonzero(differs)[:1].tolist():
-        one, other = table[column][int(first[of[row]])], table[column][row]
-        raise BadInput(f"{complaint} {table[name][row].as_py()!r}: {one} and {other}; give each its own id")
+    for column in columns:
+        firsts = table[column].take(pa.array(first[of]))
+        is_same = pc.or_(
+            pc.fill_null(pc.equal(table[column], firsts), fill_value=False), pc.and_(*map(pc.is_null, (table[column], firsts)))
+        )
+        for row in np.flatnonzero(~is_same.to_numpy())[:1].tolist():
+            raise BadInput(
+                f"{complaint} {table[name][row].as_py()!r}: {firsts[row]} and {table[column][row]}; give each its own id"
+            )
     return table.take(pa.array(np.sort(first)))

@@ -36,6 +36,9 @@ class OpenVideo(Protocol):
     def footage(self) -> VideoInfo:
         """Number of frames and frame rate."""
 
+    def seconds(self, index: int) -> float:
+        """Presentation time of a frame, as `frames` tells it, without decoding anything."""
+
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.clip import VideoInfo
+from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import DecoderPool
@@ -19,15 +21,20 @@ from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, column_keys, distinct
 
 _PROBES = 8
+_OF_LIST = ("segment_start", "segment_end", "extra")
+"""Columns that a clip has from its video's row of the list."""
+_LISTED = ("video", "content_digest", *_OF_LIST)
+"""Columns whose newest values count."""
 
 
 def whole_videos(videos: pa.Table) -> pa.Table:
-    """One clip per video, over all of it: a table of `CLIPS` and ``clip_key``.
+    """One clip per video or segment, over all of it: a table of `CLIPS` and ``clip_key``.
 
     ``videos`` is a table of `teacher_cache.clips.tables.VIDEOS` and ``content_digest``.
     """
     nothing = pa.nulls(videos.num_rows, pa.int64())
-    columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing]
+    of_list = [videos[name] for name in _OF_LIST]
+    columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing, *of_list]
     return pa.table(columns, schema=CLIPS).append_column("clip_key", videos["key"])
 
 
@@ -58,23 +65,22 @@ def windows_of(
     is_known[of_video[~stands]] = False
     advance(int(is_known.sum()))
     kept = np.flatnonzero(is_known[of_video])
-    indices = pa.array(of_video[kept])
-    old = known.select(CLIPS.names).take(pa.array(kept))
-    old = old.set_column(1, "video", videos["uri"].take(indices)).set_column(
-        3, "content_digest", videos["content_digest"].take(indices)
-    )
+    listed = videos.rename_columns({"uri": "video"}).take(pa.array(of_video[kept]))
+    found = known.take(pa.array(kept))
+    old = pa.table({name: (listed if name in _LISTED else found)[name] for name in CLIPS.names})
     new = _cut(recipe, videos.filter(pa.array(~is_known)), timeout_seconds, advance)
-    clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", "video", "two clips of different videos are called")
+    clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
 
 
 def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: Callable[[int], None]) -> pa.Table:
     rows = videos.to_pylist()
-    footage = _probed(recipe, [row["uri"] for row in rows if row["content_digest"] is not None], timeout_seconds, advance)
+    footage = _probed(recipe, [row for row in rows if row["content_digest"] is not None], timeout_seconds, advance)
     clips: list[dict[str, Any]] = []
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
         video = {"video": row["uri"], "video_id": row["id"], "content_digest": row["content_digest"]}
+        video |= {name: row[name] for name in _OF_LIST}
         if not isinstance(found, VideoInfo):
             clips.append(video | {"clip_id": row["id"]})
             continue
@@ -85,11 +91,18 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: 
 
 
 def _probed(
-    recipe: ClipRecipe, uris: Sequence[str], timeout_seconds: float, advance: Callable[[int], None]
+    recipe: ClipRecipe, rows: Sequence[Mapping[str, Any]], timeout_seconds: float, advance: Callable[[int], None]
 ) -> Iterator[VideoInfo | VideoError]:
-    if not uris:
+    """What each row's sampling has to go by, in order. Rows of one video that follow each other open it once."""
+    if not rows:
         return
-    with DecoderPool(recipe, min(len(uris), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:
-        for footage in pool.probe(uris):
-            yield footage
-            advance(1)
+    videos = ((uri, [_segment(row) for row in some]) for uri, some in groupby(rows, itemgetter("uri")))
+    with DecoderPool(recipe, min(len(rows), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:
+        for found in pool.probe_segments(videos):
+            yield from found
+            advance(len(found))
+
+
+def _segment(row: Mapping[str, Any]) -> Segment | None:
+    start = row["segment_start"]
+    return None if start is None else Segment(start_seconds=start, end_seconds=row["segment_end"])

@@ -72,7 +72,7 @@ def reteach(
 def _decoded(decoder: Decoder, clips: Sequence[Clip]) -> Iterator[DecodedClip | VideoError]:
     """Each clip's frames, in order. Consecutive clips of one video open it once."""
     for video, of_video in itertools.groupby(clips, lambda clip: clip.video):
-        yield from decoder.clips(video, [clip.window for clip in of_video])
+        yield from decoder.clips(video, [clip.part for clip in of_video])
 
 
 def _spread(cache: Cache, count: int) -> Sequence[Clip]:

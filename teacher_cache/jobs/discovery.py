@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.errors import BadInput
@@ -37,6 +38,8 @@ class JobFacts:
     parts: tuple[PartName, ...]
     videos: pa.Table
     """As `teacher_cache.clips.tables.VIDEOS`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of them."""
 
     @property
     def signals(self) -> tuple[SignalName, ...]:
@@ -49,7 +52,32 @@ def discover(job: Job) -> JobFacts:
     description = family(job.teacher.family).identify(job.teacher)
     recipe = resolve_recipe(job, description)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
-    return JobFacts(recipe, description.shapes, parts, list_videos(job.videos))
+    notes: list[str] = []
+    videos = list_videos(job.videos, notes.append)
+    return JobFacts(recipe, description.shapes, parts, videos, tuple(notes))
+
+
+_EXAMPLES = 3
+
+
+def same_contents(clips: pa.Table) -> tuple[str, ...]:
+    """A sentence, if clips show the same part of videos that have the same content; each of them is taught.
+
+    ``clips`` is a table of `teacher_cache.clips.tables.CLIPS`.
+    """
+    digests = clips["content_digest"]
+    if pc.count_distinct(digests).as_py() + digests.null_count == len(digests):
+        return ()
+    part = ["content_digest", "window_start", "window_stop", "segment_start", "segment_end"]
+    known = clips.filter(digests.is_valid())
+    groups = known.group_by(part).aggregate([("clip_id", "count"), ("clip_id", "min"), ("clip_id", "max")])
+    groups = groups.filter(pc.greater(groups["clip_id_count"], 1)).sort_by("clip_id_min")
+    if not groups.num_rows:
+        return ()
+    more = pc.sum(groups["clip_id_count"]).as_py() - groups.num_rows
+    pairs = zip(groups["clip_id_min"][:_EXAMPLES].to_pylist(), groups["clip_id_max"][:_EXAMPLES].to_pylist(), strict=True)
+    examples = ", ".join(f"{other!r} like {one!r}" for one, other in pairs)
+    return (f"{more} clips have the content of others, and each is taught: {examples}; list only one of them to save the work",)
 
 
 def find_clips(
@@ -85,15 +113,11 @@ def find_clips(
 
 def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
     """The videos with a column ``content_digest``: null for a video that is not wanted or cannot be read."""
-    uris = videos["uri"].filter(pa.array(wanted)).to_pylist()
+    uris = pc.unique(videos["uri"].filter(pa.array(wanted)))  # a video is read once for all of its segments
     with progress("reading videos", len(uris), "videos") as advance:
-        found = content_digests(uris, advance)
-    if wanted.all():
-        return videos.append_column("content_digest", pa.array(found, pa.string()))
-    digests = pa.nulls(videos.num_rows, pa.string())
-    if found:
-        digests = pa.array(found, pa.string()).take(pa.array(np.cumsum(wanted) - 1, mask=~wanted))
-    return videos.append_column("content_digest", digests)
+        found = pa.array(content_digests(uris.to_pylist(), advance), pa.string())
+    of = pc.if_else(pa.array(wanted), pc.index_in(videos["uri"], uris), pa.scalar(None, pa.int32()))
+    return videos.append_column("content_digest", found.take(of) if len(found) else pa.nulls(videos.num_rows, pa.string()))
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:

@@ -18,7 +18,7 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
-from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
+from teacher_cache.jobs.discovery import JobFacts, discover, find_clips, same_contents
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
 from teacher_cache.jobs.memory import worker_bytes
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
@@ -78,6 +78,7 @@ class _Outlook:
     catalog: Catalog
     """The catalog with the job's new rows."""
     new_clips: int
+    same_contents: tuple[str, ...]
     left: WorkLeft
     opened: Requests
     """Requests to read the store's state; a run sends the same."""
@@ -96,7 +97,7 @@ def _outlook(url: str, storage_options: StorageOptions | None, job: Job, facts: 
     # One request finds out that there is no store.
     opened = Requests(get=1) if store is None else store.objects.take_requests()
     left = WorkLeft(facts.recipe, catalog, state, facts.parts, rows_of(clips, catalog))
-    return _Outlook(facts, store, known, catalog, added.num_rows, left, opened, VIDEO_REQUESTS.take())
+    return _Outlook(facts, store, known, catalog, added.num_rows, same_contents(clips), left, opened, VIDEO_REQUESTS.take())
 
 
 def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
@@ -131,6 +132,7 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
         estimate=used,
         cost=cost(job.prices, billed, is_fetched, used),
         currency=job.prices.currency,
+        notes=(*facts.notes, *outlook.same_contents),
     )
 
 

@@ -15,7 +15,7 @@ from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm
 from teacher_cache.jobs.commit import Committer
-from teacher_cache.jobs.discovery import JobFacts, discover, find_clips
+from teacher_cache.jobs.discovery import JobFacts, discover, find_clips, same_contents
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
@@ -67,7 +67,7 @@ def run_job(
         if retire_damaged(job.store, progress, job.storage_options):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
-    store, left, done_before, asked = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    store, left, done_before, asked, notes = _made_ready(job, facts, progress, retry_failed=retry_failed)
     before = bytes_by_signal(store.state, facts.signals)
     asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
     listen(
@@ -105,6 +105,7 @@ def run_job(
         bytes_added={signal: state.bytes[signal] - size for signal, size in before.items()},
         requests=JobRequests(store=asked + store.objects.take_requests(), videos=of_videos + VIDEO_REQUESTS.take()),
         hours=hours(stage_seconds, job.engine),
+        notes=notes,
     )
 
 
@@ -144,8 +145,10 @@ class _Failures:
         return "\n".join(lines)
 
 
-def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> tuple[Store, WorkLeft, int, Requests]:
-    """The store with a row per clip and the arrays of each part, the work left, the number of clips already done, and requests.
+def _made_ready(
+    job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool
+) -> tuple[Store, WorkLeft, int, Requests, tuple[str, ...]]:
+    """The store with a row per clip and the arrays of each part, the work left, how many clips are done, requests, and notes.
 
     The requests are those that other connections than the returned store's have sent.
     """
@@ -160,7 +163,7 @@ def _made_ready(job: Job, facts: JobFacts, progress: Progress, *, retry_failed: 
     lengthen(store, catalog.rows)
     left = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))
     asked = Requests() if is_made else Requests(get=1)
-    return store, left, clips.num_rows - left.rows, asked
+    return store, left, clips.num_rows - left.rows, asked, (*facts.notes, *same_contents(clips))
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:

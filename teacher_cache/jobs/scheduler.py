@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import Protocol
 
-from schemas.clip import Clip, Window
+from schemas.clip import Clip, Part
 from schemas.errors import VideoError
 from schemas.log import WorkItem
 from teacher_cache.clips.video import DecodedClip
@@ -46,15 +46,15 @@ class Span:
 class DecodesClips(Protocol):
     """The part of `teacher_cache.clips.decoder.Decoder` that decoding a span needs."""
 
-    def clips(self, uri: str, windows: Sequence[Window | None]) -> Iterator[Decoded]:
-        """The decoded clip, or its `VideoError`, for each window of a video, in order."""
+    def clips(self, uri: str, parts: Sequence[Part]) -> Iterator[Decoded]:
+        """The decoded clip, or its `VideoError`, for each part of a video, in order."""
 
 
 def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ...]]:
     """Decode a span: yields the clips of each of its blocks, in order."""
     every = chain.from_iterable(block.clips for block in span.blocks)
-    videos = ((video, [clip.window for clip in clips]) for video, clips in groupby(every, lambda clip: clip.video))
-    decoded = chain.from_iterable(decoder.clips(video, windows) for video, windows in videos)
+    videos = ((video, [clip.part for clip in clips]) for video, clips in groupby(every, lambda clip: clip.video))
+    decoded = chain.from_iterable(decoder.clips(video, parts) for video, parts in videos)
     for block in span.blocks:
         yield tuple(islice(decoded, len(block.clips)))
 

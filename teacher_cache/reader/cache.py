@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
@@ -132,10 +133,12 @@ class Cache:
     @cached_property
     def clips(self) -> pa.Table:
         """One row per clip: clip_id, video (its URI), status (committed, failed or pending), reason, detail, row,
-        content_digest, video_id, window_start, window_stop.
+        content_digest, video_id, window_start, window_stop, segment_start, segment_end; then the columns of the list of videos,
+        such as caption or split, as the row's first run found them (one named like those before it has a ``_`` after it).
 
         A clip is ``committed`` once every signal of the store is; ``row`` is its index on the arrays' first axis.
         [window_start, window_stop) is the clip's window of its video, null for the whole video; see `schemas.clip.Window`.
+        [segment_start, segment_end) is the part of the video in seconds, null for all of it; see `schemas.clip.Segment`.
         """
         rows = self._catalog.current
         status = self._state.status(rows, self._store.parts)
@@ -146,12 +149,18 @@ class Cache:
         for field, name in enumerate(("reason", "detail")):
             texts = [failures[row][field] for row in rows[status == FAILED].tolist()]
             columns[name] = _scattered(texts, status == FAILED)
-        rest = ["row", "content_digest", "video_id", "window_start", "window_stop"]
+        rest = ["row", "content_digest", "video_id", "window_start", "window_stop", "segment_start", "segment_end"]
         columns |= zip(rest, self._catalog.table(rows, rest).columns, strict=True)
-        return pa.table(columns)
+        return pa.table(columns | self._catalog.listed_columns(rows, columns))
 
-    def committed_ids(self) -> list[str]:
-        """Ids of the clips that are committed in every signal, sorted: in what order they were committed does not matter."""
+    def committed_ids(self, where: pc.Expression | None = None) -> list[str]:
+        """Ids of the clips that are committed in every signal, sorted: in what order they were committed does not matter.
+
+        ``where`` chooses among them by the columns of `clips`: ``pyarrow.compute.field("split") == "train"``. Raises `BadInput`
+        for a column that is not there.
+        """
+        if where is not None:
+            return sorted(chosen(self.clips, where, self.url))
         rows = self._catalog.current
         committed = rows[self._state.status(rows, self._store.parts) == COMMITTED]
         return sorted(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
@@ -339,7 +348,7 @@ class Cache:
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order.
 
-        Raises `SignalMissing`.
+        ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
         """
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
 
@@ -371,6 +380,19 @@ class Cache:
             missing = HEADS_CARD if card is None else HEADS_FILE
             raise StoreDamaged(f"{missing} of {self.url} is missing, and the other half of its heads is there; {REPAIR_ADVICE}")
         return load_heads(file, unseal(HeadsCard, card, HEADS_CARD, self.url))
+
+
+def chosen(clips: pa.Table, where: pc.Expression, url: str) -> list[str]:
+    """Ids of the committed clips of a `Cache.clips` for which ``where`` holds. Raises `BadInput`, naming the columns."""
+    try:
+        found = clips.filter((pc.field("status") == "committed") & where)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        raise BadInput(
+            f"cannot choose clips of {url} where {where}: {str(error).splitlines()[0]}. Its columns are "
+            f"{', '.join(f'{field.name} ({field.type})' for field in clips.schema)}."
+        ) from None
+    ids: list[str] = found["clip_id"].to_pylist()
+    return ids
 
 
 def _scattered(texts: Sequence[str], where: NDArray[np.bool_]) -> pa.Array:

@@ -16,7 +16,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, JoinRefused, SignalMissing
 from schemas.signal import SIGNAL_NAMES, Shape
 from schemas.view import WHOLE, View
-from teacher_cache.reader.cache import Cache
+from teacher_cache.reader.cache import Cache, chosen
 from teacher_cache.store.layout import CLOCK_ARRAYS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ClipSet = Literal["common", "same"]
 
 _FRAME_CHOICE = ("frames", "sampling", "fps")
-_CONTENT = ("content_digest", "window_start", "window_stop")
+_CONTENT = ("content_digest", "window_start", "window_stop", "segment_start", "segment_end")
 _STATUSES = pa.array(["committed", "pending", "failed"])
 
 
@@ -86,8 +86,13 @@ class JoinedCache:
         """The clip's entry in the first store's catalog. Raises `UnknownClip`, naming the store, if any store lacks it."""
         return [cache.clip(clip_id) for cache in self.caches.values()][0]  # noqa: RUF015  # every store is asked
 
-    def committed_ids(self) -> list[str]:
-        """Ids of the clips that are committed in every signal of every store, in the first store's row order."""
+    def committed_ids(self, where: pc.Expression | None = None) -> list[str]:
+        """Ids of the clips that are committed in every signal of every store, in the first store's row order.
+
+        ``where`` chooses among them by the columns of `clips`, as in `Cache.committed_ids`.
+        """
+        if where is not None:
+            return chosen(self.clips, where, self.url)
         ids: list[str] = self.clips.filter(pc.equal(self.clips["status"], "committed"))["clip_id"].to_pylist()
         return ids
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.clip import Clip
 from schemas.signal import Shape
@@ -39,8 +40,8 @@ class Targets(Protocol):
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
 
-    def committed_ids(self) -> list[str]:
-        """Ids of the clips that are committed in every signal, in row order."""
+    def committed_ids(self, where: pc.Expression | None = None) -> list[str]:
+        """Ids of the clips that are committed in every signal; with ``where``, those for which it holds."""
 
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""

@@ -28,5 +28,5 @@ def read_stitched(read: Read, clips: Sequence[Clip], signals: Sequence[str], ali
     starts = [clip.window_start or 0 for clip in windows]
     stitched = stitch({name: list(found[name]) for name in wanted}, starts, align=align, seed=seed)
     clock = {name: overwrite(list(found[name]), starts) for name in CLOCK_ARRAYS}
-    frames = int(clock["frame_index"].max()) + 1  # the last window ends in mirrored frames
+    frames = int(clock["frame_index"].max() - clock["frame_index"].min()) + 1  # the last window ends in mirrored frames
     return {name: values[:frames] for name, values in (stitched | clock).items() if name in (*signals, *CLOCK_ARRAYS)}

@@ -7,7 +7,8 @@ compared by another 64 bits of the hash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from schemas.clip import Clip
 from schemas.errors import BadInput, StoreDamaged
 from schemas.log import LONGEST_SEGMENT, RowsAdded, TableFile
+from teacher_cache.clips.extra import unpacked
 from teacher_cache.clips.tables import CLIPS, Keys, among, checks_of, column_checks, column_keys, indices_among, keys_of
 from teacher_cache.store.layout import ROWS, SUPERSEDED
 from teacher_cache.store.objects import Objects
@@ -29,7 +31,7 @@ from teacher_cache.store.table import StoredTable, create_table
 _KEYS = ("clip_key", "clip_check", "video_key", "content_key")
 _SCHEMA = pa.schema([pa.field("row", pa.int64()), *CLIPS, *(pa.field(name, pa.uint64()) for name in _KEYS)])
 _SUPERSEDED = pa.schema([pa.field("row", pa.int64())])
-_TEXTS = ("row", *CLIPS.names)
+_TEXTS = ("row", *(name for name in CLIPS.names if name != "extra"))
 
 Rows = NDArray[np.int64]
 _NONE = -1
@@ -222,11 +224,18 @@ class Catalog:
             raise StoreDamaged(f"a table of rows numbers them otherwise than the log, which has {rows[0]} to {rows[-1]}")
         return table
 
+    def listed_columns(self, rows: Rows, taken: Collection[str]) -> dict[str, pa.ChunkedArray]:
+        """What the lists said beside places of the given rows, which must be ascending: see `extra.unpacked`."""
+        try:
+            return unpacked(self.table(rows, ["extra"])["extra"], taken)
+        except ValueError as error:
+            raise StoreDamaged(f"the catalog's column `extra` cannot be read: {error}") from None
+
     def _group(self, part: int, group: int) -> pa.Table:
         """One row group, kept in memory: lookups of one clip are usually followed by its neighbours."""
         if (part, group) not in self._groups:
             self._groups = {} if len(self._groups) >= _GROUPS_KEPT else self._groups
-            self._groups[part, group] = self._parts[part].read([*_TEXTS, "clip_check"], [group])
+            self._groups[part, group] = self._parts[part].read([*_TEXTS, "extra", "clip_check"], [group])
         return self._groups[part, group]
 
     def clips(self, rows: Rows) -> list[Clip]:
@@ -285,6 +294,9 @@ def _clip(row: dict[str, Any]) -> Clip:
     window = row["window_start"], row["window_stop"]
     if window != (None, None) and (None in window or not 0 <= window[0] < window[1] <= _MOST_POSITIONS):
         raise StoreDamaged(f"row {row['row']} of the catalog has the window {window[0]} to {window[1]}, which is none")
+    start, end = row["segment_start"], row["segment_end"]
+    if (start, end) != (None, None) and (start is None or not 0 <= start < (math.inf if end is None else end)):
+        raise StoreDamaged(f"row {row['row']} of the catalog has the segment {start} to {end}, which is none")
     return Clip.model_construct(**row)
 
 

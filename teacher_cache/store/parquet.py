@@ -22,7 +22,7 @@ _ALWAYS = 2**20
 """Bytes that any file's columns may have."""
 
 _PLAIN, _DATA_PAGE = 0, 0
-_KINDS = {2, 6}  # INT64, BYTE_ARRAY
+_KINDS = {2, 5, 6}  # INT64, DOUBLE, BYTE_ARRAY
 _ZSTD = 6
 _LONGEST_HEADER = 2**16
 _MOST_IN_A_LIST = 2**14
@@ -76,7 +76,7 @@ def read_parquet(
     return table
 
 
-_MAY_LACK = {"content_digest", "window_start", "window_stop"}
+_MAY_LACK = {"content_digest", "window_start", "window_stop", "segment_start", "segment_end", "extra"}
 
 
 def _require_filled(table: pa.Table) -> None:

@@ -143,7 +143,7 @@ class OurStore:
         store = create_store(url, self.recipe(), "benchmark")
         ids = [str(number) for number in range(count)]
         columns = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
-        clips = pa.Table.from_pydict(columns | dict.fromkeys(("window_start", "window_stop"), [None] * count), CLIPS)
+        clips = pa.Table.from_pydict(columns | dict.fromkeys(set(CLIPS.names) - set(columns), [None] * count), CLIPS)
         add_clips(store, Catalog(), lambda _: numbered_rows(clips, 0), "benchmark")
         add_parts(store, SIGNAL_NAMES, SHAPES, count, "benchmark")
         return store

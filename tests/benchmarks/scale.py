@@ -112,6 +112,7 @@ def clips_table(first: int, stop: int) -> pa.Table:
         "content_digest": [f"sampled-sha256:{digests[64 * n : 64 * n + 64]}" for n in range(len(ids))],
         "window_start": pa.nulls(len(ids), pa.int64()),
         "window_stop": pa.nulls(len(ids), pa.int64()),
+        **{name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")},
     }
     return pa.table(columns, schema=CLIPS)
 

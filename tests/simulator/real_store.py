@@ -143,7 +143,7 @@ def clips_of(names: str) -> pa.Table:
     """As `teacher_cache.jobs.discovery.find_clips` gives them."""
     ids = list(names.lower())
     nothing = [None] * len(ids)
-    columns = [ids, ids, ids, list(names), nothing, nothing]
+    columns = [ids, ids, ids, list(names), *[nothing] * (len(CLIPS) - 4)]
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, CLIPS.types, strict=True)], schema=CLIPS)
     return table.append_column("clip_key", pa.array(keys_of(ids)))
 

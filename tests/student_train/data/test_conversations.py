@@ -35,10 +35,15 @@ def test_a_sample_is_read(tmp_path: Path) -> None:
 
 
 def test_lines_and_several_files_are_read_in_order(tmp_path: Path) -> None:
-    lines = tmp_path / "more.jsonl"
-    lines.write_text("\n".join(json.dumps(item(video=f"{i}.mp4")) for i in (1, 2)) + "\n", encoding="utf-8")
-    found = read_conversations([write(tmp_path, [item(video="0.mp4")]), str(lines)])
-    assert [c.video for c in found] == ["0.mp4", "1.mp4", "2.mp4"]
+    """Lines whatever they are called, with a byte-order mark, and with what only looks like a line's end in a text."""
+    said = {"from": "gpt", "value": "First.\u2028Second.\u0085Third"}
+    rows = [item(video=f"{i}.mp4", conversations=[ASKED, said]) for i in (1, 2)]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    for name in ("more.jsonl", "more.json"):
+        (tmp_path / name).write_text(f"\ufeff{text}", encoding="utf-8")
+        found = read_conversations([write(tmp_path, [item(video="0.mp4")]), str(tmp_path / name)])
+        assert [c.video for c in found] == ["0.mp4", "1.mp4", "2.mp4"]
+        assert found[1].turns[1].text == said["value"]
 
 
 @pytest.mark.parametrize(
@@ -88,9 +93,9 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"a": 1}, "holds dict; needed a list"),
+        ({"a": 1}, r"\[0\]: needed an object with a list"),
         ([], "no conversation found"),
-        ([3], r"\[0\]: needed an object"),
+        ([3], "item 1: needed one JSON object; found '3'"),
         ([item(), item(conversations="hello")], r"\[1\]: needed an object with a list"),
         ([item(conversations=[{"from": "bot", "value": "hi"}])], "needed turns like"),
         ([item(conversations=[{"from": "human", "value": "hi"}])], "nothing to learn"),

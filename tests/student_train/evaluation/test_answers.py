@@ -91,7 +91,12 @@ def test_what_is_wrong_with_a_question_is_named(tmp_path: Path, changes: dict[st
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[]", "holds no question"), ("{}", "holds dict; needed a list"), ("[1]", r"\[0\] is int"), ("[", "cannot read")],
+    [
+        ("[]", "holds no question"),
+        ("{}", r"\[0\].*id"),
+        ("[1]", "item 1: needed one JSON object; found '1'"),
+        ("[", "cannot read"),
+    ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "q.json"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from schemas.errors import BadInput
@@ -32,6 +33,42 @@ def test_a_glob_gives_ids_that_do_not_hold_where_the_videos_lie(tmp_path: Path) 
     }
 
 
+def test_a_glob_follows_links_and_leaves_none_out(tmp_path: Path) -> None:
+    """As in hub caches, git-annex, DVC: links to files and folders, one that leads nowhere, and ones that lead back."""
+    touch(tmp_path, "raw/a.mp4", "elsewhere/b.mp4", ".git/annex/c.mp4", "raw/x.mp4/d.txt", "raw/[1].mp4")
+    raw = tmp_path / "raw"
+    (raw / "linked.mp4").symlink_to("../elsewhere/b.mp4")
+    (raw / "broken.mp4").symlink_to("gone")
+    (raw / "folder").symlink_to("../elsewhere")
+    (raw / "back").symlink_to(".")
+    (tmp_path / "elsewhere" / "up").symlink_to("../raw")
+    found = ["[1].mp4", "a.mp4", "broken.mp4", "folder/b.mp4", "linked.mp4"]
+    for base, pattern in ((raw, "**/*.mp4"), (raw, "**"), (tmp_path, "r*/**/*.mp4")):
+        ids = list_videos(VideoSource(glob=f"{base}/{pattern}"))["id"].to_pylist()
+        assert [name.removeprefix("raw/") for name in ids if not name.endswith(".txt")] == found
+    assert list_videos(VideoSource(glob=f"{raw}/[!a]*.mp4"))["id"].to_pylist() == ["[1].mp4", "broken.mp4", "linked.mp4"]
+    assert list_videos(VideoSource(glob=f"{tmp_path}/.git/**/*.mp4"))["id"].to_pylist() == ["annex/c.mp4"]
+    assert content_digests([f"{raw}/broken.mp4"]) == [None]
+
+
+def test_several_globs_are_one_list(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a.mp4", "one/b.webm", "two/deep/a.mp4")
+    source = VideoSource.model_validate({"glob": [f"{tmp_path}/one/*.mp4", f"{tmp_path}/two/**/*.mp4", f"{tmp_path}/one/a*"]})
+    videos = list_videos(source)
+    assert videos["id"].to_pylist() == ["one/a.mp4", "two/deep/a.mp4"]
+    assert videos["uri"].to_pylist() == [f"{tmp_path}/one/a.mp4", f"{tmp_path}/two/deep/a.mp4"]
+
+
+def test_lists_on_s3(s3: str) -> None:
+    fs = fsspec.filesystem("s3")
+    fs.pipe(f"{s3}/set/train/metadata.csv", b"file_name,label\na.mp4,cat\n/b.mp4,dog\n")
+    fs.pipe(f"{s3}/videos.json", b'[{"uri": "set/a.mp4"}, {"uri": "s3://other/b.mp4", "start": 1}]')
+    videos = list_videos(VideoSource(manifest=f"{s3}/set/"))
+    assert videos["id"].to_pylist() == ["train/a.mp4", "train//b.mp4"]
+    assert videos["uri"].to_pylist() == [f"{s3}/set/train/a.mp4", "/b.mp4"]
+    assert list_videos(VideoSource(manifest=f"{s3}/videos.json"))["id"].to_pylist() == ["set/a.mp4", "s3://other/b.mp4@1-"]
+
+
 def test_a_manifest_gives_each_video_once_with_uris_from_its_folder(tmp_path: Path) -> None:
     source = manifest(
         tmp_path, {"uri": "v/a.mp4"}, {"uri": "/abs/b.mp4", "id": "b"}, "", {"uri": "v/a.mp4"}, {"uri": "s3://x/c.mp4"}
@@ -47,9 +84,13 @@ def test_a_manifest_gives_each_video_once_with_uris_from_its_folder(tmp_path: Pa
     [
         (["not json"], "line 1: needed one JSON object"),
         ([{"uri": "a"}, {"url": "b"}], 'line 2: needed an object with a text "uri"'),
-        ([{"uri": "a", "name": "b"}], "unknown key 'name'"),
-        ([{"uri": "a", "id": 7}], 'needed a text "id"; found 7'),
+        ([{"uri": "a", "id": [7]}], 'needed a text "id"; found [7]'),
         ([{"uri": "a", "id": "x"}, {"uri": "b", "id": "x"}], "two videos have the id 'x'"),
+        ([{"uri": "a", "id": "x", "start": 1}, {"uri": "a", "id": "x", "start": 2}], "two videos have the id 'x': 1.0 and 2.0"),
+        ([{"uri": "a"}, {"uri": "a", "start": 3, "end": 3}], "line 2: a segment from 3 to 3 s is empty"),
+        ([{"uri": "a", "end": 0}], "line 1: a segment from 0 to 0 s is empty"),
+        ([{"uri": "a", "start": "00:01"}], "line 1: needed \"start\" in seconds, at least 0; found '00:01'"),
+        (['{"uri": "a"}', "", '{"uri": "b", "x": \x01}'], "line 3: needed one JSON object"),
         ([], "lists no video"),
     ],
 )

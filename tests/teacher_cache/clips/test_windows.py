@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import Jobs, tree
 from decoding import decode_frames
@@ -20,6 +23,7 @@ from teacher_cache import open_cache
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
+from teacher_cache.clips.sampling import frame_indices
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.jobs.plan import diff_report, plan_report
@@ -158,7 +162,9 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
 
     def cut(known: pa.Table, digest: str | None = digest, *, retry: bool = False, **clash: str) -> pa.Table:
         ids, uris = ["long", *clash], [uri, *clash.values()]
-        videos = pa.table({"id": ids, "uri": uris, "content_digest": pa.array([digest] + [None] * len(clash), pa.string())})
+        digests = pa.array([digest] + [None] * len(clash), pa.string())
+        nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")}
+        videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
         return windows_of(DENSE, videos, known, np.full(known.num_rows, retry))
 
     def rows(clip_id: str, window: Window | None) -> pa.Table:
@@ -177,6 +183,67 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
     assert cut(unprobed, retry=True) == found
     with pytest.raises(BadInput, match="called 'long#0000'"):
         cut(CLIPS.empty_table(), **{"long#0000": f"{folder}/gone.mp4"})
+
+
+def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    """Of long.mp4, 30 frames at 24 a second: frames 6 to 11; 24 to its end; and what is not in it, which fails alone."""
+    rows = [
+        {"uri": "long.mp4", "start": 0.25, "end": 0.5, "caption": "early"},
+        {"uri": "short.mp4", "caption": "all of it"},
+        {"uri": "long.mp4", "start": 1, "caption": "late", "score": 0.5},
+        {"uri": "long.mp4", "start": 1, "end": 9, "id": "beyond"},
+        {"uri": "long.mp4", "start": 0.3, "end": 0.301, "id": "a moment"},
+    ]
+    (folder / "list.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    listed = {"videos": {"manifest": f"{folder}/list.jsonl"}}
+    wanted = {
+        "long.mp4@0.25-0.5": range(6, 12), "long.mp4@1-": range(24, 30), "a moment": range(7, 8), "short.mp4": range(5),
+    }  # fmt: skip
+    for sampling in ("uniform", "dense"):
+        store = tmp_path / sampling
+        report = run(jobs, folder, store, clips={"sampling": sampling}, **listed)
+        assert (report.clips.committed, report.clips.failed) == (4, 1)
+        (failed,) = report.failures
+        assert (failed.clip_id, failed.reason) == ("beyond", "segment_outside")
+        assert failed.detail == "a segment from 1 s to 9 s was listed, and the video ends at 1.25 s"
+        cache = open_cache(str(store))
+        for name, frames in wanted.items():
+            clip_id = name if sampling == "uniform" else f"{name}#0000"
+            read = cache.read(["frame_index", "timestamps"], [clip_id])
+            footage = VideoInfo(frames=len(frames), fps=24)
+            window = None if sampling == "uniform" else Window(start=0, stop=16)
+            expected = [frames[i] for i in frame_indices(cache.recipe.clips, footage, window)]
+            assert read["frame_index"].tolist() == [expected]
+            np.testing.assert_allclose(read["timestamps"], np.array([expected]) / 24, atol=1e-3)
+        assert set(cache.committed_ids(pc.field("score") > 0.25)) == {
+            "long.mp4@1-" + ("" if sampling == "uniform" else "#0000")
+        }
+        assert not verify(str(store)).findings
+    read = cache.read_video(["depth"], "long.mp4@1-")  # of the dense store
+    assert read["frame_index"].tolist() == list(range(24, 30))
+    assert len(read["depth"]) == 6
+    # Another segment of a video that the store has: a new row, and those that are there stay.
+    with (folder / "list.jsonl").open("a") as file:
+        file.write(json.dumps({"uri": "long.mp4", "end": 0.25}))
+    added = diff_report(str(store), job(jobs, folder, store, **listed))
+    assert (added.differences, added.new_clips) == ({}, 1)
+
+
+def test_what_is_listed_twice_or_not_kept_is_said(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "long.mp4", folder / "copy.mp4")
+    (folder / "link.mp4").symlink_to("short.mp4")
+    rows = [{"uri": f"{name}.mp4", "tags": ["a"]} for name in ("long", "copy", "short", "link")]
+    rows += [{"uri": "long.mp4", "start": 1}, {"uri": "link.mp4", "end": 0.1}]  # other parts than any of the others
+    (folder / "list.json").write_text(json.dumps(rows))
+    report = plan_report(job(jobs, folder, tmp_path / "store", clips={}, videos={"manifest": f"{folder}/list.json"}))
+    assert report.new_clips == 6
+    not_kept, same = report.notes
+    assert not_kept == (
+        f"{folder}/list.json: 4 values of the column 'tags' are not kept: only texts, numbers and truth values are"
+    )
+    assert same.startswith(
+        "2 clips have the content of others, and each is taught: 'long.mp4' like 'copy.mp4', 'short.mp4' like"
+    )
 
 
 def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.clip import Clip
+from schemas.clip import Clip, Segment
 from schemas.errors import BadInput, StoreDamaged
 from teacher_cache.clips.tables import CLIPS, keys_of
 from teacher_cache.store import table as table_module
@@ -52,7 +52,7 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
     catalog, rows, current = Catalog(), [], {}
     for segment in segments:
         added = numbered_rows(clips(segment), catalog.next_row(PER_SHARD))
-        new = [Clip(**row) for row in added.to_pylist()]
+        new = [Clip(**row) for row in added.drop("extra").to_pylist()]
         rows, current = [*rows, *new], walk(current, new)
         catalog = catalog.with_rows(added)
     expected = {clip_id: clip.row for clip_id, clip in current.items()}
@@ -75,6 +75,8 @@ def test_rows_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("teacher_cache.store.catalog.LONGEST_SEGMENT", 10)
     objects = Objects(str(tmp_path))
     many = clips({f"v{n}": ("x", 0) for n in range(30)})
+    of_list = {"segment_start": [0.5, *[None] * 29], "segment_end": [2.25, *[None] * 29], "extra": ['{"a":"ü"}', *[None] * 29]}
+    many = pa.table({name: of_list.get(name, many[name]) for name in CLIPS.names}, schema=CLIPS)
     added = store_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
     assert [(action.first_row, action.rows, action.superseded) for action in added] == [
         (0, 8, None), (8, 8, None), (16, 8, None), (24, 6, None),
@@ -86,7 +88,11 @@ def test_rows_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read.rows == 33
     assert 3 not in read.current
     assert read.rows_of(["v3", "v4", "late"]).tolist() == [32, 4, -1]
-    assert read.table(read.rows_between(0, 30)).drop("row") == many
+    assert read.table(read.rows_between(0, 30), CLIPS.names) == many
+    assert read.clips(np.array([0, 1]))[0].segment == Segment(start_seconds=0.5, end_seconds=2.25)
+    assert {name: values.to_pylist()[:2] for name, values in read.listed_columns(np.arange(30), ()).items()} == {
+        "a": ["ü", None]
+    }
     assert read.rows_between(28, 40).tolist() == [28, 29, 32]
 
 

@@ -1,0 +1,493 @@
+"""A file that lists videos in; tables of its rows out, some thousand at a time, whatever its format.
+
+Each format is one function: a file in, `Chunk` by `Chunk` out. What a row must be is checked in one place for all of
+them: by columns where a chunk has none but ours, and otherwise row by row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+
+from schemas.credentials import holds_credentials
+from schemas.errors import BadInput
+from schemas.job import ListColumn, ListFormat
+from teacher_cache.clips.extra import Dropped, packed
+from teacher_cache.io.places import OPENED_URL, require_openable
+
+LISTED = pa.schema(
+    {
+        "uri": pa.string(),
+        "id": pa.string(),
+        "segment_start": pa.float64(),
+        "segment_end": pa.float64(),
+        "extra": pa.string(),
+    }
+)
+"""Schema of a table of listed rows: the URI as it is written, the id if there is one, the segment, and the other columns."""
+
+URI_COLUMNS = ("uri", "file_name", "video", "video_path", "path")
+"""The columns that may name the video; the first of them that a row has does."""
+SUFFIXES: Mapping[str, ListFormat] = {
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
+}  # fmt: skip
+
+_ROWS = 2**14
+_BYTES = 1 << 24
+"""Bytes of JSON that are parsed at once."""
+_LONGEST_ITEM = 1 << 26
+"""Characters of one item of a JSON array, at most."""
+
+Record = dict[str, Any]
+Numbered = tuple[int, Record]
+"""The line, row or item that a record is, from 1, and the record."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a list."""
+
+    records: Callable[[], Iterator[Numbered]]
+    """The rows, one by one. Raises `BadInput` that names one that is none."""
+    table: pa.Table | None = None
+    """The same rows, if all of their columns are ours: ``uri``, ``id``, ``start``, ``end``."""
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A local copy of a list, and how to read it."""
+
+    path: Path
+    name: str
+    """Its path or URL, for messages."""
+    format: ListFormat | None = None
+    """None to tell it by name and first bytes."""
+    columns: Mapping[ListColumn, str] = field(default_factory=dict)
+    """The list's own names of our columns."""
+    dropped: Dropped = field(default_factory=Dropped)
+    """Counts what is not kept of the other columns."""
+
+
+def read_list(file: ListFile) -> Iterator[pa.Table]:
+    """The list's rows as tables of `LISTED`, in order. Raises `BadInput` that names the file and the row."""
+    read, unit = _READERS[file.format or _format_of(file)]
+    for chunk in read(file):
+        table = None if file.columns else chunk.table
+        if table is None or not _is_well_formed(table):
+            yield from _checked(chunk.records(), f"{file.name}, {unit}", file)
+        else:
+            start = pc.if_else(pc.is_valid(table["end"]), pc.fill_null(table["start"], 0.0), table["start"])
+            columns = [table["uri"], table["id"], start, table["end"], pa.nulls(table.num_rows, pa.string())]
+            yield pa.table(columns, schema=LISTED)
+
+
+def _format_of(file: ListFile) -> ListFormat:
+    """By the first bytes, since names lie: JSON lines are called .json, and arrays .jsonl. Raises `BadInput`."""
+    start, name = _start_of(file), file.name
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    by_name = SUFFIXES.get(Path(name).suffix.lower())
+    if by_name in {"csv", "parquet"}:
+        return by_name
+    text = start.lstrip()
+    if text[:1] == b"[":
+        return "conversations" if b'"conversations"' in text else "json"
+    if text[:1] == b"{":
+        return "conversations" if b'"conversations"' in text.partition(b"\n")[0] else "jsonl"
+    if by_name is None:
+        raise BadInput(
+            f"{name} begins with {text[:40].decode(errors='replace')!r}, which is neither JSON nor Parquet. Say what it is "
+            f"with `videos.format`: {', '.join(get_args(ListFormat))}."
+        )
+    return "jsonl"  # whose reader names the line
+
+
+def _start_of(file: ListFile) -> bytes:
+    with file.path.open("rb") as opened:
+        return opened.read(_BYTES).removeprefix(_MARK)
+
+
+_MARK = b"\xef\xbb\xbf"
+"""The byte-order mark of UTF-8, which Windows puts before texts."""
+
+
+# --- the formats ---
+
+
+def _json_lines(about: ListFile) -> Iterator[Chunk]:
+    """Only a newline ends a line: U+2028 and its like are letters in JSON."""
+    number = 1
+    with about.path.open("rb") as file:
+        for data in _whole_lines(file):
+            yield Chunk(_records_of(data, number, about.name), _parsed(data))
+            number += data.count(b"\n")
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    rest = file.read(len(_MARK)).removeprefix(_MARK)
+    while more := file.read(_BYTES):
+        lines, newline, rest = (rest + more).rpartition(b"\n")
+        if newline:
+            yield lines + newline
+    if rest:
+        yield rest
+
+
+def _records_of(data: bytes, first: int, name: str) -> Callable[[], Iterator[Numbered]]:
+    def records() -> Iterator[Numbered]:
+        for number, line in enumerate(data.split(b"\n"), start=first):
+            if line.strip():
+                yield number, _record(line, f"{name}, line {number}")
+
+    return records
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{where}: it is not UTF-8 ({error.reason} at its byte {error.start})") from None
+    except (ValueError, RecursionError):
+        raise BadInput(f"{where}: needed one JSON object; found {_shown(line)}") from None
+    return _object(value, where)
+
+
+def _object(value: Any, where: str) -> Record:
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: needed one JSON object; found {_shown(json.dumps(value).encode())}")
+    return value
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:240].decode(errors="replace")[:80])
+
+
+_OURS = pa.schema({"uri": pa.string(), "id": pa.string(), "start": pa.float64(), "end": pa.float64()})
+
+
+def _parsed(data: bytes) -> pa.Table | None:
+    """JSON lines as a table, millions in seconds; None where a line has something else, or is none."""
+    # No threads: with torch loaded, Arrow's I/O threads sometimes abort the process when it exits.
+    reading = pj.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    parsing = pj.ParseOptions(explicit_schema=_OURS, unexpected_field_behavior="error")
+    try:
+        table = pj.read_json(io.BytesIO(data), read_options=reading, parse_options=parsing)
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    return table
+
+
+def _json_array(about: ListFile) -> Iterator[Chunk]:
+    """Items are parsed as they are read, so that a long array is never in memory as a whole."""
+    with about.path.open(encoding="utf-8-sig", newline="") as text:
+        items = enumerate(_items(text, about.name), start=1)
+        yield from _in_chunks((number, _object(item, f"{about.name}, item {number}")) for number, item in items)
+
+
+def _items(text: TextIO, name: str) -> Iterator[Any]:
+    decoder, buffer, at, line, count = json.JSONDecoder(), _more(text, name), 0, 1, 0
+    while True:
+        at = _past_blanks(buffer, at)
+        if at < len(buffer) and buffer[at] == ("," if count else "["):
+            at = _past_blanks(buffer, at + 1)
+        ends = at < len(buffer) and buffer[at] == "]"
+        try:
+            if ends:
+                return
+            item, end = decoder.raw_decode(buffer, at)
+            if end == len(buffer) and (more := _more(text, name)):  # a number may go on
+                buffer += more
+                continue
+        except (ValueError, RecursionError):
+            more = _more(text, name, max(_BYTES, len(buffer) - at)) if len(buffer) - at < _LONGEST_ITEM else ""
+            if not more:
+                line += buffer.count("\n", 0, at)
+                found = _shown(buffer[at : at + 80].encode(errors="replace")) if at < len(buffer) else "the file's end"
+                raise BadInput(
+                    f"{name}, line {line}: needed item {count + 1} of a JSON array, or its end; found {found}"
+                ) from None
+            line += buffer.count("\n", 0, at)
+            buffer, at = buffer[at:] + more, 0
+            continue
+        yield item
+        at, count = end, count + 1
+
+
+def _past_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _more(text: TextIO, name: str, size: int = _BYTES) -> str:
+    try:
+        return text.read(size)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"cannot read {name}: it is not UTF-8 ({error.reason})") from None
+
+
+def _csv(about: ListFile) -> Iterator[Chunk]:
+    with about.path.open(encoding="utf-8-sig", newline="") as text:
+        yield from _in_chunks(_csv_rows(text, about))
+
+
+def _csv_rows(text: TextIO, about: ListFile) -> Iterator[Numbered]:
+    rows = csv.reader(text, delimiter="\t" if about.name.lower().endswith(".tsv") else ",", strict=True)
+    names: list[str] | None = None
+    try:
+        for row in rows:
+            if names is None:
+                names = row
+            elif row:
+                if len(row) != len(names):
+                    raise BadInput(
+                        f"{about.name}, line {rows.line_num}: {len(row)} values; the header names {len(names)} columns"
+                    )
+                yield rows.line_num, {n: _typed(n, v, about) for n, v in zip(names, row, strict=True) if v}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{about.name}, line {rows.line_num}: it is not CSV in UTF-8 ({error})") from None
+
+
+def _typed(name: str, value: str, about: ListFile) -> Any:
+    """A CSV value that is written just as JSON writes a number is one; ``007`` stays a text."""
+    if name in URI_COLUMNS or name in about.columns.values():
+        return value
+    if value in {"true", "false", "True", "False"}:
+        return value.lower() == "true"
+    try:
+        number = json.loads(value) if value[-1:].isdigit() else value
+    except ValueError:
+        return value
+    return number if repr(number) == value else value
+
+
+def _parquet(about: ListFile) -> Iterator[Chunk]:
+    """Some rows at a time, and of each only the columns that may be kept."""
+    try:
+        parquet = pq.ParquetFile(about.path)
+        chosen = list(_chosen(parquet, about))
+        number = 1
+        for batch in parquet.iter_batches(_ROWS, columns=chosen, use_threads=False):
+            table = pa.table(batch)
+            yield Chunk(_rows_of(table, number), _ours(table))
+            number += table.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"cannot read {about.name} as Parquet: {str(error).splitlines()[0]}") from None
+
+
+def _chosen(parquet: pq.ParquetFile, about: ListFile) -> Iterator[str]:
+    """The columns of plain values, and the paths of Hugging Face's videos, which are structs of ``bytes`` and ``path``."""
+    for column in parquet.schema_arrow:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_struct(kind) and {kind.field(n).name for n in range(kind.num_fields)} == {"bytes", "path"}:
+            if _holds(parquet.metadata, f"{column.name}.bytes"):
+                raise BadInput(
+                    f"{about.name}: its column {column.name!r} holds the videos themselves, and only paths are read. Write the "
+                    "videos to files and list those, or cast the column to `Video(decode=False)` and save its paths."
+                )
+            yield f"{column.name}.path"
+        elif (
+            (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind))
+            or pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+        ):
+            yield column.name
+        else:
+            about.dropped.add(column.name, "only texts, numbers and truth values are")
+
+
+def _holds(metadata: pq.FileMetaData, path: str) -> bool:
+    """Whether a column has any value, by the file's footer."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(n) for group in groups for n in range(group.num_columns) if group.column(n).path_in_schema == path]
+    return any(
+        chunk.statistics.null_count < chunk.num_values
+        if chunk.statistics is not None and chunk.statistics.has_null_count
+        else chunk.total_uncompressed_size > chunk.num_values + _NO_VALUES
+        for chunk in chunks
+    )
+
+
+_NO_VALUES = 1024
+"""Bytes that a chunk of a column without values takes, and a byte for each row."""
+
+
+def _ours(table: pa.Table) -> pa.Table | None:
+    if not {"uri"} <= set(table.column_names) <= set(_OURS.names):
+        return None
+    for ours in _OURS:
+        if ours.name not in table.column_names:
+            table = table.append_column(ours, pa.nulls(table.num_rows, ours.type))
+    try:
+        return table.select(_OURS.names).cast(_OURS)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _rows_of(table: pa.Table, first: int) -> Callable[[], Iterator[Numbered]]:
+    def records() -> Iterator[Numbered]:
+        for number, row in enumerate(table.to_pylist(), start=first):
+            yield number, {column: value["path"] if isinstance(value, dict) else value for column, value in row.items()}
+
+    return records
+
+
+def _conversations(about: ListFile) -> Iterator[Chunk]:
+    """LLaVA's conversations, as an array or lines: the videos that they are about. What they say of them is not kept."""
+    yield from _in_chunks(
+        (number, video)
+        for number, record in enumerate(json_objects(about.path, about.name), start=1)
+        for video in _videos(record, f"{about.name}, conversation {number}")
+    )
+
+
+def json_objects(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, or of JSON lines, whatever the file is called. ``name`` is for messages.
+
+    Raises `BadInput` that names the line, and what `Path.open` raises.
+    """
+    about = ListFile(path, name)
+    is_array = _start_of(about).lstrip()[:1] == b"["
+    for chunk in _json_array(about) if is_array else _json_lines(about):
+        for _, record in chunk.records():
+            yield record
+
+
+def _videos(record: Record, where: str) -> Iterator[Record]:
+    found = record.get("video", record.get("videos"))
+    for video in found if isinstance(found, list) else [] if found is None else [found]:
+        if not isinstance(video, str) or not video:
+            raise BadInput(f"{where}: `video` is {str(video)[:80]!r}; needed a path, or a list of paths")
+        yield {"uri": video, "id": (record.get("clip_id") if video is found else None) or video}
+
+
+def _in_chunks(records: Iterable[Numbered]) -> Iterator[Chunk]:
+    records = iter(records)
+    while some := list(islice(records, _ROWS)):
+        yield Chunk(some.__iter__)
+
+
+_READERS: Mapping[ListFormat, tuple[Callable[[ListFile], Iterator[Chunk]], str]] = {
+    "jsonl": (_json_lines, "line"), "json": (_json_array, "item"), "csv": (_csv, "line"), "parquet": (_parquet, "row"),
+    "conversations": (_conversations, "conversation"),
+}  # fmt: skip
+
+
+# --- what a row must be ---
+
+# Matches an empty text, and any that `require_keepable` might refuse.
+_SUSPICIOUS = r"^$|://.*(?:[@?#;]|%40)|[\x00-\x1f\x7f]|\xc2[\x80-\x9f]"
+
+
+def _is_well_formed(listed: pa.Table) -> bool:
+    """Of a table with our columns: whether every row is one, without looking at each."""
+    if listed["start"].null_count < listed.num_rows or listed["end"].null_count < listed.num_rows:
+        start = pc.fill_null(listed["start"], 0.0)
+        is_some = pc.and_(pc.greater_equal(start, 0.0), pc.less(start, pc.fill_null(listed["end"], math.inf)))
+        is_finite = pc.fill_null(pc.is_finite(listed["end"]), fill_value=True)
+        if not pc.all(pc.and_(is_some, is_finite)).as_py():
+            return False
+    return not listed["uri"].null_count and _are_plain(listed)
+
+
+def _are_plain(listed: pa.Table) -> bool:
+    """Whether every uri and id is one that a store keeps and that is opened, without looking at each."""
+    suspects = (pc.match_substring_regex(listed[name].cast(pa.binary()), _SUSPICIOUS) for name in ("uri", "id"))
+    if any(pc.any(suspect).as_py() for suspect in suspects):
+        return False
+    urls = listed["uri"].filter(pc.match_substring(listed["uri"], "://"))
+    return pc.all(pc.match_substring_regex(urls, OPENED_URL)).as_py() is not False
+
+
+Row = tuple[str, str | None, float | None, float | None, str | None]
+"""As `LISTED`."""
+
+
+def _checked(records: Iterable[Numbered], where: str, about: ListFile) -> Iterator[pa.Table]:
+    records = iter(records)
+    while some := list(islice(records, _ROWS)):
+        rows = []
+        for number, record in some:
+            try:
+                rows.append(_row(record, about))
+            except BadInput as error:
+                raise BadInput(f"{where} {number}: {error}") from None
+        yield _tabled(rows, (f"{where} {number}" for number, _ in some))
+
+
+def _tabled(rows: Sequence[Row], places: Iterable[str]) -> pa.Table:
+    try:
+        table = pa.table(dict(zip(LISTED.names, zip(*rows, strict=True), strict=True)), schema=LISTED)
+    except UnicodeEncodeError:  # half a surrogate, which JSON can write
+        table = None
+    if table is None or not _are_plain(table):
+        for (uri, name, *_), where in zip(rows, places, strict=True):
+            require_keepable([uri] if name is None else [uri, name], where)
+            try:
+                require_openable(uri)
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from None
+    return table
+
+
+def _row(record: Record, about: ListFile) -> Row:
+    """Raises `BadInput` that says what is wrong with the record, but not where it is."""
+    rest, columns = dict(record), about.columns
+    named = columns.get("uri") or next((name for name in URI_COLUMNS if name in rest), "uri")
+    uri = rest.pop(named, None)
+    if not isinstance(uri, str) or not uri:
+        others = "" if columns.get("uri") else f" (or {', '.join(URI_COLUMNS[1:])})"
+        raise BadInput(
+            f'needed an object with a text "{named}"{others}; found {str(record)[:80]!r}. Another name of it can be given in '
+            "`videos.columns`."
+        )
+    name = rest.pop(columns.get("id", "id"), None)
+    if isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    if name is not None and (not isinstance(name, str) or not name):
+        raise BadInput(f'needed a text "id"; found {name!r}')
+    start, end = (_seconds(rest.pop(columns.get(key, key), None), key) for key in ("start", "end"))
+    if end is not None:
+        start = start or 0.0
+        if end <= start:
+            raise BadInput(f"a segment from {start:g} to {end:g} s is empty; needed start < end")
+    return uri, name, start, end, packed(rest, about.dropped) if rest else None
+
+
+def _seconds(value: Any, key: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise BadInput(f'needed "{key}" in seconds, at least 0; found {str(value)[:80]!r}')
+    return seconds
+
+
+def require_keepable(texts: Iterable[str], where: str) -> None:
+    """Raises `BadInput` for a URI or id with credentials or control characters, or not in UTF-8: a catalog cannot keep it."""
+    for text in texts:
+        if holds_credentials(text):
+            raise BadInput(
+                f"{where}: the URL {text} holds credentials, or a query or fragment that may, and the store would keep them. "
+                "Use a URL and an id without them, such as the s3:// URL behind a signed one; credentials belong in the "
+                "environment (AWS_*)."
+            )
+        if any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
+            raise BadInput(f"{where}: {text!a} has control characters, or is not UTF-8; give the video another name")
