@@ -26,12 +26,13 @@ from cluster.ray_room import Patience, Room
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
-from schemas.event import EngineEvent, NodeSetAside, Stopping, TeacherLost, TeacherStarted
+from schemas.event import EngineEvent, NodeSetAside, Note, Stopping, TeacherLost, TeacherStarted
 from schemas.job import EngineJob, Job
 from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
 from schemas.report import Check, PilotReport, UnitReport
 from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
 from teacher_cache.jobs.pilot import pilot
 from teacher_cache.jobs.scheduler import Block, Scheduler
@@ -43,8 +44,6 @@ _LOOK_SECONDS = 0.5
 """How long one wait for answers lasts; then the stop request and the cluster are checked again."""
 _PILOT_TRIES = 4
 """How often a pilot begins anew on another node when it loses its own."""
-_DECODER_GPUS = 0.05
-"""Share of a GPU that a decode task reserves when it decodes on the GPU."""
 _CALLS_AT_ONCE = 64
 """Concurrent calls of one teacher actor: some teach, some write, and others receive blocks."""
 
@@ -70,6 +69,8 @@ class RayEngine:
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         with connected(spec.engine, stop):
             require_resources(spec.engine, needed)
+            if not spec.engine.gpus_per_teacher and (gpus := ray.cluster_resources().get("GPU", 0)):
+                yield Note(text=f"engine.gpus_per_teacher is 0, so teachers run on CPUs, and the cluster has {gpus:g} GPUs")
             with (
                 _Run(spec, store.recipe, needed, items) as run,
                 closing(Metrics({"store": spec.store}, units=len(items))) as metrics,
@@ -168,7 +169,7 @@ class _Run:
         self._decode = ray.remote(decode).options(
             num_returns="streaming",
             num_cpus=1,
-            num_gpus=_DECODER_GPUS if self._engine.decode_device == "cuda" else 0,
+            num_gpus=DECODER_GPUS if self._engine.decode_device == "cuda" else 0,
             resources=self._engine.decoder_resources,
             max_retries=-1,  # tasks fail only with their node; a bad video comes back as a value
             _generator_backpressure_num_objects=_UNREAD_BLOCKS,

@@ -56,6 +56,13 @@ class NodeSetAside(Timed):
     """Of the last loss."""
 
 
+class Note(Timed):
+    """Something that has no effect, or is probably not meant; the run goes on."""
+
+    event: Literal["note"] = "note"
+    text: str
+
+
 class Waiting(Timed):
     """The run waits, for teachers or for any progress."""
 
@@ -84,7 +91,7 @@ class RunFinished(Timed):
     wall_seconds: float
 
 
-EngineEvent = UnitReport | TeacherStarted | TeacherLost | NodeSetAside | Waiting | Stopping
+EngineEvent = UnitReport | TeacherStarted | TeacherLost | NodeSetAside | Note | Waiting | Stopping
 """The events that an engine yields."""
 
 Event = Annotated[RunStarted | EngineEvent | RunFinished, Field(discriminator="event")]

@@ -73,6 +73,12 @@ class TeacherJob(Frozen):
     compile: bool = False
     """Whether to compile the teacher with `torch.compile`. It only changes speed, so it is not in the recipe."""
 
+    @model_validator(mode="after")
+    def _weights_for_the_digest(self) -> Self:
+        if self.weights_digest is not None and self.weights is None:
+            raise ValueError("`weights_digest` is of the file that `weights` names, and there is no `weights`; leave it out")
+        return self
+
 
 class EngineJob(Frozen):
     """Where the work runs and how fast. Nothing here changes a stored value."""

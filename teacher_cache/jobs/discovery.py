@@ -22,6 +22,7 @@ from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
+from teacher_cache.jobs.advice import advice
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import most_clips
@@ -52,7 +53,7 @@ def discover(job: Job) -> JobFacts:
     description = family(job.teacher.family).identify(job.teacher)
     recipe = resolve_recipe(job, description)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
-    notes: list[str] = []
+    notes = list(advice(job))
     videos = list_videos(job.videos, notes.append)
     return JobFacts(recipe, description.shapes, parts, videos, tuple(notes))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from schemas.errors import CouldNotRun, Stopped
-from schemas.event import EngineEvent, Event, RunFinished, RunStarted
+from schemas.event import EngineEvent, Event, Note, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
 from schemas.storage import Requests
@@ -79,6 +79,8 @@ def run_job(
             done_before=done_before,
         )
     )
+    for note in notes:
+        listen(Note(text=note))
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     with stop_on_sigterm() as stop:
         units = 0

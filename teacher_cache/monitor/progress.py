@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from schemas.credentials import without_credentials
-from schemas.event import Event, NodeSetAside, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.event import Event, NodeSetAside, Note, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
@@ -152,7 +152,7 @@ class RunProgress:
             case TeacherLost():
                 left = {name: devices for name, devices in self.teachers.items() if name != event.teacher}
                 return replace(self, teachers=MappingProxyType(left))
-            case NodeSetAside():
+            case NodeSetAside() | Note():
                 return self
             case UnitReport():
                 return replace(
@@ -182,6 +182,8 @@ class RunProgress:
                 said = [f"{event.teacher} on {event.node} is lost: {event.reason}{back}"]
             case NodeSetAside():
                 said = [f"{event.node} gets no more teachers: it lost them again and again, the last by {event.reason}"]
+            case Note():
+                said = [event.text]
             case Waiting():
                 said = [f"waiting with {event.teachers} teachers: {event.detail}"]
             case Stopping():
