@@ -1,4 +1,6 @@
-"""The same plain steps by Ray Data, to be measured beside the engine of actors: decode in tasks, teach and write in an actor.
+"""The same steps by Ray Data, to be measured beside our engine of actors: decode in actors, teach and write in one's threads.
+
+Ray Data is given the same concurrency: as many units at once in the teacher's process as the other engine has there.
 
 With this folder on PYTHONPATH it is an installed engine: ``engine: {kind: ray_data}``.
 """
@@ -18,6 +20,7 @@ from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.memory import devices_of
 from teacher_cache.jobs.scheduler import Scheduler, decode_span
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.store.store import open_store
@@ -43,7 +46,7 @@ class _TeachAndWrite:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item, clips = pickle.loads(row["unit"])
         report = self._worker.write(self._worker.teach(item, iter(clips)))
-        return {"report": report.model_dump_json()}
+        return {"report": pickle.dumps(report)}
 
 
 class RayDataEngine:
@@ -59,7 +62,17 @@ class RayDataEngine:
                 num_cpus=1,
                 concurrency=engine.decoders,
             )
-            done = decoded.map(_TeachAndWrite, fn_constructor_args=(spec,), num_cpus=1, concurrency=engine.teachers)
+            done = decoded.map(
+                _TeachAndWrite,
+                fn_constructor_args=(spec,),
+                num_cpus=1,
+                compute=ray.data.ActorPoolStrategy(
+                    size=engine.teachers,
+                    max_concurrent_calls_per_actor=devices_of(engine) + 1 + engine.writers,
+                    enable_true_multi_threading=True,
+                ),
+            )
             yield TeacherStarted(teacher="ray data", node="", devices=("cpu",))
             for row in done.iter_rows():
-                yield UnitReport.model_validate_json(row["report"])
+                report: UnitReport = pickle.loads(row["report"])  # JSON leaves out what is to be committed
+                yield report
