@@ -85,8 +85,7 @@ class UnitWorker:
     run at once; `teaching_at_once` of them keep the devices busy.
 
     Raises `CouldNotRun` if the machine or its GPUs lack the memory, `TeacherFailed` if a device does not do what the job will
-    ask of it, `BadInput` if the weights are not the store's, and what
-    opening the store and loading the teacher raise.
+    ask of it, `BadInput` if the weights are not the store's, and what opening the store and loading the teacher raise.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:

@@ -242,7 +242,8 @@ class RealStore:
         patch(run, "engine", lambda kind: _Engine(self.works))  # noqa: ARG005
         patch(run, "discover", self._discover)
         patch(run, "find_clips", lambda job, *_: clips_of(self.works[str(job.videos.manifest)].clips))
-        patch(unit_worker, "family", lambda name: self)  # noqa: ARG005
+        patch(unit_worker, "loaded", self.load)
+        patch(unit_worker, "self_test", lambda *_: None)
         patch(UnitWorker, "_require_memory", lambda *_: None)
         for module in (unit_worker, verify, fetch):
             patch(module, "ThreadPoolExecutor", InlineExecutor)
