@@ -114,6 +114,9 @@ class EngineJob(Frozen):
     """CPU threads of each teacher's arithmetic; PyTorch's default when absent."""
     max_failed_share: float = Field(0.5, gt=0, le=1)
     """The run stops once more than this share of its clips have failed, and more than 20."""
+    ok_failed_share: float = Field(0, ge=0, le=1)
+    """A run's exit status is 0 if at most this share of the clips that it tried have failed, 1 if more. What failed in earlier
+    runs does not count. With 1, only what stops a run makes it fail in the eyes of a scheduler."""
     grace_seconds: float = Field(20, ge=0)
     """How long a run that is asked to stop (SIGTERM) may take to commit the units in work."""
 

@@ -120,6 +120,12 @@ class RunReport(StatusReport):
 
     done_before: int
     """Clips that were committed or had failed before this run started."""
+    committed: int
+    """Clips that this run committed."""
+    failed: int
+    """Clips that failed in this run."""
+    ok: bool
+    """Whether at most ``engine.ok_failed_share`` of the clips that this run tried failed. If not, its exit status is 1."""
     wall_seconds: float
     stage_seconds: StageSeconds
     bytes_added: dict[str, int]

@@ -30,6 +30,10 @@ def fit(
         Path, typer.Argument(metavar="TRAIN.yaml", help="the training file: store, data, model, losses, steps")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a field of the file, such as seed=1; repeat for several"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the run in the output folder")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="resume the run in the output folder from its newest checkpoint")
@@ -39,7 +43,7 @@ def fit(
     with rank_zero_console() as ranks:
         with reported_errors(as_json and ranks.is_rank_zero):
             with ranks.raise_on_any_rank():
-                config = load_yaml(train_yaml, TrainConfig)
+                config = load_yaml(train_yaml, TrainConfig, settings or ())
             from student_train.training.fit import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
             report = run(config, overwrite=overwrite, resume=resume)

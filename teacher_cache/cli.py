@@ -61,6 +61,16 @@ Videos = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="a field of the file, such as engine.batch=4 or 'signals=[f4d, depth]'; repeat for several",
+        show_default=False,
+    ),
+]
+
 _FAILURES_SHOWN = 20
 _BOX = box.SIMPLE_HEAD
 
@@ -76,6 +86,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a job would do: clips, bytes, requests, memory. Writes nothing to its store."""
@@ -84,7 +95,7 @@ def plan(
         from teacher_cache.io.config import load_yaml
         from teacher_cache.jobs.plan import plan_report
 
-        job = load_yaml(job_file, Job)
+        job = load_yaml(job_file, Job, settings or ())
         if pilot is None:
             report = plan_report(job, progress_bar)
         else:
@@ -101,9 +112,8 @@ def plan(
 def run(
     job_file: JobFile,
     *,
-    engine: Annotated[
-        str | None, typer.Option(help="local or ray, instead of the job's `engine.kind`", show_default=False)
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local or ray: short for --set engine.kind=…", show_default=False)] = None,
+    settings: Settings = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="retry failed clips, as new rows")] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="verify the store first, and redo damaged clips, as new rows")
@@ -127,9 +137,7 @@ def run(
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
 
-        job = load_yaml(job_file, Job)
-        if engine is not None:
-            job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        job = load_yaml(job_file, Job, (*(settings or ()), *([] if engine is None else [f"engine.kind={engine}"])))
         from teacher_cache.monitor.event_log import STANDARD_ERROR, event_log
 
         told = [] if events is None else [listeners.enter_context(event_log(events))]
@@ -150,7 +158,7 @@ def run(
             print_json(report)
         else:
             _print_run(report)
-    raise SystemExit(1 if report.clips.failed else 0)
+    raise SystemExit(0 if report.ok else 1)
 
 
 @app.command(cls=Command)
@@ -221,14 +229,16 @@ def verify(
 
 
 @app.command(cls=Command)
-def diff(store: StoreUrl, job_file: JobFile, storage: Storage = None, as_json: AsJson = False) -> None:
+def diff(
+    store: StoreUrl, job_file: JobFile, settings: Settings = None, storage: Storage = None, as_json: AsJson = False
+) -> None:
     """Compare a job with a store: the recipe fields that differ or, if none does, what the job would add."""
     with reported_errors(as_json):
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
         from teacher_cache.jobs.plan import diff_report
 
-        report = diff_report(store, load_yaml(job_file, Job), _options(storage))
+        report = diff_report(store, load_yaml(job_file, Job, settings or ()), _options(storage))
         if as_json:
             print_json(report)
         elif report.differences:
@@ -523,8 +533,13 @@ def _print_run(report: RunReport) -> None:
     _print_status(report)
     seconds = {stage: f"{value:.1f} s" for stage, value in report.stage_seconds.model_dump().items() if value}
     spent = ", ".join(f"{stage.replace('_', ' ')} {value}" for stage, value in seconds.items())
+    if report.clips.failed > report.failed:
+        earlier = report.clips.failed - report.failed
+        stdout.print(f"earlier      {earlier} clips failed in earlier runs; --retry-failed tries them again", soft_wrap=True)
     stdout.print(
-        f"this run     {report.wall_seconds:.1f} s; {report.done_before} clips were done before{'; ' + spent if spent else ''}"
+        f"this run     {report.committed} clips committed, {report.failed} failed in {report.wall_seconds:.1f} s; "
+        f"{report.done_before} were done before{'; ' + spent if spent else ''}",
+        soft_wrap=True,
     )
     _print_notes(report.notes)
 

@@ -25,7 +25,7 @@ _DISTRIBUTION = "p4d-cache"
 
 EXIT_STATUSES = {
     0: "done",
-    1: "done, with failed clips or findings, which are listed",
+    1: "done, with failed clips (of `run`: more than engine.ok_failed_share of its clips) or findings, which are listed",
     2: "bad input",
     3: "could not run",
     4: "a fault of the program itself: one line, and a file with the traceback",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +29,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: str | Path, model: type[Model]) -> Model:
-    """Read a YAML file into ``model``.
+def load_yaml(path: str | Path, model: type[Model], settings: Sequence[str] = ()) -> Model:
+    """Read a YAML file into ``model``, with fields replaced by ``settings``: ``key.of.field=VALUE``, the value in YAML.
 
     Raises `BadInput`, naming the file, every wrong field, the value found there and, for a misspelt key, the likely one.
     """
@@ -49,10 +49,36 @@ def load_yaml(path: str | Path, model: type[Model]) -> Model:
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__
         raise BadInput(f"{path} holds {found}; needed a mapping with the keys {', '.join(model.model_fields)}")
+    for setting in settings:
+        _apply(setting, value)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise BadInput(f"{path} cannot be used:\n{explain(error, model)}") from None
+        source = " ".join([str(path), *(("with --set", *settings) if settings else ())])
+        raise BadInput(f"{source} cannot be used:\n{explain(error, model)}") from None
+
+
+def _apply(setting: str, value: dict[str, Any]) -> None:
+    """Put a setting into the mapping that a file holds. A key that the model lacks is left for its validation to name."""
+    path, equals, text = setting.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all((*parents, last)):
+        raise BadInput(f"--set {setting}: needed KEY=VALUE, the key with dots between its levels, such as engine.batch=4")
+    try:
+        new = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from None
+    except BadInput as error:
+        raise BadInput(f"--set {setting}: {error}") from None
+    level: Any = value
+    for depth, key in enumerate(parents, start=1):
+        if level.get(key) is None:
+            level[key] = {}
+        level = level[key]
+        if not isinstance(level, dict):
+            parent = ".".join(parents[:depth])
+            raise BadInput(f"--set {setting}: {parent} is {level!r}, which has no keys; set {parent} as a whole")
+    level[last] = new
 
 
 def storage_options_of(given: Mapping[str, Any]) -> StorageOptions:

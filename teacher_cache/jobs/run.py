@@ -83,11 +83,13 @@ def run_job(
         listen(Note(text=note))
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     with stop_on_sigterm() as stop:
-        units = 0
+        units = committed = failed = 0
         for event in _worked(workers, spec, store, left, stop):
             listen(event)
             if isinstance(event, UnitReport):
                 units += 1
+                if not event.already_done:
+                    committed, failed = committed + event.committed, failed + len(event.failures)
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
                 asked, of_videos = asked + event.requests, of_videos + event.video_requests
@@ -102,6 +104,9 @@ def run_job(
     return RunReport(
         **state.model_dump(),
         done_before=done_before,
+        committed=committed,
+        failed=failed,
+        ok=failed <= job.engine.ok_failed_share * (committed + failed),
         wall_seconds=wall_seconds,
         stage_seconds=stage_seconds,
         bytes_added={signal: state.bytes[signal] - size for signal, size in before.items()},

@@ -74,7 +74,7 @@ def test_one_machine_s_commands_lead_to_a_committed_store(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "nothing wrong" in done.stdout
-    assert re.search(r"2 clips were done before", done.stdout)
+    assert re.search(r"2 were done before", done.stdout)
     cache = open_cache(f"{s3}/p4d/tiny")
     assert cache.read(["depth"], cache.committed_ids())["depth"].shape[0] == 2
     assert Path("report.html").stat().st_size > 10_000

@@ -54,6 +54,47 @@ def test_mistakes_are_named(tmp_path: Path, text: str, said: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_settings_replace_fields_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD + "engine: {batch: 2, writers: 3}\nencoding: compact\n")
+    settings = (
+        "engine.batch=5",
+        "signals=[depth, f4d]",
+        "prices.currency=EUR",
+        "clips.fps=2",
+        "clips.sampling=fps",
+        "store=a=b",
+    )
+    job = load_yaml(path, Job, settings)
+    assert (job.engine.batch, job.engine.writers, job.signals) == (5, 3, ("f4d", "depth"))
+    assert (job.prices.currency, job.clips.fps, job.store) == ("EUR", 2, "a=b")
+    assert load_yaml(path, Job, ("engine.batch=5", "engine.batch=6")).engine.batch == 6
+    path.write_text(GOOD + "engine:\n")
+    assert load_yaml(path, Job, ("engine.batch=4",)).engine.batch == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("engine.batches=4", "engine.batches: unknown key; did you mean `batch`?"),
+        ("engin.batch=4", "engin: unknown key; did you mean `engine`?"),
+        ("engine.batch=many", "engine.batch: input should be a valid integer"),
+        ("engine.batch", "--set engine.batch: needed KEY=VALUE"),
+        ("engine..batch=4", "needed KEY=VALUE"),
+        ("encoding.depth=exact", "encoding is 'compact', which has no keys; set encoding as a whole"),
+        ("signals=[a", "the value is not YAML"),
+        ("engine={batch: 1, batch: 2}", "the key 'batch' appears twice"),
+    ],
+)
+def test_mistakes_in_settings_are_named(tmp_path: Path, setting: str, said: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD + "encoding: compact\n")
+    with pytest.raises(BadInput) as caught:
+        load_yaml(path, Job, (setting,))
+    assert said in str(caught.value)
+    assert f"--set {setting}" in str(caught.value)
+
+
 def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is no file"):
         load_yaml(tmp_path / "none.yaml", Job)
