@@ -61,6 +61,12 @@ class Stopped(CacheError):
     exit_status: ClassVar[int] = 143  # 128 + SIGTERM, as in shells
 
 
+class OutOfTime(Stopped):
+    """The run came to the end of the time it was given, with work left. What it committed stays."""
+
+    exit_status: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 class StoreNotFound(BadInput):
     """There is no store at the given URL."""
 

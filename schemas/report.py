@@ -124,6 +124,8 @@ class RunReport(StatusReport):
     """Clips that this run committed."""
     failed: int
     """Clips that failed in this run."""
+    left: int
+    """Clips of the job in units that are not this run's, by ``--shard`` or ``--limit``, and were not done when it started."""
     ok: bool
     """Whether at most ``engine.ok_failed_share`` of the clips that this run tried failed. If not, its exit status is 1."""
     wall_seconds: float

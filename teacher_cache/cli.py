@@ -118,6 +118,32 @@ def run(
     repair: Annotated[
         bool, typer.Option("--repair", help="verify the store first, and redo damaged clips, as new rows")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="do the I-th of N parts of the work, I from 0: for N runs at once without Ray, such as a SLURM array",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="do N of the clips left, rounded up to whole units of work, and end", show_default=False
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="stop in time to be done by then, such as 2026-12-24T18:00Z: no unit of work begins in the last "
+            "engine.grace_seconds",
+            show_default=False,
+        ),
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", metavar="H", min=0, help="a --deadline in H hours", show_default=False)
+    ] = None,
     events: Annotated[
         str | None,
         typer.Option(
@@ -136,7 +162,9 @@ def run(
     with reported_errors(as_json), ExitStack() as listeners:
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
+        from teacher_cache.jobs.portion import portion
 
+        part = portion(shard, limit, deadline, max_hours)
         job = load_yaml(job_file, Job, (*(settings or ()), *([] if engine is None else [f"engine.kind={engine}"])))
         from teacher_cache.monitor.event_log import STANDARD_ERROR, event_log
 
@@ -152,7 +180,7 @@ def run(
             for tell in told:
                 tell(event)
 
-        report = run_job(job, retry_failed=retry_failed, repair=repair, progress=progress, listen=listen)
+        report = run_job(job, retry_failed=retry_failed, repair=repair, portion=part, progress=progress, listen=listen)
         listeners.close()  # the view is gone before the report is shown
         if as_json:
             print_json(report)
@@ -533,6 +561,8 @@ def _print_run(report: RunReport) -> None:
     _print_status(report)
     seconds = {stage: f"{value:.1f} s" for stage, value in report.stage_seconds.model_dump().items() if value}
     spent = ", ".join(f"{stage.replace('_', ' ')} {value}" for stage, value in seconds.items())
+    if report.left:
+        stdout.print(f"left         {report.left} clips in units that are not this run's, by --shard or --limit")
     if report.clips.failed > report.failed:
         earlier = report.clips.failed - report.failed
         stdout.print(f"earlier      {earlier} clips failed in earlier runs; --retry-failed tries them again", soft_wrap=True)

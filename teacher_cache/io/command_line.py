@@ -29,6 +29,7 @@ EXIT_STATUSES = {
     2: "bad input",
     3: "could not run",
     4: "a fault of the program itself: one line, and a file with the traceback",
+    75: "out of the time that --deadline or --max-hours gives, with work left: run it again",
     130: "stopped by Ctrl-C",
     143: "stopped by SIGTERM",
 }

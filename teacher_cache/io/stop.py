@@ -1,7 +1,8 @@
-"""A stop request in (a spot interruption notice or an operator's SIGTERM), a flag that engines poll out."""
+"""A stop request in (a spot interruption notice, an operator's SIGTERM, a time that is up), a flag that engines poll out."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -15,21 +16,31 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.is_out_of_time = False
+        """Whether it was `at` that stopped the run."""
         self._since: float | None = None
+        self._at, self._at_reason = math.inf, ""
 
     def request(self, reason: str) -> None:
         """Tell the run to stop. Only the first request counts."""
         if self._since is None:
             self.reason, self._since = reason, time.monotonic()
 
+    def at(self, seconds: float, reason: str) -> None:
+        """Request a stop in that many seconds, or now if they are negative."""
+        self._at, self._at_reason = time.monotonic() + seconds, reason
+
     @property
     def is_set(self) -> bool:
         """Whether a stop was requested."""
+        if self._since is None and time.monotonic() >= self._at:
+            self.is_out_of_time = True
+            self.request(self._at_reason)
         return self._since is not None
 
     def has_lasted(self, seconds: float) -> bool:
         """Whether the stop was requested more than ``seconds`` ago."""
-        return self._since is not None and time.monotonic() - self._since > seconds
+        return self.is_set and self._since is not None and time.monotonic() - self._since > seconds
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Teachers never wait for this. If the driver dies, the units that it had not appe
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -21,7 +22,10 @@ from teacher_cache.store.state import State
 from teacher_cache.store.store import Store
 
 _EVERY_SECONDS = 1.0
-"""How often a record is appended, at most. A driver that dies loses about that much of its teachers' work."""
+"""How often a record is appended, at most, by a driver alone. One that dies loses about that much of its teachers' work."""
+_MOST_EVERY_SECONDS = 300.0
+_RECORDS_A_SECOND = 4.0
+"""How many records all drivers of a store append a second together. Each reads those of the others; one at a time is made."""
 _MOST_ROWS = 2**15
 """The most rows of a record's units, unless it is one unit: some megabytes, and far below its bound if all have failed."""
 
@@ -39,6 +43,7 @@ class Committer:
         self._error: BaseException | None = None
         self._is_closed = False
         self._changed = threading.Condition()
+        self._every = _EVERY_SECONDS
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
 
     def __enter__(self) -> Self:
@@ -81,7 +86,9 @@ class Committer:
     def _work(self) -> None:
         try:
             while units := self._next():
+                before = self._store.state.version
                 done = commit(self._store, units, self._catalog_parts)
+                self._every = seconds_between(self._store.state.version - before)
                 with self._changed:
                     self._done += done
                 self._store.log.make_checkpoint()
@@ -94,11 +101,20 @@ class Committer:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             # Units that come shortly after each other share a record.
-            self._changed.wait_for(lambda: self._is_closed, _EVERY_SECONDS)
+            self._changed.wait_for(lambda: self._is_closed, self._every)
             rows = accumulate(report.committed + len(report.failures) for report in self._waiting)
             most = max(1, sum(total <= _MOST_ROWS for total in rows))
             units, self._waiting = self._waiting[:most], self._waiting[most:]
             return units
+
+
+def seconds_between(records: int) -> float:
+    """How long to gather units until the next record, if ``records`` came since the last one, all drivers' together.
+
+    With n drivers, about n came, so each waits n / 4 s, and the log grows by 4 records a second whatever n is. Each driver
+    reads all records: n · 4 · 3600 GETs an hour. Waits are random, or drivers that begin together would always collide.
+    """
+    return min(max(_EVERY_SECONDS, records / _RECORDS_A_SECOND * random.uniform(0.75, 1.25)), _MOST_EVERY_SECONDS)  # noqa: S311  # no secret
 
 
 def commit(store: Store, reports: Sequence[UnitReport], catalog_parts: int) -> list[UnitReport]:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from schemas.errors import CouldNotRun, Stopped
+from schemas.errors import CouldNotRun, OutOfTime, Stopped
 from schemas.event import EngineEvent, Event, Note, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
@@ -18,6 +18,7 @@ from teacher_cache.jobs.commit import Committer
 from teacher_cache.jobs.discovery import JobFacts, discover, find_clips, same_contents
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
+from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
 from teacher_cache.store.repair import retire_damaged
@@ -45,13 +46,15 @@ def run_job(
     *,
     retry_failed: bool = False,
     repair: bool = False,
+    portion: Portion = ALL,
     progress: Progress = no_progress,
     listen: Listener = _nobody,
 ) -> RunReport:
     """Run a job to its end. Raises `schemas.errors.CacheError`; whatever is committed by then stays committed.
 
     ``retry_failed`` also teaches clips again that failed before. ``repair`` verifies the store first and teaches damaged clips
-    again. ``listen`` is called with every event of the run as it happens; ``progress`` shows the steps before teaching.
+    again. ``portion``: which of the job's units this run does, and until when. ``listen`` is called with every event of the run
+    as it happens; ``progress`` shows the steps before teaching.
     """
     start = time.perf_counter()
     VIDEO_REQUESTS.take()
@@ -67,7 +70,8 @@ def run_job(
         if retire_damaged(job.store, progress, job.storage_options):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
-    store, left, done_before, asked, notes = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    store, all_left, done_before, asked, notes = _made_ready(job, facts, progress, retry_failed=retry_failed)
+    left = all_left if portion.is_all else all_left.of(portion)
     before = bytes_by_signal(store.state, facts.signals)
     asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
     listen(
@@ -83,6 +87,7 @@ def run_job(
         listen(Note(text=note))
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     with stop_on_sigterm() as stop:
+        portion.bound(stop, job.engine.grace_seconds)
         units = committed = failed = 0
         for event in _worked(workers, spec, store, left, stop):
             listen(event)
@@ -94,7 +99,7 @@ def run_job(
                     stages[stage] += seconds
                 asked, of_videos = asked + event.requests, of_videos + event.video_requests
         if units < len(left):
-            raise Stopped(
+            raise (OutOfTime if stop.is_out_of_time else Stopped)(
                 f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from there"
             )
     state = status(store)
@@ -106,6 +111,7 @@ def run_job(
         done_before=done_before,
         committed=committed,
         failed=failed,
+        left=all_left.rows - left.rows,
         ok=failed <= job.engine.ok_failed_share * (committed + failed),
         wall_seconds=wall_seconds,
         stage_seconds=stage_seconds,
@@ -178,7 +184,7 @@ def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, sto
 
     Failures count at once, so that too many stop the teachers before the units are committed.
     """
-    if not left:
+    if not left or stop.is_set:  # out of time before a teacher is loaded
         store.log.make_checkpoint(at_end=True)
         return
     failures = _Failures(spec.engine.max_failed_share)

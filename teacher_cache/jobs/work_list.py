@@ -15,6 +15,7 @@ from schemas.clip import Clip
 from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
 from schemas.storage import StorageOptions
+from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.state import FAILED, State
 from teacher_cache.store.store import Store, find_store, require_recipe
@@ -62,17 +63,35 @@ def _barred(rows: Rows, state: State, parts: Sequence[PartName], per_shard: int)
 
 
 class WorkLeft(Sequence[WorkItem]):
-    """The units left: one for every shard that contains any of ``rows`` and lacks any of ``parts``. Items are made lazily."""
+    """The units left: one for every shard that contains any of ``rows`` and lacks any of ``parts``. Items are made lazily.
 
-    def __init__(self, recipe: Recipe, catalog: Catalog, state: State, parts: Sequence[PartName], rows: Rows) -> None:
-        self._per_shard = recipe.layout.clips_per_shard
+    Of them, those of ``portion``.
+    """
+
+    def __init__(
+        self, recipe: Recipe, catalog: Catalog, state: State, parts: Sequence[PartName], rows: Rows, *, portion: Portion = ALL
+    ) -> None:
+        self._recipe, self._per_shard, self._rows_left = recipe, recipe.layout.clips_per_shard, rows
         self.catalog, self.state, self._parts = catalog, state, tuple(parts)
         # A retired or barred row whose clip could not get a new row (its video is missing) leaves nothing to do in its shard.
         is_left = ~np.isin(rows, list(state.retired)) & ~_barred(rows, state, parts, self._per_shard)
         shards = np.unique(rows[is_left] // self._per_shard)
         lacks = np.array([~state.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
-        self._shards: NDArray[np.int64] = shards[lacks.any(axis=0)]
-        self._lacks: NDArray[np.bool_] = lacks[:, lacks.any(axis=0)]
+        is_left = lacks.any(axis=0)
+        is_left[is_left] = self._are_in(portion, shards[is_left])
+        self._shards: NDArray[np.int64] = shards[is_left]
+        self._lacks: NDArray[np.bool_] = lacks[:, is_left]
+
+    def of(self, portion: Portion) -> WorkLeft:
+        """The units that are a portion's."""
+        return WorkLeft(self._recipe, self.catalog, self.state, self._parts, self._rows_left, portion=portion)
+
+    def _are_in(self, portion: Portion, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
+        number, runs = portion.shard
+        are_in: NDArray[np.bool_] = shards % runs == number
+        if portion.limit is not None:
+            are_in[np.flatnonzero(are_in)[-(-portion.limit // self._per_shard) :]] = False
+        return are_in
 
     def __len__(self) -> int:
         return len(self._shards)

@@ -13,11 +13,12 @@ import zarr
 from conftest import Jobs, tree
 from log_files import contents, record_paths
 
-from schemas.errors import BadInput, ClipFailed, CouldNotRun, RecipeMismatch, SignalMissing, UnknownClip
+from schemas.errors import BadInput, ClipFailed, CouldNotRun, OutOfTime, RecipeMismatch, SignalMissing, UnknownClip
 from schemas.job import Job
 from schemas.report import RunReport
 from teacher_cache import open_cache
 from teacher_cache.jobs.plan import diff_report, plan_report
+from teacher_cache.jobs.portion import portion
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.garbage import collect_garbage
 from teacher_cache.store.store import open_store, status
@@ -336,3 +337,43 @@ def test_too_many_failures_stop_the_run_with_their_reasons_counted(tmp_path: Pat
     job["engine"]["max_failed_share"] = 1
     report = run_job(Job.model_validate(job))
     assert report.clips.model_dump() == {"planned": 60, "committed": 20, "failed": 40, "pending": 0}
+
+
+def test_a_run_does_its_portion_and_all_of_them_the_job(jobs: Jobs, single_clips_store: Path, tmp_path: Path) -> None:
+    """By one run after another, with another number of them after an interruption."""
+    job = Job.model_validate(jobs.value(tmp_path / "store", layout={"clips_per_shard": 1}))
+    report = run_job(job, portion=portion("1/3"))
+    assert (report.committed, report.left, report.clips.committed) == (1, 3, 1)
+    report = run_job(job, portion=portion("0/2", limit=1))
+    assert (report.committed, report.left, report.clips.committed) == (1, 2, 2)
+    assert sorted(int(path.name) for path in (tmp_path / "store" / "depth" / "c").iterdir()) == [0, 1]
+    assert run_job(job, portion=portion("1/3")).committed == 0
+    report = run_job(job, portion=portion(limit=100))
+    assert (report.committed, report.left, report.clips.pending) == (2, 0, 0)
+    assert contents(tree(tmp_path / "store")) == contents(tree(single_clips_store))
+
+
+def test_a_deadline_ends_a_run_with_a_status_of_its_own(jobs: Jobs, tmp_path: Path) -> None:
+    changes = {"signals": ["depth"], "engine": {"kind": "local", "grace_seconds": 0}}
+    job = Job.model_validate(jobs.value(tmp_path / "store", **changes))
+    with pytest.raises(
+        OutOfTime, match=r"stopped by its deadline, .* UTC with 0 of 2 units committed; the same command"
+    ) as out:
+        run_job(job, portion=portion(max_hours=0))
+    assert out.value.exit_status == 75
+    assert run_job(job, portion=portion(deadline="2999-01-01")).clips.committed == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"shard": "3/3"}, "--shard is '3/3'; needed i/n with i from 0 to n - 1"),
+        ({"shard": "-1/3"}, "--shard is '-1/3'"),
+        ({"shard": "1"}, "--shard is '1'"),
+        ({"deadline": "soon"}, "--deadline is 'soon'; needed a time such as"),
+        ({"deadline": "2999-01-01", "max_hours": 3}, "give one of them"),
+    ],
+)
+def test_a_portion_that_cannot_be_is_named(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(BadInput, match=expected):
+        portion(**options)
