@@ -166,6 +166,7 @@ def run(
 
         part = portion(shard, limit, deadline, max_hours)
         job = load_yaml(job_file, Job, (*(settings or ()), *([] if engine is None else [f"engine.kind={engine}"])))
+        part.require_time(job.engine.grace_seconds)
         from teacher_cache.monitor.event_log import STANDARD_ERROR, event_log
 
         told = [] if events is None else [listeners.enter_context(event_log(events))]

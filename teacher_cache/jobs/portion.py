@@ -29,8 +29,23 @@ class Portion:
     def bound(self, stop: Stop, grace_seconds: float) -> None:
         """Have ``stop`` set so early that the units then in work can be finished."""
         if self.until is not None:
-            seconds = (self.until - datetime.now(UTC)).total_seconds() - grace_seconds
-            stop.at(seconds, f"its deadline, {self.until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+            stop.at(self._seconds_left() - grace_seconds, f"its deadline, {self._time()}")
+
+    def require_time(self, grace_seconds: float) -> None:
+        """Raises `BadInput` if no unit could begin, since the run would have to end at once."""
+        if self.until is not None and (left := self._seconds_left()) <= grace_seconds:
+            raise BadInput(
+                f"the deadline, {self._time()}, leaves {left:.0f} s, and no unit begins in the last {grace_seconds:g} s "
+                "(engine.grace_seconds); give a later one"
+            )
+
+    def _seconds_left(self) -> float:
+        assert self.until is not None
+        return (self.until - datetime.now(UTC)).total_seconds()
+
+    def _time(self) -> str:
+        assert self.until is not None
+        return f"{self.until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 ALL = Portion()

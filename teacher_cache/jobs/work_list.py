@@ -88,7 +88,7 @@ class WorkLeft(Sequence[WorkItem]):
 
     def _are_in(self, portion: Portion, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
         number, runs = portion.shard
-        are_in: NDArray[np.bool_] = shards % runs == number
+        are_in = np.asarray(shards % runs == number)
         if portion.limit is not None:
             are_in[np.flatnonzero(are_in)[-(-portion.limit // self._per_shard) :]] = False
         return are_in

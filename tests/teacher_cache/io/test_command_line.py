@@ -126,6 +126,20 @@ def test_an_endpoint_without_a_scheme_is_named(name: str, jobs: Jobs, teacher_ca
         is_one_clear_error(done, 2, f"{name} is '127.0.0.1:8333'", "http://")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--deadline", "2001-01-01T00:00Z"), "the deadline, 2001-01-01 00:00:00 UTC, leaves -"),
+        (("--max-hours", "0.001"), "UTC, leaves 4 s"),
+    ],
+)
+def test_a_deadline_too_near_is_refused(
+    option: tuple[str, str], said: str, jobs: Jobs, teacher_cache_command: Command, tmp_path: Path
+) -> None:
+    is_one_clear_error(teacher_cache_command("run", jobs.write(tmp_path / "store"), *option), 2, said, "give a later one")
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_bucket_that_is_not_there_is_told_from_a_store_that_is_not(
     s3: str, jobs: Jobs, teacher_cache_command: Command, tmp_path: Path
 ) -> None:
