@@ -19,6 +19,9 @@ FailureReason = Literal[
     "segment_outside",  # opens, but the row's segment is not in it
     "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
+    "times_run_back",  # the wanted frames are not in the order of their times
+    "hdr_unsupported",  # PQ or HLG, which need tone mapping
+    "interlaced_unsupported",  # frames of two fields
     "decode_timeout",  # the decoder exceeded its deadline and was killed
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity

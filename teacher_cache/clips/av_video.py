@@ -16,6 +16,8 @@ import av
 import av.error
 import numpy as np
 from av.codec.hwaccel import HWAccel
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorTrc
 
 from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS, Entry, Packets, Stamps, main_stream, message, open_container, read_packets
@@ -27,6 +29,8 @@ DECODERS: Mapping[Device, str] = {
     "cpu": f"PyAV {av.__version__} (libavcodec {_LIBAVCODEC})",
     "cuda": f"PyAV {av.__version__} (libavcodec {_LIBAVCODEC}, cuda)",
 }
+
+_HIGH_RANGE = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 _SKIPPING = frozenset({"h264", "hevc"})
 """FFmpeg decoders that can skip frames from which no other is predicted, with the other frames identical, bit for bit."""
@@ -175,6 +179,24 @@ def _require_decoding(video: AvVideo) -> None:
 
 
 def _upright(frame: Any) -> Frame:
-    """The frame as uint8 (height, width, RGB), rotated as the video's metadata say."""
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    """The frame as uint8 (height, width, RGB), turned and mirrored as the video's metadata say.
+
+    Raises `VideoError` for high dynamic range and for fields: decoded as they are, they would be flat, or have combs.
+    """
+    if frame.color_trc in _HIGH_RANGE:
+        raise VideoError(
+            "hdr_unsupported", f"its transfer function is {_HIGH_RANGE[frame.color_trc]}, and nothing maps it to SDR"
+        )
+    if frame.interlaced_frame:
+        raise VideoError("interlaced_unsupported", "its frames are interlaced: each holds fields of two times")
+    picture = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    return picture if matrix is None else np.ascontiguousarray(_shown(picture, matrix))
+
+
+def _shown(picture: Frame, matrix: Any) -> Frame:
+    """The picture by a display matrix, rows (a, b, u), (c, d, v), (x, y, w): pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

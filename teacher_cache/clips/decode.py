@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -71,11 +72,12 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
         try:
             with _within_memory("decode_error"):
                 kept |= _small_frames(video, shrink, sorted(set(indices) - kept.keys()))
+            pictures, clock = _put_together(kept, indices)
         except VideoError as error:
             yield error
             continue
         now = time.process_time()
-        yield DecodedClip(*_put_together(kept, indices), video.decoder, now - began)
+        yield DecodedClip(pictures, clock, video.decoder, now - began)
         began = now
         kept = {index: frame for index, frame in kept.items() if last_use[index] > number}
 
@@ -138,8 +140,16 @@ def _put_together(found: Mapping[int, TimedFrame], indices: tuple[int, ...]) -> 
     frames = [found[index] for index in indices]
     if len({frame.picture.shape for frame in frames}) > 1:
         raise VideoError("decode_error", "its pictures change their shape")
+    seconds = [found[index].seconds for index in sorted(set(indices))]
+    if seconds != sorted(seconds):
+        raise VideoError("times_run_back", _backwards(seconds))
     clock = FrameClock(frame_index=indices, timestamps_seconds=tuple(frame.seconds for frame in frames))
     return np.stack([frame.picture for frame in frames]), clock
+
+
+def _backwards(seconds: Sequence[float]) -> str:
+    before, after = next((a, b) for a, b in pairwise(seconds) if b < a)
+    return f"the frame shown at {after:.3f} s comes after the one shown at {before:.3f} s"
 
 
 @contextlib.contextmanager

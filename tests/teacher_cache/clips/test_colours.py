@@ -8,9 +8,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc
 from decoding import decode_frames, opened
 
+from schemas.errors import VideoError
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.video import Opener
 
@@ -87,3 +88,29 @@ def test_h264_says_its_range_and_matrix_too(tmp_path: Path, full: bool) -> None:
 def test_a_video_that_says_no_matrix_is_taken_for_bt_601(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", "BT.601", full=False, says_matrix=False)
     assert np.abs(squares(decode_frames(str(path), [1])[0]) - RGB).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ({"color_trc": ColorTrc.SMPTE2084}, "hdr_unsupported"),
+        ({"color_trc": ColorTrc.ARIB_STD_B67}, "hdr_unsupported"),
+        ({"options": {"x264-params": "tff=1"}}, "interlaced_unsupported"),
+        ({"color_trc": ColorTrc.BT709}, None),
+    ],
+    ids=["PQ", "HLG", "interlaced", "SDR"],
+)
+def test_high_range_and_fields_are_refused(tmp_path: Path, kind: dict[str, Any], reason: str | None) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options=kind.get("options", {}))
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        if "color_trc" in kind:
+            stream.codec_context.color_trc = kind["color_trc"]
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 90, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    if reason is None:
+        assert decode_frames(tmp_path / "a.mp4", [1]).shape == (1, 64, 96, 3)
+        return
+    with pytest.raises(VideoError, match=reason):
+        decode_frames(tmp_path / "a.mp4", [1])

@@ -44,28 +44,43 @@ def test_decoded_frames_are_those_that_were_encoded(videos: Path) -> None:
         assert int(np.argmin(errors)) == index
 
 
-def turned(video: Path, degrees: int) -> bytes:
-    """An mp4's bytes with a display matrix that turns the picture clockwise, as a phone held upright writes it."""
+MATRICES = {  # of the corners [[0, 1], [2, 3]], as FFmpeg's autorotate shows them
+    (1, 0, 0, 1): [[0, 1], [2, 3]],
+    (0, 1, -1, 0): [[2, 0], [3, 1]],  # clockwise, as a phone held upright writes it
+    (-1, 0, 0, -1): [[3, 2], [1, 0]],
+    (0, -1, 1, 0): [[1, 3], [0, 2]],
+    (-1, 0, 0, 1): [[1, 0], [3, 2]],  # mirrored: a selfie
+    (1, 0, 0, -1): [[2, 3], [0, 1]],
+    (0, 1, 1, 0): [[0, 2], [1, 3]],
+    (0, -1, -1, 0): [[3, 1], [2, 0]],
+}
+
+
+def turned(video: Path, a: int, b: int, c: int, d: int) -> bytes:
+    """An mp4's bytes with another display matrix."""
     data = video.read_bytes()
     header = data.index(b"tkhd") + 4
     place = header + (40 if data[header] == 0 else 52)  # past version, times, track, duration, layer, group and volume
-    a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
     matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     assert data[place : place + 36] == struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     return data[:place] + matrix + data[place + 36 :]
 
 
-@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("size", [(64, 96), (90, 120), (144, 96)])
-def test_a_turn_in_the_metadata_is_applied(tmp_path: Path, degrees: int, size: tuple[int, int]) -> None:
+def test_turns_and_mirrors_in_the_metadata_are_applied(
+    tmp_path: Path, matrix: tuple[int, int, int, int], size: tuple[int, int]
+) -> None:
     """Sizes of which some have padded rows, lying or turned; every corner has its own colour."""
     from teacher_cache.scenes import encode_video
 
     corners = np.array([[[220, 30, 30], [30, 220, 30]], [[30, 30, 220], [220, 220, 220]]], np.uint8)
-    picture = np.asarray(Image.fromarray(corners).resize(size[::-1], Image.Resampling.BILINEAR))
-    encode_video(tmp_path / "straight.mp4", np.repeat(picture[None], 20, 0), crf=5)
-    (tmp_path / "turned.mp4").write_bytes(turned(tmp_path / "straight.mp4", degrees))
-    truth = np.rot90(picture, -degrees // 90).astype(int)
+    picture, truth = (
+        np.asarray(Image.fromarray(of).resize(sides[::-1], Image.Resampling.BILINEAR)).astype(int)
+        for of, sides in ((corners, size), (corners.reshape(4, 3)[MATRICES[matrix]], size if matrix[0] else size[::-1]))
+    )
+    encode_video(tmp_path / "straight.mp4", np.repeat(picture[None].astype(np.uint8), 20, 0), crf=5)
+    (tmp_path / "turned.mp4").write_bytes(turned(tmp_path / "straight.mp4", *matrix))
     frames = decode_frames(str(tmp_path / "turned.mp4"), [0, 9])
     assert frames.shape == (2, *truth.shape)
     assert np.abs(frames - truth).mean() < 6
