@@ -11,7 +11,17 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from schemas.credentials import without_credentials
-from schemas.event import Event, NodeSetAside, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.event import (
+    Event,
+    NodeDraining,
+    NodeSetAside,
+    RunFinished,
+    RunStarted,
+    Stopping,
+    TeacherLost,
+    TeacherStarted,
+    Waiting,
+)
 from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
@@ -152,7 +162,7 @@ class RunProgress:
             case TeacherLost():
                 left = {name: devices for name, devices in self.teachers.items() if name != event.teacher}
                 return replace(self, teachers=MappingProxyType(left))
-            case NodeSetAside():
+            case NodeSetAside() | NodeDraining():
                 return self
             case UnitReport():
                 return replace(
@@ -182,6 +192,9 @@ class RunProgress:
                 said = [f"{event.teacher} on {event.node} is lost: {event.reason}{back}"]
             case NodeSetAside():
                 said = [f"{event.node} gets no more teachers: it lost them again and again, the last by {event.reason}"]
+            case NodeDraining():
+                time = "" if event.seconds is None else f", in {event.seconds:.0f} s"
+                said = [f"{event.node} is told to go{time}; its units go to others"]
             case Waiting():
                 said = [f"waiting with {event.teachers} teachers: {event.detail}"]
             case Stopping():
