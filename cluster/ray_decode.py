@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
     """Yield exactly one value per block of the span, whatever happens: Ray relies on the count to reconstruct a lost one."""
     for video in {clip.video for block in span.blocks for clip in block.clips}:
         expect(video)  # it existed when the driver planned the work
-    blocks = decode_span(_decoder(recipe, timeout_seconds, device), span)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray sets it anew for each task
+    blocks = decode_span(_decoder(recipe, timeout_seconds, device, gpus), span)
     trouble: CacheError | None = None
     for _ in span.blocks:
         clips: tuple[Decoded, ...] = ()
@@ -49,8 +51,8 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
 
 
 @functools.cache
-def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Decoder:
-    """This process's decoder, kept from task to task."""
+def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, _gpus: str | None) -> Decoder:
+    """This process's decoder, kept from task to task with the same GPUs: its own process sees those that it began with."""
     decoder = Decoder(recipe, timeout_seconds, device)
     atexit.register(decoder.kill)
     return decoder

@@ -22,6 +22,7 @@ from cluster.metrics import Metrics
 from cluster.ray_connection import connected, require_resources
 from cluster.ray_decode import decode
 from cluster.ray_nodes import on_nodes
+from cluster.ray_notices import Notices
 from cluster.ray_room import Patience, Room
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
@@ -149,7 +150,10 @@ class _Run:
         self._scheduler = Scheduler(items, ahead=1)
         self._room = Room(spec.engine, recipe)
         self._patience = Patience(spec.engine, needed)
+        self._notices = Notices()
         self._teachers: list[_Teacher] = []
+        self._leaving: list[_Teacher] = []
+        """Teachers on nodes that are told to go. They finish what they have begun, and get nothing new."""
         self._owners: dict[int, _Teacher] = {}
         self._hired = 0
         self._losses = Losses()
@@ -181,7 +185,7 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         for task in self._decoding:
             ray.cancel(task, force=True)
-        for teacher in self._teachers:
+        for teacher in [*self._teachers, *self._leaving]:
             ray.kill(teacher.actor)
 
     def events(self, stop: Stop) -> Iterator[EngineEvent | None]:
@@ -191,6 +195,7 @@ class _Run:
                 yield Stopping(reason=stop.reason, grace_seconds=self._engine.grace_seconds)
             if stop.has_lasted(self._engine.grace_seconds):
                 return
+            yield from self._heed_notices()
             self._staff()
             self._decode_more()
             self._hand_out()
@@ -266,8 +271,8 @@ class _Run:
 
     @property
     def _good_nodes(self) -> set[str]:
-        """The nodes that had a teacher, are alive, and are not set aside."""
-        return (self._losses.nodes & self._room.nodes) - self._bad_nodes
+        """The nodes that had a teacher, are alive, and are neither set aside nor told to go."""
+        return (self._losses.nodes & self._room.nodes) - self._bad_nodes - self._notices.nodes
 
     @property
     def _reserved(self) -> _Teacher | None:
@@ -319,8 +324,11 @@ class _Run:
         self._handed[unit].add(number)
         self._ask(teacher, teacher.actor.take.remote(unit, number, block), _nothing)
 
-    def _on_taught(self, teacher: _Teacher, unit: int, _: None) -> None:
+    def _on_taught(self, teacher: _Teacher, unit: int, is_taught: bool) -> None:
         teacher.teaching.discard(unit)
+        if not is_taught:
+            self._put_back(unit)
+            return
         teacher.writing.add(unit)
         self._handed.pop(unit, None)
         self._scheduler.taught(unit)
@@ -395,11 +403,11 @@ class _Run:
 
     def _lose(self, teacher: _Teacher, error: Exception) -> Iterator[EngineEvent]:
         """Drop a teacher whose process, node, device or input frames are lost, and put its units back in the queue."""
-        ray.kill(teacher.actor)
-        self._teachers.remove(teacher)
-        self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
-        units = sorted(teacher.teaching | teacher.writing)
         reason = first_line(error)
+        if teacher.node in self._notices.nodes or getattr(error, "preempted", False):
+            yield self._dismiss(teacher, reason)
+            return
+        units = sorted(teacher.teaching | teacher.writing)
         self._losses.lost(teacher.node, units, time.monotonic())
         if self._losses.nothing_goes_on:
             raise CouldNotRun(
@@ -409,12 +417,34 @@ class _Run:
             )
         if teacher.tries is not None:
             self._strike(teacher.tries, teacher.node, reason)
-        for unit in units:
-            self._put_back(unit)
-        yield TeacherLost(teacher=teacher.name, node=teacher.host, reason=reason, units=len(units))
+            teacher.tries = None
+        yield self._dismiss(teacher, reason)
         if teacher.node not in self._bad_nodes and self._losses.is_bad(teacher.node):
             self._bad_nodes.add(teacher.node)
             yield NodeSetAside(node=teacher.host, reason=reason)
+
+    def _dismiss(self, teacher: _Teacher, reason: str) -> TeacherLost:
+        """Drop a teacher and put its units back in the queue, whoever is to blame."""
+        ray.kill(teacher.actor)
+        (self._leaving if teacher in self._leaving else self._teachers).remove(teacher)
+        self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
+        units = sorted(teacher.teaching | teacher.writing)
+        if teacher.tries is not None:
+            self._suspects.appendleft(teacher.tries)
+        for unit in units:
+            self._put_back(unit)
+        return TeacherLost(teacher=teacher.name, node=teacher.host, reason=reason, units=len(units))
+
+    def _heed_notices(self) -> Iterator[EngineEvent]:
+        """Take nodes that are told to go out of the work: others get what is not begun there at once, the rest at the end."""
+        yield from self._notices.news()
+        for teacher in [t for t in self._teachers if t.node in self._notices.nodes]:
+            self._teachers.remove(teacher)
+            self._leaving.append(teacher)
+            self._ask(teacher, teacher.actor.give_back.remote(tuple(teacher.teaching)), _nothing)
+        for teacher in list(self._leaving):
+            if self._notices.is_over(teacher.node) or not teacher.teaching | teacher.writing:
+                yield self._dismiss(teacher, "its node is told to go")
 
     def _strike(self, suspect: _Suspect, node: str, reason: str) -> None:
         """A clip that was tried alone brought a teacher down: on two nodes, or twice on the only one, it is a failed row."""

@@ -56,18 +56,23 @@ class TeacherActor:
         self._inbox.put(unit, number, block.clips)
         return None
 
-    def teach(self, unit: int, item: WorkItem, blocks: int) -> CacheError | None:
-        """Teach a unit as its ``blocks`` decoded blocks arrive."""
+    def teach(self, unit: int, item: WorkItem, blocks: int) -> bool | CacheError:
+        """Teach a unit as its ``blocks`` decoded blocks arrive. False if it was given back, or if `take` returned an error."""
 
-        def taught() -> None:
+        def taught() -> bool:
             self._taught[unit] = self._worker.teach(item, self._inbox.clips(unit, blocks))
+            return True
 
         try:
             return _told(taught)
-        except InboxClosed:  # `take` has returned the reason
-            return None
+        except InboxClosed:
+            return False
         finally:
             self._inbox.forget(unit)
+
+    def give_back(self, units: tuple[int, ...]) -> None:
+        """Do not teach those of the units that have not begun; their `teach` returns False."""
+        self._inbox.withdraw(units)
 
     def try_out(self, item: WorkItem) -> CacheError | None:
         """Decode and teach one clip here, and keep nothing of it: to see whether this process outlives it."""

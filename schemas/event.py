@@ -63,6 +63,16 @@ class Note(Timed):
     text: str
 
 
+class NodeDraining(Timed):
+    """A node is told to go, as a spot machine is. Its teachers get no new unit, and what they have not begun goes to others."""
+
+    event: Literal["node_draining"] = "node_draining"
+    node: str
+    """Host name."""
+    seconds: float | None
+    """How long units in work there may take to finish; None if the notice has no deadline."""
+
+
 class Waiting(Timed):
     """The run waits, for teachers or for any progress."""
 
@@ -91,7 +101,7 @@ class RunFinished(Timed):
     wall_seconds: float
 
 
-EngineEvent = UnitReport | TeacherStarted | TeacherLost | NodeSetAside | Note | Waiting | Stopping
+EngineEvent = UnitReport | TeacherStarted | TeacherLost | NodeSetAside | NodeDraining | Note | Waiting | Stopping
 """The events that an engine yields."""
 
 Event = Annotated[RunStarted | EngineEvent | RunFinished, Field(discriminator="event")]

@@ -209,7 +209,7 @@ def _in_blocks(clips: Sequence[Clip]) -> Iterator[tuple[Clip, ...]]:
 
 
 class InboxClosed(Exception):
-    """The run or its teacher has ended, so the awaited clips will not come."""
+    """The run or its teacher has ended, or the unit is withdrawn, so the awaited clips will not come."""
 
 
 class Inbox:
@@ -218,6 +218,9 @@ class Inbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._blocks: dict[tuple[int, int], tuple[Decoded, ...]] = {}
+        self._begun: set[int] = set()
+        """Units of which a block was taken."""
+        self._withdrawn: set[int] = set()
         self._is_closed = False
 
     def put(self, unit: int, number: int, clips: tuple[Decoded, ...]) -> None:
@@ -233,16 +236,25 @@ class Inbox:
 
     def _block(self, key: tuple[int, int]) -> tuple[Decoded, ...]:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or key in self._blocks)
-            if self._is_closed:
+            self._changed.wait_for(lambda: self._is_closed or key[0] in self._withdrawn or key in self._blocks)
+            if self._is_closed or key[0] in self._withdrawn:
                 raise InboxClosed
+            self._begun.add(key[0])
             return self._blocks.pop(key)
+
+    def withdraw(self, units: Iterable[int]) -> None:
+        """Make every current and later wait for these units raise `InboxClosed`, unless a block of the unit was taken."""
+        with self._changed:
+            self._withdrawn |= set(units) - self._begun
+            self._changed.notify_all()
 
     def forget(self, unit: int) -> None:
         """Drop all blocks of the unit."""
         with self._changed:
             for key in [key for key in self._blocks if key[0] == unit]:
                 del self._blocks[key]
+            self._begun.discard(unit)
+            self._withdrawn.discard(unit)
 
     def close(self) -> None:
         """Make every current and later wait raise `InboxClosed`."""

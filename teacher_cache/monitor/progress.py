@@ -11,7 +11,18 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from schemas.credentials import without_credentials
-from schemas.event import Event, NodeSetAside, Note, RunFinished, RunStarted, Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.event import (
+    Event,
+    NodeDraining,
+    NodeSetAside,
+    Note,
+    RunFinished,
+    RunStarted,
+    Stopping,
+    TeacherLost,
+    TeacherStarted,
+    Waiting,
+)
 from schemas.report import ClipCounts, UnitReport
 
 RECENT_SECONDS = 60.0
@@ -152,7 +163,7 @@ class RunProgress:
             case TeacherLost():
                 left = {name: devices for name, devices in self.teachers.items() if name != event.teacher}
                 return replace(self, teachers=MappingProxyType(left))
-            case NodeSetAside() | Note():
+            case NodeSetAside() | NodeDraining() | Note():
                 return self
             case UnitReport():
                 return replace(
@@ -184,6 +195,9 @@ class RunProgress:
                 said = [f"{event.node} gets no more teachers: it lost them again and again, the last by {event.reason}"]
             case Note():
                 said = [event.text]
+            case NodeDraining():
+                time = "" if event.seconds is None else f", in {event.seconds:.0f} s"
+                said = [f"{event.node} is told to go{time}; its units go to others"]
             case Waiting():
                 said = [f"waiting with {event.teachers} teachers: {event.detail}"]
             case Stopping():

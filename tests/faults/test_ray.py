@@ -7,9 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,6 +195,88 @@ def test_nodes_are_lost_and_others_come(
     assert joined & {event["teacher"] for event in run.events("unit_done")}
     is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
     assert kept in cluster.list_all_nodes()
+
+
+@dataclass
+class MetadataService:
+    """EC2's, as a machine asks it: 404 until there is a notice."""
+
+    url: str = ""
+    asked: int = 0
+    end: datetime | None = None
+
+    def notice(self) -> None:
+        self.end = datetime.now(UTC) + timedelta(seconds=120)
+
+
+@contextmanager
+def metadata_service() -> Iterator[MetadataService]:
+    service = MetadataService()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self._answer(b"a-token" if self.path == "/latest/api/token" else None)
+
+        def do_GET(self) -> None:
+            service.asked += 1
+            assert self.headers["X-aws-ec2-metadata-token"] == "a-token"
+            is_due = service.end is not None and self.path == "/latest/meta-data/spot/instance-action"
+            time_text = service.end.strftime("%Y-%m-%dT%H:%M:%SZ") if service.end else ""
+            self._answer(json.dumps({"action": "terminate", "time": time_text}).encode() if is_due else None)
+
+        def _answer(self, body: bytes | None) -> None:
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    service.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_drained_node_finishes_what_it_has_begun_and_nothing_is_counted_as_lost(
+    tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command, cluster: Cluster
+) -> None:
+    """A spot machine whose notice comes as EC2 gives it: its end is two minutes away."""
+    Path(os.environ["P4D_FAULTY"]).write_text(json.dumps({"seconds": 3}))  # so that the run outlasts the notice
+    job = many(tmp_path, videos, **TEACHERS) | {"teacher": {"family": "faulty", "preset": "tiny"}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    going = cluster.list_all_nodes()[1]
+    with metadata_service() as service:
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "cluster.spot_notice", going.node_id],
+            env=os.environ | {"AWS_EC2_METADATA_SERVICE_ENDPOINT": service.url},
+        )
+        try:
+            run = Run(tmp_path / "job.yaml")
+            run.wait_for(lambda: len(run.events("teacher_started")) == 2 and run.events("unit_done"))
+            assert service.asked >= 1
+            assert watcher.poll() is None, "there is no notice yet"
+            service.notice()
+            (draining,) = run.wait_for(lambda: run.events("node_draining"))
+            assert watcher.wait(30) == 0
+        finally:
+            watcher.kill()
+            watcher.wait()
+    assert 60 < draining["seconds"] <= 120
+    add_teaching_node(cluster)
+    (lost,) = run.wait_for(lambda: run.events("teacher_lost"))
+    assert (lost["reason"], lost["units"]) == ("its node is told to go", 0)
+    report = run.ends_well()
+    assert report.clips.committed == CLIPS
+    after = [e for e in run.events("unit_done") if e["teacher"] == lost["teacher"] and e["time"] > draining["time"]]
+    assert len(after) <= 3, "what it had begun, to teach or to write"
+    assert len(run.events("teacher_started")) == 3
+    assert run.events("node_set_aside") == []
+    is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
 
 
 def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
