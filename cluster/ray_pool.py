@@ -170,14 +170,14 @@ class _Run:
         self._asked: dict[Any, tuple[_Teacher, _Answer]] = {}
         """Pending actor call → its teacher, and the callback for its result."""
         self._begins_more = True
-        self._decode = ray.remote(decode).options(
+        self._decode = ray.remote(
             num_returns="streaming",
             num_cpus=1,
             num_gpus=DECODER_GPUS if self._engine.decode_device == "cuda" else 0,
             resources=self._engine.decoder_resources,
             max_retries=-1,  # tasks fail only with their node; a bad video comes back as a value
             _generator_backpressure_num_objects=_UNREAD_BLOCKS,
-        )
+        )(decode)
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +187,7 @@ class _Run:
             ray.cancel(task, force=True)
         for teacher in [*self._teachers, *self._leaving]:
             ray.kill(teacher.actor)
+        self._room.close()
 
     def events(self, stop: Stop) -> Iterator[EngineEvent | None]:
         while not (self._scheduler.is_finished if self._begins_more else not self._owners):
@@ -214,7 +215,18 @@ class _Run:
         wanted = min(self._room.teachers, self._units_left)
         while len(self._teachers) < wanted:
             self._hire()
-        self._scheduler.ahead = self._room.units(len(self._teachers))
+        for teacher in [t for t in self._teachers if not t.node][: max(0, len(self._teachers) - wanted)]:
+            self._let_go(teacher)  # it waits for a core that decoding needs more
+        self._scheduler.ahead = self._room.units(self._crew)
+
+    @property
+    def _crew(self) -> int:
+        return self._room.crew(len(self._teachers), sum(bool(teacher.node) for teacher in self._teachers))
+
+    def _let_go(self, teacher: _Teacher) -> None:
+        ray.kill(teacher.actor)
+        (self._leaving if teacher in self._leaving else self._teachers).remove(teacher)
+        self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
 
     def _hire(self) -> None:
         self._hired += 1
@@ -241,13 +253,15 @@ class _Run:
         return started
 
     def _decode_more(self) -> None:
-        while len(self._decoding) < self._engine.decoders * len(self._teachers):
+        while len(self._decoding) < self._engine.decoders * self._crew:
             span = self._scheduler.next_span()
             if span is None:
                 return
-            task = self._decode.remote(
+            options = self._room.decode_options()
+            task = self._decode.options(**options).remote(
                 span, self._recipe.clips, self._engine.decode_timeout_seconds, self._engine.decode_device
             )
+            self._room.decode_began(task, options)
             self._decoding[task] = deque(span.blocks)
 
     def _hand_out(self) -> None:
@@ -369,6 +383,7 @@ class _Run:
             ref = next(task)
         except StopIteration:
             del self._decoding[task]
+            self._room.decode_ended(task)
             return
         block = blocks.popleft()
         owner = self._owners.get(block.unit)
@@ -425,9 +440,7 @@ class _Run:
 
     def _dismiss(self, teacher: _Teacher, reason: str) -> TeacherLost:
         """Drop a teacher and put its units back in the queue, whoever is to blame."""
-        ray.kill(teacher.actor)
-        (self._leaving if teacher in self._leaving else self._teachers).remove(teacher)
-        self._asked = {asked: entry for asked, entry in self._asked.items() if entry[0] is not teacher}
+        self._let_go(teacher)
         units = sorted(teacher.teaching | teacher.writing)
         if teacher.tries is not None:
             self._suspects.appendleft(teacher.tries)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
 from schemas.recipe import Recipe
+from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, units_at_once
 
 _RESOURCES_SECONDS = 2
@@ -20,6 +24,12 @@ _SAY_SECONDS = 30
 """How often to report what the run waits for."""
 _STORE_SHARE = 0.4
 """Share of Ray's object store that decoded frames may take."""
+
+
+def decoder_resources(engine: EngineJob) -> dict[str, float]:
+    """What Ray reserves for a decode task: a core, and a share of a GPU if it decodes there."""
+    gpus = {"GPU": DECODER_GPUS} if engine.decode_device == "cuda" else {}
+    return {"CPU": 1.0, **gpus, **engine.decoder_resources}
 
 
 class Room:
@@ -31,6 +41,9 @@ class Room:
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
         self._looked = -math.inf
         self._resources: dict[str, float] = {}
+        self._nodes: list[dict[str, float]] = []
+        """What each node that is alive has."""
+        self._core = None if engine.decoder_resources else _DecodeCore(decoder_resources(engine))
         self.nodes: frozenset[str] = frozenset()
         """Ray's ids of the nodes that are alive."""
 
@@ -39,24 +52,91 @@ class Room:
         if time.monotonic() - self._looked <= _RESOURCES_SECONDS:
             return False
         self._resources, self._looked = ray.cluster_resources(), time.monotonic()
-        self.nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        self.nodes, self._nodes = frozenset(node["NodeID"] for node in alive), [node["Resources"] for node in alive]
         return True
 
     @property
     def teachers(self) -> int:
-        """How many teachers to ask for: as many as leave one core to decode, unless decoders have their own nodes."""
+        """How many teachers to ask for: all, so that an autoscaler sees what is wanted, once a core to decode is reserved.
+
+        Until then as many as leave one core, or they could take the last one before the reservation has it.
+        """
         engine = self._engine
-        if engine.decoder_resources:
+        if self._core is None or self._core.is_held:
             return engine.teachers
         fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))
 
+    def crew(self, teachers: int, placed: int) -> int:
+        """For how many teachers to decode: those that have a place and, at least, one to come.
+
+        Where decoders have nodes of their own, for all: those nodes are to be asked for while teachers wait for theirs.
+        """
+        return teachers if self._engine.decoder_resources else min(teachers, max(placed, 1))
+
     def units(self, teachers: int) -> int:
-        """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones."""
+        """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones.
+
+        They lie where they were decoded. Each node decodes as much as it has cores, so the one with the least memory for each
+        of its cores is full first.
+        """
         engine = self._engine
         wanted = teachers * (units_at_once(engine) + engine.decoders)
-        fit = math.floor(_STORE_SHARE * self._resources.get("object_store_memory", math.inf) / self._unit_bytes)
-        return max(1, min(wanted, fit))
+        can_decode = [node for node in self._nodes if _offers(node, {"CPU": 1.0, **engine.decoder_resources})]
+        cores = sum(node["CPU"] for node in can_decode)
+        least = min((node.get("object_store_memory", math.inf) / node["CPU"] for node in can_decode), default=math.inf)
+        fit = math.inf if math.isinf(least) else _STORE_SHARE * cores * least // self._unit_bytes
+        return max(1, int(min(wanted, fit)))
+
+    def decode_options(self) -> dict[str, Any]:
+        """How the next decode task is to be placed: in the reserved core, if no task has it, or anywhere."""
+        return {} if self._core is None else self._core.options()
+
+    def decode_began(self, task: Any, options: Mapping[str, Any]) -> None:
+        """A task was asked for with these options."""
+        if self._core is not None and options:
+            self._core.task = task
+
+    def decode_ended(self, task: Any) -> None:
+        """A task has ended, and so has what was reserved for it."""
+        if self._core is not None and self._core.task is task:
+            self._core.task = None
+
+    def close(self) -> None:
+        """Give the reserved core back."""
+        if self._core is not None:
+            self._core.close()
+
+
+class _DecodeCore:
+    """A core that no teacher can take, for one decode task at a time. If its node is lost, Ray looks for another."""
+
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        self.task: Any = None
+        """The task that has it, or waits for it."""
+        self._group = placement_group([dict(resources)])
+        self._is_held, self._looked = False, -math.inf
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a node has reserved it."""
+        if time.monotonic() - self._looked > _RESOURCES_SECONDS:
+            self._looked = time.monotonic()
+            self._is_held = placement_group_table(self._group)["state"] == "CREATED"
+        return self._is_held
+
+    def options(self) -> dict[str, Any]:
+        if self.task is not None or not self.is_held:
+            return {}
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)}
+
+    def close(self) -> None:
+        remove_placement_group(self._group)
+
+
+def _offers(node: Mapping[str, float], resources: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= amount for name, amount in resources.items())
 
 
 class Patience:

@@ -77,10 +77,10 @@ class WorkLeft(Sequence[WorkItem]):
         is_left = ~np.isin(rows, list(state.retired)) & ~_barred(rows, state, parts, self._per_shard)
         shards = np.unique(rows[is_left] // self._per_shard)
         lacks = np.array([~state.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
-        is_left = lacks.any(axis=0)
-        is_left[is_left] = self._are_in(portion, shards[is_left])
-        self._shards: NDArray[np.int64] = shards[is_left]
-        self._lacks: NDArray[np.bool_] = lacks[:, is_left]
+        taken = np.flatnonzero(lacks.any(axis=0))
+        taken = taken[self._are_in(portion, shards[taken])]
+        self._shards: NDArray[np.int64] = shards[taken]
+        self._lacks: NDArray[np.bool_] = lacks[:, taken]
 
     def of(self, portion: Portion) -> WorkLeft:
         """The units that are a portion's."""
@@ -88,7 +88,8 @@ class WorkLeft(Sequence[WorkItem]):
 
     def _are_in(self, portion: Portion, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
         number, runs = portion.shard
-        are_in = np.asarray(shards % runs == number)
+        are_in = np.zeros(len(shards), bool)
+        are_in[shards % runs == number] = True
         if portion.limit is not None:
             are_in[np.flatnonzero(are_in)[-(-portion.limit // self._per_shard) :]] = False
         return are_in
