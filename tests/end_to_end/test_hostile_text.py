@@ -138,6 +138,7 @@ def test_teacher_cache_shows_it_as_text(
         "log": [([forged], 0, SHOWN)],
         "gc": [([forged, "--dry-run"], 0, f"depth/{SHOWN}")],
         "scenes": [([tmp_path / FILE_NAME / "scenes"], 2, SHOWN)],
+        "doctor": [([tmp_path / HOSTILE], 2, SHOWN)],
         "demo": [(["--out", tmp_path / FILE_NAME / "demo"], 2, SHOWN)],
     }
     assert calls.keys() == get_command(teacher_cache).commands.keys()

@@ -310,10 +310,12 @@ def test_the_command_killed_with_all_its_processes(
     """As a lost machine would end them; `status` then tells what is done, and the same command does the rest."""
     store = tmp_path / "store"
     job = jobs.write(store, layout={"clips_per_shard": 1})  # the most moments between commits
+    assert teacher_cache_command("run", job, "--limit", 1).status == 0
+    committed = _committed(store)
     program = str(Path(sys.executable).parent / "teacher-cache")
     process = subprocess.Popen([program, "run", str(job)], stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
-    while not (store.exists() and (committed := _committed(store))):
+    while len(list(store.glob("depth/c/*"))) < 2:  # some moments before its record
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
