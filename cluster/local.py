@@ -13,14 +13,10 @@ from platform import node
 from queue import Empty, SimpleQueue
 from typing import Self, TypeVar
 
-from schemas.clip import Clip
 from schemas.event import EngineEvent, Stopping, TeacherStarted
-from schemas.job import Job
 from schemas.log import WorkItem
-from schemas.report import PilotReport
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.stop import Stop
-from teacher_cache.jobs.pilot import pilot
 from teacher_cache.jobs.scheduler import Block, Inbox, InboxClosed, Scheduler, decode_span
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
 
@@ -51,10 +47,6 @@ class LocalEngine:
                 if stop.has_lasted(spec.engine.grace_seconds):
                     return
                 yield threads.next_event()
-
-    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """Teach these clips for measurement, without a store."""
-        return pilot(job, clips)
 
 
 class _Threads:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import ray
 
@@ -28,14 +28,13 @@ from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
 from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
 from schemas.event import EngineEvent, NodeSetAside, Note, Stopping, TeacherLost, TeacherStarted
-from schemas.job import EngineJob, Job
+from schemas.job import EngineJob
 from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
-from schemas.report import Check, PilotReport, UnitReport
+from schemas.report import Check, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
-from teacher_cache.jobs.pilot import pilot
 from teacher_cache.jobs.scheduler import Block, Scheduler
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.store.store import open_store
@@ -43,8 +42,6 @@ from teacher_cache.teachers.registry import family
 
 _LOOK_SECONDS = 0.5
 """How long one wait for answers lasts; then the stop request and the cluster are checked again."""
-_PILOT_TRIES = 4
-"""How often a pilot begins anew on another node when it loses its own."""
 _CALLS_AT_ONCE = 64
 """Concurrent calls of one teacher actor: some teach, some write, and others receive blocks."""
 
@@ -84,28 +81,6 @@ class RayEngine:
     def on_nodes(self, check: Callable[[], tuple[Check, ...]], settings: EngineJob) -> Iterator[tuple[Check, ...]]:
         """See `teacher_cache.jobs.doctor.ChecksNodes`."""
         return on_nodes(check, settings)
-
-    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """Teach these clips for measurement, on one node with room for a teacher and its decoders. Errors as in `run`."""
-        engine = job.engine
-        with connected(engine):
-            task = ray.remote(_pilot).options(
-                num_gpus=engine.gpus_per_teacher,
-                num_cpus=engine.cpus_per_teacher + engine.decoders,
-                resources=engine.teacher_resources,
-                max_retries=_PILOT_TRIES,
-            )
-            report = ray.get(task.remote(job, clips))
-        if isinstance(report, CacheError):
-            raise report
-        return cast("PilotReport", report)
-
-
-def _pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport | CacheError:
-    try:
-        return pilot(job, clips)
-    except CacheError as error:
-        return error
 
 
 @dataclass(eq=False)
@@ -217,7 +192,7 @@ class _Run:
             self._hire()
         for teacher in [t for t in self._teachers if not t.node][: max(0, len(self._teachers) - wanted)]:
             self._let_go(teacher)  # it waits for a core that decoding needs more
-        self._scheduler.ahead = self._room.units(self._crew)
+        self._scheduler.ahead = self._room.units(self._crew, [teacher.node for teacher in self._teachers if teacher.node])
 
     @property
     def _crew(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -41,8 +42,8 @@ class Room:
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
         self._looked = -math.inf
         self._resources: dict[str, float] = {}
-        self._nodes: list[dict[str, float]] = []
-        """What each node that is alive has."""
+        self._offers: dict[str, dict[str, float]] = {}
+        """Ray's id of each node that is alive → what it has in all."""
         self._core = None if engine.decoder_resources else _DecodeCore(decoder_resources(engine))
         self.nodes: frozenset[str] = frozenset()
         """Ray's ids of the nodes that are alive."""
@@ -53,7 +54,8 @@ class Room:
             return False
         self._resources, self._looked = ray.cluster_resources(), time.monotonic()
         alive = [node for node in ray.nodes() if node["Alive"]]
-        self.nodes, self._nodes = frozenset(node["NodeID"] for node in alive), [node["Resources"] for node in alive]
+        self._offers = {node["NodeID"]: node["Resources"] for node in alive}
+        self.nodes = frozenset(self._offers)
         return True
 
     @property
@@ -75,17 +77,20 @@ class Room:
         """
         return teachers if self._engine.decoder_resources else min(teachers, max(placed, 1))
 
-    def units(self, teachers: int) -> int:
+    def units(self, teachers: int, places: Iterable[str]) -> int:
         """How many units may have decoded clips in the object store: those that each teacher works on, and the next ones.
 
-        They lie where they were decoded. Each node decodes as much as it has cores, so the one with the least memory for each
-        of its cores is full first.
+        They lie where they were decoded. Each node decodes as much as it has cores that no teacher holds, so the one with the
+        least memory for each of these is full first. ``places``: the nodes of the teachers that have one. Ray fills nodes to
+        half before it spreads tasks, so a node may have twice its part, for which the share leaves room.
         """
-        engine = self._engine
+        engine, held = self._engine, Counter(places)
         wanted = teachers * (units_at_once(engine) + engine.decoders)
-        can_decode = [node for node in self._nodes if _offers(node, {"CPU": 1.0, **engine.decoder_resources})]
-        cores = sum(node["CPU"] for node in can_decode)
-        least = min((node.get("object_store_memory", math.inf) / node["CPU"] for node in can_decode), default=math.inf)
+        cores, least = 0.0, math.inf
+        for name, node in self._offers.items():
+            free = node.get("CPU", 0.0) - held[name] * engine.cpus_per_teacher
+            if free >= 1 and all(node.get(kind, 0.0) >= amount for kind, amount in engine.decoder_resources.items()):
+                cores, least = cores + free, min(least, node.get("object_store_memory", math.inf) / free)
         fit = math.inf if math.isinf(least) else _STORE_SHARE * cores * least // self._unit_bytes
         return max(1, int(min(wanted, fit)))
 
@@ -133,10 +138,6 @@ class _DecodeCore:
 
     def close(self) -> None:
         remove_placement_group(self._group)
-
-
-def _offers(node: Mapping[str, float], resources: Mapping[str, float]) -> bool:
-    return all(node.get(name, 0.0) >= amount for name, amount in resources.items())
 
 
 class Patience:

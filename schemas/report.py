@@ -89,6 +89,8 @@ class UnitReport(Timed):
     """The worker's requests to the store since its last report."""
     video_requests: Requests = Requests()
     """Its and its decoders' requests to the servers of the videos, since the last report."""
+    memory_bytes: int = 0
+    """Peak resident memory of the teacher's process so far."""
     failures: tuple[FailedClip, ...] = ()
     """Clips that failed, without those that had failed earlier."""
     already_done: bool = False

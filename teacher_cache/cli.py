@@ -27,7 +27,7 @@ from schemas.report import (
 )
 from schemas.storage import StorageOptions
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
-from teacher_cache.io.console import print_json, progress_bar, size, stdout
+from teacher_cache.io.console import print_json, progress_bar, size, stderr, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
 
 app = command_line(
@@ -101,7 +101,7 @@ def plan(
         else:
             from teacher_cache.jobs.pilot import plan_with_pilot  # it loads the teacher's libraries
 
-            report = plan_with_pilot(job, pilot, progress_bar)
+            report = plan_with_pilot(job, pilot, progress_bar, _say)
         if as_json:
             print_json(report)
         else:
@@ -437,6 +437,14 @@ def doctor(
         else:
             _print_doctor(report)
     raise SystemExit(3 if report.wrong else 0)
+
+
+def _say(event: Event) -> None:
+    """Print what is notable about an event of a pilot."""
+    from teacher_cache.monitor.progress import RunProgress
+
+    for line in RunProgress(began=0).notable(event):
+        stderr.print(line, soft_wrap=True)
 
 
 def _options(given: Sequence[str] | None) -> StorageOptions | None:

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
-from schemas.clip import Clip
 from schemas.errors import BadInput, CouldNotRun
 from schemas.event import EngineEvent
-from schemas.job import Job
 from schemas.log import WorkItem
-from schemas.report import PilotReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.unit_worker import WorkerSpec
 
@@ -27,9 +24,6 @@ class Engine(Protocol):
         The caller commits written units, and says so between events: while there is none, yield None every second or so.
         Once ``stop`` is set, it starts no unit, finishes those in progress within ``engine.grace_seconds``, and returns.
         """
-
-    def pilot(self, job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-        """Run `teacher_cache.jobs.pilot.pilot` where this job's teachers would run. Writes nothing to the job's store."""
 
 
 def engine(kind: str) -> Engine:

@@ -1,11 +1,14 @@
-"""Some of a job's clips in, measurements out: teaches them into a temporary store, which is then deleted."""
+"""Some of a job's clips in, measurements out: the job's engine teaches them into a store that is then deleted."""
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 
@@ -13,6 +16,7 @@ import pyarrow as pa
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, Stopped
+from schemas.event import Event
 from schemas.job import Job
 from schemas.log import PARTS
 from schemas.recipe import Layout, Recipe
@@ -25,12 +29,13 @@ from teacher_cache.io.stop import stop_on_sigterm
 from teacher_cache.jobs.commit import commit
 from teacher_cache.jobs.discovery import resolve_recipe
 from teacher_cache.jobs.engine import engine
-from teacher_cache.jobs.memory import devices_of, peak_bytes
+from teacher_cache.jobs.memory import devices_of
 from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
 from teacher_cache.store.catalog import Catalog, numbered_rows
 from teacher_cache.store.layout import part_of
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import index_length
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store, status
 from teacher_cache.teachers.registry import family
@@ -38,32 +43,62 @@ from teacher_cache.teachers.registry import family
 _COMMAND = "plan --pilot"
 
 
-def plan_with_pilot(job: Job, clips: int, progress: Progress = no_progress) -> PlanReport:
-    """`plan_report` with a pilot of ``clips`` clips, run on a machine where the job's teachers would run. Raises `BadInput`."""
+def plan_with_pilot(
+    job: Job, clips: int, progress: Progress = no_progress, listen: Callable[[Event], None] = lambda _: None
+) -> PlanReport:
+    """`plan_report` with a pilot of ``clips`` clips by the job's own engine. Raises `BadInput`, and what the engine raises.
+
+    ``listen`` is called with the engine's events.
+    """
     if clips < 1:
         raise BadInput(f"a pilot of {clips} clips measures nothing; use at least 1, or leave the pilot out")
-    return plan_report(job, progress, pilot_clips=clips, run_pilot=engine(job.engine.kind).pilot)
+    return plan_report(job, progress, pilot_clips=clips, run_pilot=partial(pilot, listen=listen))
 
 
-def pilot(job: Job, clips: tuple[Clip, ...]) -> PilotReport:
-    """Teach these clips on this machine as the job would, into a temporary folder. Raises `BadInput` if all of them fail.
+def pilot(job: Job, clips: tuple[Clip, ...], listen: Callable[[Event], None] = lambda _: None) -> PilotReport:
+    """Teach these clips as the job would, with one of its teachers, into a store that is thrown away.
 
-    The first units warm up the teacher and are not measured; their clips are taught once more later.
+    Raises `BadInput` if all of them fail. The first units warm up the teacher and are not measured; their clips are taught
+    once more later.
     """
     description = family(job.teacher.family).identify(job.teacher)
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
     recipe = resolve_recipe(job, description).model_copy(update={"layout": layout})
-    with tempfile.TemporaryDirectory(prefix="teacher-cache-pilot-") as folder:
-        store, left = _made_ready(folder, job, recipe, description.shapes, clips)
+    with _thrown_away(job) as url:
+        store, left = _made_ready(url, job, recipe, description.shapes, clips)
         shapes = {signal: description.shapes[signal] for signal in job.signals}
-        spec = WorkerSpec(store=folder, teacher=job.teacher, engine=job.engine, shapes=shapes)
+        alone = job.engine.model_copy(update={"teachers": 1, "min_teachers": 1})
+        spec = WorkerSpec(store=url, storage_options=job.storage_options, teacher=job.teacher, engine=alone, shapes=shapes)
+        units = []
         with stop_on_sigterm() as stop:
-            units = [event for event in engine("local").run(spec, left, stop) if isinstance(event, UnitReport)]
+            for event in engine(job.engine.kind).run(spec, left, stop):
+                if isinstance(event, UnitReport):
+                    units.append(event)
+                elif event is not None:
+                    listen(event)
         if stop.is_set:
             raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
         units = commit(store, units, catalog_parts=left.catalog.parts)
         warm_up = {item.unit.name for item in left[: _warm_up_units(job)]}
         return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
+
+
+@contextmanager
+def _thrown_away(job: Job) -> Iterator[str]:
+    """URL of a store for the pilot alone: on this machine, or beside the job's if its teachers are on others."""
+    if job.engine.kind == "local":
+        with tempfile.TemporaryDirectory(prefix="teacher-cache-pilot-") as folder:
+            yield folder
+        return
+    url = f"{job.store.rstrip('/')}.pilot-{secrets.token_hex(4)}"
+    objects = Objects(url, job.storage_options)
+    try:
+        yield url
+    finally:
+        if objects.is_local:
+            shutil.rmtree(url, ignore_errors=True)
+        else:
+            objects.delete_many(list(objects.listing()))
 
 
 def _warm_up_units(job: Job) -> int:
@@ -87,7 +122,7 @@ def _made_ready(
         clip.model_copy(update={"clip_id": f"warm-up {number} {clip.clip_id}", "video_id": f"warm-up {clip.video_id}"})
         for number, clip in enumerate(islice(cycle(clips), per_shard * _warm_up_units(job)))
     ]
-    store, catalog = create_store(url, recipe, _COMMAND), Catalog()
+    store, catalog = create_store(url, recipe, _COMMAND, job.storage_options), Catalog()
     for some in (warm_up, clips):
         table = pa.Table.from_pylist([clip.model_dump(exclude={"row"}) for clip in some], schema=CLIPS)
         catalog = add_clips(store, catalog, partial(_rows_of, table, per_shard), _COMMAND)
@@ -116,7 +151,7 @@ def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[U
         seconds=StageSeconds(**seconds | {"teach": statistics.fmean(_per_clip(unit, "teach") for unit in full)}),
         spread={stage: found for stage, found in spread.items() if found.most},
         video_bytes=sum(map(_video_bytes, clips)) / len(clips),
-        memory_bytes=peak_bytes(),
+        memory_bytes=max(unit.memory_bytes for unit in units),
     )
 
 

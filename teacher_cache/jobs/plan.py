@@ -44,7 +44,7 @@ def diff_report(url: str, job: Job, storage_options: StorageOptions | None = Non
 
 
 PilotRun = Callable[[Job, tuple[Clip, ...]], PilotReport]
-"""Teaches some clips of a job and measures it: `teacher_cache.jobs.engine.Engine.pilot`."""
+"""Teaches some clips of a job and measures it: `teacher_cache.jobs.pilot.pilot`."""
 
 
 def plan_report(

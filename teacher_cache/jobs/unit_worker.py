@@ -39,6 +39,7 @@ from teacher_cache.jobs.memory import (
     ENCODED_CLIPS,
     devices_of,
     machine_bytes,
+    peak_bytes,
     require_device_memory,
     require_host_memory,
     units_at_once,
@@ -192,9 +193,9 @@ class UnitWorker:
         return self._told(unit.report(unit.write()))
 
     def _told(self, report: UnitReport) -> UnitReport:
-        """Add the requests to store and videos since the last report, of whichever unit."""
+        """Add the requests to store and videos since the last report, of whichever unit, and the process's memory."""
         asked = {"requests": self.store.objects.take_requests(), "video_requests": VIDEO_REQUESTS.take()}
-        return report.model_copy(update=asked)
+        return report.model_copy(update={**asked, "memory_bytes": peak_bytes()})
 
 
 class StageClock:

@@ -15,6 +15,7 @@ import pytest
 import ray
 from conftest import Command, Jobs, is_one_clear_error, tree
 from log_files import contents
+from ray.cluster_utils import Cluster
 
 from cluster.ray_pool import RayEngine
 from schemas.errors import BadInput, CouldNotRun
@@ -115,3 +116,33 @@ def test_what_a_worker_raises_comes_back_as_it_was(tiny_store: Path) -> None:
     greedy = spec.model_copy(update={"engine": EngineJob(kind="ray", gpus_per_teacher=64)})
     with pytest.raises(CouldNotRun, match=r"gpus_per_teacher is 64, and Ray finds [0-9]+ GPUs"):
         list(RayEngine().run(greedy, [item(0)], Stop()))
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_a_pilot_runs_on_nodes_that_no_teacher_with_its_decoders_would_fit(
+    tmp_path: Path, jobs: Jobs, teacher_cache_command: Command
+) -> None:
+    """Of 8 cores each, as the shipped clusters' are; and it refuses what a run refuses, in its words."""
+    engine = {"kind": "ray", "cpus_per_teacher": 5, "decoders": 8, "batch": 2, "threads_per_teacher": 1}
+    job = jobs.write(tmp_path / "store", engine=engine, signals=["camray"])
+    planned = teacher_cache_command("plan", job, "--pilot", 2, "--json")
+    assert planned.status == 0, planned.err
+    assert planned.json["pilot"]["memory_bytes"] > 2**27
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs"]
+    for said in (
+        teacher_cache_command(*command, "--set", "engine.cpus_per_teacher=9", "--set", "engine.start_timeout_seconds=1")
+        for command in (("plan", job, "--pilot", 2), ("run", job))
+    ):
+        is_one_clear_error(said, 3, "Ray had room for 0 of at least 1 teachers", "9 cores")
+    assert not list(tmp_path.glob("store.pilot-*"))
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    nodes = {"num_cpus": 8, "object_store_memory": 100 * 2**20}
+    started = Cluster(initialize_head=True, head_node_args=nodes | {"include_dashboard": False})
+    started.add_node(**nodes)
+    monkeypatch.setenv("RAY_ADDRESS", started.address)
+    yield
+    started.shutdown()

@@ -137,6 +137,14 @@ def test_nobody_but_the_operator_overwrites_or_deletes_whatever_their_own_polici
     assert is_allowed(s3_request("any", "DELETE", "bucket", "elsewhere/object"), [everything], of_bucket)
 
 
+@pytest.mark.parametrize("identity", RIGHTS)
+def test_a_pilot_s_store_beside_the_job_s_is_its_drivers_and_teachers_alone(identity: str) -> None:
+    """Its driver deletes it, and nothing else."""
+    may = {"writer": {"LIST", "GET", "PUT", "DELETE"}, "teacher": {"LIST", "GET", "PUT"}}.get(identity, set())
+    methods = ("LIST", "GET", "PUT", "DELETE")
+    assert {method for method in methods if allowed_by_aws(identity, method, "store.pilot-1a2b3c4d", "log/0")} == may
+
+
 # --- Whole commands
 
 
