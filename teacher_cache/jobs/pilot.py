@@ -15,14 +15,17 @@ from itertools import cycle, islice
 import pyarrow as pa
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, Stopped
+from schemas.errors import BadInput, CacheError, Stopped, first_line
 from schemas.event import Event
 from schemas.job import Job
 from schemas.log import PARTS
 from schemas.recipe import Layout, Recipe
 from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSeconds, UnitReport
 from schemas.signal import Shape, SignalName
+from schemas.storage import StorageOptions
 from teacher_cache.clips.tables import CLIPS
+from teacher_cache.io.console import stderr
+from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.stop import stop_on_sigterm
@@ -64,20 +67,19 @@ def pilot(job: Job, clips: tuple[Clip, ...], listen: Callable[[Event], None] = l
     description = family(job.teacher.family).identify(job.teacher)
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
     recipe = resolve_recipe(job, description).model_copy(update={"layout": layout})
-    with _thrown_away(job) as url:
+    with stop_on_sigterm() as stop, _thrown_away(job) as url:
         store, left = _made_ready(url, job, recipe, description.shapes, clips)
         shapes = {signal: description.shapes[signal] for signal in job.signals}
         alone = job.engine.model_copy(update={"teachers": 1, "min_teachers": 1})
         spec = WorkerSpec(store=url, storage_options=job.storage_options, teacher=job.teacher, engine=alone, shapes=shapes)
         units = []
-        with stop_on_sigterm() as stop:
-            for event in engine(job.engine.kind).run(spec, left, stop):
-                if isinstance(event, UnitReport):
-                    units.append(event)
-                elif event is not None:
-                    listen(event)
+        for event in engine(job.engine.kind).run(spec, left, stop):
+            if isinstance(event, UnitReport):
+                units.append(event)
+            elif event is not None:
+                listen(event)
         if stop.is_set:
-            raise Stopped(f"stopped by {stop.reason}; a pilot leaves nothing behind, and begins anew")
+            raise Stopped(f"stopped by {stop.reason}; a pilot begins anew")
         units = commit(store, units, catalog_parts=left.catalog.parts)
         warm_up = {item.unit.name for item in left[: _warm_up_units(job)]}
         return _measured(job, store, clips, [unit for unit in units if unit.unit not in warm_up])
@@ -91,14 +93,24 @@ def _thrown_away(job: Job) -> Iterator[str]:
             yield folder
         return
     url = f"{job.store.rstrip('/')}.pilot-{secrets.token_hex(4)}"
-    objects = Objects(url, job.storage_options)
     try:
         yield url
     finally:
-        if objects.is_local:
-            shutil.rmtree(url, ignore_errors=True)
-        else:
-            objects.delete_many(list(objects.listing()))
+        _delete(url, job.storage_options)
+
+
+def _delete(url: str, options: StorageOptions) -> None:
+    """Delete a pilot's store. If that fails, say where it is, and leave what the pilot itself found or failed by as it is."""
+    folder, objects = local_path(url), Objects(url, options)
+    try:
+        if folder is not None:
+            shutil.rmtree(folder)
+        while folder is None and (keys := list(objects.listing())):  # a teacher that was ended may still have been writing
+            objects.delete_many(keys)
+    except FileNotFoundError:
+        return
+    except (OSError, CacheError) as error:
+        stderr.print(f"the pilot's store {url} could not be deleted, so delete it: {first_line(error)}", soft_wrap=True)
 
 
 def _warm_up_units(job: Job) -> int:
