@@ -13,7 +13,7 @@ from ray.util.metrics import Counter, Gauge
 
 from schemas.base import Frozen
 from schemas.credentials import without_credentials
-from schemas.event import Event, NodeDraining, RunFinished, RunStarted, TeacherLost, TeacherStarted
+from schemas.event import Event, NodeDraining, NodeSetAside, RunFinished, RunStarted, TeacherLost, TeacherStarted
 from schemas.report import UnitReport
 from teacher_cache.io.console import printable, stderr, styled
 
@@ -35,6 +35,7 @@ METRICS: Mapping[str, _Metric] = {
     ),
     "p4d_teachers_lost_total": _Metric(kind=Counter, description="Teachers whose process ended, or whose machine is gone."),
     "p4d_nodes_drained_total": _Metric(kind=Counter, description="Nodes that were told to go, such as spot machines."),
+    "p4d_nodes_set_aside_total": _Metric(kind=Counter, description="Nodes that get no more teachers, since they lost theirs."),
     "p4d_units_left": _Metric(kind=Gauge, description="Units of work not done yet."),
     "p4d_teachers": _Metric(kind=Gauge, description="Teachers at work."),
     "p4d_devices": _Metric(kind=Gauge, description="Devices that the teachers at work have."),
@@ -83,6 +84,8 @@ class Metrics:
                 self._add("p4d_teachers_lost_total", 1)
             case NodeDraining():
                 self._add("p4d_nodes_drained_total", 1)
+            case NodeSetAside():
+                self._add("p4d_nodes_set_aside_total", 1)
             case UnitReport():
                 self._units_left = max(0, self._units_left - 1)
                 self._record_unit(event)

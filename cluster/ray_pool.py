@@ -31,7 +31,7 @@ from schemas.event import EngineEvent, NodeSetAside, Note, Stopping, TeacherLost
 from schemas.job import EngineJob
 from schemas.log import FailedRow, WorkItem
 from schemas.recipe import Recipe
-from schemas.report import Check, UnitReport
+from schemas.report import Check, FailedClip, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
@@ -136,6 +136,8 @@ class _Run:
         """Ray's ids of the nodes that get no more teachers."""
         self._suspects: deque[_Suspect] = deque()
         """Suspected units that no teacher tries yet."""
+        self._crashed: defaultdict[int, list[FailedClip]] = defaultdict(list)
+        """Unit → its clips that this run found to bring teachers down; whoever writes the unit knows them only as failed."""
         self._blocks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
         """Unit → block number → reference to a decoded block that no teacher has yet."""
         self._handed: defaultdict[int, set[int]] = defaultdict(set)
@@ -329,7 +331,7 @@ class _Run:
         self._scheduler.finish(unit)
         self._units_left -= 1
         self._losses.done(teacher.node, unit, time.monotonic())
-        return report
+        return report.model_copy(update={"failures": (*report.failures, *self._crashed.pop(unit, ()))})
 
     def _ask(self, teacher: _Teacher, asked: Any, answer: _Answer) -> None:
         self._asked[asked] = teacher, answer
@@ -442,6 +444,9 @@ class _Run:
             clip = suspect.left.popleft()
             suspect.struck.clear()
             suspect.guilty.append(FailedRow(row=clip.row, reason="teacher_crashed", detail=reason))
+            self._crashed[suspect.unit].append(
+                FailedClip(clip_id=clip.clip_id, video=clip.video, reason="teacher_crashed", detail=reason)
+            )
             self._losses.progressed()
 
     def _put_back(self, unit: int) -> None:

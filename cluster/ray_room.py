@@ -44,7 +44,7 @@ class Room:
         self._resources: dict[str, float] = {}
         self._offers: dict[str, dict[str, float]] = {}
         """Ray's id of each node that is alive → what it has in all."""
-        self._core = None if engine.decoder_resources else _DecodeCore(decoder_resources(engine))
+        self._core: _DecodeCore | None = None
         self.nodes: frozenset[str] = frozenset()
         """Ray's ids of the nodes that are alive."""
 
@@ -56,16 +56,31 @@ class Room:
         alive = [node for node in ray.nodes() if node["Alive"]]
         self._offers = {node["NodeID"]: node["Resources"] for node in alive}
         self.nodes = frozenset(self._offers)
+        if self._core is None and not self._decoders_have_room:
+            self._core = _DecodeCore(decoder_resources(self._engine))
         return True
 
     @property
-    def teachers(self) -> int:
-        """How many teachers to ask for: all, so that an autoscaler sees what is wanted, once a core to decode is reserved.
+    def _decoders_have_room(self) -> bool:
+        """Whether there is a core for them that teachers cannot take, however many there are."""
+        return bool(self._engine.decoder_resources) or any(
+            self._cores_beside_teachers(node) >= 1 for node in self._offers.values()
+        )
 
-        Until then as many as leave one core, or they could take the last one before the reservation has it.
+    def _cores_beside_teachers(self, node: Mapping[str, float]) -> float:
+        engine, cores = self._engine, node.get("CPU", 0.0)
+        needs = {"CPU": engine.cpus_per_teacher, "GPU": engine.gpus_per_teacher, **engine.teacher_resources}
+        teachers = min(node.get(name, 0.0) // amount for name, amount in needs.items() if amount)
+        return cores - teachers * engine.cpus_per_teacher
+
+    @property
+    def teachers(self) -> int:
+        """How many teachers to ask for: all, so that an autoscaler sees what is wanted, if decoding keeps a core.
+
+        Where teachers could take every core, one is reserved. Until that is held, so many are asked for as leave one.
         """
         engine = self._engine
-        if self._core is None or self._core.is_held:
+        if self._decoders_have_room or (self._core is not None and self._core.is_held):
             return engine.teachers
         fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))

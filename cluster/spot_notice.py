@@ -19,6 +19,8 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from teacher_cache.io.console import stderr
+
 _ASK_SECONDS = 5
 """How often to ask, as AWS advises."""
 _ENDPOINT_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
@@ -68,7 +70,7 @@ def main() -> None:
             left = seconds_left()
         except (OSError, ValueError, LookupError) as error:
             left = None
-            sys.stderr.write(f"EC2's metadata service gave no answer: {error}\n")
+            stderr.print(f"EC2's metadata service gave no answer: {error}")
         if left is not None and drain(left, node):
             return
         time.sleep(_ASK_SECONDS)

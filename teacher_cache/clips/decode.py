@@ -23,7 +23,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import frame_indices, spread
-from teacher_cache.clips.video import DecodedClip, DecodedFrames, Device, Opener, OpenVideo, TimedFrame
+from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device, Opener, OpenVideo, TimedFrame
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},
@@ -133,7 +133,7 @@ def _within_memory(reason: FailureReason) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise VideoError(reason, "its pictures take more memory than a decoder may have") from None
+        raise VideoError(reason, OUT_OF_MEMORY) from None
 
 
 def _put_together(found: Mapping[int, TimedFrame], indices: tuple[int, ...]) -> tuple[Frame, FrameClock]:

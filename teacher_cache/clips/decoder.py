@@ -34,7 +34,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.preprocess import Frame, FrameSize
-from teacher_cache.clips.video import DecodedClip, DecodedFrames, Device
+from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device
 
 DECODE_TIMEOUT_SECONDS = 120.0
 """Deadline of a clip where no job states one."""
@@ -271,6 +271,8 @@ class Decoder:
                     raise ValueError
                 return made(answer, _read_exactly(process.stdout, size, deadline))
             error = _refusal(answer)
+            if error.detail == OUT_OF_MEMORY:
+                self._spent = math.inf  # another process comes next
         raise error
 
     @contextlib.contextmanager

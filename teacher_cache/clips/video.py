@@ -13,6 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from schemas.clip import FrameClock, VideoInfo
 from teacher_cache.clips.preprocess import Frame
 
+OUT_OF_MEMORY = "its pictures take more memory than a decoder may have"
+"""What is said of a video at which a decoder's memory ended. Libraries keep some of it, so that process is not used again."""
+
 Device = Literal["cpu", "cuda"]
 
 

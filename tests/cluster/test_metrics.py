@@ -31,7 +31,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's switch for staying on 127.0.0.1
 import ray
 from cluster.metrics import Metrics
-from schemas.event import Stopping, TeacherLost, TeacherStarted, Waiting
+from schemas.event import NodeDraining, NodeSetAside, Stopping, TeacherLost, TeacherStarted, Waiting
 from schemas.report import FailedClip, StageSeconds, UnitReport
 
 ray.init(
@@ -43,6 +43,9 @@ metrics = Metrics({{"store": "{STORE}", "fingerprint": {HOSTILE!r}}}, units=10)
 for name, devices in (("a", ("cuda:0",)), ("b", ("cuda:0", "cuda:1")), ("c", ("cpu",))):
     metrics.record(TeacherStarted(teacher=name, node="n", devices=devices))
 metrics.record(TeacherLost(teacher="a", node="n", reason="gone", units=1))
+for node in ("n", "m"):
+    metrics.record(NodeDraining(node=node, seconds=120))
+metrics.record(NodeSetAside(node="n", reason="gone"))
 metrics.record(Waiting(teachers=2, detail="a node"))
 reasons = ("not_a_video", "not_a_video", "no_frames")
 failed = [FailedClip(clip_id="c", video="v", reason=reason, detail="d") for reason in reasons]
@@ -92,6 +95,8 @@ WANTED = {
     ("ray_p4d_stage_seconds_total", frozenset({"teach"})): 5,
     ("ray_p4d_stage_seconds_total", frozenset({"encode"})): 2,
     ("ray_p4d_teachers_lost_total", frozenset()): 1,
+    ("ray_p4d_nodes_drained_total", frozenset()): 2,
+    ("ray_p4d_nodes_set_aside_total", frozenset()): 1,
     ("ray_p4d_units_left", frozenset()): 7,
     ("ray_p4d_teachers", frozenset()): 2,
     ("ray_p4d_devices", frozenset()): 3,

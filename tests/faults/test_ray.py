@@ -169,7 +169,7 @@ def test_a_driver_a_teacher_and_a_decoder_are_killed(
 
     again = Run(job)
     again.wait_for(lambda: processes("decode"))[0].kill()  # its first task lasts: a new process imports what decodes
-    again.wait_for(lambda: again.events("unit_done"))
+    again.wait_for(lambda: len(again.events("teacher_started")) == 2)
     again.wait_for(lambda: processes("TeacherActor"))[0].kill()
     report = again.ends_well()
     assert report.clips.committed == CLIPS
