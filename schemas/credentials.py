@@ -28,7 +28,8 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(
-    r"(?:SECRET|TOKEN|PASSWORD|PASSWD|(?:API|SECRET|ACCESS|ACCOUNT|STORAGE|PRIVATE)_?KEY|SAS|CONNECTION_STRING)$", re.IGNORECASE
+    r"(?:SECRET|TOKEN|PASSWORD|PASSWD|WEBHOOK|(?:API|SECRET|ACCESS|ACCOUNT|STORAGE|PRIVATE)_?KEY|SAS|CONNECTION_STRING)$",
+    re.IGNORECASE,
 )
 _SHORTEST_SECRET = 8
 """A shorter value of a variable is no secret to look for: it is in other words by chance."""

@@ -181,7 +181,11 @@ def run(
             for tell in told:
                 tell(event)
 
-        report = run_job(job, retry_failed=retry_failed, repair=repair, portion=part, progress=progress, listen=listen)
+        from teacher_cache.monitor.webhook import webhook
+
+        with webhook(job.store) as end:
+            report = run_job(job, retry_failed=retry_failed, repair=repair, portion=part, progress=progress, listen=listen)
+            end.report = report
         listeners.close()  # the view is gone before the report is shown
         if as_json:
             print_json(report)
