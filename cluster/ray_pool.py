@@ -164,7 +164,6 @@ class _Run:
             ray.cancel(task, force=True)
         for teacher in [*self._teachers, *self._leaving]:
             ray.kill(teacher.actor)
-        self._room.close()
 
     def events(self, stop: Stop) -> Iterator[EngineEvent | None]:
         while not (self._scheduler.is_finished if self._begins_more else not self._owners):
@@ -234,11 +233,9 @@ class _Run:
             span = self._scheduler.next_span()
             if span is None:
                 return
-            options = self._room.decode_options()
-            task = self._decode.options(**options).remote(
+            task = self._decode.remote(
                 span, self._recipe.clips, self._engine.decode_timeout_seconds, self._engine.decode_device
             )
-            self._room.decode_began(task, options)
             self._decoding[task] = deque(span.blocks)
 
     def _hand_out(self) -> None:
@@ -360,7 +357,6 @@ class _Run:
             ref = next(task)
         except StopIteration:
             del self._decoding[task]
-            self._room.decode_ended(task)
             return
         block = blocks.popleft()
         owner = self._owners.get(block.unit)

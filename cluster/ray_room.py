@@ -6,17 +6,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
 from schemas.recipe import Recipe
-from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, units_at_once
 
 _RESOURCES_SECONDS = 2
@@ -25,12 +21,6 @@ _SAY_SECONDS = 30
 """How often to report what the run waits for."""
 _STORE_SHARE = 0.4
 """Share of Ray's object store that decoded frames may take."""
-
-
-def decoder_resources(engine: EngineJob) -> dict[str, float]:
-    """What Ray reserves for a decode task: a core, and a share of a GPU if it decodes there."""
-    gpus = {"GPU": DECODER_GPUS} if engine.decode_device == "cuda" else {}
-    return {"CPU": 1.0, **gpus, **engine.decoder_resources}
 
 
 class Room:
@@ -44,7 +34,6 @@ class Room:
         self._resources: dict[str, float] = {}
         self._offers: dict[str, dict[str, float]] = {}
         """Ray's id of each node that is alive → what it has in all."""
-        self._core: _DecodeCore | None = None
         self.nodes: frozenset[str] = frozenset()
         """Ray's ids of the nodes that are alive."""
 
@@ -56,8 +45,6 @@ class Room:
         alive = [node for node in ray.nodes() if node["Alive"]]
         self._offers = {node["NodeID"]: node["Resources"] for node in alive}
         self.nodes = frozenset(self._offers)
-        if self._core is None and not self._decoders_have_room:
-            self._core = _DecodeCore(decoder_resources(self._engine))
         return True
 
     @property
@@ -77,10 +64,10 @@ class Room:
     def teachers(self) -> int:
         """How many teachers to ask for: all, so that an autoscaler sees what is wanted, if decoding keeps a core.
 
-        Where teachers could take every core, one is reserved. Until that is held, so many are asked for as leave one.
+        Where teachers could take every core, so many as leave one.
         """
         engine = self._engine
-        if self._decoders_have_room or (self._core is not None and self._core.is_held):
+        if self._decoders_have_room:
             return engine.teachers
         fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))
@@ -108,51 +95,6 @@ class Room:
                 cores, least = cores + free, min(least, node.get("object_store_memory", math.inf) / free)
         fit = math.inf if math.isinf(least) else _STORE_SHARE * cores * least // self._unit_bytes
         return max(1, int(min(wanted, fit)))
-
-    def decode_options(self) -> dict[str, Any]:
-        """How the next decode task is to be placed: in the reserved core, if no task has it, or anywhere."""
-        return {} if self._core is None else self._core.options()
-
-    def decode_began(self, task: Any, options: Mapping[str, Any]) -> None:
-        """A task was asked for with these options."""
-        if self._core is not None and options:
-            self._core.task = task
-
-    def decode_ended(self, task: Any) -> None:
-        """A task has ended, and so has what was reserved for it."""
-        if self._core is not None and self._core.task is task:
-            self._core.task = None
-
-    def close(self) -> None:
-        """Give the reserved core back."""
-        if self._core is not None:
-            self._core.close()
-
-
-class _DecodeCore:
-    """A core that no teacher can take, for one decode task at a time. If its node is lost, Ray looks for another."""
-
-    def __init__(self, resources: Mapping[str, float]) -> None:
-        self.task: Any = None
-        """The task that has it, or waits for it."""
-        self._group = placement_group([dict(resources)])
-        self._is_held, self._looked = False, -math.inf
-
-    @property
-    def is_held(self) -> bool:
-        """Whether a node has reserved it."""
-        if time.monotonic() - self._looked > _RESOURCES_SECONDS:
-            self._looked = time.monotonic()
-            self._is_held = placement_group_table(self._group)["state"] == "CREATED"
-        return self._is_held
-
-    def options(self) -> dict[str, Any]:
-        if self.task is not None or not self.is_held:
-            return {}
-        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)}
-
-    def close(self) -> None:
-        remove_placement_group(self._group)
 
 
 class Patience:

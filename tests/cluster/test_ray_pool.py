@@ -15,8 +15,6 @@ import pytest
 import ray
 from conftest import Command, Jobs, is_one_clear_error, tree
 from log_files import contents
-from ray._raylet import GcsClient
-from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
 
 from cluster.ray_pool import RayEngine
@@ -157,43 +155,3 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_ADDRESS", started.address)
     yield
     started.shutdown()
-
-
-@pytest.mark.timeout(300)
-def test_an_empty_cluster_grows_by_what_is_asked_of_it(tmp_path: Path, jobs: Jobs, single_clips_store: Path) -> None:
-    """An autoscaler adds nodes for what Ray says is wanted: here this test, from the state that Ray's own reads.
-
-    A node has two cores, and a teacher takes both: decoding needs a node more.
-    """
-    engine = ONE_TEACHER | {"teachers": 2, "cpus_per_teacher": 2}
-    job = jobs.write(tmp_path / "store", layout=ONE_BY_ONE, engine=engine)
-    small = {"object_store_memory": 100 * 2**20}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-        patch.setenv("RAY_ADDRESS", cluster.address)
-        command = [str(Path(sys.executable).parent / "teacher-cache"), "run", str(job)]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seen: list[bool] = []
-        try:
-            for wanted in ([1, 1, 2], [2, 2], [2]):  # a core to keep, a decoder and a teacher; both teachers; the other
-                while run.poll() is None and sorted(wanted_of(cluster.address)) != wanted:
-                    time.sleep(0.1)
-                seen.append(run.poll() is None)
-                cluster.add_node(num_cpus=2, **small)
-            run.wait(120)
-        finally:
-            run.kill()
-            run.wait()
-            cluster.shutdown()
-    assert run.returncode == 0
-    assert seen[:2] == [True, True]  # the third may come when all is done
-    assert contents(tree(tmp_path / "store")) == contents(tree(single_clips_store))
-
-
-def wanted_of(address: str) -> list[float]:
-    """The cores of each thing that Ray cannot place, one by one."""
-    state = get_cluster_resource_state(GcsClient(address=address))
-    single = [r.request for r in state.pending_resource_requests for _ in range(r.count)]
-    gangs = [request for gang in state.pending_gang_resource_requests for request in gang.requests]
-    return [request.resources_bundle["CPU"] for request in [*single, *gangs]]
