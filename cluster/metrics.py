@@ -33,11 +33,14 @@ METRICS: Mapping[str, _Metric] = {
     "p4d_stage_seconds_total": _Metric(
         kind=Counter, description="Seconds spent in each stage, as schemas.report.StageSeconds has them.", labels=("stage",)
     ),
-    "p4d_teachers_lost_total": _Metric(kind=Counter, description="Teachers whose process ended, or whose machine is gone."),
-    "p4d_nodes_drained_total": _Metric(kind=Counter, description="Nodes that were told to go, such as spot machines."),
-    "p4d_nodes_set_aside_total": _Metric(kind=Counter, description="Nodes that get no more teachers, since they lost theirs."),
+    # What is rare is counted by gauges, from 0 on. Ray exports no counter before its first increment, so neither `increase` nor
+    # `rate` sees that one.
+    "p4d_teachers_lost": _Metric(kind=Gauge, description="Teachers of this run whose process ended, or whose machine is gone."),
+    "p4d_nodes_drained": _Metric(kind=Gauge, description="Nodes that were told to go in this run, such as spot machines."),
+    "p4d_nodes_set_aside": _Metric(kind=Gauge, description="Nodes that get no more teachers in this run, as they lost theirs."),
     "p4d_units_left": _Metric(kind=Gauge, description="Units of work not done yet."),
     "p4d_teachers": _Metric(kind=Gauge, description="Teachers at work."),
+    "p4d_min_teachers": _Metric(kind=Gauge, description="Teachers without which the run waits: engine.min_teachers."),
     "p4d_devices": _Metric(kind=Gauge, description="Devices that the teachers at work have."),
 }
 """Every exported metric, by name."""
@@ -47,13 +50,14 @@ class Metrics:
     """One run's metrics. Pass every event to `record`. A failure here is printed once and never disturbs the run.
 
     ``labels``: labels on every metric, such as ``{"store": …}``. ``units``: how many units there are to do; a `RunStarted`
-    event sets it too.
+    event sets it too. ``min_teachers``: of the job's engine.
     """
 
-    def __init__(self, labels: Mapping[str, str], units: int = 0) -> None:
+    def __init__(self, labels: Mapping[str, str], units: int = 0, min_teachers: int = 1) -> None:
         self._labels = _shown(labels)
         self._devices: dict[str, int] = {}
-        self._units_left = units
+        self._units_left, self._min_teachers = units, min_teachers
+        self._lost = self._drained = self._set_aside = 0
         self._metrics: dict[str, Any] = {}
         self._complained = False
         self._safely(self._begin)
@@ -81,11 +85,11 @@ class Metrics:
                 self._devices[event.teacher] = len(event.devices)
             case TeacherLost():
                 self._devices.pop(event.teacher, None)
-                self._add("p4d_teachers_lost_total", 1)
+                self._lost += 1
             case NodeDraining():
-                self._add("p4d_nodes_drained_total", 1)
+                self._drained += 1
             case NodeSetAside():
-                self._add("p4d_nodes_set_aside_total", 1)
+                self._set_aside += 1
             case UnitReport():
                 self._units_left = max(0, self._units_left - 1)
                 self._record_unit(event)
@@ -109,7 +113,11 @@ class Metrics:
         values = {
             "p4d_units_left": self._units_left,
             "p4d_teachers": len(self._devices),
+            "p4d_min_teachers": self._min_teachers,
             "p4d_devices": sum(self._devices.values()),
+            "p4d_teachers_lost": self._lost,
+            "p4d_nodes_drained": self._drained,
+            "p4d_nodes_set_aside": self._set_aside,
         }
         for name, value in values.items():
             self._metrics[name].set(value, tags=self._labels)

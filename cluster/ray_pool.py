@@ -71,7 +71,7 @@ class RayEngine:
                 yield Note(text=f"engine.gpus_per_teacher is 0, so teachers run on CPUs, and the cluster has {gpus:g} GPUs")
             with (
                 _Run(spec, store.recipe, needed, items) as run,
-                closing(Metrics({"store": spec.store}, units=len(items))) as metrics,
+                closing(Metrics({"store": spec.store}, len(items), spec.engine.min_teachers)) as metrics,
             ):
                 for event in run.events(stop):
                     if event is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -22,7 +23,8 @@ from teacher_cache.io.console import stderr
 VARIABLE = "P4D_WEBHOOK"
 """Its value is a secret: whoever has the URL of a chat's webhook can write there."""
 _TRIES = 3
-_TIMEOUT_SECONDS = 10
+_SECONDS = 15
+"""For all tries together, however slowly a server answers: a pod that is told to go has a minute for all that it does."""
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -70,9 +72,13 @@ def webhook(store: str) -> Iterator[RunEnd]:
 
 
 def _require_private(url: str) -> None:
-    place = urlsplit(url)
-    is_private = place.scheme == "https" or (place.scheme == "http" and place.hostname in _LOOPBACK)
-    if url and not (is_private and place.hostname):
+    try:
+        place = urlsplit(url)
+        is_private = place.scheme == "https" or (place.scheme == "http" and place.hostname in _LOOPBACK)
+        is_url = bool(place.hostname) and url.isascii() and url.isprintable() and " " not in url and place.port != 0
+    except ValueError:
+        is_private = is_url = False
+    if url and not (is_private and is_url):
         raise BadInput(f"{VARIABLE} holds no https:// URL (the value is not shown, as it is a secret); unset it, or correct it")
 
 
@@ -89,20 +95,28 @@ _OPENER = build_opener(_NoRedirect)
 def _tell(url: str, value: dict[str, Any]) -> None:
     if not url:
         return
-    headers = {"Content-Type": "application/json"}
-    request = Request(url, json.dumps(value).encode(), headers, method="POST")  # noqa: S310  # `_require_private` looked at it
-    reason = ""
+    reasons = [f"it did not answer within {_SECONDS} s"]
+    # In a thread that may be left behind, since a server may send its answer byte by byte for ever.
+    asking = threading.Thread(target=_ask, args=(url, json.dumps(value).encode(), reasons), daemon=True)
+    asking.start()
+    asking.join(_SECONDS)
+    if reasons:
+        stderr.print(f"the webhook in {VARIABLE} was not told how the run ended: {reasons[-1]}", soft_wrap=True)
+
+
+def _ask(url: str, data: bytes, reasons: list[str]) -> None:
+    """Try to POST. Adds to ``reasons`` why it failed, and clears them once it was told."""
+    request = Request(url, data, {"Content-Type": "application/json"}, method="POST")  # noqa: S310  # `_require_private` looked at it
     for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(attempt)
+        time.sleep(attempt)
         try:
-            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS):
+            with _OPENER.open(request, timeout=_SECONDS / _TRIES):
+                reasons.clear()
                 return
         except HTTPError as error:
             error.close()
-            reason = f"it answered with status {error.code}"
+            reasons.append(f"it answered with status {error.code}")
             if error.code < 500:
-                break
-        except (URLError, HTTPException, OSError) as error:
-            reason = f"it could not be reached ({type(error).__name__})"
-    stderr.print(f"the webhook in {VARIABLE} was not told how the run ended: {reason}", soft_wrap=True)
+                return
+        except (OSError, HTTPException, ValueError) as error:
+            reasons.append(f"it could not be reached ({type(error).__name__})")

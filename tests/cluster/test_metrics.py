@@ -15,6 +15,7 @@ from itertools import combinations
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from ray.util.metrics import Gauge
 
 from cluster.metrics import METRICS
 
@@ -39,7 +40,9 @@ ray.init(
     num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), log_to_driver=False, logging_level="ERROR",
     _system_config={{"metrics_report_interval_ms": 500}},
 )
-metrics = Metrics({{"store": "{STORE}", "fingerprint": {HOSTILE!r}}}, units=10)
+metrics = Metrics({{"store": "{STORE}", "fingerprint": {HOSTILE!r}}}, units=10, min_teachers=2)
+print("began", flush=True)
+sys.stdin.readline()
 for name, devices in (("a", ("cuda:0",)), ("b", ("cuda:0", "cuda:1")), ("c", ("cpu",))):
     metrics.record(TeacherStarted(teacher=name, node="n", devices=devices))
 metrics.record(TeacherLost(teacher="a", node="n", reason="gone", units=1))
@@ -94,11 +97,12 @@ WANTED = {
     ("ray_p4d_stage_seconds_total", frozenset({"decode_wait"})): 1,
     ("ray_p4d_stage_seconds_total", frozenset({"teach"})): 5,
     ("ray_p4d_stage_seconds_total", frozenset({"encode"})): 2,
-    ("ray_p4d_teachers_lost_total", frozenset()): 1,
-    ("ray_p4d_nodes_drained_total", frozenset()): 2,
-    ("ray_p4d_nodes_set_aside_total", frozenset()): 1,
+    ("ray_p4d_teachers_lost", frozenset()): 1,
+    ("ray_p4d_nodes_drained", frozenset()): 2,
+    ("ray_p4d_nodes_set_aside", frozenset()): 1,
     ("ray_p4d_units_left", frozenset()): 7,
     ("ray_p4d_teachers", frozenset()): 2,
+    ("ray_p4d_min_teachers", frozenset()): 2,
     ("ray_p4d_devices", frozenset()): 3,
 }
 
@@ -115,7 +119,7 @@ def run(port: int):
     with subprocess.Popen(
         [sys.executable, "-c", RUN, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout.readline() == "told\n", process.stderr.read()
+        assert process.stdout.readline() == "began\n", process.stderr.read()
         yield process
         process.stdin.close()
         assert process.wait(60) == 0
@@ -123,17 +127,47 @@ def run(port: int):
 
 
 @pytest.fixture(scope="module")
-def scraped(run, port: int):
-    """A scrape that holds all of our metrics, and Ray's own of the node."""
-    asked = {name for panel in DASHBOARD["panels"] for name in metrics_of(panel)} - NEEDS_GPU
+def at_first(run, port: int):
+    """A scrape that holds all gauges, before anything happened."""
+    gauges = {f"ray_{name}" for name, metric in METRICS.items() if metric.kind is Gauge}
     deadline = time.monotonic() + 60
     while True:
         samples = scrape(port)
-        if WANTED.keys() <= ours(samples).keys() and asked <= {name for name, _, _ in samples}:
+        if gauges <= {name for name, _, _ in samples}:
             return samples
-        assert time.monotonic() < deadline, asked - {name for name, _, _ in samples}
+        assert time.monotonic() < deadline, samples
         assert run.poll() is None
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def scraped(run, at_first, port: int):
+    """A scrape that holds all of our metrics, and Ray's own of the node."""
+    run.stdin.write("go on\n")
+    run.stdin.flush()
+    assert run.stdout.readline() == "told\n"
+    asked = {name for panel in DASHBOARD["panels"] for name in metrics_of(panel)} - NEEDS_GPU
+    deadline = time.monotonic() + 60
+    samples = at_first
+    while not (ours(samples) == WANTED and asked <= {name for name, _, _ in samples}):
+        assert time.monotonic() < deadline, (ours(samples), asked - {name for name, _, _ in samples})
+        assert run.poll() is None
+        time.sleep(0.2)
+        samples = scrape(port)
+    return samples
+
+
+def test_what_happens_seldom_is_counted_from_0(at_first) -> None:
+    """An alert on the first node that is set aside needs the 0 before it."""
+    found = ours(at_first)
+    for name in ("teachers_lost", "nodes_drained", "nodes_set_aside", "teachers"):
+        assert found[f"ray_p4d_{name}", frozenset()] == 0
+    assert found["ray_p4d_units_left", frozenset()] == 10
+
+
+def test_gauges_have_the_same_labels(at_first) -> None:
+    """The rules for Prometheus compare them with each other."""
+    assert len({frozenset(labels.items()) for name, labels, _ in at_first if name.startswith("ray_p4d_")}) == 1
 
 
 def test_what_was_told_is_what_prometheus_gets(scraped) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,9 +105,42 @@ def test_it_is_asked_of_nobody_who_could_be_overheard(
     monkeypatch: pytest.MonkeyPatch, jobs: Jobs, tmp_path: Path, teacher_cache_command: Command
 ) -> None:
     job = jobs.write(tmp_path / "store")
-    for url in (f"http://chat.example/{SECRET}", f"file:///{SECRET}", SECRET):
+    wrong = (
+        f"http://chat.example/{SECRET}",
+        f"file:///{SECRET}",
+        SECRET,
+        f"https://chat.example/ö{SECRET}",
+        f"http://[::1/{SECRET}",
+    )
+    for url in (*wrong, f"https://chat.example:x/{SECRET}", f"https://chat.example/ {SECRET}"):
         monkeypatch.setenv("P4D_WEBHOOK", url)
         refused = teacher_cache_command("run", job)
         is_one_clear_error(refused, 2, "P4D_WEBHOOK holds no https:// URL")
         assert SECRET not in refused.out + refused.err
     assert not (tmp_path / "store").exists()
+
+
+def test_a_server_that_never_ends_its_answer_does_not_keep_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte each moment, so that no single wait is too long."""
+    monkeypatch.setattr(webhook, "_SECONDS", 1)
+    done = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while not done.wait(0.05):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=(listener,))
+        dripping.start()
+        monkeypatch.setenv("P4D_WEBHOOK", f"http://127.0.0.1:{listener.getsockname()[1]}/{SECRET}")
+        begun = time.monotonic()
+        with webhook.webhook("s3://bucket/store"):
+            pass
+        assert time.monotonic() - begun < 5
+        done.set()
+        dripping.join()
+    assert "was not told how the run ended: it did not answer within 1 s" in capsys.readouterr().err
