@@ -286,7 +286,7 @@ def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
     white = np.full((20, 64, 64, 3), 255, np.uint8)
     encode_video(tmp_path / "white.mp4", white, fps=10)
     broken = cluster.list_all_nodes()[1]
-    Path(os.environ["P4D_FAULTY"]).write_text(json.dumps({"ecc": [broken.node_id], "seconds": 0.25}))
+    Path(os.environ["P4D_FAULTY"]).write_text(json.dumps({"ecc": [broken.node_id], "seconds": 1.0}))
     job = many(tmp_path, videos, **TEACHERS)
     lines = (tmp_path / "videos.jsonl").read_text().splitlines()
     lines[7] = json.dumps({"uri": str(tmp_path / "white.mp4"), "id": "clip-07"})
