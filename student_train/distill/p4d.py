@@ -116,7 +116,7 @@ class P4D(nn.Module):
         for signal in self.signals:
             mask = torch.ones(len(targets[signal]), dtype=torch.bool) if valid is None else valid[signal]
             count = mask.sum() if clips is None else clips[signal]
-            loss_of = partial(self._loss, signal, target=targets[signal], valid=mask, count=count)
+            loss_of = partial(self._loss, signal, of=len(hidden), target=targets[signal], valid=mask, count=count)
             if gathered is not None and signal in decoded:
                 loss = gathered.add(self._weights[signal], partial(self._decoded_loss, loss_of, signal), mask)
             else:
@@ -132,13 +132,14 @@ class P4D(nn.Module):
         clips: slice,
         prediction: torch.Tensor,
         *,
+        of: int,
         target: torch.Tensor,
         valid: torch.Tensor,
         count: Count,
     ) -> torch.Tensor:
-        """These clips' share of a signal's loss."""
+        """These clips' share of a signal's loss, of so many clips in all."""
+        self._check_shapes(signal, (of, *prediction.shape[1:]), tuple(target.shape))
         target, mask = (value[clips].to(prediction.device, non_blocking=True) for value in (target, valid))
-        self._check_shapes(signal, prediction, target)
         if signal == "f4d":
             return latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
         return explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
@@ -196,10 +197,10 @@ class P4D(nn.Module):
         return {name: part for name, part in self.parts.items() if name != FROZEN}
 
     @staticmethod
-    def _check_shapes(signal: str, prediction: torch.Tensor, target: torch.Tensor) -> None:
-        if prediction.shape[1:] != target.shape[1:]:
+    def _check_shapes(signal: str, prediction: tuple[int, ...], target: tuple[int, ...]) -> None:
+        if prediction != target:
             raise BadInput(
-                f"a clip's {signal} is {tuple(prediction.shape[1:])} by the student, and {tuple(target.shape[1:])} in targets: "
+                f"the student's {signal} is {prediction}, the target is {target}: "
                 "the heads or the decoder were made for another teacher. Build P4D from the store that the targets come from."
             )
 

@@ -193,7 +193,18 @@ def test_a_batch_without_any_target_keeps_the_graph_and_gives_no_gradient(hidden
 
 def test_heads_of_another_teacher_are_named(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     targets["depth"] = torch.ones(3, 16, 14, 14)
-    with pytest.raises(BadInput, match=r"clip's depth is \(16, 8, 8\) by the student, and \(16, 14, 14\) in targets"):
+    with pytest.raises(BadInput, match=r"student's depth is \(3, 16, 8, 8\), the target is \(3, 16, 14, 14\)"):
+        p4d(heads=LinearHeads())(hidden, targets)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_targets_of_fewer_clips_are_refused(
+    hidden: torch.Tensor, targets: dict[str, torch.Tensor], clips: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("student_train.distill.p4d._clips_at_once", lambda _: at_once)
+    targets["depth"] = targets["depth"][:clips]
+    with pytest.raises(BadInput, match=rf"student's depth is \(3, 16, 8, 8\), the target is \({clips}, 16, 8, 8\)"):
         p4d(heads=LinearHeads())(hidden, targets)
 
 
