@@ -243,7 +243,7 @@ class PlanReport(Frozen):
     """Item → cost by the job's prices, for items with a price and a known amount. ``storage_month`` is for one month."""
     currency: str | None = None
     notes: tuple[str, ...] = ()
-    """What the user should know of the listed videos: columns that are not kept, videos with the same content."""
+    """What the user should know: columns that are not kept, videos with the same content, settings without effect."""
 
 
 class DiffReport(Frozen):

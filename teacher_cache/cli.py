@@ -165,7 +165,7 @@ def run(
         from teacher_cache.jobs.portion import portion
 
         part = portion(shard, limit, deadline, max_hours)
-        job = load_yaml(job_file, Job, (*(settings or ()), *([] if engine is None else [f"engine.kind={engine}"])))
+        job = load_yaml(job_file, Job, _with_engine(engine, settings))
         part.require_time(job.engine.grace_seconds)
         from teacher_cache.monitor.event_log import STANDARD_ERROR, event_log
 
@@ -428,11 +428,9 @@ def doctor(
         from schemas.job import Job
         from teacher_cache.io.config import load_yaml
 
-        job = None if job_file is None else load_yaml(job_file, Job)
-        if engine is not None:
-            if job is None:
-                raise BadInput("--engine chooses among a job's machines; give a JOB.yaml as well")
-            job = job.model_copy(update={"engine": job.engine.model_copy(update={"kind": engine})})
+        if job_file is None and engine is not None:
+            raise BadInput("--engine chooses among a job's machines; give a JOB.yaml as well")
+        job = None if job_file is None else load_yaml(job_file, Job, _with_engine(engine))
         from teacher_cache.jobs.doctor import doctor as look
 
         report = look(job)
@@ -441,6 +439,11 @@ def doctor(
         else:
             _print_doctor(report)
     raise SystemExit(3 if report.wrong else 0)
+
+
+def _with_engine(engine: str | None, settings: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The settings, and that of ``--engine``."""
+    return (*(settings or ()), *([] if engine is None else [f"engine.kind={engine}"]))
 
 
 def _say(event: Event) -> None:

@@ -42,7 +42,7 @@ def _of_this_machine(engine: EngineJob) -> Iterator[str]:
         names = ", ".join(f"engine.{name}" for name in given)
         yield f"engine.kind is local, which runs one teacher, so {names} has no effect; `kind: ray` has several"
     if engine.gpus_per_teacher == 0 and Path("/dev/nvidia0").exists():
-        yield ("engine.gpus_per_teacher is 0, so the teacher runs on the CPU, and this machine has a GPU; 1 teaches there")
+        yield "engine.gpus_per_teacher is 0, so the teacher runs on the CPU, and this machine has a GPU; 1 teaches there"
     cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
     if engine.threads_per_teacher is not None and engine.threads_per_teacher > cores:
         yield f"engine.threads_per_teacher is {engine.threads_per_teacher}, and this machine has {cores} cores"

@@ -40,7 +40,7 @@ class JobFacts:
     videos: pa.Table
     """As `teacher_cache.clips.tables.VIDEOS`."""
     notes: tuple[str, ...] = ()
-    """What the user should know of them."""
+    """What the user should know of the videos, and of the job's settings: `advice`."""
 
     @property
     def signals(self) -> tuple[SignalName, ...]:

@@ -22,7 +22,7 @@ from schemas.report import Check, DoctorReport
 from teacher_cache.io.patience import expect
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.jobs.engine import engine
-from teacher_cache.jobs.memory import WorkerBytes, devices_of, machine_bytes, worker_bytes
+from teacher_cache.jobs.memory import WorkerBytes, devices_of, gigabytes, machine_bytes, worker_bytes
 from teacher_cache.jobs.self_test import decoded_by, self_tests
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import find_store, require_recipe
@@ -57,8 +57,9 @@ def doctor(job: Job | None = None) -> DoctorReport:
         checks += node_checks(None)
     else:
         expect(job.store, job.storage_options.endpoint_url)
-        checks += _job_checks(job)
-        checks += _on_machines(job, _asked(job))
+        facts = _discovered(job)
+        checks += _job_checks(job, facts)
+        checks += _on_machines(job, _asked(job, facts))
     nodes = tuple(dict.fromkeys(check.node for check in checks))
     return DoctorReport(
         job=None if job is None else job.store,
@@ -68,18 +69,19 @@ def doctor(job: Job | None = None) -> DoctorReport:
     )
 
 
-def _asked(job: Job) -> _Asked:
+def _discovered(job: Job) -> JobFacts | CacheError:
     try:
-        facts = discover(job)
-        needed = _needed(job, facts)
-    except CacheError:  # said by the job's own checks
-        needed = WorkerBytes(host=0, device=0)
+        return discover(job)
+    except CacheError as error:
+        return error
+
+
+def _asked(job: Job, facts: JobFacts | CacheError) -> _Asked:
+    needed = WorkerBytes(host=0, device=0)
+    if not isinstance(facts, CacheError):
+        shapes = {signal: facts.shapes[signal] for signal in facts.signals}
+        needed = worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
     return _Asked(teacher=job.teacher, engine=job.engine, host=needed.host, device=needed.device)
-
-
-def _needed(job: Job, facts: JobFacts) -> WorkerBytes:
-    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
-    return worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
 
 
 def _on_machines(job: Job, asked: _Asked) -> Iterator[Check]:
@@ -94,20 +96,18 @@ def _on_machines(job: Job, asked: _Asked) -> Iterator[Check]:
         yield _check("engine", "wrong", str(error), needed=job.engine.kind)
 
 
-def _job_checks(job: Job) -> Iterator[Check]:
+def _job_checks(job: Job, facts: JobFacts | CacheError) -> Iterator[Check]:
     """The store, the videos and the weights, from here. The store is read; that it may be written is seen only by a run."""
-    facts: JobFacts | None = None
-    try:
-        facts = discover(job)
+    if isinstance(facts, CacheError):
+        yield _check("videos and weights", "wrong", str(facts))
+    else:
         yield _check("videos", "well", f"{facts.videos.num_rows:,} listed")
         yield _check("weights", "well", facts.recipe.teacher.weights)
-    except CacheError as error:
-        yield _check("videos and weights", "wrong", str(error))
     try:
         store = find_store(job.store, job.storage_options)
         if store is None:
             Objects(job.store, job.storage_options).require_bucket()
-        elif facts is not None:
+        elif not isinstance(facts, CacheError):
             require_recipe(store, facts.recipe)
         there = "none yet, and its place answers" if store is None else f"version {store.state.version}"
         yield _check("store", "well", f"{there}; read, nothing was written")
@@ -147,10 +147,10 @@ def _disks() -> Iterator[Check]:
     free = shutil.disk_usage(folder).free
     few = free < _SPARE_DISK
     advice = "Free some space, or set TMPDIR to another disk: remote videos are kept there while they are decoded."
-    yield _check(f"disk of {folder}", "notice" if few else "well", f"{_gb(free)} free", advice=advice if few else "")
+    yield _check(f"disk of {folder}", "notice" if few else "well", f"{gigabytes(free)} free", advice=advice if few else "")
     shared = Path("/dev/shm")  # noqa: S108  # Linux's own name
     if shared.is_dir():
-        yield _check("shared memory", "well", f"{_gb(shutil.disk_usage(shared).free)} free")
+        yield _check("shared memory", "well", f"{gigabytes(shutil.disk_usage(shared).free)} free")
 
 
 def _decoder() -> Check:
@@ -214,8 +214,8 @@ def _ray_address(address: str) -> Check:
 
 def _enough(subject: str, found: int, needed: int, advice: str) -> Check:
     if found < needed:
-        return _check(subject, "wrong", _gb(found), needed=_gb(needed), advice=advice)
-    return _check(subject, "well", _gb(found), needed=_gb(needed) if needed else "")
+        return _check(subject, "wrong", gigabytes(found), needed=gigabytes(needed), advice=advice)
+    return _check(subject, "well", gigabytes(found), needed=gigabytes(needed) if needed else "")
 
 
 def _check(subject: str, status: Any, found: str, needed: str = "", advice: str = "") -> Check:
@@ -227,7 +227,3 @@ def _installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -108,7 +108,7 @@ def require_host_memory(needed: WorkerBytes, found: int, where: str) -> None:
     """Raises `CouldNotRun` if a worker's process needs more than the ``found`` bytes of memory."""
     if needed.host > found:
         raise CouldNotRun(
-            f"a teacher's process will need up to {_gigabytes(needed.host)} of memory, and {where} has {_gigabytes(found)}. "
+            f"a teacher's process will need up to {gigabytes(needed.host)} of memory, and {where} has {gigabytes(found)}. "
             "Lower engine.batch, engine.writers or layout.clips_per_shard, or use a larger machine."
         )
 
@@ -117,10 +117,11 @@ def require_device_memory(needed: WorkerBytes, found: int, device: str) -> None:
     """Raises `CouldNotRun` if the network and a batch need more than the ``found`` bytes of a GPU that the teacher may use."""
     if needed.device > found:
         raise CouldNotRun(
-            f"the teacher and a batch will need {_gigabytes(needed.device)} on {device}, and its share there is "
-            f"{_gigabytes(found)}. Lower engine.batch, use teacher.dtype bfloat16, or give it more of a GPU."
+            f"the teacher and a batch will need {gigabytes(needed.device)} on {device}, and its share there is "
+            f"{gigabytes(found)}. Lower engine.batch, use teacher.dtype bfloat16, or give it more of a GPU."
         )
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """So many bytes, as messages show them."""
     return f"{count / 1e9:.1f} GB"
