@@ -6,7 +6,6 @@ The tasks run on any node with a free core, with or without teachers. Imports no
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,9 +49,23 @@ def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Devic
         yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble)
 
 
-@functools.cache
-def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, _gpus: str | None) -> Decoder:
-    """This process's decoder, kept from task to task with the same GPUs: its own process sees those that it began with."""
-    decoder = Decoder(recipe, timeout_seconds, device)
-    atexit.register(decoder.kill)
-    return decoder
+_kept: dict[tuple[object, ...], Decoder] = {}
+"""This process's decoder, by what it is for."""
+
+
+def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, gpus: str | None) -> Decoder:
+    """A decoder that is kept from task to task with the same GPUs: its own process sees those that it began with.
+
+    One at a time: a process may be given every GPU of its node in turn.
+    """
+    wanted = (recipe, timeout_seconds, device, gpus)
+    if wanted not in _kept:
+        _end()
+        _kept[wanted] = Decoder(recipe, timeout_seconds, device)
+    return _kept[wanted]
+
+
+@atexit.register
+def _end() -> None:
+    while _kept:
+        _kept.popitem()[1].close()
