@@ -13,7 +13,7 @@ from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
 from schemas.recipe import Recipe
-from teacher_cache.jobs.memory import WorkerBytes, units_at_once
+from teacher_cache.jobs.memory import WorkerBytes, gigabytes, units_at_once
 
 _RESOURCES_SECONDS = 2
 """How often to ask Ray for the cluster's resources."""
@@ -34,8 +34,6 @@ class Room:
         self._resources: dict[str, float] = {}
         self._offers: dict[str, dict[str, float]] = {}
         """Ray's id of each node that is alive → what it has in all."""
-        self.nodes: frozenset[str] = frozenset()
-        """Ray's ids of the nodes that are alive."""
 
     def look(self) -> bool:
         """Ask Ray, if that was not done just now. Returns whether it was asked."""
@@ -44,8 +42,12 @@ class Room:
         self._resources, self._looked = ray.cluster_resources(), time.monotonic()
         alive = [node for node in ray.nodes() if node["Alive"]]
         self._offers = {node["NodeID"]: node["Resources"] for node in alive}
-        self.nodes = frozenset(self._offers)
         return True
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ray's ids of the nodes that were alive when Ray was last asked."""
+        return frozenset(self._offers)
 
     @property
     def _decoders_have_room(self) -> bool:
@@ -117,7 +119,7 @@ class Patience:
             self._short_since = now
         short = 0.0 if self._short_since is None else now - self._short_since
         idle = now - self._last
-        each = f"each needs {needs(engine, self._needed)}"
+        each = f"each needs {_needs(engine, self._needed)}"
         if short > engine.start_timeout_seconds:
             raise CouldNotRun(
                 f"Ray had room for {teachers} of at least {engine.min_teachers} teachers in {short:.0f} s; {each}. Add nodes "
@@ -133,9 +135,9 @@ class Patience:
             yield Waiting(teachers=teachers, detail=f"Ray has placed {teachers} of {engine.teachers} teachers; {each}")
 
 
-def needs(engine: EngineJob, needed: WorkerBytes) -> str:
+def _needs(engine: EngineJob, needed: WorkerBytes) -> str:
     gpus = f"{engine.gpus_per_teacher:g} GPUs, " if engine.gpus_per_teacher else ""
-    memory = f"{needed.host / 1e9:.1f} GB of memory"
+    memory = f"{gigabytes(needed.host)} of memory"
     return f"{gpus}{engine.cpus_per_teacher:g} cores, {memory}{_custom(engine.teacher_resources)}"
 
 

@@ -145,8 +145,10 @@ class Decoder:
 
     def probe(self, uri: str) -> VideoInfo:
         """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
-        with opened_file(uri) as file:
-            return self._answer(file, {}, _footage)
+        (found,) = self.probe_segments(uri, [None])
+        if isinstance(found, VideoError):
+            raise found
+        return found
 
     def probe_segments(self, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
         """The frames and rate of each segment (None: the whole video), or why it has none. The video is opened once.
@@ -350,7 +352,7 @@ def _decoded_frames(expected: _Expected, answer: dict[str, Any], frames: bytes) 
     return DecodedFrames(*expected.pictures(answer, frames), _footage(answer))
 
 
-def _footage(answer: dict[str, Any], _frames: bytes = b"") -> VideoInfo:
+def _footage(answer: dict[str, Any]) -> VideoInfo:
     footage = VideoInfo.model_validate(answer["footage"])
     if footage.frames > _MOST_FRAMES:
         raise ValueError

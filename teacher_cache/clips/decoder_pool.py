@@ -24,10 +24,6 @@ class DecoderPool:
         self._free = list(self._decoders)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
-    def probe(self, uris: Iterable[str]) -> Iterator[VideoInfo | VideoError]:
-        """Each video's number of frames and frame rate, or its `VideoError`, in order."""
-        return self._stream((partial(Decoder.probe, uri=u) for u in uris), ahead=2)
-
     def probe_segments(self, videos: Iterable[tuple[str, Sequence[Segment | None]]]) -> Iterator[list[VideoInfo | VideoError]]:
         """`Decoder.probe_segments` of each video and its segments, in order; a video's error is that of all of them."""
         lengths: deque[int] = deque()

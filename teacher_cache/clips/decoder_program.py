@@ -43,11 +43,9 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
                 yield from _clips(request, video, began, lacking)
             elif "frames" in request:
                 yield _frames(request, video)
-            elif "segments" in request:
+            else:
                 segments = [segment and Segment.model_validate(segment) for segment in request["segments"]]
                 yield {"footages": [_footage(video, segment) for segment in segments]}, b""
-            else:
-                yield {"footage": video.footage.model_dump()}, b""
     except VideoError as error:
         yield _refusal(error)
 

@@ -249,7 +249,8 @@ def test_what_is_listed_twice_or_not_kept_is_said(jobs: Jobs, folder: Path, tmp_
 def test_probes_come_in_order_and_damage_costs_its_own_video(folder: Path) -> None:
     (folder / "text.mp4").write_text("no video")
     with DecoderPool(DENSE, 2, timeout_seconds=60) as pool:
-        found = list(pool.probe(f"{folder}/{name}.mp4" for name in ("long", "text", "short", "none")))
+        asked = ((f"{folder}/{name}.mp4", [None]) for name in ("long", "text", "short", "none"))
+        found = [info for (info,) in pool.probe_segments(asked)]
     assert [f if isinstance(f, VideoInfo) else f.reason for f in found] == [
         VideoInfo(frames=30, fps=24), "not_a_video", VideoInfo(frames=5, fps=24), "video_missing",
     ]  # fmt: skip

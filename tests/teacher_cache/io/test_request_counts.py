@@ -90,5 +90,5 @@ def test_what_the_videos_cost_is_counted(counting: CountingProxy, videos: Path) 
     with DecoderPool(recipe, 2, 60) as pool, Decoder(recipe, 60) as decoder:
         assert len([clip for uri in uris for clip in decoder.clips(uri, [None])]) == 4
         assert asked() == {"get": 4}
-        list(pool.probe([*uris, "s3://bucket/raw/none.mp4"]))
+        list(pool.probe_segments((uri, [None]) for uri in [*uris, "s3://bucket/raw/none.mp4"]))
         assert asked() == {"get": 5}
