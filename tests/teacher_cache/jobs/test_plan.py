@@ -79,8 +79,8 @@ def test_a_job_uses_what_its_plan_says(counting: CountingProxy, many: Path) -> N
         fs.put_file(str(video), f"bucket/raw/{video.name}")
     from cold_teacher import WARM_UP_BATCHES
 
-    batch_seconds = 0.15  # long beside what a busy machine adds to it
-    teacher = {"family": "cold", "preset": "150"}
+    batch_seconds = 0.25  # long beside what a busy machine adds to it
+    teacher = {"family": "cold", "preset": "250"}
     job = cold_job("s3://bucket/store", {"glob": "s3://bucket/raw/*.mp4"}, teacher=teacher)
     plan = plan_with_pilot(job, 16)
     assert counting.take("store")["put"] == 0
