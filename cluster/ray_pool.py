@@ -123,7 +123,7 @@ class _Run:
         self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
         self._units_left = len(items)
         self._scheduler = Scheduler(items, ahead=1)
-        self._room = Room(spec.engine, recipe)
+        self._room = Room(spec.engine, recipe, needed)
         self._patience = Patience(spec.engine, needed)
         self._notices = Notices()
         self._teachers: list[_Teacher] = []
@@ -164,6 +164,7 @@ class _Run:
             ray.cancel(task, force=True)
         for teacher in [*self._teachers, *self._leaving]:
             ray.kill(teacher.actor)
+        self._room.request(0)
 
     def events(self, stop: Stop) -> Iterator[EngineEvent | None]:
         while not (self._scheduler.is_finished if self._begins_more else not self._owners):
@@ -189,6 +190,8 @@ class _Run:
         if self._room.look():
             self._losses.keep(self._room.nodes)
         wanted = min(self._room.teachers, self._units_left)
+        most = min(self._engine.teachers, self._units_left)
+        self._room.request(most if wanted < most else 0)
         while len(self._teachers) < wanted:
             self._hire()
         for teacher in [t for t in self._teachers if not t.node][: max(0, len(self._teachers) - wanted)]:

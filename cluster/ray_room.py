@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
 from schemas.recipe import Recipe
+from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, gigabytes, units_at_once
 
 _RESOURCES_SECONDS = 2
@@ -26,9 +28,17 @@ _STORE_SHARE = 0.4
 class Room:
     """What the cluster has room for. It may grow and shrink, so `look` asks again every few seconds."""
 
-    def __init__(self, engine: EngineJob, recipe: Recipe) -> None:
+    def __init__(self, engine: EngineJob, recipe: Recipe, needed: WorkerBytes) -> None:
         clips = recipe.clips
         self._engine = engine
+        self._each = {
+            "CPU": engine.cpus_per_teacher,
+            "GPU": engine.gpus_per_teacher,
+            "memory": needed.host,
+            **engine.teacher_resources,
+        }
+        """What one teacher asks of Ray."""
+        self._requested = 0
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
         self._looked = -math.inf
         self._resources: dict[str, float] = {}
@@ -58,21 +68,33 @@ class Room:
 
     def _cores_beside_teachers(self, node: Mapping[str, float]) -> float:
         engine, cores = self._engine, node.get("CPU", 0.0)
-        needs = {"CPU": engine.cpus_per_teacher, "GPU": engine.gpus_per_teacher, **engine.teacher_resources}
-        teachers = min(node.get(name, 0.0) // amount for name, amount in needs.items() if amount)
+        teachers = min(node.get(name, 0.0) // amount for name, amount in self._each.items() if amount)
         return cores - teachers * engine.cpus_per_teacher
 
     @property
     def teachers(self) -> int:
-        """How many teachers to ask for: all, so that an autoscaler sees what is wanted, if decoding keeps a core.
+        """How many teachers to create: all, so that an autoscaler sees what is wanted, if decoding keeps a core.
 
-        Where teachers could take every core, so many as leave one.
+        Where teachers could take every core, so many as leave one; of the others `request` tells the autoscaler.
         """
         engine = self._engine
         if self._decoders_have_room:
             return engine.teachers
         fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))
+
+    def request(self, teachers: int) -> None:
+        """Ask an autoscaler for room for that many teachers and a decoder, whatever waits in Ray's queue; 0 takes it back.
+
+        A cluster has one such request: with several jobs on it, the one that asked last has its way, and the queue tells of
+        the others. Without an autoscaler, nobody reads it.
+        """
+        if teachers == self._requested:
+            return
+        self._requested = teachers
+        decoder = {"CPU": 1, "GPU": DECODER_GPUS * (self._engine.decode_device == "cuda"), **self._engine.decoder_resources}
+        wanted = [self._each] * teachers + [decoder] if teachers else []
+        request_resources(bundles=[{name: amount for name, amount in one.items() if amount} for one in wanted])
 
     def crew(self, teachers: int, placed: int) -> int:
         """For how many teachers to decode: those that have a place and, at least, one to come.

@@ -1,4 +1,4 @@
-"""A small store in two steps: a first run, and one that grows it."""
+"""A small store in two steps: a first run, and one that grows it; and what the job of the runs under Ray makes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import Jobs
+from conftest import Jobs, tree
+from log_files import contents
+from ray_runs import CLIPS, many
 from seeded_weights import far_weights
 
 from schemas.job import Job
@@ -42,3 +44,15 @@ def job(folder: Path, videos: list[Path], signals: list[str]) -> Job:
         far_weights(folder, "flow_2d_backward", 2046.42)
     changes = {"teacher": {"preset": "tiny", "weights": str(weights)}, "signals": signals}
     return Job.model_validate(Jobs(folder, folder).value("unnamed", videos={"manifest": str(manifest)}, **changes))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, bytes]:
+    """The store of `many`, as the local engine makes it."""
+    from schemas.job import Job
+    from teacher_cache.jobs.run import run_job
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    report = run_job(Job.model_validate(many(folder, videos, kind="local")))
+    assert report.clips.committed == CLIPS
+    return contents(tree(folder / "store"))

@@ -8,21 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
-from log_files import contents
 from ray.cluster_utils import Cluster
+from ray_runs import CLIPS, Run, is_as_undisturbed, many, processes, write
 from terminal import paced
 
 from schemas.report import RunReport
@@ -31,10 +29,6 @@ from teacher_cache.scenes import encode_video
 # A run that misses a loss waits for ever for what was lost.
 pytestmark = pytest.mark.timeout(400)
 
-Sought = TypeVar("Sought")
-
-PROGRAM = str(Path(sys.executable).parent / "teacher-cache")
-CLIPS = 24
 TEACHER = {"teacher": 1}
 """A custom resource that a node offers to one teacher."""
 
@@ -61,95 +55,6 @@ SMALL = {"object_store_memory": 100 * 2**20}
 
 def add_teaching_node(cluster: Cluster) -> Any:
     return cluster.add_node(num_cpus=1, resources=TEACHER, **SMALL)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, bytes]:
-    """The store of `many`, as the local engine makes it."""
-    from schemas.job import Job
-    from teacher_cache.jobs.run import run_job
-
-    folder = tmp_path_factory.mktemp("undisturbed")
-    report = run_job(Job.model_validate(many(folder, videos, kind="local")))
-    assert report.clips.committed == CLIPS
-    return contents(tree(folder / "store"))
-
-
-def many(folder: Path, videos: Path, **engine: Any) -> dict[str, Any]:
-    """A job of 24 clips, two a shard, of four videos under many names."""
-    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": f"clip-{n:02d}"} for n in range(CLIPS)]
-    (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    family = "l4p" if engine.get("kind") == "local" and "slow" not in engine else "paced"
-    engine.pop("slow", None)
-    return Jobs(folder, videos).value(
-        folder / "store",
-        videos={"manifest": str(folder / "videos.jsonl")},
-        teacher={"family": family, "preset": "tiny"},
-        signals=["camray", "depth"],
-        engine={"batch": 2, "threads_per_teacher": 1} | engine,
-    )
-
-
-@dataclass
-class Run:
-    """A run of the job at work, and what its events say so far."""
-
-    job: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.log = self.job.with_name("events.jsonl")
-        self.log.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [PROGRAM, "run", str(self.job), "--events", str(self.log), "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | self.environment,
-        )  # fmt: skip
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-    def wait_for(self, condition: Callable[[], Sought], seconds: float = 120) -> Sought:
-        """What the condition gives, once that is something."""
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.02)
-        return found
-
-    def end(self, seconds: float = 180) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out.decode(), err.decode()
-
-    def ends_well(self) -> RunReport:
-        status, out, err = self.end()
-        assert status == 0, err
-        return RunReport.model_validate_json(out)
-
-
-def write(folder: Path, videos: Path, **engine: Any) -> Path:
-    path = folder / "job.yaml"
-    path.write_text(json.dumps(many(folder, videos, **engine)))
-    return path
-
-
-def processes(name: str) -> list[psutil.Process]:
-    """Ray's workers under this process's nodes that do ``name`` now."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{name}"):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def is_as_undisturbed(store: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command) -> None:
-    assert teacher_cache_command("gc", store).status == 0
-    assert contents(tree(store)) == undisturbed
-    assert teacher_cache_command("verify", store).status == 0
 
 
 TEACHERS = {"kind": "ray", "teachers": 2, "cpus_per_teacher": 0.5, "teacher_resources": TEACHER}
