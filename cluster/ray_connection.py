@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import ray
 
 from cluster.ray_address import require_ray
+from cluster.ray_head import HeadSilent
 from schemas.errors import CouldNotRun, first_line
 from schemas.job import EngineJob
 from teacher_cache.io.stop import Stop
@@ -47,10 +50,23 @@ def connected(engine: EngineJob, stop: Stop | None = None) -> Iterator[None]:
                 "whose paths have at most 107 bytes. Set RAY_TMPDIR to a folder with a short path."
             ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {first_line(error)}") from None
+    ends_well = True
     try:
         yield
+    except HeadSilent:
+        ends_well = False
+        atexit.register(_end_without_ray)
+        raise
     finally:
-        ray.shutdown()
+        if ends_well:
+            ray.shutdown()
+
+
+def _end_without_ray() -> None:
+    """Ray's own end of a process waits for the head, until Ray ends the process with another status; without it, it crashes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(HeadSilent.exit_status)
 
 
 @contextmanager

@@ -10,35 +10,24 @@ import math
 import time
 from collections.abc import Iterator
 
-import ray
-
+from cluster.ray_head import Told
 from schemas.event import NodeDraining
-
-_LOOK_SECONDS = 1
-"""How often to ask Ray. The shortest notice, of a spot machine on GCP or Azure, is 30 s."""
 
 
 class Notices:
     """The nodes that were told to go, also once they are gone. A node does not come back under the same id."""
 
     def __init__(self) -> None:
-        self._looked = -math.inf
         self._ends: dict[str, float] = {}
         """Ray's id of a node → when it ends, as `time.time` tells it; infinity if nobody said."""
 
-    def news(self) -> Iterator[NodeDraining]:
-        """Ask Ray, if that was not done just now. Yields an event for each node that is told to go."""
-        if time.monotonic() - self._looked <= _LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        # Ray's own libraries ask the same; there is no public way.
-        draining = ray._private.state.state.get_draining_nodes()  # noqa: SLF001
-        new = draining.keys() - self._ends.keys()
-        self._ends |= {node: milliseconds / 1000 or math.inf for node, milliseconds in draining.items()}
-        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()} if new else {}
+    def news(self, told: Told) -> Iterator[NodeDraining]:
+        """Yields an event for each node that is newly told to go."""
+        new = told.ends.keys() - self._ends.keys()
+        self._ends |= {node: milliseconds / 1000 or math.inf for node, milliseconds in told.ends.items()}
         for node in sorted(new):
             left = self._ends[node] - time.time()
-            yield NodeDraining(node=hosts.get(node, node), seconds=max(0.0, left) if math.isfinite(left) else None)
+            yield NodeDraining(node=told.hosts.get(node, node), seconds=max(0.0, left) if math.isfinite(left) else None)
 
     @property
     def nodes(self) -> frozenset[str]:

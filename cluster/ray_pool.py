@@ -21,6 +21,7 @@ from cluster.losses import Losses
 from cluster.metrics import Metrics
 from cluster.ray_connection import connected, require_resources
 from cluster.ray_decode import decode
+from cluster.ray_head import Head
 from cluster.ray_nodes import on_nodes
 from cluster.ray_notices import Notices
 from cluster.ray_room import Patience, Room
@@ -125,6 +126,7 @@ class _Run:
         self._scheduler = Scheduler(items, ahead=1)
         self._room = Room(spec.engine, recipe, needed)
         self._patience = Patience(spec.engine, needed)
+        self._head = Head()
         self._notices = Notices()
         self._teachers: list[_Teacher] = []
         self._leaving: list[_Teacher] = []
@@ -157,9 +159,13 @@ class _Run:
         )(decode)
 
     def __enter__(self) -> Self:
+        self._head.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._head.__exit__()
+        if self._head.is_silent:  # each of these would wait for it
+            return
         for task in self._decoding:
             ray.cancel(task, force=True)
         for teacher in [*self._teachers, *self._leaving]:
@@ -187,8 +193,8 @@ class _Run:
 
     def _staff(self) -> None:
         """Create the actors that are missing. Those that Ray cannot place yet stay pending, where an autoscaler sees them."""
-        if self._room.look():
-            self._losses.keep(self._room.nodes)
+        self._room.look(self._head.told)
+        self._losses.keep(self._room.nodes)
         wanted = min(self._room.teachers, self._units_left)
         most = min(self._engine.teachers, self._units_left)
         self._room.request(most if wanted < most else 0)
@@ -426,7 +432,7 @@ class _Run:
 
     def _heed_notices(self) -> Iterator[EngineEvent]:
         """Take nodes that are told to go out of the work: others get what is not begun there at once, the rest at the end."""
-        yield from self._notices.news()
+        yield from self._notices.news(self._head.told)
         for teacher in [t for t in self._teachers if t.node in self._notices.nodes]:
             self._teachers.remove(teacher)
             self._leaving.append(teacher)

@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-import ray
 from ray.autoscaler.sdk import request_resources
 
+from cluster.ray_head import Told
 from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
@@ -17,8 +17,6 @@ from schemas.recipe import Recipe
 from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, gigabytes, units_at_once
 
-_RESOURCES_SECONDS = 2
-"""How often to ask Ray for the cluster's resources."""
 _SAY_SECONDS = 30
 """How often to report what the run waits for."""
 _STORE_SHARE = 0.4
@@ -26,7 +24,7 @@ _STORE_SHARE = 0.4
 
 
 class Room:
-    """What the cluster has room for. It may grow and shrink, so `look` asks again every few seconds."""
+    """What the cluster has room for, as its head last told. It may grow and shrink."""
 
     def __init__(self, engine: EngineJob, recipe: Recipe, needed: WorkerBytes) -> None:
         clips = recipe.clips
@@ -40,19 +38,11 @@ class Room:
         """What one teacher asks of Ray."""
         self._requested = 0
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
-        self._looked = -math.inf
-        self._resources: dict[str, float] = {}
-        self._offers: dict[str, dict[str, float]] = {}
+        self._offers: Mapping[str, Mapping[str, float]] = {}
         """Ray's id of each node that is alive → what it has in all."""
 
-    def look(self) -> bool:
-        """Ask Ray, if that was not done just now. Returns whether it was asked."""
-        if time.monotonic() - self._looked <= _RESOURCES_SECONDS:
-            return False
-        self._resources, self._looked = ray.cluster_resources(), time.monotonic()
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        self._offers = {node["NodeID"]: node["Resources"] for node in alive}
-        return True
+    def look(self, told: Told) -> None:
+        self._offers = told.offers
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -80,7 +70,7 @@ class Room:
         engine = self._engine
         if self._decoders_have_room:
             return engine.teachers
-        fit = math.floor((self._resources.get("CPU", 0.0) - 1) / engine.cpus_per_teacher)
+        fit = math.floor((sum(node.get("CPU", 0.0) for node in self._offers.values()) - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))
 
     def request(self, teachers: int) -> None:
