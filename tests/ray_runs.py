@@ -24,9 +24,9 @@ PROGRAM = str(Path(sys.executable).parent / "teacher-cache")
 CLIPS = 24
 
 
-def many(folder: Path, videos: Path, **engine: Any) -> dict[str, Any]:
-    """A job of 24 clips, two a shard, of four videos under many names."""
-    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": f"clip-{n:02d}"} for n in range(CLIPS)]
+def many(folder: Path, videos: Path, clips: int = CLIPS, **engine: Any) -> dict[str, Any]:
+    """A job of so many clips, two a shard, of four videos under many names."""
+    lines = [{"uri": str(videos / f"scene-{n % 4}.mp4"), "id": f"clip-{n:02d}"} for n in range(clips)]
     (folder / "videos.jsonl").write_text("\n".join(map(json.dumps, lines)))
     family = "l4p" if engine.get("kind") == "local" and "slow" not in engine else "paced"
     engine.pop("slow", None)

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schemas.errors import VideoError
+from teacher_cache.io.local_copy import local_copy
 from teacher_cache.io.places import local_path
-from teacher_cache.io.remote import fetch, filesystem, reach_if_there
+from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 _BLOCK = 64 * 1024
@@ -66,7 +66,9 @@ def _sampled(length: int) -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def opened_file(uri: str) -> Iterator[int]:
-    """A descriptor to read the video from; a remote one is copied to this machine first. Raises `VideoError`, `Unreachable`."""
+    """A descriptor to read the video from; a remote one is copied to this machine first. Raises `VideoError`, `Unreachable`;
+    `NoRoom` if this machine's temporary folder is full.
+    """
     local = local_path(uri)
     file = _copied(uri) if local is None else _found(local)
     try:
@@ -76,13 +78,11 @@ def opened_file(uri: str) -> Iterator[int]:
 
 
 def _copied(uri: str) -> int:
-    with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
-        copy = Path(folder) / "video"
-        with counting(VIDEO_REQUESTS, filesystem(uri)[0], "get"):
-            is_there = fetch(uri, copy)
-        if not is_there:
-            raise VideoError("video_missing", f"there is no object {uri}")
-        return os.open(copy, os.O_RDONLY)  # its name is gone at once, and its bytes when the descriptor is closed
+    with counting(VIDEO_REQUESTS, filesystem(uri)[0], "get"):
+        file = local_copy(uri)
+    if file is None:
+        raise VideoError("video_missing", f"there is no object {uri}")
+    return file
 
 
 def _found(path: Path) -> int:

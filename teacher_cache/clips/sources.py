@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,8 +21,9 @@ from schemas.job import VideoSource
 from teacher_cache.clips.extra import Dropped
 from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_keepable
 from teacher_cache.clips.tables import VIDEOS, column_keys, distinct
+from teacher_cache.io.local_copy import local_copy
 from teacher_cache.io.places import local_path
-from teacher_cache.io.remote import fetch, filesystem, reach, require_bucket
+from teacher_cache.io.remote import filesystem, reach, require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 Note = Callable[[str], None]
@@ -109,18 +109,21 @@ def _below(path: str, folder: str) -> str:
 def _local_copy(path: str) -> Iterator[Path]:
     """The manifest as a local file. Raises `BadInput` if there is none."""
     local = local_path(path)
-    with tempfile.TemporaryDirectory(prefix="teacher-cache-") as folder:
-        copy = Path(folder) / "list" if local is None else local
+    with contextlib.ExitStack() as stack:
         if local is None:
             with counting(VIDEO_REQUESTS, filesystem(path)[0], "get"):
-                is_there = fetch(path, copy)
+                file = local_copy(path)
+            is_there = file is not None
+            if file is not None:
+                stack.callback(os.close, file)
+            local = Path(f"/proc/self/fd/{file}")
         else:
             is_there = local.exists()
         if not is_there:
             require_bucket(path)
             raise BadInput(f"there is no manifest {path}")
         try:
-            yield copy
+            yield local
         except OSError as error:
             raise BadInput(f"cannot read the manifest {path}: {error.strerror or error}") from None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -109,17 +108,6 @@ def reach_if_there(url: str, operation: Callable[[], Result], endpoint: str | No
             if _is_no_bucket(error) or passing_reason(error):  # over https, fsspec raises it for any failure
                 raise
             return None
-
-
-def fetch(url: str, file: Path) -> bool:
-    """Copy an object to a local file. False if there is no such object. Raises `Unreachable`."""
-    fs, path = filesystem(url)
-
-    def copy() -> bool:
-        fs.get_file(path, str(file))
-        return True
-
-    return reach_if_there(url, copy) is not None
 
 
 def require_bucket(url: str) -> None:

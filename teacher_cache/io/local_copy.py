@@ -1,0 +1,105 @@
+"""An object's URL in, a descriptor of its copy on this machine out. The copy has no name, so no death leaves it behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from platform import node
+from typing import Any
+
+from fsspec.callbacks import Callback
+
+from schemas.errors import CouldNotRun
+from teacher_cache.io.remote import filesystem, reach_if_there
+
+_KEPT_BYTES, _KEPT_SHARE = 2**30, 0.1
+"""So much of the temporary folder is left free, or this share of a small one: others write there too, and where a disk is full
+Ray and Kubernetes end what runs there."""
+_WAIT_SECONDS = 120.0
+"""How long to wait for room: other copies go as soon as they are read."""
+_AGAIN_SECONDS = 2.0
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NoRoom(CouldNotRun):
+    """The temporary folder has no room for a copy."""
+
+
+def local_copy(url: str) -> int | None:
+    """A descriptor to read the copy from, which the caller closes. None if there is no such object.
+
+    Waits for room in the temporary folder. Raises `NoRoom` if none comes; `Unreachable`.
+    """
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        file = _nameless()
+        try:
+            if _fetch(url, file):
+                return file
+        except NoRoom:
+            os.close(file)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+        except BaseException:
+            os.close(file)
+            raise
+        else:
+            os.close(file)
+            return None
+
+
+def _nameless() -> int:
+    """A new file in the temporary folder, for reading and writing, that goes when its last descriptor is closed."""
+    folder = tempfile.gettempdir()
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}:  # some file systems, and old kernels, have none
+            raise
+    file, path = tempfile.mkstemp(prefix="teacher-cache-", dir=folder)
+    Path(path).unlink()
+    return file
+
+
+def _fetch(url: str, file: int) -> bool:
+    fs, path = filesystem(url)
+
+    def copy() -> bool:
+        try:
+            fs.get_file(path, f"/proc/self/fd/{file}", callback=_Room(url))
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _no_room(url, None) from None
+            raise
+        return True
+
+    return reach_if_there(url, copy) is not None
+
+
+class _Room(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Is told an object's size before its first byte is written, without a request of its own."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def set_size(self, size: Any) -> None:
+        folder = shutil.disk_usage(tempfile.gettempdir())
+        if size and size > folder.free - min(_KEPT_BYTES, _KEPT_SHARE * folder.total):
+            raise _no_room(self._url, size)
+
+
+def _no_room(url: str, size: int | None) -> NoRoom:
+    folder = tempfile.gettempdir()
+    usage = shutil.disk_usage(folder)
+    wanted = "" if size is None else f", which has {size / 1e6:.1f} MB"
+    return NoRoom(
+        f"{folder} on {node()} has no room for a copy of {url}{wanted}: {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB "
+        "are free, and a tenth, 1 GiB at most, is to stay so. Free some, set TMPDIR to a folder on a larger disk, or lower "
+        "engine.decoders: each holds one video at a time."
+    )
