@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cluster.ray_environment import adopt
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
 from schemas.storage import Requests
@@ -33,8 +34,14 @@ class DecodedBlock:
     trouble: CacheError | None = None
 
 
-def decode(span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device) -> Iterator[DecodedBlock]:
-    """Yield exactly one value per block of the span, whatever happens: Ray relies on the count to reconstruct a lost one."""
+def decode(
+    span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device, environment: Mapping[str, str]
+) -> Iterator[DecodedBlock]:
+    """Yield exactly one value per block of the span, whatever happens: Ray relies on the count to reconstruct a lost one.
+
+    ``environment`` is the driver's `shared`.
+    """
+    adopt(environment)
     for video in {clip.video for block in span.blocks for clip in block.clips}:
         expect(video)  # it existed when the driver planned the work
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray sets it anew for each task

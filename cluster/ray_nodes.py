@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_connection import connected
+from cluster.ray_environment import adopt, shared
 from schemas.errors import first_line
 from schemas.job import EngineJob
 from schemas.report import Check
@@ -22,7 +23,7 @@ def on_nodes(check: Callable[[], tuple[Check, ...]], settings: EngineJob) -> Ite
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         remote = ray.remote(num_cpus=0, max_retries=0)(check_there)
         asked = {
-            remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(check): name
+            remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(check, shared()): name
             for node, name in nodes.items()
         }
         done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS)
@@ -36,8 +37,9 @@ def on_nodes(check: Callable[[], tuple[Check, ...]], settings: EngineJob) -> Ite
             yield (_silent(asked[answer], f"no answer in {_SECONDS} s"),)
 
 
-def check_there(check: Callable[[], tuple[Check, ...]]) -> tuple[Check, ...]:
+def check_there(check: Callable[[], tuple[Check, ...]], environment: Mapping[str, str]) -> tuple[Check, ...]:
     """The check, as a task."""
+    adopt(environment)
     return check()
 
 

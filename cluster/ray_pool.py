@@ -21,6 +21,7 @@ from cluster.losses import Losses
 from cluster.metrics import Metrics
 from cluster.ray_connection import connected, require_resources
 from cluster.ray_decode import decode
+from cluster.ray_environment import shared
 from cluster.ray_head import Head
 from cluster.ray_nodes import on_nodes
 from cluster.ray_notices import Notices
@@ -122,6 +123,7 @@ class _Run:
 
     def __init__(self, spec: WorkerSpec, recipe: Recipe, needed: WorkerBytes, items: Sequence[WorkItem]) -> None:
         self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
+        self._environment = shared()
         self._units_left = len(items)
         self._scheduler = Scheduler(items, ahead=1)
         self._room = Room(spec.engine, recipe, needed)
@@ -224,7 +226,7 @@ class _Run:
             max_concurrency=_CALLS_AT_ONCE,
             label_selector={_NODE_LABEL: f"!in({','.join(sorted(self._bad_nodes))})"} if self._bad_nodes else None,
         )
-        teacher = _Teacher(name, actor.remote(self._spec, name))
+        teacher = _Teacher(name, actor.remote(self._spec, name, self._environment))
         self._teachers.append(teacher)
         self._ask(teacher, teacher.actor.place.remote(), partial(self._on_placed, teacher))
         self._ask(teacher, teacher.actor.start.remote(), partial(self._on_started, teacher))
@@ -242,8 +244,9 @@ class _Run:
             span = self._scheduler.next_span()
             if span is None:
                 return
+            engine = self._engine
             task = self._decode.remote(
-                span, self._recipe.clips, self._engine.decode_timeout_seconds, self._engine.decode_device
+                span, self._recipe.clips, engine.decode_timeout_seconds, engine.decode_device, self._environment
             )
             self._decoding[task] = deque(span.blocks)
 

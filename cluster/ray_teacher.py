@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from platform import node
 from typing import TypeVar
 
 import ray
 
 from cluster.ray_decode import DecodedBlock
+from cluster.ray_environment import adopt
 from schemas.errors import BadInput, CacheError, CouldNotRun, StoreDamaged, TeacherFailed
 from schemas.event import TeacherStarted
 from schemas.log import WorkItem
@@ -28,7 +29,9 @@ class TeacherActor:
     this teacher; any other, the run.
     """
 
-    def __init__(self, spec: WorkerSpec, name: str) -> None:
+    def __init__(self, spec: WorkerSpec, name: str, environment: Mapping[str, str]) -> None:
+        """``environment`` is the driver's `shared`."""
+        adopt(environment)
         self._spec, self._name = spec, name
         self._inbox = Inbox()
         self._taught: dict[int, TaughtUnit] = {}

@@ -222,13 +222,17 @@ def s3(_server: s3_server.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 def ray_cluster(_server: s3_server.S3Server) -> Iterator[str]:
     """Address of a Ray that runs while a module's tests do, to which RAY_ADDRESS leads: one start of it takes seconds.
 
-    Its processes have the environment of the S3 server, as those of a real cluster have it.
+    Its processes have credentials for the S3 server, as those of a real cluster have; the driver says where it is.
     """
     from ray.cluster_utils import Cluster
+
+    from cluster.ray_environment import SHARED
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (_server.environment | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}).items():
             patch.setenv(name, value)
+        for name in SHARED:
+            patch.delenv(name, raising=False)
         head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 100 * 2**20}
         started = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", started.address)

@@ -41,19 +41,19 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluste
 
 
 @pytest.mark.complete  # 32 processes that import PyTorch, and 24 more
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_machines_with_eight_teachers_are_lost_in_turn_while_three_others_work(
     tmp_path: Path, videos: Path, teacher_cache_command: Command, machines: Cluster
 ) -> None:
     (tmp_path / "plain").mkdir()
     run_job(Job.model_validate(many(tmp_path / "plain", videos, CLIPS, kind="local")))
     undisturbed = contents(tree(tmp_path / "plain/store"))
-    (tmp_path / "faults.json").write_text(json.dumps({"seconds": 20}))
+    (tmp_path / "faults.json").write_text(json.dumps({"seconds": 120}))
     engine = {"kind": "ray", "teachers": NODES * EACH, "cpus_per_teacher": 0.5, "teacher_resources": {"teacher": 1}}
     job = many(tmp_path, videos, CLIPS, **engine)
     (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
     run = Run(tmp_path / "job.yaml")
-    run.wait_for(lambda: len(run.events("teacher_started")) == NODES * EACH, 400)
+    run.wait_for(lambda: len(run.events("teacher_started")) == NODES * EACH, 600)
 
     def is_at(kind: str, count: int) -> Callable[[], bool]:
         return lambda: len(run.events(kind)) == count
@@ -63,7 +63,7 @@ def test_machines_with_eight_teachers_are_lost_in_turn_while_three_others_work(
         run.wait_for(is_at("teacher_lost", number * EACH))
         assert run.events("node_set_aside") == []
         add_machine(machines)
-        run.wait_for(is_at("teacher_started", (NODES + number) * EACH), 400)
+        run.wait_for(is_at("teacher_started", (NODES + number) * EACH), 600)
     faults = tmp_path / "faults.new"
     faults.write_text("{}")
     faults.replace(tmp_path / "faults.json")
