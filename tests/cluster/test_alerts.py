@@ -56,6 +56,13 @@ CASES: dict[str, tuple[dict[str, str], str, str, str]] = {
     "too few teachers for a moment": (WORKING | {"teachers": "4x30 3x5 4x25"}, "45m", "", ""),
     "few teachers for the last units": (WORKING | {"units_left": "62-1x60", "teachers": "4x58 3 2"}, "59m", "", ""),
     "many fail": (WORKING | clips(80, 20), "45m", "P4DManyFailures", "20%"),
+    "many fail at once, and then none": (
+        WORKING | clips(80, 0) | {'failures_total{reason="decode_error"}': "_x30 300x30"},
+        "40m",
+        "P4DManyFailures",
+        "12.5%",
+    ),
+    "many failed long ago": (WORKING | clips(80, 0) | {'failures_total{reason="decode_error"}': "_x5 300x55"}, "50m", "", ""),
     "few fail": (WORKING | clips(99, 1), "45m", "", ""),
     "a node is set aside": (WORKING | {"nodes_set_aside": "0x30 1x30"}, "31m", "P4DNodeSetAside", "1"),
 }
