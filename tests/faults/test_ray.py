@@ -22,6 +22,7 @@ from conftest import Command, Jobs, is_one_clear_error, tree
 from ray.cluster_utils import Cluster
 from ray_runs import CLIPS, Run, is_as_undisturbed, many, processes, write
 from terminal import paced
+from webhook_server import webhook_server
 
 from schemas.report import RunReport
 from teacher_cache.scenes import encode_video
@@ -227,11 +228,14 @@ def test_told_to_stop_it_commits_what_is_in_work(
     """SIGTERM, as a spot machine gets it some time before it is taken away."""
     engine = TEACHERS if kind == "ray" else {"kind": kind, "slow": True}
     job = write(tmp_path, videos, **engine)
-    run = Run(job)
-    run.wait_for(lambda: len(run.events("unit_done")) >= 1)
-    run.process.send_signal(signal.SIGTERM)
-    status, out, err = run.end()
+    with webhook_server() as chat:
+        run = Run(job, {"P4D_WEBHOOK": chat.url})
+        run.wait_for(lambda: len(run.events("unit_done")) >= 1)
+        run.process.send_signal(signal.SIGTERM)
+        status, out, err = run.end()
     assert status == 143, err
+    (told,) = chat.told
+    assert (told["status"], "stopped by SIGTERM with" in told["message"]) == ("stopped", True)
     assert "Traceback" not in err
     assert "stopped by SIGTERM with" in json.loads(out)["error"]["message"]
     (stopping,) = run.events("stopping")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Command, Jobs, is_one_clear_error
+from webhook_server import Server, webhook_server
 
 from schemas.errors import CouldNotRun, OutOfTime
 from teacher_cache.monitor import webhook
@@ -22,34 +19,12 @@ from teacher_cache.monitor import webhook
 SECRET = "T0KEN-of-the-chat"
 
 
-class Server(ThreadingHTTPServer):
-    answers: list[int]
-    told: list[dict[str, Any]]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
-        self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), _Handler) as started:
-        started.answers, started.told = [], []
-        threading.Thread(target=partial(started.serve_forever, 0.05), daemon=True).start()
-        monkeypatch.setenv("P4D_WEBHOOK", f"http://127.0.0.1:{started.server_port}/{SECRET}")
+    with webhook_server() as started:
+        monkeypatch.setenv("P4D_WEBHOOK", f"{started.url}/{SECRET}")
         monkeypatch.setattr(webhook.time, "sleep", lambda _: None)
         yield started
-        started.shutdown()
 
 
 def test_it_is_told_how_a_run_ended(jobs: Jobs, tmp_path: Path, server: Server, teacher_cache_command: Command) -> None:
