@@ -88,13 +88,15 @@ def run_job(
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
     with stop_on_sigterm() as stop:
         portion.bound(stop, job.engine.grace_seconds)
-        units = committed = failed = 0
+        units = committed = failed = twice = 0
         for event in _worked(workers, spec, store, left, stop):
             listen(event)
             if isinstance(event, UnitReport):
                 units += 1
                 if not event.already_done:
                     committed, failed = committed + event.committed, failed + len(event.failures)
+                elif (twice := twice + 1) == 1:
+                    listen(Note(text=_TWICE.format(unit=event.unit)))
                 for stage, seconds in event.seconds.model_dump().items():
                     stages[stage] += seconds
                 asked, of_videos = asked + event.requests, of_videos + event.video_requests
@@ -121,6 +123,11 @@ def run_job(
         notes=notes,
     )
 
+
+_TWICE = (
+    "another run of this job had committed unit {unit} before this one, so both teach the same clips: the store is right, and "
+    "the work is done twice; end one of them, or let each do a part with --shard"
+)
 
 # This few failures say nothing about the other clips.
 _FAILURES_ALLOWED = 20

@@ -14,6 +14,7 @@ from conftest import Jobs, tree
 from log_files import contents, record_paths
 
 from schemas.errors import BadInput, ClipFailed, CouldNotRun, OutOfTime, RecipeMismatch, SignalMissing, UnknownClip
+from schemas.event import Event, Note, RunStarted
 from schemas.job import Job
 from schemas.report import RunReport
 from teacher_cache import open_cache
@@ -51,6 +52,26 @@ def test_two_runs_of_one_job_give_the_same_bytes(tiny_store: Path, jobs: Jobs, t
     assert report.clips.model_dump() == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
     assert report.done_before == 0
     assert contents(tree(tmp_path / "store")) == contents(tree(tiny_store))
+
+
+def test_two_runs_at_once_give_the_same_bytes_and_say_that_they_do_the_same_work(jobs: Jobs, tmp_path: Path) -> None:
+    job = Job.model_validate(jobs.value(tmp_path / "store", signals=["depth"]))
+    others, notes = [], []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, RunStarted):  # its work is planned, and nothing of it is done
+            others.append(run_job(job))
+        elif isinstance(event, Note):
+            notes.append(event.text)
+
+    report = run_job(job, listen=listen)
+    assert [other.committed for other in others] == [4]
+    assert (report.committed, report.clips.committed) == (0, 4)
+    (note,) = notes
+    assert "another run of this job had committed unit" in note
+    assert "--shard" in note
+    run(jobs, tmp_path / "alone")
+    assert contents(tree(tmp_path / "store")) == contents(tree(tmp_path / "alone"))
 
 
 def test_a_second_run_writes_nothing(jobs: Jobs, tmp_path: Path) -> None:
