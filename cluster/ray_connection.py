@@ -15,12 +15,12 @@ from typing import Any
 
 import ray
 
-from cluster.ray_address import require_ray
 from cluster.ray_head import HeadSilent
 from schemas.errors import CouldNotRun, first_line
 from schemas.job import EngineJob
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.memory import WorkerBytes, require_host_memory
+from teacher_cache.jobs.ray_address import require_ray
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,13 +15,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from schemas.base import Frozen
-from schemas.errors import CacheError, VideoError, first_line
+from schemas.errors import CacheError, VideoError
 from schemas.job import EngineJob, Job, TeacherJob
 from schemas.report import Check, DoctorReport
 from teacher_cache.io.patience import expect
+from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.jobs.engine import engine
 from teacher_cache.jobs.memory import WorkerBytes, devices_of, gigabytes, machine_bytes, worker_bytes
+from teacher_cache.jobs.ray_address import require_ray
 from teacher_cache.jobs.self_test import decoded_by, self_tests
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import find_store, require_recipe
@@ -131,9 +132,8 @@ def _node_checks(asked: _Asked | None) -> Iterator[Check]:
     yield _gpus(asked)
     for device in devices:
         yield from _tested(asked, device)
-    address = os.environ.get("RAY_ADDRESS", "")
-    if asked is None and ":" in address:  # not "auto" or "local"
-        yield _ray_address(address)
+    if asked is None and os.environ.get("RAY_ADDRESS"):
+        yield _ray_address()
 
 
 def _memory(asked: _Asked | None) -> Iterator[Check]:
@@ -201,15 +201,12 @@ def _tested(asked: _Asked | None, device: str) -> Iterator[Check]:
             yield _check(f"{device} {name}", "well", "as it should be")
 
 
-def _ray_address(address: str) -> Check:
-    """Whether anything listens there: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def _ray_address() -> Check:
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        advice = "Start Ray there, correct RAY_ADDRESS, or unset it."
-        return _check("Ray", "wrong", f"nothing answers at RAY_ADDRESS {address}: {first_line(error)}", advice=advice)
-    return _check("Ray", "well", f"something listens at {address}")
+        require_ray(Stop(), seconds=0)
+    except CacheError as error:
+        return _check("Ray", "wrong", str(error))
+    return _check("Ray", "well", f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}")
 
 
 def _enough(subject: str, found: int, needed: int, advice: str) -> Check:

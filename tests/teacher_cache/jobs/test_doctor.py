@@ -28,8 +28,8 @@ def test_a_machine_without_a_job_is_described(teacher_cache_command: Command, mo
     done = teacher_cache_command("doctor", "--json")
     (wrong,) = (check for check in done.json["checks"] if check["status"] == "wrong")
     assert (done.status, done.json["wrong"]) == (3, 1)
-    assert wrong["found"].startswith("nothing answers at RAY_ADDRESS 127.0.0.1:1")
-    assert wrong["advice"]
+    assert wrong["found"].startswith("nothing answers at RAY_ADDRESS, 127.0.0.1:1")
+    assert "`ray start`" in wrong["found"]
 
 
 def test_what_would_stop_a_job_is_named_and_nothing_is_written(

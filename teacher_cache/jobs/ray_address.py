@@ -24,10 +24,10 @@ _ADVICE = (
 )
 
 
-def require_ray(stop: Stop) -> None:
+def require_ray(stop: Stop, seconds: float = _TRY_SECONDS) -> None:
     """Raises `CouldNotRun` if nothing listens at RAY_ADDRESS or no Ray answers; `BadInput` if it cannot be one's address.
 
-    `Stopped` once ``stop`` is set.
+    `Stopped` once ``stop`` is set. ``seconds``: how long to try to connect.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address in {"", "auto", "local"}:  # Ray finds these itself, at once
@@ -40,11 +40,11 @@ def require_ray(stop: Stop) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise BadInput(f"RAY_ADDRESS is {address!r}. {_ADVICE}")
-    _require_answer(host.strip("[]"), int(port), stop)
+    _require_answer(host.strip("[]"), int(port), stop, seconds)
 
 
-def _require_answer(host: str, port: int, stop: Stop) -> None:
-    deadline = time.monotonic() + _TRY_SECONDS
+def _require_answer(host: str, port: int, stop: Stop, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         try:
             with socket.create_connection((host, port), timeout=2) as connection:

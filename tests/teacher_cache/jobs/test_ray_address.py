@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import Jobs
 
-from cluster.ray_address import require_ray
 from schemas.errors import BadInput, CacheError, CouldNotRun
 from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.ray_address import require_ray
 
 
 @pytest.fixture
@@ -51,11 +51,10 @@ def web_server() -> Iterator[int]:
 def test_what_is_wrong_with_an_address_is_said_at_once(
     address: str, kind: type[CacheError], expected: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr("cluster.ray_address._TRY_SECONDS", 0.5)
     ports = {name: request.getfixturevalue(name) for name in ("nobody", "web_server") if name in address}
     monkeypatch.setenv("RAY_ADDRESS", address.format_map(ports))
     with pytest.raises(kind, match=expected):
-        require_ray(Stop())
+        require_ray(Stop(), seconds=0.5)
 
 
 @pytest.mark.parametrize("address", ["", "auto", "local"])
