@@ -49,12 +49,14 @@ class Video(Frozen):
 
 
 class VideoInfo(Frozen):
-    """The properties of a video that, with the recipe, determine which frames are taken."""
+    """How much there is of a video."""
 
     frames: int = Field(ge=1)
     """Number of frames."""
     fps: float = Field(ge=0, allow_inf_nan=False)
     """Average frames per second; 0 if the video does not state it."""
+    taken: int | None = Field(None, ge=1)
+    """How many of the frames a sampling takes, before it mirrors any; null if none was asked about."""
 
 
 class Segment(Frozen):
@@ -78,8 +80,8 @@ class Segment(Frozen):
 class Window(Frozen):
     """A half-open range [start, stop) of a video's track: the frames that the sampling takes, continued by their mirror image.
 
-    With ``dense``, positions on the track are frame numbers, up to the video's end; with ``fps`` they count the frames at that
-    rate. Of a segment, the track is made of its frames alone.
+    With ``dense``, positions on the track are frame numbers, up to the video's end; with ``fps`` they count the frames that are
+    nearest to the moments of that rate. Of a segment, the track is made of its frames alone.
     """
 
     start: int = Field(ge=0)
@@ -103,7 +105,7 @@ class ClipPolicy(Frozen):
     """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
     consecutive frames."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Frames per second to take; required with the sampling ``fps``, and only there."""
+    """Frames per second to take, by the times at which they are shown; required with the sampling ``fps``, and only there."""
     preprocessing: Preprocessing = "l4p"
     """How frames are resized for the teacher. ``l4p``: as L4P's own loader does; ``student``: first to ``student_size``, then
     to the teacher's size."""

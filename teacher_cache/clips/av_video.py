@@ -44,7 +44,7 @@ class AvVideo:
     """
 
     def __init__(self, file: int, packets: Packets, device: Device) -> None:
-        self.decoder, self.footage = DECODERS[device], packets.footage
+        self.decoder, self.footage, self.times = DECODERS[device], packets.footage, packets.times
         self._file, self._packets, self._device = file, packets, device
         self._seeks = True
         self._running: Iterator[Any] = iter(())
@@ -54,11 +54,6 @@ class AvVideo:
         self._passed: float = -math.inf
         """The last wanted timestamp. Earlier frames that are neither wanted nor needed for others are not decoded."""
         self._begin()
-
-    def seconds(self, index: int) -> float:
-        """See `OpenVideo.seconds`."""
-        stamps = self._packets.stamps
-        return self._packets.seconds(index, stamps[index] if stamps else None)
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import math
 import os
 import time
@@ -22,7 +23,7 @@ from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
-from teacher_cache.clips.sampling import frame_indices, spread
+from teacher_cache.clips.sampling import Frames, frame_indices, spread, track
 from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device, Opener, OpenVideo, TimedFrame
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
@@ -45,7 +46,7 @@ what PyAV finds damaged.
 
 def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
     """The frames of these numbers, in this order, or so many spread over the whole video. Raises `VideoError`."""
-    indices = spread(wanted, video.footage) if isinstance(wanted, int) else tuple(wanted)
+    indices = spread(wanted, video.footage.frames) if isinstance(wanted, int) else tuple(wanted)
     with _within_memory("decode_error"):
         found = _small_frames(video, partial(resize, size=size), sorted(set(indices)))
     pictures, clock = _put_together(found, indices)
@@ -57,7 +58,8 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
 
     ``began`` is `time.process_time` at the start of work on the video.
     """
-    planned = [_planned(recipe, video, part) for part in parts]
+    tracks = functools.cache(partial(_track, recipe, video))
+    planned = [_planned(recipe, tracks, part) for part in parts]
     last_use = {index: number for number, indices in enumerate(planned) for index in _found(indices)}
     kept: dict[int, TimedFrame] = {}
 
@@ -82,37 +84,45 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
         kept = {index: frame for index, frame in kept.items() if last_use[index] > number}
 
 
-def footage_of(video: OpenVideo, segment: Segment | None) -> VideoInfo:
-    """The frames and rate of a segment; of the whole video if it is None. Raises `VideoError` if it is not in the video."""
-    return video.footage.model_copy(update={"frames": len(_numbers_of(video, segment))})
+def footage_of(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | None) -> VideoInfo:
+    """How much there is of a segment, or of the whole video if it is None, and how much of that the recipe's sampling takes.
+
+    Raises `VideoError` if the segment is not in the video.
+    """
+    numbers = _numbers_of(video, segment)
+    taken = recipe and len(_track(recipe, video, segment))
+    return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken})
 
 
 _ROUNDED_SECONDS = 1.0
 """How far beyond its video's end a segment may end: lists often tell whole seconds."""
 
 
-def _numbers_of(video: OpenVideo, segment: Segment | None) -> range:
+def _numbers_of(video: OpenVideo, segment: Segment | None) -> slice:
     """The numbers of a segment's frames, at least one. Raises `VideoError` if it is not in the video."""
-    frames = range(video.footage.frames)
     if segment is None:
-        return frames
+        return slice(0, len(video.times))
     start, end = segment.start_seconds, math.inf if segment.end_seconds is None else segment.end_seconds
-    ending = video.seconds(frames[-1]) + (1 / video.footage.fps if video.footage.fps else 0)
+    ending = video.times[-1] + (1 / video.footage.fps if video.footage.fps else 0)
     if start >= ending or (end < math.inf and end > ending + _ROUNDED_SECONDS):
         until = "its end" if end == math.inf else f"{end:g} s"
         raise VideoError(
             "segment_outside", f"a segment from {start:g} s to {until} was listed, and the video ends at {ending:g} s"
         )
-    first, stop = (bisect.bisect_left(frames, seconds, key=video.seconds) for seconds in (start, end))
-    return range(max(first - 1, 0), max(first, 1)) if first >= stop else range(first, stop)
+    first, stop = (bisect.bisect_left(video.times, seconds) for seconds in (start, end))
+    return slice(max(first - 1, 0), max(first, 1)) if first >= stop else slice(first, stop)
 
 
-def _planned(recipe: ClipRecipe, video: OpenVideo, part: Part) -> tuple[int, ...] | VideoError:
-    segment = part.segment if isinstance(part, Window) else part
+def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None) -> Frames:
+    numbers = _numbers_of(video, segment)
+    frames: Frames = numbers.start + track(recipe, video.times[numbers])
+    return frames
+
+
+def _planned(recipe: ClipRecipe, tracks: Callable[[Segment | None], Frames], part: Part) -> tuple[int, ...] | VideoError:
+    window = part if isinstance(part, Window) else None
     try:
-        frames = _numbers_of(video, segment)
-        footage = video.footage.model_copy(update={"frames": len(frames)})
-        return tuple(frames[i] for i in frame_indices(recipe, footage, part if isinstance(part, Window) else None))
+        return frame_indices(recipe, tracks(part.segment if isinstance(part, Window) else part), window)
     except VideoError as error:
         return error
 

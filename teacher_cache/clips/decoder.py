@@ -144,23 +144,24 @@ class Decoder:
                     self._end(process)
 
     def probe(self, uri: str) -> VideoInfo:
-        """A video's number of frames and frame rate. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
+        """How much there is of a video. Raises `VideoError`; `CouldNotRun` if the problem is not the video's."""
         (found,) = self.probe_segments(uri, [None])
         if isinstance(found, VideoError):
             raise found
         return found
 
     def probe_segments(self, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
-        """The frames and rate of each segment (None: the whole video), or why it has none. The video is opened once.
+        """How much there is of each segment (None: the whole video), or why there is none. The video is opened once.
 
         Raises `VideoError` if it does not open; `CouldNotRun` if the problem is not the video's.
         """
         found: list[VideoInfo | VideoError] = []
+        recipe = self.recipe and self.recipe.model_dump()
         with opened_file(uri) as file:
             for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
                 some = segments[start : start + _SEGMENTS_AT_ONCE]
-                asked = {"segments": [segment and segment.model_dump() for segment in some]}
-                found += self._answer(file, asked, partial(_footages, len(some)))
+                asked = {"segments": [segment and segment.model_dump() for segment in some], "recipe": recipe}
+                found += self._answer(file, asked, partial(_footages, len(some), self.recipe is not None))
         return found
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
@@ -354,14 +355,14 @@ def _decoded_frames(expected: _Expected, answer: dict[str, Any], frames: bytes) 
 
 def _footage(answer: dict[str, Any]) -> VideoInfo:
     footage = VideoInfo.model_validate(answer["footage"])
-    if footage.frames > _MOST_FRAMES:
+    if footage.frames > _MOST_FRAMES or (footage.taken or 0) > footage.frames:
         raise ValueError
     return footage
 
 
-def _footages(count: int, answer: dict[str, Any], _frames: bytes) -> list[VideoInfo | VideoError]:
+def _footages(count: int, is_sampled: bool, answer: dict[str, Any], _frames: bytes) -> list[VideoInfo | VideoError]:
     found = [_refusal(one) if "reason" in one else _footage(one) for one in answer["footages"]]
-    if len(found) != count:
+    if len(found) != count or any(isinstance(one, VideoInfo) and (one.taken is not None) != is_sampled for one in found):
         raise ValueError
     return found
 

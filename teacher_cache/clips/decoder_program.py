@@ -44,8 +44,7 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
             elif "frames" in request:
                 yield _frames(request, video)
             else:
-                segments = [segment and Segment.model_validate(segment) for segment in request["segments"]]
-                yield {"footages": [_footage(video, segment) for segment in segments]}, b""
+                yield _footages(request, video)
     except VideoError as error:
         yield _refusal(error)
 
@@ -60,9 +59,15 @@ def _clips(request: dict[str, Any], video: OpenVideo, began: float, lacking: str
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
 
 
-def _footage(video: OpenVideo, segment: Segment | None) -> dict[str, Any]:
+def _footages(request: dict[str, Any], video: OpenVideo) -> Answer:
+    recipe = request["recipe"] and ClipRecipe.model_validate(request["recipe"])
+    segments = [segment and Segment.model_validate(segment) for segment in request["segments"]]
+    return {"footages": [_footage(video, segment, recipe) for segment in segments]}, b""
+
+
+def _footage(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | None) -> dict[str, Any]:
     try:
-        return {"footage": footage_of(video, segment).model_dump()}
+        return {"footage": footage_of(video, segment, recipe).model_dump()}
     except VideoError as error:
         return _refusal(error)[0]
 

@@ -16,6 +16,7 @@ from typing import Any
 import av.error
 import decord
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
@@ -35,14 +36,10 @@ class DecordVideo:
 
     decoder = DECODER
 
-    def __init__(self, reader: Any, seconds: Sequence[float]) -> None:
-        self._reader, self._seconds = reader, seconds
+    def __init__(self, reader: Any, times: NDArray[np.float64]) -> None:
+        self._reader, self.times = reader, times
         fps = float(reader.get_avg_fps())
         self.footage = VideoInfo(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
-
-    def seconds(self, index: int) -> float:
-        """See `OpenVideo.seconds`."""
-        return self._seconds[index]
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`. No repeats: decord returns the following frame if one is requested twice in a row."""
@@ -51,7 +48,7 @@ class DecordVideo:
                 picture = _packed_rows(self._reader[index].asnumpy())
             except (decord.DECORDError, IndexError) as error:
                 raise VideoError("decode_error", _message(error)) from None
-            yield TimedFrame(picture, self._seconds[index])
+            yield TimedFrame(picture, float(self.times[index]))
 
 
 @contextlib.contextmanager
@@ -66,11 +63,11 @@ def opened(file: int) -> Iterator[DecordVideo]:
         raise VideoError("not_a_video", _message(error)) from None
     except AssertionError:  # decord's way to report a video without frames
         raise VideoError("no_frames", "the video holds no frame") from None
-    seconds = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-    is_sound = seconds[0] == 0 and np.isfinite(seconds).all() and (np.diff(seconds) > 0).all()
+    times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+    is_sound = times[0] == 0 and np.isfinite(times).all() and (np.diff(times) > 0).all()
     if not is_sound or list(reader.get_key_indices()) != [0]:
         raise VideoError("not_a_video", "its frames cannot be told apart")
-    yield DecordVideo(reader, seconds.tolist())
+    yield DecordVideo(reader, times)
 
 
 def _refuse_what_decord_would_not(file: int) -> None:

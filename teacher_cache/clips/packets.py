@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import bisect
+import math
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import av
 import av.error
+import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
@@ -62,13 +66,16 @@ class Packets:
     entries: tuple[Entry, ...]
     """Entry points, ascending. The first is frame 0."""
 
+    @cached_property
+    def times(self) -> NDArray[np.float64]:
+        """Each frame's presentation time in seconds: from the timestamps, or else from the frames' numbers and rate."""
+        if self.ticks or self.stamps:
+            return np.array(self.ticks or self.stamps) * self.time_base.numerator / self.time_base.denominator
+        return np.arange(self.footage.frames) / (self.footage.fps or math.inf)
+
     def seconds(self, index: int, stamp: int | None) -> float:
-        """A frame's presentation time in seconds: from its timestamp, or else from its number."""
-        if self.ticks:
-            return float(self.ticks[index] * self.time_base)
-        if stamp is not None:
-            return float(stamp * self.time_base)
-        return index / self.footage.fps if self.footage.fps else 0.0
+        """A decoded frame's presentation time in seconds: its own, if it has one that the container does not have better."""
+        return float(self.times[index] if stamp is None or self.ticks else stamp * self.time_base)
 
     def number(self, stamp: int) -> int:
         """Number of the frame with that timestamp, or of the next one if there is none."""

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.clip import FrameClock, VideoInfo
 from teacher_cache.clips.preprocess import Frame
 
@@ -31,6 +34,9 @@ class TimedFrame(NamedTuple):
 class OpenVideo(Protocol):
     """A video opened by a decoder. Frames are numbered from 0, in presentation order."""
 
+    times: NDArray[np.float64]
+    """Presentation time of each frame in seconds, (frame,), as `frames` tells it; from the rate if the video states none."""
+
     @property
     def decoder(self) -> str:
         """Name and version of the decoder."""
@@ -38,9 +44,6 @@ class OpenVideo(Protocol):
     @property
     def footage(self) -> VideoInfo:
         """Number of frames and frame rate."""
-
-    def seconds(self, index: int) -> float:
-        """Presentation time of a frame, as `frames` tells it, without decoding anything."""
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""

@@ -84,7 +84,8 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: 
         if not isinstance(found, VideoInfo):
             clips.append(video | {"clip_id": row["id"]})
             continue
-        for number, window in enumerate(windows(recipe, found)):
+        assert found.taken is not None
+        for number, window in enumerate(windows(recipe, found.taken)):
             cut = {"clip_id": f"{row['id']}#{number:04d}", "window_start": window.start, "window_stop": window.stop}
             clips.append(video | cut)
     return pa.Table.from_pylist(clips, schema=CLIPS)

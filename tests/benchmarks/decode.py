@@ -95,7 +95,7 @@ def by_decord(video: Path, recipe: ClipRecipe, wanted: Windows) -> float:
     begun = time.process_time()
     for window in wanted:
         reader = decord.VideoReader(str(video), num_threads=1)
-        indices = frame_indices(recipe, footage_of(video), window)
+        indices = frame_indices(recipe, np.arange(footage_of(video).frames), window)
         pictures = {index: reader[index].asnumpy() for index in sorted(set(indices))}
         preprocess(np.stack([pictures[index] for index in indices]), recipe)
     return time.process_time() - begun
@@ -124,7 +124,7 @@ def _cpu(decoder: Decoder) -> float:
 
 
 def ways(video: Path, on_s3: str, uniform: Decoder, dense: Decoder) -> list[Way]:
-    track = windows(DENSE, footage_of(video))
+    track = windows(DENSE, footage_of(video).frames)
     apart = [[window] for window in track]
     count = len(track)
     return [
@@ -141,7 +141,7 @@ def ways(video: Path, on_s3: str, uniform: Decoder, dense: Decoder) -> list[Way]
 def memory(video: Path) -> dict[str, Any]:
     """The most that a decoder process ever held, after a quarter of a video's windows and after all of them."""
     with Decoder(DENSE, TIMEOUT_SECONDS) as decoder:
-        track = windows(DENSE, decoder.probe(str(video)))
+        track = windows(DENSE, decoder.probe(str(video)).frames)
         opened = _peak_bytes(decoder)
         peaks = []
         for part in (track[: len(track) // 4], track):

@@ -11,13 +11,12 @@ import pytest
 from decoding import decode_clip, decode_frames
 from PIL import Image
 
-from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.av_video import DECODERS
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import preprocess
-from teacher_cache.clips.sampling import frame_indices
+from teacher_cache.clips.sampling import spread
 from teacher_cache.clips.video import DecodedClip
 
 RECIPE = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
@@ -27,7 +26,7 @@ def test_a_clip_has_its_frames_and_their_clock(videos: Path) -> None:
     clip = decode_clip(str(videos / "scene-0.mp4"), RECIPE)
     assert clip.frames.shape == (16, 56, 56, 3)
     assert clip.frames.dtype == np.uint8
-    assert clip.clock.frame_index == frame_indices(RECIPE, VideoInfo(frames=20, fps=24), None)
+    assert clip.clock.frame_index == spread(16, 20)
     np.testing.assert_allclose(clip.clock.timestamps_seconds, np.array(clip.clock.frame_index) / 24, atol=1e-3)
     assert clip.decoder == DECODERS["cpu"]
 

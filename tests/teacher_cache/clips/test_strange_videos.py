@@ -18,8 +18,8 @@ from schemas.clip import Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
-from teacher_cache.clips.decode import clips_of
-from teacher_cache.clips.video import OpenVideo
+from teacher_cache.clips.decode import clips_of, footage_of
+from teacher_cache.clips.video import DecodedClip, OpenVideo
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -154,6 +154,20 @@ def test_times_that_go_back(tmp_path: Path) -> None:
         assert len([frame for frame in found if frame == "decode_error"]) < len(order)
         for frame, index in zip(found, order, strict=True):
             assert frame == "decode_error" or (frame[1] * 1000 == shown[int(frame[0])] == sorted(shown.values())[index])
+
+
+@pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv", "uneven.ts"])
+def test_a_rate_is_kept_by_the_frames_times(tmp_path: Path, name: str) -> None:
+    """Twenty frames in the first second, and ten over ten more: at one a second, eleven."""
+    stamps = [*range(0, 1000, 50), *range(1000, 10001, 1000)]
+    video = strange_videos.write(tmp_path / name, pictures(30, 66, 98), stamps=stamps, options={"bf": "0"})
+    recipe = ClipRecipe(frames=4, sampling="fps", fps=1, preprocessing="l4p", size=14, student_size=None)
+    with opened(str(video)) as it:
+        assert footage_of(it, None, recipe).taken == 11
+        clips = list(clips_of(it, recipe, [Window(start=start, stop=start + 4) for start in (0, 4, 8)], began=0.0))
+        begins = it.times[0]
+    seconds = [second - begins for clip in clips if isinstance(clip, DecodedClip) for second in clip.clock.timestamps_seconds]
+    np.testing.assert_allclose(seconds, [*range(11), 9], atol=2e-3)
 
 
 @pytest.mark.parametrize(
