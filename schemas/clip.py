@@ -35,6 +35,9 @@ FailureReason = Literal[
 MOST_FRAMES = 2**12
 """The most frames of one clip."""
 
+DEFAULT_TAIL_SHARE = 0.2
+"""The share of a video's frames that may not decode at its end, where no job says it."""
+
 LARGEST_SIZE = 2**13
 """The largest height and width of the frames that a teacher or student sees, in pixels."""
 
@@ -113,6 +116,9 @@ class ClipPolicy(Frozen):
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14, le=LARGEST_SIZE)
     """The student's square input size in pixels; used only by the ``student`` preprocessing."""
+    max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
+    """The most that may lack at the end of a video or segment, as a share of its frames, since it was cut short or is damaged.
+    A ``uniform`` clip is then of the frames before; with more, it fails."""
 
     @model_validator(mode="after")
     def _a_rate_where_it_is_used(self) -> Self:
@@ -174,3 +180,5 @@ class FrameClock(Frozen):
     """Frame number in the video of each frame of the clip, counted from 0."""
     timestamps_seconds: tuple[float, ...]
     """Presentation time of each frame in seconds, as the video states it; a video need not start at 0."""
+    undecodable_tail_frames: int = Field(0, ge=0)
+    """Frames at the end of the video, or of its segment, that do not decode, and that a ``uniform`` clip was made without."""

@@ -180,6 +180,8 @@ class UnitCommitted(Frozen):
     """Encoding errors of the committed rows."""
     decoders: dict[str, tuple[Row, ...]] = Field(default_factory=dict)
     """Name and version of a decoder → the committed rows whose frames it decoded."""
+    undecodable_tail_frames: dict[Annotated[int, Field(ge=1, lt=2**31)], tuple[Row, ...]] = Field(default_factory=dict)
+    """Number of frames that do not decode at the end of a video → the committed rows that were made without them; no zero."""
 
     @property
     def unit(self) -> Unit:

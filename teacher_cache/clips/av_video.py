@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -20,7 +20,18 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorTrc
 
 from schemas.errors import VideoError
-from teacher_cache.clips.packets import MAX_PIXELS, Entry, Packets, Stamps, main_stream, message, open_container, read_packets
+from teacher_cache.clips.damage import Damage, unneeded
+from teacher_cache.clips.packets import (
+    MAX_PIXELS,
+    REORDERED,
+    Entry,
+    Packets,
+    Stamps,
+    main_stream,
+    message,
+    open_container,
+    read_packets,
+)
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import Device, TimedFrame
 
@@ -32,8 +43,11 @@ DECODERS: Mapping[Device, str] = {
 
 _HIGH_RANGE = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
-_SKIPPING = frozenset({"h264", "hevc"})
-"""FFmpeg decoders that can skip frames from which no other is predicted, with the other frames identical, bit for bit."""
+
+class _Decoded(NamedTuple):
+    frame: Any
+    is_whole: bool
+    """Whether neither its packet nor any that it is predicted from is damaged."""
 
 
 class AvVideo:
@@ -41,13 +55,17 @@ class AvVideo:
 
     A decoded frame is identified by its presentation time. If the container's times are unusable (missing, repeated or going
     back), frames are counted from the first one, and decoding never begins in between.
+
+    What follows a damaged packet, up to the next entry point, is predicted from it and not given, whatever else was asked for:
+    FFmpeg conceals the damage, and later frames show it without a sign.
     """
 
     def __init__(self, file: int, packets: Packets, device: Device) -> None:
         self.decoder, self.footage, self.times = DECODERS[device], packets.footage, packets.times
+        self.missing = packets.missing
         self._file, self._packets, self._device = file, packets, device
         self._seeks = True
-        self._running: Iterator[Any] = iter(())
+        self._running: Iterator[_Decoded] = iter(())
         self._following: float = 0
         """Number of the next frame of ``_running``; infinite if unknown."""
         self._wanted: frozenset[int] = frozenset()
@@ -72,6 +90,35 @@ class AvVideo:
             if indices and last != indices[-1]:  # stopped early: not every frame before the last one was decoded
                 self._following = math.inf
 
+    def whole_frames(self, least: int) -> int:
+        """See `OpenVideo.whole_frames`."""
+        entries, stop = self._packets.entries, self.footage.frames
+        self._wanted, self._passed = frozenset(), -math.inf
+        for entry in reversed(entries):
+            if whole := self._whole(entry.number, stop):
+                # Frames are not stored in the order in which they are shown: where a file ends, the last ones may have gaps.
+                last = whole[-1]
+                around = range(max(entry.number, last - REORDERED * self._stream.codec_context.has_b_frames), last)
+                return next((number for number in around if number not in whole), last + 1)
+            stop = entry.number
+            if stop < least:
+                break
+        return stop
+
+    def _whole(self, first: int, stop: int) -> list[int]:
+        """Numbers of the frames from an entry point to the next that decode."""
+        whole: list[int] = []
+        self._following = math.inf
+        self._approach(first)
+        with contextlib.suppress(av.error.FFmpegError):
+            for number, (_, is_whole) in self._numbered():
+                if number >= stop:
+                    break
+                if number >= first and is_whole:
+                    whole.append(number)
+        self._following = math.inf
+        return whole
+
     def require_first(self) -> None:
         """Decode one frame, to find out whether the device can. Raises `VideoError`, or what PyAV raises."""
         first = next(self._running, None)
@@ -89,18 +136,26 @@ class AvVideo:
         accelerator = HWAccel("cuda", allow_software_fallback=False) if self._device == "cuda" else None
         self._container = open_container(self._file, accelerator)
         self._stream = main_stream(self._container)
-        self._running, self._following = self._decoded(self._container.demux(self._stream)), 0
+        packets = (packet for packet in self._container.demux(self._stream) if packet.size or packet.dts is None)
+        self._running, self._following = self._decoded(itertools.islice(packets, self._packets.skipped, None)), 0
 
     def _frame(self, index: int) -> TimedFrame:
         self._approach(index)
-        for frame in self._running:
-            number = self._following if frame.pts is None or not self._packets.stamps else self._packets.number(frame.pts)
-            self._following = number + 1
-            if number == index and not frame.is_corrupt:
+        for number, (frame, is_whole) in self._numbered():
+            if number == index and is_whole:
                 return TimedFrame(_upright(frame), self._packets.seconds(index, frame.pts))
             if number >= index:
                 break
         raise self._failure(index, " does not decode")
+
+    def _numbered(self) -> Iterator[tuple[int, _Decoded]]:
+        """The frames that are decoded next, with their numbers."""
+        for decoded in self._running:
+            stamp = decoded.frame.pts
+            number = self._packets.number(stamp) if self._packets.stamps and stamp is not None else int(self._following)
+            if number is not None:
+                self._following = number + 1
+                yield number, decoded
 
     def _failure(self, index: int, said: str) -> VideoError:
         if not self._stream.codec_context.width:  # FFmpeg forgets a size that it refuses
@@ -132,20 +187,37 @@ class AvVideo:
             return
         self._running, self._following = self._decoded(itertools.chain([first], packets)), entry.number
 
-    def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """Decoded frames. A damaged packet loses only its own frame, if timestamps identify the others."""
+    def _decoded(self, packets: Iterator[Any]) -> Iterator[_Decoded]:
+        """Decoded frames, from an entry point on."""
+        if self._packets.stamps:
+            yield from self._decoded_by_time(packets)
+            return
+        is_whole = True
+        for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
+            is_whole = not frame.is_corrupt and (is_whole or frame.key_frame)
+            yield _Decoded(frame, is_whole)
+
+    def _decoded_by_time(self, packets: Iterator[Any]) -> Iterator[_Decoded]:
+        """Packets that nobody wants, and no other frame needs, are left out."""
         codec = self._stream.codec_context
+        is_unneeded = unneeded(codec.name, codec.extradata)
+        damage = Damage()
         for packet in packets:
-            if codec.name in _SKIPPING and packet.pts is not None:
-                is_passed = packet.pts < self._passed and packet.pts not in self._wanted
-                codec.skip_frame = "NONREF" if is_passed else "DEFAULT"
+            is_needed = is_unneeded is None or packet.pts is None or not is_unneeded(bytes(packet))
+            if packet.pts is not None:
+                damage.read(packet.pts, is_entry=packet.is_keyframe, is_needed=is_needed)
+                if packet.pts < self._passed and packet.pts not in self._wanted and not is_needed:
+                    continue
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                if not self._packets.stamps:
-                    raise
+                if packet.pts is not None:
+                    damage.found(packet.pts)
                 continue
-            yield from frames
+            for frame in frames:
+                if frame.is_corrupt and frame.pts is not None:
+                    damage.found(frame.pts)
+                yield _Decoded(frame, not (frame.is_corrupt or damage.has_hit(frame.pts)))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
-from teacher_cache.clips.sampling import Frames, frame_indices, spread, track
+from teacher_cache.clips.sampling import Frames, frame_indices, track
 from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device, Opener, OpenVideo, TimedFrame
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
@@ -45,11 +46,17 @@ what PyAV finds damaged.
 
 
 def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
-    """The frames of these numbers, in this order, or so many spread over the whole video. Raises `VideoError`."""
-    indices = spread(wanted, video.footage.frames) if isinstance(wanted, int) else tuple(wanted)
-    with _within_memory("decode_error"):
-        found = _small_frames(video, partial(resize, size=size), sorted(set(indices)))
-    pictures, clock = _put_together(found, indices)
+    """The frames of these numbers, in this order, or so many spread as a ``uniform`` clip's. Raises `VideoError`."""
+    shrink = partial(resize, size=size)
+    if isinstance(wanted, int):
+        recipe = ClipRecipe(frames=wanted, sampling="uniform", preprocessing="l4p", size=1, student_size=None)
+        (found,) = _Clips(video, recipe, [None], shrink)
+        if isinstance(found, VideoError):
+            raise found
+        pictures, clock = found
+    else:
+        indices = tuple(wanted)
+        pictures, clock = _put_together(_small_frames(video, shrink, sorted(set(indices))), _Planned(indices))
     return DecodedFrames(pictures, clock, video.footage)
 
 
@@ -58,30 +65,74 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
 
     ``began`` is `time.process_time` at the start of work on the video.
     """
-    tracks = functools.cache(partial(_track, recipe, video))
-    planned = [_planned(recipe, tracks, part) for part in parts]
-    last_use = {index: number for number, indices in enumerate(planned) for index in _found(indices)}
-    kept: dict[int, TimedFrame] = {}
 
     def shrink(picture: Frame) -> Frame:
         small: Frame = preprocess(picture[None], recipe)[0]
         return small
 
-    for number, indices in enumerate(planned):
-        if isinstance(indices, VideoError):
-            yield indices
+    for found in _Clips(video, recipe, parts, shrink):
+        if isinstance(found, VideoError):
+            yield found
             continue
-        try:
-            with _within_memory("decode_error"):
-                kept |= _small_frames(video, shrink, sorted(set(indices) - kept.keys()))
-            pictures, clock = _put_together(kept, indices)
-        except VideoError as error:
-            yield error
-            continue
+        pictures, clock = found
         now = time.process_time()
         yield DecodedClip(pictures, clock, video.decoder, now - began)
         began = now
-        kept = {index: frame for index, frame in kept.items() if last_use[index] > number}
+
+
+class _Planned(NamedTuple):
+    """The frames of a part's clip."""
+
+    indices: tuple[int, ...]
+    tail: int = 0
+    """Frames at the part's end that do not decode."""
+
+
+class _Clips:
+    """The pictures and the clock, or the error, of each part of a video, in order."""
+
+    def __init__(self, video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], shrink: Callable[[Frame], Frame]) -> None:
+        self._video, self._recipe, self._parts, self._shrink = video, recipe, parts, shrink
+        self._kept: dict[int, TimedFrame] = {}
+        self._plan(0, None)
+
+    def _plan(self, first: int, whole: int | None) -> None:
+        """Plan the parts from the ``first`` on; ``whole`` is the number of frames up to the last that decodes, once known."""
+        self._whole = whole
+        tracks = functools.cache(partial(_track, self._recipe, self._video, whole=whole))
+        self._planned: dict[int, _Planned | VideoError] = {
+            number: _planned(self._recipe, tracks, part) for number, part in enumerate(self._parts) if number >= first
+        }
+        self._last_use = {
+            index: number for number, plan in self._planned.items() if isinstance(plan, _Planned) for index in plan.indices
+        }
+
+    def __iter__(self) -> Iterator[tuple[Frame, FrameClock] | VideoError]:
+        for number in range(len(self._parts)):
+            try:
+                yield self._clip(number)
+            except VideoError as error:
+                yield error
+            self._kept = {index: frame for index, frame in self._kept.items() if self._last_use.get(index, -1) > number}
+
+    def _clip(self, number: int) -> tuple[Frame, FrameClock]:
+        try:
+            return self._decoded(self._planned[number])
+        except VideoError as error:
+            is_damage = error.reason == "decode_error" and error.detail != OUT_OF_MEMORY
+            if not is_damage or self._recipe.sampling != "uniform" or self._whole is not None:
+                raise
+        # Once for all the video's parts, since it is decoded again to find where its damage begins.
+        least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
+        with _within_memory("decode_error"):
+            self._plan(number, self._video.whole_frames(least))
+        return self._decoded(self._planned[number])
+
+    def _decoded(self, plan: _Planned | VideoError) -> tuple[Frame, FrameClock]:
+        if isinstance(plan, VideoError):
+            raise plan
+        self._kept |= _small_frames(self._video, self._shrink, sorted(set(plan.indices) - self._kept.keys()))
+        return _put_together(self._kept, plan)
 
 
 def footage_of(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | None) -> VideoInfo:
@@ -90,7 +141,7 @@ def footage_of(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | N
     Raises `VideoError` if the segment is not in the video.
     """
     numbers = _numbers_of(video, segment)
-    taken = recipe and len(_track(recipe, video, segment))
+    taken = recipe and len(_track(recipe, video, segment).frames)
     return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken})
 
 
@@ -113,28 +164,52 @@ def _numbers_of(video: OpenVideo, segment: Segment | None) -> slice:
     return slice(max(first - 1, 0), max(first, 1)) if first >= stop else slice(first, stop)
 
 
-def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None) -> Frames:
+class _Track(NamedTuple):
+    frames: Frames
+    """Numbers of the frames that the sampling takes of a part."""
+    tail: int
+    """Frames at the part's end that were left out, since they do not decode."""
+
+
+def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None, whole: int | None = None) -> _Track:
+    """What a sampling takes of a part. Of the first ``whole`` frames if it is ``uniform``; None: all that the file holds."""
     numbers = _numbers_of(video, segment)
-    frames: Frames = numbers.start + track(recipe, video.times[numbers])
-    return frames
+    if recipe.sampling != "uniform":
+        return _Track(numbers.start + track(recipe, video.times[numbers]), 0)
+    stop = numbers.stop if whole is None else min(numbers.stop, whole)
+    missing = _missing(video, segment) if numbers.stop == len(video.times) else 0
+    frames, tail = numbers.stop - numbers.start + missing, numbers.stop - stop + missing
+    if stop <= numbers.start or tail > recipe.max_undecodable_tail_share * frames:
+        raise VideoError(
+            "decode_error",
+            f"at least the last {tail} of its {frames} frames do not decode, and clips.max_undecodable_tail_share is "
+            f"{recipe.max_undecodable_tail_share:g}",
+        )
+    return _Track(np.arange(numbers.start, stop), tail)
 
 
-def _planned(recipe: ClipRecipe, tracks: Callable[[Segment | None], Frames], part: Part) -> tuple[int, ...] | VideoError:
+def _missing(video: OpenVideo, segment: Segment | None) -> int:
+    """How many frames of a segment that goes to the end of a file are missing, where that was cut short."""
+    if segment is None or segment.end_seconds is None or not video.footage.fps:
+        return video.missing
+    after_last = (segment.end_seconds - float(video.times[-1])) * video.footage.fps - 1
+    return min(video.missing, max(0, round(after_last)))
+
+
+def _planned(recipe: ClipRecipe, tracks: Callable[[Segment | None], _Track], part: Part) -> _Planned | VideoError:
     window = part if isinstance(part, Window) else None
     try:
-        return frame_indices(recipe, tracks(part.segment if isinstance(part, Window) else part), window)
+        frames, tail = tracks(part.segment if isinstance(part, Window) else part)
+        return _Planned(frame_indices(recipe, frames, window), tail)
     except VideoError as error:
         return error
 
 
-def _found(indices: tuple[int, ...] | VideoError) -> tuple[int, ...]:
-    return () if isinstance(indices, VideoError) else indices
-
-
 def _small_frames(video: OpenVideo, shrink: Callable[[Frame], Frame], indices: Sequence[int]) -> dict[int, TimedFrame]:
     """Frames resized one by one, so that full-size frames never accumulate."""
-    found = zip(indices, video.frames(indices), strict=True)
-    return {index: TimedFrame(shrink(frame.picture), frame.seconds) for index, frame in found}
+    with _within_memory("decode_error"):
+        found = zip(indices, video.frames(indices), strict=True)
+        return {index: TimedFrame(shrink(frame.picture), frame.seconds) for index, frame in found}
 
 
 @contextlib.contextmanager
@@ -146,14 +221,19 @@ def _within_memory(reason: FailureReason) -> Iterator[None]:
         raise VideoError(reason, OUT_OF_MEMORY) from None
 
 
-def _put_together(found: Mapping[int, TimedFrame], indices: tuple[int, ...]) -> tuple[Frame, FrameClock]:
+def _put_together(found: Mapping[int, TimedFrame], plan: _Planned) -> tuple[Frame, FrameClock]:
+    indices = plan.indices
     frames = [found[index] for index in indices]
     if len({frame.picture.shape for frame in frames}) > 1:
         raise VideoError("decode_error", "its pictures change their shape")
     seconds = [found[index].seconds for index in sorted(set(indices))]
     if seconds != sorted(seconds):
         raise VideoError("times_run_back", _backwards(seconds))
-    clock = FrameClock(frame_index=indices, timestamps_seconds=tuple(frame.seconds for frame in frames))
+    clock = FrameClock(
+        frame_index=indices,
+        timestamps_seconds=tuple(frame.seconds for frame in frames),
+        undecodable_tail_frames=plan.tail,
+    )
     return np.stack([frame.picture for frame in frames]), clock
 
 

@@ -335,9 +335,8 @@ class _Expected:
         counts = {count, len(clock.frame_index), len(clock.timestamps_seconds)}
         if counts != {self.count} or channels != 3 or not self.size.allows(height, width):
             raise ValueError
-        if not (
-            all(0 <= index < _MOST_FRAMES for index in clock.frame_index) and all(map(math.isfinite, clock.timestamps_seconds))
-        ):
+        are_numbers = all(0 <= number < _MOST_FRAMES for number in (*clock.frame_index, clock.undecodable_tail_frames))
+        if not are_numbers or not all(map(math.isfinite, clock.timestamps_seconds)):
             raise ValueError
         return np.frombuffer(frames, dtype=np.uint8).reshape(shape), clock
 

@@ -35,11 +35,17 @@ class DecordVideo:
     """`teacher_cache.clips.video.OpenVideo`, by decord. Its timestamps begin at 0 in every video."""
 
     decoder = DECODER
+    missing = 0
+    """decord does not tell."""
 
     def __init__(self, reader: Any, times: NDArray[np.float64]) -> None:
         self._reader, self.times = reader, times
         fps = float(reader.get_avg_fps())
         self.footage = VideoInfo(frames=len(reader), fps=fps if math.isfinite(fps) and fps > 0 else 0.0)
+
+    def whole_frames(self, _least: int) -> int:
+        """See `OpenVideo.whole_frames`. All of them: decord conceals what it could not decode."""
+        return len(self.times)
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`. No repeats: decord returns the following frame if one is requested twice in a row."""

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 
-# H.264 and HEVC reorder at most 16 frames: so far may a packet be from its place in display order.
-_REORDERED = 16
+REORDERED = 16
+"""H.264 and HEVC reorder at most 16 frames: so far may a packet be from its place in display order."""
 
 CONTAINERS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "gxf", "nut", "rm", "wtv", "dv", "nsv",
@@ -65,6 +65,10 @@ class Packets:
     """In a container without presentation times, the frames' decoding times, ascending, if known; otherwise empty."""
     entries: tuple[Entry, ...]
     """Entry points, ascending. The first is frame 0."""
+    skipped: int = 0
+    """Packets before the first entry point, of a recording that begins inside a group: nothing decodes them."""
+    missing: int = 0
+    """Frames after these that the container lists, and that the file, cut short, no longer holds."""
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -77,9 +81,10 @@ class Packets:
         """A decoded frame's presentation time in seconds: its own, if it has one that the container does not have better."""
         return float(self.times[index] if stamp is None or self.ticks else stamp * self.time_base)
 
-    def number(self, stamp: int) -> int:
-        """Number of the frame with that timestamp, or of the next one if there is none."""
-        return bisect.bisect_left(self.stamps, stamp)
+    def number(self, stamp: int) -> int | None:
+        """Number of the frame with that timestamp; None for a frame that is not the video's, such as one before its first."""
+        number = bisect.bisect_left(self.stamps, stamp)
+        return number if number < len(self.stamps) and self.stamps[number] == stamp else None
 
     def entry(self, index: int) -> Entry:
         """The last entry point at or before a frame."""
@@ -103,7 +108,8 @@ def read_packets(file: int) -> Packets:
     try:
         with open_container(file) as container:
             stream = main_stream(container)
-            return _packets(container.format.name, stream, [p for p in map(_packet, container.demux(stream)) if p.stamps.size])
+            packets = [packet for packet in map(_packet, container.demux(stream)) if packet.stamps.size]
+            return _packets(container.format.name, stream, packets)
     except av.error.FFmpegError as error:
         raise VideoError("not_a_video", message(error)) from None
 
@@ -145,6 +151,10 @@ def _packet(packet: Any) -> _Packet:
 
 
 def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
+    listed = sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries)
+    missing = max(0, listed - sum(not packet.is_hidden for packet in packets))
+    skipped = next((number for number, packet in enumerate(packets) if packet.is_key), 0)
+    packets = _from_entry(packets, skipped)
     shown = [packet for packet in packets if not packet.is_hidden]
     if not shown:
         raise VideoError("no_frames", "the video holds no frame")
@@ -160,14 +170,24 @@ def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
         stamps=stamps,
         ticks=_ascending([packet.stamps.dts for packet in shown]) if container in _UNTIMED else (),
         entries=tuple(Entry(number, entries[number]) for number in sorted(entries)),
+        skipped=skipped,
+        missing=missing,
     )
+
+
+def _from_entry(packets: list[_Packet], skipped: int) -> list[_Packet]:
+    """The packets from an entry point on, without the frames that are shown before it: they need what came before it, too."""
+    begins = packets[skipped].stamps.pts if skipped else None
+    return [
+        packet for packet in packets[skipped:] if begins is None or packet.stamps.pts is None or packet.stamps.pts >= begins
+    ]
 
 
 def _stamps(packets: list[_Packet], *, is_reordered: bool) -> tuple[int, ...]:
     """The packets' presentation timestamps, ascending; empty if one is missing, repeated, or too far out of order."""
     times = [packet.stamps.pts for packet in packets]
     stamps = _ascending(times)
-    allowed = _REORDERED if is_reordered else 0
+    allowed = REORDERED if is_reordered else 0
     strayed = (abs(bisect.bisect_left(stamps, time) - index) for index, time in enumerate(times) if time is not None)
     return stamps if stamps and max(strayed) <= allowed else ()
 

@@ -45,6 +45,12 @@ class OpenVideo(Protocol):
     def footage(self) -> VideoInfo:
         """Number of frames and frame rate."""
 
+    missing: int
+    """Frames after the last that the container lists, and that the file, cut short, does not hold."""
+
+    def whole_frames(self, least: int, /) -> int:
+        """Number of frames up to the last one that decodes; if that is below ``least``, any number below it from there on."""
+
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""
 

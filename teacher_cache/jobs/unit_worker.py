@@ -230,6 +230,7 @@ class _Committed:
 
     decoder: str
     """Name and version."""
+    undecodable_tail_frames: int
     errors: dict[str, ErrorFigure]
     """Signal → its encoding error."""
     exact: frozenset[str]
@@ -324,7 +325,8 @@ class TaughtUnit:
                 self.fail(clip, "encoding_bound", found)  # encodings keep exactly what they can, so no other one would hold it
                 return None
         exact = frozenset(signal for signal in encoded.errors if exact_array(signal) in encoded.arrays)
-        self._committed[clip.row] = _Committed(decoded.decoder, dict(encoded.errors), exact)
+        tail = decoded.clock.undecodable_tail_frames
+        self._committed[clip.row] = _Committed(decoded.decoder, tail, dict(encoded.errors), exact)
         return encoded.arrays | (_clock_values(decoded.clock) if "clock" in self._item.unit.parts else {})
 
     def _compress(self, arrays: Arrays) -> _Compressed:
@@ -365,6 +367,9 @@ class TaughtUnit:
             objects=objects,
             figures=self._figures(),
             decoders=self._rows_by(lambda row: [row.decoder]),
+            undecodable_tail_frames=self._rows_by(
+                lambda row: [row.undecodable_tail_frames] * bool(row.undecodable_tail_frames)
+            ),
         )
 
     def _created(self, key: str, own: bytes) -> bytes:
@@ -408,7 +413,7 @@ class TaughtUnit:
                 return self._fail_row(clip, signal)
             errors[signal] = figure
             exact |= {signal} if name != signal else set()
-        self._committed[clip.row] = _Committed(decoder, errors, frozenset(exact))
+        self._committed[clip.row] = _Committed(decoder, clock.undecodable_tail_frames, errors, frozenset(exact))
         return None
 
     def _fail_row(self, clip: Clip, array: str) -> None:

@@ -46,6 +46,7 @@ UNITS = pa.schema(
         "arrays": pa.string(),
         "lengths": pa.list_(pa.int64()),
         "digests": pa.list_(pa.uint64()),
+        "undecodable_tail_frames": pa.list_(pa.struct({"frames": pa.int64(), "row": pa.int64()})),
     }
 )
 """What readers need of each committed unit. ``parts`` and ``arrays`` are joined by commas; ``version`` is that of its record,
@@ -93,6 +94,8 @@ class State:
         """Part → by shard: one more than the version that committed it; 0 if none has."""
         self._failures: dict[str, dict[int, tuple[str, str]]] = {}
         """Part → row → (reason, detail)."""
+        self._tails: dict[str, NDArray[np.int64]] = {}
+        """``frames`` → by row: how many at its video's end it was made without."""
         self._tables: list[pa.Table] = []
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.RLock()
@@ -147,7 +150,8 @@ class State:
         first = unit.shard * self.clips_per_shard
         rows = range(first, min(first + unit.rows, self._rows_known))
         named = [failed.row for failed in unit.failed]
-        named += [row for of in (*unit.exact.values(), *unit.decoders.values(), *(f.rows for f in unit.figures)) for row in of]
+        of_rows = (*unit.exact.values(), *unit.decoders.values(), *unit.undecodable_tail_frames.values())
+        named += [row for of in (*of_rows, *(figure.rows for figure in unit.figures)) for row in of]
         if len(rows) != unit.rows or unit.rows > self.clips_per_shard or not all(row in rows for row in named):
             raise StoreDamaged(
                 f"the log commits {unit.rows} rows of shard {unit.shard}, or names others as theirs; {self.rows} rows exist "
@@ -176,6 +180,8 @@ class State:
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
             _put(self._exact, _known(array, _ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
+        tails = _flat(units["undecodable_tail_frames"])
+        _put(self._tails, "frames", tails.field("row").to_numpy(), tails.field("frames").to_numpy(), self._rows_known)
         self._put_objects(units, "lengths", self._lengths)
         self._put_objects(units, "digests", self._digests)
 
@@ -268,6 +274,11 @@ class State:
         self._settle()
         return next((found for part in parts if (found := self._failures.get(part, {}).get(row)) is not None), None)
 
+    def undecodable_tails(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many frames at its video's end each row was made without, since they do not decode: int64 (row,)."""
+        self._settle()
+        return _at(self._tails.get("frames"), rows)
+
     def rows_failed_for(self, reason: FailureReason) -> list[int]:
         """Rows that failed for this reason in some part."""
         self._settle()
@@ -350,6 +361,9 @@ def _unit_row(version: int, unit: UnitCommitted) -> dict[str, Any]:
         "arrays": ",".join(map(array_of, unit.objects)),
         "lengths": [stored.length for stored in unit.objects.values()],
         "digests": [int(stored.digest.removeprefix("sha256:")[:16], 16) for stored in unit.objects.values()],
+        "undecodable_tail_frames": [
+            {"frames": frames, "row": row} for frames, rows in unit.undecodable_tail_frames.items() for row in rows
+        ],
     }
 
 

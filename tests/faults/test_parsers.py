@@ -80,7 +80,7 @@ def refused_in_little_memory(store: Path, match: str, ask: Callable[[Path], Any]
     assert pa.default_memory_pool().max_memory() <= max(arrow, 64 * 2**20)
 
 
-FAR = {"shard": 2**30 - 1, "objects": {}, "figures": [], "decoders": {}}
+FAR = {"shard": 2**30 - 1, "objects": {}, "figures": [], "decoders": {}, "undecodable_tail_frames": {}}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ FAR = {"shard": 2**30 - 1, "objects": {}, "figures": [], "decoders": {}}
     [
         ("unit_committed", FAR, "rows of shard 1073741823"),
         ("unit_committed", {"exact": {"depth": [2**30 - 1]}}, "names others as theirs"),
+        ("unit_committed", {"undecodable_tail_frames": {"1": [2**30 - 1]}}, "names others as theirs"),
         ("unit_committed", {"objects": {"depth/c/0/0/0/0": {"digest": f"sha256:{'0' * 64}", "length": 2**70}}}, "length"),
         ("unit_committed", {"objects": {"other/c/0/0": {"digest": f"sha256:{'0' * 64}", "length": 5}}}, "commits other"),
         ("rows_added", {"rows": 2**20}, "cannot be in a table of"),

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import av.error
 import numpy as np
 import pytest
 import strange_videos
 from decoding import decode_frames, opened
 from strange_videos import FRAGMENTED, pictures
 
-from schemas.clip import Window
+from schemas.clip import Segment, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
-from teacher_cache.clips.decode import clips_of, footage_of
+from teacher_cache.clips.decode import clips_of, footage_of, frames_of
+from teacher_cache.clips.preprocess import FrameSize
+from teacher_cache.clips.sampling import spread
 from teacher_cache.clips.video import DecodedClip, OpenVideo
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
@@ -218,6 +225,166 @@ def test_a_frame_that_the_codec_calls_corrupt_is_not_given(tmp_path: Path, name:
     assert [clip.reason if isinstance(clip, VideoError) else None for clip in clips] == [None, "decode_error"]
 
 
+def noisy(frames: Pictures = PICTURES) -> Pictures:
+    """The pictures with noise, so that every packet has something to lose."""
+    noise = np.random.default_rng(0).integers(-4, 5, frames.shape)
+    return (frames + noise).clip(0, 255).astype(np.uint8)
+
+
+def cut(video: Path, share: float) -> None:
+    """Leave this share of a file's bytes."""
+    data = video.read_bytes()
+    video.write_bytes(data[: int(len(data) * share)])
+
+
+def by_ffmpeg_alone(video: Path) -> tuple[int, int]:
+    """Packets that FFmpeg finds in a file, and frames that it decodes in one pass without a sign of damage."""
+    packets = frames = 0
+    with av.open(str(video)) as container:
+        container.streams.video[0].thread_count = 1
+        for packet in container.demux(video=0):
+            packets += packet.size > 0
+            with contextlib.suppress(av.error.InvalidDataError):
+                frames += sum(not frame.is_corrupt for frame in packet.decode())
+    return packets, frames
+
+
+UNIFORM = ClipRecipe(frames=4, sampling="uniform", preprocessing="l4p", size=14, student_size=None)
+LENIENT = UNIFORM.model_copy(update={"max_undecodable_tail_share": 0.4})
+FASTSTART = {"container_options": {"movflags": "faststart"}}
+GROUPS_OF_EIGHT = {"g": "8", "sc_threshold": "0"}
+WITHOUT_B = {"options": {"bf": "0", "g": "10", "sc_threshold": "0"}}
+DAMAGED_TAILS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "faststart mp4 cut by a tenth": ("a.mp4", FASTSTART | WITHOUT_B, True),
+    "faststart mp4 with B-frames cut by a tenth": (
+        "a.mp4",
+        FASTSTART | {"options": {"bf": "2", "g": "4", "sc_threshold": "0"}},
+        True,
+    ),
+    "fragmented mp4 cut by a tenth": ("a.mp4", {"container_options": FRAGMENTED, "options": {"g": "5", "bf": "0"}}, True),
+    "transport stream cut by a tenth": ("a.ts", WITHOUT_B, True),
+    "mkv cut by a tenth": ("a.mkv", WITHOUT_B, True),
+    "webm cut by a tenth": ("a.webm", {"codec": "libvpx-vp9"}, True),
+    "mp4 with a damaged last packet": ("a.mp4", WITHOUT_B, False),
+    "transport stream with a damaged last packet": ("a.ts", WITHOUT_B, False),
+    "mkv with a damaged last packet": ("a.mkv", WITHOUT_B, False),
+    "motion jpeg avi with a damaged last packet": ("a.avi", {"codec": "mpeg4", "options": {"g": "10"}, **RATE}, False),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_TAILS)
+def test_what_does_not_decode_at_the_end_is_left_out_and_counted(tmp_path: Path, name: str) -> None:
+    file, kind, is_cut = DAMAGED_TAILS[name]
+    video = strange_videos.write(tmp_path / file, noisy(), **kind)
+    if is_cut:
+        cut(video, 0.9)
+    else:
+        strange_videos.garble(video, COUNT - 1)
+    packets, whole = by_ffmpeg_alone(video)
+    listed = COUNT if "faststart" in name else packets  # its index tells of frames that are gone
+    assert COUNT // 2 < whole < COUNT
+    with opened(str(video)) as it:
+        (clip,) = clips_of(it, LENIENT, [None], began=0.0)
+        assert isinstance(clip, DecodedClip)
+        assert clip.clock.frame_index == spread(4, whole)
+        assert clip.clock.undecodable_tail_frames == listed - whole
+        watched = frames_of(it, 4, FrameSize(98, "own"))
+        assert [which(picture, PICTURES) for picture in watched.frames] == list(spread(4, whole))
+        # A segment that ends before has lost nothing; one that goes on has lost the same.
+        parts = [Segment(start_seconds=it.times[0], end_seconds=it.times[5]), Segment(start_seconds=it.times[3])]
+        before, beyond = clips_of(it, LENIENT, parts, began=0.0)
+        assert isinstance(before, DecodedClip)
+        assert isinstance(beyond, DecodedClip)
+        assert (before.clock.frame_index, before.clock.undecodable_tail_frames) == (spread(4, 5), 0)
+        assert beyond.clock.frame_index == tuple(3 + i for i in spread(4, whole - 3))
+        assert beyond.clock.undecodable_tail_frames == listed - whole
+        strict = LENIENT.model_copy(update={"max_undecodable_tail_share": 0.0})
+        (refused,) = clips_of(it, strict, [None], began=0.0)
+        assert isinstance(refused, VideoError) == (listed > whole)
+        if isinstance(refused, VideoError):
+            assert refused.reason == "decode_error"
+            assert re.match(rf"at least the last \d+ of its {listed} frames do not decode, and clips", refused.detail)
+
+
+def test_a_tail_longer_than_the_share_and_damage_in_the_middle_are_refused(tmp_path: Path) -> None:
+    video = strange_videos.write(tmp_path / "a.mp4", noisy(), **FASTSTART, **WITHOUT_B)
+    cut(video, 0.6)
+    with opened(str(video)) as it:
+        (refused,) = clips_of(it, UNIFORM, [None], began=0.0)
+    assert isinstance(refused, VideoError)
+    assert re.fullmatch(r"at least the last \d+ of its 20 frames do not decode, and clips.max_.*_share is 0.2", refused.detail)
+    video = strange_videos.write(tmp_path / "b.mp4", noisy(), **WITHOUT_B)
+    strange_videos.garble(video, 6)
+    with opened(str(video)) as it:
+        (refused,) = clips_of(it, UNIFORM, [None], began=0.0)
+    assert isinstance(refused, VideoError)
+    assert refused.detail == "frame 6 of 20 does not decode"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "first"),
+    [
+        ("a.ts", {"options": GROUPS_OF_EIGHT | {"bf": "2"}}, 8),
+        ("a.ts", {"options": OPEN_GROUPS}, 6),
+        ("a.mkv", {"options": GROUPS_OF_EIGHT | {"bf": "0"}}, 8),
+        (
+            "a.mpg",
+            {
+                "codec": "mpeg2video",
+                "frames": PICTURES[:, :64, :96],
+                "options": {"g": "8", "bf": "2", "sc_threshold": "10000000"},
+            }
+            | RATE,
+            9,  # the two before it are shown before its key frame, and need the group before
+        ),
+    ],
+)
+def test_a_recording_that_begins_inside_a_group(tmp_path: Path, name: str, kind: dict[str, Any], first: int) -> None:
+    """Its frames are those from the first one on that decodes; the packets before it are no frames."""
+    truth = kind.get("frames", PICTURES)
+    source = strange_videos.write(tmp_path / f"whole{Path(name).suffix}", **kind | {"frames": noisy(truth)})
+    with av.open(str(source)) as old, av.open(str(tmp_path / name), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in [packet for packet in old.demux(video=0) if packet.size][3:]:
+            packet.stream = stream
+            new.mux(packet)
+    for order in orders(COUNT - first):
+        with opened(str(tmp_path / name)) as it:
+            assert it.footage.frames == COUNT - first
+            assert [frame[0] for frame in seen(it, order, truth)] == [first + index for index in order]
+
+
+@pytest.mark.parametrize("damaged", [4, 5, 8])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", {}), ("a.mkv", {}), ("a.mp4", {"codec": "libx265"})])
+def test_damage_hits_the_same_frames_whatever_is_asked_for(
+    tmp_path: Path, name: str, kind: dict[str, Any], damaged: int
+) -> None:
+    """One packet, of a frame that others need or of one that none does: the pictures of each frame are always the same ones."""
+    options = (
+        {"options": {"g": "10", "bf": "3", "sc_threshold": "0"}}
+        if not kind
+        else {"options": {"x265-params": "keyint=10:bframes=3:scenecut=0:log-level=none"}}
+    )
+    video = strange_videos.write(tmp_path / name, noisy(), **kind, **options)
+    intact = shutil.copy(video, tmp_path / f"intact {name}")
+    strange_videos.garble(video, damaged)
+    found: dict[int, set[bytes | str]] = {index: set() for index in range(COUNT)}
+    for order in [*orders(COUNT), *([index] for index in range(COUNT))]:
+        with opened(str(video)) as it:
+            for index in order:
+                try:
+                    (frame,) = it.frames([index])
+                    found[index].add(frame.picture.tobytes())
+                except VideoError as error:
+                    found[index].add(error.reason)
+    assert all(len(pictures) == 1 for pictures in found.values())
+    lost = [index for index, pictures in found.items() if pictures == {"decode_error"}]
+    assert 1 <= len(lost) <= 10
+    after = (max(lost) // 10 + 1) * 10
+    for index in {*range(min(lost) // 10 * 10), *range(after, COUNT)}:
+        assert found[index] == {decode_frames(str(intact), [index]).tobytes()}
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
@@ -231,10 +398,8 @@ def test_a_frame_that_the_codec_calls_corrupt_is_not_given(tmp_path: Path, name:
 )
 def test_a_video_cut_short(tmp_path: Path, name: str, kind: dict[str, Any], reason: str | None) -> None:
     """Gives its first frames; a window beyond them is decode_error at once."""
-    noise = np.random.default_rng(0).integers(-4, 5, PICTURES.shape)
-    video = strange_videos.write(tmp_path / name, (PICTURES + noise).clip(0, 255).astype(np.uint8), **kind)
-    data = video.read_bytes()
-    video.write_bytes(data[: len(data) * 6 // 10])
+    video = strange_videos.write(tmp_path / name, noisy(), **kind)
+    cut(video, 0.6)
     recipe = ClipRecipe(frames=2, sampling="dense", preprocessing="l4p", size=14, student_size=None)
     windows = [Window(start=start, stop=start + 2) for start in range(COUNT - 1)]
     if reason is not None:

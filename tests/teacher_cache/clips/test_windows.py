@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import strange_videos
 from conftest import Jobs, tree
 from decoding import decode_frames
 
@@ -19,11 +20,12 @@ from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip
 from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
+from student_train.data.frames import StudentFrames
 from teacher_cache import open_cache
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
-from teacher_cache.clips.sampling import frame_indices
+from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.jobs.plan import diff_report, plan_report
@@ -226,6 +228,29 @@ def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tm
         file.write(json.dumps({"uri": "long.mp4", "end": 0.25}))
     added = diff_report(str(store), job(jobs, folder, store, **listed))
     assert (added.differences, added.new_clips) == ({}, 1)
+
+
+def test_a_row_says_how_many_frames_its_video_lacks(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    """Of a faststart mp4 that was cut short, the clip is of the frames that are left; a trainer's frames are the same ones."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 64, 96, 3)).astype(np.uint8)
+    cut = strange_videos.write(
+        folder / "cut.mp4", noise, codec="mjpeg", pixels="yuvj420p", container_options={"movflags": "faststart"}
+    )
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.9)])
+    store = tmp_path / "store"
+    assert run(jobs, folder, store, clips={"sampling": "uniform"}, signals=["depth"]).clips.committed == 3
+    cache = open_cache(str(store))
+    lacking = {clip["clip_id"]: clip["undecodable_tail_frames"] for clip in cache.clips.to_pylist()}
+    assert lacking == {"cut.mp4": 3, "long.mp4": 0, "short.mp4": 0}
+    assert cache.committed_ids(pc.field("undecodable_tail_frames") == 0) == ["long.mp4", "short.mp4"]
+    frames = cache.read(["frame_index"], ["cut.mp4"])["frame_index"][0]
+    assert tuple(frames) == spread(16, 17)
+    pictures = StudentFrames(24, 0)
+    np.testing.assert_array_equal(pictures(str(cut), frames), pictures.watch(str(cut), 16).frames)
+    strict = {"sampling": "uniform", "max_undecodable_tail_share": 0.05}
+    (failed,) = run(jobs, folder, tmp_path / "strict", clips=strict, signals=["depth"]).failures
+    assert (failed.clip_id, failed.reason) == ("cut.mp4", "decode_error")
+    assert failed.detail.endswith("do not decode, and clips.max_undecodable_tail_share is 0.05")
 
 
 def test_what_is_listed_twice_or_not_kept_is_said(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
