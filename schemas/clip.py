@@ -10,6 +10,8 @@ from schemas.base import Frozen
 
 Sampling = Literal["uniform", "fps", "dense"]
 Preprocessing = Literal["l4p", "student"]
+Hdr = Literal["refuse", "bt2390"]
+Interlaced = Literal["refuse", "bwdif"]
 
 FailureReason = Literal[
     "video_missing",  # nothing at the uri
@@ -20,8 +22,8 @@ FailureReason = Literal[
     "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
     "times_run_back",  # the wanted frames are not in the order of their times
-    "hdr_unsupported",  # PQ or HLG, which need tone mapping
-    "interlaced_unsupported",  # frames of two fields
+    "hdr_unsupported",  # PQ or HLG, and the recipe maps no tones
+    "interlaced_unsupported",  # frames of two fields, and the recipe does not deinterlace
     "decode_timeout",  # the decoder exceeded its deadline and was killed
     "decoder_crashed",  # the decoder's process died
     "teacher_nonfinite",  # the teacher gave NaN or infinity
@@ -116,6 +118,12 @@ class ClipPolicy(Frozen):
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14, le=LARGEST_SIZE)
     """The student's square input size in pixels; used only by the ``student`` preprocessing."""
+    hdr: Hdr = "refuse"
+    """What becomes of high dynamic range (PQ, HLG). ``refuse``: the clip fails; ``bt2390``: it is mapped to SDR by the curve of
+    ITU-R BT.2390."""
+    interlaced: Interlaced = "refuse"
+    """What becomes of interlaced frames. ``refuse``: the clip fails; ``bwdif``: FFmpeg's filter of that name makes of each a
+    picture of the time of its first field."""
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
     """The most that may lack at the end of a video or segment, as a share of its frames, since it was cut short or is damaged.
     A ``uniform`` clip is then of the frames before; with more, it fails."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from schemas.base import Frozen, canonical_json, differences
-from schemas.clip import DEFAULT_TAIL_SHARE, LARGEST_SIZE, MOST_FRAMES, Preprocessing, Sampling
+from schemas.clip import DEFAULT_TAIL_SHARE, LARGEST_SIZE, MOST_FRAMES, Hdr, Interlaced, Preprocessing, Sampling
 from schemas.signal import SignalName
 
 FORMAT_VERSION = 1
@@ -58,6 +58,8 @@ class ClipRecipe(Frozen):
     """Null unless the preprocessing is ``student``."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Null unless the sampling is ``fps``."""
+    hdr: Hdr = "refuse"
+    interlaced: Interlaced = "refuse"
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
 
 

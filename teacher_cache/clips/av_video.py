@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from av.video.reformatter import ColorTrc
 
 from schemas.errors import VideoError
 from teacher_cache.clips.damage import Damage, unneeded
+from teacher_cache.clips.fields import deinterlaced
 from teacher_cache.clips.packets import (
     MAX_PIXELS,
     REORDERED,
@@ -33,7 +35,8 @@ from teacher_cache.clips.packets import (
     read_packets,
 )
 from teacher_cache.clips.preprocess import Frame
-from teacher_cache.clips.video import Device, TimedFrame
+from teacher_cache.clips.tone import Transfer, tone_mapped
+from teacher_cache.clips.video import PLAIN, Device, Shown, TimedFrame
 
 _LIBAVCODEC = ".".join(map(str, av.library_versions["libavcodec"]))
 DECODERS: Mapping[Device, str] = {
@@ -41,7 +44,7 @@ DECODERS: Mapping[Device, str] = {
     "cuda": f"PyAV {av.__version__} (libavcodec {_LIBAVCODEC}, cuda)",
 }
 
-_HIGH_RANGE = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+_HIGH_RANGE: Mapping[int, Transfer] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 
 class _Decoded(NamedTuple):
@@ -60,11 +63,14 @@ class AvVideo:
     FFmpeg conceals the damage, and later frames show it without a sign.
     """
 
-    def __init__(self, file: int, packets: Packets, device: Device) -> None:
+    def __init__(self, file: int, packets: Packets, device: Device, shown: Shown) -> None:
         self.decoder, self.footage, self.times = DECODERS[device], packets.footage, packets.times
         self.missing = packets.missing
-        self._file, self._packets, self._device = file, packets, device
+        self._file, self._packets, self._device, self._shown = file, packets, device, shown
         self._seeks = True
+        self._has_fields = False
+        """Whether frames were found to be interlaced, so that those next to the wanted ones are needed as well."""
+        self._recent: deque[tuple[int, _Decoded]] = deque(maxlen=3)
         self._running: Iterator[_Decoded] = iter(())
         self._following: float = 0
         """Number of the next frame of ``_running``; infinite if unknown."""
@@ -75,14 +81,12 @@ class AvVideo:
 
     def frames(self, indices: Sequence[int]) -> Iterator[TimedFrame]:
         """See `OpenVideo.frames`."""
-        stamps = self._packets.stamps
-        self._wanted = frozenset(stamps[index] for index in indices) if stamps else frozenset()
-        self._passed = max(self._wanted, default=-math.inf)
+        self._want(indices)
         last = None
         try:
             for index in indices:
                 try:
-                    yield self._frame(index)
+                    yield self._frame(index, indices)
                 except av.error.FFmpegError as error:
                     raise self._failure(index, f": {message(error)}") from None
                 last = index
@@ -139,11 +143,42 @@ class AvVideo:
         packets = (packet for packet in self._container.demux(self._stream) if packet.size or packet.dts is None)
         self._running, self._following = self._decoded(itertools.islice(packets, self._packets.skipped, None)), 0
 
-    def _frame(self, index: int) -> TimedFrame:
+    def _want(self, indices: Sequence[int]) -> None:
+        stamps = self._packets.stamps
+        if self._has_fields:
+            indices = [index + near for index in indices for near in (-1, 0, 1) if 0 <= index + near < self.footage.frames]
+        self._wanted = frozenset(stamps[index] for index in indices) if stamps else frozenset()
+        self._passed = max(self._wanted, default=-math.inf)
+
+    def _frame(self, index: int, indices: Sequence[int]) -> TimedFrame:
+        frame = self._whole_frame(index)
+        seconds = self._packets.seconds(index, frame.pts)
+        if frame.interlaced_frame:
+            if self._shown.interlaced == "refuse":
+                detail = "its frames are interlaced, each of fields of two times, and clips.interlaced is refuse"
+                raise VideoError("interlaced_unsupported", detail)
+            if not self._has_fields:
+                self._has_fields = True
+                self._want(indices)
+            frame = deinterlaced(self._near(index - 1), frame, self._near(index + 1))
+        return TimedFrame(_upright(frame, self._shown), seconds)
+
+    def _near(self, index: int) -> Any:
+        """A frame next to a wanted one; None if there is none, or none that decodes."""
+        try:
+            return self._whole_frame(index) if 0 <= index < self.footage.frames else None
+        except VideoError:
+            return None
+
+    def _whole_frame(self, index: int) -> Any:
+        """The decoded frame with that number. Raises `VideoError` if it is damaged, or predicted from what is."""
+        kept = next((decoded for number, decoded in self._recent if number == index and decoded.is_whole), None)
+        if kept is not None:
+            return kept.frame
         self._approach(index)
         for number, (frame, is_whole) in self._numbered():
             if number == index and is_whole:
-                return TimedFrame(_upright(frame), self._packets.seconds(index, frame.pts))
+                return frame
             if number >= index:
                 break
         raise self._failure(index, " does not decode")
@@ -155,6 +190,8 @@ class AvVideo:
             number = self._packets.number(stamp) if self._packets.stamps and stamp is not None else int(self._following)
             if number is not None:
                 self._following = number + 1
+                if self._has_fields:
+                    self._recent.append((number, decoded))
                 yield number, decoded
 
     def _failure(self, index: int, said: str) -> VideoError:
@@ -221,7 +258,7 @@ class AvVideo:
 
 
 @contextlib.contextmanager
-def opened(file: int, device: Device = "cpu") -> Iterator[AvVideo]:
+def opened(file: int, shown: Shown = PLAIN, device: Device = "cpu") -> Iterator[AvVideo]:
     """`teacher_cache.clips.video.Opener`, by PyAV.
 
     On ``cuda`` it opens only what the GPU's decoder can decode: if there is no device, or it lacks the codec, this raises
@@ -229,7 +266,7 @@ def opened(file: int, device: Device = "cpu") -> Iterator[AvVideo]:
     """
     packets = read_packets(file)
     try:
-        video = AvVideo(file, packets, device)
+        video = AvVideo(file, packets, device, shown)
     except (av.error.FFmpegError, RuntimeError) as error:
         raise VideoError("not_a_video", message(error)) from None
     with contextlib.closing(video):
@@ -245,23 +282,23 @@ def _require_decoding(video: AvVideo) -> None:
         raise VideoError("not_a_video", f"the device does not decode it: {message(error)}") from None
 
 
-def _upright(frame: Any) -> Frame:
-    """The frame as uint8 (height, width, RGB), turned and mirrored as the video's metadata say.
+def _upright(frame: Any, shown: Shown) -> Frame:
+    """The frame as uint8 (height, width, RGB), in SDR, turned and mirrored as the video's metadata say.
 
-    Raises `VideoError` for high dynamic range and for fields: decoded as they are, they would be flat, or have combs.
+    Raises `VideoError` for high dynamic range that is not to be mapped: decoded as it is, it would be flat.
     """
-    if frame.color_trc in _HIGH_RANGE:
-        raise VideoError(
-            "hdr_unsupported", f"its transfer function is {_HIGH_RANGE[frame.color_trc]}, and nothing maps it to SDR"
-        )
-    if frame.interlaced_frame:
-        raise VideoError("interlaced_unsupported", "its frames are interlaced: each holds fields of two times")
-    picture = frame.to_ndarray(format="rgb24")
+    transfer = _HIGH_RANGE.get(frame.color_trc)
+    if transfer is None:
+        picture = frame.to_ndarray(format="rgb24")
+    elif shown.hdr == "refuse":
+        raise VideoError("hdr_unsupported", f"its transfer function is {transfer}, and clips.hdr is refuse")
+    else:
+        picture = tone_mapped(frame, transfer).to_ndarray(format="rgb24")
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    return picture if matrix is None else np.ascontiguousarray(_shown(picture, matrix))
+    return picture if matrix is None else np.ascontiguousarray(_turned(picture, matrix))
 
 
-def _shown(picture: Frame, matrix: Any) -> Frame:
+def _turned(picture: Frame, matrix: Any) -> Frame:
     """The picture by a display matrix, rows (a, b, u), (c, d, v), (x, y, w): pixel (x, y) is shown at (ax + cy, bx + dy)."""
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):

@@ -25,7 +25,17 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import Frames, frame_indices, track
-from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device, Opener, OpenVideo, TimedFrame
+from teacher_cache.clips.video import (
+    OUT_OF_MEMORY,
+    PLAIN,
+    DecodedClip,
+    DecodedFrames,
+    Device,
+    Opener,
+    OpenVideo,
+    Shown,
+    TimedFrame,
+)
 
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},
@@ -243,20 +253,20 @@ def _backwards(seconds: Sequence[float]) -> str:
 
 
 @contextlib.contextmanager
-def opened(file: int, device: Device = "cpu") -> Iterator[OpenVideo]:
+def opened(file: int, device: Device = "cpu", shown: Shown = PLAIN) -> Iterator[OpenVideo]:
     """A video, opened by the first decoder that can. If none can, raises `VideoError`: the first reason, and all details."""
     if os.fstat(file).st_size == 0:
         raise VideoError("video_empty", "the file has zero bytes")
     with contextlib.ExitStack() as stack:
-        yield _opened_by_the_first(file, OPENERS[device], stack)
+        yield _opened_by_the_first(file, shown, OPENERS[device], stack)
 
 
-def _opened_by_the_first(file: int, openers: Mapping[str, Opener], stack: contextlib.ExitStack) -> OpenVideo:
+def _opened_by_the_first(file: int, shown: Shown, openers: Mapping[str, Opener], stack: contextlib.ExitStack) -> OpenVideo:
     refusals: dict[str, VideoError] = {}
     for name, opener in openers.items():
         try:
             with _within_memory("not_a_video"):
-                return stack.enter_context(opener(file))
+                return stack.enter_context(opener(file, shown))
         except VideoError as error:
             refusals[name] = error
     detail = "; ".join(f"{name}: {error.detail}" for name, error in refusals.items())

@@ -28,7 +28,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
 from teacher_cache.clips.decode import clips_of, footage_of, frames_of, opened
 from teacher_cache.clips.preprocess import FrameSize
-from teacher_cache.clips.video import Answer, DecodedClip, Device, OpenVideo
+from teacher_cache.clips.video import AS_TAUGHT, Answer, DecodedClip, Device, OpenVideo, Shown
 from teacher_cache.io.parent import end_with_parent
 
 _READ = 1 << 16
@@ -38,29 +38,30 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
     """A request for clips gets one answer once the video is open, and one per part; others get a single answer."""
     began = time.process_time()
     try:
-        with opened(file, device) as video:
+        recipe = ClipRecipe.model_validate(request["recipe"]) if request.get("recipe") else None
+        with opened(file, device, Shown(recipe.hdr, recipe.interlaced) if recipe else AS_TAUGHT) as video:
             if "parts" in request:
-                yield from _clips(request, video, began, lacking)
+                assert recipe is not None
+                yield from _clips(request, recipe, video, began, lacking)
             elif "frames" in request:
                 yield _frames(request, video)
             else:
-                yield _footages(request, video)
+                yield _footages(request, recipe, video)
     except VideoError as error:
         yield _refusal(error)
 
 
-def _clips(request: dict[str, Any], video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
+def _clips(request: dict[str, Any], recipe: ClipRecipe, video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
     yield {}, b""
     parts = [_PART.validate_python(part) for part in request["parts"]]
-    for clip in clips_of(video, ClipRecipe.model_validate(request["recipe"]), parts, began):
+    for clip in clips_of(video, recipe, parts, began):
         yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
 
 
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
 
 
-def _footages(request: dict[str, Any], video: OpenVideo) -> Answer:
-    recipe = request["recipe"] and ClipRecipe.model_validate(request["recipe"])
+def _footages(request: dict[str, Any], recipe: ClipRecipe | None, video: OpenVideo) -> Answer:
     segments = [segment and Segment.model_validate(segment) for segment in request["segments"]]
     return {"footages": [_footage(video, segment, recipe) for segment in segments]}, b""
 

@@ -22,7 +22,7 @@ from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS, open_container
 from teacher_cache.clips.preprocess import Frame
-from teacher_cache.clips.video import TimedFrame
+from teacher_cache.clips.video import PLAIN, Shown, TimedFrame
 
 _VARYING = re.compile(r"\S+\.cc:\d+: |\(-?\w+ vs\. -?\w+\)|(?<=Error reading) .*")
 
@@ -58,7 +58,7 @@ class DecordVideo:
 
 
 @contextlib.contextmanager
-def opened(file: int) -> Iterator[DecordVideo]:
+def opened(file: int, _shown: Shown = PLAIN) -> Iterator[DecordVideo]:
     """`teacher_cache.clips.video.Opener`, by decord."""
     _refuse_what_decord_would_not(file)
     try:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.clip import FrameClock, VideoInfo
+from schemas.clip import FrameClock, Hdr, Interlaced, VideoInfo
 from teacher_cache.clips.preprocess import Frame
 
 OUT_OF_MEMORY = "its pictures take more memory than a decoder may have"
@@ -55,7 +55,19 @@ class OpenVideo(Protocol):
         """The wanted frames, in order. ``indices`` must ascend, without repeats. Raises `VideoError` (decode_error)."""
 
 
-Opener = Callable[[int], AbstractContextManager[OpenVideo]]
+class Shown(NamedTuple):
+    """What pictures are made of frames that are not those of a plain SDR video."""
+
+    hdr: Hdr = "refuse"
+    interlaced: Interlaced = "refuse"
+
+
+PLAIN = Shown()
+"""Refuses them."""
+AS_TAUGHT = Shown("bt2390", "bwdif")
+"""For whoever asks for frames by number: a store that refuses such videos has no numbers of them, and no other way is there."""
+
+Opener = Callable[[int, Shown], AbstractContextManager[OpenVideo]]
 """Opens a non-empty file by its descriptor. Raises `VideoError` if the decoder cannot open it, or cannot be trusted with it."""
 
 

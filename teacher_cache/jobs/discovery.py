@@ -143,6 +143,8 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
         size=teacher.image_size,
         student_size=job.clips.student_size if job.clips.preprocessing == "student" else None,
         fps=job.clips.fps,
+        hdr=job.clips.hdr,
+        interlaced=job.clips.interlaced,
         max_undecodable_tail_share=job.clips.max_undecodable_tail_share,
     )
     recipe = Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
