@@ -22,7 +22,7 @@ import numpy as np
 from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips import av_video, decord_video
+from teacher_cache.clips import av_video, decord_video, webp_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import Frames, frame_indices, track
 from teacher_cache.clips.video import (
@@ -37,13 +37,10 @@ from teacher_cache.clips.video import (
     TimedFrame,
 )
 
+_IN_SOFTWARE: Mapping[str, Opener] = {"PyAV": av_video.opened, "decord": decord_video.opened, "Pillow": webp_video.opened}
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
-    "cpu": {"PyAV": av_video.opened, "decord": decord_video.opened},
-    "cuda": {
-        "PyAV on cuda": partial(av_video.opened, device="cuda"),
-        "PyAV": av_video.opened,
-        "decord": decord_video.opened,
-    },
+    "cpu": _IN_SOFTWARE,
+    "cuda": {"PyAV on cuda": partial(av_video.opened, device="cuda"), **_IN_SOFTWARE},
 }
 """Decoders to try on each device, in order. If the first that opens a video cannot decode it, that is a decode_error; no other
 is tried.
@@ -269,5 +266,5 @@ def _opened_by_the_first(file: int, shown: Shown, openers: Mapping[str, Opener],
                 return stack.enter_context(opener(file, shown))
         except VideoError as error:
             refusals[name] = error
-    detail = "; ".join(f"{name}: {error.detail}" for name, error in refusals.items())
+    detail = "; ".join(f"{name}: {error.detail}" for name, error in refusals.items() if error.detail)
     raise VideoError(next(iter(refusals.values())).reason, detail)

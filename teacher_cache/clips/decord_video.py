@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
-from teacher_cache.clips.packets import MAX_PIXELS, open_container
+from teacher_cache.clips.packets import MAX_PIXELS, holds_pictures, open_container
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.video import PLAIN, Shown, TimedFrame
 
@@ -83,6 +83,8 @@ def _refuse_what_decord_would_not(file: int) -> None:
         raise VideoError("not_a_video", f"not tried: decord would hold all of its {size} bytes in memory")
     try:
         with open_container(file) as container:
+            if holds_pictures(container):
+                raise VideoError("not_a_video", "not tried: made for pictures")
             if any(
                 v.codec_context and v.codec_context.width * v.codec_context.height > MAX_PIXELS for v in container.streams.video
             ):

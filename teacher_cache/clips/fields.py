@@ -14,6 +14,7 @@ def deinterlaced(before: Any | None, frame: Any, after: Any | None) -> Any:
     At a video's ends, and next to damage, ``before`` or ``after`` is None, and the frame's own fields stand in.
     """
     graph = Graph()
+    graph.threads = 1  # a decoder has one core
     kind = f"pix_fmt={frame.format.name}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
     source = graph.add("buffer", f"video_size={frame.width}x{frame.height}:{kind}:time_base=1/25")
     filtered, out = graph.add("bwdif", "mode=send_frame:parity=auto:deint=all"), graph.add("buffersink")

@@ -30,6 +30,8 @@ CONTAINERS = (
 )  # fmt: skip
 """FFmpeg's names of the containers that are read: those that hold their video themselves. Playlists, lists of pictures, stream
 descriptions and the like name other files, and are not."""
+_PICTURES = frozenset({"avif", "heic", "heix", "mif1", "miaf"})
+"""Brands of still pictures in the container of mp4; those of sequences are others."""
 MAX_PIXELS = 1 << 26
 """Pixels of the largest picture that is decoded, 8192 × 8192; an 8K video has half of them."""
 
@@ -109,6 +111,8 @@ def read_packets(file: int) -> Packets:
         with open_container(file) as container:
             stream = main_stream(container)
             packets = [packet for packet in map(_packet, container.demux(stream)) if packet.stamps.size]
+            if len(packets) == 1 and holds_pictures(container):
+                raise VideoError("not_a_video", "a picture, not a video")
             return _packets(container.format.name, stream, packets)
     except av.error.FFmpegError as error:
         raise VideoError("not_a_video", message(error)) from None
@@ -173,6 +177,11 @@ def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
         skipped=skipped,
         missing=missing,
     )
+
+
+def holds_pictures(container: Any) -> bool:
+    """Whether a file's format is that of pictures; more than one of them are an animation."""
+    return container.format.name in {"gif", "apng"} or container.metadata.get("major_brand") in _PICTURES
 
 
 def _from_entry(packets: list[_Packet], skipped: int) -> list[_Packet]:

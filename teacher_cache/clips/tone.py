@@ -64,6 +64,7 @@ class _Graph(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _graph(width: int, height: int) -> _Graph:
     graph, side = Graph(), _LEVEL**3
+    graph.threads = 1  # a decoder has one core
     pictures, tables = (
         graph.add("buffer", f"video_size={w}x{h}:pix_fmt=rgb48le:time_base=1/25:pixel_aspect=1/1")
         for w, h in ((width, height), (side, side))

@@ -17,15 +17,19 @@ import numpy as np
 import pytest
 import strange_videos
 from decoding import decode_frames, opened
+from PIL import Image
 from strange_videos import FRAGMENTED, pictures
 
 from schemas.clip import Segment, Window
 from schemas.errors import VideoError
+from schemas.job import VideoSource
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.decode import clips_of, footage_of, frames_of
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.clips.sampling import spread
+from teacher_cache.clips.sources import list_videos
 from teacher_cache.clips.video import DecodedClip, OpenVideo
 
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
@@ -416,6 +420,64 @@ def test_a_video_cut_short(tmp_path: Path, name: str, kind: dict[str, Any], reas
     assert answers[: len(good)] == good
     assert {answer.reason for answer in answers[len(good) :] if isinstance(answer, VideoError)} == {"decode_error"}
     assert all(frame[0] == i for i, frame in numbers)
+
+
+ANIMATED: dict[str, dict[str, Any]] = {
+    "a.webp": {"lossless": True},
+    "a.gif": {},
+    "a.apng": {"format": "PNG"},
+    "a.avif": {},
+}
+
+
+@pytest.mark.parametrize("name", ANIMATED)
+def test_an_animated_picture_is_a_video(tmp_path: Path, name: str) -> None:
+    """Written by Pillow; its frames are shown for 40, 80 and 120 ms in turns."""
+    video, shown = tmp_path / name, [40 * (1 + number % 3) for number in range(COUNT)]
+    first, *others = map(Image.fromarray, PICTURES)
+    first.save(video, save_all=True, append_images=others, duration=shown, **ANIMATED[name])
+    seconds = np.cumsum([0, *shown[:-1]]) / 1000
+    for order in orders(COUNT):
+        with opened(video) as it:
+            found = seen(it, order, PICTURES)
+        assert found == [(index, round(seconds[index], 3)) for index in order]
+    with opened(video) as it:
+        (clip,) = clips_of(it, UNIFORM, [None], began=0.0)
+    assert isinstance(clip, DecodedClip)
+    assert clip.decoder.startswith("Pillow" if name == "a.webp" else "PyAV")
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.avif", "a.jpg", "a.bmp", "a.tiff", "a.nfo", "a.srt", "a.mp4"])
+def test_a_picture_or_a_text_is_no_video(tmp_path: Path, name: str) -> None:
+    """Whatever it is called: the mp4 is a JPEG."""
+    text = {"a.nfo": "Movie: a film\n" * 20, "a.srt": "1\n00:00:01,000 --> 00:00:02,000\nHello\n"}
+    if name in text:
+        (tmp_path / name).write_text(text[name])
+    else:
+        Image.fromarray(PICTURES[3]).save(tmp_path / name, **({"format": "JPEG"} if name == "a.mp4" else {}))
+    with pytest.raises(VideoError, match="not_a_video"), opened(tmp_path / name):
+        pass
+
+
+def test_a_webp_that_was_cut_is_refused(tmp_path: Path) -> None:
+    first, *others = map(Image.fromarray, PICTURES)
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=40)
+    cut(tmp_path / "a.webp", 0.9)
+    with pytest.raises(VideoError, match=r"not_a_video|decode_error"), opened(tmp_path / "a.webp") as it:
+        list(it.frames(range(COUNT)))
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange_videos.write(tmp_path / "12:30.mp4", PICTURES[:3])
+    first, *others = map(Image.fromarray, PICTURES[:3])
+    first.save(tmp_path / "b.webp", save_all=True, append_images=others, duration=40)
+    (tmp_path / "list.jsonl").write_text('{"uri": "12:30.mp4"}\n{"uri": "b.webp"}\n')
+    monkeypatch.chdir(tmp_path)
+    with Decoder(None, 60) as decoder:
+        assert [decoder.probe(uri).frames for uri in list_videos(VideoSource(manifest="list.jsonl"))["uri"].to_pylist()] == [
+            3,
+            3,
+        ]
 
 
 @pytest.mark.parametrize("kind", [{}, {"options": B_FRAMES}, {"codec": "libvpx-vp9"}, {"frames": pictures(COUNT, 66, 144)}])
