@@ -11,6 +11,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 import pytest
+import videos_page
 from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc
 from decoding import decode_frames, opened
@@ -267,3 +268,16 @@ def test_fields_become_pictures_of_the_first_one_s_time(tmp_path: Path, codec: s
     with opened(tmp_path / "a.mkv", partial(av_video.opened, shown=AS_TAUGHT)) as video:
         together = [frame.picture for frame in video.frames(whole)]
     np.testing.assert_array_equal(together, found)
+
+
+def test_the_page_of_tested_videos_lists_these_colours() -> None:
+    rows = [(f"{matrix}, {span} range", "the colours that were put in") for matrix in _WEIGHTS for span in ("limited", "full")]
+    rows += [("no matrix", "as BT.601"), ("PQ and HLG, BT.2020", "`hdr_unsupported`")]
+    rows += [("PQ and HLG, BT.2020, with `hdr: bt2390`", "SDR of the same colours, rolled off by the curve of BT.2390")]
+    rows += [("interlaced", "`interlaced_unsupported`")]
+    rows += [
+        (f"interlaced {codec}, {order} field first, with `interlaced: bwdif`", "pictures of the first field's time")
+        for codec in ("H.264", "MPEG-2")
+        for order in ("top", "bottom")
+    ]
+    videos_page.require("Colours and fields", rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import videos_page
 from decoding import decode_clip, decode_frames
 from PIL import Image
 
@@ -53,6 +54,15 @@ MATRICES = {  # of the corners [[0, 1], [2, 3]], as FFmpeg's autorotate shows th
     (0, 1, 1, 0): [[0, 2], [1, 3]],
     (0, -1, -1, 0): [[3, 1], [2, 0]],
 }
+
+
+def test_the_page_of_tested_videos_lists_these_turns() -> None:
+    letters = "ABCD"
+    rows = []
+    for matrix, corners in MATRICES.items():
+        shown = " / ".join(" ".join(letters[corner] for corner in row) for row in corners)
+        rows.append((f"`{' '.join(map(str, matrix))}`", shown))
+    videos_page.require("Rotations and mirrors", rows)
 
 
 def turned(video: Path, a: int, b: int, c: int, d: int) -> bytes:

@@ -16,6 +16,7 @@ import av.error
 import numpy as np
 import pytest
 import strange_videos
+import videos_page
 from decoding import decode_frames, opened
 from PIL import Image
 from strange_videos import FRAGMENTED, pictures
@@ -40,6 +41,8 @@ B_FRAMES = {"bf": "3", "b-adapt": "0"}
 GROUPS = {"g": "5", "bf": "2"}
 OPEN_GROUPS = {"x264-params": "keyint=6:min-keyint=6:open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
 UNEVEN = [0, 10, 20, 500, 510, 520, 1000, 1033, 1066, 2000, 2001, 2002, 2003, 3000, 3500, 3600, 3601, 3700, 9000, 9001]
+GROUPS_OF_TEN = {"g": "10", "sc_threshold": "1000000000"}  # of codecs that would add key frames where much changes
+WITHOUT_B = {"options": {"bf": "0", "g": "10", "sc_threshold": "0"}}
 RATE = {"time_base": Fraction(1, 25), "stamps": range(COUNT)}
 
 
@@ -181,17 +184,18 @@ def test_a_rate_is_kept_by_the_frames_times(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(seconds, [*range(11), 9], atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("a.mp4", {"codec": "mpeg4"}),
-        ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
-        ("a.mkv", {"codec": "mjpeg", "pixels": "yuvj420p"}),
-        ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "10"}}),
-    ],
-)
-def test_damage_moves_no_frame_to_another_s_place(tmp_path: Path, name: str, kind: dict[str, Any]) -> None:
+LOST_PACKETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "an mp4 (MPEG-4) with a packet of zeros": ("a.mp4", {"codec": "mpeg4"}),
+    "an mkv (H.264) with a packet of zeros": ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
+    "an mkv (Motion JPEG) with a packet of zeros": ("a.mkv", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+    "a webm (VP9) with a packet of zeros": ("a.webm", {"codec": "libvpx-vp9", "options": {"g": "10"}}),
+}
+
+
+@pytest.mark.parametrize("case", LOST_PACKETS)
+def test_damage_moves_no_frame_to_another_s_place(tmp_path: Path, case: str) -> None:
     """All frames are right but the damaged packet's, and at most those up to the next place where decoding can begin."""
+    name, kind = LOST_PACKETS[case]
     noise = np.random.default_rng(0).integers(-4, 5, PICTURES.shape)  # so that a packet has something to lose
     video = strange_videos.write(tmp_path / name, (PICTURES + noise).clip(0, 255).astype(np.uint8), **kind)
     strange_videos.damage(video, 7)
@@ -203,26 +207,33 @@ def test_damage_moves_no_frame_to_another_s_place(tmp_path: Path, name: str, kin
             assert found[index] == (index, round(0.04 * index, 3))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("a.mp4", {"codec": "mpeg4", "options": {"g": "10"}}),
-        ("a.mkv", {"options": {"bf": "0", "g": "10"}}),
-        ("a.ts", {"options": {"bf": "0", "g": "10"}}),
-        ("a.avi", {"codec": "mpeg2video", "frames": PICTURES[:, :64, :96], "options": {"g": "10"}, **RATE}),
-    ],
-)
-def test_a_frame_that_the_codec_calls_corrupt_is_not_given(tmp_path: Path, name: str, kind: dict[str, Any]) -> None:
+GARBLED: dict[str, tuple[str, dict[str, Any]]] = {
+    "an mp4 (MPEG-4) with a garbled packet": (
+        "a.mp4",
+        {"codec": "mpeg4", "options": GROUPS_OF_TEN},
+    ),
+    "an mkv (H.264) with a garbled packet": ("a.mkv", WITHOUT_B),
+    "a transport stream (H.264) with a garbled packet": ("a.ts", WITHOUT_B),
+    "an avi (MPEG-2) with a garbled packet": (
+        "a.avi",
+        {"codec": "mpeg2video", "frames": PICTURES[:, :64, :96], "options": GROUPS_OF_TEN, **RATE},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GARBLED)
+def test_a_frame_that_the_codec_calls_corrupt_is_not_given(tmp_path: Path, case: str) -> None:
     """It decodes without an error, with guesses in place of what its packet lost."""
+    name, kind = GARBLED[case]
     truth = kind.get("frames", PICTURES)
     noise = np.random.default_rng(0).integers(-4, 5, truth.shape)
     video = strange_videos.write(tmp_path / name, **kind | {"frames": (truth + noise).clip(0, 255).astype(np.uint8)})
     strange_videos.garble(video, 7)
     assert strange_videos.corrupt_frames(video) == [7]
-    for order in ([7], list(range(8)), [7, 3, 7], [12, 7, 0]):
+    for order in ([7], list(range(8)), [7, 3, 7], [12, 7, 0], [8], [6, 9, 10]):
         with opened(str(video)) as it:
             found = [frame if frame == "decode_error" else frame[0] for frame in seen(it, order, truth)]
-        assert found == ["decode_error" if index == 7 else index for index in order]
+        assert found == ["decode_error" if index in {7, 8, 9} else index for index in order]
     recipe = ClipRecipe(frames=2, sampling="dense", preprocessing="l4p", size=14, student_size=None)
     with opened(str(video)) as it:
         clips = list(clips_of(it, recipe, [Window(start=5, stop=7), Window(start=6, stop=8)], began=0.0))
@@ -257,22 +268,21 @@ UNIFORM = ClipRecipe(frames=4, sampling="uniform", preprocessing="l4p", size=14,
 LENIENT = UNIFORM.model_copy(update={"max_undecodable_tail_share": 0.4})
 FASTSTART = {"container_options": {"movflags": "faststart"}}
 GROUPS_OF_EIGHT = {"g": "8", "sc_threshold": "0"}
-WITHOUT_B = {"options": {"bf": "0", "g": "10", "sc_threshold": "0"}}
 DAMAGED_TAILS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "faststart mp4 cut by a tenth": ("a.mp4", FASTSTART | WITHOUT_B, True),
-    "faststart mp4 with B-frames cut by a tenth": (
+    "a faststart mp4 cut by a tenth": ("a.mp4", FASTSTART | WITHOUT_B, True),
+    "a faststart mp4 with B-frames cut by a tenth": (
         "a.mp4",
         FASTSTART | {"options": {"bf": "2", "g": "4", "sc_threshold": "0"}},
         True,
     ),
-    "fragmented mp4 cut by a tenth": ("a.mp4", {"container_options": FRAGMENTED, "options": {"g": "5", "bf": "0"}}, True),
-    "transport stream cut by a tenth": ("a.ts", WITHOUT_B, True),
-    "mkv cut by a tenth": ("a.mkv", WITHOUT_B, True),
-    "webm cut by a tenth": ("a.webm", {"codec": "libvpx-vp9"}, True),
-    "mp4 with a damaged last packet": ("a.mp4", WITHOUT_B, False),
-    "transport stream with a damaged last packet": ("a.ts", WITHOUT_B, False),
-    "mkv with a damaged last packet": ("a.mkv", WITHOUT_B, False),
-    "motion jpeg avi with a damaged last packet": ("a.avi", {"codec": "mpeg4", "options": {"g": "10"}, **RATE}, False),
+    "a fragmented mp4 cut by a tenth": ("a.mp4", {"container_options": FRAGMENTED, "options": {"g": "5", "bf": "0"}}, True),
+    "a transport stream cut by a tenth": ("a.ts", WITHOUT_B, True),
+    "an mkv cut by a tenth": ("a.mkv", WITHOUT_B, True),
+    "a webm cut by a tenth": ("a.webm", {"codec": "libvpx-vp9"}, True),
+    "an mp4 with a damaged last packet": ("a.mp4", WITHOUT_B, False),
+    "a transport stream with a damaged last packet": ("a.ts", WITHOUT_B, False),
+    "an mkv with a damaged last packet": ("a.mkv", WITHOUT_B, False),
+    "an avi (MPEG-4) with a damaged last packet": ("a.avi", {"codec": "mpeg4", "options": {"g": "10"}, **RATE}, False),
 }
 
 
@@ -325,26 +335,23 @@ def test_a_tail_longer_than_the_share_and_damage_in_the_middle_are_refused(tmp_p
     assert refused.detail == "frame 6 of 20 does not decode"
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "first"),
-    [
-        ("a.ts", {"options": GROUPS_OF_EIGHT | {"bf": "2"}}, 8),
-        ("a.ts", {"options": OPEN_GROUPS}, 6),
-        ("a.mkv", {"options": GROUPS_OF_EIGHT | {"bf": "0"}}, 8),
-        (
-            "a.mpg",
-            {
-                "codec": "mpeg2video",
-                "frames": PICTURES[:, :64, :96],
-                "options": {"g": "8", "bf": "2", "sc_threshold": "10000000"},
-            }
-            | RATE,
-            9,  # the two before it are shown before its key frame, and need the group before
-        ),
-    ],
-)
-def test_a_recording_that_begins_inside_a_group(tmp_path: Path, name: str, kind: dict[str, Any], first: int) -> None:
+SLICES_OF_MPEG2 = {"codec": "mpeg2video", "frames": PICTURES[:, :64, :96]}
+BEGINS_INSIDE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "a transport stream that begins inside a group": ("a.ts", {"options": GROUPS_OF_EIGHT | {"bf": "2"}}, 8),
+    "a transport stream that begins inside an open group": ("a.ts", {"options": OPEN_GROUPS}, 6),
+    "an mkv that begins inside a group": ("a.mkv", {"options": GROUPS_OF_EIGHT | {"bf": "0"}}, 8),
+    "a program stream that begins inside an open group": (
+        "a.mpg",
+        SLICES_OF_MPEG2 | {"options": {"g": "8", "bf": "2", "sc_threshold": "10000000"}} | RATE,
+        9,  # the two before it are shown before its key frame, and need the group before
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEGINS_INSIDE)
+def test_a_recording_that_begins_inside_a_group(tmp_path: Path, case: str) -> None:
     """Its frames are those from the first one on that decodes; the packets before it are no frames."""
+    name, kind, first = BEGINS_INSIDE[case]
     truth = kind.get("frames", PICTURES)
     source = strange_videos.write(tmp_path / f"whole{Path(name).suffix}", **kind | {"frames": noisy(truth)})
     with av.open(str(source)) as old, av.open(str(tmp_path / name), "w") as new:
@@ -358,12 +365,18 @@ def test_a_recording_that_begins_inside_a_group(tmp_path: Path, name: str, kind:
             assert [frame[0] for frame in seen(it, order, truth)] == [first + index for index in order]
 
 
+HIT_ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
+    "an mp4 (H.264) with B-frames and a garbled packet": ("a.mp4", {}),
+    "an mkv (H.264) with B-frames and a garbled packet": ("a.mkv", {}),
+    "an mp4 (HEVC) with B-frames and a garbled packet": ("a.mp4", {"codec": "libx265"}),
+}
+
+
 @pytest.mark.parametrize("damaged", [4, 5, 8])
-@pytest.mark.parametrize(("name", "kind"), [("a.mp4", {}), ("a.mkv", {}), ("a.mp4", {"codec": "libx265"})])
-def test_damage_hits_the_same_frames_whatever_is_asked_for(
-    tmp_path: Path, name: str, kind: dict[str, Any], damaged: int
-) -> None:
+@pytest.mark.parametrize("case", HIT_ALIKE)
+def test_damage_hits_the_same_frames_whatever_is_asked_for(tmp_path: Path, case: str, damaged: int) -> None:
     """One packet, of a frame that others need or of one that none does: the pictures of each frame are always the same ones."""
+    name, kind = HIT_ALIKE[case]
     options = (
         {"options": {"g": "10", "bf": "3", "sc_threshold": "0"}}
         if not kind
@@ -447,7 +460,13 @@ def test_an_animated_picture_is_a_video(tmp_path: Path, name: str) -> None:
     assert clip.decoder.startswith("Pillow" if name == "a.webp" else "PyAV")
 
 
-@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.avif", "a.jpg", "a.bmp", "a.tiff", "a.nfo", "a.srt", "a.mp4"])
+NO_VIDEOS = {
+    "a.webp": "still WebP", "a.gif": "still GIF", "a.png": "PNG", "a.avif": "still AVIF", "a.jpg": "JPEG", "a.bmp": "BMP",
+    "a.tiff": "TIFF", "a.nfo": "a text", "a.srt": "subtitles", "a.mp4": "a JPEG called mp4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_VIDEOS)
 def test_a_picture_or_a_text_is_no_video(tmp_path: Path, name: str) -> None:
     """Whatever it is called: the mp4 is a JPEG."""
     text = {"a.nfo": "Movie: a film\n" * 20, "a.srt": "1\n00:00:01,000 --> 00:00:02,000\nHello\n"}
@@ -512,3 +531,29 @@ def test_real_footage(real_videos: Path) -> None:
             for index in wanted[::-1]:
                 np.testing.assert_array_equal(decode_frames(str(path), [index])[0], whole[index].picture)
             assert [frame.seconds for frame in whole] == sorted(frame.seconds for frame in whole)
+
+
+_CODECS = {
+    "libx264": "H.264", "libx265": "HEVC", "libsvtav1": "AV1", "libvpx": "VP8", "libvpx-vp9": "VP9", "mpeg2video": "MPEG-2",
+    "mjpeg": "Motion JPEG", "prores_ks": "ProRes", "ffv1": "FFV1",
+}  # fmt: skip
+
+
+def test_the_page_of_tested_videos_lists_these() -> None:
+    sound = []
+    for name, kind in SOUND.items():
+        height, width = kind.get("frames", PICTURES).shape[1:3]
+        rate = "uneven" if kind.get("stamps") is UNEVEN else "25 a second"
+        sound.append(
+            (f"`{name}`", _CODECS[kind.get("codec", "libx264")], kind.get("pixels", "yuv420p"), f"{width} × {height}", rate)
+        )
+    videos_page.require("Containers, codecs and rates", sound)
+    damaged = [(case, "the frames before, and their number in the row") for case in DAMAGED_TAILS]
+    damaged += [(case, f"the frames from number {first} on") for case, (_, _, first) in BEGINS_INSIDE.items()]
+    damaged += [(case, "each frame's own picture, or an error up to the next key frame") for case in LOST_PACKETS]
+    damaged += [(case, "not its frame, nor what follows up to the next key frame") for case in GARBLED]
+    damaged += [(case, "the same pictures and errors, whatever else is asked for") for case in HIT_ALIKE]
+    videos_page.require("Damage", damaged)
+    pictures = [(f"`{name}`", "animated", "a video") for name in ANIMATED]
+    pictures += [(f"`{name}`", what, "`not_a_video`") for name, what in NO_VIDEOS.items()]
+    videos_page.require("Pictures and texts", pictures)
