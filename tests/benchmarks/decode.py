@@ -2,9 +2,13 @@
 
     python tests/benchmarks/decode.py           # two cores, three minutes
     python tests/benchmarks/decode.py --box     # what a decoder's box costs; two cores, two minutes
+    python tests/benchmarks/decode.py --libraries  # ours, PyAV alone and torchcodec; one core, five minutes
 
 CPU time is that of all threads of the process that decodes, with opening, fetching and preprocessing to 224. The ways take
 turns, and medians are told. Beside ours stands decord alone, used as it is in most loaders: opened anew for every clip.
+With `--libraries` each takes the same frames of the same videos to RGB, in this process, with one thread, in turns; and it is
+told of how many of the tests' sound videos each gives every frame right, asked for alone. torchcodec is left out if it is not
+installed.
 With `--box` the same decoder decodes in its box and without limits, Landlock and seccomp, and pairs of turns are compared.
 """
 
@@ -13,6 +17,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.metadata
+import importlib.util
 import json
 import os
 import statistics
@@ -24,10 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import av
+import decoding
 import decord
 import numpy as np
 import psutil
 import s3_server
+import strange_videos
 from machine import processor
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +45,7 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import decoder as decoder_module
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import preprocess
-from teacher_cache.clips.sampling import frame_indices, windows
+from teacher_cache.clips.sampling import frame_indices, spread, windows
 from teacher_cache.clips.video import DecodedClip
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,12 +55,12 @@ TIMEOUT_SECONDS = 300
 Windows = Sequence[Window | None]
 
 
-def render(path: Path, height: int, width: int, frames: int) -> Path:
+def render(path: Path, height: int, width: int, frames: int, group: int = 250) -> Path:
     """An H.264 video, 30 frames a second: a texture that moves, and noise over its middle."""
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (height // 8 + 64, width // 8 + 64, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=30, options={"crf": "26", "preset": "veryfast"})
+        stream: Any = container.add_stream("libx264", rate=30, options={"crf": "26", "preset": "veryfast", "g": str(group)})
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for i in range(frames):
             picture = texture[2 * i % 200 : 2 * i % 200 + height, 3 * i % 200 : 3 * i % 200 + width].copy()
@@ -203,6 +211,94 @@ def _compared(inside: Decoder, without: Decoder, video: Path, turns: int) -> dic
     }
 
 
+Frames = Iterator[np.ndarray[Any, Any]]
+Library = Callable[[Path, Sequence[int]], Frames]
+
+
+def by_ours(video: Path, indices: Sequence[int]) -> Frames:
+    with decoding.opened(video) as opened:
+        for frame in opened.frames(indices):
+            yield frame.picture
+
+
+def by_pyav(video: Path, indices: Sequence[int]) -> Frames:
+    """As most loaders have it: decoded from the start, and counted."""
+    wanted = set(indices)
+    with av.open(str(video)) as container:
+        container.streams.video[0].thread_count = 1
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                yield frame.to_ndarray(format="rgb24")
+            if number == indices[-1]:
+                return
+
+
+def by_torchcodec(video: Path, indices: Sequence[int]) -> Frames:
+    from torchcodec.decoders import VideoDecoder  # not everywhere
+
+    decoder = VideoDecoder(str(video), dimension_order="NHWC", num_ffmpeg_threads=1)
+    for frame in decoder.get_frames_at(list(indices)).data:
+        yield frame.numpy()
+
+
+def libraries_compared(folder: Path, turns: int) -> dict[str, Any]:
+    """Frames a second of a core, and of which videos every frame is right, by library."""
+    libraries: dict[str, Library] = {"ours": by_ours, "PyAV alone": by_pyav}
+    if importlib.util.find_spec("torchcodec") is not None:
+        libraries[f"torchcodec {importlib.metadata.version('torchcodec')}"] = by_torchcodec
+    speeds: dict[str, dict[str, float]] = {}
+    for name, height, width, frames in (("720p", 720, 1280, 300), ("2160p", 2160, 3840, 48)):
+        video = render(folder / f"{name}.mp4", height, width, frames, group=24)
+        middle = frames // 2 + 5
+        for sampling, indices in {
+            "uniform": spread(16, frames),
+            "fps": range(0, frames, 15),
+            "dense": range(frames),
+            "segment": range(middle, middle + 16),
+        }.items():
+            taken: dict[str, list[float]] = {library: [] for library in libraries}
+            for _ in range(turns):
+                for library, frames_by in libraries.items():
+                    begun = time.process_time()
+                    assert sum(1 for _ in frames_by(video, list(indices))) == len(indices)
+                    taken[library].append(time.process_time() - begun)
+            speeds[f"{name}, {sampling}"] = {
+                library: len(indices) / statistics.median(seconds) for library, seconds in taken.items()
+            }
+    return {"frames_a_core_second": speeds, "right": _right(folder, libraries)}
+
+
+def _right(folder: Path, libraries: dict[str, Library]) -> dict[str, dict[str, Any]]:
+    tests = _module(Path(__file__).parents[1] / "teacher_cache/clips/test_strange_videos.py")
+    wrong: dict[str, list[str]] = {library: [] for library in libraries}
+    for name, kind in tests.SOUND.items():
+        asked = {key: value for key, value in kind.items() if key not in {"frames", "begins"}}
+        truth = kind.get("frames", tests.PICTURES)
+        video = strange_videos.write(folder / name, truth, **asked)
+        for library, frames_by in libraries.items():
+            if not all(_is_right(tests, frames_by, video, truth, index) for index in range(len(truth))):
+                wrong[library].append(name)
+    count = len(tests.SOUND)
+    return {library: {"videos": count, "right": count - len(names), "wrong": names} for library, names in wrong.items()}
+
+
+def _is_right(tests: Any, frames_by: Library, video: Path, truth: Any, index: int) -> bool:
+    try:
+        (picture,) = frames_by(video, [index])
+        return bool(tests.which(picture, truth) == index)
+    except Exception:  # noqa: BLE001  # whatever a library raises
+        return False
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _peak_bytes(decoder: Decoder) -> int:
     assert decoder.process is not None
     lines = Path(f"/proc/{decoder.process.pid}/status").read_text().splitlines()
@@ -225,10 +321,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, help="3; with --box 40")
     parser.add_argument("--weed", default="weed", help="the SeaweedFS program")
     parser.add_argument("--box", action="store_true", help="measure what the box costs, and nothing else")
+    parser.add_argument("--libraries", action="store_true", help="compare decoder libraries, and nothing else")
     parser.add_argument("--out", type=Path, help="the result's file; one in tests/benchmarks/results")
     options = parser.parse_args()
     options.turns = options.turns or (40 if options.box else 3)
     out = options.out or RESULTS / ("decode-box.json" if options.box else "decode.json")
+    if options.libraries:
+        with tempfile.TemporaryDirectory() as name:
+            compared = libraries_compared(Path(name), options.turns)
+        out = options.out or RESULTS / "decode-libraries.json"
+        out.write_text(json.dumps({"benchmark": "decode-libraries", "machine": processor(), **compared}, indent=1) + "\n")
+        Console().print(compared)
+        return
     if options.box:
         with tempfile.TemporaryDirectory() as name:
             measured_box = cost_of_the_box(Path(name), options.turns)
