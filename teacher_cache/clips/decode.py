@@ -129,10 +129,13 @@ class _Clips:
             is_damage = error.reason == "decode_error" and error.detail != OUT_OF_MEMORY
             if not is_damage or self._recipe.sampling != "uniform" or self._whole is not None:
                 raise
-        # Once for all the video's parts, since it is decoded again to find where its damage begins.
-        least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
-        with _within_memory("decode_error"):
-            self._plan(number, self._video.whole_frames(least))
+            # Once for all the video's parts, since it is decoded again to find where its damage begins.
+            least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
+            with _within_memory("decode_error"):
+                whole = self._video.whole_frames(least)
+            self._plan(number, whole)
+            if not whole:
+                raise  # nothing decodes, and the error says more than that
         return self._decoded(self._planned[number])
 
     def _decoded(self, plan: _Planned | VideoError) -> tuple[Frame, FrameClock]:
