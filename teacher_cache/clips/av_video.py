@@ -28,7 +28,6 @@ from teacher_cache.clips.packets import (
     REORDERED,
     Entry,
     Packets,
-    Stamps,
     main_stream,
     message,
     open_container,
@@ -215,14 +214,16 @@ class AvVideo:
 
     def _seek(self, entry: Entry) -> None:
         """Seek to an entry point. If another packet comes back (MPEG-PS), give up seeking in this video."""
-        self._container.seek(entry.packet.dts, stream=self._stream)
-        packets = self._container.demux(self._stream)
-        first = next(packets, None)
-        self._seeks = first is not None and Stamps(first.pts, first.dts, first.size) == entry.packet
-        if not self._seeks:
-            self._restart()
-            return
-        self._running, self._following = self._decoded(itertools.chain([first], packets)), entry.number
+        for stamp in (entry.packet.pts, entry.packet.dts):  # mp4 is searched by the one, transport streams by the other
+            self._container.seek(stamp, stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets, None)
+            # Not by decoding times: in Matroska they are guessed from the packets before.
+            if first is not None and (first.pts, first.size) == (entry.packet.pts, entry.packet.size):
+                self._running, self._following = self._decoded(itertools.chain([first], packets)), entry.number
+                return
+        self._seeks = False
+        self._restart()
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[_Decoded]:
         """Decoded frames, from an entry point on."""

@@ -125,6 +125,16 @@ def test_each_frame_is_the_right_one_at_its_time(tmp_path: Path, name: str) -> N
         np.testing.assert_allclose([time for _, time in found], [seconds[i] for i in order], atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["groups.mp4", "groups.ts", "uneven.mkv", "open groups.mp4"])
+def test_a_late_frame_is_decoded_from_the_key_frame_before_it(tmp_path: Path, name: str) -> None:
+    """And not from the video's start, as where a container cannot be searched."""
+    kind = {key: value for key, value in SOUND[name].items() if key != "begins"}
+    video = strange_videos.write(tmp_path / name, PICTURES, **kind)
+    with opened(video, av_video.opened) as it:
+        assert seen(it, [COUNT - 1, 8], PICTURES)[0][0] == COUNT - 1
+        assert it._seeks
+
+
 def test_what_an_edit_list_hides_is_not_there(tmp_path: Path) -> None:
     """The first ten of twenty frames are decoded and never shown."""
     video = strange_videos.write(tmp_path / "edited.mp4", PICTURES, options=B_FRAMES, shift=-400)
