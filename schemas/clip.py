@@ -152,7 +152,8 @@ class Clip(Frozen):
     """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; otherwise that adds a window:
     ``ID#0000``."""
     content_digest: str | None
-    """Digest of the video's size and of sampled blocks of its file; null if the video could not be read when planned."""
+    """What tells that the video changed, its kind first: ``etag:SIZE:ETAG``, as its server lists it, or ``sampled-sha256:HEX``,
+    a digest of its size and of three blocks of its file. Null if the video could not be read when planned."""
     window_start: int | None = None
     window_stop: int | None = None
     """With ``window_start``, the clip's `Window`; null under ``uniform``, and if the video could not be opened when planned."""

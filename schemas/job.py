@@ -17,6 +17,7 @@ EncodingProfile = Literal["fine", "compact", "exact"]
 
 ListFormat = Literal["jsonl", "json", "csv", "parquet", "conversations"]
 ListColumn = Literal["uri", "id", "start", "end"]
+VideoIdentity = Literal["listed", "sampled"]
 
 
 class VideoSource(Frozen):
@@ -37,9 +38,13 @@ class VideoSource(Frozen):
     https: bool = False
     """Whether videos may be at ``https://`` URLs, which anyone on the internet may serve. Local paths and ``s3://``, ``gs://``
     and ``az://`` URLs always may; no other protocol, no chain of them, and no URL with a query or a fragment."""
+    identity: VideoIdentity = "listed"
+    """What tells that a video changed, and is kept in its rows. ``listed``: the size and ETag by which its server lists it,
+    which costs next to nothing; on a disk, and where a server has no ETags, as ``sampled``. ``sampled``: a digest of its size
+    and of three blocks of it, which is the same wherever a copy lies."""
     check: Literal["content", "new"] = "content"
-    """Which videos' contents to check before a run. ``content``: all, so that a video that changed is taught again; ``new``:
-    only those that are not in the store yet, which saves hours for millions of videos."""
+    """Which videos to look at before a run. ``content``: all, so that a video that changed is taught again; ``new``: only those
+    that are not in the store yet."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

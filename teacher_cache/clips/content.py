@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.errors import VideoError
@@ -17,17 +16,6 @@ from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
 _BLOCK = 64 * 1024
-_READERS = 16
-
-
-def content_digests(uris: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> list[str | None]:
-    """`content_digest` of each video, read in parallel. ``advance`` is called with 1 after each."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = []
-        for digest in readers.map(content_digest, uris):
-            found.append(digest)
-            advance(1)
-        return found
 
 
 def content_digest(uri: str) -> str | None:

@@ -480,6 +480,13 @@ def _seconds(value: Any, key: str) -> float | None:
     return seconds
 
 
+def require_all_keepable(texts: pa.ChunkedArray, where: str) -> None:
+    """`require_keepable` of a column, of which it looks at suspicious ones alone. Raises `BadInput`."""
+    for chunk in texts.chunks:
+        suspects = chunk.filter(pc.match_substring_regex(chunk.cast(pa.binary()), _SUSPICIOUS))
+        require_keepable(suspects.to_pylist(), where)
+
+
 def require_keepable(texts: Iterable[str], where: str) -> None:
     """Raises `BadInput` for a URI or id with credentials or control characters, or not in UTF-8: a catalog cannot keep it."""
     for text in texts:

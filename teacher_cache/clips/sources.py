@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from schemas.errors import BadInput
-from schemas.job import VideoSource
+from schemas.job import VideoIdentity, VideoSource
 from teacher_cache.clips.extra import Dropped
-from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_keepable
-from teacher_cache.clips.tables import VIDEOS, column_keys, distinct
+from teacher_cache.clips.listing import listed, split
+from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_all_keepable, require_keepable
+from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct
+from teacher_cache.io.bucket import BUCKETS
 from teacher_cache.io.local_copy import local_copy
-from teacher_cache.io.places import local_path
+from teacher_cache.io.places import local_path, protocol, require_openable
 from teacher_cache.io.remote import filesystem, reach, require_bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
@@ -33,19 +35,64 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-def list_videos(source: VideoSource, note: Note = _say_nothing) -> pa.Table:
-    """The job's videos, or segments of them, each once: a table of `VIDEOS`, in listed order, a video's segments together.
+@dataclass(frozen=True)
+class Videos:
+    """The videos of a list, or segments of them, in listed order: columns, from which `table` makes the others.
+
+    Ten million videos of a bucket take 1 GB: 40 bytes of a name, 50 of an ETag, 8 of a key each.
+    """
+
+    listed: pa.Table
+    """As `VIDEOS`, without the columns that no row has, or that ``before`` and the id give."""
+    before: str = ""
+    """The uri of a video is this and its id, unless ``listed`` has uris."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of videos and segments."""
+        return len(self.listed)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The key of each id, uint64."""
+        keys: Keys = self.listed["key"].to_numpy()
+        return keys
+
+    def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
+        """Some of them as a table of `VIDEOS`."""
+        listed = self.listed.slice(start, None if stop is None else stop - start)
+        columns = [listed[name] if name in listed.column_names else self._made(name, listed["id"]) for name in VIDEOS.names]
+        return pa.table(columns, schema=VIDEOS)
+
+    def _made(self, name: str, ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        if name == "uri":
+            return pc.binary_join_element_wise(self.before, ids, "") if self.before else ids
+        return pa.nulls(len(ids), VIDEOS.field(name).type)
+
+    def slices(self, rows: int) -> Iterator[pa.Table]:
+        """All of them, ``rows`` at a time. A video's segments may be parted."""
+        for start in range(0, self.num_rows, rows):
+            yield self.table(start, start + rows)
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """One column of them all."""
+        return self.table()[name]
+
+
+def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
+    """The job's videos, or segments of them, each once, in listed order, a video's segments together.
 
     ``note`` is called with each sentence that the user should read. Raises `BadInput` if there is none, `Unreachable`.
     """
-    videos = _from_manifest(source, note) if source.manifest is not None else _from_globs(source.globs, note)
+    videos = _from_manifest(source, note) if source.manifest is not None else _from_globs(source, note)
     if not videos.num_rows:
         require_bucket(source.manifest or source.globs[0])
         origin = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {', '.join(source.globs)} matches"
         raise BadInput(f"{origin} no video; needed at least one")
-    if not source.https:
-        _require_no_https(videos["uri"], source.manifest or ", ".join(source.globs))
-    return distinct(videos, "id", ["uri", "segment_start", "segment_end"], "two videos have the id")
+    if not source.https and "uri" in videos.listed.column_names:
+        _require_no_https(videos.listed["uri"], source.manifest or ", ".join(source.globs))
+    told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
+    return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id"), videos.before)
 
 
 def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
@@ -60,22 +107,23 @@ def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
 # --- manifests ---
 
 
-def _from_manifest(source: VideoSource, note: Note) -> pa.Table:
+def _from_manifest(source: VideoSource, note: Note) -> Videos:
     manifest, dropped = str(source.manifest), Dropped()
-    listed: list[pa.Table] = []
+    tables: list[pa.Table] = []
     for path in _files_of(manifest):
         with _local_copy(path) as copy:
-            tables = read_list(ListFile(copy, path, source.format, source.columns, dropped))
+            rows = read_list(ListFile(copy, path, source.format, source.columns, dropped))
             folder, before = path.rpartition("/")[0], "" if path == manifest else _below(path, manifest)
-            listed.extend(_placed(table, folder, before) for table in tables)
+            tables.extend(_placed(table, folder, before) for table in rows)
     for sentence in dropped.notes():
         note(f"{manifest}: {sentence}")
-    videos = pa.concat_tables([LISTED.empty_table(), *listed])
+    videos = pa.concat_tables([LISTED.empty_table(), *tables])
     if videos["segment_start"].null_count < videos.num_rows:
         # So that one decoder opens a video once for all of its segments.
         of = pc.index_in(videos["uri"], pc.unique(videos["uri"])).to_numpy()
         videos = videos.take(pa.array(np.argsort(of, kind="stable")))
-    return videos.append_column("key", pa.array(column_keys(videos["id"]))).select(VIDEOS.names)
+    videos = videos.select([name for name in videos.column_names if name == "id" or videos[name].null_count < videos.num_rows])
+    return Videos(videos.append_column("key", pa.array(column_keys(videos["id"]))))
 
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -159,27 +207,75 @@ def _texts(seconds: pa.ChunkedArray) -> pa.Array:
 # --- globs ---
 
 
-def _from_globs(patterns: Sequence[str], note: Note) -> pa.Table:
-    found = [_from_glob(pattern, note) for pattern in patterns]
-    base = os.path.commonpath([folder for folder, _, _ in found]) if len(found) > 1 else found[0][0]
+def _from_globs(source: VideoSource, note: Note) -> Videos:
+    found = [_from_glob(pattern, source.identity, note) for pattern in source.globs]
+    # What the folders have in common is left out of ids, which must not depend on where the videos are stored.
+    folders = [one.folder for one in found]
+    base = os.path.commonpath(folders) if len(folders) > 1 else folders[0]
     base = f"{base}/" if base and not base.endswith("/") else base
-    names = pa.chunked_array([pa.array([name.removeprefix(base) for name in some], pa.string()) for _, some, _ in found])
-    uris = pa.chunked_array([pa.array(some, pa.string()) for _, _, some in found])
-    nothing = [pa.nulls(len(names), VIDEOS.field(name).type) for name in ("segment_start", "segment_end", "extra")]
-    return pa.table([names, uris, *nothing, column_keys(names)], schema=VIDEOS)
+    columns = {"content_digest": [chunk for one in found for chunk in one.identities]}
+    schemes = {one.scheme for one in found}
+    if len(schemes) > 1:
+        uris = (pc.binary_join_element_wise(one.scheme + one.place, chunk, "") for one in found for chunk in one.names)
+        columns["uri"] = list(uris)
+    columns["id"] = [chunk for one in found for chunk in one.ids(base)]
+    listed = pa.table({name: pa.chunked_array(chunks, pa.string()) for name, chunks in columns.items()})
+    if listed["content_digest"].null_count == listed.num_rows:
+        listed = listed.drop("content_digest")
+    return Videos(listed.append_column("key", pa.array(column_keys(listed["id"]))), f"{found[0].scheme}{base}")
 
 
-def _from_glob(pattern: str, note: Note) -> tuple[str, list[str], list[str]]:
-    """The pattern's fixed folder, and the names and uris of what it matches."""
-    fs, path = filesystem(pattern, is_pattern=True)
-    with counting(VIDEO_REQUESTS, fs):
-        names = _on_disk(path, note) if local_path(pattern) else reach(pattern, partial(_matched, fs, path))
-    require_keepable(names, f"the glob {pattern}")
-    return _fixed_folder(path), names, [str(fs.unstrip_protocol(name)).removeprefix("file://") for name in names]
+@dataclass
+class _Found:
+    """What a pattern matches."""
+
+    scheme: str
+    """``s3://``; empty for a disk."""
+    place: str
+    """What precedes each name in its path: ``bucket/``; empty for a disk."""
+    folder: str
+    """The pattern's fixed folder, with the place."""
+    names: list[pa.Array]
+    identities: list[pa.Array]
+
+    def ids(self, base: str) -> Iterator[pa.Array]:
+        """The paths without ``base``. Each array of names is let go: there may be gigabytes."""
+        self.names.reverse()
+        while self.names:
+            names = self.names.pop()
+            if len(base) < len(self.place):
+                names = pc.binary_join_element_wise(self.place, names, "")
+                yield pc.utf8_slice_codeunits(names, len(base))
+            else:
+                yield pc.utf8_slice_codeunits(names, len(base) - len(self.place))
 
 
-def _matched(fs: Any, path: str) -> list[str]:
-    return sorted(name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file")
+def _from_glob(pattern: str, kind: VideoIdentity, note: Note) -> _Found:
+    where = f"the glob {pattern}"
+    if local_path(pattern):
+        _, path = filesystem(pattern, is_pattern=True)
+        names = _on_disk(path, note)
+        try:
+            column = pa.chunked_array([pa.array(names, pa.string())])
+        except UnicodeEncodeError:  # a name that is not UTF-8
+            require_keepable(names, where)
+            raise
+        require_all_keepable(column, where)
+        return _Found("", "", _fixed_folder(path), column.chunks, [pa.nulls(len(names), pa.string())])
+    require_openable(pattern, is_pattern=True)
+    place, key = split(pattern)
+    scheme, _, bucket = place.partition("://")
+    if _MAGIC.search(bucket) or protocol(pattern) not in BUCKETS:
+        raise BadInput(f"{where} names no bucket to look in; needed one such as s3://bucket/raw/**/*.mp4")
+    matching = glob_translate(key).removesuffix(r"\Z")
+    found = listed(f"{place}/{_MAGIC.split(key)[0]}", f"^{matching}$")
+    require_all_keepable(found["key"], where)
+    nothing = [pa.nulls(found.num_rows, pa.string())]
+    identities = found["identity"].chunks if kind == "listed" else nothing
+    return _Found(f"{scheme}://", f"{bucket}/", _fixed_folder(f"{bucket}/{key}"), found["key"].chunks, identities)
+
+
+_MAGIC = re.compile(r"[*?\[]")
 
 
 def _on_disk(path: str, note: Note) -> list[str]:

@@ -17,6 +17,7 @@ from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import DecoderPool
+from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, column_keys, distinct
 
@@ -30,7 +31,7 @@ _LISTED = ("video", "content_digest", *_OF_LIST)
 def whole_videos(videos: pa.Table) -> pa.Table:
     """One clip per video or segment, over all of it: a table of `CLIPS` and ``clip_key``.
 
-    ``videos`` is a table of `teacher_cache.clips.tables.VIDEOS` and ``content_digest``.
+    ``videos`` is a table of `teacher_cache.clips.tables.VIDEOS`.
     """
     nothing = pa.nulls(videos.num_rows, pa.int64())
     of_list = [videos[name] for name in _OF_LIST]
@@ -56,7 +57,7 @@ def windows_of(
     of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
     digests = videos["content_digest"].take(pa.array(of_video))
     is_unread = digests.is_null().to_numpy(zero_copy_only=False)
-    is_same = pc.fill_null(pc.equal(digests, known["content_digest"]), fill_value=False).to_numpy(zero_copy_only=False)
+    is_same = are_same(digests, known["content_digest"], videos["uri"].take(pa.array(of_video)))
     is_whole = known["window_start"].is_null().to_numpy(zero_copy_only=False)
     # A video that cannot be read now may be unchanged, so its rows stay valid.
     stands = is_unread | (is_same & ~(is_whole & retry))

@@ -20,7 +20,7 @@ import obstore
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from schemas.errors import Unreachable
@@ -136,10 +136,22 @@ class Bucket:
             for page in obstore.list(client, folder or None, offset=offset, chunk_size=_PER_PAGE):
                 for about in page:
                     key = about["path"]
-                    if key and key.startswith(prefix) and (about["size"] or self._is_object(key)):
+                    if key and key.startswith(prefix) and (about["size"] or self.is_object(key)):
                         yield Found(key, about["size"], about["last_modified"])
 
-    def _is_object(self, key: str) -> bool:
+    def pages(self, folder: str, after: str = "") -> Iterator[Any]:
+        """All that lies in a folder and below it, after a key: record batches (path, size, e_tag), as the server's pages.
+
+        It may begin earlier than ``after``, unless that `is_asked_for_as_it_is`. Raises `UnlistableKey` at the page of a key
+        that obstore refuses.
+        """
+        client = self.patient_client
+        while not is_asked_for_as_it_is(after):
+            after = after[:-1]
+        with self._plain_errors():
+            yield from obstore.list(client, folder or None, offset=after or None, chunk_size=_PER_PAGE, return_arrow=True)
+
+    def is_object(self, key: str) -> bool:
         """Whether a listed key of no bytes is an object, not a placeholder ``KEY/``: obstore's listing omits the slash."""
         with contextlib.suppress(FileNotFoundError):
             return obstore.head(self.patient_client, key)["e_tag"] is not None
@@ -165,6 +177,8 @@ class Bucket:
         """Turn obstore's errors into those of the protocol."""
         try:
             yield
+        except InvalidPathError as error:
+            raise UnlistableKey(_last_part(str(error))) from None
         except (BaseError, FileNotFoundError) as error:
             self._raise(error)
 
@@ -222,6 +236,18 @@ def _cut(found: obstore.GetResult, length: int) -> bytes:
         if not missing:
             break
     return b"".join(pieces)
+
+
+class UnlistableKey(ValueError):
+    """A key with an empty part, one that is a dot, or a control character: obstore's paths have none."""
+
+
+_ESCAPED = re.compile(r"""[\x00-\x1f\x7f\\{}^%`\]\[">~<#|*?]|(?:^|/)\.{0,2}(?:/|$)""")
+
+
+def is_asked_for_as_it_is(key: str) -> bool:
+    """Whether obstore sends just that key: it escapes some characters. The empty one, for the start, counts as well."""
+    return not key or _ESCAPED.search(key) is None
 
 
 class _BeyondEnd(OSError):

@@ -20,6 +20,10 @@ _READ_SECONDS = 60
 Result = TypeVar("Result")
 
 
+class Refused(Unreachable):
+    """A server does not allow what was asked of it."""
+
+
 class NoBucket(FileNotFoundError):
     """An object is missing because its bucket (on Azure: its container) is."""
 
@@ -134,7 +138,7 @@ def reachable(url: str, endpoint: str | None = None) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise Unreachable(f"access to {url} was refused: {first_line(error)}. {_credentials_advice(url)}") from None
+        raise Refused(f"access to {url} was refused: {first_line(error)}. {_credentials_advice(url)}") from None
     except OSError as error:
         if _is_no_bucket(error):
             raise Unreachable(_no_bucket(url, endpoint)) from None

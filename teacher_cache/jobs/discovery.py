@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,9 @@ from schemas.job import Job
 from schemas.log import LARGEST_OBJECT, PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.content import content_digests
-from teacher_cache.clips.sources import list_videos
-from teacher_cache.clips.tables import among
+from teacher_cache.clips.identity import identities_of
+from teacher_cache.clips.sources import Videos, list_videos
+from teacher_cache.clips.tables import Keys, among
 from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
@@ -37,8 +37,7 @@ class JobFacts:
     recipe: Recipe
     shapes: Mapping[SignalName, Shape]
     parts: tuple[PartName, ...]
-    videos: pa.Table
-    """As `teacher_cache.clips.tables.VIDEOS`."""
+    videos: Videos
     notes: tuple[str, ...] = ()
     """What the user should know of the videos, and of the job's settings: `advice`."""
 
@@ -61,64 +60,108 @@ def discover(job: Job) -> JobFacts:
 _EXAMPLES = 3
 
 
-def same_contents(clips: pa.Table) -> tuple[str, ...]:
-    """A sentence, if clips show the same part of videos that have the same content; each of them is taught.
+class Contents:
+    """Counts the clips that show the same part of videos that have the same content; each of them is taught."""
 
-    ``clips`` is a table of `teacher_cache.clips.tables.CLIPS`.
-    """
-    digests = clips["content_digest"]
-    if pc.count_distinct(digests).as_py() + digests.null_count == len(digests):
-        return ()
-    part = ["content_digest", "window_start", "window_stop", "segment_start", "segment_end"]
-    known = clips.filter(digests.is_valid())
-    groups = known.group_by(part).aggregate([("clip_id", "count"), ("clip_id", "min"), ("clip_id", "max")])
-    groups = groups.filter(pc.greater(groups["clip_id_count"], 1)).sort_by("clip_id_min")
-    if not groups.num_rows:
-        return ()
-    more = pc.sum(groups["clip_id_count"]).as_py() - groups.num_rows
-    pairs = zip(groups["clip_id_min"][:_EXAMPLES].to_pylist(), groups["clip_id_max"][:_EXAMPLES].to_pylist(), strict=True)
-    examples = ", ".join(f"{other!r} like {one!r}" for one, other in pairs)
-    return (f"{more} clips have the content of others, and each is taught: {examples}; list only one of them to save the work",)
+    def __init__(self) -> None:
+        self._parts: list[Keys] = []
+        self._ids: list[pa.ChunkedArray] = []
+
+    def add(self, clips: pa.Table) -> None:
+        """Count a table of `teacher_cache.clips.tables.CLIPS`."""
+        digests = clips["content_digest"]
+        known = np.flatnonzero(digests.is_valid().to_numpy())
+        part = np.array([hash(digest) for digest in digests.drop_null().to_pylist()], np.int64).view(np.uint64)
+        for name in ("window_start", "window_stop", "segment_start", "segment_end"):
+            if clips[name].null_count < clips.num_rows:
+                values = clips[name].take(pa.array(known)).to_pylist()
+                part = part * _MIXER + np.array([hash(value) for value in values], np.int64).view(np.uint64)
+        self._parts.append(part)
+        self._ids.append(clips["clip_id"] if len(known) == clips.num_rows else clips["clip_id"].take(pa.array(known)))
+
+    def note(self) -> tuple[str, ...]:
+        """A sentence, if there are such clips."""
+        parts = np.concatenate([np.empty(0, np.uint64), *self._parts])
+        ordered = np.sort(parts)
+        repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if not len(repeated):
+            return ()
+        ids = pa.chunked_array([chunk for some in self._ids for chunk in some.chunks], pa.string())
+        which = np.flatnonzero(among(parts, repeated))
+        named = pa.table({"part": parts[which], "id": ids.take(pa.array(which))})
+        groups = named.group_by("part").aggregate([("id", "min"), ("id", "max")]).sort_by("id_min")
+        pairs = zip(groups["id_min"][:_EXAMPLES].to_pylist(), groups["id_max"][:_EXAMPLES].to_pylist(), strict=True)
+        examples = ", ".join(f"{other!r} like {one!r}" for one, other in pairs)
+        more = len(which) - len(repeated)
+        return (
+            f"{more} clips have the content of others, and each is taught: {examples}; list only one of them to save the work",
+        )
+
+
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def find_clips(
     job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
-) -> pa.Table:
-    """The job's clips: `teacher_cache.clips.tables.CLIPS` and ``clip_key``. ``again`` are the rows to teach again.
+) -> Iterator[pa.Table]:
+    """The job's clips, some videos' at a time: `teacher_cache.clips.tables.CLIPS` and ``clip_key``.
 
-    Computes the videos' content digests; under ``videos.check: new``, only of videos that the store lacks or must teach
-    again, and the other clips have no digest here. Probes videos if the sampling needs it and the catalog lacks their windows.
+    ``again`` are the rows to teach again. Finds out what identifies the videos, where their list does not say it; under
+    ``videos.check: new``, only of those that the store lacks or must teach again, and the other clips have no digest here.
+    Probes videos if the sampling needs it and the catalog lacks their windows.
     """
     again = np.empty(0, np.int64) if again is None else again
+    wanted = _wanted(job, facts, catalog, again)
+    start = 0
+    for listed in facts.videos.slices(_VIDEOS_AT_ONCE):
+        videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
+        start += listed.num_rows
+        if facts.recipe.clips.sampling == "uniform":
+            yield whole_videos(videos)
+            continue
+        rows = catalog.rows_of_videos(videos["id"].to_pylist())
+        with progress("counting frames", videos.num_rows, "videos") as advance:
+            yield windows_of(
+                facts.recipe.clips,
+                videos,
+                catalog.table(rows),
+                np.isin(rows, again),
+                timeout_seconds=job.engine.decode_timeout_seconds,
+                advance=advance,
+            )
+
+
+_VIDEOS_AT_ONCE = 2**20
+
+
+def _wanted(job: Job, facts: JobFacts, catalog: Catalog, again: Rows) -> NDArray[np.bool_]:
+    """Which videos to look at."""
+    keys = facts.videos.keys
+    if job.videos.check != "new" or not catalog.rows:
+        return np.ones(len(keys), bool)
+    # Under `uniform`, a video's key equals its clip's, which the planner looks up anyway.
     is_uniform = facts.recipe.clips.sampling == "uniform"
-    wanted = np.ones(facts.videos.num_rows, bool)
-    if job.videos.check == "new" and catalog.rows:
-        keys = facts.videos["key"].to_numpy()
-        # Under `uniform`, a video's key equals its clip's, which the planner looks up anyway.
-        wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
-        wanted |= among(keys, catalog.video_keys(again))
-    videos = _with_digests(facts.videos, wanted, progress)
-    if is_uniform:
-        return whole_videos(videos)
-    rows = catalog.rows_of_videos(videos["id"].to_pylist())
-    with progress("counting frames", videos.num_rows, "videos") as advance:
-        return windows_of(
-            facts.recipe.clips,
-            videos,
-            catalog.table(rows),
-            np.isin(rows, again),
-            timeout_seconds=job.engine.decode_timeout_seconds,
-            advance=advance,
-        )
+    wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
+    return wanted | among(keys, catalog.video_keys(again))
 
 
-def _with_digests(videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
-    """The videos with a column ``content_digest``: null for a video that is not wanted or cannot be read."""
-    uris = pc.unique(videos["uri"].filter(pa.array(wanted)))  # a video is read once for all of its segments
-    with progress("reading videos", len(uris), "videos") as advance:
-        found = pa.array(content_digests(uris.to_pylist(), advance), pa.string())
-    of = pc.if_else(pa.array(wanted), pc.index_in(videos["uri"], uris), pa.scalar(None, pa.int32()))
-    return videos.append_column("content_digest", found.take(of) if len(found) else pa.nulls(videos.num_rows, pa.string()))
+def _identified(job: Job, videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
+    """The videos with their identity: null for one that is not wanted or cannot be read."""
+    known = videos["content_digest"]
+    is_wanted = pa.array(wanted)
+    if not wanted.all():
+        known = pc.if_else(is_wanted, known, pa.scalar(None, pa.string()))
+    lacking = np.flatnonzero(wanted & known.is_null().to_numpy())
+    if len(lacking):
+        with progress("looking at videos", len(lacking), "videos") as advance:
+            found = identities_of(videos["uri"].take(pa.array(lacking)), job.videos.identity, advance)
+        if len(lacking) == videos.num_rows:
+            known = found
+        else:
+            is_lacking = np.zeros(videos.num_rows, bool)
+            is_lacking[lacking] = True
+            known = pa.chunked_array([pc.replace_with_mask(known.combine_chunks(), is_lacking, found.combine_chunks())])
+    return videos.set_column(videos.column_names.index("content_digest"), "content_digest", known)
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +16,16 @@ from schemas.job import Job
 from schemas.log import LONGEST_SEGMENT, PartName
 from schemas.report import DiffReport, JobRequests, PilotReport, PlanReport, TeacherMemory
 from schemas.storage import Requests, StorageOptions
+from teacher_cache.clips.tables import Keys
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
-from teacher_cache.jobs.discovery import JobFacts, discover, find_clips, same_contents
+from teacher_cache.jobs.discovery import Contents, JobFacts, discover, find_clips
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
 from teacher_cache.jobs.memory import worker_bytes
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, store_rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.state import clip_counts
@@ -39,8 +42,9 @@ def diff_report(url: str, job: Job, storage_options: StorageOptions | None = Non
     facts = discover(job)
     if differences := recipe.differences(facts.recipe):
         return DiffReport(store=url, differences=differences, new_clips=0, units=0)
-    outlook = _outlook(url, storage_options, job, facts, no_progress)
-    return DiffReport(store=url, differences={}, new_clips=outlook.new_clips, units=len(outlook.left))
+    with _scratch() as scratch:
+        outlook = _outlook(Objects(url, storage_options), job, facts, scratch, no_progress)
+        return DiffReport(store=url, differences={}, new_clips=outlook.new_clips, units=len(outlook.left))
 
 
 PilotRun = Callable[[Job, tuple[Clip, ...]], PilotReport]
@@ -55,16 +59,24 @@ def plan_report(
     Raises `BadInput`, `RecipeMismatch`.
     """
     VIDEO_REQUESTS.take()
-    outlook = _outlook(job.store, job.storage_options, job, discover(job), progress)
-    pilot = None
-    if run_pilot is not None:
-        clips = _chosen(outlook.left, pilot_clips)
-        with progress("pilot", len(clips), "clips") as advance:
-            # A job that only adds some signals does not teach the others again.
-            signals = tuple(signal for signal in job.signals if outlook.left.units(signal)) or job.signals
-            pilot = run_pilot(job.model_copy(update={"signals": signals}), clips)
-            advance(len(clips))
-    return _report(job, outlook, pilot)
+    with _scratch() as scratch:
+        outlook = _outlook(Objects(job.store, job.storage_options), job, discover(job), scratch, progress)
+        pilot = None
+        if run_pilot is not None:
+            clips = _chosen(outlook.left, pilot_clips)
+            with progress("pilot", len(clips), "clips") as advance:
+                # A job that only adds some signals does not teach the others again.
+                signals = tuple(signal for signal in job.signals if outlook.left.units(signal)) or job.signals
+                pilot = run_pilot(job.model_copy(update={"signals": signals}), clips)
+                advance(len(clips))
+        return _report(job, outlook, pilot)
+
+
+@contextmanager
+def _scratch() -> Iterator[Objects]:
+    """A folder on this machine for the tables of rows that a run would add: those of millions take gigabytes in memory."""
+    with tempfile.TemporaryDirectory(prefix="teacher-cache-plan-") as folder:
+        yield Objects(folder)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class _Outlook:
     """The catalog with the job's new rows."""
     new_clips: int
     same_contents: tuple[str, ...]
+    """A sentence of clips with the same content, or none."""
     left: WorkLeft
     opened: Requests
     """Requests to read the store's state; a run sends the same."""
@@ -86,24 +99,29 @@ class _Outlook:
     """Requests to list, digest and probe the videos; a run sends the same."""
 
 
-def _outlook(url: str, storage_options: StorageOptions | None, job: Job, facts: JobFacts, progress: Progress) -> _Outlook:
-    store, known, state = state_of(url, facts.recipe, storage_options)
+def _outlook(place: Objects, job: Job, facts: JobFacts, scratch: Objects, progress: Progress) -> _Outlook:
+    """``place``: where the store is, or will be."""
+    store, known, state = state_of(place.url, facts.recipe, place.options)
     if store is None:
-        Objects(url, storage_options).require_bucket()
+        place.require_bucket()
     again = rows_to_redo(known, state, facts.parts, retry_failed=False)
-    clips = find_clips(job, facts, known, again, progress)
-    added = new_rows(clips, known, facts.recipe, again)
-    catalog = known.with_rows(added) if added.num_rows else known
+    catalog, contents, keys, new_clips = known, Contents(), list[Keys](), 0
+    for clips in find_clips(job, facts, known, again, progress):
+        added = new_rows(clips, catalog, facts.recipe, again)
+        catalog, _ = store_rows(scratch, catalog, added, facts.recipe.layout.clips_per_shard)
+        contents.add(clips)
+        keys.append(clips["clip_key"].to_numpy())
+        new_clips += added.num_rows
     # One request finds out that there is no store.
     opened = Requests(get=1) if store is None else store.objects.take_requests()
-    left = WorkLeft(facts.recipe, catalog, state, facts.parts, rows_of(clips, catalog))
-    return _Outlook(facts, store, known, catalog, added.num_rows, same_contents(clips), left, opened, VIDEO_REQUESTS.take())
+    left = WorkLeft(facts.recipe, catalog, state, facts.parts, rows_of(np.concatenate(keys), catalog))
+    return _Outlook(facts, store, known, catalog, new_clips, contents.note(), left, opened, VIDEO_REQUESTS.take())
 
 
 def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
     facts, left, store = outlook.facts, outlook.left, outlook.store
     to_do = left.to_teach
-    is_fetched = local_path(facts.videos["uri"][0].as_py()) is None
+    is_fetched = local_path(facts.videos.table(0, 1)["uri"][0].as_py()) is None
     # Each video is fetched once, with one GET, for all its clips.
     fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
 
 from schemas.errors import CouldNotRun, OutOfTime, Stopped
 from schemas.event import EngineEvent, Event, Note, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
 from schemas.storage import Requests
+from teacher_cache.clips.tables import Keys
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm
 from teacher_cache.jobs.commit import Committer
-from teacher_cache.jobs.discovery import JobFacts, discover, find_clips, same_contents
+from teacher_cache.jobs.discovery import Contents, JobFacts, discover, find_clips
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
 from teacher_cache.jobs.portion import ALL, Portion
@@ -174,16 +178,22 @@ def _made_ready(
     """
     found, catalog, state = state_of(job.store, facts.recipe, job.storage_options)
     again = rows_to_redo(catalog, state, facts.parts, retry_failed=retry_failed)
-    clips = find_clips(job, facts, catalog, again, progress)
-    # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
     is_made = found is not None and found.version >= 0
-    store = found if found is not None and is_made else create_store(job.store, facts.recipe, "run", job.storage_options)
-    catalog = add_clips(store, catalog, lambda current: new_rows(clips, current, facts.recipe, again), "run")
+    store, contents, keys = found, Contents(), list[Keys]()
+    for clips in find_clips(job, facts, catalog, again, progress):
+        # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
+        if store is None or store.version < 0:
+            store = create_store(job.store, facts.recipe, "run", job.storage_options)
+        catalog = add_clips(store, catalog, partial(new_rows, clips, recipe=facts.recipe, again=again), "run")
+        contents.add(clips)
+        keys.append(clips["clip_key"].to_numpy())
+    assert store is not None  # no list is empty
     add_parts(store, facts.parts, facts.shapes, catalog.rows, "run")
     lengthen(store, catalog.rows)
-    left = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))
+    clip_keys = np.concatenate(keys)
+    left = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clip_keys, catalog))
     asked = Requests() if is_made else Requests(get=1)
-    return store, left, clips.num_rows - left.rows, asked, (*facts.notes, *same_contents(clips))
+    return store, left, len(clip_keys) - left.rows, asked, (*facts.notes, *contents.note())
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:

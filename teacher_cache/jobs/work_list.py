@@ -8,13 +8,14 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
 from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
 from schemas.storage import StorageOptions
+from teacher_cache.clips.identity import are_same
+from teacher_cache.clips.tables import Keys
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.state import FAILED, State
@@ -34,12 +35,14 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
     needs = ~is_known
     compared = np.flatnonzero(is_known & is_readable)
     compared = compared[np.argsort(rows[compared])]
-    now, then = clips["content_digest"].take(pa.array(compared)), catalog.table(rows[compared], ["content_digest"])
-    is_same = pc.fill_null(pc.equal(now, then["content_digest"]), fill_value=False).to_numpy()
-    needs[compared] = ~is_same
+    now, uris = (clips[name].take(pa.array(compared)) for name in ("content_digest", "video"))
+    needs[compared] = ~are_same(now, catalog.table(rows[compared], ["content_digest"])["content_digest"], uris)
     if again is not None:
         needs |= is_readable & np.isin(rows, again)
-    return numbered_rows(clips.drop("clip_key").filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard))
+    chosen = clips.drop("clip_key")
+    return numbered_rows(
+        chosen if needs.all() else chosen.filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard)
+    )
 
 
 def rows_to_redo(catalog: Catalog, state: State, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
@@ -170,7 +173,7 @@ def state_of(url: str, recipe: Recipe, storage_options: StorageOptions | None = 
     return store, store.catalog(), store.state
 
 
-def rows_of(clips: pa.Table, catalog: Catalog) -> Rows:
-    """The current rows of those clips that have one."""
-    rows = catalog.rows_of_keys(clips["clip_key"].to_numpy())
+def rows_of(clip_keys: Keys, catalog: Catalog) -> Rows:
+    """The current rows of those clips, by their keys, that have one."""
+    rows = catalog.rows_of_keys(clip_keys)
     return rows[rows >= 0]

@@ -341,8 +341,10 @@ def superseded_table(objects: Objects, added: RowsAdded) -> StoredTable:
     return StoredTable(objects, added.superseded, _SUPERSEDED, range(added.first_row + 1))
 
 
-def store_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int) -> list[RowsAdded]:
-    """Store the tables of rows to be added to a catalog. The rows exist once the log has the actions that this returns.
+def store_rows(
+    objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_shard: int
+) -> tuple[Catalog, tuple[RowsAdded, ...]]:
+    """Store the tables of rows to be added to a catalog. Returns it with them, and the actions by which the log has them.
 
     ``rows`` is a table of `CLIPS` and ``row``.
     """
@@ -353,7 +355,7 @@ def store_rows(objects: Objects, catalog: Catalog, rows: pa.Table, clips_per_sha
         action = _created(objects, catalog._parts[-1])  # noqa: SLF001  # its own module
         catalog = Catalog((*catalog._parts[:-1], _stored(objects, action)))  # noqa: SLF001
         actions.append(action)
-    return actions
+    return catalog, tuple(actions)
 
 
 def _created(objects: Objects, part: _Part) -> RowsAdded:

@@ -206,7 +206,9 @@ def add_clips(store: Store, catalog: Catalog, choose: Callable[[Catalog], pa.Tab
         if catalog.parts != len(state.rows_added):
             catalog = store.catalog()
         rows = choose(catalog)
-        return [*store_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)] if rows.num_rows else []
+        if not rows.num_rows:
+            return []
+        return list(store_rows(store.objects, catalog, rows, store.recipe.layout.clips_per_shard)[1])
 
     return store.catalog() if store.log.append(actions, command) else catalog
 

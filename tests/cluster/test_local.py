@@ -70,10 +70,10 @@ def test_a_slow_store_holds_up_teaching(
     job = Job.model_validate(value)
     facts = discover(job)
     store = create_store(job.store, facts.recipe, "test")
-    clips = find_clips(job, facts, store.catalog())
+    (clips,) = find_clips(job, facts, store.catalog())
     catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, facts.recipe), "test")
     add_parts(store, facts.parts, facts.shapes, catalog.rows, "test")
-    items = [*WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))]
+    items = [*WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips["clip_key"].to_numpy(), catalog))]
     assert len(items) == UNITS
 
     for name, fresh in {"gate": threading.Event(), "waiting": 0, "taught": 0, "most": 0}.items():

@@ -69,7 +69,7 @@ def test_every_format_gives_the_same_rows(
     (tmp_path / name).write_bytes(FORMS[name])
     forced = {"format": "json"} if at_once and name == "array.json" else {}  # seven bytes do not tell an array of what
     videos = list_videos(VideoSource(manifest=str(tmp_path / name), **forced))
-    assert videos.select(["id", "uri", "segment_start", "segment_end"]).to_pylist() == [
+    assert videos.table().select(["id", "uri", "segment_start", "segment_end"]).to_pylist() == [
         {"id": "a", "uri": f"{tmp_path}/v/a b#1?%.mp4", "segment_start": None, "segment_end": None},
         {"id": "/abs/ü.mp4@1.5-3", "uri": "/abs/ü.mp4", "segment_start": 1.5, "segment_end": 3},
         {"id": "s3://bucket/c.mp4@2-", "uri": "s3://bucket/c.mp4", "segment_start": 2, "segment_end": None},
@@ -129,7 +129,7 @@ def test_a_hugging_face_dataset_s_folder_is_a_list(tmp_path: Path) -> None:
         (tmp_path / "files" / split).mkdir(parents=True)
         (tmp_path / "files" / split / "metadata.csv").write_text("file_name,label\n0001.mp4,3\n")
     videos = list_videos(VideoSource(manifest=str(tmp_path / "files")))
-    assert videos.select(["id", "uri", "extra"]).to_pylist() == [
+    assert videos.table().select(["id", "uri", "extra"]).to_pylist() == [
         {"id": f"{split}/0001.mp4", "uri": f"{tmp_path}/files/{split}/0001.mp4", "extra": '{"label":3}'}
         for split in ("test", "train")
     ]
@@ -157,7 +157,7 @@ def test_a_hugging_face_dataset_s_folder_is_a_list(tmp_path: Path) -> None:
 def test_a_list_may_name_its_columns_otherwise(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").write_text("videoid,contentUrl,t0,t1,start\n7,a.mp4,1,2.5,noon\n")
     columns = {"uri": "contentUrl", "id": "videoid", "start": "t0", "end": "t1"}
-    (row,) = list_videos(VideoSource(manifest=str(tmp_path / "clips.csv"), columns=columns)).to_pylist()
+    (row,) = list_videos(VideoSource(manifest=str(tmp_path / "clips.csv"), columns=columns)).table().to_pylist()
     assert (row["id"], row["segment_start"], row["segment_end"], row["extra"]) == ("7", 1, 2.5, '{"start":"noon"}')
     for wrong in ({"glob": "*.mp4", "columns": columns}, {"glob": "*", "format": "csv"}, {"glob": []}):
         with pytest.raises(ValueError, match=r"`format` and `columns` describe a `manifest`|`glob` is an empty list"):

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import VideoSource
-from teacher_cache.clips.content import content_digest, content_digests
+from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.sources import list_videos
 
 
@@ -48,7 +48,7 @@ def test_a_glob_follows_links_and_leaves_none_out(tmp_path: Path) -> None:
         assert [name.removeprefix("raw/") for name in ids if not name.endswith(".txt")] == found
     assert list_videos(VideoSource(glob=f"{raw}/[!a]*.mp4"))["id"].to_pylist() == ["[1].mp4", "broken.mp4", "linked.mp4"]
     assert list_videos(VideoSource(glob=f"{tmp_path}/.git/**/*.mp4"))["id"].to_pylist() == ["annex/c.mp4"]
-    assert content_digests([f"{raw}/broken.mp4"]) == [None]
+    assert content_digest(f"{raw}/broken.mp4") is None
 
 
 def test_several_globs_are_one_list(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_digest_is_of_the_content_alone(tmp_path: Path) -> None:
 def test_an_unreadable_video_has_no_digest(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     source = manifest(tmp_path, {"uri": "a.mp4"}, {"uri": "gone.mp4"})
-    here, gone = content_digests(list_videos(source)["uri"].to_pylist())
+    here, gone = map(content_digest, list_videos(source)["uri"].to_pylist())
     assert gone is None
     assert here is not None
     assert here.startswith("sampled-sha256:")

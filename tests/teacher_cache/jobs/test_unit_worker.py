@@ -80,10 +80,10 @@ def begin(folder: Path, videos: list[Path], per_shard: int = PER_SHARD) -> Itera
     job = Job.model_validate(Jobs(folder, folder).value(url, signals=["camray"], **changes))
     facts = discover(job)
     store = create_store(url, facts.recipe, "test")
-    clips = find_clips(job, facts, store.catalog())
+    (clips,) = find_clips(job, facts, store.catalog())
     catalog = add_clips(store, store.catalog(), lambda current: new_rows(clips, current, facts.recipe), "test")
     add_parts(store, facts.parts, facts.shapes, catalog.rows, "test")
-    (item,) = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips, catalog))
+    (item,) = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clips["clip_key"].to_numpy(), catalog))
     shapes = {signal: facts.shapes[signal] for signal in facts.signals}
     with UnitWorker(WorkerSpec(store=url, teacher=job.teacher, engine=job.engine, shapes=shapes)) as worker:
         yield Begun(worker, job, item, [decode_clip(str(video), facts.recipe.clips) for video in videos])

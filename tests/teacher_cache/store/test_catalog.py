@@ -77,12 +77,12 @@ def test_rows_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     many = clips({f"v{n}": ("x", 0) for n in range(30)})
     of_list = {"segment_start": [0.5, *[None] * 29], "segment_end": [2.25, *[None] * 29], "extra": ['{"a":"ü"}', *[None] * 29]}
     many = pa.table({name: of_list.get(name, many[name]) for name in CLIPS.names}, schema=CLIPS)
-    added = store_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
+    _, added = store_rows(objects, Catalog(), numbered_rows(many, 0), PER_SHARD)
     assert [(action.first_row, action.rows, action.superseded) for action in added] == [
         (0, 8, None), (8, 8, None), (16, 8, None), (24, 6, None),
     ]  # fmt: skip
     grown = read_catalog(objects, added)
-    added += store_rows(objects, grown, numbered_rows(clips({"v3": ("y", 0)}), grown.next_row(PER_SHARD)), PER_SHARD)
+    added += store_rows(objects, grown, numbered_rows(clips({"v3": ("y", 0)}), grown.next_row(PER_SHARD)), PER_SHARD)[1]
     assert added[-1].superseded is not None
     read = read_catalog(objects, added)
     assert read.rows == 33
