@@ -32,6 +32,7 @@ from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo
 from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
+from teacher_cache.clips.container_index import opened_index
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.preprocess import Frame, FrameSize
 from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device
@@ -155,13 +156,25 @@ class Decoder:
 
         Raises `VideoError` if it does not open; `CouldNotRun` if the problem is not the video's.
         """
+        with opened_index(uri) as (file, is_index):
+            try:
+                found = self._footages_of(file, segments)
+            except VideoError:
+                if not is_index:
+                    raise
+            else:
+                if not is_index or not any(isinstance(one, VideoError) for one in found):
+                    return found
+        with opened_file(uri) as file:  # what an index does not tell, the whole may
+            return self._footages_of(file, segments)
+
+    def _footages_of(self, file: int, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
         found: list[VideoInfo | VideoError] = []
         recipe = self.recipe and self.recipe.model_dump()
-        with opened_file(uri) as file:
-            for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
-                some = segments[start : start + _SEGMENTS_AT_ONCE]
-                asked = {"segments": [segment and segment.model_dump() for segment in some], "recipe": recipe}
-                found += self._answer(file, asked, partial(_footages, len(some), self.recipe is not None))
+        for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
+            some = segments[start : start + _SEGMENTS_AT_ONCE]
+            asked = {"segments": [segment and segment.model_dump() for segment in some], "recipe": recipe}
+            found += self._answer(file, asked, partial(_footages, len(some), self.recipe is not None))
         return found
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:

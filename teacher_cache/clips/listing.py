@@ -206,6 +206,7 @@ class Pages:
                 count, end = count + 1, str(page.end)
                 yield page
         except UnlistableKey:
+            VIDEO_REQUESTS.add("list")
             yield from self._plain(end)
         else:
             if not count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -21,7 +20,6 @@ from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, column_keys, distinct
 
-_PROBES = 8
 _OF_LIST = ("segment_start", "segment_end", "extra")
 """Columns that a clip has from its video's row of the list."""
 _LISTED = ("video", "content_digest", *_OF_LIST)
@@ -45,7 +43,7 @@ def windows_of(
     known: pa.Table,
     retry: NDArray[np.bool_],
     *,
-    timeout_seconds: float = 120,
+    pool: DecoderPool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
     """The windows of the videos: a table of `CLIPS` and ``clip_key``.
@@ -53,6 +51,7 @@ def windows_of(
     ``known`` are the store's clips of these videos. A video whose content the store has is not opened, since its windows are
     known, unless one of its rows is that of a failed probe and is to be retried (``retry``, bool, one per row of ``known``). A
     video that cannot be opened now yields one clip without a window; the worker then fails on it and records the reason.
+    ``pool`` opens the others.
     """
     of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
     digests = videos["content_digest"].take(pa.array(of_video))
@@ -69,14 +68,14 @@ def windows_of(
     listed = videos.rename_columns({"uri": "video"}).take(pa.array(of_video[kept]))
     found = known.take(pa.array(kept))
     old = pa.table({name: (listed if name in _LISTED else found)[name] for name in CLIPS.names})
-    new = _cut(recipe, videos.filter(pa.array(~is_known)), timeout_seconds, advance)
+    new = _cut(recipe, videos.filter(pa.array(~is_known)), pool, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
 
 
-def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: Callable[[int], None]) -> pa.Table:
+def _cut(recipe: ClipRecipe, videos: pa.Table, pool: DecoderPool, advance: Callable[[int], None]) -> pa.Table:
     rows = videos.to_pylist()
-    footage = _probed(recipe, [row for row in rows if row["content_digest"] is not None], timeout_seconds, advance)
+    footage = _probed([row for row in rows if row["content_digest"] is not None], pool, advance)
     clips: list[dict[str, Any]] = []
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
@@ -93,16 +92,13 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, timeout_seconds: float, advance: 
 
 
 def _probed(
-    recipe: ClipRecipe, rows: Sequence[Mapping[str, Any]], timeout_seconds: float, advance: Callable[[int], None]
+    rows: Sequence[Mapping[str, Any]], pool: DecoderPool, advance: Callable[[int], None]
 ) -> Iterator[VideoInfo | VideoError]:
     """What each row's sampling has to go by, in order. Rows of one video that follow each other open it once."""
-    if not rows:
-        return
     videos = ((uri, [_segment(row) for row in some]) for uri, some in groupby(rows, itemgetter("uri")))
-    with DecoderPool(recipe, min(len(rows), os.cpu_count() or 1, _PROBES), timeout_seconds) as pool:
-        for found in pool.probe_segments(videos):
-            yield from found
-            advance(len(found))
+    for found in pool.probe_segments(videos):
+        yield from found
+        advance(len(found))
 
 
 def _segment(row: Mapping[str, Any]) -> Segment | None:

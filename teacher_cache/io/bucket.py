@@ -104,6 +104,16 @@ class Bucket:
         except _BeyondEnd:
             return memoryview(b"")
 
+    def get_part(self, key: str, start: int, stop: int) -> tuple[bytes, int]:
+        """Bytes [start, stop) of an object, fewer at its end, and its length; 0 if ``start`` is beyond it."""
+        client = self._client
+        try:
+            with self._plain_errors():
+                found = obstore.get(client, key, options={"range": (start, stop)})
+                return found.bytes().to_bytes(), found.meta["size"]
+        except _BeyondEnd:
+            return b"", 0
+
     def _streamed(self, client: Client, key: str, start: int, stop: int) -> memoryview:
         buffer = self._scratch.take(stop - start)
         filled = 0

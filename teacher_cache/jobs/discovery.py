@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +18,10 @@ from schemas.job import Job
 from schemas.log import LARGEST_OBJECT, PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
+from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.identity import identities_of
 from teacher_cache.clips.sources import Videos, list_videos
-from teacher_cache.clips.tables import Keys, among
+from teacher_cache.clips.tables import Keys, among, distinct
 from teacher_cache.clips.windows import whole_videos, windows_of
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
@@ -113,25 +117,40 @@ def find_clips(
     again = np.empty(0, np.int64) if again is None else again
     wanted = _wanted(job, facts, catalog, again)
     start = 0
-    for listed in facts.videos.slices(_VIDEOS_AT_ONCE):
-        videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
-        start += listed.num_rows
-        if facts.recipe.clips.sampling == "uniform":
-            yield whole_videos(videos)
-            continue
-        rows = catalog.rows_of_videos(videos["id"].to_pylist())
-        with progress("counting frames", videos.num_rows, "videos") as advance:
-            yield windows_of(
-                facts.recipe.clips,
-                videos,
-                catalog.table(rows),
-                np.isin(rows, again),
-                timeout_seconds=job.engine.decode_timeout_seconds,
-                advance=advance,
-            )
+    is_uniform = facts.recipe.clips.sampling == "uniform"
+    with nullcontext(lambda _: None) if is_uniform else progress("counting frames", facts.videos.num_rows, "videos") as advance:
+        for listed in facts.videos.slices(_VIDEOS_AT_ONCE):
+            videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
+            start += listed.num_rows
+            if is_uniform:
+                yield whole_videos(videos)
+            else:
+                yield from _windows(job, facts, videos, catalog, again, advance)
 
 
 _VIDEOS_AT_ONCE = 2**20
+_PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, 60.0
+"""Videos that are probed before the clock is looked at; and after how many seconds their clips are handed on."""
+
+
+def _windows(  # noqa: PLR0917
+    job: Job, facts: JobFacts, videos: pa.Table, catalog: Catalog, again: Rows, advance: Callable[[int], None]
+) -> Iterator[pa.Table]:
+    """The windows of the videos, those of a minute's probing at a time: what a run adds to the store is not probed again."""
+    found: list[pa.Table] = []
+    rows_of = catalog.rows_by_video()
+    began = time.monotonic()
+    with DecoderPool(facts.recipe.clips, os.cpu_count() or 1, job.engine.decode_timeout_seconds) as pool:
+        for start in range(0, videos.num_rows, _PROBED_AT_ONCE):
+            some = videos.slice(start, _PROBED_AT_ONCE)
+            rows = rows_of(some["key"].to_numpy())
+            known, retry = catalog.table(rows), np.isin(rows, again)
+            found.append(windows_of(facts.recipe.clips, some, known, retry, pool=pool, advance=advance))
+            if time.monotonic() - began > _PROBED_SECONDS:
+                yield pa.concat_tables(found)
+                found, began = [], time.monotonic()
+    if found:
+        yield distinct(pa.concat_tables(found), "clip_id", ["video"], "two clips of different videos are called")
 
 
 def _wanted(job: Job, facts: JobFacts, catalog: Catalog, again: Rows) -> NDArray[np.bool_]:

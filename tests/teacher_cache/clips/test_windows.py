@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ import strange_videos
 from conftest import Jobs, tree
 from decoding import decode_frames
 
-from schemas.clip import VideoInfo, Window
-from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip
+from schemas.clip import Segment, VideoInfo, Window
+from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip, VideoError
 from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from student_train.data.frames import StudentFrames
 from teacher_cache import open_cache
 from teacher_cache.clips.content import content_digest
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
+from teacher_cache.jobs import discovery
 from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.verify import verify
@@ -167,7 +170,8 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
         digests = pa.array([digest] + [None] * len(clash), pa.string())
         nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")}
         videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
-        return windows_of(DENSE, videos, known, np.full(known.num_rows, retry))
+        with DecoderPool(DENSE, 1, timeout_seconds=60) as pool:
+            return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), pool=pool)
 
     def rows(clip_id: str, window: Window | None) -> pa.Table:
         clip = {"clip_id": clip_id, "video": uri, "video_id": "long", "content_digest": digest}
@@ -185,6 +189,30 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
     assert cut(unprobed, retry=True) == found
     with pytest.raises(BadInput, match="called 'long#0000'"):
         cut(CLIPS.empty_table(), **{"long#0000": f"{folder}/gone.mp4"})
+
+
+def test_what_was_probed_before_a_run_was_killed_is_not_probed_again(
+    jobs: Jobs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_PROBED_AT_ONCE", 1)
+    monkeypatch.setattr(discovery, "_PROBED_SECONDS", 0)
+    store, probed, after = tmp_path / "store", list[str](), 1
+
+    def watched(decoder: Decoder, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        if len(probed) == after:
+            raise KeyboardInterrupt
+        probed.append(Path(uri).name)
+        return probe(decoder, uri, segments)
+
+    probe = Decoder.probe_segments
+    monkeypatch.setattr(Decoder, "probe_segments", watched)
+    with pytest.raises(KeyboardInterrupt):
+        run(jobs, folder, store)
+    assert stored_windows(store).keys() == {"long.mp4#0000", "long.mp4#0001", "long.mp4#0002"}
+    after = 2
+    assert run(jobs, folder, store).clips.committed == 4
+    assert probed == ["long.mp4", "short.mp4"]
+    assert not verify(str(store)).findings
 
 
 def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tmp_path: Path) -> None:

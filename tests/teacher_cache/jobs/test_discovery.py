@@ -4,19 +4,53 @@ from __future__ import annotations
 
 from typing import Literal
 
+import fsspec
 import numpy as np
 import pytest
+from conftest import Jobs
 
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import LARGEST_OBJECT
 from schemas.recipe import TeacherIdentity
+from teacher_cache import open_cache
 from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.jobs.discovery import resolve_recipe
+from teacher_cache.jobs.plan import plan_report
+from teacher_cache.jobs.run import run_job
 from teacher_cache.store.chunk import encode_chunk
 from teacher_cache.store.shard import index_length, most_clips, pack_shard
 from teacher_cache.teachers.l4p.config import PRESETS
 from teacher_cache.teachers.protocol import TeacherDescription
+
+
+def test_videos_on_s3_are_known_by_how_they_are_listed(s3: str, jobs: Jobs) -> None:
+    """One that is replaced under its name is new content; another kind of identity, or of list, is not; a copy is told."""
+    fs = fsspec.filesystem("s3")
+    for name, scene in {"a.mp4": 0, "b.mp4": 1, "copy.mp4": 1}.items():
+        fs.put_file(str(jobs.videos / f"scene-{scene}.mp4"), f"bucket/raw/{name}")
+    names = ["a.mp4", "b.mp4", "copy.mp4"]
+    fs.pipe("bucket/list.jsonl", "".join(f'{{"uri": "raw/{name}", "id": "{name}"}}\n' for name in names).encode())
+
+    def asked(**videos: object) -> Job:
+        return Job.model_validate(jobs.value(f"{s3}/store", videos=videos, signals=["camray"]))
+
+    glob, manifest = {"glob": f"{s3}/raw/*.mp4"}, {"manifest": f"{s3}/list.jsonl"}
+    report = run_job(asked(**glob))
+    assert report.clips.committed == 3
+    assert report.notes == (
+        "1 clips have the content of others, and each is taught: 'copy.mp4' like 'b.mp4'; list only one of them to save the work",
+    )
+    clips = open_cache(f"{s3}/store").clips
+    listed = {name: fs.info(f"bucket/raw/{name}") for name in names}
+    assert dict(zip(clips["clip_id"].to_pylist(), clips["content_digest"].to_pylist(), strict=True)) == {
+        name: f"etag:{about['size']}:{about['ETag'].strip(chr(34))}" for name, about in listed.items()
+    }
+    for same in (glob, manifest, glob | {"identity": "sampled"}, manifest | {"identity": "sampled"}):
+        assert plan_report(asked(**same)).new_clips == 0
+    fs.put_file(str(jobs.videos / "scene-2.mp4"), "bucket/raw/a.mp4")
+    for changed in (glob, manifest, glob | {"identity": "sampled"}):
+        assert plan_report(asked(**changed)).new_clips == 1
 
 
 def giant() -> TeacherDescription:

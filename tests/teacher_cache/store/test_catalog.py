@@ -67,6 +67,7 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
     for video in "abcde":
         mine = [row for row in expected.values() if next(c for c in rows if c.row == row).video_id == video]
         assert catalog.rows_of_videos([video]).tolist() == sorted(mine)
+        assert catalog.rows_by_video()(keys_of([video, "nobody", video])).tolist() == sorted(mine)
         assert (keys_of([video])[0] in catalog.video_keys()) == any(c.video_id == video for c in rows)
 
 
