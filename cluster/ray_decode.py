@@ -45,7 +45,7 @@ def decode(
     for video in {clip.video for block in span.blocks for clip in block.clips}:
         expect(video)  # it existed when the driver planned the work
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray sets it anew for each task
-    blocks = decode_span(_decoder(recipe, timeout_seconds, device, gpus), span)
+    blocks = decode_span(kept_decoder(recipe, timeout_seconds, device, gpus), span)
     trouble: CacheError | None = None
     for _ in span.blocks:
         clips: tuple[Decoded, ...] = ()
@@ -60,7 +60,7 @@ _kept: dict[tuple[object, ...], Decoder] = {}
 """This process's decoder, by what it is for."""
 
 
-def _decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, gpus: str | None) -> Decoder:
+def kept_decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, gpus: str | None) -> Decoder:
     """A decoder that is kept from task to task with the same GPUs: its own process sees those that it began with.
 
     One at a time: a process may be given every GPU of its node in turn.

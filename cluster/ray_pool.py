@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -25,6 +25,7 @@ from cluster.ray_environment import shared
 from cluster.ray_head import Head
 from cluster.ray_nodes import on_nodes
 from cluster.ray_notices import Notices
+from cluster.ray_probe import RayProber, prober
 from cluster.ray_room import Patience, Room
 from cluster.ray_teacher import TeacherActor
 from schemas.clip import Clip
@@ -32,7 +33,7 @@ from schemas.errors import CacheError, CouldNotRun, TeacherFailed, first_line
 from schemas.event import EngineEvent, NodeSetAside, Note, Stopping, TeacherLost, TeacherStarted
 from schemas.job import EngineJob
 from schemas.log import FailedRow, WorkItem
-from schemas.recipe import Recipe
+from schemas.recipe import ClipRecipe, Recipe
 from schemas.report import Check, FailedClip, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.advice import DECODER_GPUS
@@ -83,6 +84,10 @@ class RayEngine:
     def on_nodes(self, check: Callable[[], tuple[Check, ...]], settings: EngineJob) -> Iterator[tuple[Check, ...]]:
         """See `teacher_cache.jobs.doctor.ChecksNodes`."""
         return on_nodes(check, settings)
+
+    def prober(self, recipe: ClipRecipe, settings: EngineJob) -> AbstractContextManager[RayProber | None]:
+        """See `teacher_cache.jobs.engine.Probes`."""
+        return prober(recipe, settings)
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
@@ -14,6 +14,13 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder import Decoder
 
 Result = TypeVar("Result")
+
+
+class Prober(Protocol):
+    """Opens videos, many at once, wherever that is."""
+
+    def probe_segments(self, videos: Iterable[tuple[str, Sequence[Segment | None]]]) -> Iterator[list[VideoInfo | VideoError]]:
+        """`Decoder.probe_segments` of each video and its segments, in order; a video's error is that of all of them."""
 
 
 class DecoderPool:
@@ -25,7 +32,7 @@ class DecoderPool:
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
 
     def probe_segments(self, videos: Iterable[tuple[str, Sequence[Segment | None]]]) -> Iterator[list[VideoInfo | VideoError]]:
-        """`Decoder.probe_segments` of each video and its segments, in order; a video's error is that of all of them."""
+        """See `Prober`."""
         lengths: deque[int] = deque()
 
         def asked() -> Iterator[Callable[[Decoder], list[VideoInfo | VideoError]]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips.decoder_pool import DecoderPool
+from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, column_keys, distinct
@@ -43,7 +43,7 @@ def windows_of(
     known: pa.Table,
     retry: NDArray[np.bool_],
     *,
-    pool: DecoderPool,
+    prober: Prober,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
     """The windows of the videos: a table of `CLIPS` and ``clip_key``.
@@ -51,7 +51,7 @@ def windows_of(
     ``known`` are the store's clips of these videos. A video whose content the store has is not opened, since its windows are
     known, unless one of its rows is that of a failed probe and is to be retried (``retry``, bool, one per row of ``known``). A
     video that cannot be opened now yields one clip without a window; the worker then fails on it and records the reason.
-    ``pool`` opens the others.
+    ``prober`` opens the others.
     """
     of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
     digests = videos["content_digest"].take(pa.array(of_video))
@@ -68,14 +68,14 @@ def windows_of(
     listed = videos.rename_columns({"uri": "video"}).take(pa.array(of_video[kept]))
     found = known.take(pa.array(kept))
     old = pa.table({name: (listed if name in _LISTED else found)[name] for name in CLIPS.names})
-    new = _cut(recipe, videos.filter(pa.array(~is_known)), pool, advance)
+    new = _cut(recipe, videos.filter(pa.array(~is_known)), prober, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
 
 
-def _cut(recipe: ClipRecipe, videos: pa.Table, pool: DecoderPool, advance: Callable[[int], None]) -> pa.Table:
+def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, advance: Callable[[int], None]) -> pa.Table:
     rows = videos.to_pylist()
-    footage = _probed([row for row in rows if row["content_digest"] is not None], pool, advance)
+    footage = _probed([row for row in rows if row["content_digest"] is not None], prober, advance)
     clips: list[dict[str, Any]] = []
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
@@ -92,11 +92,13 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, pool: DecoderPool, advance: Calla
 
 
 def _probed(
-    rows: Sequence[Mapping[str, Any]], pool: DecoderPool, advance: Callable[[int], None]
+    rows: Sequence[Mapping[str, Any]], prober: Prober, advance: Callable[[int], None]
 ) -> Iterator[VideoInfo | VideoError]:
     """What each row's sampling has to go by, in order. Rows of one video that follow each other open it once."""
+    if not rows:  # a prober may take its time to begin
+        return
     videos = ((uri, [_segment(row) for row in some]) for uri, some in groupby(rows, itemgetter("uri")))
-    for found in pool.probe_segments(videos):
+    for found in prober.probe_segments(videos):
         yield from found
         advance(len(found))
 

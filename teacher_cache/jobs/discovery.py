@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ from schemas.job import Job
 from schemas.log import LARGEST_OBJECT, PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
-from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.identity import identities_of
 from teacher_cache.clips.sources import Videos, list_videos
 from teacher_cache.clips.tables import Keys, among, distinct
@@ -27,6 +25,7 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.jobs.advice import advice
+from teacher_cache.jobs.engine import JobProber
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import most_clips
@@ -140,12 +139,12 @@ def _windows(  # noqa: PLR0917
     found: list[pa.Table] = []
     rows_of = catalog.rows_by_video()
     began = time.monotonic()
-    with DecoderPool(facts.recipe.clips, os.cpu_count() or 1, job.engine.decode_timeout_seconds) as pool:
+    with JobProber(facts.recipe.clips, job.engine) as prober:
         for start in range(0, videos.num_rows, _PROBED_AT_ONCE):
             some = videos.slice(start, _PROBED_AT_ONCE)
             rows = rows_of(some["key"].to_numpy())
             known, retry = catalog.table(rows), np.isin(rows, again)
-            found.append(windows_of(facts.recipe.clips, some, known, retry, pool=pool, advance=advance))
+            found.append(windows_of(facts.recipe.clips, some, known, retry, prober=prober, advance=advance))
             if time.monotonic() - began > _PROBED_SECONDS:
                 yield pa.concat_tables(found)
                 found, began = [], time.monotonic()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import entry_points
-from typing import Protocol, cast
+from typing import Protocol, Self, cast, runtime_checkable
 
-from schemas.errors import BadInput, CouldNotRun
+from schemas.clip import Segment, VideoInfo
+from schemas.errors import BadInput, CouldNotRun, VideoError
 from schemas.event import EngineEvent
+from schemas.job import EngineJob
 from schemas.log import WorkItem
+from schemas.recipe import ClipRecipe
+from teacher_cache.clips.decoder_pool import DecoderPool, Prober
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.unit_worker import WorkerSpec
 
@@ -24,6 +30,39 @@ class Engine(Protocol):
         The caller commits written units, and says so between events: while there is none, yield None every second or so.
         Once ``stop`` is set, it starts no unit, finishes those in progress within ``engine.grace_seconds``, and returns.
         """
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """An `Engine` that counts videos' frames where it decodes them."""
+
+    def prober(self, recipe: ClipRecipe, settings: EngineJob) -> AbstractContextManager[Prober | None]:
+        """What opens videos there; None to have it done on this machine. Raises `CouldNotRun`."""
+
+
+class JobProber:
+    """Opens a job's videos by its engine, or else by this machine's cores; begins when it is first asked. A context manager."""
+
+    def __init__(self, recipe: ClipRecipe, settings: EngineJob) -> None:
+        self._recipe, self._settings = recipe, settings
+        self._stack = ExitStack()
+        self._begun: Prober | None = None
+
+    def probe_segments(self, videos: Iterable[tuple[str, Sequence[Segment | None]]]) -> Iterator[list[VideoInfo | VideoError]]:
+        """See `Prober`."""
+        if self._begun is None:
+            by = engine(self._settings.kind)
+            found = self._stack.enter_context(by.prober(self._recipe, self._settings)) if isinstance(by, Probes) else None
+            self._begun = found or self._stack.enter_context(
+                DecoderPool(self._recipe, os.cpu_count() or 1, self._settings.decode_timeout_seconds)
+            )
+        return self._begun.probe_segments(videos)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def engine(kind: str) -> Engine:

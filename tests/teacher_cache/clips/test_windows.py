@@ -171,7 +171,7 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
         nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")}
         videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
         with DecoderPool(DENSE, 1, timeout_seconds=60) as pool:
-            return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), pool=pool)
+            return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), prober=pool)
 
     def rows(clip_id: str, window: Window | None) -> pa.Table:
         clip = {"clip_id": clip_id, "video": uri, "video_id": "long", "content_digest": digest}

@@ -38,9 +38,8 @@ def test_videos_on_s3_are_known_by_how_they_are_listed(s3: str, jobs: Jobs) -> N
     glob, manifest = {"glob": f"{s3}/raw/*.mp4"}, {"manifest": f"{s3}/list.jsonl"}
     report = run_job(asked(**glob))
     assert report.clips.committed == 3
-    assert report.notes == (
-        "1 clips have the content of others, and each is taught: 'copy.mp4' like 'b.mp4'; list only one of them to save the work",
-    )
+    (note,) = report.notes
+    assert note.startswith("1 clips have the content of others, and each is taught: 'copy.mp4' like 'b.mp4'")
     clips = open_cache(f"{s3}/store").clips
     listed = {name: fs.info(f"bucket/raw/{name}") for name in names}
     assert dict(zip(clips["clip_id"].to_pylist(), clips["content_digest"].to_pylist(), strict=True)) == {

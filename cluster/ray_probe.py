@@ -1,0 +1,98 @@
+"""Video URIs in, their footage out, in order, by Ray tasks where decoders run."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import ray
+
+from cluster.ray_connection import connected
+from cluster.ray_decode import kept_decoder
+from cluster.ray_environment import adopt, shared
+from schemas.clip import Segment, VideoInfo
+from schemas.errors import CacheError, CouldNotRun, VideoError, first_line
+from schemas.job import EngineJob
+from schemas.recipe import ClipRecipe
+from schemas.storage import Requests
+from teacher_cache.io.request_counts import VIDEO_REQUESTS
+
+_VIDEOS_A_TASK = 16
+_TASKS_A_CORE = 2
+"""Tasks that wait or run for each core of the cluster."""
+
+Asked = tuple[str, Sequence[Segment | None]]
+"""A video's URI, and the segments of it to probe."""
+Found = list[VideoInfo | VideoError]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a task found of each of its videos, or the error that stops the run, as a value: Ray would wrap a raised one."""
+
+    found: tuple[Found, ...]
+    requests: Requests
+    trouble: CacheError | None = None
+
+
+def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, environment: Mapping[str, str]) -> Probed:
+    """The task. ``environment`` is the driver's `shared`."""
+    adopt(environment)
+    decoder = kept_decoder(recipe, timeout_seconds, "cpu", None)
+    found: list[Found] = []
+    trouble: CacheError | None = None
+    for uri, segments in videos:
+        try:
+            found.append(decoder.probe_segments(uri, segments))
+        except VideoError as error:
+            found.append([error] * len(segments))
+        except CacheError as error:
+            trouble = error
+            break
+    return Probed(tuple(found), VIDEO_REQUESTS.take(), trouble)
+
+
+class RayProber:
+    """See `teacher_cache.clips.decoder_pool.Prober`."""
+
+    def __init__(self, recipe: ClipRecipe, settings: EngineJob) -> None:
+        self._about = (recipe, settings.decode_timeout_seconds, shared())
+        # A task fails only with its node; a bad video comes back as a value.
+        self._probe = ray.remote(num_cpus=1, resources=settings.decoder_resources, max_retries=-1)(probe)
+
+    def probe_segments(self, videos: Iterable[Asked]) -> Iterator[Found]:
+        """Raises what a task's server raises, and `CouldNotRun` if Ray is gone."""
+        videos, asked = iter(videos), deque[Any]()
+        try:
+            while True:
+                most = max(1, int(_TASKS_A_CORE * ray.cluster_resources().get("CPU", 1)))
+                while len(asked) < most and (some := list(islice(videos, _VIDEOS_A_TASK))):
+                    asked.append(self._probe.remote(some, *self._about))
+                if not asked:
+                    return
+                answer: Probed = ray.get(asked[0])
+                asked.popleft()
+                VIDEO_REQUESTS.merge(answer.requests)
+                yield from answer.found
+                if answer.trouble is not None:
+                    raise answer.trouble
+        except ray.exceptions.RayError as error:
+            raise CouldNotRun(f"Ray could not count frames: {first_line(error)}") from None
+        finally:
+            for task in asked:
+                ray.cancel(task, force=True)
+
+
+@contextmanager
+def prober(recipe: ClipRecipe, settings: EngineJob) -> Iterator[RayProber | None]:
+    """A `RayProber` on the cluster that ``RAY_ADDRESS`` names; None without one. Raises `CouldNotRun` if it does not answer."""
+    if "RAY_ADDRESS" not in os.environ:
+        yield None
+        return
+    with connected(settings):
+        yield RayProber(recipe, settings)
