@@ -66,6 +66,7 @@ def listed(url: str, pattern: str | None = None) -> pa.Table:
     found: _Range | None = first
     while found is not None:
         tables += found.tables
+        found.tables = []  # ranges know each other, and would hold all of it until they are collected
         found = found.following
     return pa.concat_tables([LISTED.empty_table(), *tables])
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,32 +35,26 @@ def _say_nothing(_: str) -> None:
     pass
 
 
-@dataclass(frozen=True)
 class Videos:
     """The videos of a list, or segments of them, in listed order: columns, from which `table` makes the others.
 
     Ten million videos of a bucket take 1 GB: 40 bytes of a name, 50 of an ETag, 8 of a key each.
     """
 
-    listed: pa.Table
-    """As `VIDEOS`, without the columns that no row has, or that ``before`` and the id give."""
-    before: str = ""
-    """The uri of a video is this and its id, unless ``listed`` has uris."""
+    def __init__(self, listed: pa.Table, before: str = "") -> None:
+        """``listed`` is a table of `VIDEOS` without the columns that no row has, or that others give.
 
-    @property
-    def num_rows(self) -> int:
+        The uri of a video is ``before`` and its id, unless ``listed`` has uris.
+        """
+        self.listed, self.before = listed, before
+        self.num_rows: int = listed.num_rows
         """Number of videos and segments."""
-        return len(self.listed)
-
-    @cached_property
-    def keys(self) -> Keys:
+        self.keys: Keys = listed["key"].to_numpy()
         """The key of each id, uint64."""
-        keys: Keys = self.listed["key"].to_numpy()
-        return keys
 
-    def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
-        """Some of them as a table of `VIDEOS`."""
-        listed = self.listed.slice(start, None if stop is None else stop - start)
+    def table(self, rows: int | None = None) -> pa.Table:
+        """The first ``rows`` of them, or all, as a table of `VIDEOS`."""
+        listed = self.listed.slice(0, rows)
         columns = [listed[name] if name in listed.column_names else self._made(name, listed["id"]) for name in VIDEOS.names]
         return pa.table(columns, schema=VIDEOS)
 
@@ -69,10 +63,12 @@ class Videos:
             return pc.binary_join_element_wise(self.before, ids, "") if self.before else ids
         return pa.nulls(len(ids), VIDEOS.field(name).type)
 
-    def slices(self, rows: int) -> Iterator[pa.Table]:
-        """All of them, ``rows`` at a time. A video's segments may be parted."""
-        for start in range(0, self.num_rows, rows):
-            yield self.table(start, start + rows)
+    def drained(self, rows: int) -> Iterator[pa.Table]:
+        """All of them, ``rows`` at a time, which are let go: afterwards none is left. A video's segments may be parted."""
+        while self.listed.num_rows:
+            some = self.table(rows)
+            self.listed = self.listed.slice(rows)
+            yield some
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         """One column of them all."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from schemas.job import Job
 from schemas.log import LARGEST_OBJECT, PARTS, PartName
 from schemas.recipe import ClipRecipe, Recipe
 from schemas.signal import Shape, SignalName
+from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import identities_of
 from teacher_cache.clips.sources import Videos, list_videos
 from teacher_cache.clips.tables import Keys, among, distinct
@@ -25,7 +27,6 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.jobs.advice import advice
-from teacher_cache.jobs.engine import JobProber
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import most_clips
@@ -104,50 +105,54 @@ class Contents:
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
-def find_clips(
-    job: Job, facts: JobFacts, catalog: Catalog, again: Rows | None = None, progress: Progress = no_progress
+def find_clips(  # noqa: PLR0917
+    job: Job,
+    facts: JobFacts,
+    catalog: Catalog,
+    again: Rows | None = None,
+    progress: Progress = no_progress,
+    prober: Prober | None = None,
 ) -> Iterator[pa.Table]:
     """The job's clips, some videos' at a time: `teacher_cache.clips.tables.CLIPS` and ``clip_key``.
 
-    ``again`` are the rows to teach again. Finds out what identifies the videos, where their list does not say it; under
-    ``videos.check: new``, only of those that the store lacks or must teach again, and the other clips have no digest here.
-    Probes videos if the sampling needs it and the catalog lacks their windows.
+    ``again`` are the rows to teach again. Drains the facts' videos. Finds out what identifies them, where their list does not
+    say it; under ``videos.check: new``, only of those that the store lacks or must teach again; others have no digest.
+    If the sampling is by windows, ``prober`` opens the videos whose windows the catalog lacks.
     """
     again = np.empty(0, np.int64) if again is None else again
     wanted = _wanted(job, facts, catalog, again)
     start = 0
     is_uniform = facts.recipe.clips.sampling == "uniform"
     with nullcontext(lambda _: None) if is_uniform else progress("counting frames", facts.videos.num_rows, "videos") as advance:
-        for listed in facts.videos.slices(_VIDEOS_AT_ONCE):
+        for listed in facts.videos.drained(_VIDEOS_AT_ONCE):
             videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
             start += listed.num_rows
             if is_uniform:
                 yield whole_videos(videos)
             else:
-                yield from _windows(job, facts, videos, catalog, again, advance)
+                assert prober is not None
+                yield from _windows(facts, videos, catalog, again, partial(windows_of, prober=prober, advance=advance))
 
 
 _VIDEOS_AT_ONCE = 2**20
-_PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, 60.0
-"""Videos that are probed before the clock is looked at; and after how many seconds their clips are handed on."""
+_PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, (20.0, 60.0)
+"""Videos that are probed before the clock is looked at; after how many seconds their clips are handed on, at first and then."""
 
 
-def _windows(  # noqa: PLR0917
-    job: Job, facts: JobFacts, videos: pa.Table, catalog: Catalog, again: Rows, advance: Callable[[int], None]
+def _windows(
+    facts: JobFacts, videos: pa.Table, catalog: Catalog, again: Rows, cut: Callable[..., pa.Table]
 ) -> Iterator[pa.Table]:
     """The windows of the videos, those of a minute's probing at a time: what a run adds to the store is not probed again."""
     found: list[pa.Table] = []
     rows_of = catalog.rows_by_video()
-    began = time.monotonic()
-    with JobProber(facts.recipe.clips, job.engine) as prober:
-        for start in range(0, videos.num_rows, _PROBED_AT_ONCE):
-            some = videos.slice(start, _PROBED_AT_ONCE)
-            rows = rows_of(some["key"].to_numpy())
-            known, retry = catalog.table(rows), np.isin(rows, again)
-            found.append(windows_of(facts.recipe.clips, some, known, retry, prober=prober, advance=advance))
-            if time.monotonic() - began > _PROBED_SECONDS:
-                yield pa.concat_tables(found)
-                found, began = [], time.monotonic()
+    began, (limit, then) = time.monotonic(), _PROBED_SECONDS
+    for start in range(0, videos.num_rows, _PROBED_AT_ONCE):
+        some = videos.slice(start, _PROBED_AT_ONCE)
+        rows = rows_of(some["key"].to_numpy())
+        found.append(cut(facts.recipe.clips, some, catalog.table(rows), np.isin(rows, again)))
+        if time.monotonic() - began > limit:
+            yield pa.concat_tables(found)
+            found, began, limit = [], time.monotonic(), then
     if found:
         yield distinct(pa.concat_tables(found), "clip_id", ["video"], "two clips of different videos are called")
 

@@ -22,6 +22,7 @@ from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.discovery import Contents, JobFacts, discover, find_clips
+from teacher_cache.jobs.engine import JobProber
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
 from teacher_cache.jobs.memory import worker_bytes
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
@@ -84,6 +85,8 @@ class _Outlook:
     """The state that a job would find, and the work it would do."""
 
     facts: JobFacts
+    is_fetched: bool
+    """Whether the videos are elsewhere."""
     store: Store | None
     known: Catalog
     """The store's current catalog."""
@@ -101,27 +104,29 @@ class _Outlook:
 
 def _outlook(place: Objects, job: Job, facts: JobFacts, scratch: Objects, progress: Progress) -> _Outlook:
     """``place``: where the store is, or will be."""
+    is_fetched = local_path(facts.videos.table(1)["uri"][0].as_py()) is None
     store, known, state = state_of(place.url, facts.recipe, place.options)
     if store is None:
         place.require_bucket()
     again = rows_to_redo(known, state, facts.parts, retry_failed=False)
     catalog, contents, keys, new_clips = known, Contents(), list[Keys](), 0
-    for clips in find_clips(job, facts, known, again, progress):
-        added = new_rows(clips, catalog, facts.recipe, again)
-        catalog, _ = store_rows(scratch, catalog, added, facts.recipe.layout.clips_per_shard)
-        contents.add(clips)
-        keys.append(clips["clip_key"].to_numpy())
-        new_clips += added.num_rows
+    with JobProber(facts.recipe.clips, job.engine) as prober:
+        for clips in find_clips(job, facts, known, again, progress, prober):
+            added = new_rows(clips, catalog, facts.recipe, again)
+            catalog, _ = store_rows(scratch, catalog, added, facts.recipe.layout.clips_per_shard)
+            contents.add(clips)
+            keys.append(clips["clip_key"].to_numpy())
+            new_clips += added.num_rows
     # One request finds out that there is no store.
     opened = Requests(get=1) if store is None else store.objects.take_requests()
     left = WorkLeft(facts.recipe, catalog, state, facts.parts, rows_of(np.concatenate(keys), catalog))
-    return _Outlook(facts, store, known, catalog, new_clips, contents.note(), left, opened, VIDEO_REQUESTS.take())
+    return _Outlook(facts, is_fetched, store, known, catalog, new_clips, contents.note(), left, opened, VIDEO_REQUESTS.take())
 
 
 def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanReport:
     facts, left, store = outlook.facts, outlook.left, outlook.store
     to_do = left.to_teach
-    is_fetched = local_path(facts.videos.table(0, 1)["uri"][0].as_py()) is None
+    is_fetched = outlook.is_fetched
     # Each video is fetched once, with one GET, for all its clips.
     fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from schemas.errors import BadInput
@@ -25,6 +25,10 @@ class Portion:
     def is_all(self) -> bool:
         """Whether no unit is left to other runs."""
         return self.shard[1] == 1 and self.limit is None
+
+    def after(self, clips: int) -> Portion:
+        """What is left of it once so many clips are done."""
+        return self if self.limit is None else replace(self, limit=max(0, self.limit - clips))
 
     def bound(self, stop: Stop, grace_seconds: float) -> None:
         """Have ``stop`` set so early that the units then in work can be finished."""

@@ -5,35 +5,28 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
-
-import numpy as np
 
 from schemas.errors import CouldNotRun, OutOfTime, Stopped
 from schemas.event import EngineEvent, Event, Note, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
 from schemas.storage import Requests
-from teacher_cache.clips.tables import Keys
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.io.stop import Stop, stop_on_sigterm
 from teacher_cache.jobs.commit import Committer
-from teacher_cache.jobs.discovery import Contents, JobFacts, discover, find_clips
+from teacher_cache.jobs.discovery import discover
 from teacher_cache.jobs.engine import Engine, engine
 from teacher_cache.jobs.estimate import hours
+from teacher_cache.jobs.planner import Planner
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
-from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
+from teacher_cache.jobs.work_list import WorkLeft
 from teacher_cache.store.repair import retire_damaged
 from teacher_cache.store.store import (
     Store,
-    add_clips,
-    add_parts,
     bytes_by_signal,
-    create_store,
     find_store,
-    lengthen,
     require_recipe,
     status,
 )
@@ -74,40 +67,54 @@ def run_job(
         if retire_damaged(job.store, progress, job.storage_options):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
-    store, all_left, done_before, asked, notes = _made_ready(job, facts, progress, retry_failed=retry_failed)
-    left = all_left if portion.is_all else all_left.of(portion)
-    before = bytes_by_signal(store.state, facts.signals)
-    asked, of_videos = asked + repaired, VIDEO_REQUESTS.take()
-    listen(
-        RunStarted(
-            store=job.store,
-            fingerprint=facts.recipe.fingerprint,
-            clips=left.rows,
-            units=len(left),
-            done_before=done_before,
-        )
-    )
-    for note in notes:
-        listen(Note(text=note))
     stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    with stop_on_sigterm() as stop:
-        portion.bound(stop, job.engine.grace_seconds)
-        units = committed = failed = twice = 0
-        for event in _worked(workers, spec, store, left, stop):
-            listen(event)
-            if isinstance(event, UnitReport):
-                units += 1
-                if not event.already_done:
-                    committed, failed = committed + event.committed, failed + len(event.failures)
-                elif (twice := twice + 1) == 1:
-                    listen(Note(text=_TWICE.format(unit=event.unit)))
-                for stage, seconds in event.seconds.model_dump().items():
-                    stages[stage] += seconds
-                asked, of_videos = asked + event.requests, of_videos + event.video_requests
-        if units < len(left):
-            raise (OutOfTime if stop.is_out_of_time else Stopped)(
-                f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from there"
-            )
+    units = committed = failed = twice = 0
+    with Planner(job, facts, progress, retry_failed=retry_failed) as planner:
+        store, all_left = planner.first()
+        done_before = rows_left = rows_done = 0
+        before = bytes_by_signal(store.state, facts.signals)
+        asked, of_videos = repaired, VIDEO_REQUESTS.take()
+        notes = (*facts.notes, *planner.note())
+        with stop_on_sigterm() as stop:
+            portion.bound(stop, job.engine.grace_seconds)
+            left: WorkLeft | None = all_left
+            while left is not None:
+                all_left = left
+                done_before = planner.clips - all_left.rows - rows_done
+                left = all_left if portion.is_all else all_left.of(portion.after(committed + failed))
+                listen(
+                    RunStarted(
+                        store=job.store,
+                        fingerprint=facts.recipe.fingerprint,
+                        clips=left.rows,
+                        units=len(left),
+                        done_before=done_before,
+                    )
+                )
+                for note in notes if not units else ():
+                    listen(Note(text=note))
+                done = 0
+                for event in _worked(workers, spec, store, left, stop):
+                    listen(event)
+                    if isinstance(event, UnitReport):
+                        done += 1
+                        if not event.already_done:
+                            committed, failed = committed + event.committed, failed + len(event.failures)
+                        elif (twice := twice + 1) == 1:
+                            listen(Note(text=_TWICE.format(unit=event.unit)))
+                        for stage, seconds in event.seconds.model_dump().items():
+                            stages[stage] += seconds
+                        asked, of_videos = asked + event.requests, of_videos + event.video_requests
+                units += done
+                if done < len(left):
+                    raise (OutOfTime if stop.is_out_of_time else Stopped)(
+                        f"stopped by {stop.reason} with {done} of {len(left)} units committed; the same command goes on from "
+                        "there"
+                    )
+                rows_left, rows_done = all_left.rows - left.rows, rows_done + left.rows
+                left = planner.next(store, stop)
+        asked += planner.requests
+        notes = (*facts.notes, *planner.note())
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
@@ -117,7 +124,7 @@ def run_job(
         done_before=done_before,
         committed=committed,
         failed=failed,
-        left=all_left.rows - left.rows,
+        left=rows_left,
         ok=failed <= job.engine.ok_failed_share * (committed + failed),
         wall_seconds=wall_seconds,
         stage_seconds=stage_seconds,
@@ -167,33 +174,6 @@ class _Failures:
             example = self._examples[reason]
             lines.append(f"  {count} {reason}, such as {example.clip_id!r}: {example.detail}")
         return "\n".join(lines)
-
-
-def _made_ready(
-    job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool
-) -> tuple[Store, WorkLeft, int, Requests, tuple[str, ...]]:
-    """The store with a row per clip and the arrays of each part, the work left, how many clips are done, requests, and notes.
-
-    The requests are those that other connections than the returned store's have sent.
-    """
-    found, catalog, state = state_of(job.store, facts.recipe, job.storage_options)
-    again = rows_to_redo(catalog, state, facts.parts, retry_failed=retry_failed)
-    is_made = found is not None and found.version >= 0
-    store, contents, keys = found, Contents(), list[Keys]()
-    for clips in find_clips(job, facts, catalog, again, progress):
-        # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
-        if store is None or store.version < 0:
-            store = create_store(job.store, facts.recipe, "run", job.storage_options)
-        catalog = add_clips(store, catalog, partial(new_rows, clips, recipe=facts.recipe, again=again), "run")
-        contents.add(clips)
-        keys.append(clips["clip_key"].to_numpy())
-    assert store is not None  # no list is empty
-    add_parts(store, facts.parts, facts.shapes, catalog.rows, "run")
-    lengthen(store, catalog.rows)
-    clip_keys = np.concatenate(keys)
-    left = WorkLeft(facts.recipe, catalog, store.state, facts.parts, rows_of(clip_keys, catalog))
-    asked = Requests() if is_made else Requests(get=1)
-    return store, left, len(clip_keys) - left.rows, asked, (*facts.notes, *contents.note())
 
 
 def _worked(workers: Engine, spec: WorkerSpec, store: Store, left: WorkLeft, stop: Stop) -> Iterator[EngineEvent]:

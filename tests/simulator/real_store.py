@@ -34,7 +34,7 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.backend import Found
 from teacher_cache.io.stop import Stop
-from teacher_cache.jobs import commit, run, unit_worker
+from teacher_cache.jobs import commit, planner, run, unit_worker
 from teacher_cache.jobs.discovery import JobFacts
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
@@ -241,7 +241,7 @@ class RealStore:
         patch(objects, "backend_of", lambda url, options: backend)  # noqa: ARG005
         patch(run, "engine", lambda kind: _Engine(self.works))  # noqa: ARG005
         patch(run, "discover", self._discover)
-        patch(run, "find_clips", lambda job, *_: [clips_of(self.works[str(job.videos.manifest)].clips)])
+        patch(planner, "find_clips", lambda job, *_: [clips_of(self.works[str(job.videos.manifest)].clips)])
         patch(unit_worker, "loaded", self.load)
         patch(unit_worker, "self_test", lambda *_: None)
         patch(UnitWorker, "_require_memory", lambda *_: None)

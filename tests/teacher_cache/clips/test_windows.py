@@ -17,7 +17,8 @@ from conftest import Jobs, tree
 from decoding import decode_frames
 
 from schemas.clip import Segment, VideoInfo, Window
-from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip, VideoError
+from schemas.errors import BadInput, ClipFailed, RecipeMismatch, UnknownClip, Unreachable, VideoError
+from schemas.event import Event, RunStarted
 from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
@@ -30,8 +31,9 @@ from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
-from teacher_cache.jobs import discovery
+from teacher_cache.jobs import discovery, planner
 from teacher_cache.jobs.plan import diff_report, plan_report
+from teacher_cache.jobs.portion import portion
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.verify import verify
 
@@ -195,7 +197,7 @@ def test_what_was_probed_before_a_run_was_killed_is_not_probed_again(
     jobs: Jobs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "_PROBED_AT_ONCE", 1)
-    monkeypatch.setattr(discovery, "_PROBED_SECONDS", 0)
+    monkeypatch.setattr(discovery, "_PROBED_SECONDS", (0, 0))
     store, probed, after = tmp_path / "store", list[str](), 1
 
     def watched(decoder: Decoder, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
@@ -213,6 +215,47 @@ def test_what_was_probed_before_a_run_was_killed_is_not_probed_again(
     assert run(jobs, folder, store).clips.committed == 4
     assert probed == ["long.mp4", "short.mp4"]
     assert not verify(str(store)).findings
+
+
+@pytest.fixture
+def in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each video is added by itself, and the first is taught while the others are looked at."""
+    monkeypatch.setattr(discovery, "_PROBED_AT_ONCE", 1)
+    monkeypatch.setattr(discovery, "_PROBED_SECONDS", (0, 0))
+    monkeypatch.setattr(planner, "_FIRST_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("in_rounds")
+def test_the_first_videos_are_taught_while_the_others_are_counted(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    write_video(folder / "third.mp4", 20, seed=3)
+    events: list[Event] = []
+    report = run_job(job(jobs, folder, tmp_path / "store"), listen=events.append)
+    assert report.clips.model_dump() == {"planned": 6, "committed": 6, "failed": 0, "pending": 0}
+    assert (report.committed, report.left, report.done_before) == (6, 0, 0)
+    assert [event.clips for event in events if isinstance(event, RunStarted)] == [3, 3]
+    assert not verify(str(tmp_path / "store")).findings
+    again = run_job(job(jobs, folder, tmp_path / "store"))
+    assert (again.committed, again.done_before) == (0, 6)
+    limited = run_job(job(jobs, folder, tmp_path / "limited"), portion=portion(limit=4))
+    assert (limited.committed, limited.left) == (4, 2)
+
+
+@pytest.mark.usefixtures("in_rounds")
+def test_what_goes_wrong_while_others_are_taught_ends_the_run(
+    jobs: Jobs, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(decoder: Decoder, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        if "short" in uri:
+            raise Unreachable(f"cannot reach {uri}")
+        return probe(decoder, uri, segments)
+
+    probe = Decoder.probe_segments
+    monkeypatch.setattr(Decoder, "probe_segments", lost)
+    with pytest.raises(Unreachable, match=r"short\.mp4"):
+        run(jobs, folder, tmp_path / "store")
+    monkeypatch.undo()
+    report = run(jobs, folder, tmp_path / "store")
+    assert (report.clips.committed, report.done_before) == (4, 3)
 
 
 def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
