@@ -49,6 +49,8 @@ class Planner:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._is_closed = False
+        self.clips, self.notes = 0, tuple[str, ...]()
+        """Number of the job's clips up to this round, and what is to be said of them: see `Contents.note`."""
         # One request finds out that there is no store.
         self.requests = Requests() if self._found is not None and self._found.version >= 0 else Requests(get=1)
         """Requests that other connections than the first round's have sent."""
@@ -93,15 +95,6 @@ class Planner:
         self._catalog = store.catalog()
         return self._left(store)
 
-    @property
-    def clips(self) -> int:
-        """Number of the job's clips, as far as they are found."""
-        return sum(map(len, self._keys))
-
-    def note(self) -> tuple[str, ...]:
-        """See `Contents.note`."""
-        return self._contents.note()
-
     def _add(self, store: Store, clips: pa.Table) -> None:
         choose = partial(new_rows, clips, recipe=self._facts.recipe, again=self._again)
         self._catalog = add_clips(store, self._catalog, choose, "run")
@@ -110,7 +103,9 @@ class Planner:
 
     def _left(self, store: Store) -> WorkLeft:
         lengthen(store, self._catalog.rows)
-        rows = rows_of(np.concatenate(self._keys), self._catalog)
+        keys = np.concatenate(self._keys)
+        self.clips, self.notes = len(keys), self._contents.note()
+        rows = rows_of(keys, self._catalog)
         return WorkLeft(self._facts.recipe, self._catalog, store.state, self._facts.parts, rows)
 
     def _go_on(self) -> None:

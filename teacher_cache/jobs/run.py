@@ -74,7 +74,7 @@ def run_job(
         done_before = rows_left = rows_done = 0
         before = bytes_by_signal(store.state, facts.signals)
         asked, of_videos = repaired, VIDEO_REQUESTS.take()
-        notes = (*facts.notes, *planner.note())
+        notes = (*facts.notes, *planner.notes)
         with stop_on_sigterm() as stop:
             portion.bound(stop, job.engine.grace_seconds)
             left: WorkLeft | None = all_left
@@ -114,7 +114,7 @@ def run_job(
                 rows_left, rows_done = all_left.rows - left.rows, rows_done + left.rows
                 left = planner.next(store, stop)
         asked += planner.requests
-        notes = (*facts.notes, *planner.note())
+        notes = (*facts.notes, *planner.notes)
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
