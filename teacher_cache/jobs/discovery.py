@@ -134,7 +134,7 @@ def find_clips(  # noqa: PLR0917
                 yield from _windows(facts, videos, catalog, again, partial(windows_of, prober=prober, advance=advance))
 
 
-_VIDEOS_AT_ONCE = 2**20
+_VIDEOS_AT_ONCE = 2**19
 _PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, (20.0, 60.0)
 """Videos that are probed before the clock is looked at; after how many seconds their clips are handed on, at first and then."""
 
