@@ -67,21 +67,19 @@ def run_job(
         if retire_damaged(job.store, progress, job.storage_options):
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
-    stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
-    units = committed = failed = twice = 0
+    done = _Done(repaired)
     with Planner(job, facts, progress, retry_failed=retry_failed) as planner:
         store, all_left = planner.first()
         done_before = rows_left = rows_done = 0
         before = bytes_by_signal(store.state, facts.signals)
-        asked, of_videos = repaired, VIDEO_REQUESTS.take()
-        notes = (*facts.notes, *planner.notes)
+        done.of_videos = VIDEO_REQUESTS.take()
         with stop_on_sigterm() as stop:
             portion.bound(stop, job.engine.grace_seconds)
             left: WorkLeft | None = all_left
             while left is not None:
                 all_left = left
                 done_before = planner.clips - all_left.rows - rows_done
-                left = all_left if portion.is_all else all_left.of(portion.after(committed + failed))
+                left = all_left if portion.is_all else all_left.of(portion.after(done.committed + done.failed))
                 listen(
                     RunStarted(
                         store=job.store,
@@ -91,48 +89,61 @@ def run_job(
                         done_before=done_before,
                     )
                 )
-                for note in notes if not units else ():
+                for note in () if done.units else (*facts.notes, *planner.notes):
                     listen(Note(text=note))
-                done = 0
+                units_before = done.units
                 for event in _worked(workers, spec, store, left, stop):
                     listen(event)
                     if isinstance(event, UnitReport):
-                        done += 1
-                        if not event.already_done:
-                            committed, failed = committed + event.committed, failed + len(event.failures)
-                        elif (twice := twice + 1) == 1:
-                            listen(Note(text=_TWICE.format(unit=event.unit)))
-                        for stage, seconds in event.seconds.model_dump().items():
-                            stages[stage] += seconds
-                        asked, of_videos = asked + event.requests, of_videos + event.video_requests
-                units += done
-                if done < len(left):
+                        done.add(event, listen)
+                if (units := done.units - units_before) < len(left):
                     raise (OutOfTime if stop.is_out_of_time else Stopped)(
-                        f"stopped by {stop.reason} with {done} of {len(left)} units committed; the same command goes on from "
+                        f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from "
                         "there"
                     )
                 rows_left, rows_done = all_left.rows - left.rows, rows_done + left.rows
                 left = planner.next(store, stop)
-        asked += planner.requests
-        notes = (*facts.notes, *planner.notes)
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))
-    stage_seconds = StageSeconds(**stages)
+    stage_seconds = StageSeconds(**done.stages)
+    asked = done.asked + planner.requests + store.objects.take_requests()
     return RunReport(
         **state.model_dump(),
         done_before=done_before,
-        committed=committed,
-        failed=failed,
+        committed=done.committed,
+        failed=done.failed,
         left=rows_left,
-        ok=failed <= job.engine.ok_failed_share * (committed + failed),
+        ok=done.failed <= job.engine.ok_failed_share * (done.committed + done.failed),
         wall_seconds=wall_seconds,
         stage_seconds=stage_seconds,
         bytes_added={signal: state.bytes[signal] - size for signal, size in before.items()},
-        requests=JobRequests(store=asked + store.objects.take_requests(), videos=of_videos + VIDEO_REQUESTS.take()),
+        requests=JobRequests(store=asked, videos=done.of_videos + VIDEO_REQUESTS.take()),
         hours=hours(stage_seconds, job.engine),
-        notes=notes,
+        notes=(*facts.notes, *planner.notes),
     )
+
+
+class _Done:
+    """Adds up the units of a run."""
+
+    def __init__(self, asked: Requests) -> None:
+        self.units = self.committed = self.failed = 0
+        self._is_twice = False
+        self.stages = dict.fromkeys(StageSeconds.model_fields, 0.0)
+        self.asked, self.of_videos = asked, Requests()
+
+    def add(self, unit: UnitReport, listen: Listener) -> None:
+        """Add a unit; say so if another run has done it."""
+        self.units += 1
+        if not unit.already_done:
+            self.committed, self.failed = self.committed + unit.committed, self.failed + len(unit.failures)
+        elif not self._is_twice:
+            self._is_twice = True
+            listen(Note(text=_TWICE.format(unit=unit.unit)))
+        for stage, seconds in unit.seconds.model_dump().items():
+            self.stages[stage] += seconds
+        self.asked, self.of_videos = self.asked + unit.requests, self.of_videos + unit.video_requests
 
 
 _TWICE = (
