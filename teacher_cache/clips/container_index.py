@@ -8,17 +8,15 @@ by some hundred kilobytes. Matroska and the others spread this over the whole fi
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import struct
 import tempfile
 from collections.abc import Iterator
 
 from schemas.errors import VideoError
-from schemas.storage import DEFAULT_STORAGE
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.listing import split
-from teacher_cache.io.bucket import BUCKETS, Bucket, is_asked_for_as_it_is
+from teacher_cache.io.bucket import BUCKETS, Bucket, is_asked_for_as_it_is, shared_bucket
 from teacher_cache.io.places import protocol
 from teacher_cache.io.remote import reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
@@ -53,7 +51,7 @@ def opened_index(uri: str) -> Iterator[tuple[int, bool]]:
 
 def _index(uri: str) -> int | None:
     place, key = split(uri)
-    source = _Source(uri, _bucket(place, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_ACCESS_KEY_ID")), key)
+    source = _Source(uri, shared_bucket(place), key)
     source.read(0, _START)
     if source.is_whole:
         return source.file()
@@ -130,9 +128,3 @@ def _place_of_index(source: _Source) -> tuple[int, int] | None:
 
 
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"pdin"}
-
-
-@functools.lru_cache(maxsize=8)
-def _bucket(place: str, _endpoint: str | None, _access: str | None) -> Bucket:
-    """A connection that is kept, since it takes longer to make than to use."""
-    return Bucket(place, DEFAULT_STORAGE)

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from schemas.errors import Unreachable
-from schemas.storage import StorageOptions
+from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.backend import Found, Scratch
 from teacher_cache.io.patience import NotNow, is_passing
 from teacher_cache.io.places import protocol
@@ -103,6 +103,13 @@ class Bucket:
                 return self._streamed(client, key, start, stop)
         except _BeyondEnd:
             return memoryview(b"")
+
+    def head(self, key: str) -> tuple[int, str]:
+        """An object's length, and its ETag, empty if its server gives none."""
+        client = self._client
+        with self._plain_errors():
+            found = obstore.head(client, key)
+            return found["size"], found["e_tag"] or ""
 
     def get_part(self, key: str, start: int, stop: int) -> tuple[bytes, int]:
         """Bytes [start, stop) of an object, fewer at its end, and its length; 0 if ``start`` is beyond it."""
@@ -246,6 +253,16 @@ def _cut(found: obstore.GetResult, length: int) -> bytes:
         if not missing:
             break
     return b"".join(pieces)
+
+
+def shared_bucket(place: str) -> Bucket:
+    """The connection to a bucket that this process keeps, since it takes longer to make than to use."""
+    return _shared(place, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_ACCESS_KEY_ID"))
+
+
+@lru_cache(maxsize=16)
+def _shared(place: str, _endpoint: str | None, _access: str | None) -> Bucket:
+    return Bucket(place, DEFAULT_STORAGE)
 
 
 class UnlistableKey(ValueError):

@@ -81,7 +81,7 @@ def main() -> None:
                 found = measured(_PRELUDE + _STEPS[step] + _END, names)
                 first, cpu_seconds, pages = found.pop("printed")
                 found |= {"first_unit_seconds": round(first, 1)} if first else {}
-                steps[step] = found | {"cpu_seconds": round(cpu_seconds, 1), "pages": int(pages)}
+                steps[step] = found | {"cpu_seconds": round(cpu_seconds, 1)} | ({"pages": int(pages)} if pages else {})
         finally:
             server.kill()
     result = {"machine": processor(), "videos": arguments.videos, "page_seconds": _PAGE_SECONDS, "steps": steps}

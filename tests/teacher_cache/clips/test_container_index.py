@@ -61,7 +61,7 @@ class _Local:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Local:
     """Where small videos are read as long ones are."""
     made = _Local(tmp_path)
-    monkeypatch.setattr(container_index, "_bucket", lambda *_: made)
+    monkeypatch.setattr(container_index, "shared_bucket", lambda _: made)
     for name, value in {"_SHORT": 0, "_START": 64, "_FRAMES": 8192, "_WORTH": 1}.items():
         monkeypatch.setattr(container_index, name, value)
     return made
