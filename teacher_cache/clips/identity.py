@@ -153,7 +153,7 @@ def _head(uri: str) -> tuple[int, str] | None:
         if is_asked_for_as_it_is(key):
             VIDEO_REQUESTS.add("get")
             return reach_if_there(uri, lambda: shared_bucket(place).head(key))
-    fs, path = filesystem(uri)  # a hundred times slower
+    fs, path = filesystem(uri)  # twenty times slower
     with counting(VIDEO_REQUESTS, fs, "get"):
         about = reach_if_there(uri, lambda: fs.info(path))
     if about is None:
