@@ -158,8 +158,12 @@ class DataConfig(Frozen):
     """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
     decode_timeout_seconds: float = Field(120, gt=0)
     """How long decoding a conversation's frames may take before its decoder is killed and the run stops."""
-    workers: int = Field(0, ge=0)
-    """Processes that read ahead, each with a decoder of its own; with 0, the training process reads between steps."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read ahead, each with a decoder and a cache of frames of its own; with 0, the training process reads
+    between steps. When absent, the cores that each training process of the machine has beside its own, at most 4."""
+    max_length: int | None = Field(None, ge=1)
+    """Most tokens of a conversation, its frames and images included; any number when absent. Of a longer one the end of its
+    text is cut; where that would cut into a frame or an image, or leaves no answer, it is left out. Both are counted."""
 
     @field_validator("conversations", "image_root", "video_root", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
@@ -381,7 +385,9 @@ class FitReport(Frozen):
     clips: int
     """Clips whose targets were used."""
     dropped: int
-    """Conversations that were left out because the store has no targets for them."""
+    """Conversations that were left out: the store has no targets for them, or they do not fit `data.max_length`."""
+    cut: int
+    """Conversations whose text was cut at `data.max_length`."""
     processes: int
     """World size: processes that trained together."""
     first: SmoothedLosses

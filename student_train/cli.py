@@ -90,7 +90,8 @@ def show(report: FitReport) -> None:
         f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
         + (f" by {report.processes} processes, " if report.processes > 1 else ", ")
         + f"{report.data_wait_seconds:.1f} s of it waiting for data"
-        + (f"; {report.dropped} conversations left out" if report.dropped else ""),
+        + (f"; {report.dropped} conversations left out" if report.dropped else "")
+        + (f"; {report.cut} cut" if report.cut else ""),
         soft_wrap=True,
     )
     stdout.print(f"run: {report.output}", soft_wrap=True)

@@ -92,7 +92,7 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
     train = {
         "store": f"{out}/store",
         "output": f"{out}/student",
-        "data": {"video_root": f"{out}/videos"},
+        "data": {"video_root": f"{out}/videos", "workers": 0},
         "decoder": {"hidden": 256},
         "model": {"freeze": []},
         "optim": {"learning_rate": 0.002},

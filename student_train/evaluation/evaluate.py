@@ -20,6 +20,7 @@ from schemas.train import FitReport, Modality, TrainConfig
 from student_train.data.conversations import Conversation
 from student_train.data.frames import StudentFrames
 from student_train.data.samples import QUESTION, Collator, Sample, load_samples
+from student_train.data.workers import workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.targets import TargetReader
 from student_train.evaluation.answers import Question, read_questions, summary
@@ -182,7 +183,7 @@ class _Job(NamedTuple):
 
     @property
     def workers(self) -> int:
-        return self.run.config.data.workers
+        return workers_of(self.run.config.data.workers)
 
 
 def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:

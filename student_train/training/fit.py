@@ -19,7 +19,9 @@ from transformers.integrations import get_available_reporting_integrations
 from schemas.errors import BadInput, CouldNotRun, Stopped
 from schemas.train import FitReport, Reporter, TrainConfig
 from student_train.data.frames import StudentFrames
+from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
+from student_train.data.workers import workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
@@ -78,13 +80,18 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     with ranks.raise_on_any_rank():
         _refuse_another_recipe(cache, config)
         built = build(config, cache)
-        run = Run(config, cache, load_samples(cache, config.data), ranks)
+        joined = load_samples(cache, config.data)
+        processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
+        lengths = [length_of(sample, processor, frames) for sample in joined.samples[ranks.rank :: ranks.size]]
+    lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
+    with ranks.raise_on_any_rank():
+        run = Run(config, cache, _fitting(joined, lengths, config), ranks)
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
             _make_empty(folder)
             _write(folder.config_file, config.model_dump_json(indent=2))
-    _say_what_is_left_out(run.joined)
+    _say_what_is_left_out(run.fitting, config)
     begun_state = run.go_on_from(begun)
     counts = _parameters(built)
     args = _arguments(config, run.steps, folder.path)
@@ -99,7 +106,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         trainer = P4DTrainer(
             model=built.model,
             args=args,
-            train_dataset=SampleDataset(run.joined.samples),
+            train_dataset=SampleDataset(run.samples),
             data_collator=_collator(config, cache, built),
             batches=run.batches,
             metrics=run.metrics,
@@ -130,11 +137,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 class Run:
     """One run on one rank: its settings, its data and the position in them, its metrics and its checkpoints."""
 
-    def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, cache: Cache, fitting: Fitting, ranks: Ranks) -> None:
         folder = RunFolder(Path(config.output))
-        self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
-        self.steps = optimizer_steps(config, len(joined.samples), ranks.size)
-        self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
+        self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
+        self.samples = fitting.joined.samples
+        self.steps = optimizer_steps(config, len(self.samples), ranks.size)
+        self.batches = StepBatches(fitting.lengths, config.batch, seed=config.seed, ranks=ranks, accumulate=config.accumulate)
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
 
@@ -146,7 +154,7 @@ class Run:
             processes=self.ranks.size,
             store_version=self.cache.version,
             fingerprint=self.cache.recipe.fingerprint,
-            samples=digest_of(self.joined.samples),
+            samples=digest_of(self.samples),
             data=self.batches.state_dict(),
             learning_rates=(),
             schedule={},
@@ -234,7 +242,7 @@ def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
     processor = built.model.student.processor
     data = config.data
     frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
-    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
+    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor, data.max_length)
 
 
 def _layers(student: Backbone) -> list[nn.Module]:
@@ -243,14 +251,24 @@ def _layers(student: Backbone) -> list[nn.Module]:
     return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
 
 
-def _say_what_is_left_out(joined: Joined) -> None:
-    if joined.dropped:
-        stderr.print(
-            f"{len(joined.dropped)} conversations have no targets and are left out:",
-            *some_of(joined.dropped).split("\n"),
-            sep="\n",
-            soft_wrap=True,
+def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> Fitting:
+    found = fitting(joined, lengths, config.data.max_length)
+    if not found.joined.samples:
+        raise BadInput(
+            f"none of {len(lengths)} conversations fits `data.max_length: {config.data.max_length}`; the shortest needs "
+            f"{min(length.least for length in lengths)} tokens"
         )
+    return found
+
+
+def _say_what_is_left_out(found: Fitting, config: TrainConfig) -> None:
+    most = f"`data.max_length: {config.data.max_length}`"
+    if found.cut:
+        stderr.print(f"{found.cut} conversations lose the end of their text: they are longer than {most}", soft_wrap=True)
+    for reason, left_out in (("have no targets", found.joined.dropped), (f"do not fit {most}", found.left_out)):
+        if left_out:
+            lines = some_of(left_out).split("\n")
+            stderr.print(f"{len(left_out)} conversations {reason} and are left out:", *lines, sep="\n", soft_wrap=True)
 
 
 class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships no types
@@ -287,6 +305,7 @@ def optimizer_steps(config: TrainConfig, samples: int, processes: int) -> int:
 
 
 def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArguments:
+    workers = workers_of(config.data.workers)
     return OneDevice(
         output_dir=str(output),
         max_steps=steps,
@@ -309,14 +328,14 @@ def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArgumen
         report_to=list(config.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator makes the batch
-        dataloader_num_workers=config.data.workers,
-        dataloader_multiprocessing_context="spawn" if config.data.workers else None,  # zarr and CUDA do not survive a fork
+        dataloader_num_workers=workers,
+        dataloader_multiprocessing_context="spawn" if workers else None,  # zarr and CUDA do not survive a fork
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
 def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> FitReport:
-    config, samples = run.config, run.joined.samples
+    config, samples = run.config, run.samples
     first, last = first_and_last(run.metrics.lines)
     return FitReport(
         output=config.output,
@@ -328,7 +347,8 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         steps=run.steps,
         samples=len(samples),
         clips=len({sample.clip_id for sample in samples} - {None}),
-        dropped=len(run.joined.dropped),
+        dropped=len(run.fitting.joined.dropped) + len(run.fitting.left_out),
+        cut=run.fitting.cut,
         processes=run.ranks.size,
         first=first,
         last=last,

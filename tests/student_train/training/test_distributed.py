@@ -131,7 +131,7 @@ def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_st
 def test_some_steps_show_a_video_to_one_process_alone(tiny_store: Path, mixed: dict[str, Any]) -> None:
     """Else the comparisons above would not say what they are to say."""
     samples = load_samples(open_cache(str(tiny_store)), DataConfig.model_validate(mixed)).samples
-    ranks = [StepBatches(len(samples), 1, seed=0, ranks=Ranks(rank, 2)) for rank in range(2)]
+    ranks = [StepBatches([1] * len(samples), 1, seed=0, ranks=Ranks(rank, 2)) for rank in range(2)]
     shown = [[samples[i].clip_id is not None for (i,) in pair] for pair in islice(zip(*ranks, strict=True), 8)]
     assert [True, False] in shown
     assert [False, False] in shown

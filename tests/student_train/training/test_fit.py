@@ -20,6 +20,7 @@ from transformers import Trainer
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
 from schemas.train import FitReport, TrainConfig
+from student_train.data import workers
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
@@ -237,6 +238,38 @@ def test_conversations_are_trained_on(tiny_store: Path, tmp_path: Path, videos: 
     assert (report.samples, report.clips) == (5, 2)
     (text_alone,) = [line for line in metrics(tmp_path / "run") if "ld" not in line]
     assert text_alone["loss"] == pytest.approx(text_alone["sft"])
+
+
+def test_what_is_longer_than_the_limit_is_cut_or_left_out_and_counted(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clip is 1024 tokens here: the second conversation loses its last words, the third has no room for its question."""
+    asked = ("What moves?", "What moves?" + " And then?" * 4, "Why?" * 200)
+    answers = ("A ball.", "A ball, and it rolls away.", "So.")
+    samples = [
+        {"video": "scene-0.mp4", "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+        for q, a in zip(asked, answers, strict=True)
+    ]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    data = {"conversations": [str(path)], "video_root": "/", "max_length": 1072}
+    report = fit(config(tiny_store, tmp_path / "run", steps=1, mode="sft", data=data))
+    assert (report.samples, report.cut, report.dropped) == (2, 1, 1)
+    said = capsys.readouterr().err
+    assert "1 conversations lose the end of their text: they are longer than `data.max_length: 1072`" in said
+    assert f"1 conversations do not fit `data.max_length: 1072` and are left out:\n  {path}[2]: " in said
+    with pytest.raises(
+        BadInput, match=r"none of 3 conversations fits `data.max_length: 100`; the shortest needs 10\d\d tokens"
+    ):
+        fit(config(tiny_store, tmp_path / "other", data=data | {"max_length": 100}))
+
+
+def test_workers_are_what_the_machine_has_for_each_process() -> None:
+    given = {(2, 1): 1, (2, 2): 0, (1, 2): 0, (192, 8): 4, (16, 8): 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "MOST_WORKERS", 4)
+        assert {case: workers.workers_here(*case) for case in given} == given
+    assert (workers.workers_of(None), workers.workers_of(7)) == (0, 7)  # none here: see conftest
 
 
 def test_lines_can_be_the_means_of_several_steps(tiny_store: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
-        "data": {"video_root": "/"},
+        "data": {"video_root": "/", "workers": 0},
         "mode": "latent",
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
