@@ -246,6 +246,28 @@ class OptimConfig(Frozen):
     """Gradients are clipped to this norm; 0 does not clip."""
 
 
+class ValidationConfig(Frozen):
+    """Conversations that are held out of training, on which the losses are measured before it and then every some steps."""
+
+    conversations: tuple[str, ...] = ()
+    """Files of them, in the LLaVA JSON conversation format. Without any, a share of the training conversations is held out."""
+    share: float = Field(0.02, gt=0, lt=1)
+    """Share of the videos (or images) whose conversations are held out, when `conversations` is empty; at least one."""
+    every: int = Field(500, ge=1)
+    """Optimizer steps between two validations; the last step has one too."""
+    student: Literal["best", "last"] = "best"
+    """Which student the finished run holds. ``best``: that of the validation with the lowest loss, whose checkpoint is kept;
+    ``last``: that of the last step."""
+    pictures: int = Field(2, ge=0)
+    """Clips whose maps each validation draws beside the teacher's, into the run's folder and TensorBoard; none in a mode
+    without maps."""
+
+    @field_validator("conversations", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class TrainConfig(Frozen):
     """One run of ``student-train fit``."""
 
@@ -297,6 +319,10 @@ class TrainConfig(Frozen):
     """Recompute the language model's activations in the backward pass instead of storing them."""
     fsdp: Literal["full_shard"] | None = None
     """Shard weights, gradients and optimizer states over the processes. Without it, each process has all of them (DDP)."""
+    validation: ValidationConfig | None = None
+    """Measure the losses on held-out conversations, and keep the best student. Without it, nothing is held out."""
+    max_bad_steps: int = Field(10, ge=0)
+    """Optimizer steps that may be skipped because their loss or gradient is not finite; one more stops the run."""
     checkpoint_every: int = Field(0, ge=0)
     """Optimizer steps between checkpoints, from which ``--resume`` continues; with 0, only a run that is asked to stop writes
     one."""
@@ -368,6 +394,14 @@ class SmoothedLosses(Frozen):
     """``loss``, the weighted total, and the unweighted ``sft``, ``ld``, ``ed_depth``, …"""
 
 
+class Validated(Frozen):
+    """Mean losses over the held-out conversations at one step."""
+
+    step: int
+    losses: dict[str, float]
+    """As in `SmoothedLosses`."""
+
+
 class FitReport(Frozen):
     """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
 
@@ -394,6 +428,10 @@ class FitReport(Frozen):
     """Mean losses at the start."""
     last: SmoothedLosses
     """Mean losses at the end."""
+    validation: Validated | None
+    """The validation of the student that the run holds; null without validations, or if none was finite."""
+    bad_steps: int
+    """Optimizer steps that were skipped because their loss or gradient was not finite."""
     parameters: dict[str, int]
     """Part of the student or of P4D → number of its parameters."""
     trained_parameters: int

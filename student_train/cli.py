@@ -94,6 +94,13 @@ def show(report: FitReport) -> None:
         + (f"; {report.cut} cut" if report.cut else ""),
         soft_wrap=True,
     )
+    if report.bad_steps:
+        stdout.print(f"{report.bad_steps} steps were skipped: their loss or gradient was not finite", soft_wrap=True)
+    if report.validation is not None:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in report.validation.losses.items())
+        stdout.print(
+            f"the student is that of step {report.validation.step}; on held-out conversations: {losses}", soft_wrap=True
+        )
     stdout.print(f"run: {report.output}", soft_wrap=True)
 
 

@@ -106,8 +106,11 @@ class Checkpoints:
             raise BadInput(f"{self.folder} has no checkpoint of step {step}; {there}")
         return _checkpoint(found[step])
 
-    def write(self, state: CheckpointState, tensors: Tensors, metrics: str) -> None:
-        """Write one, then remove all but the newest `keep`. Raises `CouldNotRun` if the files cannot be written."""
+    def write(self, state: CheckpointState, tensors: Tensors, metrics: str, best: int | None = None) -> None:
+        """Write one, then remove all but the newest `keep` and that of the step ``best``.
+
+        Raises `CouldNotRun` if the files cannot be written.
+        """
         final = self.folder / f"step-{state.step:08d}"
         draft = _draft(final)
         try:
@@ -122,7 +125,7 @@ class Checkpoints:
                 _sync(path)
             draft.rename(final)
             _sync(self.folder)
-            self._drop_old()
+            self._drop_old(best)
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as text, not as OSError
             raise CouldNotRun(
                 f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}; free disk space, "
@@ -136,8 +139,8 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), key=_step_of)
 
-    def _drop_old(self) -> None:
-        for path in self._found()[: -self.keep]:
+    def _drop_old(self, best: int | None) -> None:
+        for path in [path for path in self._found()[: -self.keep] if _step_of(path) != best]:
             path.rename(_draft(path))  # a half-removed folder must not look like a checkpoint
         self._drop_drafts()
 

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from schemas.errors import BadInput, CouldNotRun, Stopped
-from schemas.train import FitReport, Reporter, TrainConfig
+from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
@@ -43,6 +43,7 @@ from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
 from student_train.training.sharding import shard
 from student_train.training.trainer import P4DTrainer, trained
+from student_train.training.validation import Validation, held_out
 from teacher_cache import Cache, open_cache
 from teacher_cache.io.console import progress_bar, stderr
 from teacher_cache.io.output_folder import written_whole
@@ -80,12 +81,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     with ranks.raise_on_any_rank():
         _refuse_another_recipe(cache, config)
         built = build(config, cache)
-        joined = load_samples(cache, config.data)
-        processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
-        lengths = [length_of(sample, processor, frames) for sample in joined.samples[ranks.rank :: ranks.size]]
-    lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
+    run, validation = _prepared(config, cache, built, ranks)
     with ranks.raise_on_any_rank():
-        run = Run(config, cache, _fitting(joined, lengths, config), ranks)
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
@@ -115,6 +112,10 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             save=run.save,
             by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
             learning_rates=_learning_rates(config, built),
+            validation=validation,
+            validate_every=1 if config.validation is None else config.validation.every,
+            keeps_best=_keeps_best(config),
+            max_bad_steps=config.max_bad_steps,
             begun=begun or begun_state,
             advance=advance,
         )
@@ -125,6 +126,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             f"stopped on request after step {trainer.state.global_step}; the same command with --resume continues from there"
         )
 
+    run.take_best(trainer)
     weights = trainer.weights() if config.fsdp is not None else None
     report = _report(run, built, counts, seconds)
     with ranks.raise_on_any_rank():
@@ -171,7 +173,18 @@ class Run:
                     "learning_rates": trainer.learning_rates(),
                     "schedule": trainer.lr_scheduler.state_dict(),
                 }
-                self.checkpoints.write(self.beginning().model_copy(update=now), tensors, self.metrics.text)
+                best = self.metrics.best if _keeps_best(self.config) else None
+                state = self.beginning().model_copy(update=now)
+                self.checkpoints.write(state, tensors, self.metrics.text, None if best is None else best.step)
+
+    def take_best(self, trainer: P4DTrainer) -> None:
+        """Set the weights to those of the best validation, if they are to be kept and are not the last. Collective."""
+        best = self.metrics.best if _keeps_best(self.config) else None
+        if best is None or best.step == self.steps:
+            return
+        with self.ranks.raise_on_any_rank():
+            weights = self.checkpoints.at(best.step).tensors().weights if self.ranks.is_rank_zero else {}
+        trainer.restore_weights(weights)
 
     def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
         """Restore metrics and data from rank 0's checkpoint and return its state; start afresh if it has none. Collective."""
@@ -261,6 +274,51 @@ def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> 
     return found
 
 
+def _prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
+    """The run and its validation, with the conversations that fit. Collective."""
+    with ranks.raise_on_any_rank():
+        joined, held = _loaded(cache, config)
+        processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
+        both = [*joined.samples, *held.samples]
+        lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
+    lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
+    with ranks.raise_on_any_rank():
+        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks)
+        if config.validation is None:
+            return run, None
+        return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)
+    raise AssertionError  # for mypy: the block ends or raises
+
+
+def _loaded(cache: Cache, config: TrainConfig) -> tuple[Joined, Joined]:
+    """The conversations to train on, and those that are held out."""
+    joined, validation = load_samples(cache, config.data), config.validation
+    if validation is None:
+        return joined, Joined([], [])
+    if validation.conversations:
+        return joined, load_samples(cache, config.data.model_copy(update={"conversations": validation.conversations}))
+    taken, held = held_out(joined.samples, validation.share, config.seed)
+    return Joined(taken, joined.dropped), Joined(held, [])
+
+
+def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig) -> Validation:
+    return Validation(
+        held.joined.samples,
+        held.lengths,
+        _collator(run.config, run.cache, built),
+        batch=run.config.batch,
+        ranks=run.ranks,
+        workers=workers_of(run.config.data.workers),
+        pictures=config.pictures if built.model.p4d.gives_maps else 0,
+        folder=RunFolder(Path(run.config.output)).validation,
+        frames_of=StudentFrames(run.cache.size, 0, run.config.data.decode_timeout_seconds),
+    )
+
+
+def _keeps_best(config: TrainConfig) -> bool:
+    return config.validation is not None and config.validation.student == "best"
+
+
 def _say_what_is_left_out(found: Fitting, config: TrainConfig) -> None:
     most = f"`data.max_length: {config.data.max_length}`"
     if found.cut:
@@ -321,7 +379,6 @@ def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArgumen
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,  # `DistilledStudent` gives every weight a gradient
         logging_steps=config.log_every,
-        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of being hidden
         save_strategy="steps" if config.checkpoint_every else "no",
         save_steps=config.checkpoint_every or 1,
         save_only_model=True,  # `P4DTrainer` saves by itself; else Trainer refuses a model that it did not shard
@@ -349,6 +406,8 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         clips=len({sample.clip_id for sample in samples} - {None}),
         dropped=len(run.fitting.joined.dropped) + len(run.fitting.left_out),
         cut=run.fitting.cut,
+        validation=_of_student(run),
+        bad_steps=run.metrics.bad_steps,
         processes=run.ranks.size,
         first=first,
         last=last,
@@ -357,6 +416,13 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         seconds=seconds,
         data_wait_seconds=run.metrics.data_wait_seconds,
     )
+
+
+def _of_student(run: Run) -> Validated | None:
+    """The validation of the student that the run holds."""
+    if _keeps_best(run.config):
+        return run.metrics.best
+    return run.metrics.validations[-1] if run.metrics.validations else None
 
 
 def _parameters(built: Built) -> dict[str, int]:
@@ -403,7 +469,7 @@ def _make_empty(folder: RunFolder) -> None:
     """Clear the run folder of an earlier run; called only once everything that the new run needs has been checked."""
     for path in (folder.config_file, folder.metrics_file, folder.result_file):
         path.unlink(missing_ok=True)
-    for path in (folder.student, folder.p4d, folder.checkpoints):
+    for path in (folder.student, folder.p4d, folder.validation, folder.checkpoints):
         shutil.rmtree(path, ignore_errors=True)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "steps": 4,
         "batch": 1,
     }
+    if isinstance(changes.get("data"), dict):
+        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0}
     return base | changes
 
 
@@ -49,8 +51,9 @@ def write(value: dict[str, Any], name: str) -> Path:
 
 
 def curve(output: Path) -> list[dict[str, float]]:
+    """Each line's losses; a validation's line has its own."""
     lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [{name: line[name] for name in PARTS if name in line} for line in lines]
+    return [line.get("validation") or {name: line[name] for name in PARTS if name in line} for line in lines]
 
 
 def assert_equal_curves(mine: Path, theirs: Path) -> None:
@@ -88,12 +91,12 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def cut_back(run: Path, output: Path) -> None:
-    """A copy of a finished run as if it had been killed after its checkpoint of step 2, which had step 3 in its metrics."""
+    """A copy of a finished run as if it had been killed after its checkpoint of step 2, with step 3 in its metrics."""
     shutil.copytree(run, output)
     (output / "result.json").unlink()
     shutil.rmtree(output / "student")
     metrics = output / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -108,7 +111,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
         if name.endswith("resumed"):
             cut_back(folder / alone, folder / name)
         files.append(write(settings(tiny_store, folder / name, data=mixed, **changes), name))
-    explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20}
+    explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20, "max_bad_steps": 1}
     files.append(write(settings(tiny_store, folder / "nan", data=mixed, **explodes), "nan"))
     done = two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder))
     for status, _, err in done:

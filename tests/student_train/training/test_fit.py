@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from board_events import read_events
 from conftest import Command, Jobs
 from safetensors.torch import load_file
-from tensorboardX.proto import event_pb2
 from transformers import Trainer
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
@@ -177,15 +176,6 @@ def test_losses_are_reported_as_they_are_logged(tiny_store: Path, tmp_path: Path
         fit(config(tiny_store, tmp_path / "other", model={"attention": "flash_attention_2"}))
 
 
-def read_events(file: Path) -> Iterator[Any]:
-    """The events of a TensorBoard file: each is its length, a checksum, its bytes, and another checksum."""
-    data = file.read_bytes()
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]
-
-
 def test_what_is_overridden_of_transformers_is_there_and_takes_the_same() -> None:
     """Names with an underscore may change in any version."""
     for name in ("_get_grad_norm", "_save_checkpoint", "_defer_fsdp_gradient_reduction"):
@@ -281,7 +271,7 @@ def test_lines_can_be_the_means_of_several_steps(tiny_store: Path, tmp_path: Pat
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(CouldNotRun, match=r"the loss of step \d+ is .*sft.*clips are .*scene-.*learning_rate"):
-        fit(config(tiny_store, tmp_path / "run", steps=20, optim={"learning_rate": 1e30, "max_grad_norm": 0}))
+        fit(config(tiny_store, tmp_path / "run", steps=20, max_bad_steps=1, optim={"learning_rate": 1e30, "max_grad_norm": 0}))
     assert not (tmp_path / "run" / "result.json").exists()
 
 

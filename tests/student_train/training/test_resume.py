@@ -23,11 +23,12 @@ from schemas.log import RowsRetired
 from schemas.train import TrainConfig
 from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
+from student_train.training.metrics import RATES
 from teacher_cache import open_cache
 from teacher_cache.store.store import open_store
 
 STEPS = 12
-TIMES = {"seconds", "data_wait_seconds"}
+TIMES = {"seconds", "data_wait_seconds", *RATES}
 
 
 def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
