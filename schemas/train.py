@@ -317,8 +317,9 @@ class TrainConfig(Frozen):
     """Train the language model with adapters, which are merged when the student is saved. Without it, all its weights train."""
     gradient_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass instead of storing them."""
-    fsdp: Literal["full_shard"] | None = None
-    """Shard weights, gradients and optimizer states over the processes. Without it, each process has all of them (DDP)."""
+    fsdp: Literal["full_shard", "hybrid_shard"] | None = None
+    """Shard weights, gradients and optimizer states over the processes: ``full_shard`` over all of them; ``hybrid_shard``
+    (HSDP) over those of a machine, the same on every machine. Without it, each process has all of them (DDP)."""
     validation: ValidationConfig | None = None
     """Measure the losses on held-out conversations, and keep the best student. Without it, nothing is held out."""
     max_bad_steps: int = Field(10, ge=0)
@@ -440,6 +441,41 @@ class FitReport(Frozen):
     """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
     data_wait_seconds: float
     """Part of it spent waiting for batches, in the process that waited longest."""
+
+
+class ShownPart(Frozen):
+    """A part of the student, or of P4D."""
+
+    parameters: int
+    trained: int
+    learning_rate: float | None
+    """The highest; null if nothing of it trains."""
+
+
+class ShownFit(Frozen):
+    """What a config comes to, as ``student-train fit --show`` prints it. Nothing is trained or written."""
+
+    config: TrainConfig
+    """Every field, with the recipe's values where the file gives none."""
+    loss: LossRecipe
+    processes: int
+    """World size that it is reckoned for."""
+    samples: int
+    dropped: int
+    """As in `FitReport`."""
+    cut: int
+    """As in `FitReport`."""
+    tokens: int
+    """Tokens of all conversations, those of frames and images included."""
+    longest: int
+    """Tokens of the longest conversation."""
+    steps: int
+    warmup_steps: int
+    samples_per_step: int
+    parts: dict[str, ShownPart]
+    memory: dict[str, int]
+    """Bytes on each device in a step of conversations as long as the longest, by what they hold; ``total`` is their sum. As
+    reckoned: the allocator's own and the vision tower's activations are not in it."""
 
 
 class ExportReport(Frozen):

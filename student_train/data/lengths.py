@@ -28,8 +28,8 @@ class Fitting(NamedTuple):
     """Conversations that are trained on, none longer than the limit once cut."""
 
     joined: Joined
-    lengths: list[int]
-    """Tokens of each."""
+    lengths: list[Length]
+    """Of each, once cut."""
     cut: int
     """How many of them lose the end of their text."""
     left_out: list[str]
@@ -48,7 +48,7 @@ def length_of(sample: Sample, processor: Processor, frames: int) -> Length:
 def fitting(joined: Joined, lengths: Sequence[Length], most: int | None) -> Fitting:
     """The conversations that fit ``most`` tokens, whole or with the end of their text cut."""
     kept: list[Sample] = []
-    tokens: list[int] = []
+    kept_lengths: list[Length] = []
     left_out: list[str] = []
     cut = 0
     for sample, length in zip(joined.samples, lengths, strict=True):
@@ -57,5 +57,5 @@ def fitting(joined: Joined, lengths: Sequence[Length], most: int | None) -> Fitt
             continue
         cut += most is not None and length.whole > most
         kept.append(sample)
-        tokens.append(length.whole if most is None else min(length.whole, most))
-    return Fitting(Joined(kept, joined.dropped), tokens, cut, left_out)
+        kept_lengths.append(length if most is None else Length(min(length.whole, most), length.least))
+    return Fitting(Joined(kept, joined.dropped), kept_lengths, cut, left_out)

@@ -33,4 +33,9 @@ def workers_of(given: int | None) -> int:
     if given is not None:
         return given
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return workers_here(cores, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # as torchrun says
+    return workers_here(cores, local_processes())
+
+
+def local_processes() -> int:
+    """How many training processes torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

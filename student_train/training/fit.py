@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,13 @@ from schemas.train import FitReport, Reporter, TrainConfig, Validated, Validatio
 from student_train.data.frames import StudentFrames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
-from student_train.data.workers import workers_of
+from student_train.data.workers import local_processes, workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import Backbone
 from student_train.models.build import build_student
+from student_train.models.folder import without_weights
 from student_train.models.lora import add_adapters, merge_adapters
 from student_train.training.batches import StepBatches
 from student_train.training.checkpoints import (
@@ -77,11 +79,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     with ranks.raise_on_any_rank():
         if resume and ranks.is_rank_zero:
             begun = Checkpoints(folder.checkpoints, config.keep_checkpoints).newest()
+    begun = ranks.broadcast(begun)
     cache = _opened(config, begun, ranks)
     with ranks.raise_on_any_rank():
-        _refuse_another_recipe(cache, config)
-        built = build(config, cache)
-    run, validation = _prepared(config, cache, built, ranks)
+        refuse_another_recipe(cache, config)
+        built = build(config, cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
+    run, validation = prepared(config, cache, built, ranks)
     with ranks.raise_on_any_rank():
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
@@ -89,14 +92,16 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             _make_empty(folder)
             _write(folder.config_file, config.model_dump_json(indent=2))
     _say_what_is_left_out(run.fitting, config)
-    begun_state = run.go_on_from(begun)
+    run.go_on_from(begun)
     counts = _parameters(built)
     args = _arguments(config, run.steps, folder.path)
     if config.fsdp is not None:
         # Without this, a batch of text alone with frozen embeddings would have no gradient below the first layer, and the
         # ranks would reduce the gradients of their layers in different orders.
         built.model.student.model.enable_input_require_grads()
-        shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
+        within = local_processes() if config.fsdp == "hybrid_shard" else None
+        bf16 = config.precision == "bf16"
+        shard(built.model, layers(built.model.student), device=args.device, bf16=bf16, within=within)
 
     with stop_on_sigterm() as stop, progress_bar("training", run.steps, "steps") as advance:
         head = built.model.student.model.get_output_embeddings()
@@ -111,12 +116,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             stop=stop,
             save=run.save,
             by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
-            learning_rates=_learning_rates(config, built),
+            learning_rates=learning_rates(config, built),
             validation=validation,
             validate_every=1 if config.validation is None else config.validation.every,
             keeps_best=_keeps_best(config),
             max_bad_steps=config.max_bad_steps,
-            begun=begun or begun_state,
+            begun=begun,
             advance=advance,
         )
         trainer.train()
@@ -144,7 +149,13 @@ class Run:
         self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
         self.samples = fitting.joined.samples
         self.steps = optimizer_steps(config, len(self.samples), ranks.size)
-        self.batches = StepBatches(fitting.lengths, config.batch, seed=config.seed, ranks=ranks, accumulate=config.accumulate)
+        self.batches = StepBatches(
+            [length.whole for length in fitting.lengths],
+            config.batch,
+            seed=config.seed,
+            ranks=ranks,
+            accumulate=config.accumulate,
+        )
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
 
@@ -165,37 +176,38 @@ class Run:
 
     def save(self, trainer: P4DTrainer) -> None:
         """Write a checkpoint of the trainer's current step. Collective."""
-        tensors = trainer.tensors()
-        with self.ranks.raise_on_any_rank():
-            if self.ranks.is_rank_zero:
-                now = {
-                    "step": trainer.state.global_step,
-                    "learning_rates": trainer.learning_rates(),
-                    "schedule": trainer.lr_scheduler.state_dict(),
-                }
-                best = self.metrics.best if _keeps_best(self.config) else None
-                state = self.beginning().model_copy(update=now)
-                self.checkpoints.write(state, tensors, self.metrics.text, None if best is None else best.step)
+        now = {
+            "step": trainer.state.global_step,
+            "learning_rates": trainer.learning_rates(),
+            "schedule": trainer.lr_scheduler.state_dict(),
+        }
+        best = self.metrics.best if _keeps_best(self.config) else None
+        self.checkpoints.write(
+            self.beginning().model_copy(update=now),
+            trainer.tensors(),
+            self.metrics.text,
+            ranks=self.ranks,
+            best=None if best is None else best.step,
+        )
 
     def take_best(self, trainer: P4DTrainer) -> None:
         """Set the weights to those of the best validation, if they are to be kept and are not the last. Collective."""
         best = self.metrics.best if _keeps_best(self.config) else None
         if best is None or best.step == self.steps:
             return
+        kept = None
         with self.ranks.raise_on_any_rank():
-            weights = self.checkpoints.at(best.step).tensors().weights if self.ranks.is_rank_zero else {}
-        trainer.restore_weights(weights)
+            kept = self.checkpoints.at(best.step)
+        trainer.restore_weights(kept)
 
-    def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
-        """Restore metrics and data from rank 0's checkpoint and return its state; start afresh if it has none. Collective."""
-        state, text = self.ranks.broadcast((begun.state, begun.metrics) if begun is not None else (None, ""))
-        if state is None:
+    def go_on_from(self, begun: Checkpoint | None) -> None:
+        """Restore metrics and data from a checkpoint; start afresh without one."""
+        if begun is None:
             self.metrics.begin()
-            return None
-        stderr.print(f"resuming after step {state.step}")
-        self.batches.load_state_dict(state.data)
-        self.metrics.go_on_from(text, state.metrics)
-        return state
+            return
+        stderr.print(f"resuming after step {begun.state.step}")
+        self.batches.load_state_dict(begun.state.data)
+        self.metrics.go_on_from(begun.metrics, begun.state.metrics)
 
 
 class Built(NamedTuple):
@@ -206,13 +218,18 @@ class Built(NamedTuple):
     """The `peft.LoraModel`, or None without ``lora``."""
 
 
-def build(config: TrainConfig, cache: Cache) -> Built:
-    """The model at the start of a run; it depends on the config and the store alone."""
+def build(config: TrainConfig, cache: Cache, *, has_weights: bool = True) -> Built:
+    """The model at the start of a run; it depends on the config and the store alone.
+
+    ``has_weights``: False for a process that gets them from another; the student's parameters are then on the meta device.
+    """
     torch.manual_seed(config.seed)
-    student = build_student(config.model)
+    with nullcontext() if has_weights else without_weights():
+        student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
     llm: Any = student.parts()["llm"]
-    adapters = None if config.lora is None else add_adapters(llm, config.lora)
+    with nullcontext() if has_weights else without_weights():
+        adapters = None if config.lora is None else add_adapters(llm, config.lora)
     for parameter in student.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -258,7 +275,7 @@ def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
     return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor, data.max_length)
 
 
-def _layers(student: Backbone) -> list[nn.Module]:
+def layers(student: Backbone) -> list[nn.Module]:
     """The language model's layers: the modules that transformers lists as not to be split."""
     names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
     return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
@@ -274,7 +291,7 @@ def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> 
     return found
 
 
-def _prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
+def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
     """The run and its validation, with the conversations that fit. Collective."""
     with ranks.raise_on_any_rank():
         joined, held = _loaded(cache, config)
@@ -304,7 +321,7 @@ def _loaded(cache: Cache, config: TrainConfig) -> tuple[Joined, Joined]:
 def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig) -> Validation:
     return Validation(
         held.joined.samples,
-        held.lengths,
+        [length.whole for length in held.lengths],
         _collator(run.config, run.cache, built),
         batch=run.config.batch,
         ranks=run.ranks,
@@ -343,7 +360,7 @@ def _require_reporters(names: Sequence[Reporter]) -> None:
         raise CouldNotRun(f"`report_to` names {', '.join(absent)}, which is not installed here: pip install {' '.join(absent)}")
 
 
-def _learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
+def learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
     """Trained weights whose part has a learning rate of its own."""
     parts: dict[str, nn.Module] = {**built.model.student.parts(), "distillation": built.model.p4d}
     rates = config.optim.part_learning_rates
@@ -450,7 +467,7 @@ def _opened(config: TrainConfig, begun: Checkpoint | None, ranks: Ranks) -> Cach
         return cache or open_cache(config.store, version=version)
 
 
-def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
+def refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
     if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
         raise BadInput(
             f"the store {cache.url} has another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "

@@ -25,12 +25,12 @@ from transformers.integrations import TensorBoardCallback
 
 from schemas.errors import CacheError, CouldNotRun
 from student_train.training.batches import Loader, StepBatches
-from student_train.training.checkpoints import Checkpoint, CheckpointState, Tensors
+from student_train.training.checkpoints import WEIGHT, Checkpoint
 from student_train.training.counts import Seen, seen_in, step_counts, summed, values_of
 from student_train.training.metrics import MetricsLog
 from student_train.training.optimizer import with_learning_rates, with_muon
 from student_train.training.ranks import Ranks
-from student_train.training.sharding import set_from_first, unsharded
+from student_train.training.sharding import unsharded
 from teacher_cache.io.console import stderr
 from teacher_cache.io.stop import Stop
 
@@ -74,7 +74,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     ``validation``: the held-out conversations; ``validate_every``: after how many steps they are looked at, and at the last;
     ``keeps_best``: whether each step that is the best so far gets a checkpoint.
     ``max_bad_steps``: how many steps may be skipped for a loss or a gradient that is not finite.
-    ``begun``: what to resume from: rank 0's checkpoint, and its state alone on the other ranks.
+    ``begun``: the checkpoint to resume from.
     ``advance``: told how many steps are done, for the progress bar.
     """
 
@@ -95,7 +95,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         validate_every: int = 1,
         keeps_best: bool = False,
         max_bad_steps: int = 0,
-        begun: Checkpoint | CheckpointState | None = None,
+        begun: Checkpoint | None = None,
         advance: Callable[[int], None],
         **kwargs: Any,
     ) -> None:
@@ -104,6 +104,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.save, self.by_muon, self._own_rates, self.begun = save, by_muon, learning_rates, begun
         self.validation, self.validate_every, self.keeps_best = validation, validate_every, keeps_best
         self.max_bad_steps = max_bad_steps
+        self.control: TrainerControl
         self.told_to_stop = False
         self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
@@ -254,6 +255,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         told = {f"eval_{name}": value for name, value in losses.items()}
         self.log(told)
         self._show(self.validation.pictures_of(step))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, told)
         best = self.metrics.best
         if self.keeps_best and best is not None and best.step == step < self.state.max_steps:
             self.control.should_save = True
@@ -277,20 +279,20 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002  # Trainer's own writes pickles, file by file
         self.save(self)
 
-    def tensors(self) -> Tensors:
-        """The model's and the optimizer's tensors for a checkpoint; empty except on rank 0. Collective."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's and the optimizer's tensors for a checkpoint, sharded as they are."""
         states: dict[int, dict[str, torch.Tensor]] = self.optimizer.state_dict()["state"]
-        moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states[i].items()}
-        return Tensors(self.weights(), self._whole(moments))
+        moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states.get(i, {}).items()}
+        return {**self._weights(), **moments}
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {f"{WEIGHT}:{name}": weight.detach() for name, weight in trained(self.model).items()}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Each trained weight, unsharded and on the CPU; empty except on rank 0. Collective."""
-        return self._whole(trained(self.model))
-
-    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         whole = {}
-        for name, tensor in tensors.items():
-            value = unsharded(tensor)  # on every rank, since it is collective; one tensor at a time
+        for name, weight in trained(self.model).items():
+            value = unsharded(weight)  # on every rank, since it is collective; one tensor at a time
             if self.ranks.is_rank_zero:
                 whole[name] = value.cpu()
         return whole
@@ -309,35 +311,25 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         """Restore weights, optimizer, schedule and step from the checkpoint, if there is one. Collective."""
         if self.begun is None:
             return
-        with self.ranks.raise_on_any_rank():
-            read = self.begun.tensors() if isinstance(self.begun, Checkpoint) else Tensors({}, {})
-        state = self.begun.state if isinstance(self.begun, Checkpoint) else self.begun
-        self.restore_weights(read.weights)
-        self._restore_optimizer(read.optimizer, state)
-        self.lr_scheduler.load_state_dict(state.schedule)
-        self.state.global_step = state.step
-
-    def restore_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Set every trained weight from rank 0's ``weights``, unsharded; the other ranks pass none. Collective."""
-        for name, weight in trained(self.model).items():
-            set_from_first(weight, weights.get(name))
-
-    def _restore_optimizer(self, moments: dict[str, torch.Tensor], state: CheckpointState) -> None:
-        # Scalars are broadcast as they are; tensors of the weight's shape are sharded as the weight is.
-        kinds = self.ranks.broadcast({key: value if value.dim() == 0 else None for key, value in moments.items()})
         weights, indices = trained(self.model), self._indices()
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for key, scalar in kinds.items():
+        tensors = self._weights()
+        for key, shape in self.begun.shapes().items():
             kind, _, name = key.partition(":")
-            value = scalar
-            if value is None:
-                value = torch.zeros_like(weights[name])
-                set_from_first(value, moments.get(key))
-            states.setdefault(indices[name], {})[kind] = value
+            if kind != WEIGHT:  # scalars are whole on every rank, and tensors of the weight's shape are sharded as it is
+                tensors[key] = torch.zeros_like(weights[name]) if shape else torch.zeros(())
+                states.setdefault(indices[name], {})[kind] = tensors[key]
+        self.begun.read_into(tensors, is_alone=self.ranks.size == 1)
         groups = self.optimizer.state_dict()["param_groups"]
-        for group, rate in zip(groups, state.learning_rates, strict=True):
+        for group, rate in zip(groups, self.begun.state.learning_rates, strict=True):
             group["lr"] = rate
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.lr_scheduler.load_state_dict(self.begun.state.schedule)
+        self.state.global_step = self.begun.state.step
+
+    def restore_weights(self, checkpoint: Checkpoint) -> None:
+        """Set every trained weight to the checkpoint's. Collective."""
+        checkpoint.read_into(self._weights(), is_alone=self.ranks.size == 1)
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:

@@ -32,7 +32,7 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
-        "data": {"video_root": "/"},
+        "data": {"video_root": "/", "workers": 0},
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
         "loss": {"weights": {"depth": 0, "flow": 0, "motion": 0}},
@@ -70,7 +70,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, A
     samples = [{"video": f"scene-{i}.mp4", "conversations": shown} for i in range(2)]
     samples += [{"conversations": plain}] * 4
     path.write_text(json.dumps(samples), encoding="utf-8")
-    return {"conversations": str(path), "video_root": str(videos)}
+    return {"conversations": str(path), "video_root": str(videos), "workers": 0}
 
 
 ONE: dict[str, dict[str, Any]] = {
@@ -85,7 +85,7 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
         "plain",
         {"batch": 1, "accumulate": 2, "fsdp": "full_shard", "gradient_checkpointing": True, "checkpoint_every": 2},
     ),
-    "fsdp-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "full_shard", "lora": {"rank": 4}}),
+    "machines-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}}),
 }
 """Name → which fit by one process it must equal, and what is special."""
 

@@ -18,7 +18,7 @@ from transformers import Trainer
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
-from schemas.train import FitReport, TrainConfig
+from schemas.train import FitReport, ShownFit, TrainConfig
 from student_train.data import workers
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
@@ -312,6 +312,34 @@ def test_the_command_reports_as_json(tiny_store: Path, tmp_path: Path, student_t
     assert done.status == 0, done.err
     assert FitReport.model_validate(done.json).steps == 3
     assert "step 3: loss" in done.err
+
+
+def test_what_a_file_comes_to_is_shown_without_training(
+    tiny_store: Path, tmp_path: Path, student_train_command: Command, learnt: FitReport
+) -> None:
+    value: dict[str, Any] = {"store": str(tiny_store), "output": str(tmp_path / "run"), "data": {"video_root": "/"}}
+    value |= {"recipe": "released", "optim": {"part_learning_rates": {"distillation": 1e-4}}, "batch": 1}
+    path = write_yaml(tmp_path, value)
+    done = student_train_command("fit", path, "--show", "--json", "--processes", "2", "--set", "fsdp=full_shard")
+    assert done.status == 0, done.err
+    found = ShownFit.model_validate(done.json)
+    assert (found.steps, found.warmup_steps, found.samples_per_step, found.samples) == (20, 1, 2, 4)
+    assert (found.config.epochs, found.config.decoder.kind, found.loss.alpha) == (10, "linear", 0.01)
+    assert {name: part.parameters for name, part in found.parts.items() if name != "perception_decoder"} == {
+        name: count for name, count in learnt.parameters.items() if name != "perception_decoder"
+    }
+    rates = {name: part.learning_rate for name, part in found.parts.items()}
+    none = dict.fromkeys(("vision_tower", "projector", "frozen_heads"))
+    assert rates == none | {"llm": 1e-5, "perception_decoder": 1e-4}
+    trained = sum(part.trained for part in found.parts.values())
+    assert found.memory["moments"] == 2 * 4 * trained // 2
+    assert found.memory["heads"] > 2**20
+    assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
+    assert not (tmp_path / "run").exists()
+    shown = student_train_command("fit", path, "--show").out
+    assert "part_learning_rates:" in shown
+    assert "loss: sft + 0.01·ld + 1·(0.1·depth + 0.001·flow + 0.01·motion + 1e-05·camray), mean" in shown
+    assert "40 steps (1 of warm-up) of 1 conversations by 1 processes; 4 conversations of 4,316 tokens" in shown
 
 
 def test_the_table_shows_every_part_and_its_change(learnt: FitReport, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from schemas.errors import BadInput, CouldNotRun
 from schemas.train import FitReport, TrainConfig
 from student_train.data.conversations import Conversation
 from student_train.data.samples import Sample
+from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
 from student_train.training.validation import held_out
@@ -38,7 +39,9 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 
 def validations(output: Path) -> dict[int, dict[str, float]]:
-    return {line["step"]: line["validation"] for line in lines(output) if "validation" in line}
+    found = [(line["step"], line["validation"]) for line in lines(output) if "validation" in line]
+    assert len(dict(found)) == len(found)
+    return dict(found)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_the_run_holds_the_best_student_and_its_checkpoint(explodes_after_two: F
     assert best is not None
     assert (best.step, best.losses) == (2, validations(output)[2])
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]
-    kept = load_file(output / "checkpoints" / "step-00000002" / "weights.safetensors")
+    kept = Checkpoints(output / "checkpoints", 1).at(2).weights()
     saved = load_file(output / "student" / "model.safetensors")
     norm = "llm.model.norm.weight"
     torch.testing.assert_close(saved[norm], kept[f"student.model.{norm}"], rtol=0, atol=0)
