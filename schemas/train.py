@@ -455,8 +455,8 @@ class ShownPart(Frozen):
 class ShownFit(Frozen):
     """What a config comes to, as ``student-train fit --show`` prints it. Nothing is trained or written."""
 
-    config: TrainConfig
-    """Every field, with the recipe's values where the file gives none."""
+    config: dict[str, Any]
+    """Every field of TRAIN.yaml, with the recipe's values where the file gives none."""
     loss: LossRecipe
     processes: int
     """World size that it is reckoned for."""

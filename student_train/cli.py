@@ -14,6 +14,7 @@ from schemas.ablation import AblationConfig, AblationReport, Spread
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
+from schemas.sweep import SweepConfig, SweepReport
 from schemas.train import Dtype, FitReport, ShownFit, TrainConfig
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
@@ -90,7 +91,7 @@ def export(
 
 def show_fit(found: ShownFit) -> None:
     """Every field, and what they come to."""
-    stdout.print(yaml.safe_dump(found.config.model_dump(mode="json"), sort_keys=False), soft_wrap=True, markup=False)
+    stdout.print(yaml.safe_dump(found.config, sort_keys=False), soft_wrap=True, markup=False)
     table = Table("part", "parameters", "trained", "learning rate")
     for name, part in found.parts.items():
         rate = "–" if part.learning_rate is None else f"{part.learning_rate:g}"
@@ -204,6 +205,38 @@ def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
         print_json(report)
     else:
         show_ablation(report)
+
+
+@app.command(cls=Command)
+def sweep(
+    grid_yaml: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="the grid: a training file, and values of its fields")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Fit every combination of some settings over one store, and write one table. Run it again to go on where it stopped."""
+    with rank_zero_console() as ranks:
+        with reported_errors(as_json and ranks.is_rank_zero):
+            with ranks.raise_on_any_rank():
+                config = load_yaml(grid_yaml, SweepConfig)
+            from student_train.sweep import run_sweep  # noqa: PLC0415  # as above
+
+            report = run_sweep(grid_yaml, config)
+        if as_json and ranks.is_rank_zero:
+            print_json(report)
+        elif not as_json:
+            show_sweep(report)
+
+
+def show_sweep(report: SweepReport) -> None:
+    """Each run's settings and losses."""
+    from student_train.sweep import TABLE, cell, table  # noqa: PLC0415  # as above
+
+    rows = table(report)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    shown = Table(*columns)
+    for row in rows:
+        shown.add_row(*(cell(row.get(name, "")) for name in columns))
+    stdout.print(shown)
+    stdout.print(f"{report.output}/{TABLE}.json, .csv, .md, .png", soft_wrap=True)
 
 
 def show_ablation(report: AblationReport) -> None:

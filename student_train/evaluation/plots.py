@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from schemas.ablation import AblationReport, Spread
 from schemas.evaluation import ClipScores
+from schemas.sweep import SweepReport
 from schemas.train import Mode
 from student_train.data.pictures import figure_of, save_figure
 from student_train.evaluation.map_metrics import METRICS
@@ -73,6 +75,34 @@ def _draw_arms(
     labels = [report.label(summary.arm) for summary in report.arms]
     axes.set_yticks(np.arange(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def plot_sweep(path: Path, report: SweepReport) -> None:
+    """Each loss of every combination: dots are runs, and runs that differ in the seed alone share a line. Held-out losses where
+    there are some.
+    """
+    lines: dict[str, list[dict[str, float]]] = {}
+    varying = [
+        name
+        for name in report.runs[0].settings
+        if name != "seed" and any(run.settings[name] != report.runs[0].settings[name] for run in report.runs)
+    ]
+    for run in report.runs:
+        label = "\n".join(textwrap.shorten(f"{name.rpartition('.')[2]} {run.settings[name]}", 30) for name in varying) or "all"
+        lines.setdefault(label, []).append(run.last.losses if run.validation is None else run.validation.losses)
+    names = list(dict.fromkeys(name for runs in lines.values() for losses in runs for name in losses))
+    figure, panels = _panels(len(names))
+    for name, axes in zip(names, panels, strict=True):
+        for line, runs in enumerate(lines.values()):
+            values = [losses[name] for losses in runs if name in losses]
+            axes.plot(values, [line] * len(values), "o", color=STUDENT_COLOR, markersize=4)
+            if values:
+                axes.plot([sum(values) / len(values)], [line], "|", color="#111111", markersize=14)
+        axes.set_yticks(np.arange(len(lines)), [printable(label) for label in lines], fontsize=6, parse_math=False)
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_title(printable(name), fontsize=9, parse_math=False)
+    where = "on held-out conversations" if any(run.validation for run in report.runs) else "of the last steps"
+    save_figure(figure, path, f"Losses {where}: dots are runs, bars their mean")
 
 
 def plot_scores(path: Path, clips: Sequence[ClipScores]) -> None:

@@ -37,7 +37,7 @@ def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
     )
     named = {name: sum(part) if isinstance(part, tuple) else part for name, part in memory._asdict().items()}
     return ShownFit(
-        config=config,
+        config=config.model_dump(mode="json"),
         loss=config.loss.resolved(),
         processes=processes,
         samples=len(run.samples),

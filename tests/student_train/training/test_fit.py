@@ -324,7 +324,7 @@ def test_what_a_file_comes_to_is_shown_without_training(
     assert done.status == 0, done.err
     found = ShownFit.model_validate(done.json)
     assert (found.steps, found.warmup_steps, found.samples_per_step, found.samples) == (20, 1, 2, 4)
-    assert (found.config.epochs, found.config.decoder.kind, found.loss.alpha) == (10, "linear", 0.01)
+    assert (found.config["epochs"], found.config["decoder"]["kind"], found.loss.alpha) == (10, "linear", 0.01)
     assert {name: part.parameters for name, part in found.parts.items() if name != "perception_decoder"} == {
         name: count for name, count in learnt.parameters.items() if name != "perception_decoder"
     }
