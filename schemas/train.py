@@ -158,8 +158,12 @@ class DataConfig(Frozen):
     """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
     decode_timeout_seconds: float = Field(120, gt=0)
     """How long decoding a conversation's frames may take before its decoder is killed and the run stops."""
-    workers: int = Field(0, ge=0)
-    """Processes that read ahead, each with a decoder of its own; with 0, the training process reads between steps."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read ahead, each with a decoder and a cache of frames of its own; with 0, the training process reads
+    between steps. When absent, the cores that each training process of the machine has beside its own, at most 4."""
+    max_length: int | None = Field(None, ge=1)
+    """Most tokens of a conversation, its frames and images included; any number when absent. Of a longer one the end of its
+    text is cut; where that would cut into a frame or an image, or leaves no answer, it is left out. Both are counted."""
 
     @field_validator("conversations", "image_root", "video_root", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
@@ -242,6 +246,28 @@ class OptimConfig(Frozen):
     """Gradients are clipped to this norm; 0 does not clip."""
 
 
+class ValidationConfig(Frozen):
+    """Conversations that are held out of training, on which the losses are measured before it and then every some steps."""
+
+    conversations: tuple[str, ...] = ()
+    """Files of them, in the LLaVA JSON conversation format. Without any, a share of the training conversations is held out."""
+    share: float = Field(0.02, gt=0, lt=1)
+    """Share of the videos (or images) whose conversations are held out, when `conversations` is empty; at least one."""
+    every: int = Field(500, ge=1)
+    """Optimizer steps between two validations; the last step has one too."""
+    student: Literal["best", "last"] = "best"
+    """Which student the finished run holds. ``best``: that of the validation with the lowest loss, whose checkpoint is kept;
+    ``last``: that of the last step."""
+    pictures: int = Field(2, ge=0)
+    """Clips whose maps each validation draws beside the teacher's, into the run's folder and TensorBoard; none in a mode
+    without maps."""
+
+    @field_validator("conversations", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
 class TrainConfig(Frozen):
     """One run of ``student-train fit``."""
 
@@ -291,8 +317,13 @@ class TrainConfig(Frozen):
     """Train the language model with adapters, which are merged when the student is saved. Without it, all its weights train."""
     gradient_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass instead of storing them."""
-    fsdp: Literal["full_shard"] | None = None
-    """Shard weights, gradients and optimizer states over the processes. Without it, each process has all of them (DDP)."""
+    fsdp: Literal["full_shard", "hybrid_shard"] | None = None
+    """Shard weights, gradients and optimizer states over the processes: ``full_shard`` over all of them; ``hybrid_shard``
+    (HSDP) over those of a machine, the same on every machine. Without it, each process has all of them (DDP)."""
+    validation: ValidationConfig | None = None
+    """Measure the losses on held-out conversations, and keep the best student. Without it, nothing is held out."""
+    max_bad_steps: int = Field(10, ge=0)
+    """Optimizer steps that may be skipped because their loss or gradient is not finite; one more stops the run."""
     checkpoint_every: int = Field(0, ge=0)
     """Optimizer steps between checkpoints, from which ``--resume`` continues; with 0, only a run that is asked to stop writes
     one."""
@@ -364,6 +395,14 @@ class SmoothedLosses(Frozen):
     """``loss``, the weighted total, and the unweighted ``sft``, ``ld``, ``ed_depth``, …"""
 
 
+class Validated(Frozen):
+    """Mean losses over the held-out conversations at one step."""
+
+    step: int
+    losses: dict[str, float]
+    """As in `SmoothedLosses`."""
+
+
 class FitReport(Frozen):
     """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
 
@@ -381,13 +420,19 @@ class FitReport(Frozen):
     clips: int
     """Clips whose targets were used."""
     dropped: int
-    """Conversations that were left out because the store has no targets for them."""
+    """Conversations that were left out: the store has no targets for them, or they do not fit `data.max_length`."""
+    cut: int
+    """Conversations whose text was cut at `data.max_length`."""
     processes: int
     """World size: processes that trained together."""
     first: SmoothedLosses
     """Mean losses at the start."""
     last: SmoothedLosses
     """Mean losses at the end."""
+    validation: Validated | None
+    """The validation of the student that the run holds; null without validations, or if none was finite."""
+    bad_steps: int
+    """Optimizer steps that were skipped because their loss or gradient was not finite."""
     parameters: dict[str, int]
     """Part of the student or of P4D → number of its parameters."""
     trained_parameters: int
@@ -396,6 +441,41 @@ class FitReport(Frozen):
     """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
     data_wait_seconds: float
     """Part of it spent waiting for batches, in the process that waited longest."""
+
+
+class ShownPart(Frozen):
+    """A part of the student, or of P4D."""
+
+    parameters: int
+    trained: int
+    learning_rate: float | None
+    """The highest; null if nothing of it trains."""
+
+
+class ShownFit(Frozen):
+    """What a config comes to, as ``student-train fit --show`` prints it. Nothing is trained or written."""
+
+    config: dict[str, Any]
+    """Every field of TRAIN.yaml, with the recipe's values where the file gives none."""
+    loss: LossRecipe
+    processes: int
+    """World size that it is reckoned for."""
+    samples: int
+    dropped: int
+    """As in `FitReport`."""
+    cut: int
+    """As in `FitReport`."""
+    tokens: int
+    """Tokens of all conversations, those of frames and images included."""
+    longest: int
+    """Tokens of the longest conversation."""
+    steps: int
+    warmup_steps: int
+    samples_per_step: int
+    parts: dict[str, ShownPart]
+    memory: dict[str, int]
+    """Bytes on each device in a step of conversations as long as the longest, by what they hold; ``total`` is their sum. As
+    reckoned: the allocator's own and the vision tower's activations are not in it."""
 
 
 class ExportReport(Frozen):

@@ -223,9 +223,7 @@ def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder:
         store=_store(out, arm.encoding),
         output=str(folder),
         mode=arm.mode,
-        data=DataConfig(
-            conversations=(f"{root}/conversations.json",), video_root=(root,), image_root=(root,), frame_cache_mib=512
-        ),
+        data=DataConfig(conversations=(f"{root}/conversations.json",), video_root=(root,), image_root=(root,), workers=0),
         model=ModelConfig(freeze=(), timestamps="before_projector" if arm.has_times else "none"),
         decoder=DecoderConfig(hidden=256),
         loss=LossConfig(alpha=config.alpha, beta=config.beta),

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+import yaml
 from rich.table import Table
 
 from schemas.ablation import AblationConfig, AblationReport, Spread
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
-from schemas.train import Dtype, FitReport, TrainConfig
+from schemas.sweep import SweepConfig, SweepReport
+from schemas.train import Dtype, FitReport, ShownFit, TrainConfig
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
@@ -25,7 +27,7 @@ app = command_line("student-train", "Train a student from a store of cached 4D t
 
 
 @app.command(cls=Command)
-def fit(
+def fit(  # noqa: PLR0917  # typer makes each of them an option by its name
     train_yaml: Annotated[
         Path, typer.Argument(metavar="TRAIN.yaml", help="the training file: store, data, model, losses, steps")
     ],
@@ -38,12 +40,22 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="resume the run in the output folder from its newest checkpoint")
     ] = False,
+    only_show: Annotated[
+        bool, typer.Option("--show", help="print what the file comes to, and train nothing: fields, steps, tokens, memory")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="how many processes `--show` reckons for")] = 1,
 ) -> None:
     """Train a student into a run folder of losses, checkpoints and weights. For several processes, start it with torchrun."""
     with rank_zero_console() as ranks:
         with reported_errors(as_json and ranks.is_rank_zero):
             with ranks.raise_on_any_rank():
                 config = load_yaml(train_yaml, TrainConfig, settings or ())
+            if only_show:
+                from student_train.training.show import shown_fit  # noqa: PLC0415  # as below
+
+                found = shown_fit(config, processes)
+                print_json(found) if as_json else show_fit(found)
+                return
             from student_train.training.fit import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once
 
             report = run(config, overwrite=overwrite, resume=resume)
@@ -77,6 +89,31 @@ def export(
         )
 
 
+def show_fit(found: ShownFit) -> None:
+    """Every field, and what they come to."""
+    stdout.print(yaml.safe_dump(found.config, sort_keys=False), soft_wrap=True, markup=False)
+    table = Table("part", "parameters", "trained", "learning rate")
+    for name, part in found.parts.items():
+        rate = "–" if part.learning_rate is None else f"{part.learning_rate:g}"
+        table.add_row(name, f"{part.parameters:,}", f"{part.trained:,}", rate)
+    stdout.print(table)
+    table = Table("memory on each device, as reckoned", "GiB")
+    for name, size in found.memory.items():
+        table.add_row(name, f"{size / 2**30:.3f}")
+    stdout.print(table)
+    loss = found.loss
+    weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
+    stdout.print(
+        f"loss: sft + {loss.alpha:g}·ld + {loss.beta:g}·({weighted}), {loss.reduction}",
+        f"{found.steps} steps ({found.warmup_steps} of warm-up) of {found.samples_per_step} conversations by {found.processes} "
+        f"processes; {found.samples} conversations of {found.tokens:,} tokens, the longest of {found.longest:,}"
+        + (f"; {found.cut} cut" if found.cut else "")
+        + (f"; {found.dropped} left out" if found.dropped else ""),
+        sep="\n",
+        soft_wrap=True,
+    )
+
+
 def show(report: FitReport) -> None:
     """The report as a table."""
     first, last = report.first, report.last
@@ -90,9 +127,17 @@ def show(report: FitReport) -> None:
         f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
         + (f" by {report.processes} processes, " if report.processes > 1 else ", ")
         + f"{report.data_wait_seconds:.1f} s of it waiting for data"
-        + (f"; {report.dropped} conversations left out" if report.dropped else ""),
+        + (f"; {report.dropped} conversations left out" if report.dropped else "")
+        + (f"; {report.cut} cut" if report.cut else ""),
         soft_wrap=True,
     )
+    if report.bad_steps:
+        stdout.print(f"{report.bad_steps} steps were skipped: their loss or gradient was not finite", soft_wrap=True)
+    if report.validation is not None:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in report.validation.losses.items())
+        stdout.print(
+            f"the student is that of step {report.validation.step}; on held-out conversations: {losses}", soft_wrap=True
+        )
     stdout.print(f"run: {report.output}", soft_wrap=True)
 
 
@@ -160,6 +205,38 @@ def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
         print_json(report)
     else:
         show_ablation(report)
+
+
+@app.command(cls=Command)
+def sweep(
+    grid_yaml: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="the grid: a training file, and values of its fields")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Fit every combination of some settings over one store, and write one table. Run it again to go on where it stopped."""
+    with rank_zero_console() as ranks:
+        with reported_errors(as_json and ranks.is_rank_zero):
+            with ranks.raise_on_any_rank():
+                config = load_yaml(grid_yaml, SweepConfig)
+            from student_train.sweep import run_sweep  # noqa: PLC0415  # as above
+
+            report = run_sweep(grid_yaml, config)
+        if as_json and ranks.is_rank_zero:
+            print_json(report)
+        elif not as_json:
+            show_sweep(report)
+
+
+def show_sweep(report: SweepReport) -> None:
+    """Each run's settings and losses."""
+    from student_train.sweep import TABLE, cell, table  # noqa: PLC0415  # as above
+
+    rows = table(report)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    shown = Table(*columns)
+    for row in rows:
+        shown.add_row(*(cell(row.get(name, "")) for name in columns))
+    stdout.print(shown)
+    stdout.print(f"{report.output}/{TABLE}.json, .csv, .md, .png", soft_wrap=True)
 
 
 def show_ablation(report: AblationReport) -> None:

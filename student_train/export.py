@@ -63,7 +63,7 @@ def student_of(checkpoint: Checkpoint) -> Backbone:
     student = build_student(config.model)
     adapters = None if config.lora is None else add_adapters(student.parts()["llm"], config.lora)
     own = {f"student.{name}": parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
-    weights = {name: weight for name, weight in checkpoint.tensors().weights.items() if name.startswith("student.")}
+    weights = {name: weight for name, weight in checkpoint.weights().items() if name.startswith("student.")}
     if own.keys() != weights.keys():
         unlike = sorted(own.keys() ^ weights.keys())
         raise CouldNotRun(

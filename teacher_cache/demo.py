@@ -92,12 +92,14 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
     train = {
         "store": f"{out}/store",
         "output": f"{out}/student",
-        "data": {"video_root": f"{out}/videos"},
+        "data": {"video_root": f"{out}/videos", "workers": 0},
         "decoder": {"hidden": 256},
         "model": {"freeze": []},
         "optim": {"learning_rate": 0.002},
         "steps": _STEPS,
         "batch": 2,
+        # One clip is held out, to be shown before the first step and after the last.
+        "validation": {"share": 0.01, "every": _STEPS, "student": "last", "pictures": 1},
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +126,8 @@ def _write_report(store: str, out: Path) -> Path:
     from teacher_cache.report.write import write_report  # noqa: PLC0415
 
     run_folder, page = out / "student", out / "report.html"
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [record for record in records if "validation" not in record]
     names = [name for name in lines[0] if name in {"sft", "ld"} or name.startswith("ed_")]
     series = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
     chart = line_chart_svg(series, "The student's losses, training from the store", "step", "loss", log_y=True)
@@ -133,8 +136,22 @@ def _write_report(store: str, out: Path) -> Path:
         "<p>The teacher is this project's own small L4P, trained on other scenes of this kind; its maps below are what the "
         "student learns from.</p>"
     )
-    write_report(store, None, page, [chart + note], videos=(str(out / "videos"),))
+    write_report(store, None, page, [chart + note + _before_and_after(run_folder)], videos=(str(out / "videos"),))
     return page
+
+
+def _before_and_after(run_folder: Path) -> str:
+    """The student's maps of the held-out clip beside the teacher's, at the first and at the last validation."""
+    from teacher_cache.report.sprites import data_uri  # noqa: PLC0415
+
+    first, *_, last = sorted((run_folder / "validation").glob("step-*/clip-0.png"))
+    titles = (("before the first step", first), ("after the last", last))
+    pictures = "".join(
+        f'<figure><img src="{data_uri(path.read_bytes(), "png")}" alt="The teacher\'s and the student\'s maps {title}" '
+        f'style="max-width: 100%"><figcaption>The student {title}</figcaption></figure>'
+        for title, path in titles
+    )
+    return f"<p>A clip that the student does not learn from, with the teacher's maps and its own:</p>{pictures}"
 
 
 def print_demo(report: DemoReport) -> None:

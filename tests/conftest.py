@@ -83,6 +83,16 @@ def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_readers_ahead() -> Iterator[None]:
+    """In this process: a fit of a few steps reads by itself where a test does not say, since workers take seconds to start."""
+    from student_train.data import workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "MOST_WORKERS", 0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Weights that tests fetch or convert stay out of the user's cache."""
     os.environ["P4D_CACHE_DIR"] = str(tmp_path_factory.mktemp("node-cache"))

@@ -21,7 +21,13 @@ def start(program: Sequence[str], *arguments: object, cwd: Path, processes: int 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+    here = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": "1",
+    }
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     return [
@@ -50,6 +56,8 @@ def main() -> None:
     from teacher_cache.io.config import load_yaml
 
     for path in map(Path, sys.argv[1:]):
+        if path.stem.startswith("machines"):  # as if each process were on a machine of its own
+            os.environ["LOCAL_WORLD_SIZE"] = "1"
         try:
             fit(load_yaml(path, TrainConfig), resume=path.stem.endswith("resumed"))
         except CacheError as error:

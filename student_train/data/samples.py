@@ -228,8 +228,10 @@ class _Join:
 class Collator:
     """Collates samples into a batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
 
-    def __init__(self, targets: TargetReader, frames: StudentFrames, processor: Processor) -> None:
-        self.targets, self.frames, self.processor = targets, frames, processor
+    def __init__(
+        self, targets: TargetReader, frames: StudentFrames, processor: Processor, max_length: int | None = None
+    ) -> None:
+        self.targets, self.frames, self.processor, self.max_length = targets, frames, processor, max_length
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``.
@@ -274,8 +276,9 @@ class Collator:
         return clips
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels``, int64 (sample, token), padded on the right to the longest."""
+        """``input_ids``, ``attention_mask`` and ``labels``, int64 (sample, token), cut at `max_length`, padded on the right."""
         encoded = [tokenize(s.conversation.turns, self.processor, () if s.video is None else next(times)) for s in samples]
+        encoded = [(ids[: self.max_length], labels[: self.max_length]) for ids, labels in encoded]
         length = max(len(ids) for ids, _ in encoded)
         ids = torch.full((len(samples), length), int(self.processor.tokenizer.pad_token_id))
         labels = torch.full_like(ids, IGNORED_LABEL)

@@ -147,6 +147,11 @@ class P4D(nn.Module):
     def _decoded_loss(self, loss_of: LossOfClips, signal: SignalName, clips: slice, f4d: torch.Tensor) -> torch.Tensor:
         return loss_of(clips, self.perception.decode(f4d, signal))
 
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the student's maps can be had from it."""
+        return any(signal != "f4d" for signal in self.perception.gives)
+
     @torch.no_grad()
     def maps(self, hidden: torch.Tensor, signals: Collection[SignalName] | None = None) -> dict[SignalName, torch.Tensor]:
         """The student's own maps, from ``hidden`` as `forward` takes it.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from schemas.signal import SignalName
 from student_train.distill.p4d import P4D
 from student_train.models.backbone import Backbone, Visual
 
@@ -19,6 +20,8 @@ class StepLosses(NamedTuple):
     """Scalar with a gradient: SFT + alpha · LD + beta · Σ weight · ED. 4D-RGPT, arXiv 2512.17012, section 3."""
     parts: dict[str, torch.Tensor]
     """``sft``, ``ld``, ``ed_…``: scalars, unweighted and detached; NaN if no clip of the batch has the target."""
+    maps: dict[SignalName, torch.Tensor]
+    """The student's maps, as `P4D.maps` returns them; empty unless they were asked for."""
 
 
 class DistilledStudent(nn.Module):
@@ -38,6 +41,7 @@ class DistilledStudent(nn.Module):
         targets: Mapping[str, torch.Tensor] | None = None,
         valid: Mapping[str, torch.Tensor] | None = None,
         counts: Mapping[str, float] | None = None,
+        with_maps: bool = False,
     ) -> StepLosses:
         """The losses of one batch, as `student_train.data.samples.Collator` makes it.
 
@@ -45,6 +49,7 @@ class DistilledStudent(nn.Module):
         ``targets``, ``valid``: as `P4D.forward` takes them.
         ``counts``: denominators of the means under gradient accumulation: ``labels``, tokens to predict, and per signal,
         clips with a target. This batch's own counts when absent.
+        ``with_maps``: whether to give the student's maps of the clips, if there are any.
         """
         output = self.student(
             input_ids,
@@ -55,9 +60,10 @@ class DistilledStudent(nn.Module):
         )
         parts = {"sft": output.loss.detach()}
         if output.hidden is None or targets is None:  # a batch without videos has nothing to distil
-            return StepLosses(output.loss + self._idle(), parts)
+            return StepLosses(output.loss + self._idle(), parts, {})
         distilled = self.p4d(output.hidden, targets, valid, counts)
-        return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts})
+        maps = self.p4d.maps(output.hidden) if with_maps else {}
+        return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts}, maps)
 
     def _idle(self) -> torch.Tensor:
         """A zero loss that gives a zero gradient to every trained weight that a batch without videos may not use.

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from schemas.errors import BadInput, CouldNotRun, Unreachable
+from schemas.errors import BadInput, Unreachable
 from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
 from schemas.train import FitReport, Modality, TrainConfig
 from student_train.data.conversations import Conversation
 from student_train.data.frames import StudentFrames
+from student_train.data.pictures import plot_clip, shown
 from student_train.data.samples import QUESTION, Collator, Sample, load_samples
+from student_train.data.workers import workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.targets import TargetReader
 from student_train.evaluation.answers import Question, read_questions, summary
 from student_train.evaluation.asking import Questions, ask
-from student_train.evaluation.comparing import ScoredClip, comparable, scored_clips, summaries
-from student_train.evaluation.map_metrics import aligned_depth
-from student_train.evaluation.plots import ClipMaps, plot_clip, plot_scores, plot_training
+from student_train.evaluation.comparing import comparable, scored_clips, summaries
+from student_train.evaluation.plots import plot_scores, plot_training
 from student_train.models.build import load_student
 from student_train.training.run_folder import RunFolder
 from teacher_cache import Cache, open_cache
@@ -182,7 +183,7 @@ class _Job(NamedTuple):
 
     @property
     def workers(self) -> int:
-        return self.run.config.data.workers
+        return workers_of(self.run.config.data.workers)
 
 
 def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
@@ -203,7 +204,9 @@ def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
                 unevaluated.append(clip)
                 continue
             if len(scores) < wanted.pictures:
-                plot_clip(out / PLOTS / f"clip-{len(scores):03d}.png", _to_be_shown(cache, clip, pictures))
+                plot_clip(
+                    out / PLOTS / f"clip-{len(scores):03d}.png", shown(cache, clip.sample, clip.student, clip.teacher, pictures)
+                )
             scores.append(clip.scores)
             lines.write(clip.scores.model_dump_json() + "\n")
     if scores:
@@ -261,21 +264,6 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         conversation = Conversation(f"clip {clip_id}", (QUESTION,), clip_id=clip_id)
         samples.append(Sample(conversation, clip_id, videos.get(clip_id) or roots.find(str(row["video"]))))
     return samples
-
-
-def _to_be_shown(cache: Cache, clip: ScoredClip, frames_of: StudentFrames) -> ClipMaps:
-    """The clip to plot: frames at the teacher's size, and the student's depth in the teacher's scale."""
-    clip_id = clip.scores.clip_id
-    clock = {name: values[0] for name, values in cache.read(["timestamps", "frame_index"], [clip_id]).items()}
-    student = dict(clip.student)
-    if "depth" in student:
-        pair = (torch.from_numpy(maps["depth"])[None] for maps in (student, clip.teacher))
-        student["depth"] = aligned_depth(*pair)[0].numpy()
-    try:
-        frames = frames_of(str(clip.sample.video), clock["frame_index"])
-    except CouldNotRun:  # readable a moment ago; a missing picture must not cost the rest
-        frames = None
-    return ClipMaps(clip_id, student, clip.teacher, frames, clock["timestamps"])
 
 
 def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.signal import SignalName
+from student_train.data.pictures import aligned_depth
 
 
 class Metric(NamedTuple):
@@ -74,16 +75,6 @@ def depth_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scor
     }
 
 
-def aligned_depth(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The student's depth, float (clip, frame, y, x), in the teacher's scale: times median(teacher) / median(student).
-
-    One scale per clip, since depth is known up to one scale per clip; a scale per frame would hide a depth that drifts.
-    Median scaling: Zhou et al., arXiv 1704.07813.
-    """
-    scale = _median(teacher) / _median(student)
-    return student * scale.view(-1, 1, 1, 1)
-
-
 def flow_scores(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Scores]:
     """End-point error: the mean length of the difference, in pixels at the teacher's image size.
 
@@ -131,11 +122,6 @@ SCORED: dict[SignalName, Callable[[torch.Tensor, torch.Tensor], dict[str, Scores
 def _mean(values: torch.Tensor) -> torch.Tensor:
     """(clip, …) to (clip,)."""
     return values.float().flatten(1).mean(1)
-
-
-def _median(values: torch.Tensor) -> torch.Tensor:
-    """(clip, …) to (clip,); the lower median of an even number of values."""
-    return values.flatten(1).median(1).values
 
 
 def _smooth_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

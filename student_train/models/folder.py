@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from schemas.errors import BadInput
 from student_train.models.backbone import no_progress_bars
+
+_HAS_WEIGHTS = ContextVar("has_weights", default=True)
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Config = TypeVar("Config", bound=PreTrainedConfig)
@@ -40,6 +44,20 @@ _ADVICE = (
 )
 
 
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Models that are built inside have names, shapes and dtypes but no values, for a process that gets them from another.
+
+    Parameters are on the meta device; buffers, which no checkpoint holds, are real.
+    """
+    token = _HAS_WEIGHTS.set(False)
+    try:
+        with init_empty_weights(include_buffers=False):
+            yield
+    finally:
+        _HAS_WEIGHTS.reset(token)
+
+
 def load_config(kind: type[Config], folder: Path) -> Config:
     """The configuration in a model's folder. Raises `BadInput` if it is not one, or the folder needs code of its own."""
     _require_plain(folder)
@@ -57,6 +75,10 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, config: PreT
     config.transformers_weights = None  # another file's name, of any format
     _require_weights(kind, folder, config)
     with unreadable(folder), no_progress_bars():
+        if not _HAS_WEIGHTS.get():
+            empty: Model = kind._from_config(config, dtype=dtype)  # noqa: SLF001  # what `from_pretrained` makes and fills
+            empty.eval()
+            return empty
         model: Model = kind.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **_ALONE)
         return model
 

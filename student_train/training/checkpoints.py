@@ -1,7 +1,8 @@
 """Checkpoints: the state of a run at one step goes in, a folder to resume from comes out; the newest folder is read back.
 
-Tensors are safetensors and all else is JSON, so nothing in a checkpoint can run code. Frozen weights are not in it; a
-resumed run loads them again from the original source.
+Every process writes its own part of the tensors, by torch.distributed.checkpoint, and any number of processes reads them.
+Tensors are safetensors and all else is JSON, so nothing in a checkpoint can run code. Frozen weights are not in it; a resumed
+run loads them again from the original source.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +18,22 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from schemas.base import Frozen, canonical_json, differences, sha256_digest
 from schemas.errors import BadInput, CouldNotRun, first_line
 from schemas.train import TrainConfig
 from student_train.data.samples import Sample
 from student_train.training.metrics import MetricsState
+from student_train.training.ranks import Ranks
 
-STATE, WEIGHTS, OPTIMIZER, METRICS = "state.json", "weights.safetensors", "optimizer.safetensors", "metrics.jsonl"
+STATE, TENSORS, METRICS = "state.json", "tensors", "metrics.jsonl"
+WEIGHT = "weight"
+"""The kind of tensor that is a weight itself, not an optimizer's state of one."""
 
 FREE = (
     "output", "store", "store_version", "fingerprint",
@@ -61,33 +70,47 @@ class CheckpointState(Frozen):
     metrics: MetricsState
 
 
-class Tensors(NamedTuple):
-    """The tensors of a checkpoint, unsharded and on the CPU."""
-
-    weights: dict[str, torch.Tensor]
-    """Parameter name → value, for each trained parameter."""
-    optimizer: dict[str, torch.Tensor]
-    """``KIND:NAME`` → optimizer state of that parameter, such as ``exp_avg:p4d.decoder.mlp.0.weight``."""
+Tensors = Mapping[str, torch.Tensor]
+"""``KIND:NAME`` → a weight (`WEIGHT`) or the optimizer's state of one, such as ``exp_avg:p4d.decoder.mlp.0.weight``. It may be
+sharded."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint on disk; `tensors` reads its tensors."""
+    """A checkpoint on disk."""
 
     folder: Path
     state: CheckpointState
     metrics: str
     """Text of ``metrics.jsonl`` at that step."""
 
-    def tensors(self) -> Tensors:
-        """Read the tensors. Raises `CouldNotRun` if a file is missing or damaged."""
+    def shapes(self) -> dict[str, torch.Size]:
+        """``KIND:NAME`` → the shape of the whole tensor. Raises `CouldNotRun` if a file is damaged."""
         with _read(self.folder):
-            return Tensors(load_file(self.folder / WEIGHTS), load_file(self.folder / OPTIMIZER))
+            found = self._reader().read_metadata().state_dict_metadata
+        return {key: tensor.size for key, tensor in found.items() if isinstance(tensor, TensorStorageMetadata)}
+
+    def read_into(self, tensors: Tensors, *, is_alone: bool) -> None:
+        """Set tensors, sharded or whole, to the checkpoint's, each process reading what it needs.
+
+        ``is_alone``: no other process calls this; else it is collective. Raises `CouldNotRun` if a file is missing or damaged.
+        """
+        with _read(self.folder), _unremarked():
+            load(dict(tensors), storage_reader=self._reader(), no_dist=is_alone)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Name → each trained weight, whole, for one process alone. Raises `CouldNotRun` if a file is missing or damaged."""
+        weights = {key: torch.empty(shape) for key, shape in self.shapes().items() if key.startswith(f"{WEIGHT}:")}
+        self.read_into(weights, is_alone=True)
+        return {key.partition(":")[2]: weight for key, weight in weights.items()}
+
+    def _reader(self) -> HuggingFaceStorageReader:
+        return HuggingFaceStorageReader(str(self.folder / TENSORS))
 
 
 class Checkpoints:
     """The checkpoints of one run, in folders ``step-NNNNNNNN``: a folder with that name is always complete.
 
-    Only rank 0 writes. ``keep``: how many checkpoints stay; the oldest is removed first.
+    ``keep``: how many checkpoints stay; the oldest is removed first.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -106,28 +129,30 @@ class Checkpoints:
             raise BadInput(f"{self.folder} has no checkpoint of step {step}; {there}")
         return _checkpoint(found[step])
 
-    def write(self, state: CheckpointState, tensors: Tensors, metrics: str) -> None:
-        """Write one, then remove all but the newest `keep`. Raises `CouldNotRun` if the files cannot be written."""
+    def write(self, state: CheckpointState, tensors: Tensors, metrics: str, *, ranks: Ranks, best: int | None = None) -> None:
+        """Write one, then remove all but the newest `keep` and that of the step ``best``. Collective.
+
+        Every rank needs the same folder. Raises `CouldNotRun` on each if the files cannot be written.
+        """
         final = self.folder / f"step-{state.step:08d}"
         draft = _draft(final)
-        try:
-            self._drop_drafts()
-            draft.mkdir(parents=True)
-            save_file(tensors.weights, draft / WEIGHTS)
-            save_file(tensors.optimizer, draft / OPTIMIZER)
-            (draft / METRICS).write_text(metrics, encoding="utf-8")
-            (draft / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            # Sync before the rename: a machine that dies must not leave a checkpoint of empty files.
-            for path in (*draft.iterdir(), draft):
-                _sync(path)
-            draft.rename(final)
-            _sync(self.folder)
-            self._drop_old()
-        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as text, not as OSError
-            raise CouldNotRun(
-                f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}; free disk space, "
-                "or give another `output`. Earlier checkpoints are intact, and --resume continues from the newest."
-            ) from None
+        with ranks.raise_on_any_rank(), _written(final):
+            if ranks.is_rank_zero:
+                self._drop_drafts()
+                (draft / TENSORS).mkdir(parents=True)
+        with _written(final), _unremarked():
+            writer = HuggingFaceStorageWriter(str(draft / TENSORS), save_distributed=True)
+            save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
+        with ranks.raise_on_any_rank(), _written(final):
+            if ranks.is_rank_zero:
+                (draft / METRICS).write_text(metrics, encoding="utf-8")
+                (draft / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                # Sync before the rename: a machine that dies must not leave a checkpoint of empty files.
+                for path in (*draft.rglob("*"), draft):
+                    _sync(path)
+                draft.rename(final)
+                _sync(self.folder)
+                self._drop_old(best)
 
     def clear(self) -> None:
         """Remove all checkpoints."""
@@ -136,8 +161,8 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), key=_step_of)
 
-    def _drop_old(self) -> None:
-        for path in self._found()[: -self.keep]:
+    def _drop_old(self, best: int | None) -> None:
+        for path in [path for path in self._found()[: -self.keep] if _step_of(path) != best]:
             path.rename(_draft(path))  # a half-removed folder must not look like a checkpoint
         self._drop_drafts()
 
@@ -169,14 +194,39 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def _written(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CheckpointException) as error:
+        cause = _cause(error)
+        raise CouldNotRun(
+            f"cannot write the checkpoint {final}: {getattr(cause, 'strerror', None) or cause}; free disk space, "
+            "or give another `output`. Earlier checkpoints are intact, and --resume continues from the newest."
+        ) from None
+
+
+@contextmanager
 def _read(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, CheckpointException) as error:
         raise CouldNotRun(
-            f"the checkpoint {folder} cannot be read: {first_line(error)}. Remove it, and --resume continues from the one "
-            "before it."
+            f"the checkpoint {folder} cannot be read: {first_line(_cause(error))}. Remove it, and --resume continues from the "
+            "one before it."
         ) from None
+
+
+@contextmanager
+def _unremarked() -> Iterator[None]:
+    """Without torch's remark that one process saves alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What happened on the first rank on which something did."""
+    return min(error.failures.items())[1][0] if isinstance(error, CheckpointException) else error
 
 
 def digest_of(samples: Sequence[Sample]) -> str:

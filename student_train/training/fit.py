@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,17 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from schemas.errors import BadInput, CouldNotRun, Stopped
-from schemas.train import FitReport, Reporter, TrainConfig
+from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames
+from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
+from student_train.data.workers import local_processes, workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import Backbone
 from student_train.models.build import build_student
+from student_train.models.folder import without_weights
 from student_train.models.lora import add_adapters, merge_adapters
 from student_train.training.batches import StepBatches
 from student_train.training.checkpoints import (
@@ -41,6 +45,7 @@ from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
 from student_train.training.sharding import shard
 from student_train.training.trainer import P4DTrainer, trained
+from student_train.training.validation import Validation, held_out
 from teacher_cache import Cache, open_cache
 from teacher_cache.io.console import progress_bar, stderr
 from teacher_cache.io.output_folder import written_whole
@@ -74,32 +79,36 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     with ranks.raise_on_any_rank():
         if resume and ranks.is_rank_zero:
             begun = Checkpoints(folder.checkpoints, config.keep_checkpoints).newest()
+    begun = ranks.broadcast(begun)
     cache = _opened(config, begun, ranks)
     with ranks.raise_on_any_rank():
-        _refuse_another_recipe(cache, config)
-        built = build(config, cache)
-        run = Run(config, cache, load_samples(cache, config.data), ranks)
+        refuse_another_recipe(cache, config)
+        built = build(config, cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
+    run, validation = prepared(config, cache, built, ranks)
+    with ranks.raise_on_any_rank():
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
             _make_empty(folder)
             _write(folder.config_file, config.model_dump_json(indent=2))
-    _say_what_is_left_out(run.joined)
-    begun_state = run.go_on_from(begun)
+    _say_what_is_left_out(run.fitting, config)
+    run.go_on_from(begun)
     counts = _parameters(built)
     args = _arguments(config, run.steps, folder.path)
     if config.fsdp is not None:
         # Without this, a batch of text alone with frozen embeddings would have no gradient below the first layer, and the
         # ranks would reduce the gradients of their layers in different orders.
         built.model.student.model.enable_input_require_grads()
-        shard(built.model, _layers(built.model.student), device=args.device, bf16=config.precision == "bf16")
+        within = local_processes() if config.fsdp == "hybrid_shard" else None
+        bf16 = config.precision == "bf16"
+        shard(built.model, layers(built.model.student), device=args.device, bf16=bf16, within=within)
 
     with stop_on_sigterm() as stop, progress_bar("training", run.steps, "steps") as advance:
         head = built.model.student.model.get_output_embeddings()
         trainer = P4DTrainer(
             model=built.model,
             args=args,
-            train_dataset=SampleDataset(run.joined.samples),
+            train_dataset=SampleDataset(run.samples),
             data_collator=_collator(config, cache, built),
             batches=run.batches,
             metrics=run.metrics,
@@ -107,8 +116,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             stop=stop,
             save=run.save,
             by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
-            learning_rates=_learning_rates(config, built),
-            begun=begun or begun_state,
+            learning_rates=learning_rates(config, built),
+            validation=validation,
+            validate_every=1 if config.validation is None else config.validation.every,
+            keeps_best=_keeps_best(config),
+            max_bad_steps=config.max_bad_steps,
+            begun=begun,
             advance=advance,
         )
         trainer.train()
@@ -118,6 +131,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             f"stopped on request after step {trainer.state.global_step}; the same command with --resume continues from there"
         )
 
+    run.take_best(trainer)
     weights = trainer.weights() if config.fsdp is not None else None
     report = _report(run, built, counts, seconds)
     with ranks.raise_on_any_rank():
@@ -130,11 +144,18 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 class Run:
     """One run on one rank: its settings, its data and the position in them, its metrics and its checkpoints."""
 
-    def __init__(self, config: TrainConfig, cache: Cache, joined: Joined, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, cache: Cache, fitting: Fitting, ranks: Ranks) -> None:
         folder = RunFolder(Path(config.output))
-        self.config, self.cache, self.joined, self.ranks = config, cache, joined, ranks
-        self.steps = optimizer_steps(config, len(joined.samples), ranks.size)
-        self.batches = StepBatches(len(joined.samples), config.batch, seed=config.seed, ranks=ranks)
+        self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
+        self.samples = fitting.joined.samples
+        self.steps = optimizer_steps(config, len(self.samples), ranks.size)
+        self.batches = StepBatches(
+            [length.whole for length in fitting.lengths],
+            config.batch,
+            seed=config.seed,
+            ranks=ranks,
+            accumulate=config.accumulate,
+        )
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
 
@@ -146,7 +167,7 @@ class Run:
             processes=self.ranks.size,
             store_version=self.cache.version,
             fingerprint=self.cache.recipe.fingerprint,
-            samples=digest_of(self.joined.samples),
+            samples=digest_of(self.samples),
             data=self.batches.state_dict(),
             learning_rates=(),
             schedule={},
@@ -155,26 +176,38 @@ class Run:
 
     def save(self, trainer: P4DTrainer) -> None:
         """Write a checkpoint of the trainer's current step. Collective."""
-        tensors = trainer.tensors()
-        with self.ranks.raise_on_any_rank():
-            if self.ranks.is_rank_zero:
-                now = {
-                    "step": trainer.state.global_step,
-                    "learning_rates": trainer.learning_rates(),
-                    "schedule": trainer.lr_scheduler.state_dict(),
-                }
-                self.checkpoints.write(self.beginning().model_copy(update=now), tensors, self.metrics.text)
+        now = {
+            "step": trainer.state.global_step,
+            "learning_rates": trainer.learning_rates(),
+            "schedule": trainer.lr_scheduler.state_dict(),
+        }
+        best = self.metrics.best if _keeps_best(self.config) else None
+        self.checkpoints.write(
+            self.beginning().model_copy(update=now),
+            trainer.tensors(),
+            self.metrics.text,
+            ranks=self.ranks,
+            best=None if best is None else best.step,
+        )
 
-    def go_on_from(self, begun: Checkpoint | None) -> CheckpointState | None:
-        """Restore metrics and data from rank 0's checkpoint and return its state; start afresh if it has none. Collective."""
-        state, text = self.ranks.broadcast((begun.state, begun.metrics) if begun is not None else (None, ""))
-        if state is None:
+    def take_best(self, trainer: P4DTrainer) -> None:
+        """Set the weights to those of the best validation, if they are to be kept and are not the last. Collective."""
+        best = self.metrics.best if _keeps_best(self.config) else None
+        if best is None or best.step == self.steps:
+            return
+        kept = None
+        with self.ranks.raise_on_any_rank():
+            kept = self.checkpoints.at(best.step)
+        trainer.restore_weights(kept)
+
+    def go_on_from(self, begun: Checkpoint | None) -> None:
+        """Restore metrics and data from a checkpoint; start afresh without one."""
+        if begun is None:
             self.metrics.begin()
-            return None
-        stderr.print(f"resuming after step {state.step}")
-        self.batches.load_state_dict(state.data)
-        self.metrics.go_on_from(text, state.metrics)
-        return state
+            return
+        stderr.print(f"resuming after step {begun.state.step}")
+        self.batches.load_state_dict(begun.state.data)
+        self.metrics.go_on_from(begun.metrics, begun.state.metrics)
 
 
 class Built(NamedTuple):
@@ -185,13 +218,18 @@ class Built(NamedTuple):
     """The `peft.LoraModel`, or None without ``lora``."""
 
 
-def build(config: TrainConfig, cache: Cache) -> Built:
-    """The model at the start of a run; it depends on the config and the store alone."""
+def build(config: TrainConfig, cache: Cache, *, has_weights: bool = True) -> Built:
+    """The model at the start of a run; it depends on the config and the store alone.
+
+    ``has_weights``: False for a process that gets them from another; the student's parameters are then on the meta device.
+    """
     torch.manual_seed(config.seed)
-    student = build_student(config.model)
+    with nullcontext() if has_weights else without_weights():
+        student = build_student(config.model)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
     llm: Any = student.parts()["llm"]
-    adapters = None if config.lora is None else add_adapters(llm, config.lora)
+    with nullcontext() if has_weights else without_weights():
+        adapters = None if config.lora is None else add_adapters(llm, config.lora)
     for parameter in student.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -234,23 +272,78 @@ def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
     processor = built.model.student.processor
     data = config.data
     frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
-    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor)
+    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor, data.max_length)
 
 
-def _layers(student: Backbone) -> list[nn.Module]:
+def layers(student: Backbone) -> list[nn.Module]:
     """The language model's layers: the modules that transformers lists as not to be split."""
     names = set(student.model._no_split_modules)  # noqa: SLF001  # there is no public name
     return [layer for layer in student.parts()["llm"].modules() if type(layer).__name__ in names]
 
 
-def _say_what_is_left_out(joined: Joined) -> None:
-    if joined.dropped:
-        stderr.print(
-            f"{len(joined.dropped)} conversations have no targets and are left out:",
-            *some_of(joined.dropped).split("\n"),
-            sep="\n",
-            soft_wrap=True,
+def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> Fitting:
+    found = fitting(joined, lengths, config.data.max_length)
+    if not found.joined.samples:
+        raise BadInput(
+            f"none of {len(lengths)} conversations fits `data.max_length: {config.data.max_length}`; the shortest needs "
+            f"{min(length.least for length in lengths)} tokens"
         )
+    return found
+
+
+def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
+    """The run and its validation, with the conversations that fit. Collective."""
+    with ranks.raise_on_any_rank():
+        joined, held = _loaded(cache, config)
+        processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
+        both = [*joined.samples, *held.samples]
+        lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
+    lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
+    with ranks.raise_on_any_rank():
+        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks)
+        if config.validation is None:
+            return run, None
+        return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)
+    raise AssertionError  # for mypy: the block ends or raises
+
+
+def _loaded(cache: Cache, config: TrainConfig) -> tuple[Joined, Joined]:
+    """The conversations to train on, and those that are held out."""
+    joined, validation = load_samples(cache, config.data), config.validation
+    if validation is None:
+        return joined, Joined([], [])
+    if validation.conversations:
+        return joined, load_samples(cache, config.data.model_copy(update={"conversations": validation.conversations}))
+    taken, held = held_out(joined.samples, validation.share, config.seed)
+    return Joined(taken, joined.dropped), Joined(held, [])
+
+
+def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig) -> Validation:
+    return Validation(
+        held.joined.samples,
+        [length.whole for length in held.lengths],
+        _collator(run.config, run.cache, built),
+        batch=run.config.batch,
+        ranks=run.ranks,
+        workers=workers_of(run.config.data.workers),
+        pictures=config.pictures if built.model.p4d.gives_maps else 0,
+        folder=RunFolder(Path(run.config.output)).validation,
+        frames_of=StudentFrames(run.cache.size, 0, run.config.data.decode_timeout_seconds),
+    )
+
+
+def _keeps_best(config: TrainConfig) -> bool:
+    return config.validation is not None and config.validation.student == "best"
+
+
+def _say_what_is_left_out(found: Fitting, config: TrainConfig) -> None:
+    most = f"`data.max_length: {config.data.max_length}`"
+    if found.cut:
+        stderr.print(f"{found.cut} conversations lose the end of their text: they are longer than {most}", soft_wrap=True)
+    for reason, left_out in (("have no targets", found.joined.dropped), (f"do not fit {most}", found.left_out)):
+        if left_out:
+            lines = some_of(left_out).split("\n")
+            stderr.print(f"{len(left_out)} conversations {reason} and are left out:", *lines, sep="\n", soft_wrap=True)
 
 
 class OneDevice(TrainingArguments):  # type: ignore[misc]  # transformers ships no types
@@ -267,7 +360,7 @@ def _require_reporters(names: Sequence[Reporter]) -> None:
         raise CouldNotRun(f"`report_to` names {', '.join(absent)}, which is not installed here: pip install {' '.join(absent)}")
 
 
-def _learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
+def learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, float]:
     """Trained weights whose part has a learning rate of its own."""
     parts: dict[str, nn.Module] = {**built.model.student.parts(), "distillation": built.model.p4d}
     rates = config.optim.part_learning_rates
@@ -287,6 +380,7 @@ def optimizer_steps(config: TrainConfig, samples: int, processes: int) -> int:
 
 
 def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArguments:
+    workers = workers_of(config.data.workers)
     return OneDevice(
         output_dir=str(output),
         max_steps=steps,
@@ -302,21 +396,20 @@ def _arguments(config: TrainConfig, steps: int, output: Path) -> TrainingArgumen
         use_cpu=not torch.accelerator.is_available(),
         ddp_find_unused_parameters=False,  # `DistilledStudent` gives every weight a gradient
         logging_steps=config.log_every,
-        logging_nan_inf_filter=False,  # a loss that is not finite stops the run instead of being hidden
         save_strategy="steps" if config.checkpoint_every else "no",
         save_steps=config.checkpoint_every or 1,
         save_only_model=True,  # `P4DTrainer` saves by itself; else Trainer refuses a model that it did not shard
         report_to=list(config.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator makes the batch
-        dataloader_num_workers=config.data.workers,
-        dataloader_multiprocessing_context="spawn" if config.data.workers else None,  # zarr and CUDA do not survive a fork
+        dataloader_num_workers=workers,
+        dataloader_multiprocessing_context="spawn" if workers else None,  # zarr and CUDA do not survive a fork
         dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
 def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> FitReport:
-    config, samples = run.config, run.joined.samples
+    config, samples = run.config, run.samples
     first, last = first_and_last(run.metrics.lines)
     return FitReport(
         output=config.output,
@@ -328,7 +421,10 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         steps=run.steps,
         samples=len(samples),
         clips=len({sample.clip_id for sample in samples} - {None}),
-        dropped=len(run.joined.dropped),
+        dropped=len(run.fitting.joined.dropped) + len(run.fitting.left_out),
+        cut=run.fitting.cut,
+        validation=_of_student(run),
+        bad_steps=run.metrics.bad_steps,
         processes=run.ranks.size,
         first=first,
         last=last,
@@ -337,6 +433,13 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         seconds=seconds,
         data_wait_seconds=run.metrics.data_wait_seconds,
     )
+
+
+def _of_student(run: Run) -> Validated | None:
+    """The validation of the student that the run holds."""
+    if _keeps_best(run.config):
+        return run.metrics.best
+    return run.metrics.validations[-1] if run.metrics.validations else None
 
 
 def _parameters(built: Built) -> dict[str, int]:
@@ -364,7 +467,7 @@ def _opened(config: TrainConfig, begun: Checkpoint | None, ranks: Ranks) -> Cach
         return cache or open_cache(config.store, version=version)
 
 
-def _refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
+def refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
     if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
         raise BadInput(
             f"the store {cache.url} has another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
@@ -383,7 +486,7 @@ def _make_empty(folder: RunFolder) -> None:
     """Clear the run folder of an earlier run; called only once everything that the new run needs has been checked."""
     for path in (folder.config_file, folder.metrics_file, folder.result_file):
         path.unlink(missing_ok=True)
-    for path in (folder.student, folder.p4d, folder.checkpoints):
+    for path in (folder.student, folder.p4d, folder.validation, folder.checkpoints):
         shutil.rmtree(path, ignore_errors=True)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

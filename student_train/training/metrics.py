@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schemas.base import Frozen
-from schemas.train import SmoothedLosses
+from schemas.train import SmoothedLosses, Validated
+from student_train.training.counts import Seen
 
-_NO_LOSSES = {"step", "learning_rate", "grad_norm", "data_wait_seconds", "seconds"}
+RATES = ("tokens_per_second", "clips_per_second", "tflops_per_second")
+_NO_LOSSES = {"step", "learning_rate", "grad_norm", "padding", "bad_steps", "data_wait_seconds", "seconds", *RATES}
+_VALIDATION = "validation"
+"""The key of a line that holds a validation's losses, and no step's."""
 
 
 class Line(NamedTuple):
@@ -36,6 +40,8 @@ class MetricsState(Frozen):
     """Wall time of the training loop so far."""
     data_wait_seconds: float
     """Seconds spent waiting for batches so far."""
+    bad_steps: int
+    """Steps that were skipped so far."""
 
 
 class MetricsLog:
@@ -47,7 +53,12 @@ class MetricsLog:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.lines: list[Line] = []
+        self.validations: list[Validated] = []
         self.data_wait_seconds = 0.0
+        self.bad_steps = 0
+        self.flops_per_token: float | None = None
+        """Floating-point operations of a step for each token, padding included; None until they are known."""
+        self._seen, self._seen_from = Seen(), 0.0
         self._written: list[str] = []
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._steps: Counter[str] = Counter()
@@ -74,14 +85,43 @@ class MetricsLog:
             self._sums[name] += value
             self._steps[name] += 1
 
+    def saw(self, more: Seen) -> None:
+        """Count what one optimizer step computes on, on all ranks."""
+        self._seen = self._seen.plus(more)
+
     def write(self, step: int, extras: Mapping[str, float]) -> None:
         """Write the line for the steps since the last one, up to and including ``step``; ``extras`` are added to it."""
         losses = {name: total / self._steps[name] for name, total in self._sums.items()}
         self.lines.append(Line(self.lines[-1].to_step + 1 if self.lines else 1, step, losses))
         times = {"data_wait_seconds": round(self.data_wait_seconds, 3), "seconds": round(self.seconds, 3)}
-        self._put(json.dumps({"step": step, **losses, **extras, **times}, allow_nan=False) + "\n")
+        told = {**losses, **extras, **self.rates(), "bad_steps": self.bad_steps, **times}
+        self._put(json.dumps({"step": step, **told}, allow_nan=False) + "\n")
         self._sums.clear()
         self._steps.clear()
+        self._seen, self._seen_from = Seen(), self.seconds
+
+    def rates(self) -> dict[str, float]:
+        """What was computed in each second since the last line, on all ranks, and the share of tokens that were padding."""
+        seconds = self.seconds - self._seen_from
+        tokens, padded, clips = self._seen
+        if not padded or seconds <= 0:
+            return {}
+        per_second = {"tokens_per_second": tokens / seconds, "clips_per_second": clips / seconds}
+        if self.flops_per_token is not None:
+            per_second["tflops_per_second"] = self.flops_per_token * padded / seconds / 1e12
+        return {"padding": 1 - tokens / padded, **per_second}
+
+    def validated(self, step: int, losses: Mapping[str, float], seconds: float) -> None:
+        """Write a line of a validation's losses. The ``seconds`` that it took count in no rate."""
+        self._seen_from += seconds
+        self.validations.append(Validated(step=step, losses=dict(losses)))
+        self._put(json.dumps({"step": step, _VALIDATION: dict(losses)}, allow_nan=False) + "\n")
+
+    @property
+    def best(self) -> Validated | None:
+        """The validation with the lowest loss, after some step; the earliest of equal ones."""
+        after_steps = [validated for validated in self.validations if validated.step and "loss" in validated.losses]
+        return min(after_steps, key=lambda validated: validated.losses["loss"], default=None)
 
     def state(self) -> MetricsState:
         """What a checkpoint keeps beside `text`."""
@@ -90,20 +130,26 @@ class MetricsLog:
             steps=dict(self._steps),
             seconds=self.seconds,
             data_wait_seconds=self.data_wait_seconds,
+            bad_steps=self.bad_steps,
         )
 
     def go_on_from(self, text: str, state: MetricsState) -> None:
         """Restore the file and the sums to a checkpoint: ``text`` of its metrics file and its ``state``."""
         self._written = []
         self._put(text)
-        self.lines = []
+        self.lines, self.validations = [], []
         for record in map(json.loads, text.splitlines()):
+            if _VALIDATION in record:
+                self.validations.append(Validated(step=record["step"], losses=record[_VALIDATION]))
+                continue
             losses = {name: value for name, value in record.items() if name not in _NO_LOSSES}
             self.lines.append(Line(self.lines[-1].to_step + 1 if self.lines else 1, record["step"], losses))
         self._sums = defaultdict(float, state.sums)
         self._steps = Counter(state.steps)
         self._started = time.perf_counter() - state.seconds
         self.data_wait_seconds = state.data_wait_seconds
+        self.bad_steps = state.bad_steps
+        self._seen, self._seen_from = Seen(), state.seconds
 
     def _put(self, more: str) -> None:
         if self.path is not None:

@@ -54,6 +54,11 @@ class Ranks:
         dist.all_gather_object(found, value)
         return cast("list[Value]", found)
 
+    def interleaved(self, mine: list[Value]) -> list[Value]:
+        """One list of every rank's values for its share of a list, ``whole[rank::size]``. Collective."""
+        parts = self.gather(mine)
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
     def broadcast(self, value: Value) -> Value:
         """Rank 0's value on every rank; the values that other ranks pass are ignored. Collective."""
         return self.gather(value if self.is_rank_zero else cast("Value", None))[0]

@@ -25,6 +25,8 @@ class RunFolder:
         """The plain video language model."""
         self.p4d = path / "p4d"
         """P4D's trained parts, which only training and `eval` need."""
+        self.validation = path / "validation"
+        """Pictures of the maps of held-out clips, a folder for each validation."""
         self.checkpoints = path / "checkpoints"
         """Checkpoints to resume a stopped run from."""
 

@@ -10,24 +10,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from schemas.errors import CacheError, CouldNotRun
-from student_train.models.backbone import IGNORED_LABEL
 from student_train.training.batches import Loader, StepBatches
-from student_train.training.checkpoints import Checkpoint, CheckpointState, Tensors
+from student_train.training.checkpoints import WEIGHT, Checkpoint
+from student_train.training.counts import Seen, seen_in, step_counts, summed, values_of
 from student_train.training.metrics import MetricsLog
 from student_train.training.optimizer import with_learning_rates, with_muon
 from student_train.training.ranks import Ranks
-from student_train.training.sharding import set_from_first, unsharded
+from student_train.training.sharding import unsharded
 from teacher_cache.io.console import stderr
 from teacher_cache.io.stop import Stop
+
+if TYPE_CHECKING:
+    from student_train.distill.student import StepLosses
+    from student_train.training.validation import Validation
 
 
 class StepStart(NamedTuple):
@@ -35,6 +44,8 @@ class StepStart(NamedTuple):
 
     counts: dict[str, float]
     """`step_counts` of its own batches."""
+    seen: Seen
+    """What they hold."""
     error: CacheError | None
     """What stopped it from reading its batches, if anything."""
     told_to_stop: bool
@@ -60,7 +71,10 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     ``save``: writes a checkpoint; called on every rank, after each step that gets one.
     ``by_muon``: the weights that Muon updates; AdamW updates the others.
     ``learning_rates``: those of weights that have another than the run's.
-    ``begun``: what to resume from: rank 0's checkpoint, and its state alone on the other ranks.
+    ``validation``: the held-out conversations; ``validate_every``: after how many steps they are looked at, and at the last;
+    ``keeps_best``: whether each step that is the best so far gets a checkpoint.
+    ``max_bad_steps``: how many steps may be skipped for a loss or a gradient that is not finite.
+    ``begun``: the checkpoint to resume from.
     ``advance``: told how many steps are done, for the progress bar.
     """
 
@@ -77,13 +91,20 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         save: Callable[[P4DTrainer], None],
         by_muon: Sequence[nn.Parameter] = (),
         learning_rates: Mapping[nn.Parameter, float],
-        begun: Checkpoint | CheckpointState | None = None,
+        validation: Validation | None = None,
+        validate_every: int = 1,
+        keeps_best: bool = False,
+        max_bad_steps: int = 0,
+        begun: Checkpoint | None = None,
         advance: Callable[[int], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
         self.save, self.by_muon, self._own_rates, self.begun = save, by_muon, learning_rates, begun
+        self.validation, self.validate_every, self.keeps_best = validation, validate_every, keeps_best
+        self.max_bad_steps = max_bad_steps
+        self.control: TrainerControl
         self.told_to_stop = False
         self._loader: Loader[Any] | None = None
         self._counts: dict[str, float] = {}
@@ -126,10 +147,12 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         except CacheError as met:
             error = met
         self.metrics.data_wait_seconds += time.perf_counter() - started
-        told = self.ranks.gather(StepStart(step_counts(batches), error, self.stop.is_set))
+        told = self.ranks.gather(StepStart(step_counts(batches), seen_in(batches), error, self.stop.is_set))
         self._raise_first(told)
         self.told_to_stop = any(each.told_to_stop for each in told)
         self._counts = summed(each.counts for each in told)
+        for each in told:
+            self.metrics.saw(each.seen)
         return batches, self._counts
 
     @staticmethod
@@ -161,54 +184,115 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         scaled = losses.total * self.ranks.size
         return (scaled, losses) if return_outputs else scaled
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Trainer's own; in the run's first one, its floating-point operations are counted."""
+        tokens, is_counted = inputs["input_ids"].numel(), self.metrics.flops_per_token is None
+        with CountedFlops() if is_counted else nullcontext() as counted:
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if counted is not None:
+            self.metrics.flops_per_token = counted.flops / tokens
+        return loss
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The gradient norm. Trainer asks for it before the optimizer step, so NaN and infinity never reach the weights."""
-        self._settle_losses()
+        bad = self._settle_losses()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         length = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        _refuse_nonfinite_gradient(length, self.state.global_step + 1)
+        if bad is None and not math.isfinite(length):
+            bad = (
+                f"the gradient norm of step {self.state.global_step + 1} is {length}, though its loss is finite; "
+                "lower `optim.learning_rate`"
+            )
+        if bad is not None:
+            self._skip(bad)
         return length
 
-    def _settle_losses(self) -> None:
+    def _skip(self, reason: str) -> None:
+        """Leave the weights as they are in this step: a weight without a gradient does not move, nor its moments."""
+        self.metrics.bad_steps += 1
+        if self.metrics.bad_steps > self.max_bad_steps:
+            before = f" {self.max_bad_steps} steps before it were skipped (`max_bad_steps`)." if self.max_bad_steps else ""
+            raise CouldNotRun(reason + before)
+        stderr.print(f"skipped ({self.metrics.bad_steps} of at most {self.max_bad_steps}): {reason}", soft_wrap=True)
+        self.model.zero_grad(set_to_none=True)
+
+    def _settle_losses(self) -> str | None:
+        """Add the step's losses to the metrics, or say why they are not finite. The same on every rank. Collective."""
         mine = StepEnd(
-            summed(map(_values, (losses for losses, _ in self._pending))),
+            summed(map(values_of, (losses for losses, _ in self._pending))),
             [clip_id for _, clip_ids in self._pending for clip_id in clip_ids],
             self.metrics.data_wait_seconds,
         )
         self._pending.clear()
         told = self.ranks.gather(mine)
-        for each in told:
-            _refuse_nonfinite(each.losses, self.state.global_step + 1, each.clip_ids)
-        self.metrics.add(summed(each.losses for each in told))
         self.metrics.data_wait_seconds = max(each.data_wait_seconds for each in told)
+        for each in told:
+            if not math.isfinite(each.losses["loss"]):
+                return _nonfinite(each.losses, self.state.global_step + 1, each.clip_ids)
+        self.metrics.add(summed(each.losses for each in told))
+        return None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write one line of metrics at each of Trainer's logging steps."""
         if "loss" in logs:
-            rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
-            self.metrics.write(self.state.global_step, rates)
-            logs |= self.metrics.lines[-1].losses
-        super().log(logs, start_time)
+            logs |= self.metrics.rates()
+            extras = {name: logs[name] for name in ("learning_rate", "grad_norm") if math.isfinite(logs.get(name, math.nan))}
+            self.metrics.write(self.state.global_step, extras)
+            logs |= self.metrics.lines[-1].losses | {"bad_steps": float(self.metrics.bad_steps)}
+        super().log({name: value for name, value in logs.items() if math.isfinite(value)}, start_time)
+
+    # Validation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002  # Trainer's own
+        """The losses over the held-out conversations, logged, with a checkpoint if none was lower before. Collective."""
+        assert self.validation is not None
+        step, started = self.state.global_step, time.perf_counter()
+        self.model.eval()
+        losses = self.validation.losses(self.model.p4d, self._validation_pass, step)
+        self.model.train()
+        self.metrics.validated(step, losses, time.perf_counter() - started)
+        stderr.print(f"validation at step {step}: {_listed(losses)}", soft_wrap=True)
+        told = {f"eval_{name}": value for name, value in losses.items()}
+        self.log(told)
+        self._show(self.validation.pictures_of(step))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, told)
+        best = self.metrics.best
+        if self.keeps_best and best is not None and best.step == step < self.state.max_steps:
+            self.control.should_save = True
+        return told
+
+    def _validation_pass(self, batch: dict[str, Any]) -> StepLosses:
+        with self.compute_loss_context_manager():
+            losses: StepLosses = self.model(**self._prepare_inputs(batch))
+        return losses
+
+    def _show(self, pictures: Sequence[Path]) -> None:
+        """Log pictures to TensorBoard, if `report_to` names it."""
+        for board in self.callback_handler.callbacks:
+            if isinstance(board, TensorBoardCallback) and board.tb_writer is not None:
+                for path in pictures:
+                    pixels = np.asarray(Image.open(path).convert("RGB"))
+                    board.tb_writer.add_image(f"eval/{path.stem}", pixels, self.state.global_step, dataformats="HWC")
 
     # Checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ARG002  # Trainer's own writes pickles, file by file
         self.save(self)
 
-    def tensors(self) -> Tensors:
-        """The model's and the optimizer's tensors for a checkpoint; empty except on rank 0. Collective."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's and the optimizer's tensors for a checkpoint, sharded as they are."""
         states: dict[int, dict[str, torch.Tensor]] = self.optimizer.state_dict()["state"]
-        moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states[i].items()}
-        return Tensors(self.weights(), self._whole(moments))
+        moments = {f"{kind}:{name}": value for name, i in self._indices().items() for kind, value in states.get(i, {}).items()}
+        return {**self._weights(), **moments}
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {f"{WEIGHT}:{name}": weight.detach() for name, weight in trained(self.model).items()}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Each trained weight, unsharded and on the CPU; empty except on rank 0. Collective."""
-        return self._whole(trained(self.model))
-
-    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         whole = {}
-        for name, tensor in tensors.items():
-            value = unsharded(tensor)  # on every rank, since it is collective; one tensor at a time
+        for name, weight in trained(self.model).items():
+            value = unsharded(weight)  # on every rank, since it is collective; one tensor at a time
             if self.ranks.is_rank_zero:
                 whole[name] = value.cpu()
         return whole
@@ -227,31 +311,25 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         """Restore weights, optimizer, schedule and step from the checkpoint, if there is one. Collective."""
         if self.begun is None:
             return
-        with self.ranks.raise_on_any_rank():
-            read = self.begun.tensors() if isinstance(self.begun, Checkpoint) else Tensors({}, {})
-        state = self.begun.state if isinstance(self.begun, Checkpoint) else self.begun
-        for name, weight in trained(self.model).items():
-            set_from_first(weight, read.weights.get(name))
-        self._restore_optimizer(read.optimizer, state)
-        self.lr_scheduler.load_state_dict(state.schedule)
-        self.state.global_step = state.step
-
-    def _restore_optimizer(self, moments: dict[str, torch.Tensor], state: CheckpointState) -> None:
-        # Scalars are broadcast as they are; tensors of the weight's shape are sharded as the weight is.
-        kinds = self.ranks.broadcast({key: value if value.dim() == 0 else None for key, value in moments.items()})
         weights, indices = trained(self.model), self._indices()
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for key, scalar in kinds.items():
+        tensors = self._weights()
+        for key, shape in self.begun.shapes().items():
             kind, _, name = key.partition(":")
-            value = scalar
-            if value is None:
-                value = torch.zeros_like(weights[name])
-                set_from_first(value, moments.get(key))
-            states.setdefault(indices[name], {})[kind] = value
+            if kind != WEIGHT:  # scalars are whole on every rank, and tensors of the weight's shape are sharded as it is
+                tensors[key] = torch.zeros_like(weights[name]) if shape else torch.zeros(())
+                states.setdefault(indices[name], {})[kind] = tensors[key]
+        self.begun.read_into(tensors, is_alone=self.ranks.size == 1)
         groups = self.optimizer.state_dict()["param_groups"]
-        for group, rate in zip(groups, state.learning_rates, strict=True):
+        for group, rate in zip(groups, self.begun.state.learning_rates, strict=True):
             group["lr"] = rate
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        self.lr_scheduler.load_state_dict(self.begun.state.schedule)
+        self.state.global_step = self.begun.state.step
+
+    def restore_weights(self, checkpoint: Checkpoint) -> None:
+        """Set every trained weight to the checkpoint's. Collective."""
+        checkpoint.read_into(self._weights(), is_alone=self.ranks.size == 1)
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
@@ -272,6 +350,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no typ
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
         self.trainer.restore()
         self.advance(state.global_step)
+        if self.trainer.validation is not None and state.global_step == 0:
+            self.trainer.evaluate()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
         # A step's random numbers depend on these three alone, so an exact resume needs no random state in the checkpoint.
@@ -280,7 +360,10 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no typ
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
         self.advance(1)
-        if state.global_step == state.max_steps:  # the finished student is saved instead of a checkpoint
+        is_last = state.global_step == state.max_steps
+        if self.trainer.validation is not None and (is_last or state.global_step % self.trainer.validate_every == 0):
+            control.should_evaluate = True
+        if is_last:  # the finished student is saved instead of a checkpoint
             control.should_log, control.should_save = True, False
         elif self.trainer.told_to_stop:
             control.should_training_stop = control.should_save = True
@@ -295,12 +378,30 @@ class LossPrinter(TrainerCallback):  # type: ignore[misc]  # transformers ships 
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002  # Trainer's names
         step, steps = state.global_step, state.max_steps
-        if step == self.said or not self.metrics.lines:  # Trainer logs once more at the end
+        if step == self.said or "loss" not in kwargs["logs"]:  # Trainer logs once more at the end
             return
         if self.said == 0 or step * 10 // steps > self.said * 10 // steps:
             self.said = step
-            losses = self.metrics.lines[-1].losses
-            stderr.print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items()), soft_wrap=True)
+            stderr.print(f"step {step}: {_listed(self.metrics.lines[-1].losses)}", soft_wrap=True)
+
+
+class CountedFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Counts the floating-point operations of matrix products, convolutions and, on GPUs, attention, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # torch's name
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)  # noqa: SLF001  # as torch's own counter
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _listed(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -308,43 +409,9 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def step_counts(batches: list[dict[str, Any]]) -> dict[str, float]:
-    """The denominators of an optimizer step's means: ``labels``, tokens to predict, and per signal, clips with a target.
-
-    With them, several small batches give the same losses and gradients as one large batch.
-    """
-    counts = {"labels": float(sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches))}
-    for batch in batches:
-        for signal, valid in batch.get("valid", {}).items():
-            counts[signal] = counts.get(signal, 0.0) + float(valid.sum())
-    return counts
-
-
-def summed(parts: Any) -> dict[str, float]:
-    """The sum of several dictionaries, name by name; a missing name counts as 0."""
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
-def _values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    # Copied to the CPU together, since each copy waits for the device.
-    values = dict(zip(losses, torch.stack([value.float() for value in losses.values()]).tolist(), strict=True))
-    # A part that is NaN while the total is finite had no target in this batch.
-    return {name: value for name, value in values.items() if not math.isnan(value) or math.isnan(values["loss"])}
-
-
-def _refuse_nonfinite(losses: dict[str, float], step: int, clip_ids: list[str]) -> None:
-    if not math.isfinite(losses["loss"]):
-        parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise CouldNotRun(
-            f"the loss of step {step} is {losses['loss']}: {parts}; the batch's clips are {', '.join(clip_ids) or 'none'}. "
-            "Lower `optim.learning_rate`, or look at these clips' targets with `teacher-cache view`."
-        )
-
-
-def _refuse_nonfinite_gradient(norm: float, step: int) -> None:
-    if not math.isfinite(norm):
-        raise CouldNotRun(f"the gradient norm of step {step} is {norm}, though its loss is finite; lower `optim.learning_rate`")
+def _nonfinite(losses: dict[str, float], step: int, clip_ids: list[str]) -> str:
+    parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    return (
+        f"the loss of step {step} is {losses['loss']}: {parts}; the batch's clips are {', '.join(clip_ids) or 'none'}. "
+        "Lower `optim.learning_rate`, or look at these clips' targets with `teacher-cache view`."
+    )

@@ -56,7 +56,7 @@ def png_uri(picture: npt.NDArray[np.uint8]) -> str:
     """One picture (y, x, 3 or 4) as a PNG data URI."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return _data_uri(buffer, "png")
+    return data_uri(buffer.getvalue(), "png")
 
 
 def resize_frames(frames: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -86,8 +86,9 @@ def _layout(count: int) -> tuple[int, int]:
 
 def _sprite(buffer: io.BytesIO, kind: str, count: int, *, pixelated: bool) -> Sprite:
     columns, rows = _layout(count)
-    return Sprite(_data_uri(buffer, kind), count, columns, rows, pixelated)
+    return Sprite(data_uri(buffer.getvalue(), kind), count, columns, rows, pixelated)
 
 
-def _data_uri(buffer: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def data_uri(picture: bytes, kind: str) -> str:
+    """An image file as a URI, so that a page needs nothing else for it. ``kind``: ``png`` or ``jpeg``, as in its type."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -128,7 +128,7 @@ def measure(
             args=_arguments(config, Path(folder)),
             train_dataset=SampleDataset(samples),
             data_collator=Collator(TargetReader(cache, SIGNAL_NAMES), frames, so400m_processor()),
-            batches=StepBatches(len(samples), options.batch, seed=0, ranks=Ranks()),
+            batches=StepBatches([1] * len(samples), options.batch, seed=0, ranks=Ranks()),
             metrics=student.metrics,
             ranks=Ranks(),
             stop=Stop(),

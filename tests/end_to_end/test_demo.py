@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_the_demo_tells_the_whole_story_in_three_minutes(made: tuple[Path, str, 
     for clip_id in cache.committed_ids():
         assert clip_id in page
     assert "<svg" in page
+    for title in ("before the first step", "after the last"):
+        assert page.count(f"<figcaption>The student {title}</figcaption>") == 1
+    assert page.count('style="max-width: 100%"') == 2
+    shown = [(folder / f"student/validation/step-{step:08d}/clip-0.png").read_bytes() for step in (0, 100)]
+    assert all(base64.b64encode(picture).decode() in page for picture in shown)
+    assert shown[0] != shown[1]
 
     # What it tells the user to run next works as it stands.
     again = run(folder.parent, "run", "made/job.yaml", "--json")

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from student_train.data.pictures import aligned_depth
 from student_train.evaluation.map_metrics import (
     METRICS,
     SCORED,
-    aligned_depth,
     camray_scores,
     depth_scores,
     f4d_scores,

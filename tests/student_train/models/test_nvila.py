@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from without_values import is_the_same_without_values
 
 from schemas.errors import BadInput
-from schemas.train import ModelConfig
+from schemas.train import Dtype, ModelConfig
 from student_train.data.chat import prompt
 from student_train.data.conversations import turn
 from student_train.models.build import build_student, load_student
@@ -183,6 +184,11 @@ def test_what_is_loaded_is_saved_and_loaded_again(parts: Path, tmp_path: Path) -
     assert again.model.config.separator == "\n"
     for name, tensor in student.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_weights_it_is_the_same_but_for_the_values(padded_parts: Path, dtype: Dtype) -> None:
+    is_the_same_without_values(ModelConfig(weights=str(padded_parts), dtype=dtype))
 
 
 def wrong(folder: Path, name: str) -> Path:

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
+from without_values import is_the_same_without_values
 
 from schemas.errors import BadInput
 from schemas.train import BackboneName, ModelConfig, TrainConfig
 from student_train.data.chat import prompt, tokenize
 from student_train.data.conversations import turn
 from student_train.models.backbone import Pixels
-from student_train.models.build import build_student, load_student
+from student_train.models.build import BACKBONES, build_student, load_student
 from student_train.models.qwen_vl import SETTINGS, QwenBackbone, QwenProcessor
 from student_train.training.fit import fit
 
@@ -323,6 +324,10 @@ def test_weights_load_in_half_the_bytes(student: QwenBackbone, folder: Path) -> 
     assert output.hidden is not None
     assert output.hidden.dtype == torch.bfloat16
     torch.testing.assert_close(output.loss.float(), student(**batch(student)).loss, rtol=0.02, atol=0)
+
+
+def test_without_weights_it_is_the_same_but_for_the_values(student: QwenBackbone, folder: Path) -> None:
+    is_the_same_without_values(ModelConfig(backbone=BACKBONES[student.model.config.model_type], weights=str(folder)))
 
 
 def test_a_folder_of_another_model_is_refused(student: QwenBackbone, folder: Path, tmp_path: Path) -> None:

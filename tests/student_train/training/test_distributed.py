@@ -32,13 +32,15 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
-        "data": {"video_root": "/"},
+        "data": {"video_root": "/", "workers": 0},
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
         "loss": {"weights": {"depth": 0, "flow": 0, "motion": 0}},
         "steps": 4,
         "batch": 1,
     }
+    if isinstance(changes.get("data"), dict):
+        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0}
     return base | changes
 
 
@@ -49,8 +51,9 @@ def write(value: dict[str, Any], name: str) -> Path:
 
 
 def curve(output: Path) -> list[dict[str, float]]:
+    """Each line's losses; a validation's line has its own."""
     lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [{name: line[name] for name in PARTS if name in line} for line in lines]
+    return [line.get("validation") or {name: line[name] for name in PARTS if name in line} for line in lines]
 
 
 def assert_equal_curves(mine: Path, theirs: Path) -> None:
@@ -67,7 +70,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str, A
     samples = [{"video": f"scene-{i}.mp4", "conversations": shown} for i in range(2)]
     samples += [{"conversations": plain}] * 4
     path.write_text(json.dumps(samples), encoding="utf-8")
-    return {"conversations": str(path), "video_root": str(videos)}
+    return {"conversations": str(path), "video_root": str(videos), "workers": 0}
 
 
 ONE: dict[str, dict[str, Any]] = {
@@ -82,18 +85,18 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
         "plain",
         {"batch": 1, "accumulate": 2, "fsdp": "full_shard", "gradient_checkpointing": True, "checkpoint_every": 2},
     ),
-    "fsdp-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "full_shard", "lora": {"rank": 4}}),
+    "machines-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}}),
 }
 """Name → which fit by one process it must equal, and what is special."""
 
 
 def cut_back(run: Path, output: Path) -> None:
-    """A copy of a finished run as if it had been killed after its checkpoint of step 2, which had step 3 in its metrics."""
+    """A copy of a finished run as if it had been killed after its checkpoint of step 2, with step 3 in its metrics."""
     shutil.copytree(run, output)
     (output / "result.json").unlink()
     shutil.rmtree(output / "student")
     metrics = output / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -108,7 +111,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
         if name.endswith("resumed"):
             cut_back(folder / alone, folder / name)
         files.append(write(settings(tiny_store, folder / name, data=mixed, **changes), name))
-    explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20}
+    explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20, "max_bad_steps": 1}
     files.append(write(settings(tiny_store, folder / "nan", data=mixed, **explodes), "nan"))
     done = two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder))
     for status, _, err in done:
@@ -131,7 +134,7 @@ def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_st
 def test_some_steps_show_a_video_to_one_process_alone(tiny_store: Path, mixed: dict[str, Any]) -> None:
     """Else the comparisons above would not say what they are to say."""
     samples = load_samples(open_cache(str(tiny_store)), DataConfig.model_validate(mixed)).samples
-    ranks = [StepBatches(len(samples), 1, seed=0, ranks=Ranks(rank, 2)) for rank in range(2)]
+    ranks = [StepBatches([1] * len(samples), 1, seed=0, ranks=Ranks(rank, 2)) for rank in range(2)]
     shown = [[samples[i].clip_id is not None for (i,) in pair] for pair in islice(zip(*ranks, strict=True), 8)]
     assert [True, False] in shown
     assert [False, False] in shown

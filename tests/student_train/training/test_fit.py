@@ -5,21 +5,21 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from board_events import read_events
 from conftest import Command, Jobs
 from safetensors.torch import load_file
-from tensorboardX.proto import event_pb2
 from transformers import Trainer
 
 from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
-from schemas.train import FitReport, TrainConfig
+from schemas.train import FitReport, ShownFit, TrainConfig
+from student_train.data import workers
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
@@ -176,15 +176,6 @@ def test_losses_are_reported_as_they_are_logged(tiny_store: Path, tmp_path: Path
         fit(config(tiny_store, tmp_path / "other", model={"attention": "flash_attention_2"}))
 
 
-def read_events(file: Path) -> Iterator[Any]:
-    """The events of a TensorBoard file: each is its length, a checksum, its bytes, and another checksum."""
-    data = file.read_bytes()
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]
-
-
 def test_what_is_overridden_of_transformers_is_there_and_takes_the_same() -> None:
     """Names with an underscore may change in any version."""
     for name in ("_get_grad_norm", "_save_checkpoint", "_defer_fsdp_gradient_reduction"):
@@ -239,6 +230,38 @@ def test_conversations_are_trained_on(tiny_store: Path, tmp_path: Path, videos: 
     assert text_alone["loss"] == pytest.approx(text_alone["sft"])
 
 
+def test_what_is_longer_than_the_limit_is_cut_or_left_out_and_counted(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clip is 1024 tokens here: the second conversation loses its last words, the third has no room for its question."""
+    asked = ("What moves?", "What moves?" + " And then?" * 4, "Why?" * 200)
+    answers = ("A ball.", "A ball, and it rolls away.", "So.")
+    samples = [
+        {"video": "scene-0.mp4", "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+        for q, a in zip(asked, answers, strict=True)
+    ]
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    data = {"conversations": [str(path)], "video_root": "/", "max_length": 1072}
+    report = fit(config(tiny_store, tmp_path / "run", steps=1, mode="sft", data=data))
+    assert (report.samples, report.cut, report.dropped) == (2, 1, 1)
+    said = capsys.readouterr().err
+    assert "1 conversations lose the end of their text: they are longer than `data.max_length: 1072`" in said
+    assert f"1 conversations do not fit `data.max_length: 1072` and are left out:\n  {path}[2]: " in said
+    with pytest.raises(
+        BadInput, match=r"none of 3 conversations fits `data.max_length: 100`; the shortest needs 10\d\d tokens"
+    ):
+        fit(config(tiny_store, tmp_path / "other", data=data | {"max_length": 100}))
+
+
+def test_workers_are_what_the_machine_has_for_each_process() -> None:
+    given = {(2, 1): 1, (2, 2): 0, (1, 2): 0, (192, 8): 4, (16, 8): 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "MOST_WORKERS", 4)
+        assert {case: workers.workers_here(*case) for case in given} == given
+    assert (workers.workers_of(None), workers.workers_of(7)) == (0, 7)  # none here: see conftest
+
+
 def test_lines_can_be_the_means_of_several_steps(tiny_store: Path, tmp_path: Path) -> None:
     fit(config(tiny_store, tmp_path / "each", steps=4))
     fit(config(tiny_store, tmp_path / "two", steps=4, log_every=2))
@@ -248,7 +271,7 @@ def test_lines_can_be_the_means_of_several_steps(tiny_store: Path, tmp_path: Pat
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(CouldNotRun, match=r"the loss of step \d+ is .*sft.*clips are .*scene-.*learning_rate"):
-        fit(config(tiny_store, tmp_path / "run", steps=20, optim={"learning_rate": 1e30, "max_grad_norm": 0}))
+        fit(config(tiny_store, tmp_path / "run", steps=20, max_bad_steps=1, optim={"learning_rate": 1e30, "max_grad_norm": 0}))
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -289,6 +312,34 @@ def test_the_command_reports_as_json(tiny_store: Path, tmp_path: Path, student_t
     assert done.status == 0, done.err
     assert FitReport.model_validate(done.json).steps == 3
     assert "step 3: loss" in done.err
+
+
+def test_what_a_file_comes_to_is_shown_without_training(
+    tiny_store: Path, tmp_path: Path, student_train_command: Command, learnt: FitReport
+) -> None:
+    value: dict[str, Any] = {"store": str(tiny_store), "output": str(tmp_path / "run"), "data": {"video_root": "/"}}
+    value |= {"recipe": "released", "optim": {"part_learning_rates": {"distillation": 1e-4}}, "batch": 1}
+    path = write_yaml(tmp_path, value)
+    done = student_train_command("fit", path, "--show", "--json", "--processes", "2", "--set", "fsdp=full_shard")
+    assert done.status == 0, done.err
+    found = ShownFit.model_validate(done.json)
+    assert (found.steps, found.warmup_steps, found.samples_per_step, found.samples) == (20, 1, 2, 4)
+    assert (found.config["epochs"], found.config["decoder"]["kind"], found.loss.alpha) == (10, "linear", 0.01)
+    assert {name: part.parameters for name, part in found.parts.items() if name != "perception_decoder"} == {
+        name: count for name, count in learnt.parameters.items() if name != "perception_decoder"
+    }
+    rates = {name: part.learning_rate for name, part in found.parts.items()}
+    none = dict.fromkeys(("vision_tower", "projector", "frozen_heads"))
+    assert rates == none | {"llm": 1e-5, "perception_decoder": 1e-4}
+    trained = sum(part.trained for part in found.parts.values())
+    assert found.memory["moments"] == 2 * 4 * trained // 2
+    assert found.memory["heads"] > 2**20
+    assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
+    assert not (tmp_path / "run").exists()
+    shown = student_train_command("fit", path, "--show").out
+    assert "part_learning_rates:" in shown
+    assert "loss: sft + 0.01·ld + 1·(0.1·depth + 0.001·flow + 0.01·motion + 1e-05·camray), mean" in shown
+    assert "40 steps (1 of warm-up) of 1 conversations by 1 processes; 4 conversations of 4,316 tokens" in shown
 
 
 def test_the_table_shows_every_part_and_its_change(learnt: FitReport, capsys: pytest.CaptureFixture[str]) -> None:

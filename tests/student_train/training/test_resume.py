@@ -23,18 +23,19 @@ from schemas.log import RowsRetired
 from schemas.train import TrainConfig
 from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
+from student_train.training.metrics import RATES
 from teacher_cache import open_cache
 from teacher_cache.store.store import open_store
 
 STEPS = 12
-TIMES = {"seconds", "data_wait_seconds"}
+TIMES = {"seconds", "data_wait_seconds", *RATES}
 
 
 def config(store: Path, output: Path, **changes: Any) -> TrainConfig:
     base: dict[str, Any] = {
         "store": str(store),
         "output": str(output),
-        "data": {"video_root": "/"},
+        "data": {"video_root": "/", "workers": 0},
         "mode": "latent",
         "decoder": {"hidden": 64},
         "optim": {"learning_rate": 2e-3},
@@ -120,11 +121,10 @@ def test_stopped_then_killed_it_has_the_curve_of_an_undisturbed_run(
 def test_the_last_ones_stay_and_hold_what_trains_alone(undisturbed: Path) -> None:
     assert checkpoints(undisturbed) == ["step-00000006", "step-00000009"]
     newest = undisturbed / "checkpoints" / "step-00000009"
-    assert {path.name for path in newest.iterdir()} == {
-        "weights.safetensors", "optimizer.safetensors", "metrics.jsonl", "state.json",
-    }  # fmt: skip
-    with safe_open(newest / "weights.safetensors", framework="pt") as file:
-        names = set(file.keys())
+    assert {path.name for path in newest.iterdir()} == {"tensors", "metrics.jsonl", "state.json"}
+    (tensors,) = (newest / "tensors").iterdir()
+    with safe_open(tensors, framework="pt") as file:
+        names = {name.removeprefix("weight:") for name in file.keys() if name.startswith("weight:")}  # noqa: SIM118  # not a mapping
     assert not [name for name in names if "heads" in name or "vision_tower" in name or "base_layer" in name]
     assert any("lora_A" in name for name in names)
     assert any(name.startswith("p4d.perception.decoder") for name in names)
@@ -155,12 +155,13 @@ def test_a_half_written_checkpoint_is_none(undisturbed: Path, tiny_store: Path, 
 WRITER = """
 import sys, torch
 from pathlib import Path
-from student_train.training.checkpoints import Checkpoints, CheckpointState, Tensors
+from student_train.training.checkpoints import Checkpoints, CheckpointState
+from student_train.training.ranks import Ranks
 folder, like = map(Path, sys.argv[1:])
 state = CheckpointState.model_validate_json((like / "state.json").read_text())
 for step in range(1, 100000):
     tensor, now = torch.full((2_000_000,), float(step)), state.model_copy(update={"step": step})
-    Checkpoints(folder, keep=2).write(now, Tensors({"a": tensor}, {"b:a": tensor}), str(step))
+    Checkpoints(folder, keep=2).write(now, {"weight:a": tensor, "b:a": tensor.clone()}, str(step), ranks=Ranks())
 """
 
 
@@ -170,14 +171,14 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(undisturbed: Path,
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(like)], text=True)
     wait_for(lambda: Checkpoints(folder, 2).newest() is not None if folder.exists() else False, writer)
     # Wait for the next one to be under way, so that the kill meets it half written.
-    wait_for(lambda: any(folder.glob(".step-*.part/weights.safetensors")), writer)
+    wait_for(lambda: any(folder.glob(".step-*.part/tensors/*.safetensors")), writer)
     writer.kill()
     writer.wait()
     found = Checkpoints(folder, 2).newest()
     assert found is not None
-    tensors = found.tensors()
-    assert tensors.weights["a"].eq(found.state.step).all()
-    assert tensors.optimizer["b:a"].eq(found.state.step).all()
+    tensors = {key: torch.zeros(shape) for key, shape in found.shapes().items()}
+    found.read_into(tensors, is_alone=True)
+    assert all(bool(tensors[key].eq(found.state.step).all()) for key in ("weight:a", "b:a"))
     assert found.metrics == str(found.state.step)
 
 
@@ -208,7 +209,7 @@ def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Pa
 
 def test_a_damaged_checkpoint_is_named(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
     output = stopped_at(undisturbed, tmp_path / "run")
-    weights = output / "checkpoints" / "step-00000009" / "weights.safetensors"
+    (weights,) = (output / "checkpoints" / "step-00000009" / "tensors").iterdir()
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CouldNotRun, match=r"step-00000009 cannot be read.*Remove it"):
         fit(config(tiny_store, output), resume=True)
