@@ -199,12 +199,23 @@ class Pages:
 
     def after(self, key: str = "") -> Iterator[Page]:
         """The pages of the objects whose keys come after a key, in order. Raises `Unreachable`."""
-        found, end, count = self._bucket.pages(self._folder, key), key, 0
+        end, count = key, 0
+        found: Iterator[Any] | None = None
+
+        def following() -> Any:
+            nonlocal found
+            found = found or self._bucket.pages(self._folder, end)
+            try:
+                return next(found, None)
+            except BaseException:
+                found = None  # what has raised is over, and asked again it would seem to be at its end
+                raise
+
         try:
-            while (some := reach(self._url, partial(next, found, None))) is not None:
+            while (some := reach(self._url, following)) is not None:
                 VIDEO_REQUESTS.add("list")
-                page = self._page(pa.record_batch(some), key)
-                count, end = count + 1, str(page.end)
+                page = self._page(pa.record_batch(some), end)
+                count, end = count + 1, max(end, str(page.end))
                 yield page
         except UnlistableKey:
             VIDEO_REQUESTS.add("list")

@@ -87,10 +87,13 @@ def test_a_driver_a_teacher_and_a_decoder_are_killed(
 def test_nodes_are_lost_and_others_come(
     tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command, cluster: Cluster
 ) -> None:
-    """With fewer than ``min_teachers`` the run waits; a node that joins gets a teacher."""
+    """A node that decodes, then one that teaches. With fewer than ``min_teachers`` the run waits; who joins gets a teacher."""
+    lost, kept = cluster.list_all_nodes()[1:]
+    decodes = cluster.add_node(num_cpus=1, **SMALL)
     run = Run(write(tmp_path, videos, min_teachers=2, **TEACHERS))
     run.wait_for(lambda: len(run.events("teacher_started")) == 2 and len(run.events("unit_done")) >= 2)
-    lost, kept = cluster.list_all_nodes()[1:]
+    cluster.remove_node(decodes, allow_graceful=False)
+    assert run.events("teacher_lost") == []
     cluster.remove_node(lost, allow_graceful=False)
     run.wait_for(lambda: run.events("teacher_lost"))
     add_teaching_node(cluster)
@@ -186,24 +189,25 @@ def test_a_drained_node_finishes_what_it_has_begun_and_nothing_is_counted_as_los
     cluster.remove_node(going)  # or the next test takes it for one that works
 
 
-def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
+def test_broken_nodes_are_set_aside_and_a_deadly_clip_is_a_failed_row(
     tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], command: Command, cluster: Cluster
 ) -> None:
-    """A node whose device fails whatever it is given, and a clip that ends each process that has it."""
+    """One whose device fails at whatever it is given, one where no teacher starts, and a clip that ends each process."""
     white = np.full((20, 64, 64, 3), 255, np.uint8)
     encode_video(tmp_path / "white.mp4", white, fps=10)
-    broken = cluster.list_all_nodes()[1]
+    broken, idle = cluster.list_all_nodes()[1].node_id, add_teaching_node(cluster)
     faults = Path(os.environ["P4D_FAULTY"])
-    faults.write_text(json.dumps({"ecc": [broken.node_id], "seconds": 8}))  # so that the run outlasts three losses
-    job = many(tmp_path, videos, **TEACHERS)
+    wrong = {"ecc": [broken], "no_start": [idle.node_id]}
+    faults.write_text(json.dumps(wrong | {"seconds": 8}))  # so that the run outlasts three losses of each
+    job = many(tmp_path, videos, **TEACHERS | {"teachers": 3})
     lines = (tmp_path / "videos.jsonl").read_text().splitlines()
     lines[7] = json.dumps({"uri": str(tmp_path / "white.mp4"), "id": "clip-07"})
     (tmp_path / "videos.jsonl").write_text("\n".join(lines))
     (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
     run = Run(tmp_path / "job.yaml")
-    run.wait_for(lambda: run.events("node_set_aside"))
+    run.wait_for(lambda: len(run.events("node_set_aside")) == 2)
     replaced = faults.with_suffix(".new")
-    replaced.write_text(json.dumps({"ecc": [broken.node_id]}))
+    replaced.write_text(json.dumps(wrong))
     replaced.replace(faults)  # at once: the teachers read it all the time
     status, out, err = run.end()
     assert status == 1, err
@@ -211,8 +215,11 @@ def test_a_broken_node_is_set_aside_and_a_deadly_clip_is_a_failed_row(
     assert (report.clips.committed, report.clips.failed) == (CLIPS - 1, 1)
     (failure,) = report.failures
     assert (failure.clip_id, failure.reason) == ("clip-07", "teacher_crashed")
-    assert len(run.events("node_set_aside")) == 1
-    assert any("uncorrectable ECC" in event["reason"] for event in run.events("teacher_lost"))
+    reasons = " ".join(event["reason"] for event in run.events("node_set_aside"))
+    assert "uncorrectable ECC" in reasons
+    assert "libcuda.so.1: cannot open shared object file" in reasons
+    assert len(run.events("node_set_aside")) == 2
+    cluster.remove_node(idle)
     assert command("teacher-cache", "verify", tmp_path / "store").status == 0
     found = tree(tmp_path / "store")
     others = [key for key in undisturbed if "/c/" in key and "/c/3/" not in key]  # of other units than the clip's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import listing_server
@@ -18,7 +19,7 @@ from schemas.job import VideoSource
 from teacher_cache.clips import identity, listing
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.identity import are_same, identities_of
-from teacher_cache.clips.listing import between, listed
+from teacher_cache.clips.listing import Pages, between, listed
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.io import bucket
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
@@ -87,6 +88,24 @@ def test_a_server_that_fails_ends_the_listing(serve: Serve, monkeypatch: pytest.
         with pytest.raises(Unreachable, match="access to s3://bucket/raw/ was refused"):
             listed("s3://bucket/raw/")
     assert not server.asked["list"]
+
+
+def test_a_listing_goes_on_where_a_server_failed_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than the client asks again by itself, so that the listing is begun anew in its middle."""
+    server, answer = serve(Numbered(100)), listing_server._Answers.do_GET
+    asked = count()
+
+    def do_get(self: listing_server._Answers) -> None:
+        if 2 <= next(asked) < 9:
+            self._answer(503, b"<Error><Code>SlowDown</Code></Error>")
+        else:
+            answer(self)
+
+    monkeypatch.setattr(listing_server._Answers, "do_GET", do_get)
+    pages = [page.objects["key"].to_pylist() for page in Pages("s3://bucket/raw/").after()]
+    assert [len(page) for page in pages] == [PAGE] * 5
+    assert [key for page in pages for key in page] == [*server.keys]
+    assert next(asked) > 9
 
 
 @given(st.text(st.characters(min_codepoint=32), max_size=3), st.none() | st.text(st.characters(min_codepoint=0), max_size=3))
