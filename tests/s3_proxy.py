@@ -14,6 +14,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from typing import Literal, TypeVar, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -34,9 +35,9 @@ Weather = Callable[[bytes], Trouble | None]
 
 
 def changeable(share: float, seed: int, kinds: Sequence[Trouble] = get_args(Trouble)) -> Weather:
-    """Spoils that share of all requests."""
-    chance = random.Random(seed)
-    return lambda _: chance.choice(kinds) if chance.random() < share else None
+    """Spoils that share of all requests, in each of the kinds in turn."""
+    chance, turns = random.Random(seed), cycle(kinds)
+    return lambda _: next(turns) if chance.random() < share else None
 
 
 def each_once(trouble: Trouble, methods: tuple[bytes, ...] = _CHANGES) -> Weather:
