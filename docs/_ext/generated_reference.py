@@ -80,12 +80,14 @@ def _type(field: Schema, parts: Mapping[str, Schema]) -> str:
         return " or ".join(_type(choice, parts) for choice in field["anyOf"] if choice.get("type") != "null")
     if choices := field.get("enum", [field["const"]] if "const" in field else []):
         return " or ".join(f"`{value}`" for value in choices)
-    if field["type"] == "array":
+    if field.get("type") == "array":
         return f"list of {_type(field['items'], parts).replace(' or ', ', ')}"
-    if field["type"] == "object":
+    if field.get("type") == "object":
         keys = _type(field["propertyNames"], parts) if "propertyNames" in field else "name"
         return f"mapping of {keys} to {_type(field['additionalProperties'], parts)}"
-    return ", ".join([field["type"], *(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)])
+    return ", ".join(
+        [field.get("type", "any value"), *(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)]
+    )
 
 
 def _default(field: Schema, parts: Mapping[str, Schema], *, is_required: bool) -> str:
