@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import time
-from pathlib import Path
 from platform import node
 from typing import Any
 
@@ -55,15 +54,8 @@ def local_copy(url: str) -> int | None:
 
 def _nameless() -> int:
     """A new file in the temporary folder, for reading and writing, that goes when its last descriptor is closed."""
-    folder = tempfile.gettempdir()
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}:  # some file systems, and old kernels, have none
-            raise
-    file, path = tempfile.mkstemp(prefix="teacher-cache-", dir=folder)
-    Path(path).unlink()
-    return file
+    with tempfile.TemporaryFile(prefix="teacher-cache-") as made:
+        return os.dup(made.fileno())
 
 
 def _fetch(url: str, file: int) -> bool:
