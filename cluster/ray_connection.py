@@ -15,19 +15,24 @@ from typing import Any
 
 import ray
 
-from cluster.ray_head import HeadSilent
+from cluster.ray_head import Head
 from schemas.errors import CouldNotRun, first_line
 from schemas.job import EngineJob
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.memory import WorkerBytes, require_host_memory
 from teacher_cache.jobs.ray_address import require_ray
 
+_head: Head | None = None
+"""Of the connection that `connected` made."""
+
 
 @contextmanager
-def connected(engine: EngineJob, stop: Stop | None = None) -> Iterator[None]:
-    """Ray, for as long as this lasts. Raises `CouldNotRun` if it cannot be had."""
+def connected(engine: EngineJob, stop: Stop | None = None) -> Iterator[Head]:
+    """Ray, for as long as this lasts, and what its head tells. Raises `CouldNotRun` if it cannot be had."""
+    global _head  # noqa: PLW0603  # as Ray's own connection, one a process
     if ray.is_initialized():
-        yield
+        with nullcontext(_head) if _head else Head() as head:
+            yield head
         return
     require_ray(stop or Stop())
     local: dict[str, Any] = {}
@@ -50,15 +55,15 @@ def connected(engine: EngineJob, stop: Stop | None = None) -> Iterator[None]:
                 "whose paths have at most 107 bytes. Set RAY_TMPDIR to a folder with a short path."
             ) from None
         raise CouldNotRun(f"cannot use Ray at {address}: {first_line(error)}") from None
-    ends_well = True
+    head = _head = Head()
     try:
-        yield
-    except HeadSilent:
-        ends_well = False
-        atexit.register(_end_without_ray)
-        raise
+        with head:
+            yield head
     finally:
-        if ends_well:
+        _head = None
+        if head.is_lost:
+            atexit.register(_end_without_ray)
+        else:
             ray.shutdown()
 
 
@@ -66,7 +71,7 @@ def _end_without_ray() -> None:
     """Ray's own end of a process waits for the head, until Ray ends the process with another status; without it, it crashes."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(HeadSilent.exit_status)
+    os._exit(CouldNotRun.exit_status)
 
 
 @contextmanager

@@ -19,10 +19,6 @@ _SILENT_SHARE = 2 / 3
 """Share of the time after which Ray ends a process whose head is silent, with a status that says nothing."""
 
 
-class HeadSilent(CouldNotRun):
-    """The head has not answered for so long that Ray will soon end this process."""
-
-
 @dataclass(frozen=True)
 class Told:
     """What the head told."""
@@ -34,6 +30,11 @@ class Told:
     ends: Mapping[str, int] = field(default_factory=dict)
     """Ray's id of each node that is told to go → when it ends, in milliseconds since 1970, or 0 if nobody said."""
 
+    @property
+    def cores(self) -> float:
+        """Of all nodes together."""
+        return sum(node.get("CPU", 0.0) for node in self.offers.values())
+
 
 class Head:
     """Asks the head in a thread, since Ray lets nobody go who asks a head that is gone. Use as a context manager."""
@@ -44,30 +45,41 @@ class Head:
         self._reason = "it does not answer"
         ends = os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60")  # noqa: SIM112  # Ray's own spelling
         self._most_seconds = _SILENT_SHARE * float(ends)
+        self._thread = threading.Thread(target=self._ask, name="ray-head", daemon=True)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._ask, name="ray-head", daemon=True).start()
+        self._thread.start()
         self._first.wait(self._most_seconds)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if not self.is_silent:
+            self._thread.join(_ASK_SECONDS)  # or it might ask a Ray that was shut down meanwhile
 
     @property
     def told(self) -> Told:
-        """The last that it told, some seconds old at most. Raises `HeadSilent` if that was long ago."""
-        silent = time.monotonic() - self._at
-        if silent > self._most_seconds:
-            raise HeadSilent(
-                f"Ray's head has been silent for {silent:.0f} s: {self._reason}. Once it, or another, is there, run the job "
-                "again; committed units are kept."
+        """The last that it told, some seconds old at most. Raises `CouldNotRun` if that was long ago."""
+        if self.is_lost:
+            raise CouldNotRun(
+                f"Ray's head has been silent for {self._silent_seconds:.0f} s: {self._reason}. Once it, or another, is there, "
+                "run the job again; committed units are kept."
             )
         return self._told
 
     @property
     def is_silent(self) -> bool:
         """Whether an answer is overdue, so that nothing else should be asked of it either."""
-        return time.monotonic() - self._at > 5 * _ASK_SECONDS
+        return self._silent_seconds > 5 * _ASK_SECONDS
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has been silent for so long that Ray will soon end this process."""
+        return self._silent_seconds > self._most_seconds
+
+    @property
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._at
 
     def _ask(self) -> None:
         while not self._over.is_set():

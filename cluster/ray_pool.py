@@ -68,12 +68,12 @@ class RayEngine:
         """
         store = open_store(spec.store, spec.storage_options)
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
-        with connected(spec.engine, stop):
+        with connected(spec.engine, stop) as head:
             require_resources(spec.engine, needed)
             if not spec.engine.gpus_per_teacher and (gpus := ray.cluster_resources().get("GPU", 0)):
                 yield Note(text=f"engine.gpus_per_teacher is 0, so teachers run on CPUs, and the cluster has {gpus:g} GPUs")
             with (
-                _Run(spec, store.recipe, needed, items) as run,
+                _Run(spec, store.recipe, needed, items, head) as run,
                 closing(Metrics({"store": spec.store}, len(items), spec.engine.min_teachers)) as metrics,
             ):
                 for event in run.events(stop):
@@ -126,14 +126,14 @@ class _Suspect:
 class _Run:
     """One run of the engine. Use as a context manager."""
 
-    def __init__(self, spec: WorkerSpec, recipe: Recipe, needed: WorkerBytes, items: Sequence[WorkItem]) -> None:
+    def __init__(self, spec: WorkerSpec, recipe: Recipe, needed: WorkerBytes, items: Sequence[WorkItem], head: Head) -> None:
         self._spec, self._engine, self._recipe, self._needed = spec, spec.engine, recipe, needed
         self._environment = shared()
         self._units_left = len(items)
         self._scheduler = Scheduler(items, ahead=1)
         self._room = Room(spec.engine, recipe, needed)
         self._patience = Patience(spec.engine, needed)
-        self._head = Head()
+        self._head = head
         self._notices = Notices()
         self._teachers: list[_Teacher] = []
         self._leaving: list[_Teacher] = []
@@ -166,11 +166,9 @@ class _Run:
         )(decode)
 
     def __enter__(self) -> Self:
-        self._head.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._head.__exit__()
         if self._head.is_silent:  # each of these would wait for it
             return
         for task in self._decoding:

@@ -15,6 +15,7 @@ import ray
 from cluster.ray_connection import connected
 from cluster.ray_decode import kept_decoder
 from cluster.ray_environment import adopt, shared
+from cluster.ray_head import Head
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import CacheError, CouldNotRun, VideoError, first_line
 from schemas.job import EngineJob
@@ -22,6 +23,8 @@ from schemas.recipe import ClipRecipe
 from schemas.storage import Requests
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 
+_LOOK_SECONDS = 0.5
+"""How long one wait for an answer lasts; then it is seen to that the head is there."""
 _VIDEOS_A_TASK = 16
 _TASKS_A_CORE = 2
 """Tasks that wait or run for each core of the cluster."""
@@ -60,7 +63,8 @@ def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, e
 class RayProber:
     """See `teacher_cache.clips.decoder_pool.Prober`."""
 
-    def __init__(self, recipe: ClipRecipe, settings: EngineJob) -> None:
+    def __init__(self, recipe: ClipRecipe, settings: EngineJob, head: Head) -> None:
+        self._head = head
         self._about = (recipe, settings.decode_timeout_seconds, shared())
         # A task fails only with its node; a bad video comes back as a value.
         self._probe = ray.remote(num_cpus=1, resources=settings.decoder_resources, max_retries=-1)(probe)
@@ -70,11 +74,13 @@ class RayProber:
         videos, asked = iter(videos), deque[Any]()
         try:
             while True:
-                most = max(1, int(_TASKS_A_CORE * ray.cluster_resources().get("CPU", 1)))
+                most = max(1, int(_TASKS_A_CORE * self._head.told.cores))
                 while len(asked) < most and (some := list(islice(videos, _VIDEOS_A_TASK))):
                     asked.append(self._probe.remote(some, *self._about))
                 if not asked:
                     return
+                while not ray.wait([asked[0]], timeout=_LOOK_SECONDS)[0]:
+                    _ = self._head.told  # or it would wait for a head that is gone
                 answer: Probed = ray.get(asked[0])
                 asked.popleft()
                 VIDEO_REQUESTS.merge(answer.requests)
@@ -84,7 +90,7 @@ class RayProber:
         except ray.exceptions.RayError as error:
             raise CouldNotRun(f"Ray could not count frames: {first_line(error)}") from None
         finally:
-            for task in asked:
+            for task in () if self._head.is_silent else asked:
                 ray.cancel(task, force=True)
 
 
@@ -94,5 +100,5 @@ def prober(recipe: ClipRecipe, settings: EngineJob) -> Iterator[RayProber | None
     if "RAY_ADDRESS" not in os.environ:
         yield None
         return
-    with connected(settings):
-        yield RayProber(recipe, settings)
+    with connected(settings) as head:
+        yield RayProber(recipe, settings, head)

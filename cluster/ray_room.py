@@ -38,22 +38,21 @@ class Room:
         """What one teacher asks of Ray."""
         self._requested = 0
         self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
-        self._offers: Mapping[str, Mapping[str, float]] = {}
-        """Ray's id of each node that is alive → what it has in all."""
+        self._told = Told()
 
     def look(self, told: Told) -> None:
-        self._offers = told.offers
+        self._told = told
 
     @property
     def nodes(self) -> frozenset[str]:
         """Ray's ids of the nodes that were alive when Ray was last asked."""
-        return frozenset(self._offers)
+        return frozenset(self._told.offers)
 
     @property
     def _decoders_have_room(self) -> bool:
         """Whether there is a core for them that teachers cannot take, however many there are."""
         return bool(self._engine.decoder_resources) or any(
-            self._cores_beside_teachers(node) >= 1 for node in self._offers.values()
+            self._cores_beside_teachers(node) >= 1 for node in self._told.offers.values()
         )
 
     def _cores_beside_teachers(self, node: Mapping[str, float]) -> float:
@@ -70,7 +69,7 @@ class Room:
         engine = self._engine
         if self._decoders_have_room:
             return engine.teachers
-        fit = math.floor((sum(node.get("CPU", 0.0) for node in self._offers.values()) - 1) / engine.cpus_per_teacher)
+        fit = math.floor((self._told.cores - 1) / engine.cpus_per_teacher)
         return max(engine.min_teachers, min(engine.teachers, fit))
 
     def request(self, teachers: int) -> None:
@@ -103,7 +102,7 @@ class Room:
         engine, held = self._engine, Counter(places)
         wanted = teachers * (units_at_once(engine) + engine.decoders)
         cores, least = 0.0, math.inf
-        for name, node in self._offers.items():
+        for name, node in self._told.offers.items():
             free = node.get("CPU", 0.0) - held[name] * engine.cpus_per_teacher
             if free >= 1 and all(node.get(kind, 0.0) >= amount for kind, amount in engine.decoder_resources.items()):
                 cores, least = cores + free, min(least, node.get("object_store_memory", math.inf) / free)
