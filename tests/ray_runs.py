@@ -39,6 +39,24 @@ def many(folder: Path, videos: Path, clips: int = CLIPS, **engine: Any) -> dict[
     )
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Of a cluster on this machine whose teachers are `faulty_teacher`'s; ``folder`` has its caches and `set_faults`' file."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+        "P4D_CACHE_DIR": str(folder / "node"),
+        "P4D_FAULTY": str(folder / "faults.json"),
+        "PYTHONPATH": str(Path(__file__).parent / "packages"),
+    }
+
+
+def set_faults(**faults: Any) -> None:
+    """Write the file that `faulty_teacher` reads all the time, at once."""
+    path = Path(os.environ["P4D_FAULTY"])
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(faults))
+    new.replace(path)
+
+
 @dataclass
 class Run:
     """A run of the job at work, and what its events say so far."""

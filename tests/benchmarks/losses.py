@@ -26,7 +26,7 @@ import ray
 from log_files import contents
 from machine import processor
 from ray.cluster_utils import Cluster
-from ray_runs import Run, many, processes
+from ray_runs import Run, environment, many, processes, set_faults
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +36,6 @@ from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import encode_video, frame_times, random_scene, render_scene
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = Path(__file__).resolve().parents[1] / "packages"
 CLIPS, NODES = 96, 3
 SMALL = {"object_store_memory": 100 * 2**20}
 TEACHER = {"teacher": 1}
@@ -44,12 +43,7 @@ TEACHER = {"teacher": 1}
 
 @contextmanager
 def nodes(folder: Path) -> Iterator[Cluster]:
-    os.environ |= {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "P4D_CACHE_DIR": str(folder / "node"),
-        "P4D_FAULTY": str(folder / "faults.json"),
-        "PYTHONPATH": f"{PACKAGES}:{os.environ.get('PYTHONPATH', '')}",
-    }
+    os.environ |= environment(folder)
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **SMALL})
     for _ in range(NODES):
         started.add_node(num_cpus=1, resources=TEACHER, **SMALL)
@@ -75,7 +69,6 @@ class Stage:
     """Where a run is at work, and what may happen there."""
 
     cluster: Cluster
-    folder: Path
 
     def replace_node(self) -> None:
         self.lose_node()
@@ -95,9 +88,7 @@ class Stage:
         self.fails(ecc=[teaching_node(self.cluster).node_id])
 
     def fails(self, **faults: Any) -> None:
-        new = self.folder / "faults.new"
-        new.write_text(json.dumps({"seconds": 1} | faults))
-        new.replace(self.folder / "faults.json")
+        set_faults(seconds=1, **faults)
 
 
 CASES: dict[str, Callable[[Stage], object]] = {
@@ -137,7 +128,7 @@ def main() -> None:
             at = folder / f"case-{number}"
             at.mkdir()
             with nodes(at) as cluster:
-                stage = Stage(cluster, at)
+                stage = Stage(cluster)
                 stage.fails()
                 engine = {"kind": "ray", "teachers": NODES, "cpus_per_teacher": 0.5, "teacher_resources": TEACHER}
                 job = many(at, clips, CLIPS, **engine) | {"teacher": {"family": "faulty", "preset": "tiny"}}

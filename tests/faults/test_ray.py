@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from conftest import Command, Jobs, is_one_clear_error, tree
 from ray.cluster_utils import Cluster
-from ray_runs import CLIPS, Run, is_as_undisturbed, many, processes, write
+from ray_runs import CLIPS, Run, is_as_undisturbed, many, processes, set_faults, write
 from terminal import paced
 from webhook_server import webhook_server
 
@@ -155,7 +155,7 @@ def test_a_drained_node_finishes_what_it_has_begun_and_nothing_is_counted_as_los
     tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command, cluster: Cluster
 ) -> None:
     """A spot machine whose notice comes as EC2 gives it: its end is two minutes away."""
-    Path(os.environ["P4D_FAULTY"]).write_text(json.dumps({"seconds": 3}))  # so that the run outlasts the notice
+    set_faults(seconds=3)  # so that the run outlasts the notice
     job = many(tmp_path, videos, **TEACHERS) | {"teacher": {"family": "faulty", "preset": "tiny"}}
     (tmp_path / "job.yaml").write_text(json.dumps(job))
     going = cluster.list_all_nodes()[1]
@@ -196,9 +196,8 @@ def test_broken_nodes_are_set_aside_and_a_deadly_clip_is_a_failed_row(
     white = np.full((20, 64, 64, 3), 255, np.uint8)
     encode_video(tmp_path / "white.mp4", white, fps=10)
     broken, idle = cluster.list_all_nodes()[1].node_id, add_teaching_node(cluster)
-    faults = Path(os.environ["P4D_FAULTY"])
     wrong = {"ecc": [broken], "no_start": [idle.node_id]}
-    faults.write_text(json.dumps(wrong | {"seconds": 8}))  # so that the run outlasts three losses of each
+    set_faults(**wrong, seconds=8)  # so that the run outlasts three losses of each
     job = many(tmp_path, videos, **TEACHERS | {"teachers": 3})
     lines = (tmp_path / "videos.jsonl").read_text().splitlines()
     lines[7] = json.dumps({"uri": str(tmp_path / "white.mp4"), "id": "clip-07"})
@@ -206,9 +205,7 @@ def test_broken_nodes_are_set_aside_and_a_deadly_clip_is_a_failed_row(
     (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
     run = Run(tmp_path / "job.yaml")
     run.wait_for(lambda: len(run.events("node_set_aside")) == 2)
-    replaced = faults.with_suffix(".new")
-    replaced.write_text(json.dumps(wrong))
-    replaced.replace(faults)  # at once: the teachers read it all the time
+    set_faults(**wrong)
     status, out, err = run.end()
     assert status == 1, err
     report = RunReport.model_validate_json(out)

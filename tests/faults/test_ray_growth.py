@@ -11,7 +11,7 @@ import psutil
 import pytest
 from conftest import Command
 from ray.cluster_utils import Cluster
-from ray_runs import CLIPS, Run, is_as_undisturbed, many
+from ray_runs import CLIPS, Run, environment, is_as_undisturbed, many, set_faults
 
 MOST_NODES = 5
 
@@ -51,15 +51,8 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         },
     }
     (tmp_path / "autoscaler.json").write_text(json.dumps(config))
-    environment = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "P4D_CACHE_DIR": str(tmp_path / "node"),
-        "P4D_FAULTY": str(tmp_path / "faults.json"),
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "packages"),
-    }
-    for name, value in environment.items():
+    autoscaler = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    for name, value in (environment(tmp_path) | autoscaler).items():
         monkeypatch.setenv(name, value)
     head = {"num_cpus": 0, "include_dashboard": False, "gcs_server_port": port, "object_store_memory": 100 * 2**20}
     before = set(psutil.Process().children(recursive=True))
@@ -80,12 +73,11 @@ def test_a_pool_grows_from_nothing_where_teachers_fill_their_nodes(
     tmp_path: Path, videos: Path, undisturbed: dict[str, bytes], teacher_cache_command: Command
 ) -> None:
     """Each teacher takes all of a node, and decoding needs a core: Ray is asked for a node for each, and for one more."""
-    (tmp_path / "faults.json").write_text(json.dumps({"seconds": 120}))  # so that the run outlasts the growth
+    set_faults(seconds=120)  # so that the run outlasts the growth
     job = many(tmp_path, videos, kind="ray", teachers=2, cpus_per_teacher=1)
     (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
     run = Run(tmp_path / "job.yaml")
     run.wait_for(lambda: len(run.events("teacher_started")) == 2)
-    (tmp_path / "faults.new").write_text("{}")
-    (tmp_path / "faults.new").replace(tmp_path / "faults.json")
+    set_faults()
     assert run.ends_well().clips.committed == CLIPS
     is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)

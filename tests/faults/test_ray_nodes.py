@@ -10,7 +10,7 @@ import pytest
 from conftest import Command, tree
 from log_files import contents
 from ray.cluster_utils import Cluster
-from ray_runs import Run, is_as_undisturbed, many
+from ray_runs import Run, environment, is_as_undisturbed, many, set_faults
 
 from schemas.job import Job
 from teacher_cache.jobs.run import run_job
@@ -24,13 +24,7 @@ def add_machine(cluster: Cluster) -> None:
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    environment = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-        "P4D_CACHE_DIR": str(tmp_path / "node"),
-        "P4D_FAULTY": str(tmp_path / "faults.json"),
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "packages"),
-    }
-    for name, value in environment.items():
+    for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     for _ in range(NODES):
@@ -48,7 +42,7 @@ def test_machines_with_eight_teachers_are_lost_in_turn_while_three_others_work(
     (tmp_path / "plain").mkdir()
     run_job(Job.model_validate(many(tmp_path / "plain", videos, CLIPS, kind="local")))
     undisturbed = contents(tree(tmp_path / "plain/store"))
-    (tmp_path / "faults.json").write_text(json.dumps({"seconds": 120}))
+    set_faults(seconds=120)
     engine = {"kind": "ray", "teachers": NODES * EACH, "cpus_per_teacher": 0.5, "teacher_resources": {"teacher": 1}}
     job = many(tmp_path, videos, CLIPS, **engine)
     (tmp_path / "job.yaml").write_text(json.dumps(job | {"teacher": {"family": "faulty", "preset": "tiny"}}))
@@ -64,8 +58,6 @@ def test_machines_with_eight_teachers_are_lost_in_turn_while_three_others_work(
         assert run.events("node_set_aside") == []
         add_machine(machines)
         run.wait_for(is_at("teacher_started", (NODES + number) * EACH), 600)
-    faults = tmp_path / "faults.new"
-    faults.write_text("{}")
-    faults.replace(tmp_path / "faults.json")
+    set_faults()
     assert run.ends_well().clips.committed == CLIPS
     is_as_undisturbed(tmp_path / "store", undisturbed, teacher_cache_command)
