@@ -28,7 +28,7 @@ from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.backend import Found, Scratch
 from teacher_cache.io.patience import NotNow, is_passing
 from teacher_cache.io.places import protocol
-from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, read_seconds
+from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, read_seconds, require_endpoints
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Credential
@@ -315,7 +315,9 @@ def _maker(url: str, options: StorageOptions) -> Callable[..., Client]:
 
 
 def _s3(options: StorageOptions, about: ClientConfig) -> dict[str, Any]:
-    """The endpoint, region and credentials that botocore finds, as for every other AWS client."""
+    """The endpoint, region and credentials that botocore finds, as for every other AWS client. Raises `BadInput`."""
+    if not options.endpoint_url:
+        require_endpoints()
     session = botocore.session.Session(profile=options.profile)
     unsigned = Config(signature_version=UNSIGNED) if options.anonymous else None
     found = session.create_client("s3", region_name=options.region, endpoint_url=options.endpoint_url, config=unsigned).meta

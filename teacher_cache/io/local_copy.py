@@ -74,16 +74,25 @@ def _fetch(url: str, file: int) -> bool:
 
 
 class _Room(Callback):  # type: ignore[misc]  # fsspec has no types
-    """Is told an object's size before its first byte is written, without a request of its own."""
+    """Is told an object's size before its first byte is written, without a request of its own.
+
+    Stops the copy at the first bytes and not when it hears the size: only then does s3fs close the answer, and an answer left
+    open keeps one of the connections that all copies share.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
+        self._refusal: NoRoom | None = None
 
     def set_size(self, size: Any) -> None:
         folder = shutil.disk_usage(tempfile.gettempdir())
         if size and size > folder.free - min(_KEPT_BYTES, _KEPT_SHARE * folder.total):
-            raise _no_room(self._url, size)
+            self._refusal = _no_room(self._url, size)
+
+    def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002  # called by keyword, too
+        if self._refusal:
+            raise self._refusal
 
 
 def _no_room(url: str, size: int | None) -> NoRoom:

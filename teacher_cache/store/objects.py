@@ -26,7 +26,7 @@ from teacher_cache.io.backend import Backend, Found
 from teacher_cache.io.bucket import BUCKETS, Bucket, Client
 from teacher_cache.io.disk import Disk
 from teacher_cache.io.places import protocol, require_openable
-from teacher_cache.io.remote import reach, reach_if_there, require_endpoints
+from teacher_cache.io.remote import reach, reach_if_there
 from teacher_cache.io.request_counts import RequestCounts
 
 # Objects fetched at once.
@@ -57,8 +57,6 @@ def backend_of(url: str, options: StorageOptions) -> Backend:
         raise BadInput(f"storage options are for stores on a server, and {url} is on a disk; leave them out")
     if place != "s3" and (options.region or options.profile):
         raise BadInput(f"the storage options `region` and `profile` are for S3, and {url} is elsewhere; leave them out")
-    if place == "s3" and not options.endpoint_url:
-        require_endpoints()
     return Disk(LocalFileSystem._strip_protocol(url)) if place == "file" else Bucket(url, options)  # noqa: SLF001  # fsspec's own way
 
 

@@ -170,12 +170,15 @@ def test_student_train_shows_it_as_text(
     asked = [question | {"task": HOSTILE, "options": [HOSTILE, "b"], "answer": "b"}, question | {"task": HOSTILE, "answer": 3}]
     (tmp_path / "questions.json").write_text(json.dumps([*asked, asked[0] | {"video": HOSTILE}]))
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({HOSTILE: 1}))
+    swept = {"train": hostile_run.name, "output": str(tmp_path / f"sweep {FILE_NAME}"), "grid": {"seed": [1]}}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(swept, allow_unicode=True))
     maps = ["--questions", tmp_path / "questions.json", "--video-root", videos]
     calls: dict[str, list[tuple[list[object], int]]] = {
         "fit": [([hostile_run], 0), ([hostile_run], 2)],
         "eval": [([run, *maps, "--limit", "1"], 1), ([tmp_path / HOSTILE], 2)],
         "export": [([run, "--out", tmp_path / f"export {FILE_NAME}"], 0)],
         "ablation": [(["--settings", tmp_path / "settings.yaml"], 2)],
+        "sweep": [([tmp_path / "grid.yaml"], 0), ([tmp_path / "settings.yaml"], 2)],
     }
     assert calls.keys() == get_command(student_train).commands.keys()
     for name, uses in calls.items():
@@ -184,7 +187,8 @@ def test_student_train_shows_it_as_text(
             assert done.status == status, (name, done.out + done.err)
             shows_only_text(done, SHOWN)
     assert {path.split("/")[0] for path in tree(tmp_path)} <= {
-        FILE_NAME, "train.yaml", "questions.json", "settings.yaml", f"run {FILE_NAME}", f"export {FILE_NAME}"
+        FILE_NAME, "train.yaml", "questions.json", "settings.yaml", "grid.yaml",
+        f"run {FILE_NAME}", f"export {FILE_NAME}", f"sweep {FILE_NAME}",
     }  # fmt: skip
 
 
