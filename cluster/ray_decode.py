@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import ray
+
 from cluster.ray_environment import adopt
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
@@ -23,7 +25,7 @@ from teacher_cache.jobs.scheduler import Decoded, Span, decode_span
 
 @dataclass(frozen=True)
 class DecodedBlock:
-    """The decoded clips of a block, or the error that stops the whole run.
+    """The decoded clips of a block, or the error that stops the whole run, unless it is of this node alone.
 
     The error is a value, because Ray would wrap a raised one in its own traceback.
     """
@@ -32,6 +34,8 @@ class DecodedBlock:
     requests: Requests
     """Requests to the servers that hold the videos, since the previous block."""
     trouble: CacheError | None = None
+    node: str = ""
+    """Ray's id of the node that says so."""
 
 
 def decode(
@@ -53,7 +57,8 @@ def decode(
             clips = next(blocks, ())
         except CacheError as error:
             trouble = error
-        yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble)
+        node = ray.get_runtime_context().get_node_id() if trouble else ""
+        yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble, node)
 
 
 _kept: dict[tuple[object, ...], Decoder] = {}

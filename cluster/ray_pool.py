@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import ray
 
+from cluster.full_disks import FullDisks, NodeFull, elsewhere
 from cluster.losses import Losses
 from cluster.metrics import Metrics
 from cluster.ray_connection import connected, require_resources
@@ -47,8 +48,6 @@ _LOOK_SECONDS = 0.5
 """How long one wait for answers lasts; then the stop request and the cluster are checked again."""
 _CALLS_AT_ONCE = 64
 """Concurrent calls of one teacher actor: some teach, some write, and others receive blocks."""
-
-_NODE_LABEL = "ray.io/node-id"
 
 _UNREAD_BLOCKS = 2
 """Blocks that a decode task may produce ahead of what the driver has read."""
@@ -143,6 +142,7 @@ class _Run:
         self._losses = Losses()
         self._bad_nodes: set[str] = set()
         """Ray's ids of the nodes that get no more teachers."""
+        self._full_disks = FullDisks()
         self._suspects: deque[_Suspect] = deque()
         """Suspected units that no teacher tries yet."""
         self._crashed: defaultdict[int, list[FailedClip]] = defaultdict(list)
@@ -207,11 +207,16 @@ class _Run:
             self._hire()
         for teacher in [t for t in self._teachers if not t.node][: max(0, len(self._teachers) - wanted)]:
             self._let_go(teacher)  # it waits for a core that decoding needs more
-        self._scheduler.ahead = self._room.units(self._crew, [teacher.node for teacher in self._teachers if teacher.node])
+        self._scheduler.ahead = self._room.units(self._crew, self._places)
 
     @property
     def _crew(self) -> int:
-        return self._room.crew(len(self._teachers), sum(bool(teacher.node) for teacher in self._teachers))
+        return self._room.crew(len(self._teachers), len(self._places))
+
+    @property
+    def _places(self) -> list[str]:
+        """The node of each teacher that has one."""
+        return [teacher.node for teacher in self._teachers if teacher.node]
 
     def _let_go(self, teacher: _Teacher) -> None:
         ray.kill(teacher.actor)
@@ -227,7 +232,7 @@ class _Run:
             resources=self._engine.teacher_resources,
             memory=self._needed.host,
             max_concurrency=_CALLS_AT_ONCE,
-            label_selector={_NODE_LABEL: f"!in({','.join(sorted(self._bad_nodes))})"} if self._bad_nodes else None,
+            label_selector=elsewhere(self._bad_nodes),
         )
         teacher = _Teacher(name, actor.remote(self._spec, name, self._environment))
         self._teachers.append(teacher)
@@ -248,7 +253,7 @@ class _Run:
             if span is None:
                 return
             engine = self._engine
-            task = self._decode.remote(
+            task = self._decode.options(**self._full_disks.options).remote(
                 span, self._recipe.clips, engine.decode_timeout_seconds, engine.decode_device, self._environment
             )
             self._decoding[task] = deque(span.blocks)
@@ -325,7 +330,15 @@ class _Run:
 
     def _hand_over(self, teacher: _Teacher, unit: int, number: int, block: Any) -> None:
         self._handed[unit].add(number)
-        self._ask(teacher, teacher.actor.take.remote(unit, number, block), _nothing)
+        self._ask(teacher, teacher.actor.take.remote(unit, number, block), partial(self._on_taken, unit, number))
+
+    def _on_taken(self, unit: int, number: int, full: NodeFull | None) -> EngineEvent | None:
+        if full is None:
+            return None
+        is_news = self._full_disks.add(full, self._room.decoding(self._places))
+        self._handed[unit].discard(number)
+        self._scheduler.decode_again(unit, number)
+        return Note(text=f"{first_line(full.why)}. Other nodes decode meanwhile") if is_news else None
 
     def _on_taught(self, teacher: _Teacher, unit: int, is_taught: bool) -> None:
         teacher.teaching.discard(unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -12,15 +12,18 @@ from typing import Any
 
 import ray
 
+from cluster.full_disks import FullDisks, NodeFull
 from cluster.ray_connection import connected
 from cluster.ray_decode import kept_decoder
 from cluster.ray_environment import adopt, shared
 from cluster.ray_head import Head
+from cluster.ray_room import decoder_cores
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import CacheError, CouldNotRun, VideoError, first_line
 from schemas.job import EngineJob
 from schemas.recipe import ClipRecipe
 from schemas.storage import Requests
+from teacher_cache.io.local_copy import NoRoom
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 
 _LOOK_SECONDS = 0.5
@@ -41,6 +44,8 @@ class Probed:
     found: tuple[Found, ...]
     requests: Requests
     trouble: CacheError | None = None
+    node: str = ""
+    """Ray's id of the node that says so."""
 
 
 def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, environment: Mapping[str, str]) -> Probed:
@@ -57,41 +62,52 @@ def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, e
         except CacheError as error:
             trouble = error
             break
-    return Probed(tuple(found), VIDEO_REQUESTS.take(), trouble)
+    return Probed(tuple(found), VIDEO_REQUESTS.take(), trouble, ray.get_runtime_context().get_node_id() if trouble else "")
 
 
 class RayProber:
     """See `teacher_cache.clips.decoder_pool.Prober`."""
 
     def __init__(self, recipe: ClipRecipe, settings: EngineJob, head: Head) -> None:
-        self._head = head
+        self._head, self._settings, self._full_disks = head, settings, FullDisks()
         self._about = (recipe, settings.decode_timeout_seconds, shared())
         # A task fails only with its node; a bad video comes back as a value.
         self._probe = ray.remote(num_cpus=1, resources=settings.decoder_resources, max_retries=-1)(probe)
 
     def probe_segments(self, videos: Iterable[Asked]) -> Iterator[Found]:
         """Raises what a task's server raises, and `CouldNotRun` if Ray is gone."""
-        videos, asked = iter(videos), deque[Any]()
+        videos, asked = iter(videos), deque[tuple[list[Asked], Any]]()
         try:
             while True:
                 most = max(1, int(_TASKS_A_CORE * self._head.told.cores))
                 while len(asked) < most and (some := list(islice(videos, _VIDEOS_A_TASK))):
-                    asked.append(self._probe.remote(some, *self._about))
+                    asked.append((some, self._ask(some)))
                 if not asked:
                     return
-                while not ray.wait([asked[0]], timeout=_LOOK_SECONDS)[0]:
+                while not ray.wait([asked[0][1]], timeout=_LOOK_SECONDS)[0]:
                     _ = self._head.told  # or it would wait for a head that is gone
-                answer: Probed = ray.get(asked[0])
-                asked.popleft()
+                answer: Probed = ray.get(asked[0][1])
+                some, _ = asked.popleft()
                 VIDEO_REQUESTS.merge(answer.requests)
                 yield from answer.found
-                if answer.trouble is not None:
+                if isinstance(answer.trouble, NoRoom):
+                    self._full_disks.add(NodeFull(answer.node, answer.trouble), self._decoding)
+                    rest = some[len(answer.found) :]
+                    asked.appendleft((rest, self._ask(rest)))
+                elif answer.trouble is not None:
                     raise answer.trouble
         except ray.exceptions.RayError as error:
             raise CouldNotRun(f"Ray could not count frames: {first_line(error)}") from None
         finally:
-            for task in () if self._head.is_silent else asked:
+            for _, task in () if self._head.is_silent else asked:
                 ray.cancel(task, force=True)
+
+    def _ask(self, videos: list[Asked]) -> Any:
+        return self._probe.options(**self._full_disks.options).remote(videos, *self._about)
+
+    @property
+    def _decoding(self) -> Collection[str]:
+        return decoder_cores(self._head.told.offers, self._settings)
 
 
 @contextmanager

@@ -99,15 +99,27 @@ class Room:
         least memory for each of these is full first. ``places``: the nodes of the teachers that have one. Ray fills nodes to
         half before it spreads tasks, so a node may have twice its part, for which the share leaves room.
         """
-        engine, held = self._engine, Counter(places)
+        engine, cores = self._engine, decoder_cores(self._told.offers, self._engine, places)
         wanted = teachers * (units_at_once(engine) + engine.decoders)
-        cores, least = 0.0, math.inf
-        for name, node in self._told.offers.items():
-            free = node.get("CPU", 0.0) - held[name] * engine.cpus_per_teacher
-            if free >= 1 and all(node.get(kind, 0.0) >= amount for kind, amount in engine.decoder_resources.items()):
-                cores, least = cores + free, min(least, node.get("object_store_memory", math.inf) / free)
-        fit = math.inf if math.isinf(least) else _STORE_SHARE * cores * least // self._unit_bytes
+        stores = {name: self._told.offers[name].get("object_store_memory", math.inf) for name in cores}
+        least = min((stores[name] / free for name, free in cores.items()), default=math.inf)
+        fit = math.inf if math.isinf(least) else _STORE_SHARE * sum(cores.values()) * least // self._unit_bytes
         return max(1, int(min(wanted, fit)))
+
+    def decoding(self, places: Iterable[str]) -> frozenset[str]:
+        """Ray's ids of the nodes where decoders have room. ``places`` as above."""
+        return frozenset(decoder_cores(self._told.offers, self._engine, places))
+
+
+def decoder_cores(
+    offers: Mapping[str, Mapping[str, float]], engine: EngineJob, teachers: Iterable[str] = ()
+) -> dict[str, float]:
+    """Node → cores for decoders that no teacher holds, for each that has one. ``teachers``: the node of each that has one."""
+    held = Counter(teachers)
+    free = {name: node.get("CPU", 0.0) - held[name] * engine.cpus_per_teacher for name, node in offers.items()}
+    wanted = engine.decoder_resources.items()
+    return {name: cores for name, cores in free.items()
+            if cores >= 1 and all(offers[name].get(kind, 0.0) >= amount for kind, amount in wanted)}  # fmt: skip
 
 
 class Patience:

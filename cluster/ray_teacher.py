@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import ray
 
+from cluster.full_disks import NodeFull
 from cluster.ray_decode import DecodedBlock
 from cluster.ray_environment import adopt
 from schemas.errors import BadInput, CacheError, CouldNotRun, StoreDamaged, TeacherFailed
@@ -15,6 +16,7 @@ from schemas.event import TeacherStarted
 from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
+from teacher_cache.io.local_copy import NoRoom
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Inbox, InboxClosed
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
@@ -50,9 +52,14 @@ class TeacherActor:
             return _failed(error)
         return TeacherStarted(teacher=self._name, node=node(), devices=self._worker.devices)
 
-    def take(self, unit: int, number: int, block: DecodedBlock) -> CacheError | None:
-        """Receive a decoded block of a unit; it may come before or after the `teach` call for that unit."""
+    def take(self, unit: int, number: int, block: DecodedBlock) -> NodeFull | CacheError | None:
+        """Receive a decoded block of a unit; it may come before or after the `teach` call for that unit.
+
+        Returns `NodeFull` if it is to be decoded on another node.
+        """
         VIDEO_REQUESTS.merge(block.requests)
+        if isinstance(block.trouble, NoRoom):
+            return NodeFull(block.node, block.trouble)
         if block.trouble is not None:
             self._inbox.close()
             return block.trouble

@@ -13,13 +13,14 @@ from typing import Any
 from fsspec.callbacks import Callback
 
 from schemas.errors import CouldNotRun
+from teacher_cache.io.patience import patience_seconds
 from teacher_cache.io.remote import filesystem, reach_if_there
 
 _KEPT_BYTES, _KEPT_SHARE = 2**30, 0.1
 """So much of the temporary folder is left free, or this share of a small one: others write there too, and where a disk is full
 Ray and Kubernetes end what runs there."""
 _WAIT_SECONDS = 120.0
-"""How long to wait for room: other copies go as soon as they are read."""
+"""How long to wait for room, at most: other copies go as soon as they are read."""
 _AGAIN_SECONDS = 2.0
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -33,7 +34,7 @@ def local_copy(url: str) -> int | None:
 
     Waits for room in the temporary folder. Raises `NoRoom` if none comes; `Unreachable`.
     """
-    deadline = time.monotonic() + _WAIT_SECONDS
+    deadline = time.monotonic() + min(_WAIT_SECONDS, patience_seconds())
     while True:
         file = _nameless()
         try:

@@ -180,8 +180,13 @@ def _server(url: str, endpoint: str | None = None) -> str:
     return os.environ.get("AWS_ENDPOINT_URL", "s3") if parts.scheme in {"s3", "s3a"} else f"{parts.scheme}://{parts.netloc}"
 
 
+def patience_seconds() -> float:
+    """How long to wait for what others may make good."""
+    return float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_SECONDS))
+
+
 def _limit_seconds(server: str, status: int | None) -> float:
-    limit = float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_SECONDS))
+    limit = patience_seconds()
     if server in _answering:
         return limit
     return min(limit, _NOBODY_SECONDS if status is None else _TROUBLED_SECONDS)

@@ -151,6 +151,10 @@ class Scheduler:
         insort(self._unbegun, unit)
         self._again.extend(Span((block,)) for block in _blocks(unit, self._items[unit]))
 
+    def decode_again(self, unit: int, number: int) -> None:
+        """Report that a block of the unit could not be decoded where it was tried."""
+        self._again.append(Span((_blocks(unit, self._items[unit])[number],)))
+
     def replace(self, unit: int, item: WorkItem) -> None:
         """Let a unit be another item of the same rows, before it begins again."""
         self._items[unit] = item
