@@ -400,14 +400,14 @@ def test_in_every_order_of_larger_cases(case: Case, bounds: Bounds) -> None:
 @pytest.mark.parametrize(
     ("case", "runs", "many"),
     [
-        (two_drivers_and_gc, 150, 1_000_000),
-        (damaged_shard, 80, 100_000),
-        (damaged_record, 80, 100_000),
-        (damaged_rows, 80, 100_000),
+        (two_drivers_and_gc, 80, 1_000_000),
+        (damaged_shard, 40, 100_000),
+        (damaged_record, 40, 100_000),
+        (damaged_rows, 40, 100_000),
         (repaired_again, 20, 10_000),
-        (growth, 40, 100_000),
-        (growth_and_loss, 40, 100_000),
-        (damage_amid_all, 40, 100_000),
+        (growth, 12, 100_000),
+        (growth_and_loss, 12, 100_000),
+        (damage_amid_all, 12, 100_000),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -39,6 +39,7 @@ def test_one_watches_to_the_end_and_another_until_ctrl_c(tmp_path: Path, jobs: J
     with subprocess.Popen([PROGRAM, "run", str(job)], env=os.environ | paced(1.5), **quiet) as run:
         while not (store / "log" / f"{1:020d}.json").exists():
             assert run.poll() is None
+            time.sleep(0.01)
         watch = [PROGRAM, "status", str(store), "--watch", "--every", "0.2"]
         terminal = Terminal([*watch], columns=40)
         terminals.append(terminal)

@@ -77,7 +77,7 @@ def random_rows(array: StoredArray, rows: set[int], seed: int = 0) -> dict[int, 
 
 
 @given(data=st.data(), rows=st.sets(st.integers(0, 11), min_size=1), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD], ids=lambda array: array.name)
 def test_any_rows_in_any_order_are_what_zarr_reads(
     place: str, array: StoredArray, data: st.DataObject, rows: set[int], seed: int
