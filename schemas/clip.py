@@ -18,6 +18,7 @@ FailureReason = Literal[
     "video_empty",  # zero bytes
     "not_a_video",  # no decoder opens it
     "no_frames",  # opens, but holds no frame
+    "pictures_misnumbered",  # a folder of numbered pictures has a gap, or two of one number
     "segment_outside",  # opens, but the row's segment is not in it
     "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
@@ -153,7 +154,8 @@ class Clip(Frozen):
     ``ID#0000``."""
     content_digest: str | None
     """What tells that the video changed, its kind first: ``etag:SIZE:ETAG``, as its server lists it, or ``sampled-sha256:HEX``,
-    a digest of its size and of three blocks of its file. Null if the video could not be read when planned."""
+    a digest of its size and of three blocks of its file. For a member of a tar and for a folder of pictures it ends with ``@``
+    and what its uri ends with. Null if the video could not be read when planned."""
     window_start: int | None = None
     window_stop: int | None = None
     """With ``window_start``, the clip's `Window`; null under ``uniform``, and if the video could not be opened when planned."""

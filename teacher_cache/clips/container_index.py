@@ -13,13 +13,11 @@ import struct
 import tempfile
 from collections.abc import Iterator
 
-from schemas.errors import VideoError
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.listing import split
-from teacher_cache.io.bucket import BUCKETS, Bucket, is_asked_for_as_it_is, shared_bucket
+from teacher_cache.clips.ranges import read_part
+from teacher_cache.io.bucket import BUCKETS, is_asked_for_as_it_is
 from teacher_cache.io.places import protocol
-from teacher_cache.io.remote import reach_if_there
-from teacher_cache.io.request_counts import VIDEO_REQUESTS
 
 _SHORT = 2**20
 """Bytes of a file that is rather fetched whole, with one request."""
@@ -50,8 +48,7 @@ def opened_index(uri: str) -> Iterator[tuple[int, bool]]:
 
 
 def _index(uri: str) -> int | None:
-    place, key = split(uri)
-    source = _Source(uri, shared_bucket(place), key)
+    source = _Source(uri)
     source.read(0, _START)
     if source.is_whole:
         return source.file()
@@ -72,8 +69,8 @@ def _index(uri: str) -> int | None:
 class _Source:
     """An object that is read in ranges, each once."""
 
-    def __init__(self, uri: str, bucket: Bucket, key: str) -> None:
-        self._uri, self._bucket, self._key = uri, bucket, key
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
         self._pieces: dict[int, bytes] = {}
         self.length = 0
 
@@ -82,11 +79,7 @@ class _Source:
         for first, piece in self._pieces.items():
             if first <= start and min(stop, self.length) <= first + len(piece):
                 return piece[start - first : stop - first]
-        VIDEO_REQUESTS.add("get")
-        found = reach_if_there(self._uri, lambda: self._bucket.get_part(self._key, start, stop))
-        if found is None:
-            raise VideoError("video_missing", f"there is no object {self._uri}")
-        self._pieces[start], self.length = found
+        self._pieces[start], self.length = read_part(self._uri, start, stop)
         return self._pieces[start]
 
     @property

@@ -22,7 +22,7 @@ import numpy as np
 from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
-from teacher_cache.clips import av_video, decord_video, webp_video
+from teacher_cache.clips import av_video, decord_video, picture_video, webp_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import Frames, frame_indices, track
 from teacher_cache.clips.video import (
@@ -37,7 +37,9 @@ from teacher_cache.clips.video import (
     TimedFrame,
 )
 
-_IN_SOFTWARE: Mapping[str, Opener] = {"PyAV": av_video.opened, "decord": decord_video.opened, "Pillow": webp_video.opened}
+_IN_SOFTWARE: Mapping[str, Opener] = {
+    "PyAV": av_video.opened, "decord": decord_video.opened, "Pillow": webp_video.opened, "pictures": picture_video.opened,
+}  # fmt: skip
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": _IN_SOFTWARE,
     "cuda": {"PyAV on cuda": partial(av_video.opened, device="cuda"), **_IN_SOFTWARE},

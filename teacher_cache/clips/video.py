@@ -19,6 +19,9 @@ from teacher_cache.clips.preprocess import Frame
 OUT_OF_MEMORY = "its pictures take more memory than a decoder may have"
 """What is said of a video at which a decoder's memory ended. Libraries keep some of it, so that process is not used again."""
 
+PACKED_PICTURES = b"P4D pictures 001"
+"""The first bytes of a file of pictures: see `teacher_cache.clips.pictures`."""
+
 Device = Literal["cpu", "cuda"]
 
 

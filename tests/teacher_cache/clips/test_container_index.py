@@ -13,7 +13,7 @@ from strange_videos import FRAGMENTED
 
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
-from teacher_cache.clips import container_index
+from teacher_cache.clips import container_index, ranges
 from teacher_cache.clips.container_index import opened_index
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.packets import read_packets
@@ -61,7 +61,7 @@ class _Local:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Local:
     """Where small videos are read as long ones are."""
     made = _Local(tmp_path)
-    monkeypatch.setattr(container_index, "shared_bucket", lambda _: made)
+    monkeypatch.setattr(ranges, "shared_bucket", lambda _: made)
     for name, value in {"_SHORT": 0, "_START": 64, "_FRAMES": 8192, "_WORTH": 1}.items():
         monkeypatch.setattr(container_index, name, value)
     return made
