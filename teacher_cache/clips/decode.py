@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo, Window
+from schemas.clip import SPREAD, FailureReason, FrameClock, Part, Segment, Shot, VideoInfo, Window
 from schemas.errors import VideoError
-from schemas.recipe import ClipRecipe
+from schemas.recipe import ClipRecipe, ShotRecipe
 from teacher_cache.clips import av_video, decord_video, picture_video, webp_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import Frames, frame_indices, track
@@ -110,11 +110,17 @@ class _Clips:
         self._whole = whole
         tracks = functools.cache(partial(_track, self._recipe, self._video, whole=whole))
         self._planned: dict[int, _Planned | VideoError] = {
-            number: _planned(self._recipe, tracks, part) for number, part in enumerate(self._parts) if number >= first
+            number: _planned(self._recipe, tracks, part, partial(self._probe, part))
+            for number, part in enumerate(self._parts)
+            if number >= first
         }
         self._last_use = {
             index: number for number, plan in self._planned.items() if isinstance(plan, _Planned) for index in plan.indices
         }
+
+    def _probe(self, part: Part) -> VideoInfo:
+        assert not isinstance(part, Window)
+        return footage_of(self._video, part, self._recipe)
 
     def __iter__(self) -> Iterator[tuple[Frame, FrameClock] | VideoError]:
         for number in range(len(self._parts)):
@@ -129,7 +135,7 @@ class _Clips:
             return self._decoded(self._planned[number])
         except VideoError as error:
             is_damage = error.reason == "decode_error" and error.detail != OUT_OF_MEMORY
-            if not is_damage or self._recipe.sampling != "uniform" or self._whole is not None:
+            if not is_damage or self._recipe.sampling not in SPREAD or self._whole is not None:
                 raise
             # Once for all the video's parts, since it is decoded again to find where its damage begins.
             least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
@@ -154,7 +160,15 @@ def footage_of(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | N
     """
     numbers = _numbers_of(video, segment)
     taken = recipe and len(_track(recipe, video, segment).frames)
-    return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken})
+    shots = _shots(video, segment, numbers, recipe.shots) if recipe and recipe.shots else ()
+    return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken, "shots": shots})
+
+
+def _shots(video: OpenVideo, segment: Segment | None, numbers: slice, recipe: ShotRecipe) -> tuple[Shot, ...]:
+    from teacher_cache.clips.shots import shots_of  # noqa: PLC0415  # of an extra: OpenCV
+
+    found = shots_of(video, numbers, segment.start_seconds if segment else 0.0, recipe)
+    return (*found[:-1], found[-1].model_copy(update={"end_seconds": segment and segment.end_seconds}))
 
 
 _ROUNDED_SECONDS = 1.0
@@ -184,9 +198,9 @@ class _Track(NamedTuple):
 
 
 def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None, whole: int | None = None) -> _Track:
-    """What a sampling takes of a part. Of the first ``whole`` frames if it is ``uniform``; None: all that the file holds."""
+    """What a sampling takes of a part. Of the first ``whole`` frames if it spreads them; None: all that the file holds."""
     numbers = _numbers_of(video, segment)
-    if recipe.sampling != "uniform":
+    if recipe.sampling not in SPREAD:
         return _Track(numbers.start + track(recipe, video.times[numbers]), 0)
     stop = numbers.stop if whole is None else min(numbers.stop, whole)
     missing = _missing(video, segment) if numbers.stop == len(video.times) else 0
@@ -208,9 +222,13 @@ def _missing(video: OpenVideo, segment: Segment | None) -> int:
     return min(video.missing, max(0, round(after_last)))
 
 
-def _planned(recipe: ClipRecipe, tracks: Callable[[Segment | None], _Track], part: Part) -> _Planned | VideoError:
+def _planned(
+    recipe: ClipRecipe, tracks: Callable[[Segment | None], _Track], part: Part, probe: Callable[[], object]
+) -> _Planned | VideoError:
     window = part if isinstance(part, Window) else None
     try:
+        if recipe.shots and window is None:  # says why no shots were found when it was planned, if that is so still
+            probe()
         frames, tail = tracks(part.segment if isinstance(part, Window) else part)
         return _Planned(frame_indices(recipe, frames, window), tail)
     except VideoError as error:

@@ -46,6 +46,8 @@ _MOST_FRAMES = 1 << 24
 _PROGRAM = "teacher_cache.clips.decoder_program"
 _LONGEST_LINE = 1 << 20
 """Bytes of an answer without its frames."""
+_FRAMES_IN_TIME = 1000
+"""Frames in which shots are found within the deadline of one clip; more have longer."""
 _SEGMENTS_AT_ONCE = 1000
 """Segments in one request, so that the answer is no longer than that."""
 _CPU_SECONDS = 3600.0
@@ -156,9 +158,11 @@ class Decoder:
 
         Raises `VideoError` if it does not open; `CouldNotRun` if the problem is not the video's.
         """
+        if self.recipe and self.recipe.shots:
+            return self._shots(uri, segments)
         with opened_index(uri) as (file, is_index):
             try:
-                found = self._footages_of(file, segments)
+                found = self._footages_of(file, segments, self.recipe)
             except VideoError:
                 if not is_index:
                     raise
@@ -166,15 +170,28 @@ class Decoder:
                 if not is_index or not any(isinstance(one, VideoError) for one in found):
                     return found
         with opened_file(uri) as file:  # what an index does not tell, the whole may
-            return self._footages_of(file, segments)
+            return self._footages_of(file, segments, self.recipe)
 
-    def _footages_of(self, file: int, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+    def _shots(self, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        """As `probe_segments`, with shots. All frames are decoded, so a long video has a longer deadline."""
+        with opened_file(uri) as file:
+            (whole,) = self._footages_of(file, [None], None)
+            if isinstance(whole, VideoError):
+                raise whole
+            seconds = self.timeout_seconds * max(1.0, whole.frames / _FRAMES_IN_TIME)
+            return [found for segment in segments for found in self._footages_of(file, [segment], self.recipe, seconds)]
+
+    def _footages_of(
+        self, file: int, segments: Sequence[Segment | None], recipe: ClipRecipe | None, seconds: float | None = None
+    ) -> list[VideoInfo | VideoError]:
         found: list[VideoInfo | VideoError] = []
-        recipe = self.recipe and self.recipe.model_dump()
         for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
             some = segments[start : start + _SEGMENTS_AT_ONCE]
-            asked = {"segments": [segment and segment.model_dump() for segment in some], "recipe": recipe}
-            found += self._answer(file, asked, partial(_footages, len(some), self.recipe is not None))
+            asked = {
+                "segments": [segment and segment.model_dump() for segment in some],
+                "recipe": recipe and recipe.model_dump(),
+            }
+            found += self._answer(file, asked, partial(_footages, len(some), recipe is not None), seconds=seconds)
         return found
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
@@ -188,9 +205,16 @@ class Decoder:
             asked = {"frames": numbers, "size": size}
             return self._answer(file, asked, partial(_decoded_frames, expected), expected.most_bytes)
 
-    def _answer(self, file: int, request: dict[str, Any], made: Callable[[dict[str, Any], bytes], Made], most: int = 0) -> Made:
-        """The answer to a request that gets a single one."""
-        deadline = self._deadline()
+    def _answer(
+        self,
+        file: int,
+        request: dict[str, Any],
+        made: Callable[[dict[str, Any], bytes], Made],
+        most: int = 0,
+        seconds: float | None = None,
+    ) -> Made:
+        """The answer to a request that gets a single one, within ``seconds``, or else `timeout_seconds`."""
+        deadline = self._deadline() if seconds is None else time.monotonic() + seconds
         process = self._start()
         try:
             self._ask(process, file, request, deadline)
@@ -237,7 +261,9 @@ class Decoder:
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """A new process, and the socket that its requests go to."""
-        for package in ("av", "decord"):  # of an extra; the process could only die
+        finds_shots = self.recipe is not None and self.recipe.shots is not None
+        # Of extras; the process could only die.
+        for package in ("av", "decord", *(("cv2", "scenedetect") if finds_shots else ())):
             if find_spec(package) is None:
                 raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         memory = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
@@ -246,7 +272,7 @@ class Decoder:
         ours, its = socket.socketpair()
         with its:
             process = subprocess.Popen(
-                box.command(_PROGRAM, str(os.getpid()), self.device, str(memory), str(cpu_seconds)),
+                box.command(_PROGRAM, str(os.getpid()), self.device, str(memory), str(cpu_seconds), *["shots"] * finds_shots),
                 stdin=its.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # FFmpeg's log; errors come back as reasons

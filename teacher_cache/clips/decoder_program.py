@@ -1,11 +1,12 @@
 """The program that a `Decoder` starts: JSON requests in, each a line with a video's descriptor; JSON lines and frames out.
 
-`python -m teacher_cache.clips.decoder_program PARENT_PID DEVICE MEMORY_BYTES CPU_SECONDS`, with a Unix socket as standard
-input. Loads neither torch nor zarr, and goes into its box before it reads the first request.
+`python -m teacher_cache.clips.decoder_program PARENT_PID DEVICE MEMORY_BYTES CPU_SECONDS [shots]`, with a Unix socket as
+standard input. Loads neither torch nor zarr, and goes into its box before it reads the first request.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -113,7 +114,9 @@ def _serve(requests: Iterable[tuple[dict[str, Any], int]], answers: IO[bytes], d
             os.close(file)
 
 
-def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int) -> None:
+def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int, *, finds_shots: bool) -> None:
+    if finds_shots:
+        importlib.import_module("teacher_cache.clips.shots")  # while its libraries can be read
     # Native libraries may print to stdout, which must not end up between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -125,4 +128,10 @@ def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int) -> N
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), "cuda" if sys.argv[2] == "cuda" else "cpu", int(sys.argv[3]), int(sys.argv[4]))
+    _main(
+        int(sys.argv[1]),
+        "cuda" if sys.argv[2] == "cuda" else "cpu",
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        finds_shots="shots" in sys.argv[5:],
+    )

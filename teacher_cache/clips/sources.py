@@ -23,7 +23,7 @@ from teacher_cache.clips.extra import Dropped
 from teacher_cache.clips.listing import listed, split
 from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_all_keepable, require_keepable
 from teacher_cache.clips.pictures import is_picture
-from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct
+from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct, times_text
 from teacher_cache.io.bucket import BUCKETS
 from teacher_cache.io.local_copy import local_copy
 from teacher_cache.io.places import local_path, protocol, require_openable
@@ -212,12 +212,8 @@ def _named(listed: pa.Table) -> pa.ChunkedArray:
     start, end = listed["segment_start"], listed["segment_end"]
     if start.null_count == listed.num_rows:
         return listed["uri"]
-    times = pc.binary_join_element_wise(_texts(start), pc.fill_null(_texts(end), ""), "-")
+    times = pa.array(map(times_text, start.to_pylist(), end.to_pylist()), pa.string())
     return pc.if_else(pc.is_valid(start), pc.binary_join_element_wise(listed["uri"], times, "@"), listed["uri"])
-
-
-def _texts(seconds: pa.ChunkedArray) -> pa.Array:
-    return pa.array([None if value is None else repr(value).removesuffix(".0") for value in seconds.to_pylist()], pa.string())
 
 
 # --- globs ---
