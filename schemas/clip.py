@@ -186,6 +186,12 @@ class Clip(Frozen):
     ``segment_end`` also if the segment goes on to the video's end."""
 
     @property
+    def video_bytes(self) -> int:
+        """Length of the video's file, if what is kept of its server's listing says it; otherwise 0."""
+        kind, size, *rest = [*(self.content_digest or "").split(":", 2), ""]
+        return int(size) if kind == "etag" and size.isdigit() and "@" not in rest[0] else 0
+
+    @property
     def segment(self) -> Segment | None:
         """``segment_start`` and ``segment_end``, or None."""
         if self.segment_start is None:

@@ -31,8 +31,10 @@ from teacher_cache.clips.video import (
     DecodedClip,
     DecodedFrames,
     Device,
+    NotHeld,
     Opener,
     OpenVideo,
+    Ranges,
     Shown,
     TimedFrame,
 )
@@ -89,6 +91,20 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
         began = now
 
 
+def ranges_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part]) -> Ranges:
+    """The bytes of the file that decoding the parts' clips takes. Raises `NotHeld` where that is not known beforehand."""
+    hold_to(video, ())
+    assert isinstance(video, av_video.AvVideo)
+    return video.ranges(_Clips(video, recipe, parts, lambda picture: picture).indices)
+
+
+def hold_to(video: OpenVideo, held: Ranges) -> None:
+    """Decode by these bytes of the file alone: others raise `NotHeld`, as a decoder does that does not say what it reads."""
+    if not isinstance(video, av_video.AvVideo):
+        raise NotHeld
+    video.held = held
+
+
 class _Planned(NamedTuple):
     """The frames of a part's clip."""
 
@@ -117,6 +133,11 @@ class _Clips:
         self._last_use = {
             index: number for number, plan in self._planned.items() if isinstance(plan, _Planned) for index in plan.indices
         }
+
+    @property
+    def indices(self) -> list[int]:
+        """The frames of all clips, ascending."""
+        return sorted(self._last_use)
 
     def _probe(self, part: Part) -> VideoInfo:
         assert not isinstance(part, Window)

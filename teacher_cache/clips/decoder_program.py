@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import av
@@ -27,9 +27,9 @@ from schemas.clip import Part, Segment
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
-from teacher_cache.clips.decode import clips_of, footage_of, frames_of, opened
+from teacher_cache.clips.decode import clips_of, footage_of, frames_of, hold_to, opened, ranges_of
 from teacher_cache.clips.preprocess import FrameSize
-from teacher_cache.clips.video import AS_TAUGHT, Answer, DecodedClip, Device, OpenVideo, Shown
+from teacher_cache.clips.video import AS_TAUGHT, NOT_HELD, Answer, DecodedClip, Device, NotHeld, OpenVideo, Shown
 from teacher_cache.io.parent import end_with_parent
 
 _READ = 1 << 16
@@ -41,7 +41,12 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
     try:
         recipe = ClipRecipe.model_validate(request["recipe"]) if request.get("recipe") else None
         with opened(file, device, Shown(recipe.hdr, recipe.interlaced) if recipe else AS_TAUGHT) as video:
-            if "parts" in request:
+            if "held" in request:
+                hold_to(video, request["held"])
+            if "of_parts" in request:
+                assert recipe is not None
+                yield {"ranges": ranges_of(video, recipe, _parts(request["of_parts"]))}, b""
+            elif "parts" in request:
                 assert recipe is not None
                 yield from _clips(request, recipe, video, began, lacking)
             elif "frames" in request:
@@ -50,13 +55,18 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
                 yield _footages(request, recipe, video)
     except VideoError as error:
         yield _refusal(error)
+    except NotHeld:
+        yield _refusal(VideoError("decode_error", NOT_HELD))
 
 
 def _clips(request: dict[str, Any], recipe: ClipRecipe, video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
     yield {}, b""
-    parts = [_PART.validate_python(part) for part in request["parts"]]
-    for clip in clips_of(video, recipe, parts, began):
+    for clip in clips_of(video, recipe, _parts(request["parts"]), began):
         yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
+
+
+def _parts(asked: Sequence[Any]) -> list[Part]:
+    return [_PART.validate_python(part) for part in asked]
 
 
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
