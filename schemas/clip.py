@@ -148,7 +148,7 @@ class ClipPolicy(Frozen):
     picture of the time of its first field."""
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
     """The most that may lack at the end of a video or segment, as a share of its frames, since it was cut short or is damaged.
-    A clip of ``uniform`` or ``shots`` is then of the frames before; with more, it fails."""
+    A clip that would have shown them is then of the frames before; with more, it fails."""
 
     @model_validator(mode="after")
     def _a_rate_where_it_is_used(self) -> Self:
@@ -171,8 +171,8 @@ class Clip(Frozen):
     video: str
     """The video's uri."""
     video_id: str
-    """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; otherwise that adds a window:
-    ``ID#0000``."""
+    """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; ``shots`` adds the shot's times,
+    ``ID@0-12.48``, and the others a window, ``ID#0000``."""
     content_digest: str | None
     """What tells that the video changed, its kind first: ``etag:SIZE:ETAG``, as its server lists it, or ``sampled-sha256:HEX``,
     a digest of its size and of three blocks of its file. For a member of a tar and for a folder of pictures it ends with ``@``
@@ -219,4 +219,4 @@ class FrameClock(Frozen):
     timestamps_seconds: tuple[float, ...]
     """Presentation time of each frame in seconds, as the video states it; a video need not start at 0."""
     undecodable_tail_frames: int = Field(0, ge=0)
-    """Frames at the end of the video, or of its segment, that do not decode, and that a ``uniform`` clip was made without."""
+    """Frames at the end of the video, or of its segment, that do not decode, and that the clip was made without."""

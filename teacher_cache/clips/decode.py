@@ -156,7 +156,7 @@ class _Clips:
             return self._decoded(self._planned[number])
         except VideoError as error:
             is_damage = error.reason == "decode_error" and error.detail != OUT_OF_MEMORY
-            if not is_damage or self._recipe.sampling not in SPREAD or self._whole is not None:
+            if not is_damage or self._whole is not None:
                 raise
             # Once for all the video's parts, since it is decoded again to find where its damage begins.
             least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
@@ -213,26 +213,30 @@ def _numbers_of(video: OpenVideo, segment: Segment | None) -> slice:
 
 class _Track(NamedTuple):
     frames: Frames
-    """Numbers of the frames that the sampling takes of a part."""
+    """Numbers of the frames that the sampling takes of a part, without those that do not decode at its end."""
+    planned: int
+    """How many they were with these."""
     tail: int
     """Frames at the part's end that were left out, since they do not decode."""
+    refusal: VideoError | None
+    """Why no clip that would have shown some of these is made."""
 
 
 def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None, whole: int | None = None) -> _Track:
-    """What a sampling takes of a part. Of the first ``whole`` frames if it spreads them; None: all that the file holds."""
+    """What a sampling takes of a part, of the first ``whole`` frames; None: of all that the file holds."""
     numbers = _numbers_of(video, segment)
-    if recipe.sampling not in SPREAD:
-        return _Track(numbers.start + track(recipe, video.times[numbers]), 0)
     stop = numbers.stop if whole is None else min(numbers.stop, whole)
     missing = _missing(video, segment) if numbers.stop == len(video.times) else 0
     frames, tail = numbers.stop - numbers.start + missing, numbers.stop - stop + missing
+    refusal = None
     if stop <= numbers.start or tail > recipe.max_undecodable_tail_share * frames:
-        raise VideoError(
+        refusal = VideoError(
             "decode_error",
             f"at least the last {tail} of its {frames} frames do not decode, and clips.max_undecodable_tail_share is "
             f"{recipe.max_undecodable_tail_share:g}",
         )
-    return _Track(np.arange(numbers.start, stop), tail)
+    taken = numbers.start + track(recipe, video.times[numbers])
+    return _Track(taken[taken < stop], len(taken), tail, refusal)
 
 
 def _missing(video: OpenVideo, segment: Segment | None) -> int:
@@ -250,8 +254,12 @@ def _planned(
     try:
         if recipe.shots and window is None:  # says why no shots were found when it was planned, if that is so still
             probe()
-        frames, tail = tracks(part.segment if isinstance(part, Window) else part)
-        return _Planned(frame_indices(recipe, frames, window), tail)
+        found = tracks(part.segment if isinstance(part, Window) else part)
+        shows_end = window is None or recipe.sampling in SPREAD or window.stop > min(len(found.frames), found.planned - 1)
+        if shows_end and found.refusal:
+            raise found.refusal
+        indices = frame_indices(recipe, found.frames, window, found.planned)
+        return _Planned(indices, found.tail if shows_end else 0)
     except VideoError as error:
         return error
 

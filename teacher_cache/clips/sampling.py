@@ -41,8 +41,10 @@ def _starts(recipe: ClipRecipe, taken: int) -> range:
     return range(0, length - size + 1, stride)
 
 
-def frame_indices(recipe: ClipRecipe, taken: Frames, window: Window | None) -> tuple[int, ...]:
+def frame_indices(recipe: ClipRecipe, taken: Frames, window: Window | None, planned: int | None = None) -> tuple[int, ...]:
     """Source frame number, from 0, of each frame of the clip; ``taken`` is the video's `track`.
+
+    If its last frames do not decode, ``taken`` is without them, and ``planned`` is the number of all.
 
     ``uniform`` (no window) spreads them over the whole video, first and last included: round(linspace(0, n - 1, 16)), the
     protocol of 4D-RGPT (arXiv 2512.17012). A video shorter than the clip repeats frames instead of mirroring, because the
@@ -57,9 +59,12 @@ def frame_indices(recipe: ClipRecipe, taken: Frames, window: Window | None) -> t
         raise VideoError("not_probed", "the video opens now, and did not when it was planned; run again with --retry-failed")
     if window is None or recipe.sampling in SPREAD:
         return tuple(int(taken[i]) for i in spread(recipe.frames, len(taken)))
-    if window.start not in _starts(recipe, len(taken)) or window.stop - window.start != recipe.frames:
-        found = f"its track has {len(taken)} frames, and frames {window.start} to {window.stop} of it were planned"
+    planned = len(taken) if planned is None else planned
+    if window.start not in _starts(recipe, planned) or window.stop - window.start != recipe.frames:
+        found = f"its track has {planned} frames, and frames {window.start} to {window.stop} of it were planned"
         raise VideoError("decode_error", f"{found}; it changed since")
+    if window.start >= len(taken):
+        raise VideoError("decode_error", f"only the first {len(taken)} of the {planned} frames of its track decode")
     return tuple(int(taken[mirrored(p, len(taken))]) for p in range(window.start, window.stop))
 
 
