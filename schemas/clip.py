@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Frozen
 
-Sampling = Literal["uniform", "fps", "dense"]
+Sampling = Literal["uniform", "shots", "fps", "dense"]
 Preprocessing = Literal["l4p", "student"]
 Hdr = Literal["refuse", "bt2390"]
 Interlaced = Literal["refuse", "bwdif"]
@@ -18,6 +18,7 @@ FailureReason = Literal[
     "video_empty",  # zero bytes
     "not_a_video",  # no decoder opens it
     "no_frames",  # opens, but holds no frame
+    "pictures_misnumbered",  # a folder of numbered pictures has a gap, or two of one number
     "segment_outside",  # opens, but the row's segment is not in it
     "not_probed",  # opens now, but did not when its windows were planned
     "decode_error",  # opens, but the wanted frames do not decode
@@ -37,6 +38,9 @@ FailureReason = Literal[
 MOST_FRAMES = 2**12
 """The most frames of one clip."""
 
+SPREAD: tuple[Sampling, ...] = ("uniform", "shots")
+"""Samplings whose clips have frames that are spread over all of a part; the others' have frames that follow each other."""
+
 DEFAULT_TAIL_SHARE = 0.2
 """The share of a video's frames that may not decode at its end, where no job says it."""
 
@@ -53,6 +57,17 @@ class Video(Frozen):
     """The user's name for the video."""
 
 
+class Shot(Frozen):
+    """What a camera took at one go: the frames between two cuts."""
+
+    start_seconds: float = Field(ge=0, allow_inf_nan=False)
+    """Where it begins: at the cut, or where the video or its segment does."""
+    end_seconds: float | None = Field(None, allow_inf_nan=False)
+    """Where the next one begins; null for the last, which goes on to the end."""
+    frames: int = Field(ge=1)
+    """Number of frames."""
+
+
 class VideoInfo(Frozen):
     """How much there is of a video."""
 
@@ -62,6 +77,8 @@ class VideoInfo(Frozen):
     """Average frames per second; 0 if the video does not state it."""
     taken: int | None = Field(None, ge=1)
     """How many of the frames a sampling takes, before it mirrors any; null if none was asked about."""
+    shots: tuple[Shot, ...] = ()
+    """Its shots, if the sampling is by them."""
 
 
 class Segment(Frozen):
@@ -107,8 +124,8 @@ class ClipPolicy(Frozen):
     frames: int = Field(16, ge=2, le=MOST_FRAMES, multiple_of=2)
     """Frames of one clip."""
     sampling: Sampling = "uniform"
-    """``uniform``: one clip over the whole video; ``fps``: one clip after another at ``fps``; ``dense``: overlapping clips of
-    consecutive frames."""
+    """``uniform``: one clip over the whole video; ``shots``: one over each shot, which PySceneDetect finds; ``fps``: one clip
+    after another at ``fps``; ``dense``: overlapping clips of consecutive frames."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Frames per second to take, by the times at which they are shown; required with the sampling ``fps``, and only there."""
     preprocessing: Preprocessing = "l4p"
@@ -118,6 +135,11 @@ class ClipPolicy(Frozen):
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14, le=LARGEST_SIZE)
     """The student's square input size in pixels; used only by the ``student`` preprocessing."""
+    shot_threshold: float = Field(27.0, gt=0, le=255)
+    """How much a frame differs from the one before at a cut: the mean difference of hue, saturation and brightness, each of 0
+    to 255, as PySceneDetect's ``ContentDetector`` counts it; used only by ``shots``."""
+    shortest_shot_seconds: float = Field(0.6, ge=0.01, le=3600)
+    """Cuts that follow each other in less time are taken for one; used only by ``shots``."""
     hdr: Hdr = "refuse"
     """What becomes of high dynamic range (PQ, HLG). ``refuse``: the clip fails; ``bt2390``: it is mapped to SDR by the curve of
     ITU-R BT.2390."""
@@ -126,7 +148,7 @@ class ClipPolicy(Frozen):
     picture of the time of its first field."""
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
     """The most that may lack at the end of a video or segment, as a share of its frames, since it was cut short or is damaged.
-    A ``uniform`` clip is then of the frames before; with more, it fails."""
+    A clip that would have shown them is then of the frames before; with more, it fails."""
 
     @model_validator(mode="after")
     def _a_rate_where_it_is_used(self) -> Self:
@@ -149,11 +171,12 @@ class Clip(Frozen):
     video: str
     """The video's uri."""
     video_id: str
-    """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; otherwise that adds a window:
-    ``ID#0000``."""
+    """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; ``shots`` adds the shot's times,
+    ``ID@0-12.48``, and the others a window, ``ID#0000``."""
     content_digest: str | None
     """What tells that the video changed, its kind first: ``etag:SIZE:ETAG``, as its server lists it, or ``sampled-sha256:HEX``,
-    a digest of its size and of three blocks of its file. Null if the video could not be read when planned."""
+    a digest of its size and of three blocks of its file. For a member of a tar and for a folder of pictures it ends with ``@``
+    and what its uri ends with. Null if the video could not be read when planned."""
     window_start: int | None = None
     window_stop: int | None = None
     """With ``window_start``, the clip's `Window`; null under ``uniform``, and if the video could not be opened when planned."""
@@ -161,6 +184,12 @@ class Clip(Frozen):
     segment_end: float | None = None
     """The clip's `Segment` in seconds, of which the window is; ``segment_start`` is null if the clip is of the whole video, and
     ``segment_end`` also if the segment goes on to the video's end."""
+
+    @property
+    def video_bytes(self) -> int:
+        """Length of the video's file, if what is kept of its server's listing says it; otherwise 0."""
+        kind, size, *rest = [*(self.content_digest or "").split(":", 2), ""]
+        return int(size) if kind == "etag" and size.isdigit() and "@" not in rest[0] else 0
 
     @property
     def segment(self) -> Segment | None:
@@ -190,4 +219,4 @@ class FrameClock(Frozen):
     timestamps_seconds: tuple[float, ...]
     """Presentation time of each frame in seconds, as the video states it; a video need not start at 0."""
     undecodable_tail_frames: int = Field(0, ge=0)
-    """Frames at the end of the video, or of its segment, that do not decode, and that a ``uniform`` clip was made without."""
+    """Frames at the end of the video, or of its segment, that do not decode, and that the clip was made without."""

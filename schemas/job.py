@@ -27,14 +27,18 @@ class VideoSource(Frozen):
     """A list of videos: JSON lines, a JSON array, CSV, Parquet, LLaVA's conversations, or the folder of a Hugging Face dataset
     with ``metadata.csv``, ``.jsonl`` or ``.parquet``. A row has a ``uri`` (or ``file_name``, ``video``, ``video_path``,
     ``path``, whichever comes first) and, if wanted, an ``id``, and ``start`` and ``end`` in seconds for a segment of the video.
-    Its other texts, numbers and truth values are kept for reading. Relative uris start from the list's folder."""
+    Its other texts, numbers and truth values are kept for reading. Relative uris start from the list's folder. A ``uri`` may
+    also name a tar, a member of one (``x.tar#0001.mp4``), or, with a ``/`` at its end, a folder of numbered pictures."""
     format: ListFormat | None = None
     """The manifest's format, where its name and its first bytes would tell another one."""
     columns: dict[ListColumn, str] = Field(default_factory=dict)
     """The manifest's own names of columns: ``{uri: clip_path, start: t0}``."""
     glob: str | tuple[str, ...] | None = None
     """A path or URL with wildcards (``**`` crosses folders), or several of them. Links are followed; hidden folders are only
-    looked into if the pattern names them."""
+    looked into if the pattern names them. A tar that matches stands for the videos in it. A pattern with a ``/`` at its end
+    matches folders of numbered pictures."""
+    folder_fps: float = Field(24, ge=1e-3, le=1e6)
+    """Pictures a second of a folder of them whose row has no ``fps``."""
     https: bool = False
     """Whether videos may be at ``https://`` URLs, which anyone on the internet may serve. Local paths and ``s3://``, ``gs://``
     and ``az://`` URLs always may; no other protocol, no chain of them, and no URL with a query or a fragment."""

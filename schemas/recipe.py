@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from schemas.base import Frozen, canonical_json, differences
 from schemas.clip import DEFAULT_TAIL_SHARE, LARGEST_SIZE, MOST_FRAMES, Hdr, Interlaced, Preprocessing, Sampling
@@ -47,6 +47,15 @@ class TeacherIdentity(Frozen):
     """Precision of weights and arithmetic."""
 
 
+class ShotRecipe(Frozen):
+    """How shots are found."""
+
+    detector: str
+    """Name and version."""
+    threshold: float = Field(gt=0, le=255)
+    shortest_seconds: float = Field(ge=0.01, le=3600)
+
+
 class ClipRecipe(Frozen):
     """`ClipPolicy` with all defaults resolved."""
 
@@ -58,9 +67,17 @@ class ClipRecipe(Frozen):
     """Null unless the preprocessing is ``student``."""
     fps: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Null unless the sampling is ``fps``."""
+    shots: ShotRecipe | None = None
+    """Null unless the sampling is ``shots``."""
     hdr: Hdr = "refuse"
     interlaced: Interlaced = "refuse"
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_shots(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Recipes without shots keep the fingerprint that they had before there were any."""
+        found: dict[str, Any] = serialized(self)
+        return {name: value for name, value in found.items() if name != "shots" or value is not None}
 
 
 class Layout(Frozen):

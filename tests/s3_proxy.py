@@ -151,6 +151,8 @@ class CountingProxy(S3Proxy):
         super().__init__(endpoint)
         self.asked: Counter[tuple[str, str]] = Counter()
         """(top folder in the bucket, ``put`` | ``get`` | ``list``) → requests so far."""
+        self.sent = 0
+        """Bytes of all answers so far."""
 
     async def _forwarded(self, request: bytes) -> bytes:
         method, target, _ = request.split(b" ", 2)
@@ -160,7 +162,9 @@ class CountingProxy(S3Proxy):
         path = query["prefix"][0] if is_listing else url.path.strip("/").partition("/")[2]
         kind = "list" if is_listing else {b"PUT": "put", b"GET": "get", b"HEAD": "get"}.get(method, "other")
         self.asked[unquote(path).partition("/")[0], kind] += 1
-        return await super()._forwarded(request)
+        answer = await super()._forwarded(request)
+        self.sent += len(answer)
+        return answer
 
     def take(self, folder: str) -> dict[str, int]:
         """What was asked of the folder since the last time."""

@@ -20,7 +20,7 @@ from student_train.data.frames import StudentFrames
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import IGNORED_LABEL
 from teacher_cache.io.console import printable
-from teacher_cache.io.places import Roots
+from teacher_cache.io.places import Roots, name_without_range
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Processor
@@ -140,8 +140,9 @@ class ClipIndex:
         self._by_video: dict[str, list[str]] = defaultdict(list)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for clip_id, row in self.by_id.items():
-            self._by_video[row["video"]].append(clip_id)
-            self._by_name[_name(row["video"])].append(clip_id)
+            video = name_without_range(row["video"])
+            self._by_video[video].append(clip_id)
+            self._by_name[_name(video)].append(clip_id)
 
     def find(self, conversation: Conversation, video_root: Sequence[str]) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
@@ -176,7 +177,8 @@ class ClipIndex:
             if uri in self._by_video:
                 return self._by_video[uri]
         tail = "/" + video.lstrip("./")
-        return [clip_id for clip_id in self._by_name[_name(video)] if f"/{self.by_id[clip_id]['video']}".endswith(tail)]
+        named = ((clip_id, name_without_range(self.by_id[clip_id]["video"])) for clip_id in self._by_name[_name(video)])
+        return [clip_id for clip_id, name in named if f"/{name}".endswith(tail)]
 
 
 def _name(uri: str) -> str:

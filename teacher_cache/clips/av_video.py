@@ -6,6 +6,7 @@ that of FFmpeg's swscale, on the CPU, for either device. So each row records whi
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import math
@@ -35,7 +36,7 @@ from teacher_cache.clips.packets import (
 )
 from teacher_cache.clips.preprocess import Frame
 from teacher_cache.clips.tone import Transfer, tone_mapped
-from teacher_cache.clips.video import PLAIN, Device, Shown, TimedFrame
+from teacher_cache.clips.video import PLAIN, Device, NotHeld, Ranges, Shown, TimedFrame
 
 _LIBAVCODEC = ".".join(map(str, av.library_versions["libavcodec"]))
 DECODERS: Mapping[Device, str] = {
@@ -66,6 +67,8 @@ class AvVideo:
         self.decoder, self.footage, self.times = DECODERS[device], packets.footage, packets.times
         self.missing = packets.missing
         self._file, self._packets, self._device, self._shown = file, packets, device, shown
+        self.held: Ranges | None = None
+        """What there is of the file; None for all of it. The rest is zeros, which some codecs would take for pictures."""
         self._seeks = True
         self._has_fields = False
         """Whether frames were found to be interlaced, so that those next to the wanted ones are needed as well."""
@@ -121,6 +124,13 @@ class AvVideo:
                     whole.append(number)
         self._following = math.inf
         return whole
+
+    def ranges(self, indices: Sequence[int]) -> Ranges:
+        """The bytes that decoding these frames takes. Raises `NotHeld` where that is not known."""
+        found = self._packets.ranges(indices)
+        if found is None:
+            raise NotHeld
+        return found
 
     def require_first(self) -> None:
         """Decode one frame, to find out whether the device can. Raises `VideoError`, or what PyAV raises."""
@@ -227,6 +237,7 @@ class AvVideo:
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[_Decoded]:
         """Decoded frames, from an entry point on."""
+        packets = map(self._held, packets)
         if self._packets.stamps:
             yield from self._decoded_by_time(packets)
             return
@@ -234,6 +245,14 @@ class AvVideo:
         for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
             is_whole = not frame.is_corrupt and (is_whole or frame.key_frame)
             yield _Decoded(frame, is_whole)
+
+    def _held(self, packet: Any) -> Any:
+        """The packet. Raises `NotHeld` if its bytes are not in the file."""
+        if self.held is not None and packet.size:
+            at = bisect.bisect_right(self.held, packet.pos, key=lambda part: part[0]) - 1
+            if at < 0 or packet.pos + packet.size > self.held[at][1]:
+                raise NotHeld
+        return packet
 
     def _decoded_by_time(self, packets: Iterator[Any]) -> Iterator[_Decoded]:
         """Packets that nobody wants, and no other frame needs, are left out."""

@@ -2,7 +2,8 @@
 
 MP4 and MOV say in one box, `moov`, how many frames there are, when each is shown and where it lies. FFmpeg lists a video's
 packets by it alone: what lies in the holes of a sparse file it takes for the frames' bytes. So a video of gigabytes is counted
-by some hundred kilobytes. Matroska and the others spread this over the whole file, and are fetched whole.
+by some hundred kilobytes. A fragmented one says it in a `moof` before the frames of each fragment, which tells where the next
+is: one request for each. Matroska and the others have no such list: of each frame only the header right before it tells.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from schemas.errors import VideoError
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.listing import split
-from teacher_cache.io.bucket import BUCKETS, Bucket, is_asked_for_as_it_is, shared_bucket
+from teacher_cache.clips.ranges import read_part
+from teacher_cache.clips.video import Ranges
+from teacher_cache.io.bucket import BUCKETS, is_asked_for_as_it_is
+from teacher_cache.io.local_copy import require_room
 from teacher_cache.io.places import protocol
-from teacher_cache.io.remote import reach_if_there
-from teacher_cache.io.request_counts import VIDEO_REQUESTS
 
 _SHORT = 2**20
 """Bytes of a file that is rather fetched whole, with one request."""
@@ -29,8 +32,16 @@ _FRAMES = 2**18
 """Bytes of the first frames that FFmpeg looks at to know the codec's order of frames."""
 _LONGEST_INDEX = 2**28
 _MOST_BOXES = 64
+_BOXES_A_FRAGMENT = 4
+_AHEAD = 2**14
+"""Bytes that are read with the header after a fragment: the whole index of the next one, and the header behind that."""
+_SHORTEST_FRAGMENT = 2**21
+"""Bytes of a fragment whose index is worth a request of its own, which takes as long as so many bytes."""
 _WORTH = 10
-"""An index pays if it is at most such a part of its file."""
+"""An index pays if it is at most such a part of its file, and so does what is fetched by it."""
+_PIECE = 2**24
+_GAP = 2**18
+"""Bytes that are fetched with what is wanted before and after them."""
 
 
 @contextlib.contextmanager
@@ -40,40 +51,41 @@ def opened_index(uri: str) -> Iterator[tuple[int, bool]]:
     It is of the whole file for one on a disk, a short one, and one whose index is not in one place. Raises `VideoError`,
     `Unreachable`.
     """
-    with contextlib.ExitStack() as stack:
-        found = _index(uri) if protocol(uri) in BUCKETS and is_asked_for_as_it_is(split(uri)[1]) else None
-        if found is None:
-            yield stack.enter_context(opened_file(uri)), False
-        else:
-            stack.callback(os.close, found)
-            yield found, True
+    source = indexed(uri)
+    with opened_file(uri) if source is None else source.opened() as file:
+        yield file, source is not None
 
 
-def _index(uri: str) -> int | None:
-    place, key = split(uri)
-    source = _Source(uri, shared_bucket(place), key)
+def indexed(uri: str) -> Source | None:
+    """An object of which all of the container's index was read, or that was read whole; None for what is not read in ranges.
+
+    Raises `VideoError`, `Unreachable`.
+    """
+    if protocol(uri) not in BUCKETS or not is_asked_for_as_it_is(split(uri)[1]):
+        return None
+    source = Source(uri)
     source.read(0, _START)
     if source.is_whole:
-        return source.file()
+        return source
     if source.length <= _SHORT:
         return None
-    index = _place_of_index(source)
-    if index is None or index[1] - index[0] + _FRAMES > source.length // _WORTH:
+    index = _places_of_index(source)
+    if index is None or sum(box.stop - box.start for box in index) + _FRAMES > source.length // _WORTH:
         return None
-    box = source.read(*index)
-    if b"mvex" in box:  # fragments, each with an index of its own
-        return None
+    for box in index:
+        source.read(box.start, box.stop)
     # Where the frames begin: after the index, or before it.
-    source.read(index[1], min(index[1] + _FRAMES, source.length))
+    after = next(box.stop for box in index if box.kind == b"moov")
+    source.read(after, min(after + _FRAMES, source.length))
     source.read(0, _FRAMES)
-    return source.file()
+    return source
 
 
-class _Source:
+class Source:
     """An object that is read in ranges, each once."""
 
-    def __init__(self, uri: str, bucket: Bucket, key: str) -> None:
-        self._uri, self._bucket, self._key = uri, bucket, key
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
         self._pieces: dict[int, bytes] = {}
         self.length = 0
 
@@ -82,49 +94,99 @@ class _Source:
         for first, piece in self._pieces.items():
             if first <= start and min(stop, self.length) <= first + len(piece):
                 return piece[start - first : stop - first]
-        VIDEO_REQUESTS.add("get")
-        found = reach_if_there(self._uri, lambda: self._bucket.get_part(self._key, start, stop))
-        if found is None:
-            raise VideoError("video_missing", f"there is no object {self._uri}")
-        self._pieces[start], self.length = found
+        self._pieces[start] = self._fetched(start, stop)
         return self._pieces[start]
+
+    def _fetched(self, start: int, stop: int) -> bytes:
+        data, length = read_part(self._uri, start, stop)
+        if length != (self.length or length):
+            raise VideoError("decode_error", f"it was replaced while it was read: it had {self.length} bytes, and has {length}")
+        self.length = length
+        return data
+
+    def pays(self, ranges: Ranges) -> bool:
+        """Whether it is worth while to copy these bytes alone."""
+        return sum(stop - start for start, stop in ranges) <= self.length // _WORTH
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is left to be read."""
         return 0 < self.length == len(self._pieces.get(0, b""))
 
-    def file(self) -> int:
-        """A file of the object's length with what was read, and holes."""
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of a file of the object's length with what was read so far, and holes."""
         with tempfile.TemporaryFile(prefix="teacher-cache-") as made:
             os.ftruncate(made.fileno(), self.length)
             for start, piece in self._pieces.items():
                 os.pwrite(made.fileno(), piece, start)
-            return os.dup(made.fileno())
+            yield made.fileno()
+
+    def copy(self, ranges: Ranges, file: int) -> None:
+        """Copy these bytes into a file that is `opened`. Raises as `read`; `NoRoom`."""
+        require_room(self._uri, sum(stop - start for start, stop in ranges))
+        for first, last in ranges:
+            for start in range(first, last, _PIECE):
+                os.pwrite(file, self._fetched(start, min(start + _PIECE, last)), start)
 
 
-def _place_of_index(source: _Source) -> tuple[int, int] | None:
-    """Where the only `moov` of a file lies that is made of whole boxes; None for any other file."""
-    at, index = 0, None
-    for _ in range(_MOST_BOXES):
-        if at == source.length:
-            return index
-        header = source.read(at, at + 16)
-        if len(header) < 8:
+def joined(ranges: Ranges) -> Ranges:
+    """The ranges, with what lies between two of them where that is little: a request takes as long as some bytes do."""
+    found: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if found and start - found[-1][1] <= _GAP:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return found
+
+
+class _Box(NamedTuple):
+    kind: bytes
+    start: int
+    stop: int
+
+
+def _places_of_index(source: Source) -> list[_Box] | None:
+    """Where the `moov` of a file lies that is made of whole boxes, and the `moof` of each fragment; None for any other file."""
+    at, index = 0, list[_Box]()
+    most = _MOST_BOXES
+    while at < source.length and most:
+        box = _box(source, at, _AHEAD if index and index[-1].kind == b"moof" else _HEADER)
+        if box is None or not _is_read(source, box, index):
             return None
-        size, kind = struct.unpack(">I4s", header[:8])
-        if size == 1 and len(header) == 16:
-            size = int.from_bytes(header[8:], "big")
-        elif size == 0:
-            size = source.length - at
-        if size < 8 or at + size > source.length or kind not in _BOXES or (kind == b"moov" and index is not None):
-            return None
-        if kind == b"moov":
-            index = at, at + size
-        if index is not None and index[1] - index[0] > _LONGEST_INDEX:
-            return None
-        at += size
-    return None
+        if box.kind in _OF_INDEX:
+            index.append(box)
+            most += (box.kind == b"moof") * _BOXES_A_FRAGMENT
+        at, most = box.stop, most - 1
+    kinds = [box.kind for box in index]
+    is_whole = at == source.length and kinds.count(b"moov") == 1
+    return index if is_whole and b"moof" not in kinds[: kinds.index(b"moov")] else None
 
 
-_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"pdin"}
+def _is_read(source: Source, box: _Box, index: list[_Box]) -> bool:
+    """Whether the file goes on to be one that is read in ranges."""
+    if box.kind == b"mdat" and index and index[-1].kind == b"moof" and box.stop - index[-1].start < _SHORTEST_FRAGMENT:
+        return source.length - box.stop < _AHEAD  # the last one may be short
+    return box.kind in _BOXES and (box.kind not in _OF_INDEX or box.stop - box.start <= _LONGEST_INDEX)
+
+
+def _box(source: Source, at: int, ahead: int) -> _Box | None:
+    """The box that begins there; None if none does that ends in the file."""
+    header = source.read(at, at + ahead)[:_HEADER]
+    if len(header) < 8:
+        return None
+    size, kind = struct.unpack(">I4s", header[:8])
+    if size == 1 and len(header) == _HEADER:
+        size = int.from_bytes(header[8:], "big")
+    elif size == 0:
+        size = source.length - at
+    return _Box(kind, at, at + size) if size >= 8 and at + size <= source.length else None
+
+
+_HEADER = 16
+_OF_INDEX = {b"moov", b"moof"}
+_BOXES = _OF_INDEX | {
+    b"ftyp", b"mdat", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"pdin", b"styp", b"sidx", b"ssix", b"emsg",
+    b"prft", b"mfra",
+}  # fmt: skip

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo, Window
+from schemas.clip import SPREAD, FailureReason, FrameClock, Part, Segment, Shot, VideoInfo, Window
 from schemas.errors import VideoError
-from schemas.recipe import ClipRecipe
-from teacher_cache.clips import av_video, decord_video, webp_video
+from schemas.recipe import ClipRecipe, ShotRecipe
+from teacher_cache.clips import av_video, decord_video, picture_video, webp_video
 from teacher_cache.clips.preprocess import Frame, FrameSize, preprocess, resize
 from teacher_cache.clips.sampling import Frames, frame_indices, track
 from teacher_cache.clips.video import (
@@ -31,13 +31,17 @@ from teacher_cache.clips.video import (
     DecodedClip,
     DecodedFrames,
     Device,
+    NotHeld,
     Opener,
     OpenVideo,
+    Ranges,
     Shown,
     TimedFrame,
 )
 
-_IN_SOFTWARE: Mapping[str, Opener] = {"PyAV": av_video.opened, "decord": decord_video.opened, "Pillow": webp_video.opened}
+_IN_SOFTWARE: Mapping[str, Opener] = {
+    "PyAV": av_video.opened, "decord": decord_video.opened, "Pillow": webp_video.opened, "pictures": picture_video.opened,
+}  # fmt: skip
 OPENERS: Mapping[Device, Mapping[str, Opener]] = {
     "cpu": _IN_SOFTWARE,
     "cuda": {"PyAV on cuda": partial(av_video.opened, device="cuda"), **_IN_SOFTWARE},
@@ -87,6 +91,20 @@ def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began:
         began = now
 
 
+def ranges_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part]) -> Ranges:
+    """The bytes of the file that decoding the parts' clips takes. Raises `NotHeld` where that is not known beforehand."""
+    hold_to(video, ())
+    assert isinstance(video, av_video.AvVideo)
+    return video.ranges(_Clips(video, recipe, parts, lambda picture: picture).indices)
+
+
+def hold_to(video: OpenVideo, held: Ranges) -> None:
+    """Decode by these bytes of the file alone: others raise `NotHeld`, as a decoder does that does not say what it reads."""
+    if not isinstance(video, av_video.AvVideo):
+        raise NotHeld
+    video.held = held
+
+
 class _Planned(NamedTuple):
     """The frames of a part's clip."""
 
@@ -108,11 +126,22 @@ class _Clips:
         self._whole = whole
         tracks = functools.cache(partial(_track, self._recipe, self._video, whole=whole))
         self._planned: dict[int, _Planned | VideoError] = {
-            number: _planned(self._recipe, tracks, part) for number, part in enumerate(self._parts) if number >= first
+            number: _planned(self._recipe, tracks, part, partial(self._probe, part))
+            for number, part in enumerate(self._parts)
+            if number >= first
         }
         self._last_use = {
             index: number for number, plan in self._planned.items() if isinstance(plan, _Planned) for index in plan.indices
         }
+
+    @property
+    def indices(self) -> list[int]:
+        """The frames of all clips, ascending."""
+        return sorted(self._last_use)
+
+    def _probe(self, part: Part) -> VideoInfo:
+        assert not isinstance(part, Window)
+        return footage_of(self._video, part, self._recipe)
 
     def __iter__(self) -> Iterator[tuple[Frame, FrameClock] | VideoError]:
         for number in range(len(self._parts)):
@@ -127,7 +156,7 @@ class _Clips:
             return self._decoded(self._planned[number])
         except VideoError as error:
             is_damage = error.reason == "decode_error" and error.detail != OUT_OF_MEMORY
-            if not is_damage or self._recipe.sampling != "uniform" or self._whole is not None:
+            if not is_damage or self._whole is not None:
                 raise
             # Once for all the video's parts, since it is decoded again to find where its damage begins.
             least = len(self._video.times) - int(len(self._video.times) * self._recipe.max_undecodable_tail_share)
@@ -152,7 +181,15 @@ def footage_of(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | N
     """
     numbers = _numbers_of(video, segment)
     taken = recipe and len(_track(recipe, video, segment).frames)
-    return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken})
+    shots = _shots(video, segment, numbers, recipe.shots) if recipe and recipe.shots else ()
+    return video.footage.model_copy(update={"frames": numbers.stop - numbers.start, "taken": taken, "shots": shots})
+
+
+def _shots(video: OpenVideo, segment: Segment | None, numbers: slice, recipe: ShotRecipe) -> tuple[Shot, ...]:
+    from teacher_cache.clips.shots import shots_of  # noqa: PLC0415  # of an extra: OpenCV
+
+    found = shots_of(video, numbers, segment.start_seconds if segment else 0.0, recipe)
+    return (*found[:-1], found[-1].model_copy(update={"end_seconds": segment and segment.end_seconds}))
 
 
 _ROUNDED_SECONDS = 1.0
@@ -176,26 +213,30 @@ def _numbers_of(video: OpenVideo, segment: Segment | None) -> slice:
 
 class _Track(NamedTuple):
     frames: Frames
-    """Numbers of the frames that the sampling takes of a part."""
+    """Numbers of the frames that the sampling takes of a part, without those that do not decode at its end."""
+    planned: int
+    """How many they were with these."""
     tail: int
     """Frames at the part's end that were left out, since they do not decode."""
+    refusal: VideoError | None
+    """Why no clip that would have shown some of these is made."""
 
 
 def _track(recipe: ClipRecipe, video: OpenVideo, segment: Segment | None, whole: int | None = None) -> _Track:
-    """What a sampling takes of a part. Of the first ``whole`` frames if it is ``uniform``; None: all that the file holds."""
+    """What a sampling takes of a part, of the first ``whole`` frames; None: of all that the file holds."""
     numbers = _numbers_of(video, segment)
-    if recipe.sampling != "uniform":
-        return _Track(numbers.start + track(recipe, video.times[numbers]), 0)
     stop = numbers.stop if whole is None else min(numbers.stop, whole)
     missing = _missing(video, segment) if numbers.stop == len(video.times) else 0
     frames, tail = numbers.stop - numbers.start + missing, numbers.stop - stop + missing
+    refusal = None
     if stop <= numbers.start or tail > recipe.max_undecodable_tail_share * frames:
-        raise VideoError(
+        refusal = VideoError(
             "decode_error",
             f"at least the last {tail} of its {frames} frames do not decode, and clips.max_undecodable_tail_share is "
             f"{recipe.max_undecodable_tail_share:g}",
         )
-    return _Track(np.arange(numbers.start, stop), tail)
+    taken = numbers.start + track(recipe, video.times[numbers])
+    return _Track(taken[taken < stop], len(taken), tail, refusal)
 
 
 def _missing(video: OpenVideo, segment: Segment | None) -> int:
@@ -206,11 +247,19 @@ def _missing(video: OpenVideo, segment: Segment | None) -> int:
     return min(video.missing, max(0, round(after_last)))
 
 
-def _planned(recipe: ClipRecipe, tracks: Callable[[Segment | None], _Track], part: Part) -> _Planned | VideoError:
+def _planned(
+    recipe: ClipRecipe, tracks: Callable[[Segment | None], _Track], part: Part, probe: Callable[[], object]
+) -> _Planned | VideoError:
     window = part if isinstance(part, Window) else None
     try:
-        frames, tail = tracks(part.segment if isinstance(part, Window) else part)
-        return _Planned(frame_indices(recipe, frames, window), tail)
+        if recipe.shots and window is None:  # says why no shots were found when it was planned, if that is so still
+            probe()
+        found = tracks(part.segment if isinstance(part, Window) else part)
+        shows_end = window is None or recipe.sampling in SPREAD or window.stop > min(len(found.frames), found.planned - 1)
+        if shows_end and found.refusal:
+            raise found.refusal
+        indices = frame_indices(recipe, found.frames, window, found.planned)
+        return _Planned(indices, found.tail if shows_end else 0)
     except VideoError as error:
         return error
 

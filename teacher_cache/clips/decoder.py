@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -32,13 +32,15 @@ from schemas.clip import FailureReason, FrameClock, Part, Segment, VideoInfo
 from schemas.errors import CouldNotRun, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
-from teacher_cache.clips.container_index import opened_index
+from teacher_cache.clips.container_index import indexed, joined, opened_index
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.preprocess import Frame, FrameSize
-from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device
+from teacher_cache.clips.video import OUT_OF_MEMORY, DecodedClip, DecodedFrames, Device, Ranges
 
 DECODE_TIMEOUT_SECONDS = 120.0
 """Deadline of a clip where no job states one."""
+LONG = 1 << 25
+"""Bytes of a video of which no more is fetched than is wanted, if that is a small part of it."""
 _READ = 1 << 20
 _LONGEST_TEXT = 1000
 _MOST_FRAMES = 1 << 24
@@ -46,6 +48,8 @@ _MOST_FRAMES = 1 << 24
 _PROGRAM = "teacher_cache.clips.decoder_program"
 _LONGEST_LINE = 1 << 20
 """Bytes of an answer without its frames."""
+_FRAMES_IN_TIME = 1000
+"""Frames in which shots are found within the deadline of one clip; more have longer."""
 _SEGMENTS_AT_ONCE = 1000
 """Segments in one request, so that the answer is no longer than that."""
 _CPU_SECONDS = 3600.0
@@ -57,6 +61,9 @@ _LAST_BREATH_SECONDS = 5
 _STOPPED = "the decoder was stopped, or asked for other clips, while it was at work"
 
 Made = TypeVar("Made")
+
+
+_LOST = {"decode_timeout", "decoder_crashed"}
 
 
 class _Lost(Exception):
@@ -96,8 +103,11 @@ class Decoder:
     _killed: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     """The process that `kill` ended last."""
 
-    def clips(self, uri: str, parts: Sequence[Part]) -> Iterator[DecodedClip | VideoError]:
+    def clips(self, uri: str, parts: Sequence[Part], length: int = 0) -> Iterator[DecodedClip | VideoError]:
         """The clip or `VideoError` of each part, in order. The video is fetched and opened once for all of them.
+
+        ``length``: bytes of the video, if they are known. Of a long one, only what the parts need is fetched, if its container
+        says where that lies and it is little.
 
         The process works one clip ahead of the caller. A crash or missed deadline fails that clip, and a new process goes on
         with the remaining parts. After a second one, or if the video did not even open, all remaining parts fail with
@@ -105,24 +115,51 @@ class Decoder:
 
         Raises `CouldNotRun` for problems that are not the video's. The iterator may be abandoned; the next request ends it.
         """
+        left = deque(parts)
+        if length >= LONG and self.device == "cpu":
+            yield from self._by_ranges(uri, left)
+        if not left:
+            return
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context(opened_file(uri))
             except VideoError as error:
-                yield from _each(deque(parts), error)
+                yield from _each(left, error)
             else:
-                yield from self._clips_of(file, parts)
+                yield from self._clips_of(file, left)
 
-    def _clips_of(self, file: int, parts: Sequence[Part]) -> Iterator[DecodedClip | VideoError]:
+    def _by_ranges(self, uri: str, left: deque[Part]) -> Iterator[DecodedClip | VideoError]:
+        """The clips of the first parts, as far as some bytes of the video are enough for them."""
         assert self.recipe is not None
-        left = deque(parts)
+        with contextlib.ExitStack() as stack:
+            try:
+                source = indexed(uri)
+                if source is None:
+                    return
+                file = stack.enter_context(source.opened())
+                asked = {"of_parts": _dumped(left), "recipe": self.recipe.model_dump()}
+                ranges = joined(self._answer(file, asked, partial(_ranges, source.length)))
+                if not source.pays(ranges):
+                    return
+                source.copy(ranges, file)
+            except VideoError:  # which the whole file may not have, or tells better
+                return
+            for clip in self._clips_of(file, left.copy(), ranges):
+                if isinstance(clip, VideoError) and clip.reason not in _LOST:
+                    return  # more of it may be needed, or it is damaged: the whole file tells
+                left.popleft()
+                yield clip
+
+    def _clips_of(self, file: int, left: deque[Part], held: Ranges | None = None) -> Iterator[DecodedClip | VideoError]:
+        """The clips of the parts, which leave ``left`` as they come; ``held`` says what of the file there is, if not all."""
+        assert self.recipe is not None
         lost_before = False
         while left:
             is_open = False
             deadline = self._deadline()
             process = self._start()
             try:
-                asked = {"parts": [part and part.model_dump() for part in left], "recipe": self.recipe.model_dump()}
+                asked = {"parts": _dumped(left), "recipe": self.recipe.model_dump()} | ({} if held is None else {"held": held})
                 self._ask(process, file, asked, deadline)
                 self._read(process, deadline, _no_more)
                 is_open = True
@@ -156,9 +193,11 @@ class Decoder:
 
         Raises `VideoError` if it does not open; `CouldNotRun` if the problem is not the video's.
         """
+        if self.recipe and self.recipe.shots:
+            return self._shots(uri, segments)
         with opened_index(uri) as (file, is_index):
             try:
-                found = self._footages_of(file, segments)
+                found = self._footages_of(file, segments, self.recipe)
             except VideoError:
                 if not is_index:
                     raise
@@ -166,15 +205,28 @@ class Decoder:
                 if not is_index or not any(isinstance(one, VideoError) for one in found):
                     return found
         with opened_file(uri) as file:  # what an index does not tell, the whole may
-            return self._footages_of(file, segments)
+            return self._footages_of(file, segments, self.recipe)
 
-    def _footages_of(self, file: int, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+    def _shots(self, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        """As `probe_segments`, with shots. All frames are decoded, so a long video has a longer deadline."""
+        with opened_file(uri) as file:
+            (whole,) = self._footages_of(file, [None], None)
+            if isinstance(whole, VideoError):
+                raise whole
+            seconds = self.timeout_seconds * max(1.0, whole.frames / _FRAMES_IN_TIME)
+            return [found for segment in segments for found in self._footages_of(file, [segment], self.recipe, seconds)]
+
+    def _footages_of(
+        self, file: int, segments: Sequence[Segment | None], recipe: ClipRecipe | None, seconds: float | None = None
+    ) -> list[VideoInfo | VideoError]:
         found: list[VideoInfo | VideoError] = []
-        recipe = self.recipe and self.recipe.model_dump()
         for start in range(0, len(segments), _SEGMENTS_AT_ONCE):
             some = segments[start : start + _SEGMENTS_AT_ONCE]
-            asked = {"segments": [segment and segment.model_dump() for segment in some], "recipe": recipe}
-            found += self._answer(file, asked, partial(_footages, len(some), self.recipe is not None))
+            asked = {
+                "segments": [segment and segment.model_dump() for segment in some],
+                "recipe": recipe and recipe.model_dump(),
+            }
+            found += self._answer(file, asked, partial(_footages, len(some), recipe is not None), seconds=seconds)
         return found
 
     def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
@@ -188,9 +240,16 @@ class Decoder:
             asked = {"frames": numbers, "size": size}
             return self._answer(file, asked, partial(_decoded_frames, expected), expected.most_bytes)
 
-    def _answer(self, file: int, request: dict[str, Any], made: Callable[[dict[str, Any], bytes], Made], most: int = 0) -> Made:
-        """The answer to a request that gets a single one."""
-        deadline = self._deadline()
+    def _answer(
+        self,
+        file: int,
+        request: dict[str, Any],
+        made: Callable[[dict[str, Any], bytes], Made],
+        most: int = 0,
+        seconds: float | None = None,
+    ) -> Made:
+        """The answer to a request that gets a single one, within ``seconds``, or else `timeout_seconds`."""
+        deadline = self._deadline() if seconds is None else time.monotonic() + seconds
         process = self._start()
         try:
             self._ask(process, file, request, deadline)
@@ -237,7 +296,9 @@ class Decoder:
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """A new process, and the socket that its requests go to."""
-        for package in ("av", "decord"):  # of an extra; the process could only die
+        finds_shots = self.recipe is not None and self.recipe.shots is not None
+        # Of extras; the process could only die.
+        for package in ("av", "decord", *(("cv2", "scenedetect") if finds_shots else ())):
             if find_spec(package) is None:
                 raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         memory = self.memory_bytes if self.device == "cpu" else resource.RLIM_INFINITY
@@ -246,7 +307,7 @@ class Decoder:
         ours, its = socket.socketpair()
         with its:
             process = subprocess.Popen(
-                box.command(_PROGRAM, str(os.getpid()), self.device, str(memory), str(cpu_seconds)),
+                box.command(_PROGRAM, str(os.getpid()), self.device, str(memory), str(cpu_seconds), *["shots"] * finds_shots),
                 stdin=its.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # FFmpeg's log; errors come back as reasons
@@ -324,6 +385,17 @@ class Decoder:
                 if pipe is not None:
                     pipe.close()
             self.process = self._channel = None
+
+
+def _dumped(parts: Iterable[Part]) -> list[Any]:
+    return [part and part.model_dump() for part in parts]
+
+
+def _ranges(length: int, answer: dict[str, Any], _frames: bytes) -> list[tuple[int, int]]:
+    found = [(int(start), int(stop)) for start, stop in answer["ranges"]]
+    if any(not 0 <= start < stop <= length for start, stop in found) or found != sorted(found):
+        raise ValueError
+    return found
 
 
 def _no_more(_answer: dict[str, Any], _frames: bytes) -> None:

@@ -1,11 +1,12 @@
 """The program that a `Decoder` starts: JSON requests in, each a line with a video's descriptor; JSON lines and frames out.
 
-`python -m teacher_cache.clips.decoder_program PARENT_PID DEVICE MEMORY_BYTES CPU_SECONDS`, with a Unix socket as standard
-input. Loads neither torch nor zarr, and goes into its box before it reads the first request.
+`python -m teacher_cache.clips.decoder_program PARENT_PID DEVICE MEMORY_BYTES CPU_SECONDS [shots]`, with a Unix socket as
+standard input. Loads neither torch nor zarr, and goes into its box before it reads the first request.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import av
@@ -26,9 +27,9 @@ from schemas.clip import Part, Segment
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
-from teacher_cache.clips.decode import clips_of, footage_of, frames_of, opened
+from teacher_cache.clips.decode import clips_of, footage_of, frames_of, hold_to, opened, ranges_of
 from teacher_cache.clips.preprocess import FrameSize
-from teacher_cache.clips.video import AS_TAUGHT, Answer, DecodedClip, Device, OpenVideo, Shown
+from teacher_cache.clips.video import AS_TAUGHT, NOT_HELD, Answer, DecodedClip, Device, NotHeld, OpenVideo, Shown
 from teacher_cache.io.parent import end_with_parent
 
 _READ = 1 << 16
@@ -40,7 +41,12 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
     try:
         recipe = ClipRecipe.model_validate(request["recipe"]) if request.get("recipe") else None
         with opened(file, device, Shown(recipe.hdr, recipe.interlaced) if recipe else AS_TAUGHT) as video:
-            if "parts" in request:
+            if "held" in request:
+                hold_to(video, request["held"])
+            if "of_parts" in request:
+                assert recipe is not None
+                yield {"ranges": ranges_of(video, recipe, _parts(request["of_parts"]))}, b""
+            elif "parts" in request:
                 assert recipe is not None
                 yield from _clips(request, recipe, video, began, lacking)
             elif "frames" in request:
@@ -49,13 +55,18 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
                 yield _footages(request, recipe, video)
     except VideoError as error:
         yield _refusal(error)
+    except NotHeld:
+        yield _refusal(VideoError("decode_error", NOT_HELD))
 
 
 def _clips(request: dict[str, Any], recipe: ClipRecipe, video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
     yield {}, b""
-    parts = [_PART.validate_python(part) for part in request["parts"]]
-    for clip in clips_of(video, recipe, parts, began):
+    for clip in clips_of(video, recipe, _parts(request["parts"]), began):
         yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
+
+
+def _parts(asked: Sequence[Any]) -> list[Part]:
+    return [_PART.validate_python(part) for part in asked]
 
 
 _PART: TypeAdapter[Part] = TypeAdapter(Part)
@@ -113,7 +124,9 @@ def _serve(requests: Iterable[tuple[dict[str, Any], int]], answers: IO[bytes], d
             os.close(file)
 
 
-def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int) -> None:
+def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int, *, finds_shots: bool) -> None:
+    if finds_shots:
+        importlib.import_module("teacher_cache.clips.shots")  # while its libraries can be read
     # Native libraries may print to stdout, which must not end up between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -125,4 +138,10 @@ def _main(parent: int, device: Device, memory_bytes: int, cpu_seconds: int) -> N
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), "cuda" if sys.argv[2] == "cuda" else "cpu", int(sys.argv[3]), int(sys.argv[4]))
+    _main(
+        int(sys.argv[1]),
+        "cuda" if sys.argv[2] == "cuda" else "cpu",
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        finds_shots="shots" in sys.argv[5:],
+    )

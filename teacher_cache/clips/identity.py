@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby, islice, takewhile
 
 import numpy as np
@@ -21,8 +21,9 @@ from schemas.job import VideoIdentity
 from schemas.storage import DEFAULT_STORAGE
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.listing import Page, Pages, identities, split
+from teacher_cache.clips.pictures import pictures_identity
 from teacher_cache.io.bucket import BUCKETS, Bucket, is_asked_for_as_it_is, shared_bucket
-from teacher_cache.io.places import local_path, protocol
+from teacher_cache.io.places import Member, inside, local_path, protocol
 from teacher_cache.io.remote import Refused, filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
@@ -71,6 +72,12 @@ def are_same(now: pa.ChunkedArray, then: pa.ChunkedArray, uris: pa.ChunkedArray)
     return same
 
 
+def is_unchanged(uri: str, then: Identity) -> bool:
+    """Whether one video is there, and as it was ``then``. Raises `Unreachable`."""
+    now = asked_for(uri) if then is not None and then.startswith("etag:") else content_digest(uri)
+    return now is not None and now == then
+
+
 Pieces = Sequence[Sequence[str]]
 Advance = Callable[[int], None]
 
@@ -94,7 +101,8 @@ def _listed(pieces: Pieces, threads: ThreadPoolExecutor, advance: Advance) -> It
 
 def _by_bucket(uris: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """URIs in order, by their bucket of S3; the others a few at a time."""
-    for place, some in groupby(uris, lambda uri: split(uri)[0] if protocol(uri) == "s3" else ""):
+    # What has a # may be a part of a tar or folder, and is no key that is listed.
+    for place, some in groupby(uris, lambda uri: split(uri)[0] if protocol(uri) == "s3" and "#" not in uri else ""):
         while few := list(some if place else islice(some, _ASKED_FOR)):
             yield place, few
 
@@ -132,18 +140,34 @@ def _of_pages(pages: Iterator[Page], place: str, keys: Sequence[str], at: int) -
 
 
 def _asked_for(uris: Sequence[str]) -> list[Identity]:
-    return [asked_for(uri) for uri in uris]
+    tars = lru_cache(asked_for)
+    return [asked_for(uri, tars) for uri in uris]
 
 
-def asked_for(uri: str) -> Identity:
-    """What the video's server says of it, by one request; a digest of it if it is on a disk, or the server gives no ETag."""
+def asked_for(uri: str, tars: Callable[[str], Identity] | None = None) -> Identity:
+    """What the video's server says of it, by one request; a digest of it if it is on a disk, or the server gives no ETag.
+
+    Of a member of a tar it says what it says of the tar, for which ``tars`` is asked. To that is added where the member lies.
+    """
+    part = inside(uri)
     if local_path(uri) is not None:
         return content_digest(uri)
+    if isinstance(part, Member):
+        return member_identity(part, (tars or asked_for)(part.place))
+    if part:
+        return pictures_identity(part)
     about = _head(uri)
     if about is None:
         return None
     identity: Identity = identities(pa.array([about[0]]), pa.array([about[1]]))[0].as_py()
     return identity or content_digest(uri)
+
+
+def member_identity(member: Member, tar: Identity) -> Identity:
+    """What identifies a member, given what identifies its tar."""
+    if tar is None:
+        return None
+    return f"{tar}@{member.start}+{member.size}" if tar.startswith("etag:") else content_digest(member.uri)
 
 
 def _head(uri: str) -> tuple[int, str] | None:

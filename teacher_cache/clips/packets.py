@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -71,6 +72,9 @@ class Packets:
     """Packets before the first entry point, of a recording that begins inside a group: nothing decodes them."""
     missing: int = 0
     """Frames after these that the container lists, and that the file, cut short, no longer holds."""
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64))
+    """(packet, 4): presentation timestamp, first byte in the file, length, and whether the container's index lists it as an
+    entry point, of every packet, in the file's order; none where one is not known."""
 
     @cached_property
     def times(self) -> NDArray[np.float64]:
@@ -87,6 +91,21 @@ class Packets:
         """Number of the frame with that timestamp; None for a frame that is not the video's, such as one before its first."""
         number = bisect.bisect_left(self.stamps, stamp)
         return number if number < len(self.stamps) and self.stamps[number] == stamp else None
+
+    def ranges(self, indices: Iterable[int]) -> list[tuple[int, int]] | None:
+        """The bytes [start, stop) that decoding these frames takes, in order, for each packet; None where that is not known."""
+        if not self.stamps or not len(self.places):
+            return None
+        stamps = self.places[:, 0]
+        order, entries = np.argsort(stamps), np.flatnonzero(self.places[:, 3])
+        needed = np.zeros(len(order), bool)
+        for index in indices:
+            last = order[np.searchsorted(stamps[order], self.stamps[index])]
+            # By the container: FFmpeg looks into a packet to tell an entry point, and its bytes may not be here.
+            before = entries[(entries <= last) & (stamps[entries] <= self.stamps[index])]
+            first = before[-1] if len(before) else 0
+            needed[first : last + REORDERED + 2] = True  # a decoder gives a frame once it has read those behind it
+        return sorted((int(start), int(start + size)) for _, start, size, _ in self.places[needed])
 
     def entry(self, index: int) -> Entry:
         """The last entry point at or before a frame."""
@@ -148,14 +167,17 @@ class _Packet(NamedTuple):
     is_key: bool
     is_hidden: bool
     """Decoded but not shown, because of an edit list."""
+    place: int | None
+    """Its first byte in the file."""
 
 
 def _packet(packet: Any) -> _Packet:
-    return _Packet(Stamps(packet.pts, packet.dts, packet.size), packet.is_keyframe, packet.is_discard)
+    return _Packet(Stamps(packet.pts, packet.dts, packet.size), packet.is_keyframe, packet.is_discard, packet.pos)
 
 
 def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
-    listed = sum(entry.size > 0 and not entry.is_discard for entry in stream.index_entries)
+    index = list(stream.index_entries)
+    listed = sum(entry.size > 0 and not entry.is_discard for entry in index)
     missing = max(0, listed - sum(not packet.is_hidden for packet in packets))
     skipped = next((number for number, packet in enumerate(packets) if packet.is_key), 0)
     packets = _from_entry(packets, skipped)
@@ -176,7 +198,14 @@ def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:
         entries=tuple(Entry(number, entries[number]) for number in sorted(entries)),
         skipped=skipped,
         missing=missing,
+        places=_places(packets, {entry.pos for entry in index if entry.is_keyframe}),
     )
+
+
+def _places(packets: list[_Packet], entries: set[int]) -> NDArray[np.int64]:
+    rows = [(packet.stamps.pts, packet.place, packet.stamps.size, packet.place in entries) for packet in packets]
+    is_known = all(stamp is not None and place is not None and place >= 0 for stamp, place, *_ in rows)
+    return np.array(rows if is_known else [], np.int64).reshape(-1, 4)
 
 
 def holds_pictures(container: Any) -> bool:

@@ -1,7 +1,7 @@
 """A recipe and the times of a video's frames in; its track, its windows, and the frame numbers of a clip, out. Pure functions.
 
-``uniform`` makes one clip per video. ``fps`` and ``dense`` cut a *track* into windows: the video's frames at a given rate, or
-all of them, extended by mirroring until the windows are full.
+``uniform`` makes one clip per video, and ``shots`` one per shot. ``fps`` and ``dense`` cut a *track* into windows: the video's
+frames at a given rate, or all of them, extended by mirroring until the windows are full.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.clip import Window
+from schemas.clip import SPREAD, Window
 from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 
@@ -34,30 +34,37 @@ def windows(recipe: ClipRecipe, taken: int) -> tuple[Window, ...]:
 
 
 def _starts(recipe: ClipRecipe, taken: int) -> range:
-    assert recipe.sampling != "uniform"
+    assert recipe.sampling not in SPREAD
     size = recipe.frames
     stride = size if recipe.sampling == "fps" else size // 2
     length = math.ceil(max(taken, size) / stride) * stride
     return range(0, length - size + 1, stride)
 
 
-def frame_indices(recipe: ClipRecipe, taken: Frames, window: Window | None) -> tuple[int, ...]:
+def frame_indices(recipe: ClipRecipe, taken: Frames, window: Window | None, planned: int | None = None) -> tuple[int, ...]:
     """Source frame number, from 0, of each frame of the clip; ``taken`` is the video's `track`.
+
+    If its last frames do not decode, ``taken`` is without them, and ``planned`` is the number of all.
 
     ``uniform`` (no window) spreads them over the whole video, first and last included: round(linspace(0, n - 1, 16)), the
     protocol of 4D-RGPT (arXiv 2512.17012). A video shorter than the clip repeats frames instead of mirroring, because the
     paper's student is shown the repeats, and the teacher must see the student's frames.
 
+    ``shots`` does the same with the shot, which is the window's segment.
+
     ``fps`` and ``dense`` need consecutive frames, where a repeat would look like stopped motion; a track that is too short
     is mirrored, as in L4P. Raises `VideoError` if the window is not one of the video's.
     """
-    if recipe.sampling == "uniform":
-        return tuple(int(taken[i]) for i in spread(recipe.frames, len(taken)))
-    if window is None:
+    if window is None and recipe.sampling != "uniform":
         raise VideoError("not_probed", "the video opens now, and did not when it was planned; run again with --retry-failed")
-    if window.start not in _starts(recipe, len(taken)) or window.stop - window.start != recipe.frames:
-        found = f"its track has {len(taken)} frames, and frames {window.start} to {window.stop} of it were planned"
+    if window is None or recipe.sampling in SPREAD:
+        return tuple(int(taken[i]) for i in spread(recipe.frames, len(taken)))
+    planned = len(taken) if planned is None else planned
+    if window.start not in _starts(recipe, planned) or window.stop - window.start != recipe.frames:
+        found = f"its track has {planned} frames, and frames {window.start} to {window.stop} of it were planned"
         raise VideoError("decode_error", f"{found}; it changed since")
+    if window.start >= len(taken):
+        raise VideoError("decode_error", f"only the first {len(taken)} of the {planned} frames of its track decode")
     return tuple(int(taken[mirrored(p, len(taken))]) for p in range(window.start, window.stop))
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -18,10 +18,12 @@ from fsspec.utils import glob_translate
 
 from schemas.errors import BadInput
 from schemas.job import VideoIdentity, VideoSource
+from teacher_cache.clips.expansion import expanded, is_compound
 from teacher_cache.clips.extra import Dropped
 from teacher_cache.clips.listing import listed, split
 from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_all_keepable, require_keepable
-from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct
+from teacher_cache.clips.pictures import is_picture
+from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct, times_text
 from teacher_cache.io.bucket import BUCKETS
 from teacher_cache.io.local_copy import local_copy
 from teacher_cache.io.places import local_path, protocol, require_openable
@@ -87,6 +89,7 @@ def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
         raise BadInput(f"{origin} no video; needed at least one")
     if not source.https and "uri" in videos.listed.column_names:
         _require_no_https(videos.listed["uri"], source.manifest or ", ".join(source.globs))
+    videos = _expanded(videos, source, note)
     told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
     return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id"), videos.before)
 
@@ -98,6 +101,23 @@ def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
             f"{origin} lists {len(asks)} https:// URLs, such as {asks[0]}, which anyone may serve. "
             "If you trust them, set `videos.https: true`."
         )
+
+
+def _expanded(videos: Videos, source: VideoSource, note: Note) -> Videos:
+    """The videos in tars, and folders of pictures, in the place of these. Raises `BadInput` if none is left."""
+    names = "uri" if "uri" in videos.listed.column_names else "id"  # an id ends as its uri does
+    if not is_compound(videos.listed[names]).any():
+        return videos
+    dropped = Dropped()
+    table, notes = expanded(videos.table(), source, dropped)
+    notes += dropped.notes()
+    if not table.num_rows:
+        raise BadInput("; ".join(notes))
+    for sentence in notes:
+        note(sentence)
+    return Videos(
+        table.select([name for name in table.column_names if name == "id" or table[name].null_count < table.num_rows])
+    )
 
 
 # --- manifests ---
@@ -192,12 +212,8 @@ def _named(listed: pa.Table) -> pa.ChunkedArray:
     start, end = listed["segment_start"], listed["segment_end"]
     if start.null_count == listed.num_rows:
         return listed["uri"]
-    times = pc.binary_join_element_wise(_texts(start), pc.fill_null(_texts(end), ""), "-")
+    times = pa.array(map(times_text, start.to_pylist(), end.to_pylist()), pa.string())
     return pc.if_else(pc.is_valid(start), pc.binary_join_element_wise(listed["uri"], times, "@"), listed["uri"])
-
-
-def _texts(seconds: pa.ChunkedArray) -> pa.Array:
-    return pa.array([None if value is None else repr(value).removesuffix(".0") for value in seconds.to_pylist()], pa.string())
 
 
 # --- globs ---
@@ -247,6 +263,17 @@ class _Found:
 
 
 def _from_glob(pattern: str, kind: VideoIdentity, note: Note) -> _Found:
+    return _folders(_matches(f"{pattern}*", "sampled", note)) if pattern.endswith("/") else _matches(pattern, kind, note)
+
+
+def _folders(found: _Found) -> _Found:
+    """The folders of the pictures among what was found."""
+    inner = (name.rpartition("/") for chunk in found.names for name in chunk.to_pylist())
+    names = list(dict.fromkeys(folder + slash for folder, slash, name in inner if is_picture(name)))
+    return replace(found, names=[pa.array(names, pa.string())], identities=[pa.nulls(len(names), pa.string())])
+
+
+def _matches(pattern: str, kind: VideoIdentity, note: Note) -> _Found:
     where = f"the glob {pattern}"
     if local_path(pattern):
         _, path = filesystem(pattern, is_pattern=True)

@@ -42,6 +42,12 @@ CLIPS = pa.schema(
 )
 """Schema of a table of clips that have no rows yet: the fields of `schemas.clip.Clip` without the row, and ``extra``."""
 
+
+def times_text(start: float | None, end: float | None) -> str:
+    """A segment's times in the id of its clip: ``3-7.5``, or ``12-`` for one without an end."""
+    return "-".join("" if seconds is None else repr(seconds).removesuffix(".0") for seconds in (start, end))
+
+
 Keys = NDArray[np.uint64]
 
 _HASHED_AT_ONCE = 2**16

@@ -19,7 +19,21 @@ from teacher_cache.clips.preprocess import Frame
 OUT_OF_MEMORY = "its pictures take more memory than a decoder may have"
 """What is said of a video at which a decoder's memory ended. Libraries keep some of it, so that process is not used again."""
 
+NOT_HELD = "the part of the file that is here does not have it"
+"""What is said where more of a file is needed than was fetched; then all of it is."""
+
+PACKED_PICTURES = b"P4D pictures 001"
+"""The first bytes of a file of pictures: see `teacher_cache.clips.pictures`."""
+
 Device = Literal["cpu", "cuda"]
+
+
+class NotHeld(Exception):
+    """More of a file is needed than was fetched. Not a `VideoError`: of the video it says nothing."""
+
+
+Ranges = Sequence[tuple[int, int]]
+"""Bytes [start, stop) of a file, ascending, apart from each other."""
 
 
 class TimedFrame(NamedTuple):

@@ -1,4 +1,4 @@
-"""Videos with digests in, a job's clips out. If the sampling needs windows, unknown videos are probed, in parallel."""
+"""Videos with digests in, a job's clips out. If the sampling needs windows or shots, unknown videos are probed, in parallel."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.sampling import windows
-from teacher_cache.clips.tables import CLIPS, column_keys, distinct
+from teacher_cache.clips.tables import CLIPS, column_keys, distinct, times_text
 
 _OF_LIST = ("segment_start", "segment_end", "extra")
 """Columns that a clip has from its video's row of the list."""
-_LISTED = ("video", "content_digest", *_OF_LIST)
-"""Columns whose newest values count."""
+_NEWEST = ("video", "content_digest", "extra")
+"""Columns whose newest values count, and where clips are of no segment of their own, also its columns."""
 
 
 def whole_videos(videos: pa.Table) -> pa.Table:
@@ -46,7 +46,7 @@ def windows_of(
     prober: Prober,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
-    """The windows of the videos: a table of `CLIPS` and ``clip_key``.
+    """The windows or shots of the videos: a table of `CLIPS` and ``clip_key``.
 
     ``known`` are the store's clips of these videos. A video whose content the store has is not opened, since its windows are
     known, unless one of its rows is that of a failed probe and is to be retried (``retry``, bool, one per row of ``known``). A
@@ -67,7 +67,8 @@ def windows_of(
     kept = np.flatnonzero(is_known[of_video])
     listed = videos.rename_columns({"uri": "video"}).take(pa.array(of_video[kept]))
     found = known.take(pa.array(kept))
-    old = pa.table({name: (listed if name in _LISTED else found)[name] for name in CLIPS.names})
+    newest = _NEWEST if recipe.shots else (*_NEWEST, *_OF_LIST)
+    old = pa.table({name: (listed if name in newest else found)[name] for name in CLIPS.names})
     new = _cut(recipe, videos.filter(pa.array(~is_known)), prober, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
@@ -84,11 +85,21 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, advance: Callable
         if not isinstance(found, VideoInfo):
             clips.append(video | {"clip_id": row["id"]})
             continue
-        assert found.taken is not None
-        for number, window in enumerate(windows(recipe, found.taken)):
-            cut = {"clip_id": f"{row['id']}#{number:04d}", "window_start": window.start, "window_stop": window.stop}
-            clips.append(video | cut)
+        clips += [video | cut for cut in _cuts(recipe, row["id"], found)]
     return pa.Table.from_pylist(clips, schema=CLIPS)
+
+
+def _cuts(recipe: ClipRecipe, video_id: str, found: VideoInfo) -> Iterator[dict[str, Any]]:
+    """What tells each clip of a video from the others: its window, and of a shot its segment, of which its window is all."""
+    if recipe.shots:
+        for shot in found.shots:
+            start, end = (None if at is None else round(at, 3) for at in (shot.start_seconds, shot.end_seconds))
+            cut = {"window_start": 0, "window_stop": shot.frames, "clip_id": f"{video_id}@{times_text(start, end)}"}
+            yield cut | {"segment_start": shot.start_seconds, "segment_end": shot.end_seconds}
+        return
+    assert found.taken is not None
+    for number, window in enumerate(windows(recipe, found.taken)):
+        yield {"clip_id": f"{video_id}#{number:04d}", "window_start": window.start, "window_stop": window.stop}
 
 
 def _probed(

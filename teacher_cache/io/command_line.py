@@ -36,7 +36,14 @@ EXIT_STATUSES = {
 """Exit status of any command → its meaning."""
 
 # A package that only some commands need → the extra that installs it.
-_EXTRAS = {"decord": "teach", "ray": "ray", "transformers": "train", "accelerate": "train", "av": "teach"}
+_EXTRAS = {
+    "decord": "teach",
+    "ray": "ray",
+    "transformers": "train",
+    "accelerate": "train",
+    "av": "teach",
+    "scenedetect": "shots",
+}
 
 # Errors of a disk that is full or read-only.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from platform import node
 from typing import Any
 
@@ -34,11 +35,20 @@ def local_copy(url: str) -> int | None:
 
     Waits for room in the temporary folder. Raises `NoRoom` if none comes; `Unreachable`.
     """
+    return filled(lambda file: _fetch(url, file))
+
+
+def filled(fill: Callable[[int], bool]) -> int | None:
+    """A descriptor of a new file without a name, once ``fill`` has filled it; None if it says that there is nothing to copy.
+
+    While ``fill`` raises `NoRoom`, it is called again with another file, for some time.
+    """
     deadline = time.monotonic() + min(_WAIT_SECONDS, patience_seconds())
     while True:
         file = _nameless()
         try:
-            if _fetch(url, file):
+            if fill(file):
+                os.lseek(file, 0, os.SEEK_SET)
                 return file
         except NoRoom:
             os.close(file)
@@ -87,13 +97,32 @@ class _Room(Callback):  # type: ignore[misc]  # fsspec has no types
         self._refusal: NoRoom | None = None
 
     def set_size(self, size: Any) -> None:
-        folder = shutil.disk_usage(tempfile.gettempdir())
-        if size and size > folder.free - min(_KEPT_BYTES, _KEPT_SHARE * folder.total):
-            self._refusal = _no_room(self._url, size)
+        try:
+            require_room(self._url, size or 0)
+        except NoRoom as refusal:
+            self._refusal = refusal
 
     def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002  # called by keyword, too
         if self._refusal:
             raise self._refusal
+
+
+def require_room(url: str, size: int) -> None:
+    """Raise `NoRoom` if the temporary folder has none for a copy of so many bytes."""
+    folder = shutil.disk_usage(tempfile.gettempdir())
+    if size > folder.free - min(_KEPT_BYTES, _KEPT_SHARE * folder.total):
+        raise _no_room(url, size)
+
+
+def write_all(url: str, file: int, data: bytes) -> None:
+    """Write at the end of a copy. Raises `NoRoom` if there is none."""
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(url, None) from None
+        raise
 
 
 def _no_room(url: str, size: int | None) -> NoRoom:

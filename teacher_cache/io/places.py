@@ -7,8 +7,10 @@ chains of them, some of which run code or read this machine's files.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from schemas.credentials import holds_credentials
@@ -32,10 +34,72 @@ def local_path(url: str) -> Path | None:
     return Path(url.partition("://")[2] if "://" in url else url) if protocol(url) == "file" else None
 
 
+class Member(NamedTuple):
+    """A file inside of a tar: bytes [start, start + size) of it."""
+
+    place: str
+    """Path or URL of the tar."""
+    name: str
+    """Its name in the tar."""
+    start: int
+    size: int
+
+    @property
+    def uri(self) -> str:
+        """What names it: ``s3://bucket/x.tar#0001.mp4@1536+204800``."""
+        return f"{self.place}#{self.name}@{self.start}+{self.size}"
+
+
+class Pictures(NamedTuple):
+    """The numbered pictures in a folder, as frames of a video."""
+
+    place: str
+    """Path or URL of the folder, with a ``/`` at its end."""
+    fps: float
+    """How many of them are shown a second."""
+
+    @property
+    def uri(self) -> str:
+        """What names them: ``frames/bear/#24fps``."""
+        return f"{self.place}#{self.rate}"
+
+    @property
+    def rate(self) -> str:
+        """``24fps``."""
+        return f"{repr(self.fps).removesuffix('.0')}fps"
+
+
+_MEMBER = re.compile(r"(.+\.tar)#(.+)@(\d{1,18})\+(\d{1,18})", re.DOTALL)
+_PICTURES = re.compile(r"(.+/)#(\d{1,9}(?:\.\d{1,18})?)fps", re.DOTALL)
+
+
+def inside(uri: str) -> Member | Pictures | None:
+    """What of a file or folder is the video that a URI names; None if that is a file of its own."""
+    if "#" not in uri:
+        return None
+    if found := _MEMBER.fullmatch(uri):
+        return Member(found[1], found[2], int(found[3]), int(found[4]))
+    if (found := _PICTURES.fullmatch(uri)) and float(found[2]):
+        return Pictures(found[1], float(found[2]))
+    return None
+
+
+def member_named(uri: str) -> tuple[str, str] | None:
+    """The tar and the name in it that a URI of a list names, without saying where it lies: ``x.tar#0001.mp4``."""
+    place, mark, name = uri.partition(".tar#")
+    return (f"{place}.tar", name) if place and mark and name else None
+
+
+def name_without_range(uri: str) -> str:
+    """The URI as a list or a conversation names the video."""
+    part = inside(uri)
+    return f"{part.place}#{part.name}" if isinstance(part, Member) else part.place.rstrip("/") if part else uri
+
+
 def require_openable(url: str, *, is_pattern: bool = False) -> None:
     """Raise `BadInput` for a URL of another protocol, with a chain, a query or a fragment, or with credentials.
 
-    In a pattern of a glob, a ``?`` stands for any character.
+    In a pattern of a glob, a ``?`` stands for any character. A fragment may name a member of a tar, or a folder's pictures.
     """
     if "://" not in url:
         return
@@ -50,7 +114,8 @@ def require_openable(url: str, *, is_pattern: bool = False) -> None:
             f"cannot use {url}: a place is a local path, or an s3://, gs://, az:// or, where it says so, https:// URL; "
             "other protocols, and chains of them, are not opened"
         )
-    if "#" in url or ("?" in url and not is_pattern):
+    place = part.place if (part := inside(url)) else (member_named(url) or (url,))[0]
+    if "#" in place or ("?" in url and not is_pattern):
         raise BadInput(f"cannot use {url}: a URL with a query (?) or a fragment (#) is not opened. Give it without.")
 
 
@@ -74,6 +139,8 @@ class Roots:
         if "://" not in path and not path.startswith("/") and self.roots:
             path = f"{self.roots[0].rstrip('/')}/{path}"
         require_openable(path)
+        if part := inside(path):
+            return part._replace(place=self._folder(part) if isinstance(part, Pictures) else self.find(part.place)).uri
         local = local_path(path)
         found = path if local is None else os.path.realpath(local)
         if any(_is_under(found, root) for root in self.roots):
@@ -84,6 +151,13 @@ class Roots:
             f"{path}{led} is not under the folders and URLs that may be read, which {given} ({self.setting}). "
             f"If you trust what lies there, add {found.rpartition('/')[0] or '/'} to {self.setting}."
         )
+
+    def _folder(self, pictures: Pictures) -> str:
+        folder = self.find(pictures.place.rstrip("/"))
+        if (local := local_path(folder)) is not None and local.is_dir():
+            for picture in local.iterdir():
+                self.find(str(picture))  # one may be a link
+        return f"{folder}/"
 
 
 def _is_under(path: str, root: str) -> bool:

@@ -13,8 +13,8 @@ from schemas.errors import BadInput, VideoError
 from schemas.report import Finding, Retaught
 from schemas.signal import SIGNALS, SignalName
 from schemas.storage import StorageOptions
-from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
+from teacher_cache.clips.identity import is_unchanged
 from teacher_cache.clips.video import DecodedClip
 from teacher_cache.encodings.drift import DRIFT_ALLOWED, relative_rms
 from teacher_cache.encodings.registry import encoding
@@ -58,7 +58,7 @@ def reteach(
         for clip, result in zip(clips, _decoded(decoder, clips), strict=True):
             if isinstance(result, VideoError):
                 findings.append(_finding(clip, f"its video does not decode now: {result}"))
-            elif content_digest(clip.video) != clip.content_digest:
+            elif not is_unchanged(clip.video, clip.content_digest):
                 findings.append(_finding(clip, "its video's content changed since it was taught; `run` teaches it again"))
             else:
                 drift = _drift(cache, teacher, clip, torch.from_numpy(result.frames.copy()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import LARGEST_OBJECT, PARTS, PartName
-from schemas.recipe import ClipRecipe, Recipe
+from schemas.recipe import ClipRecipe, Recipe, ShotRecipe
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import identities_of
@@ -123,7 +124,8 @@ def find_clips(  # noqa: PLR0917
     wanted = _wanted(job, facts, catalog, again)
     start = 0
     is_uniform = facts.recipe.clips.sampling == "uniform"
-    with nullcontext(lambda _: None) if is_uniform else progress("counting frames", facts.videos.num_rows, "videos") as advance:
+    doing = "finding shots" if facts.recipe.clips.shots else "counting frames"
+    with nullcontext(lambda _: None) if is_uniform else progress(doing, facts.videos.num_rows, "videos") as advance:
         for listed in facts.videos.drained(_VIDEOS_AT_ONCE):
             videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
             start += listed.num_rows
@@ -209,6 +211,7 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
         size=teacher.image_size,
         student_size=job.clips.student_size if job.clips.preprocessing == "student" else None,
         fps=job.clips.fps,
+        shots=_shot_recipe(job) if job.clips.sampling == "shots" else None,
         hdr=job.clips.hdr,
         interlaced=job.clips.interlaced,
         max_undecodable_tail_share=job.clips.max_undecodable_tail_share,
@@ -217,6 +220,18 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
     arrays = [array for signal in job.signals for array in stored_arrays(recipe, signal, teacher.shapes)]
     _require_one_object(recipe, max(arrays, key=lambda array: array.nbytes))
     return recipe
+
+
+def _shot_recipe(job: Job) -> ShotRecipe:
+    """Raises `BadInput` if the detector is not installed here."""
+    for package in ("scenedetect-headless", "scenedetect"):  # the same modules, with one or the other OpenCV
+        with suppress(PackageNotFoundError):
+            return ShotRecipe(
+                detector=f"PySceneDetect {version(package)} ContentDetector",
+                threshold=job.clips.shot_threshold,
+                shortest_seconds=job.clips.shortest_shot_seconds,
+            )
+    raise BadInput("clips.sampling is shots, which PySceneDetect finds, and it is not installed here; install '.[shots]'")
 
 
 def _require_one_object(recipe: Recipe, largest: StoredArray) -> None:

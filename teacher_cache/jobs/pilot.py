@@ -23,11 +23,11 @@ from schemas.recipe import Layout, Recipe
 from schemas.report import FailedClip, PilotReport, PlanReport, Spread, StageSeconds, UnitReport
 from schemas.signal import Shape, SignalName
 from schemas.storage import StorageOptions
+from teacher_cache.clips.content import length_of
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.io.console import stderr
 from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
-from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.stop import stop_on_sigterm
 from teacher_cache.jobs.commit import commit
 from teacher_cache.jobs.discovery import resolve_recipe
@@ -162,7 +162,7 @@ def _measured(job: Job, store: Store, clips: tuple[Clip, ...], units: Sequence[U
         bytes={signal: size / len(clips) for signal, size in _bytes(job, store).items()},
         seconds=StageSeconds(**seconds | {"teach": statistics.fmean(_per_clip(unit, "teach") for unit in full)}),
         spread={stage: found for stage, found in spread.items() if found.most},
-        video_bytes=sum(map(_video_bytes, clips)) / len(clips),
+        video_bytes=sum(length_of(clip.video) for clip in clips) / len(clips),
         memory_bytes=max(unit.memory_bytes for unit in units),
     )
 
@@ -190,11 +190,6 @@ def _bytes(job: Job, store: Store) -> dict[str, int]:
             index = index_length(store.recipe.layout.clips_per_shard)
             total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
     return total
-
-
-def _video_bytes(clip: Clip) -> int:
-    fs, path = filesystem(clip.video)
-    return reach_if_there(clip.video, lambda: int(fs.info(path)["size"])) or 0
 
 
 def _all_failed(failures: Sequence[FailedClip]) -> str:

@@ -46,15 +46,17 @@ class Span:
 class DecodesClips(Protocol):
     """The part of `teacher_cache.clips.decoder.Decoder` that decoding a span needs."""
 
-    def clips(self, uri: str, parts: Sequence[Part]) -> Iterator[Decoded]:
-        """The decoded clip, or its `VideoError`, for each part of a video, in order."""
+    def clips(self, uri: str, parts: Sequence[Part], length: int) -> Iterator[Decoded]:
+        """The decoded clip, or its `VideoError`, for each part of a video, in order; ``length``: its bytes, 0 if not known."""
 
 
 def decode_span(decoder: DecodesClips, span: Span) -> Iterator[tuple[Decoded, ...]]:
     """Decode a span: yields the clips of each of its blocks, in order."""
     every = chain.from_iterable(block.clips for block in span.blocks)
-    videos = ((video, [clip.part for clip in clips]) for video, clips in groupby(every, lambda clip: clip.video))
-    decoded = chain.from_iterable(decoder.clips(video, parts) for video, parts in videos)
+    videos = (list(clips) for _, clips in groupby(every, lambda clip: clip.video))
+    decoded = chain.from_iterable(
+        decoder.clips(clips[0].video, [clip.part for clip in clips], clips[0].video_bytes) for clips in videos
+    )
     for block in span.blocks:
         yield tuple(islice(decoded, len(block.clips)))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ClipSet = Literal["common", "same"]
 
-_FRAME_CHOICE = ("frames", "sampling", "fps")
+_FRAME_CHOICE = ("frames", "sampling", "fps", "shots")
 _CONTENT = ("content_digest", "window_start", "window_stop", "segment_start", "segment_end")
 _STATUSES = pa.array(["committed", "pending", "failed"])
 

@@ -35,6 +35,7 @@ ROWS = [
     {"clip_id": "raw/a/1.mp4", "video": "s3://bucket/raw/a/1.mp4", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "raw/b/1.mp4", "video": "s3://bucket/raw/b/1.mp4", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "two", "video": "/data/2.mp4", "status": "failed", "reason": "video_empty", "detail": "zero bytes"},
+    {"clip_id": "x", "video": "s3://b/raw/x.tar#7.mp4@512+9", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "three", "video": "/data/3.mp4", "status": "pending", "reason": None, "detail": None},
 ]
 
@@ -71,6 +72,10 @@ def test_a_clip_id_goes_before_a_video() -> None:
 def test_an_end_that_several_videos_share_is_refused() -> None:
     with pytest.raises(BadInput, match=r"train.json\[0\]: '1.mp4' matches several clips \(raw/a/1.mp4, raw/b/1.mp4\)"):
         found("1.mp4")
+
+
+def test_a_member_of_a_tar_is_found_without_its_place() -> None:
+    assert found("s3://b/raw/x.tar#7.mp4") == found("raw/x.tar#7.mp4") == found("x.tar#7.mp4", root="s3://b/raw") == "x"
 
 
 def test_an_end_is_made_of_whole_names() -> None:

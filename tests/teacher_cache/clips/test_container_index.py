@@ -9,40 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import strange_videos
+from indexed_videos import FAST, GROUPS, KINDS, NOISE, UNEVEN
 from strange_videos import FRAGMENTED
 
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import VideoError
-from teacher_cache.clips import container_index
+from teacher_cache.clips import container_index, ranges
 from teacher_cache.clips.container_index import opened_index
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.packets import read_packets
 from teacher_cache.io.remote import filesystem
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
-
-NOISE = np.random.default_rng(0).integers(0, 256, (40, 96, 128, 3), dtype=np.uint8)
-GROUPS = {"g": "5", "bf": "2"}
-UNEVEN = [*range(0, 400, 10), *()]
-UNEVEN[20:] = [900 + 77 * n for n in range(20)]
-FAST = {"movflags": "faststart"}
-
-KINDS: dict[str, dict[str, Any]] = {
-    "index at the end.mp4": {"options": GROUPS},
-    "index first.mp4": {"options": GROUPS, "container_options": FAST},
-    "uneven.mp4": {"stamps": UNEVEN, "options": GROUPS},
-    "late.mp4": {"shift": 5000, "options": GROUPS, "container_options": FAST},
-    "hidden frames.mp4": {"options": {"bf": "3", "b-adapt": "0"}, "shift": -400},
-    "no edit list.mp4": {"options": GROUPS, "container_options": {"use_editlist": "0", "movflags": "negative_cts_offsets"}},
-    "open groups.mp4": {"options": {"x264-params": "keyint=6:min-keyint=6:open-gop=1:bframes=3:b-adapt=0:scenecut=0"}},
-    "hevc.mp4": {
-        "codec": "libx265",
-        "options": {"x265-params": "log-level=none:keyint=8:bframes=4"},
-        "container_options": FAST,
-    },
-    "av1.mp4": {"codec": "libsvtav1"},
-    "prores.mov": {"codec": "prores_ks", "pixels": "yuv422p10le"},
-    "jpegs.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
-}
 
 
 class _Local:
@@ -61,7 +38,7 @@ class _Local:
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Local:
     """Where small videos are read as long ones are."""
     made = _Local(tmp_path)
-    monkeypatch.setattr(container_index, "shared_bucket", lambda _: made)
+    monkeypatch.setattr(ranges, "shared_bucket", lambda _: made)
     for name, value in {"_SHORT": 0, "_START": 64, "_FRAMES": 8192, "_WORTH": 1}.items():
         monkeypatch.setattr(container_index, name, value)
     return made
@@ -79,6 +56,25 @@ def test_an_index_tells_what_the_whole_file_does(local: _Local, kind: str) -> No
     assert (found.footage, found.stamps, found.ticks) == (whole.footage, whole.stamps, whole.ticks)
 
 
+@pytest.mark.parametrize(
+    "movflags", ["frag_keyframe+empty_moov", "dash+global_sidx", "frag_keyframe+default_base_moof+omit_tfhd_offset"]
+)
+def test_the_indexes_of_fragments_tell_what_the_whole_file_does(
+    local: _Local, monkeypatch: pytest.MonkeyPatch, movflags: str
+) -> None:
+    monkeypatch.setattr(container_index, "_SHORTEST_FRAGMENT", 10000)
+    monkeypatch.setattr(container_index, "_AHEAD", 1000)
+    how: dict[str, Any] = {"container_options": {"movflags": movflags}, "options": GROUPS, "stamps": UNEVEN}
+    path = strange_videos.write(local.folder / "a.mp4", NOISE, **how)
+    with path.open("rb") as file:
+        whole = read_packets(file.fileno())
+    with opened_index("s3://bucket/a.mp4") as (index, is_index):
+        found = read_packets(index)
+    assert is_index
+    assert local.sent < path.stat().st_size / 2
+    assert (found.footage, found.stamps) == (whole.footage, whole.stamps)
+
+
 def test_what_has_no_index_in_one_place_is_fetched_whole(local: _Local, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pytest.fail
 
@@ -86,6 +82,7 @@ def test_what_has_no_index_in_one_place_is_fetched_whole(local: _Local, monkeypa
         raise VideoError("no_frames", uri)
 
     monkeypatch.setattr(container_index, "opened_file", fetched)
+    # Of fragments it would take a request for every few kilobytes.
     kinds: dict[str, dict[str, Any]] = {"fragments.mp4": {"container_options": FRAGMENTED}, "a.mkv": {}, "a.ts": {}}
     paths = [strange_videos.write(local.folder / name, NOISE, options=GROUPS, **how) for name, how in kinds.items()]
     data = strange_videos.write(local.folder / "cut.mp4", NOISE, container_options=FAST).read_bytes()

@@ -29,7 +29,7 @@ from teacher_cache.clips import av_video, decord_video
 from teacher_cache.clips.decode import clips_of, footage_of, frames_of
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.preprocess import FrameSize
-from teacher_cache.clips.sampling import spread
+from teacher_cache.clips.sampling import mirrored, spread, windows
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.clips.video import DecodedClip, OpenVideo
 
@@ -328,6 +328,38 @@ def test_what_does_not_decode_at_the_end_is_left_out_and_counted(tmp_path: Path,
         if isinstance(refused, VideoError):
             assert refused.reason == "decode_error"
             assert re.match(rf"at least the last \d+ of its {listed} frames do not decode, and clips", refused.detail)
+
+
+DENSE = LENIENT.model_copy(update={"sampling": "dense"})
+"""Windows of four frames, every two."""
+
+
+@pytest.mark.parametrize("name", DAMAGED_TAILS)
+def test_windows_at_a_damaged_end_are_of_the_frames_before_it(tmp_path: Path, name: str) -> None:
+    """They go back from the last frame that decodes, as windows do at a video's end; those before know nothing of it."""
+    file, kind, is_cut = DAMAGED_TAILS[name]
+    video = strange_videos.write(tmp_path / file, noisy(), **kind)
+    if is_cut:
+        cut(video, 0.9)
+    else:
+        strange_videos.garble(video, COUNT - 1)
+    packets, whole = by_ffmpeg_alone(video)
+    listed = COUNT if "faststart" in name else packets
+    with opened(str(video)) as it:
+        planned = windows(DENSE, packets)
+        found = list(clips_of(it, DENSE, planned, began=0.0))
+        for window, clip in zip(planned, found, strict=True):
+            if window.start >= whole:
+                assert isinstance(clip, VideoError)
+                continue
+            assert isinstance(clip, DecodedClip)
+            assert clip.clock.frame_index == tuple(mirrored(p, whole) for p in range(window.start, window.stop))
+            is_at_end = window.stop > whole or window is planned[-1]
+            assert clip.clock.undecodable_tail_frames == (listed - whole if is_at_end else 0)
+        strict = DENSE.model_copy(update={"max_undecodable_tail_share": 0.0})
+        first, *_, last = clips_of(it, strict, planned, began=0.0)
+        assert isinstance(first, DecodedClip)
+        assert isinstance(last, VideoError) == (listed > whole)
 
 
 def test_a_tail_longer_than_the_share_and_damage_in_the_middle_are_refused(tmp_path: Path) -> None:

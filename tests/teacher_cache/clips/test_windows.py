@@ -318,6 +318,10 @@ def test_a_row_says_how_many_frames_its_video_lacks(jobs: Jobs, folder: Path, tm
     assert tuple(frames) == spread(16, 17)
     pictures = StudentFrames(24, 0)
     np.testing.assert_array_equal(pictures(str(cut), frames), pictures.watch(str(cut), 16).frames)
+    assert not run(jobs, folder, tmp_path / "dense", signals=["depth"]).failures
+    dense = open_cache(str(tmp_path / "dense"))
+    assert dense.committed_ids(pc.field("undecodable_tail_frames") == 3) == ["cut.mp4#0001"]
+    assert dense.read_video(["depth"], "cut.mp4")["frame_index"].tolist() == list(range(17))
     strict = {"sampling": "uniform", "max_undecodable_tail_share": 0.05}
     (failed,) = run(jobs, folder, tmp_path / "strict", clips=strict, signals=["depth"]).failures
     assert (failed.clip_id, failed.reason) == ("cut.mp4", "decode_error")

@@ -202,7 +202,7 @@ class Numbering:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def clips(self, uri: str, windows: list[object]) -> Iterator[object]:
+    def clips(self, uri: str, windows: list[object], _length: int) -> Iterator[object]:
         self.asked.append((uri, len(windows)))
         for number in range(len(windows)):
             yield VideoError("decode_error", "bad") if (uri, number) == ("video-1", 1) else (uri, number)
