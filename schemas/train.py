@@ -24,7 +24,7 @@ Dtype = Literal["float32", "bfloat16"]
 Separator = Literal["newline", "none"]
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 Reporter = Literal["tensorboard", "wandb", "trackio", "mlflow"]
-BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
+BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl", "image-text-to-text"]
 
 
 RecipeName = Literal["paper", "released"]
@@ -175,7 +175,9 @@ class ModelConfig(Frozen):
     """Which student to build."""
 
     backbone: BackboneName = "4d-rgpt"
-    """``4d-rgpt``: SigLIP, a projector and Qwen2, joined as in NVILA-Lite; the others are transformers' own models."""
+    """``4d-rgpt``: SigLIP, a projector and Qwen2, joined as in NVILA-Lite; the others are transformers' own models.
+    ``image-text-to-text``: LLaVA or InternVL, which are shown a video as its frames, one image after another, without their
+    times."""
     weights: str | None = None
     """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit or
     an export wrote. Without it, the ``preset`` is built with random weights."""
@@ -189,7 +191,8 @@ class ModelConfig(Frozen):
     flash-attn and ``precision: bf16``."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
-    ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
+    ``after_projector`` is the released README's. The Qwen models have their own encoding of real time;
+    ``image-text-to-text`` has none."""
     separator: Separator | None = None
     """What 4D-RGPT has after the tokens of every frame and image. ``newline``: the embedding of a line break, as NVILA trains
     it, the default for an NVILA-Lite checkpoint; ``none``: nothing, the default of a student without ``weights``. A student
