@@ -101,6 +101,23 @@ def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+class ConfidenceConfig(Frozen):
+    """Weigh each pixel of ED by the agreement of two teachers: 1 where they agree, 1/2 where they are a tolerance apart."""
+
+    store: str = Field(min_length=1)
+    """Another teacher's store of the same clips, with maps of the same size."""
+    version: int | None = Field(None, ge=0)
+    """The version of it to read; the newest when absent, at each start of a run."""
+    tolerance: dict[Modality, Annotated[float, Field(gt=0)]] = Field({})
+    """How far apart teachers have half the weight. When absent: ``depth`` 0.1, in logarithms after one scale for the clip;
+    ``flow`` 1, in pixels; ``motion`` 0.25, in probability; ``camray`` 0.1, in radians between directions. A modality that the
+    other store lacks is not weighted."""
+
+    def tolerances(self) -> dict[Modality, float]:
+        """Modality → its tolerance."""
+        return {"depth": 0.1, "flow": 1.0, "motion": 0.25, "camray": 0.1, **self.tolerance}
+
+
 class LossConfig(Frozen):
     """A named recipe, and changes to it. A field that is left out keeps the recipe's value."""
 
@@ -119,6 +136,8 @@ class LossConfig(Frozen):
     mask_first_flow_frame: bool | None = None
     """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to. ``paper`` leaves it out
     here, of which the paper says nothing; ``released`` does not, as the released code."""
+    confidence: ConfidenceConfig | None = None
+    """Weigh the pixels of ED by another teacher's agreement. Without it, as in the paper, every pixel has the same weight."""
 
     @field_validator("weights")
     @classmethod
@@ -372,6 +391,14 @@ class TrainConfig(Frozen):
         if self.lora is not None and "llm" in self.model.freeze:
             raise ValueError(
                 "`lora` trains the language model, but `model.freeze` names `llm`: leave `llm` out of `model.freeze`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _maps_to_weigh(self) -> Self:
+        if self.loss.confidence is not None and self.mode in {"latent", "sft"}:
+            raise ValueError(
+                f"`loss.confidence` weighs the pixels of maps, and mode `{self.mode}` compares none; use `heads` or `direct`"
             )
         return self
 
