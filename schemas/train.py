@@ -24,7 +24,7 @@ Dtype = Literal["float32", "bfloat16"]
 Separator = Literal["newline", "none"]
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 Reporter = Literal["tensorboard", "wandb", "trackio", "mlflow"]
-BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl"]
+BackboneName = Literal["4d-rgpt", "qwen2.5-vl", "qwen3-vl", "image-text-to-text"]
 
 
 RecipeName = Literal["paper", "released"]
@@ -101,6 +101,23 @@ def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+class ConfidenceConfig(Frozen):
+    """Weigh each pixel of ED by the agreement of two teachers: 1 where they agree, 1/2 where they are a tolerance apart."""
+
+    store: str = Field(min_length=1)
+    """Another teacher's store of the same clips, with maps of the same size."""
+    version: int | None = Field(None, ge=0)
+    """The version of it to read; the newest when absent, at each start of a run."""
+    tolerance: dict[Modality, Annotated[float, Field(gt=0)]] = Field({})
+    """How far apart teachers have half the weight. When absent: ``depth`` 0.1, in logarithms after one scale for the clip;
+    ``flow`` 1, in pixels; ``motion`` 0.25, in probability; ``camray`` 0.1, in radians between directions. A modality that the
+    other store lacks is not weighted."""
+
+    def tolerances(self) -> dict[Modality, float]:
+        """Modality → its tolerance."""
+        return {"depth": 0.1, "flow": 1.0, "motion": 0.25, "camray": 0.1, **self.tolerance}
+
+
 class LossConfig(Frozen):
     """A named recipe, and changes to it. A field that is left out keeps the recipe's value."""
 
@@ -119,6 +136,8 @@ class LossConfig(Frozen):
     mask_first_flow_frame: bool | None = None
     """Whether frame 0 is left out of the flow loss: its backward flow has no earlier frame to point to. ``paper`` leaves it out
     here, of which the paper says nothing; ``released`` does not, as the released code."""
+    confidence: ConfidenceConfig | None = None
+    """Weigh the pixels of ED by another teacher's agreement. Without it, as in the paper, every pixel has the same weight."""
 
     @field_validator("weights")
     @classmethod
@@ -175,7 +194,9 @@ class ModelConfig(Frozen):
     """Which student to build."""
 
     backbone: BackboneName = "4d-rgpt"
-    """``4d-rgpt``: SigLIP, a projector and Qwen2, joined as in NVILA-Lite; the others are transformers' own models."""
+    """``4d-rgpt``: SigLIP, a projector and Qwen2, joined as in NVILA-Lite; the others are transformers' own models.
+    ``image-text-to-text``: LLaVA or InternVL, which are shown a video as its frames, one image after another, without their
+    times."""
     weights: str | None = None
     """Folder of a checkpoint: NVILA-Lite's (``vision_tower``, ``mm_projector``, ``llm``), transformers', or one that a fit or
     an export wrote. Without it, the ``preset`` is built with random weights."""
@@ -189,7 +210,8 @@ class ModelConfig(Frozen):
     flash-attn and ``precision: bf16``."""
     timestamps: Literal["before_projector", "after_projector", "none"] | None = None
     """Where 4D-RGPT adds the timestamp positional encoding. ``before_projector``, the default, is the paper's place;
-    ``after_projector`` is the released README's. The Qwen models have their own encoding of real time."""
+    ``after_projector`` is the released README's. The Qwen models have their own encoding of real time;
+    ``image-text-to-text`` has none."""
     separator: Separator | None = None
     """What 4D-RGPT has after the tokens of every frame and image. ``newline``: the embedding of a line break, as NVILA trains
     it, the default for an NVILA-Lite checkpoint; ``none``: nothing, the default of a student without ``weights``. A student
@@ -369,6 +391,14 @@ class TrainConfig(Frozen):
         if self.lora is not None and "llm" in self.model.freeze:
             raise ValueError(
                 "`lora` trains the language model, but `model.freeze` names `llm`: leave `llm` out of `model.freeze`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _maps_to_weigh(self) -> Self:
+        if self.loss.confidence is not None and self.mode in {"latent", "sft"}:
+            raise ValueError(
+                f"`loss.confidence` weighs the pixels of maps, and mode `{self.mode}` compares none; use `heads` or `direct`"
             )
         return self
 

@@ -47,6 +47,7 @@ REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h26
 # have short tests left, which either can take from the other; and Ray's clusters, all in one, are not there twice at once.
 LONGEST = (
     ("faults/test_ray.py", "student_train/training/test_distributed.py"),
+    ("student_train/test_students.py", "student_train/models/test_qwen_vl.py"),
     ("faults/test_ray_head.py", "student_train/training/test_fit.py"),
     ("faults/test_ray_growth.py", "student_train/training/test_validation.py"),
     ("end_to_end/test_slurm.py", "student_train/training/test_memory.py"),

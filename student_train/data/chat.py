@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from schemas.errors import BadInput, first_line
 from student_train.data.conversations import Place, Turn
-from student_train.models.backbone import IGNORED_LABEL
+from student_train.models.backbone import IGNORED_LABEL, beginning, pieces, takes_pieces
 
 if TYPE_CHECKING:
     from student_train.models.backbone import Processor
@@ -54,7 +54,9 @@ class _Chat:
         private = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in said)
         self._marks = {place: next(private) for place in Place}
         self._split = re.compile(f"([{''.join(self._marks.values())}])")
-        shown = self._tokenizer.convert_ids_to_tokens([processor.video_token_id, processor.image_token_id])
+        self._takes_pieces, self._begin = takes_pieces(self._tokenizer), beginning(self._tokenizer)
+        placeholders = [token for token in (processor.video_token_id, processor.image_token_id) if token >= 0]
+        shown = self._tokenizer.convert_ids_to_tokens(placeholders)
         # A placeholder's own text within a turn is text: it is cut, so that the tokenizer does not take it for the token.
         self._words = re.compile("|".join(f"(?<={re.escape(word[0])})(?={re.escape(word[1:])})" for word in shown))
 
@@ -83,7 +85,8 @@ class _Chat:
 
     def rendered(self, count: int, *, asks: bool = False) -> str:
         """The first ``count`` turns as the template writes them; ``asks``: up to where the assistant's answer begins."""
-        messages = [{"role": turn.role, "content": "".join(map(self._mark, turn.content))} for turn in self._turns[:count]]
+        said = [(turn.role, "".join(map(self._mark, turn.content))) for turn in self._turns[:count]]
+        messages = [{"role": role, "content": pieces(text) if self._takes_pieces else text} for role, text in said]
         if not messages:
             return ""
         try:
@@ -91,7 +94,7 @@ class _Chat:
         except Exception as error:  # noqa: BLE001  # a template is anyone's, and may fail in any way
             reason = first_line(error)
             raise BadInput(f"the chat template of the student's tokenizer does not take these turns: {reason}") from None
-        return text
+        return self._begin + text
 
     def _mark(self, piece: str | Place) -> str:
         return self._marks[piece] if isinstance(piece, Place) else piece

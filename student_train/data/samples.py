@@ -23,6 +23,7 @@ from teacher_cache.io.console import printable
 from teacher_cache.io.places import Roots, name_without_range
 
 if TYPE_CHECKING:
+    from student_train.distill.confidence import Confidence
     from student_train.models.backbone import Processor
     from teacher_cache import Targets
 
@@ -231,12 +232,19 @@ class Collator:
     """Collates samples into a batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
 
     def __init__(
-        self, targets: TargetReader, frames: StudentFrames, processor: Processor, max_length: int | None = None
+        self,
+        targets: TargetReader,
+        frames: StudentFrames,
+        processor: Processor,
+        max_length: int | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
         self.targets, self.frames, self.processor, self.max_length = targets, frames, processor, max_length
+        self.confidence = confidence
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``.
+        """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``,
+        and with a ``confidence`` also ``weights``.
 
         The first axis of ``targets`` and ``valid`` is the samples with a video, in order. ``clip_ids`` is for messages. Raises
         what `TargetReader` raises, and `CouldNotRun` if a video or an image cannot be read.
@@ -253,9 +261,13 @@ class Collator:
         return {
             **self._text(samples, iter([clip.timestamps.tolist() for clip in clips])),
             "visual": dict(visual),
-            **(self.targets(clip_ids)._asdict() if any(clip_ids) else {}),
+            **(self._of_clips(clip_ids) if any(clip_ids) else {}),
             "clip_ids": [clip_id for clip_id in clip_ids if clip_id is not None],
         }
+
+    def _of_clips(self, clip_ids: Sequence[str | None]) -> dict[str, Any]:
+        found = self.targets(clip_ids)
+        return found._asdict() | ({} if self.confidence is None else {"weights": self.confidence(found.targets, clip_ids)})
 
     def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:
         """The frames of each video: those that the teacher saw, or frames spread over the whole of a video without targets."""

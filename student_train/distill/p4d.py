@@ -95,6 +95,7 @@ class P4D(nn.Module):
         targets: Mapping[str, torch.Tensor],
         valid: Mapping[str, torch.Tensor] | None = None,
         clips: Mapping[str, Count] | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
     ) -> P4DLosses:
         """The losses of one batch.
 
@@ -104,6 +105,8 @@ class P4D(nn.Module):
         ``valid``: signal → bool (clip,), which clips have that target; all of them when absent.
         ``clips``: signal → number of clips that the loss is a mean over, needed under gradient accumulation; the valid
         clips of this batch when absent.
+        ``weights``: map → float (clip, frame, y, x), each pixel's weight in ED, as
+        `student_train.distill.confidence.Confidence` gives them, or from any other measure; a map without has 1 everywhere.
 
         Raises `BadInput` if a prediction and its target differ in shape.
         """
@@ -116,7 +119,10 @@ class P4D(nn.Module):
         for signal in self.signals:
             mask = torch.ones(len(targets[signal]), dtype=torch.bool) if valid is None else valid[signal]
             count = mask.sum() if clips is None else clips[signal]
-            loss_of = partial(self._loss, signal, of=len(hidden), target=targets[signal], valid=mask, count=count)
+            pixels = None if weights is None else weights.get(signal)
+            loss_of = partial(
+                self._loss, signal, of=len(hidden), target=targets[signal], valid=mask, count=count, weights=pixels
+            )
             if gathered is not None and signal in decoded:
                 loss = gathered.add(self._weights[signal], partial(self._decoded_loss, loss_of, signal), mask)
             else:
@@ -136,13 +142,17 @@ class P4D(nn.Module):
         target: torch.Tensor,
         valid: torch.Tensor,
         count: Count,
+        weights: torch.Tensor | None,
     ) -> torch.Tensor:
         """These clips' share of a signal's loss, of so many clips in all."""
         self._check_shapes(signal, (of, *prediction.shape[1:]), tuple(target.shape))
         target, mask = (value[clips].to(prediction.device, non_blocking=True) for value in (target, valid))
         if signal == "f4d":
             return latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
-        return explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count)
+        if weights is not None:
+            self._check_shapes(f"{signal}'s weights", tuple(target.shape[1:4]), tuple(weights.shape[1:]))
+            weights = weights[clips].to(prediction.device, non_blocking=True)
+        return explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count, weights=weights)
 
     def _decoded_loss(self, loss_of: LossOfClips, signal: SignalName, clips: slice, f4d: torch.Tensor) -> torch.Tensor:
         return loss_of(clips, self.perception.decode(f4d, signal))

@@ -41,12 +41,13 @@ class DistilledStudent(nn.Module):
         targets: Mapping[str, torch.Tensor] | None = None,
         valid: Mapping[str, torch.Tensor] | None = None,
         counts: Mapping[str, float] | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
         with_maps: bool = False,
     ) -> StepLosses:
         """The losses of one batch, as `student_train.data.samples.Collator` makes it.
 
         ``input_ids``, ``attention_mask``, ``labels``: int64 (sample, token). ``visual``: the model's visual inputs.
-        ``targets``, ``valid``: as `P4D.forward` takes them.
+        ``targets``, ``valid``, ``weights``: as `P4D.forward` takes them.
         ``counts``: denominators of the means under gradient accumulation: ``labels``, tokens to predict, and per signal,
         clips with a target. This batch's own counts when absent.
         ``with_maps``: whether to give the student's maps of the clips, if there are any.
@@ -61,7 +62,7 @@ class DistilledStudent(nn.Module):
         parts = {"sft": output.loss.detach()}
         if output.hidden is None or targets is None:  # a batch without videos has nothing to distil
             return StepLosses(output.loss + self._idle(), parts, {})
-        distilled = self.p4d(output.hidden, targets, valid, counts)
+        distilled = self.p4d(output.hidden, targets, valid, counts, weights)
         maps = self.p4d.maps(output.hidden) if with_maps else {}
         return StepLosses(output.loss + distilled.total, {**parts, **distilled.parts}, maps)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 IGNORED_LABEL = -100
 """The label, as in transformers, of a token that the language-modelling loss ignores."""
 
+_PROBE = "\ue000"
+"""A character that is in no template."""
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Visual = Mapping[str, torch.Tensor]
 """The visual inputs of a batch: the model's own keyword arguments → tensors."""
@@ -45,7 +48,7 @@ class Processor(Protocol):
     image_size: int
     """Height and width of the frames it takes, in pixels."""
     video_token_id: int
-    """The placeholder token of videos."""
+    """The placeholder token of videos; below 0 if the vocabulary has none."""
     image_token_id: int
     """The placeholder token of images."""
 
@@ -114,7 +117,9 @@ class Backbone(nn.Module, ABC):
         """The stack of decoder layers, as a model of transformers."""
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models derive inputs from it
-        """The keyword arguments for the model: ``visual``, and in some models inputs derived from ``input_ids``."""
+        """The keyword arguments for the model: ``visual``, and in some models inputs derived from ``input_ids``, or others in
+        their place.
+        """
         return visual or {}
 
     def forward(
@@ -133,8 +138,9 @@ class Backbone(nn.Module, ABC):
         absent.
         ``visual``: as `Processor.visual` returns it.
         """
+        inputs = {"input_ids": input_ids, **self.model_inputs(input_ids, visual)}
         states = self.last_states(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **self.model_inputs(input_ids, visual)
+            attention_mask=attention_mask, use_cache=False, **inputs
         ).last_hidden_state  # (sample, token, hidden)
         is_video = input_ids == self.video_token_id  # (sample, token)
         hidden = None
@@ -156,14 +162,13 @@ class Backbone(nn.Module, ABC):
     ) -> torch.Tensor:
         """Greedy decoding: int64 (sample, new token). Prompts, int64 (sample, token), must be padded on the left."""
         answered: torch.Tensor = self.model.generate(
-            input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,  # whatever the checkpoint's own generation settings are
             num_return_sequences=1,
             pad_token_id=self.processor.tokenizer.pad_token_id,
-            **self.model_inputs(input_ids, visual),
+            **{"input_ids": input_ids, **self.model_inputs(input_ids, visual)},
         )
         return answered[:, input_ids.shape[1] :]
 
@@ -172,6 +177,37 @@ class Backbone(nn.Module, ABC):
         with no_progress_bars():
             self.model.save_pretrained(folder)
         self.processor.save(folder)
+
+
+def takes_pieces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its chat template reads what a turn says only from a list of pieces, not from a text.
+
+    Such a template, as LLaVA's, leaves a plain text out without a word.
+    """
+    return _PROBE not in _tried(tokenizer, _PROBE) and _PROBE in _tried(tokenizer, pieces(_PROBE))
+
+
+def pieces(text: str) -> list[dict[str, str]]:
+    """What a turn says, as a list of pieces."""
+    return [{"type": "text", "text": text}]
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the tokenizer begins every text with and its chat template leaves out, as LLaVA's does; mostly nothing."""
+    begin = tokenizer.bos_token
+    if begin is None or tokenizer("").input_ids[:1] != [tokenizer.bos_token_id]:
+        return ""
+    text = _tried(tokenizer, pieces(_PROBE) if takes_pieces(tokenizer) else _PROBE)
+    return "" if text.startswith(begin) else str(begin)
+
+
+def _tried(tokenizer: PreTrainedTokenizerBase, content: str | list[dict[str, str]]) -> str:
+    """A turn as its chat template writes it; nothing if that fails, as a real turn will then, with its message."""
+    try:
+        text: str = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except Exception:  # noqa: BLE001  # a template is anyone's, and may fail in any way
+        return ""
+    return text
 
 
 class no_progress_bars:  # noqa: N801  # reads as what it does

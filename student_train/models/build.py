@@ -10,7 +10,7 @@ import torch
 
 from schemas.errors import BadInput, CouldNotRun, first_line
 from schemas.train import BackboneName, Dtype, ModelConfig, Separator
-from student_train.models import nvila, qwen_vl
+from student_train.models import image_text, nvila, qwen_vl
 from student_train.models.backbone import Backbone
 from student_train.models.folder import model_type
 
@@ -58,10 +58,16 @@ def _rgpt(config: ModelConfig) -> Backbone:
 
 
 SEPARATORS: dict[Separator, str] = {"newline": "\n", "none": ""}
-BACKBONES: dict[str, BackboneName] = {"four_d_rgpt": "4d-rgpt", "qwen2_5_vl": "qwen2.5-vl", "qwen3_vl": "qwen3-vl"}
+BACKBONES: dict[str, BackboneName] = {
+    "four_d_rgpt": "4d-rgpt",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl",
+    **dict.fromkeys(image_text.ADAPTERS, "image-text-to-text"),
+}
 """transformers' ``model_type`` → the backbone's name in this project."""
 BUILDERS: dict[BackboneName, Callable[[ModelConfig], Backbone]] = {
     "4d-rgpt": _rgpt,
     "qwen2.5-vl": partial(qwen_vl.build, qwen_vl.QWEN25),
     "qwen3-vl": partial(qwen_vl.build, qwen_vl.QWEN3),
+    "image-text-to-text": image_text.build,
 }

@@ -78,9 +78,17 @@ def load_model(kind: type[Model], folder: Path, dtype: torch.dtype, config: PreT
         if not _HAS_WEIGHTS.get():
             empty: Model = kind._from_config(config, dtype=dtype)  # noqa: SLF001  # what `from_pretrained` makes and fills
             empty.eval()
+            _tie(empty)
             return empty
         model: Model = kind.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **_ALONE)
         return model
+
+
+def _tie(model: PreTrainedModel) -> None:
+    """Make one parameter of those that are tied. `init_empty_weights` makes a new one wherever a parameter is set."""
+    for name, source in model.all_tied_weights_keys.items():
+        owner, _, own = name.rpartition(".")
+        model.get_submodule(owner)._parameters[own] = model.get_parameter(source)  # noqa: SLF001  # setting it by name makes a new one
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

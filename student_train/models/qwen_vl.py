@@ -117,9 +117,8 @@ class QwenProcessor(ABC):
         self.files = dict(files)
         vision = config.vision_config
         self.patches = Patches(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
-        image, video = _settings(files, "image"), _settings(files, "video")
-        self.image_pixels, self.video_pixels = _pixels(image), _pixels(video)
-        self.image_size = _image_size(image, self.patches.factor)
+        self.image_pixels, self.video_pixels = pixel_settings(files, "image"), pixel_settings(files, "video")
+        self.image_size = _image_size(_settings(files, "image"), self.patches.factor)
         self.tokens = (self.image_size // self.patches.factor) ** 2
         self.video_token_id, self.image_token_id = config.video_token_id, config.image_token_id
         self.start, self.end = [config.vision_start_token_id], [config.vision_end_token_id]
@@ -197,7 +196,9 @@ def _settings(files: Mapping[str, str], kind: str) -> dict[str, Any]:
     return found
 
 
-def _pixels(settings: Mapping[str, Any]) -> PixelSettings:
+def pixel_settings(files: Mapping[str, str], kind: str) -> PixelSettings:
+    """The normalisation of ``image`` or ``video`` that the `SETTINGS` files say. Raises `BadInput` if they say none."""
+    settings = _settings(files, kind)
     try:
         return PixelSettings(tuple(settings["image_mean"]), tuple(settings["image_std"]))
     except KeyError as error:

@@ -21,8 +21,9 @@ from schemas.errors import BadInput, CouldNotRun, Stopped
 from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
-from student_train.data.samples import Collator, Joined, SampleDataset, load_samples, some_of
+from student_train.data.samples import Collator, Joined, Sample, SampleDataset, load_samples, some_of
 from student_train.data.workers import local_processes, workers_of
+from student_train.distill.confidence import Confidence
 from student_train.distill.p4d import P4D
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
@@ -109,7 +110,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             model=built.model,
             args=args,
             train_dataset=SampleDataset(run.samples),
-            data_collator=_collator(config, cache, built),
+            data_collator=_collator(run, built),
             batches=run.batches,
             metrics=run.metrics,
             ranks=ranks,
@@ -144,10 +145,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
 class Run:
     """One run on one rank: its settings, its data and the position in them, its metrics and its checkpoints."""
 
-    def __init__(self, config: TrainConfig, cache: Cache, fitting: Fitting, ranks: Ranks) -> None:
+    def __init__(
+        self, config: TrainConfig, cache: Cache, fitting: Fitting, ranks: Ranks, confidence: Confidence | None = None
+    ) -> None:
         folder = RunFolder(Path(config.output))
         self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
-        self.samples = fitting.joined.samples
+        self.samples, self.confidence = fitting.joined.samples, confidence
         self.steps = optimizer_steps(config, len(self.samples), ranks.size)
         self.batches = StepBatches(
             [length.whole for length in fitting.lengths],
@@ -268,11 +271,20 @@ def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bo
     return None
 
 
-def _collator(config: TrainConfig, cache: Cache, built: Built) -> Collator:
+def _collator(run: Run, built: Built) -> Collator:
     processor = built.model.student.processor
-    data = config.data
+    data = run.config.data
     frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
-    return Collator(TargetReader(cache, built.model.p4d.signals), frames, processor, data.max_length)
+    targets = TargetReader(run.cache, built.model.p4d.signals)
+    return Collator(targets, frames, processor, data.max_length, run.confidence)
+
+
+def _confidence(config: TrainConfig, cache: Cache, built: Built, samples: Sequence[Sample]) -> Confidence | None:
+    if config.loss.confidence is None:
+        return None
+    confidence = Confidence(cache, built.model.p4d.signals, config.loss.confidence)
+    confidence.require([sample.clip_id for sample in samples if sample.clip_id is not None])
+    return confidence
 
 
 def layers(student: Backbone) -> list[nn.Module]:
@@ -300,7 +312,8 @@ def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> t
         lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
     lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
     with ranks.raise_on_any_rank():
-        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks)
+        confidence = _confidence(config, cache, built, both)
+        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks, confidence)
         if config.validation is None:
             return run, None
         return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)
@@ -322,7 +335,7 @@ def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig)
     return Validation(
         held.joined.samples,
         [length.whole for length in held.lengths],
-        _collator(run.config, run.cache, built),
+        _collator(run, built),
         batch=run.config.batch,
         ranks=run.ranks,
         workers=workers_of(run.config.data.workers),

@@ -53,6 +53,13 @@ def test_every_combination_is_a_run_and_one_row(tiny_store: Path, tmp_path: Path
     assert "0.9" in again.out
 
 
+def test_another_teachers_agreement_is_a_field_of_the_grid(tiny_store: Path, tmp_path: Path) -> None:
+    grid = {"loss.confidence": [None, {"store": str(tiny_store)}]}
+    path = written(tmp_path, tiny_store, grid)
+    found = configs(path, SweepConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    assert [train.loss.confidence and train.loss.confidence.store for _, train in found] == [None, str(tiny_store)]
+
+
 def test_a_grid_is_checked_before_anything_runs(tiny_store: Path, tmp_path: Path) -> None:
     def checked(grid: dict[str, Any]) -> int:
         path = written(tmp_path, tiny_store, grid)

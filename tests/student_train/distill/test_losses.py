@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from schemas.train import RECIPES, LossConfig
+from schemas.train import RECIPES, LossConfig, Modality
 from student_train.distill.losses import depth_pair, explicit_loss, latent_loss, masked_smooth_l1
 
 PAPER, RELEASED = RECIPES["paper"], RECIPES["released"]
@@ -184,3 +186,30 @@ def test_half_precision_predictions_are_compared_in_single() -> None:
     )
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(16 * 299.5)
+
+
+@given(
+    data=st.data(), modality=st.sampled_from(["depth", "flow", "motion", "camray"]), name=st.sampled_from(["paper", "released"])
+)
+@settings(max_examples=20, deadline=None)
+def test_weights_scale_each_pixel_and_nothing_else(data: st.DataObject, modality: Modality, name: str) -> None:
+    """All 1 is unweighted; a weight scales its pixel's gradient; a pixel of weight 0 has none, even if its target is NaN."""
+    shape = (2, 3, 2, 2, *{"flow": (2,), "camray": (6,)}.get(modality, ()))
+    numbers = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
+    raw = torch.randn(shape, generator=numbers)
+    target = torch.rand(shape, generator=numbers) + 0.1
+    weights = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=24, max_size=24))).view(2, 3, 2, 2)
+
+    def of(target: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        prediction = raw.clone().requires_grad_()
+        loss = explicit_loss(modality, prediction, target, valid=ALL, recipe=RECIPES[name], clips=2, weights=weights)
+        (gradient,) = torch.autograd.grad(loss, prediction)
+        return loss.detach(), gradient
+
+    plain, gradient = of(target, None)
+    torch.testing.assert_close(of(target, torch.ones(2, 3, 2, 2)), (plain, gradient))
+    per_element = weights.view(2, 3, 2, 2, *[1] * (raw.dim() - 4)).expand(shape)
+    weighted, scaled = of(torch.where(per_element > 0, target, torch.nan), weights)
+    torch.testing.assert_close(scaled, per_element * gradient)
+    assert torch.isfinite(weighted)
+    assert weighted <= plain

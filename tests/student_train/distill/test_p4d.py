@@ -70,6 +70,16 @@ def p4d(recipe: LossRecipe = RECIPES["paper"], heads: nn.Module | None = None) -
     return P4D(LatentPerception(decoder) if heads is None else FrozenPerception(decoder, heads, maps), recipe)
 
 
+def test_pixels_are_weighed_in_the_maps_that_have_weights(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
+    student = p4d(heads=LinearHeads())
+    plain = student(hidden, targets).parts
+    halves = {"depth": torch.full((3, 16, 8, 8), 0.5), "camray": torch.ones(3, 16, 4, 4)}
+    weighed = student(hidden, targets, weights=halves).parts
+    torch.testing.assert_close(weighed, {**plain, "ed_depth": plain["ed_depth"] / 2})
+    with pytest.raises(BadInput, match="depth's weights"):
+        student(hidden, targets, weights={"depth": torch.ones(3, 16, 4, 4)})
+
+
 def test_without_heads_there_is_latent_distillation_alone(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     losses = p4d()(hidden, {"f4d": targets["f4d"]})
     assert list(losses.parts) == ["ld"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from student_folders import MLP_3X3_FIX, Downsample, nvila_lite, with_projector
 from torch import nn
-from transformers import Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import Qwen2ForCausalLM, SiglipVisionModel
 from without_values import is_the_same_without_values
 
 from schemas.errors import BadInput
@@ -20,37 +20,10 @@ from schemas.train import Dtype, ModelConfig
 from student_train.data.chat import prompt
 from student_train.data.conversations import turn
 from student_train.models.build import build_student, load_student
-from student_train.models.nvila import RgptBackbone, tiny
+from student_train.models.nvila import RgptBackbone
 from student_train.models.tiny_tokenizer import tiny_tokenizer
 
-
-class Downsample(nn.Module):
-    """Squares of neighbours side by side, at the head of the published projectors; it has no weights."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        frames, patches, _, channels = features.shape
-        rows = []
-        for y in range(0, patches, self.side):
-            for x in range(0, patches, self.side):
-                square = torch.zeros(frames, self.side, self.side, channels)
-                found = features[:, y : y + self.side, x : x + self.side]
-                square[:, : found.shape[1], : found.shape[2]] = found
-                rows.append(square.flatten(1))
-        count = -(-patches // self.side)
-        return torch.stack(rows, dim=1).view(frames, count, count, -1)
-
-
 # The layers of each `mm_projector_type`, at 64 channels of the tower and 128 of the language model.
-MLP_3X3_FIX = nn.Sequential(
-    Downsample(3),
-    *(nn.LayerNorm(576), nn.Linear(576, 192), nn.GELU()),
-    *(nn.LayerNorm(192), nn.Linear(192, 128), nn.GELU()),
-    nn.Linear(128, 128),
-)
 MLP_2X2 = nn.Sequential(Downsample(2), nn.LayerNorm(256), nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 128))
 PLAIN = nn.Sequential(Downsample(3), nn.Linear(576, 256), nn.GELU(), nn.Linear(256, 128))
 PROJECTORS = {"mlp_downsample_3x3_fix": MLP_3X3_FIX, "mlp_downsample": MLP_2X2, "without norms": PLAIN}
@@ -59,41 +32,13 @@ PROJECTORS = {"mlp_downsample_3x3_fix": MLP_3X3_FIX, "mlp_downsample": MLP_2X2, 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint in the three folders, with random weights; 9 × 9 patches, which 3 divides, as in 27 × 27 at 384 px."""
-    return made(tmp_path_factory.mktemp("nvila"), patches=9)
+    return nvila_lite(tmp_path_factory.mktemp("nvila"), patches=9)
 
 
 @pytest.fixture(scope="module")
 def padded_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with 11 × 11 patches: one short of whole squares, as 32 × 32 are at 448 px."""
-    return made(tmp_path_factory.mktemp("nvila"), patches=11)
-
-
-def made(folder: Path, patches: int) -> Path:
-    torch.manual_seed(0)
-    student = tiny("none")
-    tower = SiglipVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=8 * patches,
-        patch_size=8,
-        vision_use_head=False,
-    )
-    SiglipVisionModel(tower).save_pretrained(folder / "vision_tower")
-    student.model.llm.save_pretrained(folder / "llm")
-    student.processor.save(folder / "llm")
-    with_projector(folder, MLP_3X3_FIX)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
-    return folder
-
-
-def with_projector(folder: Path, layers: nn.Module) -> Path:
-    for parameter in layers.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    (folder / "mm_projector").mkdir(exist_ok=True)
-    save_file({f"layers.{n}": t for n, t in layers.state_dict().items()}, folder / "mm_projector" / "model.safetensors")
-    return folder
+    return nvila_lite(tmp_path_factory.mktemp("nvila"), patches=11)
 
 
 def load(folder: Path, **model: Any) -> RgptBackbone:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: inputs as transformers' own processors make them, time in its place, and a fit from a store."""
+"""Qwen2.5-VL and Qwen3-VL: inputs as transformers' own processors make them, time in its place."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata
 from without_values import is_the_same_without_values
 
 from schemas.errors import BadInput
-from schemas.train import BackboneName, ModelConfig, TrainConfig
+from schemas.train import BackboneName, ModelConfig
 from student_train.data.chat import prompt, tokenize
 from student_train.data.conversations import turn
 from student_train.models.backbone import Pixels
 from student_train.models.build import BACKBONES, build_student, load_student
 from student_train.models.qwen_vl import SETTINGS, QwenBackbone, QwenProcessor
-from student_train.training.fit import fit
 
 NAMES: tuple[BackboneName, ...] = ("qwen2.5-vl", "qwen3-vl")
 GRID = 4
@@ -370,34 +368,3 @@ def test_published_settings_give_frames_of_about_384_pixels(
 def test_settings_that_say_too_little_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"has no 'image_mean' for its pixels; needed in one of processor_config\.json"):
         load_student(published(folder, tmp_path, {}, "preprocessor_config.json"))
-
-
-# A fit
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fit_lowers_every_part_of_the_loss(name: BackboneName, tiny_store: Path, videos: Path, tmp_path: Path) -> None:
-    """Videos, a video with an image, and text alone, in one batch."""
-    Image.new("RGB", (80, 60), "green").save(tmp_path / "green.png")
-    turns = [{"from": "human", "value": "What moves?"}, {"from": "gpt", "value": "A ball."}]
-    samples: list[dict[str, Any]] = [{"conversations": turns, "video": f"scene-{i}.mp4"} for i in range(2)]
-    samples += [{"conversations": turns, "video": "scene-1.mp4", "image": "green.png"}, {"conversations": turns}]
-    (tmp_path / "train.json").write_text(json.dumps(samples), encoding="utf-8")
-    settings = {
-        "store": str(tiny_store),
-        "output": str(tmp_path / "run"),
-        "model": {"backbone": name},
-        "data": {"conversations": [str(tmp_path / "train.json")], "image_root": str(tmp_path), "video_root": str(videos)},
-        "decoder": {"hidden": 64},
-        "mode": "latent",
-        "gradient_checkpointing": True,
-        "optim": {"learning_rate": 4e-3},
-        "steps": 10,
-        "batch": 4,
-    }
-    report = fit(TrainConfig.model_validate(settings))
-    assert report.first.losses.keys() == {"loss", "sft", "ld"}
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    for part in ("loss", "sft", "ld"):
-        assert lines[-1][part] < 0.95 * lines[0][part], part
-    assert load_student(tmp_path / "run" / "student").hidden_size == 64
