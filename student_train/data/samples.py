@@ -175,11 +175,11 @@ class ClipIndex:
         if video in self.by_id:
             return [video]
         for uri in (video, *(f"{root.rstrip('/')}/{video}" for root in video_root)):
-            if uri in self._by_video:
-                return self._by_video[uri]
+            if (name := name_without_range(uri)) in self._by_video:
+                return self._by_video[name]
         tail = "/" + video.lstrip("./")
         named = ((clip_id, name_without_range(self.by_id[clip_id]["video"])) for clip_id in self._by_name[_name(video)])
-        return [clip_id for clip_id, name in named if f"/{name}".endswith(tail)]
+        return [clip_id for clip_id, uri in named if f"/{uri}".endswith(tail)]
 
 
 def _name(uri: str) -> str:

@@ -110,7 +110,6 @@ def _copied(uri: str) -> int:
 
 def _copied_member(member: Member) -> int:
     def fill(file: int) -> bool:
-        require_room(member.uri, member.size)
         at, stop = member.start - tarfile.BLOCKSIZE, member.start + member.size
         while at < stop:
             data, length = read_part(member.place, at, min(at + _PIECE, stop))
@@ -118,6 +117,7 @@ def _copied_member(member: Member) -> int:
                 raise _moved(member, f"it has {length} bytes")
             if at < member.start:
                 _require_header(member, data[: tarfile.BLOCKSIZE])
+                require_room(member.uri, member.size)
                 data, at = data[tarfile.BLOCKSIZE :], member.start
             write_all(member.uri, file, data)
             at += len(data)

@@ -19,7 +19,7 @@ from schemas.errors import VideoError
 from teacher_cache.clips.ranges import read_part
 from teacher_cache.clips.video import PACKED_PICTURES
 from teacher_cache.io.local_copy import filled, require_room, write_all
-from teacher_cache.io.places import Pictures
+from teacher_cache.io.places import Pictures, local_path
 from teacher_cache.io.remote import filesystem, reach_if_there
 from teacher_cache.io.request_counts import VIDEO_REQUESTS, counting
 
@@ -29,6 +29,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"})
 _THREADS = 16
 _AT_ONCE = 256
 """Pictures that are fetched before they are written, so that a long folder is never in memory as a whole."""
+_NO_URL = re.compile("[#?]")
 _NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -61,14 +62,15 @@ def listed_pictures(folder: str) -> list[Picture] | None:
         found = reach_if_there(folder, look)
     if found is None:
         return None
-    pictures = [one for one in found if is_picture(one.name)]
+    is_remote = local_path(folder) is None  # where a URL with a query or fragment is not opened
+    pictures = [one for one in found if is_picture(one.name) and not (is_remote and _NO_URL.search(one.name))]
     return sorted(pictures, key=lambda one: (_number(one.name), one.name))
 
 
 def is_picture(name: str) -> bool:
     """Whether a file's name is that of a numbered picture."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and _NUMBER.search(path.stem) is not None
+    return name.isprintable() and path.suffix.lower() in SUFFIXES and _NUMBER.search(path.stem) is not None
 
 
 def _number(name: str) -> int:

@@ -76,6 +76,7 @@ def test_an_end_that_several_videos_share_is_refused() -> None:
 
 def test_a_member_of_a_tar_is_found_without_its_place() -> None:
     assert found("s3://b/raw/x.tar#7.mp4") == found("raw/x.tar#7.mp4") == found("x.tar#7.mp4", root="s3://b/raw") == "x"
+    assert found("s3://b/raw/x.tar#7.mp4@512+9") == "x"
 
 
 def test_an_end_is_made_of_whole_names() -> None:

@@ -18,8 +18,10 @@ from schemas.recipe import ClipRecipe
 from teacher_cache.clips import container_index, decoder
 from teacher_cache.clips.content import opened_file
 from teacher_cache.clips.decoder import Decoder
+from teacher_cache.clips.identity import asked_for
 from teacher_cache.clips.video import DecodedClip
 from teacher_cache.io.remote import filesystem
+from teacher_cache.jobs.scheduler import Block, Span, decode_span
 
 RECIPE = ClipRecipe(frames=4, sampling="uniform", preprocessing="l4p", size=64, student_size=None)
 SEGMENT = Segment(start_seconds=0.3, end_seconds=0.5)
@@ -135,11 +137,14 @@ def test_a_segment_of_a_long_video_on_s3(
     filesystem("s3://bucket")[0].put_file(str(path), "bucket/long.mp4")
     monkeypatch.setattr(decoder, "LONG", size)
     part = Segment(start_seconds=7.0, end_seconds=7.4)
+    uri = "s3://bucket/long.mp4"  # whose length its row tells
+    about = {"segment_start": 7.0, "segment_end": 7.4, "content_digest": asked_for(uri)}
+    row = Clip(clip_id="a", row=0, video=uri, video_id="a", **about)
     with Decoder(RECIPE, 60) as made:
         (here,) = made.clips(str(path), [part])
         counting.asked.clear()
         counting.sent = 0
-        (there,) = made.clips("s3://bucket/long.mp4", [part], size)
+        ((there,),) = decode_span(made, Span((Block(0, 0, (row,)),)))
         assert counting.take("long.mp4")["get"] <= 6
         assert counting.sent < size / 7
         assert made.probe("s3://bucket/long.mp4") == VideoInfo(frames=360, fps=25, taken=360)

@@ -180,6 +180,9 @@ def test_a_tar_that_was_written_again_gives_no_other_video(tmp_path: Path, files
         ):
             pass
         assert content_digest(uri) != before
+    # What a store of somebody's says of a place takes no room that is not there.
+    with pytest.raises(VideoError, match="video_missing"), opened_file(f"{tmp_path}/x.tar#a.mp4@512+{10**17}"):
+        pass
 
 
 def test_a_tar_on_s3_is_listed_by_its_headers_and_read_by_ranges(
