@@ -48,6 +48,16 @@ def times_text(start: float | None, end: float | None) -> str:
     return "-".join("" if seconds is None else repr(seconds).removesuffix(".0") for seconds in (start, end))
 
 
+SEGMENT = ("segment_start", "segment_end")
+
+
+def other_segment(now: pa.Table, then: pa.Table) -> NDArray[np.bool_]:
+    """Whether each row of one table is of another segment than that of the other: bool (row,)."""
+    given = [(pc.fill_null(now[name], -1.0).to_numpy(), pc.fill_null(then[name], -1.0).to_numpy()) for name in SEGMENT]
+    differs: NDArray[np.bool_] = np.any([one != other for one, other in given], axis=0)
+    return differs
+
+
 Keys = NDArray[np.uint64]
 
 _HASHED_AT_ONCE = 2**16

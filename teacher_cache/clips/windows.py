@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Segment, VideoInfo
-from schemas.errors import VideoError
+from schemas.errors import BadInput, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.sampling import windows
-from teacher_cache.clips.tables import CLIPS, column_keys, distinct, times_text
+from teacher_cache.clips.tables import CLIPS, SEGMENT, column_keys, distinct, other_segment, times_text
 
-_OF_LIST = ("segment_start", "segment_end", "extra")
+_OF_LIST = (*SEGMENT, "extra")
 """Columns that a clip has from its video's row of the list."""
 _NEWEST = ("video", "content_digest", "extra")
 """Columns whose newest values count, and where clips are of no segment of their own, also its columns."""
@@ -59,7 +59,9 @@ def windows_of(
     is_same = are_same(digests, known["content_digest"], videos["uri"].take(pa.array(of_video)))
     is_whole = known["window_start"].is_null().to_numpy(zero_copy_only=False)
     # A video that cannot be read now may be unchanged, so its rows stay valid.
-    stands = is_unread | (is_same & ~(is_whole & retry))
+    is_other = np.zeros(len(is_same), bool) if recipe.shots else other_segment(videos.take(pa.array(of_video)), known)
+    _require_own_id(known.filter(pa.array(is_other & is_same & ~is_whole)))
+    stands = is_unread | (is_same & ~(is_whole & (retry | is_other)))
     is_known = np.zeros(videos.num_rows, bool)
     is_known[of_video] = True
     is_known[of_video[~stands]] = False
@@ -72,6 +74,16 @@ def windows_of(
     new = _cut(recipe, videos.filter(pa.array(~is_known)), prober, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
+
+
+def _require_own_id(others: pa.Table) -> None:
+    """Raise `BadInput` if there are windows of a segment that the list no longer names so: they would stay beside the new."""
+    for row in others.slice(0, 1).to_pylist():
+        times = times_text(row["segment_start"], row["segment_end"])
+        raise BadInput(
+            f"the store has windows of {row['video_id']!r}, of its seconds {times}, and the list now gives it other ones; "
+            "give the new segment an id of its own"
+        )
 
 
 def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, advance: Callable[[int], None]) -> pa.Table:

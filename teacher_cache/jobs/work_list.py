@@ -15,7 +15,7 @@ from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
 from schemas.storage import StorageOptions
 from teacher_cache.clips.identity import are_same
-from teacher_cache.clips.tables import Keys
+from teacher_cache.clips.tables import SEGMENT, Keys, other_segment
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.state import FAILED, State
@@ -23,7 +23,7 @@ from teacher_cache.store.store import Store, find_store, require_recipe
 
 
 def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
-    """New rows for the clips that have none, whose video's content changed, or whose row is in ``again``.
+    """New rows for the clips that have none, whose video's content or segment changed, or whose row is in ``again``.
 
     Returns a table of `teacher_cache.clips.tables.CLIPS` and ``row``. Raises `BadInput` if two clip ids have the same key.
     """
@@ -35,8 +35,8 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
     needs = ~is_known
     compared = np.flatnonzero(is_known & is_readable)
     compared = compared[np.argsort(rows[compared])]
-    now, uris = (clips[name].take(pa.array(compared)) for name in ("content_digest", "video"))
-    needs[compared] = ~are_same(now, catalog.table(rows[compared], ["content_digest"])["content_digest"], uris)
+    now, then = clips.take(pa.array(compared)), catalog.table(rows[compared], ["content_digest", *SEGMENT])
+    needs[compared] = ~are_same(now["content_digest"], then["content_digest"], now["video"]) | other_segment(now, then)
     if again is not None:
         needs |= is_readable & np.isin(rows, again)
     chosen = clips.drop("clip_key")

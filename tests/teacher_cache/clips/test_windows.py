@@ -301,6 +301,23 @@ def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tm
     assert (added.differences, added.new_clips) == ({}, 1)
 
 
+def test_other_times_for_an_id_are_another_segment(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
+    """It is taught anew; of windows, which would stay beside the new ones, it is refused."""
+    listed = {"videos": {"manifest": f"{folder}/list.jsonl"}}
+    segment = {"uri": "long.mp4", "id": "one", "start": 0.25, "end": 0.5}
+    (folder / "list.jsonl").write_text(json.dumps(segment))
+    for sampling in ("uniform", "dense"):
+        run(jobs, folder, tmp_path / sampling, clips={"sampling": sampling}, **listed)
+    (folder / "list.jsonl").write_text(json.dumps(segment | {"end": 1}))
+    uniform = {"clips": {"sampling": "uniform"}} | listed
+    assert run(jobs, folder, tmp_path / "uniform", **uniform).clips.committed == 1
+    cache = open_cache(str(tmp_path / "uniform"))
+    assert cache.read(["frame_index"], ["one"])["frame_index"][0].tolist()[-1] == 23
+    assert run(jobs, folder, tmp_path / "uniform", **uniform).done_before == 1
+    with pytest.raises(BadInput, match=r"windows of 'one', of its seconds 0\.25-0\.5, .*an id of its own"):
+        run(jobs, folder, tmp_path / "dense", **listed)
+
+
 def test_a_row_says_how_many_frames_its_video_lacks(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
     """Of a faststart mp4 that was cut short, the clip is of the frames that are left; a trainer's frames are the same ones."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 64, 96, 3)).astype(np.uint8)
