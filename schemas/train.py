@@ -161,8 +161,9 @@ class DataConfig(Frozen):
     """The conversations to train on, and where their videos are."""
 
     conversations: tuple[str, ...] = ()
-    """Files in the LLaVA JSON conversation format; relative paths start from the current folder. Without any, every committed
-    clip of the store gets one built-in question about its length, answered from the store's frame times."""
+    """Files in the LLaVA JSON conversation format, or of chat ``messages``; relative paths start from the current
+    folder. Without any, every committed clip of the store gets one built-in question about its length, answered from the
+    store's frame times."""
     image_root: tuple[str, ...] = ()
     """The folders or URLs that images may be read from, and none from anywhere else; a relative ``image`` path starts from the
     first."""

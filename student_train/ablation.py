@@ -238,12 +238,12 @@ def train_config(config: AblationConfig, out: Path, arm: Arm, seed: int, folder:
 
 def _arm_run(arm: Arm, seed: int, fitted: FitReport, evaluated: EvalReport) -> ArmRun:
     answers, maps = evaluated.answers, evaluated.maps
-    if answers is None or answers.average is None or answers.unevaluated:
+    if answers is None or answers.micro is None or answers.unevaluated:
         raise CouldNotRun(f"some questions of {fitted.output} could not be asked; see its eval/report.json")
     return ArmRun(
         arm=arm,
         seed=seed,
-        accuracy={ALL: answers.average.strict} | {task: found.strict for task, found in answers.tasks.items()},
+        accuracy={ALL: answers.micro.official} | {task: found.official for task, found in answers.tasks.items()},
         maps={} if maps is None else {name: m.mean for name, m in maps.metrics.items() if m.mean is not None},
         sft_loss=fitted.last.losses["sft"],
         seconds=fitted.seconds,

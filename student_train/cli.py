@@ -143,35 +143,86 @@ def show(report: FitReport) -> None:
 
 @app.command(name="eval", cls=Command)
 def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="the `output` folder of a finished fit")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL", help="the `output` folder of a finished fit; for answers also a checkpoint, an export or a model"
+        ),
+    ] = None,
+    benchmark: Annotated[str | None, typer.Option(metavar="NAME", help="ask this published benchmark; see --list")] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="the benchmark's folder, as it was downloaded")] = None,
+    list_them: Annotated[
+        bool, typer.Option("--list", help="print the benchmarks, what each needs and where it comes from, and end")
+    ] = False,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="frames of each video that a question shows. Default: the benchmark's own number")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="keep the answers that an interrupted evaluation wrote")] = False,
+    seed: Annotated[int, typer.Option(help="seed of the letters that a benchmark draws where it finds none")] = 0,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="dtype of the weights. Default: the run's, or bfloat16 for a model that is no run's")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="compare maps on the clips of this store, such as held-out ones")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="only the clip of this id; repeat for several")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first N clips")] = None,
-    maps: Annotated[bool, typer.Option(help="compare maps at all")] = True,
-    questions: Annotated[Path | None, typer.Option(help="questions in R4D-Bench's format, .json or .jsonl")] = None,
+    maps: Annotated[
+        bool | None, typer.Option(help="compare maps. Default: those of a run, unless a benchmark is named")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="questions in R4D-Bench's fields, .json or .jsonl, or another file of the benchmark's")
+    ] = None,
     video_root: Annotated[
         str | None, typer.Option(help="the folder or URL of the questions' videos and images, or of another store's videos")
     ] = None,
     tell_length: Annotated[
-        bool, typer.Option(help="state the length of the video before each question, as the paper does")
+        bool, typer.Option(help="state the length of the video before each of --questions, as the paper does")
     ] = True,
     batch: Annotated[int | None, typer.Option(min=1, help="clips or questions in a batch. Default: as in training")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="clips whose maps are drawn beside the teacher's")] = 4,
-    out: Annotated[Path | None, typer.Option(help="the folder to write. Default: RUN_DIR/eval")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="clips whose maps are drawn beside the teacher's, and wrong answers that are drawn")
+    ] = 4,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="the folder to write. Default: eval or eval-NAME in a run's folder; MODEL-eval-NAME here for a model"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
 ) -> None:
-    """Compare a trained student's maps with the teacher's, and score its answers to questions."""
-    with reported_errors(as_json):
-        from student_train.evaluation.evaluate import Wanted  # noqa: PLC0415  # as above
-        from student_train.evaluation.evaluate import evaluate as run  # noqa: PLC0415
+    """Compare a trained student's maps with the teacher's, and score a model's answers. For several GPUs, use torchrun."""
+    if list_them:
+        show_benchmarks()
+        return
+    with rank_zero_console() as ranks:
+        with reported_errors(as_json and ranks.is_rank_zero):
+            if model is None:
+                raise BadInput("needed MODEL, the folder of a run or a model; `eval --list` prints the benchmarks")
+            from student_train.evaluation.evaluate import Wanted  # noqa: PLC0415  # as above
+            from student_train.evaluation.evaluate import evaluate as run  # noqa: PLC0415
 
-        wanted = Wanted(store, tuple(clip or ()), limit, maps, questions, video_root, tell_length, batch, pictures, out)
-        report = run(run_dir, wanted)
-    if as_json:
-        print_json(report)
-    else:
-        show_evaluation(report)
-    raise SystemExit(0 if report.is_whole else 1)
+            wanted = Wanted(
+                store, tuple(clip or ()), limit, maps, benchmark, root, questions, video_root, tell_length, frames, seed, dtype,
+                batch, pictures, resume, out,
+            )  # fmt: skip
+            report = run(model, wanted, ranks)
+        if as_json and ranks.is_rank_zero:
+            print_json(report)
+        elif ranks.is_rank_zero:
+            show_evaluation(report)
+        raise SystemExit(0 if report.is_whole else 1)
+
+
+def show_benchmarks() -> None:
+    """What each benchmark needs, and from where."""
+    from student_train.evaluation.benchmarks.protocol import needed  # noqa: PLC0415  # as above
+    from student_train.evaluation.benchmarks.registry import BENCHMARKS  # noqa: PLC0415
+
+    for name, benchmark in BENCHMARKS.items():
+        count = f", {benchmark.count:,} questions" if benchmark.count else ""
+        stdout.print(f"{name}: {benchmark.title}{count}, {benchmark.frames} frames", style="bold", soft_wrap=True)
+        stdout.print(f"  {needed(benchmark)}", soft_wrap=True)
+        for note in benchmark.notes:
+            stdout.print(f"  {note}", soft_wrap=True)
 
 
 @app.command(cls=Command)
@@ -289,21 +340,16 @@ def show_maps(maps: MapsReport) -> None:
 
 
 def show_answers(answers: AnswersReport) -> None:
-    """Accuracies, each by letters alone (as published), with the options' texts, and by chance."""
-    groups = {"average": answers.average, "static": answers.static, "dynamic": answers.dynamic, **answers.tasks}
-    chosen = {name: found for name, found in groups.items() if found is not None}
-    if chosen:
-        table = Table("multiple choice", "letter", "letter or text", "chance", "questions")
-        for name, found in chosen.items():
-            shares = (f"{share:.1%}" for share in (found.strict, found.lenient, found.chance))
-            table.add_row(name, *shares, str(found.questions))
-        stdout.print(table)
-    if answers.numeric is not None:
-        table = Table("number", "mean relative accuracy", "without a number", "questions")
-        for name, number in {"average": answers.numeric, **answers.numeric_tasks}.items():
-            table.add_row(name, f"{number.accuracy:.1%}", str(number.without_number), str(number.questions))
-        stdout.print(table)
-    stdout.print(f"{answers.asked} questions of {answers.questions}", soft_wrap=True)
+    """Scores by the benchmark's own rule, by the lenient one, and by chance; then what others published."""
+    from student_train.evaluation import score_tables  # noqa: PLC0415  # as above
+
+    for found in (score_tables.scores(answers), score_tables.published(answers, parts=False)):
+        if found is not None:
+            table = Table(*found.header)
+            for row in found.rows:
+                table.add_row(*row)
+            stdout.print(table)
+    stdout.print("\n".join(score_tables.about(answers)), soft_wrap=True)
     show_unevaluated("questions", answers.unevaluated)
 
 

@@ -12,10 +12,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from schemas.errors import BadInput, CouldNotRun
 from schemas.train import Dtype, ExportReport
 from student_train.models.backbone import Backbone
-from student_train.models.build import build_student, load_student
-from student_train.models.lora import add_adapters, merge_adapters
-from student_train.training.checkpoints import Checkpoint, Checkpoints
+from student_train.models.build import load_student
+from student_train.training.checkpoints import Checkpoints
 from student_train.training.run_folder import RunFolder
+from student_train.training.students import student_of
 
 
 def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None = None) -> ExportReport:
@@ -54,27 +54,6 @@ def export(run: Path, out: Path, *, step: int | None = None, dtype: Dtype | None
         parameters=sum(p.numel() for p in student.model.parameters()),
         bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     )
-
-
-def student_of(checkpoint: Checkpoint) -> Backbone:
-    """The plain student at a checkpoint, adapters merged. Raises `CouldNotRun` if the weights are not this student's."""
-    config = checkpoint.state.config
-    torch.manual_seed(config.seed)  # a student built from config gets the run's own frozen weights
-    student = build_student(config.model)
-    adapters = None if config.lora is None else add_adapters(student.parts()["llm"], config.lora)
-    own = {f"student.{name}": parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
-    weights = {name: weight for name, weight in checkpoint.weights().items() if name.startswith("student.")}
-    if own.keys() != weights.keys():
-        unlike = sorted(own.keys() ^ weights.keys())
-        raise CouldNotRun(
-            f"the weights of {checkpoint.folder} do not fit the student that its settings build: {unlike[0]} differs"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
-    if adapters is not None:
-        merge_adapters(adapters)
-    return student
 
 
 def require_its_own_weights(folder: Path, student: Backbone) -> int:

@@ -1,4 +1,4 @@
-"""LLaVA JSON conversations go in; turns of text, with the places of videos and images, come out."""
+"""Conversations in LLaVA's JSON, or as chat messages, go in; turns of text, with the places of videos and images, come out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import Any
 from schemas.errors import BadInput
 from teacher_cache.clips.lists import json_objects
 
-_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+_VILA_VIDEO = "<vila/video>"
+"""VILA's word for a video."""
+_PARTS = {"video": "<video>", "image": "<image>", "video_url": "<video>", "image_url": "<image>"}
+"""What a chat message's list of parts has in the place of text."""
 _WORD = re.compile("(<video>|<image>)")
 """The words that LLaVA conversations have in the place of a video or an image."""
 _ALONE = re.compile("(?:^|\n)[ \t]*(<video>|<image>)[ \t]*(?:$|\n)")
@@ -87,12 +91,17 @@ def _items(path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _conversation(item: Mapping[str, Any], source: str) -> Conversation:
-    if not isinstance(item.get("conversations"), list):
-        raise BadInput(f'{source}: needed an object with a list "conversations"')
-    turns = tuple(_turn(one, source) for one in item["conversations"])
+    told = item.get("conversations", item.get("messages"))
+    if not isinstance(told, list):
+        raise BadInput(f'{source}: needed an object with a list "conversations", or "messages"')
+    turns = tuple(_turn(one, source) for one in told)
     if not any(one.role == "assistant" and one.text for one in turns):
         raise BadInput(f'{source}: no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
-    video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image")
+    video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image", item.get("images"))
+    if video is None and isinstance(videos := item.get("videos"), list) and len(videos) == 1:
+        video = videos[0]
+    elif video is None and videos:
+        raise BadInput(f"{source}: `videos` is {str(videos)[:80]}; needed a list of one (a sample may have one video)")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
             raise BadInput(f"{source}: `{name}` is {value!r}; needed one string (a sample may have one video)")
@@ -104,9 +113,25 @@ def _conversation(item: Mapping[str, Any], source: str) -> Conversation:
 
 
 def _turn(item: Any, source: str) -> Turn:
-    if not isinstance(item, dict) or item.get("from") not in _ROLES or not isinstance(item.get("value"), str):
-        raise BadInput(f'{source}: needed turns like {{"from": "human" | "gpt", "value": "…"}}; found {str(item)[:80]}')
-    return Turn(_ROLES[item["from"]], (item["value"],))
+    """A turn of LLaVA (``from``, ``value``) or a chat message (``role``, ``content``), whose content may be a list of parts."""
+    said = item if isinstance(item, dict) else {}
+    role, value = said.get("from", said.get("role")), _words(said.get("value", said.get("content")))
+    if not isinstance(role, str) or role not in _ROLES or value is None:
+        raise BadInput(
+            f'{source}: needed turns like {{"from": "human" | "gpt", "value": "…"}}, or {{"role": "user" | "assistant", '
+            f'"content": "…"}}; found {str(item)[:80]}'
+        )
+    return Turn(_ROLES[role], (value.replace(_VILA_VIDEO, Place.VIDEO.value) if _ROLES[role] == "user" else value,))
+
+
+def _words(content: Any) -> str | None:
+    """The text of a turn, with the words for the videos and images in a list of parts; None if it is none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    pieces = [f"{_PARTS[kind]}\n" if (kind := str(part.get("type"))) in _PARTS else part.get("text") for part in content]
+    return "".join(pieces) if all(isinstance(piece, str) for piece in pieces) else None
 
 
 def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:

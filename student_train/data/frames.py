@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from schemas.clip import Segment
 from schemas.errors import CouldNotRun, VideoError
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.preprocess import FrameSize, resize
@@ -28,7 +29,12 @@ class Watched(NamedTuple):
     timestamps: np.ndarray[Any, np.dtype[np.float64]]
     """(frame,) presentation times in seconds, as the video states them."""
     seconds: float
-    """Length of the video."""
+    """Length of the video, or from the first frame to the last of a segment."""
+
+    def each_once(self) -> Watched:
+        """Without repeated frames, which footage has that is shorter than the number of frames asked for."""
+        is_new = np.diff(self.timestamps, prepend=-np.inf) > 0
+        return Watched(self.frames[is_new], self.timestamps[is_new], self.seconds)
 
 
 class StudentFrames:
@@ -68,19 +74,24 @@ class StudentFrames:
         """``count`` frames, spread over the whole video. Raises `CouldNotRun` if it cannot be read."""
         return self._once((uri, "whole", count), lambda: self._watched(uri, count), lambda watched: watched.frames.nbytes)
 
-    def watch(self, uri: str, count: int) -> Watched:
-        """As `whole`, without the cache. Raises `VideoError`.
+    def watch(self, uri: str, count: int, segment: Segment | None = None) -> Watched:
+        """As `whole`, of a segment if one is given, without the cache. Raises `VideoError`.
 
         A conversation is about the whole video, however a store's sampling cuts it into clips. The frames are those numbered
         round(linspace(0, n − 1, count)): with ``uniform`` sampling, exactly the frames that the teacher saw.
         """
-        seen = self._decoder.frames(uri, count, FrameSize(self.size))
+        seen = self._decoder.frames(uri, count, FrameSize(self.size), segment)
         timestamps = np.array(seen.clock.timestamps_seconds)
-        return Watched(seen.frames, timestamps, _length(seen.footage.frames, seen.footage.fps, timestamps))
+        fps = seen.footage.fps if segment is None else 0.0
+        return Watched(seen.frames, timestamps, _length(seen.footage.frames, fps, timestamps))
 
     def image(self, uri: str) -> Frames:
         """An image, uint8 (size, size, RGB), rotated by its EXIF orientation. Raises `CouldNotRun` if it cannot be read."""
-        return self._once((uri, "image"), lambda: resize(_image(uri), FrameSize(self.size)), lambda frame: frame.nbytes)
+        return self._once((uri, "image"), lambda: self.picture(_bytes(uri), uri), lambda frame: frame.nbytes)
+
+    def picture(self, data: bytes, name: str) -> Frames:
+        """The same of an image file's bytes, without the cache. ``name``: for messages."""
+        return resize(_image(data, name), FrameSize(self.size))
 
     def _once(self, key: Hashable, read: Callable[[], Seen], size: Callable[[Seen], int]) -> Seen:
         """The cached value, or the value read now and cached."""
@@ -120,13 +131,23 @@ def _length(frames: int, fps: float, timestamps: np.ndarray[Any, np.dtype[np.flo
     return frames / fps if fps > 0 else float(timestamps[-1] - timestamps[0])
 
 
-def _image(uri: str) -> Frames:
-    """uint8 (height, width, RGB)."""
+def _bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     try:
-        with Image.open(io.BytesIO(fs.cat_file(path))) as image:
+        data: bytes = fs.cat_file(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(uri, error) from error
+    return data
+
+
+def _image(data: bytes, name: str) -> Frames:
+    """uint8 (height, width, RGB)."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise CouldNotRun(
-            f"the student cannot read the image {uri}: {error}. Restore it, or point `data.image_root` at a copy."
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> CouldNotRun:
+    return CouldNotRun(f"the student cannot read the image {name}: {error}. Restore it, or point `data.image_root` at a copy.")

@@ -1,4 +1,4 @@
-"""A run's folder and a store go in; scores of the student's maps and answers, a report and plots come out.
+"""A model, a store and a benchmark go in; scores of the model's maps and answers, a report and plots come out.
 
 The perception decoder turns the student's hidden states into F4D, and the store's frozen heads turn F4D into maps. The
 teacher's maps come from the store: no teacher runs.
@@ -6,17 +6,18 @@ teacher's maps come from the store: no teacher runs.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from schemas.errors import BadInput, Unreachable
-from schemas.evaluation import Answer, AnswersReport, ClipScores, EvalReport, MapsReport, Unevaluated
-from schemas.train import FitReport, Modality, TrainConfig
+from schemas.evaluation import ClipScores, EvalReport, MapsReport, Unevaluated
+from schemas.train import Dtype, Modality
 from student_train.data.conversations import Conversation
 from student_train.data.frames import StudentFrames
 from student_train.data.pictures import plot_clip, shown
@@ -24,11 +25,14 @@ from student_train.data.samples import QUESTION, Collator, Sample, load_samples
 from student_train.data.workers import workers_of
 from student_train.distill.p4d import P4D
 from student_train.distill.targets import TargetReader
-from student_train.evaluation.answers import Question, read_questions, summary
-from student_train.evaluation.asking import Questions, ask
+from student_train.evaluation.answering import Answering, Asking, answered
+from student_train.evaluation.benchmarks.protocol import needed, read
+from student_train.evaluation.benchmarks.r4d import QUESTIONS
+from student_train.evaluation.benchmarks.registry import benchmark_of
 from student_train.evaluation.comparing import comparable, scored_clips, summaries
+from student_train.evaluation.models import Run, is_model, open_model, open_run
 from student_train.evaluation.plots import plot_scores, plot_training
-from student_train.models.build import load_student
+from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
 from teacher_cache import Cache, open_cache
 from teacher_cache.io.console import progress_bar
@@ -37,8 +41,11 @@ from teacher_cache.io.places import Roots
 if TYPE_CHECKING:
     from student_train.models.backbone import Backbone
 
-REPORT, CLIPS, ANSWERS, PLOTS = "report.json", "clips.jsonl", "answers.jsonl", "plots"
-"""What an evaluation's folder holds."""
+REPORT, CLIPS, PLOTS = "report.json", "clips.jsonl", "plots"
+"""What an evaluation's folder holds, beside the answers' files."""
+ALONE = Ranks()
+_BATCH = 8
+"""Questions in a batch for a model that is no run's."""
 
 
 @dataclass(frozen=True)
@@ -51,82 +58,135 @@ class Wanted:
     """The clips to evaluate; all of the store's when empty."""
     limit: int | None = None
     """At most this many clips, the first ones; all when None."""
-    maps: bool = True
-    """Whether to evaluate maps."""
+    maps: bool | None = None
+    """Whether to evaluate maps; when None, those of a run, unless a benchmark is named."""
+    benchmark: str | None = None
+    """Name of the benchmark to ask; ``questions`` when None and there are questions."""
+    root: Path | None = None
+    """The benchmark's folder, as it was downloaded."""
     questions: Path | None = None
-    """A file of questions to ask; none when None."""
+    """A file of questions, in place of the benchmark's own."""
     video_root: str | None = None
-    """Folder or URL that videos and images may be read from, besides the run's; the questions' paths start from it."""
+    """Folder or URL that videos and images may be read from, besides the run's; the questions' paths start from it, or from
+    ``root`` when None."""
     tell_length: bool = True
-    """Whether each prompt states the video's length, as the paper's does."""
+    """Whether each prompt of ``questions`` states the video's length, as the paper's does."""
+    frames: int | None = None
+    """Frames of each video that a question shows; the benchmark's own number when None."""
+    seed: int = 0
+    """Seed of the letters that a benchmark draws where it finds none."""
+    dtype: Dtype | None = None
+    """Of the weights; the run's when None, and bfloat16 for a model that is no run's."""
     batch: int | None = None
     """Clips or questions in one forward pass; as in training when None."""
     pictures: int = 4
-    """How many clips get a picture of their maps."""
+    """How many clips get a picture of their maps, and how many wrong answers one of what was shown."""
+    resume: bool = False
+    """Whether to keep the answers that an interrupted evaluation wrote."""
     out: Path | None = None
-    """Folder to write to; ``eval`` in the run's folder when None."""
+    """Folder to write to; ``eval`` in the run's folder when None, ``eval-BENCHMARK`` for a benchmark; in the current folder,
+    with the model's name before it, for a model that is no run's."""
 
 
-def evaluate(folder: Path, wanted: Wanted) -> EvalReport:
-    """Evaluate a finished run, and write the report, scores, answers and plots to the evaluation's folder.
+def evaluate(folder: Path, wanted: Wanted, ranks: Ranks = ALONE) -> EvalReport:
+    """Evaluate a model, and write the report, scores, answers and plots to the evaluation's folder. Collective.
 
-    Raises `BadInput` if the run's folder, the store or the questions cannot be used. A clip or question that cannot be
-    evaluated does not stop the others: it is in the report with its reason.
+    Maps need a finished run and a store; answers need neither. Raises `BadInput` if the folder, the store or the questions
+    cannot be used. A clip or question that cannot be evaluated does not stop the others: it is in the report with its reason.
     """
     started = time.perf_counter()
-    run = open_run(folder)
-    if run.config.mode == "sft":
-        wanted = _answers_alone(wanted, folder)
-    cache = open_cache(wanted.store or run.config.store)
-    require_same_teacher(run, cache)
-    rows = chosen_rows(cache, wanted) if wanted.maps else []
-    questions = [] if wanted.questions is None else read_questions(wanted.questions)
-    if not rows and not questions:
-        raise BadInput("there is nothing to evaluate: give --questions, or a store that has clips")
-
-    student = load_student(run.folder.student, run.config.model.dtype).to(device()).eval()
-    out = _made_empty(wanted.out or folder / "eval")
-    job = _Job(run, student, cache, wanted, out)
-    maps = _evaluate_maps(job, rows) if wanted.maps else None
-    answers = None if wanted.questions is None else _evaluate_answers(job, questions)
-    plot_training(out / PLOTS / "training.png", run.folder.metrics_file)
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+    with ranks.raise_on_any_rank():
+        asking = _asking(wanted)
+        run = _run_with_maps(folder, wanted, has_questions=asking is not None)
+        cache = None if run is None else open_cache(wanted.store or run.config.store)
+        rows = []
+        if run is not None and cache is not None:
+            require_same_teacher(run, cache)
+            rows = chosen_rows(cache, wanted)
+        if not rows and asking is None:
+            raise BadInput("there is nothing to evaluate: give --benchmark or --questions, or a store that has clips")
+        if rows and ranks.size > 1:
+            raise BadInput("maps are compared by one process; start `eval` without torchrun, or give --no-maps")
+        opened = open_model(folder, wanted.dtype)
+        opened.student.to(device()).eval()
+        out = _out(folder, wanted)
+        if ranks.is_rank_zero:
+            _made_empty(out, keeps_answers=wanted.resume)
+    maps = None
+    if run is not None and cache is not None:
+        maps = _evaluate_maps(_Job(run, opened.student, cache, wanted, out), rows)
+    answers = None
+    if asking is not None:
+        batch = wanted.batch or (opened.config.batch if opened.config else _BATCH)
+        workers = workers_of(opened.config.data.workers if opened.config else None)
+        answers = answered(
+            asking,
+            opened,
+            Answering(out, batch, workers, device(), str(folder)),
+            ranks,
+            frames=wanted.frames,
+            seed=wanted.seed,
+            tell_length=wanted.tell_length,
+            resume=wanted.resume,
+            pictures=wanted.pictures,
+        )
     report = EvalReport(
         run=str(folder),
-        mode=run.config.mode,
-        steps=run.result.steps,
+        mode=opened.config.mode if opened.config else None,
+        steps=opened.steps,
         maps=maps,
         answers=answers,
-        files=tuple(sorted(str(path) for path in [*out.rglob("*.png"), *out.glob("*.jsonl"), out / REPORT])),
+        files=(),
         seconds=time.perf_counter() - started,
     )
+    return _written(report, folder, out) if ranks.is_rank_zero else report
+
+
+def _written(report: EvalReport, folder: Path, out: Path) -> EvalReport:
+    metrics = RunFolder(folder).metrics_file
+    if metrics.is_file() and report.mode is not None:
+        plot_training(out / PLOTS / "training.png", metrics)
+    files = [*out.rglob("*.png"), *out.glob("*.jsonl"), *out.glob("answers.*"), out / REPORT]
+    report = report.model_copy(update={"files": tuple(sorted({str(path) for path in files}))})
     (out / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return report
 
 
-def _answers_alone(wanted: Wanted, folder: Path) -> Wanted:
-    """The same without maps, for a run of mode `sft`, which has none."""
-    if wanted.questions is None:
-        raise BadInput(f"the run {folder} is of mode `sft`, which learns no maps to compare; give --questions")
-    return replace(wanted, maps=False)
+def _asking(wanted: Wanted) -> Asking | None:
+    """The benchmark to ask and its items; None if nothing is to be asked."""
+    if wanted.benchmark is None and wanted.questions is None:
+        return None
+    benchmark = benchmark_of(wanted.benchmark or QUESTIONS.name)
+    if wanted.root is None and wanted.questions is None:
+        raise BadInput(f"--benchmark {benchmark.name} needs --root, its folder; {needed(benchmark)}")
+    found = read(benchmark, wanted.root or Path(), wanted.questions)
+    return Asking(benchmark, found, wanted.video_root or str(wanted.root or "."))
+
+
+def _run_with_maps(folder: Path, wanted: Wanted, *, has_questions: bool) -> Run | None:
+    """The run whose maps are to be compared; None if no maps are."""
+    if wanted.maps is False or (wanted.maps is None and (wanted.benchmark is not None or is_model(folder))):
+        return None
+    run = open_run(folder)
+    if run.config.mode != "sft":
+        return run
+    if not has_questions:
+        raise BadInput(f"the run {folder} is of mode `sft`, which learns no maps to compare; give --questions or --benchmark")
+    return None
+
+
+def _out(folder: Path, wanted: Wanted) -> Path:
+    name = "eval" if wanted.benchmark is None else f"eval-{wanted.benchmark}"
+    return wanted.out or (Path(f"{folder.resolve().name}-{name}") if is_model(folder) else folder / name)
 
 
 def device() -> torch.device:
-    """The GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class Run(NamedTuple):
-    """A finished run."""
-
-    folder: RunFolder
-    config: TrainConfig
-    result: FitReport
-
-
-def open_run(path: Path) -> Run:
-    """The finished run in a folder. Raises `BadInput` if there is none, or it is not finished."""
-    folder = RunFolder(path)
-    return Run(folder, folder.config(), folder.result())
+    """This process's GPU, if there is one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def require_same_teacher(run: Run, cache: Cache) -> None:
@@ -169,7 +229,7 @@ def chosen_rows(cache: Cache, wanted: Wanted) -> list[dict[str, Any]]:
 
 
 class _Job(NamedTuple):
-    """What the evaluations of maps and of answers share."""
+    """What the evaluation of maps needs."""
 
     run: Run
     student: Backbone
@@ -266,27 +326,14 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     return samples
 
 
-def _evaluate_answers(job: _Job, questions: Sequence[Question]) -> AnswersReport:
-    frames, processor = job.cache.recipe.clips.frames, job.student.processor
-    made_ready = Questions(questions, job.wanted.video_root or ".", frames, processor, tell_length=job.wanted.tell_length)
-    answers: list[Answer] = []
-    with (
-        progress_bar("answers", len(questions), "questions") as advance,
-        (job.out / ANSWERS).open("w", encoding="utf-8") as lines,
-    ):
-        for answer in ask(job.student, made_ready, batch=job.batch, workers=job.workers, device=device()):
-            advance(1)
-            answers.append(answer)
-            lines.write(answer.model_dump_json() + "\n")
-    return summary(str(job.wanted.questions), answers)
-
-
-def _made_empty(out: Path) -> Path:
-    """The evaluation's folder, with the files of an earlier evaluation removed."""
+def _made_empty(out: Path, *, keeps_answers: bool) -> None:
+    """Make the evaluation's folder, and remove the files of an earlier evaluation."""
+    earlier = [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS))]
+    if not keeps_answers:
+        earlier += out.glob("answers.*")
     try:
         (out / PLOTS).mkdir(parents=True, exist_ok=True)
-        for path in [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS, ANSWERS))]:
+        for path in earlier:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to {out}: {error.strerror}; give another --out") from None
-    return out

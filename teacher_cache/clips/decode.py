@@ -56,12 +56,15 @@ what PyAV finds damaged.
 """
 
 
-def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
-    """The frames of these numbers, in this order, or so many spread as a ``uniform`` clip's. Raises `VideoError`."""
+def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize, segment: Segment | None = None) -> DecodedFrames:
+    """The frames of these numbers, in this order, or so many spread as a ``uniform`` clip's, of a segment if one is given.
+
+    Raises `VideoError`.
+    """
     shrink = partial(resize, size=size)
     if isinstance(wanted, int):
         recipe = ClipRecipe(frames=wanted, sampling="uniform", preprocessing="l4p", size=1, student_size=None)
-        (found,) = _Clips(video, recipe, [None], shrink)
+        (found,) = _Clips(video, recipe, [segment], shrink)
         if isinstance(found, VideoError):
             raise found
         pictures, clock = found

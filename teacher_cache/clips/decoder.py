@@ -229,15 +229,17 @@ class Decoder:
             found += self._answer(file, asked, partial(_footages, len(some), recipe is not None), seconds=seconds)
         return found
 
-    def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize) -> DecodedFrames:
-        """The frames of these numbers, in this order, or so many spread over the whole video; each is resized in the process.
+    def frames(self, uri: str, wanted: Sequence[int] | int, size: FrameSize, segment: Segment | None = None) -> DecodedFrames:
+        """The frames of these numbers, in this order, or so many spread over the whole video, or over a segment of it.
+
+        Each is resized in the process.
 
         Raises `VideoError`; `CouldNotRun` if the problem is not the video's. The deadline is that of a clip.
         """
         numbers = wanted if isinstance(wanted, int) else [int(index) for index in wanted]
         expected = _Expected(numbers if isinstance(numbers, int) else len(numbers), size)
         with opened_file(uri) as file:
-            asked = {"frames": numbers, "size": size}
+            asked = {"frames": numbers, "size": size, "segment": segment and segment.model_dump()}
             return self._answer(file, asked, partial(_decoded_frames, expected), expected.most_bytes)
 
     def _answer(

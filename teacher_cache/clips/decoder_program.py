@@ -93,7 +93,8 @@ def _clip(clip: DecodedClip, lacking: str) -> Answer:
 
 
 def _frames(request: dict[str, Any], video: OpenVideo) -> Answer:
-    found = frames_of(video, request["frames"], FrameSize(*request["size"]))
+    segment = request["segment"] and Segment.model_validate(request["segment"])
+    found = frames_of(video, request["frames"], FrameSize(*request["size"]), segment)
     header = {"shape": found.frames.shape, "clock": found.clock.model_dump(), "footage": found.footage.model_dump()}
     return header, np.ascontiguousarray(found.frames).tobytes()
 

@@ -34,6 +34,45 @@ def test_a_sample_is_read(tmp_path: Path) -> None:
     assert found.source == f"{tmp_path}/train.json[0]"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"conversations": [{"from": "user", "value": "<video>\nWhat moves?"}, {"from": "assistant", "value": "A ball."}]},
+        {"conversations": [{"from": "human", "value": "<vila/video>\nWhat moves?"}, {"from": "gpt", "value": "A ball."}]},
+        {"messages": [{"role": "user", "content": "<video>\nWhat moves?"}, {"role": "assistant", "content": "A ball."}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What moves?"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "A ball."}]},
+            ],
+            "videos": ["a/b.mp4"],
+            "video": None,
+        },
+    ],
+    ids=["user and assistant", "VILA's word", "messages", "messages of parts"],
+)
+def test_other_shapes_of_conversations_are_read_alike(tmp_path: Path, said: dict[str, Any]) -> None:
+    plain = item()
+    other = {name: value for name, value in plain.items() if name != "conversations"} | said
+    (one,), (two,) = (read_conversations([write(tmp_path, [value])]) for value in (plain, other))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"video": None, "videos": ["a.mp4", "b.mp4"]}, "needed a list of one"),
+        ({"conversations": [{"role": "user", "content": [{"type": "audio"}]}, SAID]}, "needed turns like"),
+        ({"conversations": [{"role": "user", "content": [7]}, SAID]}, "needed turns like"),
+        ({"conversations": [{"role": ["user"], "content": "What?"}, SAID]}, "needed turns like"),
+        ({"conversations": [{"role": "user", "content": [{"type": ["video"]}]}, SAID]}, "needed turns like"),
+    ],
+)
+def test_other_shapes_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        read_conversations([write(tmp_path, [item(**changes)])])
+
+
 def test_lines_and_several_files_are_read_in_order(tmp_path: Path) -> None:
     """Lines whatever they are called, with a byte-order mark, and with what only looks like a line's end in a text."""
     said = {"from": "gpt", "value": "First.\u2028Second.\u0085Third"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from schemas.job import Job
 from schemas.train import DataConfig, TrainConfig
 from student_train.data.frames import StudentFrames
 from student_train.distill.p4d import P4D
-from student_train.evaluation.answers import Question, read_questions, wording
 from student_train.evaluation.asking import Asked, Questions, ask
+from student_train.evaluation.benchmarks.item import Item
+from student_train.evaluation.benchmarks.protocol import read
+from student_train.evaluation.benchmarks.r4d import QUESTIONS
 from student_train.evaluation.evaluate import Wanted, evaluate
 from student_train.evaluation.map_metrics import METRICS, SCORED
 from student_train.evaluation.plots import smoothed
+from student_train.export import export
 from student_train.models.build import load_student
 from student_train.training.fit import fit
 from teacher_cache import open_cache
@@ -60,6 +64,10 @@ def write_questions(folder: Path, *items: dict[str, Any]) -> Path:
     return path
 
 
+def read_questions(path: Path) -> tuple[Item, ...]:
+    return read(QUESTIONS, path.parent, path).items
+
+
 @pytest.fixture(scope="module")
 def run(tiny_store: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which a student learnt one video's F4D, and to answer one question by letter and one by text."""
@@ -69,7 +77,7 @@ def run(tiny_store: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory
         {
             "video": one.video,
             "conversations": [
-                {"from": "human", "value": "<video>\n" + wording(one, 20 / 24)},
+                {"from": "human", "value": "<video>\n" + QUESTIONS.prompt(one, 20 / 24)},
                 {"from": "gpt", "value": WRITTEN[one.id]},
             ],
         }
@@ -85,6 +93,7 @@ def run(tiny_store: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory
                 "decoder": {"hidden": 512},
                 "optim": {"learning_rate": 4e-3},
                 "steps": STEPS,
+                "checkpoint_every": STEPS // 2,
                 "batch": 2,
                 "data": {"conversations": str(folder / "train.json"), "video_root": str(videos)},
             }
@@ -237,15 +246,34 @@ def test_a_student_answers_as_it_learnt(run: Path, videos: Path, tmp_path: Path)
     written = {a.id: a for a in map(Answer.model_validate_json, lines(tmp_path / "eval" / "answers.jsonl"))}
     assert {name: answer.response for name, answer in written.items()} == {**WRITTEN, "absent": None}
     assert found is not None
-    assert found.average is not None
-    assert (found.asked, found.average.strict, found.average.lenient) == (2, 0.5, 1.0)
-    assert {task: accuracy.strict for task, accuracy in found.tasks.items()} == {"Spatial Relation": 0.0, "Translational": 1.0}
+    assert found.micro is not None
+    assert (found.asked, found.micro.official, found.micro.lenient) == (2, 0.5, 1.0)
+    assert {task: accuracy.official for task, accuracy in found.tasks.items()} == {
+        "Spatial Relation": 0.0,
+        "Translational": 1.0,
+    }
     ((missing),) = found.unevaluated
     assert (missing.id, missing.reason) == ("absent", "video_missing")
 
 
-def questions(run: Path, videos: Path, items: list[Question]) -> Questions:
-    return Questions(items, str(videos), 16, load_student(run / "student").processor)
+def test_a_checkpoint_answers_as_its_export(run: Path, videos: Path, tmp_path: Path) -> None:
+    wanted = Wanted(questions=write_questions(tmp_path, WAY, COLOUR), video_root=str(videos), dtype="float32")
+    export(run, tmp_path / "exported", step=STEPS // 2)
+    found = []
+    for number, folder in enumerate((run / "checkpoints" / f"step-{STEPS // 2:08d}", tmp_path / "exported")):
+        out = tmp_path / f"eval-{number}"
+        report = evaluate(folder, replace(wanted, out=out))
+        written = [Answer.model_validate_json(line) for line in lines(out / "answers.jsonl")]
+        assert report.maps is None
+        found.append(((report.mode, report.steps), [answer.response for answer in written]))
+    (of_checkpoint, said), (of_export, same) = found
+    assert (of_checkpoint, of_export) == (("latent", STEPS // 2), (None, None))
+    assert len(said) == 2
+    assert said == same
+
+
+def questions(run: Path, videos: Path, items: tuple[Item, ...]) -> Questions:
+    return Questions(QUESTIONS, items, str(videos), load_student(run / "student").processor)
 
 
 def test_answers_do_not_depend_on_what_stands_beside_them(run: Path, videos: Path, tmp_path: Path) -> None:
@@ -271,11 +299,11 @@ def test_marks_are_shown_before_the_video(run: Path, videos: Path, tmp_path: Pat
     processor = load_student(run / "student").processor
     shown = processor.image_ids()
     at = next(i for i in range(len(marked.ids)) if marked.ids[i : i + len(shown)] == shown)
+    assert marked.watched is not None
     video = processor.video_ids(marked.watched.timestamps.tolist())
     assert at < next(i for i in range(len(marked.ids)) if marked.ids[i : i + len(video)] == video)
-    assert plain.image is None
-    assert marked.image is not None
-    assert marked.image.shape == (processor.image_size, processor.image_size, 3)
+    assert plain.images == ()
+    assert [image.shape for image in marked.images] == [(processor.image_size, processor.image_size, 3)]
     assert isinstance(absent, Answer)
     assert (absent.reason, absent.response) == ("image_unreadable", None)
 
@@ -369,16 +397,26 @@ def test_the_command_lists_what_has_no_score_and_says_so_in_its_status(
     assert found.maps.clips == 1
 
 
-def test_a_bad_question_is_one_error_and_status_2(run: Path, tmp_path: Path) -> None:
+def test_a_mistyped_benchmark_is_one_error_and_status_2(run: Path) -> None:
     from typer.testing import CliRunner
 
     from student_train.cli import app
 
-    path = write_questions(tmp_path, WAY, WAY | {"answer": "B"})
-    done = CliRunner().invoke(app, ["eval", str(run), "--questions", str(path), "--json"])
+    done = CliRunner().invoke(app, ["eval", str(run), "--benchmark", "r5d", "--root", "x", "--json"])
     assert done.exit_code == 2
-    assert "questions.json[1] (id way): `answer` 'B' is none of its options" in done.stderr
+    assert "there is no benchmark 'r5d'; there are r4d" in done.stderr
     assert json.loads(done.stdout)["error"]["kind"] == "BadInput"
+
+
+def test_the_benchmarks_are_listed_with_what_they_need() -> None:
+    from typer.testing import CliRunner
+
+    from student_train.cli import app
+
+    done = CliRunner().invoke(app, ["eval", "--list"])
+    assert done.exit_code == 0
+    assert "r4d: R4D-Bench, 1,419 questions, 16 frames" in done.stdout
+    assert "needed qa.parquet, and the folder video/, from https://huggingface.co/datasets/MINT-SJTU/STI-Bench" in done.stdout
 
 
 def test_the_tables_show_every_metric_and_task(
@@ -391,7 +429,7 @@ def test_the_tables_show_every_metric_and_task(
     capsys.readouterr()
     show_evaluation(report.model_copy(update={"answers": answered.answers}))
     out, err = capsys.readouterr()
-    for said in ("depth AbsRel", "motion IoU", "static", "dynamic", "50.0%", "100.0%", "Spatial Relation", "distance"):
+    for said in ("depth AbsRel", "motion IoU", "static", "dynamic", "33.3%", "66.7%", "Spatial Relation", "distance"):
         assert said in out
     assert "absent: video_missing" in err
 
@@ -412,7 +450,7 @@ def test_the_length_is_told_or_left_to_be_seen(run: Path, videos: Path, tmp_path
     asked = read_questions(write_questions(tmp_path, WAY))
     texts = []
     for tell_length in (True, False):
-        one = Questions(asked, str(videos), 16, processor, tell_length=tell_length)[0]
+        one = Questions(QUESTIONS, asked, str(videos), processor, tell_length=tell_length)[0]
         assert isinstance(one, Asked)
         texts.append(processor.tokenizer.decode(one.ids))
     assert "seconds long" in texts[0]

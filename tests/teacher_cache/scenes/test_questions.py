@@ -171,14 +171,15 @@ def written(tmp_path_factory):
 
 def test_students_and_evaluations_read_what_is_written(written):
     from student_train.data.conversations import read_conversations
-    from student_train.evaluation.answers import read_questions
+    from student_train.evaluation.benchmarks.protocol import read
+    from student_train.evaluation.benchmarks.r4d import QUESTIONS
 
     folder, report = written
     conversations = read_conversations([str(folder / "conversations.json")])
-    questions = read_questions(folder / "questions.json")
+    questions = read(QUESTIONS, folder).items
     assert (report.videos, report.conversations, report.questions) == (3, len(conversations), len(questions))
     assert sum(turn.role == "assistant" for c in conversations for turn in c.turns) == len(questions)
-    by_text = {(q.video, q.text): q for q in questions}
+    by_text = {(q.video, q.question): q for q in questions}
     for conversation in conversations:
         assert (folder / str(conversation.video)).is_file()
         assert bool(conversation.images) == any("<obj_" in turn.text for turn in conversation.turns)

@@ -1,0 +1,54 @@
+"""OmniSpatial: arXiv 2506.03135; `qizekun/OmniSpatial`. One image a question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schemas.evaluation import OPTION_LETTERS
+from student_train.evaluation.benchmarks.item import Item, Record, lettered, option_texts, text
+from student_train.evaluation.benchmarks.parsing import Parsed, letter_by
+from student_train.evaluation.benchmarks.protocol import Benchmark
+
+
+def _items(record: Record, _index: int) -> Iterator[Item]:
+    options = option_texts(record.get("options"))
+    answer = record.get("answer")
+    is_index = isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options)
+    name, kind = text(record, "id"), text(record, "task_type")
+    image = record.get("image_path")
+    yield Item(
+        id=f"{kind} {name}",  # ids are numbered within a kind
+        task=text(record, "sub_task_type", "task_type"),
+        question=text(record, "question"),
+        options=options,
+        right=answer if is_index and isinstance(answer, int) else None,
+        images=(image if isinstance(image, str) and image else f"{kind}/{name.partition('_')[0]}.png",),
+        groups=(kind,),
+        fault=None if is_index else f"the published answer {answer!r} is no index of its {len(options)} options",
+    )
+
+
+def _prompt(item: Item, _seconds: float | None) -> str:
+    letters = ", ".join(OPTION_LETTERS[: len(item.options)])
+    return "\n".join([item.question, *lettered(item.options, "{letter}. {option}"), f"Answer with one letter: {letters}."])
+
+
+def _parse(response: str, item: Item) -> Parsed | None:
+    return letter_by([("first character", r"\A\s*X")], response.upper(), len(item.options))
+
+
+OMNISPATIAL = Benchmark(
+    name="omnispatial",
+    title="OmniSpatial",
+    origin="https://huggingface.co/datasets/qizekun/OmniSpatial (CC BY-NC 4.0)",
+    files=("data.json", "OmniSpatial-test/data.json"),
+    media=("Dynamic_Reasoning", "Spatial_Interaction", "Complex_Logic", "Perspective_Taking", "OmniSpatial-test"),
+    items=_items,
+    prompt=_prompt,
+    parse=_parse,
+    count=1533,
+    notes=(
+        "the prompt is short, and in this project's words; the published ones tell the model how to reason",
+        "published figures are means of five runs with other seeds; here the answer is greedy, in one run",
+    ),
+)

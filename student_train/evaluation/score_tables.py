@@ -1,0 +1,85 @@
+"""Scores of answers go in; tables of text come out, the same for the terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from schemas.evaluation import AnswersReport
+
+
+class TextTable(NamedTuple):
+    """A table of text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def scores(report: AnswersReport) -> TextTable:
+    """Means by the benchmark's own rule, by the lenient one and by chance: over all, per group and per task."""
+    has_below = any(found.below is not None for found in report.tasks.values())
+    header = ("official", "± s.e.", *(('"<"',) if has_below else ()), "lenient", "chance", "questions")
+    groups = {"micro mean": report.micro, **report.groups, **report.tasks}
+    rows = []
+    for name, found in groups.items():
+        if found is not None:
+            below = (share(found.below),) if has_below else ()
+            shares = (share(found.official), share(found.standard_error), *below, share(found.lenient), share(found.chance))
+            rows.append((name, *shares, str(found.questions)))
+    if report.macro is not None:
+        mean, empty = report.macro, ("",) * (1 + has_below)
+        rows.insert(1, ("macro mean", share(mean.official), *empty, share(mean.lenient), "", f"{mean.tasks} tasks"))
+    return TextTable((report.benchmark, *header), tuple(rows))
+
+
+def published(report: AnswersReport, *, parts: bool = True) -> TextTable | None:
+    """Others' figures, marked as theirs, with what makes them not comparable; None if there are none."""
+    if not report.published:
+        return None
+    names = tuple(dict.fromkeys(name for row in report.published for name in row.parts)) if parts else ()
+    rows = tuple(
+        (
+            f"{row.who} ({row.by})",
+            f"{row.overall:.1f}%",
+            *(f"{row.parts[name]:.1f}%" if name in row.parts else "–" for name in names),
+            row.differs,
+        )
+        for row in report.published
+    )
+    return TextTable(("published by others", "overall", *names, "what differs"), rows)
+
+
+def about(report: AnswersReport) -> list[str]:
+    """What must be known with the scores."""
+    of = "" if report.expected in {None, report.asked} else f" (published: {report.expected:,})"
+    lines = [f"{report.asked} questions of {report.questions}{of}, {report.frames} frames"]
+    if report.overall is not None:
+        lines.append(
+            f"the benchmark's own figure is the {'macro' if report.is_macro else 'micro'} mean: {share(report.overall)}"
+        )
+    if report.micro is not None and report.micro.unparsed:
+        drawn = f"; {report.micro.drawn} of them count as a random letter, seed {report.seed}" if report.micro.drawn else ""
+        lines.append(f"in {report.micro.unparsed} responses the official rule found nothing{drawn}")
+    if report.faults:
+        lines.append(f"{len(report.faults)} questions have no right answer in the file, and count as wrong")
+    return [*lines, *report.notes]
+
+
+def share(value: float | None) -> str:
+    """In per cent."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def markdown(table: TextTable) -> str:
+    """A table in Markdown."""
+    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def of(report: AnswersReport) -> Sequence[TextTable]:
+    """All tables of a report."""
+    return [table for table in (scores(report), published(report)) if table is not None]

@@ -1,0 +1,155 @@
+"""Every benchmark against items whose prompts, readings and scores were worked out by hand, in `items`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.errors import BadInput
+from schemas.evaluation import OPTION_LETTERS
+from student_train.evaluation.answers import DRAWN, scored, summary
+from student_train.evaluation.benchmarks.item import Item
+from student_train.evaluation.benchmarks.protocol import Benchmark, Read, read
+from student_train.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
+
+ITEMS = Path(__file__).parent / "items"
+NAMES = sorted(path.stem for path in ITEMS.glob("*.json"))
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((ITEMS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def record_of(case: dict[str, Any]) -> dict[str, Any]:
+    """The record, with the text of image files as bytes, which JSON does not have."""
+    images = {k: [one.encode() for one in case["record"][k]] for k in ("image_bytes", "images") if k in case["record"]}
+    return case["record"] | images
+
+
+def asked(name: str) -> Iterator[tuple[dict[str, Any], Item]]:
+    """Each case with its item; the second of a pair with what differs for it."""
+    for index, case in enumerate(cases(name)):
+        items = list(BENCHMARKS[name].items(record_of(case), index))
+        yield case, items[0]
+        if "second" in case:
+            yield {**case, **case["second"]}, items[1]
+
+
+def test_every_published_benchmark_has_items_worked_out_by_hand() -> None:
+    assert set(NAMES) == set(BENCHMARKS) - {"questions"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_and_prompts_are_as_worked_out(name: str) -> None:
+    for case, item in asked(name):
+        assert BENCHMARKS[name].prompt(item, 2.0) == case["prompt"], case["trap"]
+        assert (item.task, list(item.groups), len(item.images)) == (case["task"], case["groups"], case["images"])
+        assert (item.fault, item.pair) == (case.get("fault"), case.get("pair"))
+        if "videos" in case:
+            shown = [
+                [f.path, None if f.segment is None else [f.segment.start_seconds, f.segment.end_seconds]] for f in item.videos
+            ]
+            assert [path for path, _ in shown] == [path for path, _ in case["videos"]]
+            for (_, segment), (_, wanted) in zip(shown, case["videos"], strict=True):
+                assert segment == (None if wanted is None else pytest.approx(wanted))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_responses_are_read_and_scored_as_worked_out(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    for case, item in asked(name):
+        for response, parsed, official, lenient, *below in case["responses"]:
+            said = f"{name}, {item.id}, {response!r}: {case['trap']}"
+            answer = scored(benchmark, item, response)
+            assert answer.lenient == pytest.approx(lenient), said
+            if parsed == DRAWN:
+                assert answer.rule == DRAWN, said
+                assert answer.parsed in OPTION_LETTERS[: len(item.options)], said
+                assert answer.official == float(answer.parsed == answer.expected), said
+            else:
+                assert (answer.parsed, answer.rule != DRAWN) == (parsed, True), said
+            assert official is None or answer.official == pytest.approx(official), said
+            assert (answer.below is None) == bool(item.options), said
+            assert not below or answer.below == pytest.approx(below[0]), said
+
+
+def test_random_letters_are_the_same_again_differ_by_seed_and_are_counted() -> None:
+    benchmark = BENCHMARKS["r4d"]
+    (_, first), *_ = asked("r4d")
+    items = [Item(id=str(n), task="Counting", question="?", options=first.options, right=1) for n in range(400)]
+    answers = [scored(benchmark, item, "no idea") for item in items]
+    assert answers == [scored(benchmark, item, "no idea") for item in items]
+    assert answers != [scored(benchmark, item, "no idea", seed=1) for item in items]
+    found = summary(benchmark, Read("test.json", tuple(items), ()), answers, frames=16)
+    assert found.micro is not None
+    assert (found.micro.drawn, found.micro.unparsed, found.micro.lenient) == (400, 400, 0)
+    assert found.micro.official == pytest.approx(1 / 5, abs=4 * 0.02)  # four standard errors
+
+
+# --- folders as they are downloaded ---
+
+
+def written(folder: Path, name: str) -> Path:
+    """A benchmark's folder with the records of the cases, in its published layout."""
+    benchmark: Benchmark = BENCHMARKS[name]
+    records = [record_of(case) for case in cases(name)]
+    path = folder / benchmark.files[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for media in benchmark.media[:1]:
+        (folder / media).mkdir(exist_ok=True)
+    if path.suffix == ".parquet":
+        if name == "stibench":
+            records = [
+                r | {"Candidates": r["Candidates"] if isinstance(r["Candidates"], str) else json.dumps(r["Candidates"])}
+                for r in records
+            ]
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        path.write_text(json.dumps(records), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_in_the_published_layout_is_read(tmp_path: Path, name: str) -> None:
+    found = read(benchmark_of(name), written(tmp_path, name))
+    assert [item.question for item in found.items][:1] == [next(asked(name))[1].question]
+    assert len({item.id for item in found.items}) == len(found.items) == len(cases(name)) * (2 if name == "sat" else 1)
+    assert found.unread == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_folder_says_what_is_there_and_what_is_needed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "holiday.txt").touch()
+    with pytest.raises(BadInput) as refused:
+        read(benchmark_of(name), tmp_path)
+    for said in ("holiday.txt", BENCHMARKS[name].files[0], "huggingface.co", BENCHMARKS[name].title):
+        assert said in str(refused.value)
+    with pytest.raises(BadInput, match="there is no folder"):
+        read(benchmark_of(name), tmp_path / "nowhere")
+
+
+def test_a_folder_without_its_videos_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "r4d")
+    (tmp_path / "videos").rmdir()
+    with pytest.raises(
+        BadInput, match=r"holds test\.json, and none of these folders; needed test\.json, and the folder videos/"
+    ):
+        read(benchmark_of("r4d"), tmp_path)
+
+
+def test_an_unknown_benchmark_is_told_those_there_are() -> None:
+    with pytest.raises(BadInput, match="there is no benchmark 'r5d'; there are r4d, stibench"):
+        benchmark_of("r5d")
+
+
+def test_items_of_one_id_are_kept_apart(tmp_path: Path) -> None:
+    record = record_of(cases("r4d")[0])
+    (tmp_path / "q.json").write_text(json.dumps([record, record]), encoding="utf-8")
+    assert [item.id for item in read(BENCHMARKS["r4d"], tmp_path, tmp_path / "q.json").items] == ["907", "907 (item 1)"]
