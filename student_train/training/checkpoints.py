@@ -1,6 +1,7 @@
 """Checkpoints: the state of a run at one step goes in, a folder to resume from comes out; the newest folder is read back.
 
-Every process writes its own part of the tensors, by torch.distributed.checkpoint, and any number of processes reads them.
+Every process writes its own part of the tensors, by torch.distributed.checkpoint, while training goes on, and any number of
+processes reads them.
 Tensors are safetensors and all else is JSON, so nothing in a checkpoint can run code. Frozen weights are not in it; a resumed
 run loads them again from the original source.
 """
@@ -11,18 +12,21 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from schemas.base import Frozen, canonical_json, differences, sha256_digest
 from schemas.errors import BadInput, CouldNotRun, first_line
@@ -115,6 +119,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._begun: Future[None] | None = None
+        self._group: Any = None
 
     def newest(self) -> Checkpoint | None:
         """The latest checkpoint, or None. Raises `CouldNotRun` if it is damaged."""
@@ -130,29 +137,72 @@ class Checkpoints:
         return _checkpoint(found[step])
 
     def write(self, state: CheckpointState, tensors: Tensors, metrics: str, *, ranks: Ranks, best: int | None = None) -> None:
-        """Write one, then remove all but the newest `keep` and that of the step ``best``. Collective.
+        """Begin to write one; once written, the newest `keep` and that of step ``best`` stay alone. Collective.
 
-        Every rank needs the same folder. Raises `CouldNotRun` on each if the files cannot be written.
+        The tensors are copied to the host, and may change once this returns; threads write the copies. Every rank needs the
+        same folder. What was begun before is finished first. Raises `CouldNotRun` on each rank if that could not be written.
         """
+        self.finish(ranks)
         final = self.folder / f"step-{state.step:08d}"
         draft = _draft(final)
         with ranks.raise_on_any_rank(), _written(final):
             if ranks.is_rank_zero:
                 self._drop_drafts()
                 (draft / TENSORS).mkdir(parents=True)
-        with _written(final), _unremarked():
-            writer = HuggingFaceStorageWriter(str(draft / TENSORS), save_distributed=True)
-            save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
-        with ranks.raise_on_any_rank(), _written(final):
-            if ranks.is_rank_zero:
-                (draft / METRICS).write_text(metrics, encoding="utf-8")
-                (draft / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-                # Sync before the rename: a machine that dies must not leave a checkpoint of empty files.
-                for path in (*draft.rglob("*"), draft):
-                    _sync(path)
-                draft.rename(final)
-                _sync(self.folder)
-                self._drop_old(best)
+        # For good, since a thread will be told it: that one process saves alone.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        is_alone = ranks.size == 1
+        writer = HuggingFaceStorageWriter(str(draft / TENSORS), save_distributed=True)
+        with _written(final):
+            copied = async_save(
+                dict(tensors), storage_writer=writer, process_group=None if is_alone else self._own_group(), no_dist=is_alone
+            )
+        assert isinstance(copied, Future)
+        complete = partial(self._complete, final, state, metrics, best) if ranks.is_rank_zero else None
+        self._begun = self._thread.submit(_when_written, copied, final, complete)
+
+    def finish(self, ranks: Ranks) -> None:
+        """Wait until the disk has what was begun. Collective. Raises `CouldNotRun` on each rank if it could not be written."""
+        with ranks.raise_on_any_rank():
+            begun, self._begun = self._begun, None
+            if begun is not None:
+                begun.result()
+
+    def failure(self) -> CouldNotRun | None:
+        """Why what was begun could not be written, as soon as that is known; it waits for nothing."""
+        error = self._begun.exception() if self._begun is not None and self._begun.done() else None
+        return error if isinstance(error, CouldNotRun) else None
+
+    @contextmanager
+    def writing(self, ranks: Ranks) -> Iterator[None]:
+        """Checkpoints are written in the block; at its end, the disk has what was begun. Collective. Raises as `finish`."""
+        try:
+            yield
+            self.finish(ranks)
+        except OSError as error:
+            self._thread.shutdown()
+            # A disk that a checkpoint fills has no room for a line of metrics either: tell the cause.
+            raise (self.failure() or error) from None
+        finally:
+            self._thread.shutdown()  # waits, whatever becomes of it
+
+    def _own_group(self) -> Any:
+        """The processes once more: threads that write tell each other what they did, while the training tells other things."""
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        return self._group
+
+    def _complete(self, final: Path, state: CheckpointState, metrics: str, best: int | None) -> None:
+        """Make a checkpoint of a draft whose tensors every rank has written."""
+        draft = _draft(final)
+        (draft / METRICS).write_text(metrics, encoding="utf-8")
+        (draft / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        # Sync before the rename: a machine that dies must not leave a checkpoint of empty files.
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+        draft.rename(final)
+        _sync(self.folder)
+        self._drop_old(best)
 
     def clear(self) -> None:
         """Remove all checkpoints."""
@@ -169,6 +219,22 @@ class Checkpoints:
     def _drop_drafts(self) -> None:
         for path in self.folder.glob(".step-*.part"):
             shutil.rmtree(path)
+
+
+def _when_written(copied: Future[Any], final: Path, complete: Callable[[], None] | None) -> None:
+    """Wait for the tensors, then complete the checkpoint. Raises `CouldNotRun` if either could not be written.
+
+    ``complete``: None on all ranks but the first.
+    """
+    try:
+        with _written(final):
+            copied.result()
+            if complete is not None:
+                complete()
+    except CouldNotRun:
+        if complete is not None:
+            shutil.rmtree(_draft(final), ignore_errors=True)  # it fills the disk
+        raise
 
 
 def _step_of(folder: Path) -> int:

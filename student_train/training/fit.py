@@ -116,6 +116,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             ranks=ranks,
             stop=stop,
             save=run.save,
+            failed_save=run.checkpoints.failure,
             by_muon=layer_matrices(built.model, head) if config.optim.optimizer == "muon" else (),
             learning_rates=learning_rates(config, built),
             validation=validation,
@@ -125,7 +126,8 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             begun=begun,
             advance=advance,
         )
-        trainer.train()
+        with run.checkpoints.writing(ranks):
+            trainer.train()
     seconds = run.metrics.seconds
     if trainer.state.global_step < run.steps:
         raise Stopped(
@@ -178,7 +180,7 @@ class Run:
         )
 
     def save(self, trainer: P4DTrainer) -> None:
-        """Write a checkpoint of the trainer's current step. Collective."""
+        """Begin to write a checkpoint of the trainer's current step. Collective."""
         now = {
             "step": trainer.state.global_step,
             "learning_rates": trainer.learning_rates(),

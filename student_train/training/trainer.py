@@ -68,7 +68,8 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     ``batches``: which samples each forward pass of this rank takes.
     ``stop``: a request to stop; the run then ends after the current step with a checkpoint.
-    ``save``: writes a checkpoint; called on every rank, after each step that gets one.
+    ``save``: begins to write a checkpoint; called on every rank, after each step that gets one.
+    ``failed_save``: why one that was begun could not be written, if that is known by now.
     ``by_muon``: the weights that Muon updates; AdamW updates the others.
     ``learning_rates``: those of weights that have another than the run's.
     ``validation``: the held-out conversations; ``validate_every``: after how many steps they are looked at, and at the last;
@@ -89,6 +90,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         ranks: Ranks,
         stop: Stop,
         save: Callable[[P4DTrainer], None],
+        failed_save: Callable[[], CacheError | None],
         by_muon: Sequence[nn.Parameter] = (),
         learning_rates: Mapping[nn.Parameter, float],
         validation: Validation | None = None,
@@ -101,7 +103,8 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     ) -> None:
         super().__init__(**kwargs)
         self.batches, self.metrics, self.ranks, self.stop = batches, metrics, ranks, stop
-        self.save, self.by_muon, self._own_rates, self.begun = save, by_muon, learning_rates, begun
+        self.save, self.failed_save = save, failed_save
+        self.by_muon, self._own_rates, self.begun = by_muon, learning_rates, begun
         self.validation, self.validate_every, self.keeps_best = validation, validate_every, keeps_best
         self.max_bad_steps = max_bad_steps
         self.control: TrainerControl
@@ -141,7 +144,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         """This rank's batches of one optimizer step, and `step_counts` summed over all ranks. Collective."""
         started = time.perf_counter()
         batches: list[dict[str, Any]] = []
-        error: CacheError | None = None
+        error = self.failed_save()
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except CacheError as met:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,10 @@ from safetensors import safe_open
 from schemas.errors import BadInput, CouldNotRun
 from schemas.log import RowsRetired
 from schemas.train import TrainConfig
-from student_train.training.checkpoints import Checkpoints
+from student_train.training.checkpoints import Checkpoints, CheckpointState
 from student_train.training.fit import fit
 from student_train.training.metrics import RATES
+from student_train.training.ranks import Ranks
 from teacher_cache import open_cache
 from teacher_cache.store.store import open_store
 
@@ -159,9 +161,12 @@ from student_train.training.checkpoints import Checkpoints, CheckpointState
 from student_train.training.ranks import Ranks
 folder, like = map(Path, sys.argv[1:])
 state = CheckpointState.model_validate_json((like / "state.json").read_text())
+tensor, checkpoints = torch.zeros(2_000_000), Checkpoints(folder, keep=2)
 for step in range(1, 100000):
-    tensor, now = torch.full((2_000_000,), float(step)), state.model_copy(update={"step": step})
-    Checkpoints(folder, keep=2).write(now, {"weight:a": tensor, "b:a": tensor.clone()}, str(step), ranks=Ranks())
+    tensor.fill_(step)
+    now = state.model_copy(update={"step": step})
+    checkpoints.write(now, {"weight:a": tensor, "b:a": tensor.clone()}, str(step), ranks=Ranks())
+    tensor.fill_(-1)  # as training does while the disk is written
 """
 
 
@@ -180,6 +185,27 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(undisturbed: Path,
     found.read_into(tensors, is_alone=True)
     assert all(bool(tensors[key].eq(found.state.step).all()) for key in ("weight:a", "b:a"))
     assert found.metrics == str(found.state.step)
+
+
+def test_what_could_not_be_written_is_known_before_the_next_checkpoint(undisturbed: Path, tmp_path: Path) -> None:
+    checkpoints, ranks = Checkpoints(tmp_path / "checkpoints", keep=2), Ranks()
+    state = CheckpointState.model_validate_json((undisturbed / "checkpoints/step-00000009/state.json").read_text())
+    tensor = torch.ones(100_000)
+    checkpoints.write(state, {"weight:a": tensor}, "", ranks=ranks)
+    checkpoints.finish(ranks)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as where no room is left, but for this process alone
+    try:
+        checkpoints.write(state.model_copy(update={"step": 10}), {"weight:a": tensor}, "", ranks=ranks)
+        deadline = time.monotonic() + 60
+        while checkpoints.failure() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(CouldNotRun, match=r"cannot write the checkpoint .*step-00000010: File too large.* Earlier checkpoints"):
+        checkpoints.finish(ranks)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000009"]  # nor half of one
 
 
 def test_other_settings_are_refused_by_name(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
