@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from schemas.evaluation import OPTION_LETTERS
 from student_train.evaluation.benchmarks.item import Item, Record, lettered, option_texts, text
 from student_train.evaluation.benchmarks.parsing import Parsed, letter_by
 from student_train.evaluation.benchmarks.protocol import Benchmark
@@ -28,9 +27,29 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
     )
 
 
+# The published prompt `none` with the format `direct`, word for word: github.com/qizekun/OmniSpatial (MIT), vlms_eval.
+_ROLE = """
+You are a spatial-reasoning assistant.
+
+Task
+-----
+You will receive \x20
+1. **Image** - a single RGB frame depicting a scene. \x20
+2. **Question** - a natural-language query about spatial relationships between objects in the image. \x20
+3. **Options** - ≥2 answer candidates, each tagged by a capital letter (A, B, C, D…).
+
+Based on the image and question, provide your answer.
+Always ground your answer in the visual evidence; do not hallucinate unseen objects.
+If uncertain, pick the most plausible option—never refuse or reply “insufficient information.”
+"""
+_FORM = """
+Note: You only need to respond with A, B, C, or D without providing any additional information.
+"""
+
+
 def _prompt(item: Item, _seconds: float | None) -> str:
-    letters = ", ".join(OPTION_LETTERS[: len(item.options)])
-    return "\n".join([item.question, *lettered(item.options, "{letter}. {option}"), f"Answer with one letter: {letters}."])
+    asked = "\n".join([item.question, *lettered(item.options, "{letter}. {option}")])
+    return f"{_ROLE}\n{_FORM}\n\n{asked}"
 
 
 def _parse(response: str, item: Item) -> Parsed | None:
@@ -48,7 +67,7 @@ OMNISPATIAL = Benchmark(
     parse=_parse,
     count=1533,
     notes=(
-        "the prompt is short, and in this project's words; the published ones tell the model how to reason",
+        "the published prompt that asks for a letter alone; published figures are of one that tells the model how to reason",
         "published figures are means of five runs with other seeds; here the answer is greedy, in one run",
     ),
 )
