@@ -35,9 +35,15 @@ Weather = Callable[[bytes], Trouble | None]
 
 
 def changeable(share: float, seed: int, kinds: Sequence[Trouble] = get_args(Trouble)) -> Weather:
-    """Spoils that share of all requests, in each of the kinds in turn."""
-    chance, turns = random.Random(seed), cycle(kinds)
-    return lambda _: next(turns) if chance.random() < share else None
+    """Spoils that share of all requests, in each of the kinds in turn; the same ones in whatever order threads send them."""
+    turns, asked = cycle(kinds), Counter[bytes]()
+
+    def weather(request: bytes) -> Trouble | None:
+        asked[request] += 1
+        chance = random.Random(f"{seed} {request!r} {asked[request]}").random()
+        return next(turns) if chance < share else None
+
+    return weather
 
 
 def each_once(trouble: Trouble, methods: tuple[bytes, ...] = _CHANGES) -> Weather:

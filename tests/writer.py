@@ -210,10 +210,10 @@ def _keep_what_writes_nothing() -> None:
     decoded: dict[Any, DecodedClip | VideoError] = {}
     taught: dict[Any, Any] = {}
 
-    def decode_once(decoder: Decoder, uri: str, windows: Sequence[Any]) -> Iterator[DecodedClip | VideoError]:
-        keys = [(uri, window, decoder.recipe) for window in windows]
+    def decode_once(decoder: Decoder, uri: str, parts: Sequence[Any], length: int) -> Iterator[DecodedClip | VideoError]:
+        keys = [(uri, part, decoder.recipe) for part in parts]
         new = [key for key in keys if key not in decoded]
-        decoded.update(zip(new, decode(decoder, uri, [window for _, window, _ in new]), strict=True))
+        decoded.update(zip(new, decode(decoder, uri, [part for _, part, _ in new], length), strict=True))
         return iter([decoded[key] for key in keys])
 
     def raw_once(teacher: L4PTeacher, frames: torch.Tensor, signals: Any) -> Any:
