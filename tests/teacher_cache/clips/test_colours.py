@@ -154,8 +154,9 @@ def write_hdr(path: Path, values: np.ndarray, transfer: ColorTrc, peak: int | No
         stream.width, stream.height, stream.pix_fmt = len(values) * _SIDE, _SIDE, "yuv444p10le"
         context = stream.codec_context
         context.color_range, context.colorspace, context.color_trc, context.color_primaries = ColorRange.MPEG, 9, transfer, 9
-        for _ in range(2):
+        for number in range(2):
             frame = av.VideoFrame(stream.width, stream.height, stream.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 25)  # or x265's threads may end with times that do not increase
             for plane, wanted in zip(frame.planes, planes, strict=True):
                 rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
                 rows[:, : plane.width] = wanted.round().astype(np.uint16).repeat(_SIDE)

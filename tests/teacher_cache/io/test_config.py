@@ -37,7 +37,10 @@ def test_a_short_job_gets_every_default(tmp_path: Path) -> None:
         (GOOD + "clips: {sampling: dense, fps: 4}\n", "the sampling here is dense; change it or leave `fps` out"),
         (GOOD + "clips: {sampling: fps, fps: 0}\n", "clips.fps: input should be greater than 0 (found 0)"),
         (GOOD + "clips: {sampling: fps, fps: .inf}\n", "clips.fps: input should be a finite number (found inf)"),
-        (GOOD + "clips: {sampling: all}\n", "clips.sampling: input should be 'uniform', 'shots', 'fps' or 'dense' (found 'all')"),
+        (
+            GOOD + "clips: {sampling: all}\n",
+            "clips.sampling: input should be 'uniform', 'shots', 'fps' or 'dense' (found 'all')",
+        ),
         (GOOD + "store: twice\n", "line 4: the key 'store' appears twice"),
         ("", "holds nothing; needed a mapping with the keys videos, store"),
         ("- a\n- b\n", "holds list"),
