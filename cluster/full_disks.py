@@ -7,7 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from schemas.errors import CacheError
+from teacher_cache.io.local_copy import NoRoom
 
 _FULL_SECONDS = 600.0
 """How long a node is left alone; then a decoder may try again, which waits for room by itself."""
@@ -22,6 +25,11 @@ class NodeFull:
     """Ray's id of it."""
     why: CacheError
     """The error that ends a run if no node has room."""
+
+
+def as_told(error: CacheError) -> CacheError | NodeFull:
+    """What a task on a node tells of an error: which node is full, or the error."""
+    return NodeFull(ray.get_runtime_context().get_node_id(), error) if isinstance(error, NoRoom) else error
 
 
 class FullDisks:

@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import ray
-
+from cluster.full_disks import NodeFull, as_told
 from cluster.ray_environment import adopt
 from schemas.errors import CacheError
 from schemas.recipe import ClipRecipe
@@ -25,7 +24,7 @@ from teacher_cache.jobs.scheduler import Decoded, Span, decode_span
 
 @dataclass(frozen=True)
 class DecodedBlock:
-    """The decoded clips of a block, or the error that stops the whole run, unless it is of this node alone.
+    """The decoded clips of a block, or the error that stops the whole run, or that its node is full.
 
     The error is a value, because Ray would wrap a raised one in its own traceback.
     """
@@ -33,9 +32,7 @@ class DecodedBlock:
     clips: tuple[Decoded, ...]
     requests: Requests
     """Requests to the servers that hold the videos, since the previous block."""
-    trouble: CacheError | None = None
-    node: str = ""
-    """Ray's id of the node that says so."""
+    trouble: CacheError | NodeFull | None = None
 
 
 def decode(
@@ -50,15 +47,14 @@ def decode(
         expect(video)  # it existed when the driver planned the work
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray sets it anew for each task
     blocks = decode_span(kept_decoder(recipe, timeout_seconds, device, gpus), span)
-    trouble: CacheError | None = None
+    trouble: CacheError | NodeFull | None = None
     for _ in span.blocks:
         clips: tuple[Decoded, ...] = ()
         try:
             clips = next(blocks, ())
         except CacheError as error:
-            trouble = error
-        node = ray.get_runtime_context().get_node_id() if trouble else ""
-        yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble, node)
+            trouble = as_told(error)
+        yield DecodedBlock(clips, VIDEO_REQUESTS.take(), trouble)
 
 
 _kept: dict[tuple[object, ...], Decoder] = {}

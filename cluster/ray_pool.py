@@ -330,14 +330,15 @@ class _Run:
 
     def _hand_over(self, teacher: _Teacher, unit: int, number: int, block: Any) -> None:
         self._handed[unit].add(number)
-        self._ask(teacher, teacher.actor.take.remote(unit, number, block), partial(self._on_taken, unit, number))
+        self._ask(teacher, teacher.actor.take.remote(unit, number, block), partial(self._on_taken, teacher, unit, number))
 
-    def _on_taken(self, unit: int, number: int, full: NodeFull | None) -> EngineEvent | None:
+    def _on_taken(self, teacher: _Teacher, unit: int, number: int, full: NodeFull | None) -> EngineEvent | None:
         if full is None:
             return None
         is_news = self._full_disks.add(full, self._room.decoding(self._places))
-        self._handed[unit].discard(number)
-        self._scheduler.decode_again(unit, number)
+        if self._owners.get(unit) is teacher:  # or the unit was given back, and all of it is decoded again
+            self._handed[unit].discard(number)
+            self._scheduler.decode_again(unit, number)
         return Note(text=f"{first_line(full.why)}. Other nodes decode meanwhile") if is_news else None
 
     def _on_taught(self, teacher: _Teacher, unit: int, is_taught: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from cluster.full_disks import FullDisks, NodeFull
+from cluster.full_disks import FullDisks, NodeFull, as_told
 from cluster.ray_connection import connected
 from cluster.ray_decode import kept_decoder
 from cluster.ray_environment import adopt, shared
@@ -23,7 +23,6 @@ from schemas.errors import CacheError, CouldNotRun, VideoError, first_line
 from schemas.job import EngineJob
 from schemas.recipe import ClipRecipe
 from schemas.storage import Requests
-from teacher_cache.io.local_copy import NoRoom
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 
 _LOOK_SECONDS = 0.5
@@ -39,13 +38,11 @@ Found = list[VideoInfo | VideoError]
 
 @dataclass(frozen=True)
 class Probed:
-    """What a task found of each of its videos, or the error that stops the run, as a value: Ray would wrap a raised one."""
+    """What a task found of each of its videos, or what stopped it, as a value: Ray would wrap a raised error."""
 
     found: tuple[Found, ...]
     requests: Requests
-    trouble: CacheError | None = None
-    node: str = ""
-    """Ray's id of the node that says so."""
+    trouble: CacheError | NodeFull | None = None
 
 
 def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, environment: Mapping[str, str]) -> Probed:
@@ -53,16 +50,16 @@ def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, e
     adopt(environment)
     decoder = kept_decoder(recipe, timeout_seconds, "cpu", None)
     found: list[Found] = []
-    trouble: CacheError | None = None
+    trouble: CacheError | NodeFull | None = None
     for uri, segments in videos:
         try:
             found.append(decoder.probe_segments(uri, segments))
         except VideoError as error:
             found.append([error] * len(segments))
         except CacheError as error:
-            trouble = error
+            trouble = as_told(error)
             break
-    return Probed(tuple(found), VIDEO_REQUESTS.take(), trouble, ray.get_runtime_context().get_node_id() if trouble else "")
+    return Probed(tuple(found), VIDEO_REQUESTS.take(), trouble)
 
 
 class RayProber:
@@ -90,8 +87,8 @@ class RayProber:
                 some, _ = asked.popleft()
                 VIDEO_REQUESTS.merge(answer.requests)
                 yield from answer.found
-                if isinstance(answer.trouble, NoRoom):
-                    self._full_disks.add(NodeFull(answer.node, answer.trouble), self._decoding)
+                if isinstance(answer.trouble, NodeFull):
+                    self._full_disks.add(answer.trouble, self._decoding)
                     rest = some[len(answer.found) :]
                     asked.appendleft((rest, self._ask(rest)))
                 elif answer.trouble is not None:

@@ -16,7 +16,6 @@ from schemas.event import TeacherStarted
 from schemas.log import WorkItem
 from schemas.report import UnitReport
 from teacher_cache.clips.decoder import Decoder
-from teacher_cache.io.local_copy import NoRoom
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Inbox, InboxClosed
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
@@ -58,8 +57,8 @@ class TeacherActor:
         Returns `NodeFull` if it is to be decoded on another node.
         """
         VIDEO_REQUESTS.merge(block.requests)
-        if isinstance(block.trouble, NoRoom):
-            return NodeFull(block.node, block.trouble)
+        if isinstance(block.trouble, NodeFull):
+            return block.trouble
         if block.trouble is not None:
             self._inbox.close()
             return block.trouble
