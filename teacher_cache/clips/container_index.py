@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from schemas.errors import VideoError
@@ -21,7 +21,7 @@ from teacher_cache.clips.listing import split
 from teacher_cache.clips.ranges import read_part
 from teacher_cache.clips.video import Ranges
 from teacher_cache.io.bucket import BUCKETS, is_asked_for_as_it_is
-from teacher_cache.io.local_copy import require_room
+from teacher_cache.io.local_copy import filled, require_room, write_all
 from teacher_cache.io.places import protocol
 
 _SHORT = 2**20
@@ -114,20 +114,31 @@ class Source:
         return 0 < self.length == len(self._pieces.get(0, b""))
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[int]:
-        """A descriptor of a file of the object's length with what was read so far, and holes."""
-        with tempfile.TemporaryFile(prefix="teacher-cache-") as made:
-            os.ftruncate(made.fileno(), self.length)
-            for start, piece in self._pieces.items():
-                os.pwrite(made.fileno(), piece, start)
-            yield made.fileno()
+    def opened(self, ranges: Ranges = ()) -> Iterator[int]:
+        """A descriptor of a file of the object's length with what was read so far, these bytes, and holes.
 
-    def copy(self, ranges: Ranges, file: int) -> None:
-        """Copy these bytes into a file that is `opened`. Raises as `read`; `NoRoom`."""
-        require_room(self._uri, sum(stop - start for start, stop in ranges))
+        Raises as `read`; `NoRoom`.
+        """
+
+        def fill(file: int) -> bool:
+            require_room(self._uri, sum(map(len, self._pieces.values())) + sum(stop - start for start, stop in ranges))
+            os.ftruncate(file, self.length)
+            for start, piece in chain(self._pieces.items(), self._of(ranges)):
+                os.lseek(file, start, os.SEEK_SET)
+                write_all(self._uri, file, piece)
+            return True
+
+        file = filled(fill)
+        assert file is not None
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _of(self, ranges: Ranges) -> Iterator[tuple[int, bytes]]:
         for first, last in ranges:
             for start in range(first, last, _PIECE):
-                os.pwrite(file, self._fetched(start, min(start + _PIECE, last)), start)
+                yield start, self._fetched(start, min(start + _PIECE, last))
 
 
 def joined(ranges: Ranges) -> Ranges:

@@ -136,12 +136,12 @@ class Decoder:
                 source = indexed(uri)
                 if source is None:
                     return
-                file = stack.enter_context(source.opened())
-                asked = {"of_parts": _dumped(left), "recipe": self.recipe.model_dump()}
-                ranges = joined(self._answer(file, asked, partial(_ranges, source.length)))
+                with source.opened() as index:
+                    asked = {"of_parts": _dumped(left), "recipe": self.recipe.model_dump()}
+                    ranges = joined(self._answer(index, asked, partial(_ranges, source.length)))
                 if not source.pays(ranges):
                     return
-                source.copy(ranges, file)
+                file = stack.enter_context(source.opened(ranges))
             except VideoError:  # which the whole file may not have, or tells better
                 return
             for clip in self._clips_of(file, left.copy(), ranges):

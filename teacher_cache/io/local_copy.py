@@ -115,7 +115,7 @@ def require_room(url: str, size: int) -> None:
 
 
 def write_all(url: str, file: int, data: bytes) -> None:
-    """Write at the end of a copy. Raises `NoRoom` if there is none."""
+    """Write where a copy's descriptor stands. Raises `NoRoom` if there is none."""
     try:
         while data:
             data = data[os.write(file, data) :]
