@@ -12,13 +12,12 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
-    Qwen2Config,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from student_train.models.nvila import tiny
-from student_train.models.tiny_tokenizer import tiny_tokenizer
+from student_train.models.tiny_tokenizer import tiny_qwen2, tiny_tokenizer
 
 
 class Downsample(nn.Module):
@@ -85,17 +84,7 @@ def internvl(folder: Path) -> Path:
     vision = InternVLVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
     )
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    text = tiny_qwen2(tokenizer, 64)
     shown = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     config = InternVLConfig(vision_config=vision, text_config=text, image_token_id=shown, image_seq_length=4)
     InternVLForConditionalGeneration(config).save_pretrained(folder)

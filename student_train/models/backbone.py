@@ -107,14 +107,15 @@ class Backbone(nn.Module, ABC):
         """The modules ``vision_tower``, ``projector`` and ``llm`` of the model."""
 
     @property
-    @abstractmethod
     def last_states(self) -> Callable[..., Any]:
         """The model without its head: the model's inputs to ``last_hidden_state``, float (sample, token, hidden)."""
+        model: Callable[..., Any] = self.model.model
+        return model
 
     @property
-    @abstractmethod
     def language_model(self) -> PreTrainedModel:
         """The stack of decoder layers, as a model of transformers."""
+        return self.model.model.language_model
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:  # noqa: ARG002  # some models derive inputs from it
         """The keyword arguments for the model: ``visual``, and in some models inputs derived from ``input_ids``, or others in

@@ -7,7 +7,7 @@ after another. What a model needs to be a student is its line in `ADAPTERS`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2Config,
 )
 
 from schemas.errors import BadInput
@@ -31,7 +30,7 @@ from schemas.train import ModelConfig
 from student_train.models.backbone import Backbone, Pixels, Visual, beginning, takes_pieces
 from student_train.models.folder import load_model, load_tokenizer, model_type, unreadable
 from student_train.models.qwen_vl import MOST_SIDE, SETTINGS, PixelSettings, pixel_settings
-from student_train.models.tiny_tokenizer import tiny_tokenizer
+from student_train.models.tiny_tokenizer import tiny_qwen2, tiny_tokenizer
 
 VIDEO_ID = -1
 """Stands in ``input_ids`` for the tokens of frames, so that they differ from those of images; no word has it. The model gets
@@ -174,15 +173,6 @@ class ImageTextBackbone(Backbone):
         llm = nn.ModuleDict({"language_model": model.language_model, "lm_head": self.model.lm_head})
         return {"vision_tower": model.vision_tower, "projector": model.multi_modal_projector, "llm": llm}
 
-    @property
-    def last_states(self) -> Callable[..., Any]:
-        model: Callable[..., Any] = self.model.model
-        return model
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        return self.model.model.language_model
-
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """``input_ids`` with the image token for frames as well, and ``pixel_values``, (image, RGB, y, x), in order."""
         is_frame, image_id = input_ids == VIDEO_ID, self.processor.image_token_id
@@ -230,18 +220,7 @@ def tiny() -> ImageTextBackbone:
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
     )
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    text = tiny_qwen2(tokenizer, 64)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,

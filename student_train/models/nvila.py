@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2Config,
     Qwen2ForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -25,7 +24,7 @@ from schemas.errors import BadInput
 from student_train.models.backbone import Backbone, Pixels, Visual
 from student_train.models.folder import load_config, load_model, load_tokenizer, read_json, unreadable
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
-from student_train.models.tiny_tokenizer import tiny_tokenizer
+from student_train.models.tiny_tokenizer import tiny_qwen2, tiny_tokenizer
 
 VIDEO_TOKEN, IMAGE_TOKEN = "<video>", "<image>"  # words of the vocabulary, not secrets
 AutoConfig.register(FourDRgptConfig.model_type, FourDRgptConfig)
@@ -127,19 +126,8 @@ def tiny(timestamps: str, separator: str = "") -> RgptBackbone:
         patch_size=12,
         vision_use_head=False,  # NVILA reads the patches, not the pooled vector
     )
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.07,  # Qwen2's 0.02 suits thousands of channels; with a hundred, hardly any signal passes at first
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    # Qwen2's 0.02 suits thousands of channels; with a hundred, hardly any signal passes at first.
+    text = tiny_qwen2(tokenizer, 128, initializer_range=0.07)
     config = FourDRgptConfig(
         vision,
         text,

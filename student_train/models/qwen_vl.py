@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -242,15 +242,6 @@ class QwenBackbone(Backbone):
             "projector": nn.ModuleDict(mergers),
             "llm": nn.ModuleDict({"language_model": self.model.model.language_model, "lm_head": self.model.lm_head}),
         }
-
-    @property
-    def last_states(self) -> Callable[..., Any]:
-        model: Callable[..., Any] = self.model.model
-        return model
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        return self.model.model.language_model
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """Adds each token's type (text 0, image 1, video 2), from which the model computes positions in time and space."""

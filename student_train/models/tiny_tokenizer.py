@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer
+from transformers import Qwen2Config, Qwen2Tokenizer
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -43,3 +44,20 @@ def tokenizer_of(merges: Sequence[Merge], words: Sequence[str]) -> Qwen2Tokenize
 def _pair(line: str) -> Merge:
     left, right = line.split(" ")
     return left, right
+
+
+def tiny_qwen2(tokenizer: Qwen2Tokenizer, hidden_size: int, **settings: Any) -> Qwen2Config:
+    """A language model of two layers for that tokenizer; ``settings``: others of `Qwen2Config`."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        **settings,
+    )
