@@ -17,6 +17,7 @@ from schemas.errors import BadInput, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import are_same
+from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, SEGMENT, column_keys, distinct, other_segment, times_text
 
@@ -44,6 +45,7 @@ def windows_of(
     retry: NDArray[np.bool_],
     *,
     prober: Prober,
+    probed: ProbeCache,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
     """The windows or shots of the videos: a table of `CLIPS` and ``clip_key``.
@@ -51,7 +53,7 @@ def windows_of(
     ``known`` are the store's clips of these videos. A video whose content the store has is not opened, since its windows are
     known, unless one of its rows is that of a failed probe and is to be retried (``retry``, bool, one per row of ``known``). A
     video that cannot be opened now yields one clip without a window; the worker then fails on it and records the reason.
-    ``prober`` opens the others.
+    ``prober`` opens those of the others that ``probed`` does not know, and tells it what it found.
     """
     of_video = pc.index_in(known["video_id"], videos["id"].combine_chunks()).to_numpy(zero_copy_only=False)
     digests = videos["content_digest"].take(pa.array(of_video))
@@ -71,7 +73,7 @@ def windows_of(
     found = known.take(pa.array(kept))
     newest = _NEWEST if recipe.shots else (*_NEWEST, *_OF_LIST)
     old = pa.table({name: (listed if name in newest else found)[name] for name in CLIPS.names})
-    new = _cut(recipe, videos.filter(pa.array(~is_known)), prober, advance)
+    new = _cut(recipe, videos.filter(pa.array(~is_known)), prober, probed, advance)
     clips = distinct(pa.concat_tables([old.cast(CLIPS), new]), "clip_id", ["video"], "two clips of different videos are called")
     return clips.append_column("clip_key", pa.array(column_keys(clips["clip_id"])))
 
@@ -86,9 +88,9 @@ def _require_own_id(others: pa.Table) -> None:
         )
 
 
-def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, advance: Callable[[int], None]) -> pa.Table:
+def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, probed: ProbeCache, advance: Callable[[int], None]) -> pa.Table:
     rows = videos.to_pylist()
-    footage = _probed([row for row in rows if row["content_digest"] is not None], prober, advance)
+    footage = iter(_footage([row for row in rows if row["content_digest"] is not None], prober, probed, advance))
     clips: list[dict[str, Any]] = []
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
@@ -114,16 +116,22 @@ def _cuts(recipe: ClipRecipe, video_id: str, found: VideoInfo) -> Iterator[dict[
         yield {"clip_id": f"{video_id}#{number:04d}", "window_start": window.start, "window_stop": window.stop}
 
 
-def _probed(
-    rows: Sequence[Mapping[str, Any]], prober: Prober, advance: Callable[[int], None]
-) -> Iterator[VideoInfo | VideoError]:
-    """What each row's sampling has to go by, in order. Rows of one video that follow each other open it once."""
-    if not rows:  # a prober may take its time to begin
-        return
-    videos = ((uri, [_segment(row) for row in some]) for uri, some in groupby(rows, itemgetter("uri")))
-    for found in prober.probe_segments(videos):
-        yield from found
-        advance(len(found))
+def _footage(
+    rows: Sequence[Mapping[str, Any]], prober: Prober, probed: ProbeCache, advance: Callable[[int], None]
+) -> list[VideoInfo | VideoError]:
+    """What each row's sampling has to go by. Rows of one video that follow each other open it once."""
+    known = probed.get(rows)
+    lacking = [row for row, one in zip(rows, known, strict=True) if one is None]
+    advance(len(rows) - len(lacking))
+    found: list[VideoInfo | VideoError] = []
+    if lacking:  # a prober may take its time to begin
+        videos = ((uri, [_segment(row) for row in some]) for uri, some in groupby(lacking, itemgetter("uri")))
+        for some in prober.probe_segments(videos):
+            found += some
+            advance(len(some))
+        probed.put(lacking, found)
+    new = iter(found)
+    return [next(new) if one is None else one for one in known]
 
 
 def _segment(row: Mapping[str, Any]) -> Segment | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from schemas.recipe import ClipRecipe, Recipe, ShotRecipe
 from schemas.signal import Shape, SignalName
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import identities_of
+from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sources import Videos, list_videos
 from teacher_cache.clips.tables import Keys, among, distinct
 from teacher_cache.clips.windows import whole_videos, windows_of
@@ -118,22 +119,27 @@ def find_clips(  # noqa: PLR0917
 
     ``again`` are the rows to teach again. Drains the facts' videos. Finds out what identifies them, where their list does not
     say it; under ``videos.check: new``, only of those that the store lacks or must teach again; others have no digest.
-    If the sampling is by windows, ``prober`` opens the videos whose windows the catalog lacks.
+    If the sampling is by windows, ``prober`` opens the videos whose windows are neither in the catalog nor known to this
+    machine from an earlier plan or run.
     """
     again = np.empty(0, np.int64) if again is None else again
     wanted = _wanted(job, facts, catalog, again)
     start = 0
     is_uniform = facts.recipe.clips.sampling == "uniform"
     doing = "finding shots" if facts.recipe.clips.shots else "counting frames"
-    with nullcontext(lambda _: None) if is_uniform else progress(doing, facts.videos.num_rows, "videos") as advance:
+    with ExitStack() as stack:
+        if not is_uniform:
+            assert prober is not None
+            probed = stack.enter_context(ProbeCache(facts.recipe.clips))
+            advance = stack.enter_context(progress(doing, facts.videos.num_rows, "videos"))
+            cut = partial(windows_of, prober=prober, probed=probed, advance=advance)
         for listed in facts.videos.drained(_VIDEOS_AT_ONCE):
             videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
             start += listed.num_rows
             if is_uniform:
                 yield whole_videos(videos)
             else:
-                assert prober is not None
-                yield from _windows(facts, videos, catalog, again, partial(windows_of, prober=prober, advance=advance))
+                yield from _windows(facts, videos, catalog, again, cut)
 
 
 _VIDEOS_AT_ONCE = 2**19

@@ -1,7 +1,6 @@
 """A path or URL of weights in, a checked file on this node's disk out: fetched or made once, by the first process that asks.
 
-The folder is ``$P4D_CACHE_DIR``, or ``p4d-cache`` in the user's cache folder. It may be deleted while nothing runs. What
-lies in it is this user's alone, and is not used otherwise: a digest beside a file says that it is whole, not whose it is.
+It is used only if it is this user's alone: a digest beside a file says that it is whole, not whose it is.
 """
 
 from __future__ import annotations
@@ -14,22 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput, CouldNotRun
+from teacher_cache.io.cache_folder import FOLDER_VARIABLE, cache_folder
 from teacher_cache.io.lock import exclusive
 from teacher_cache.io.places import local_path
 from teacher_cache.io.private import NotPrivate, open_private, private_folder
 from teacher_cache.io.remote import filesystem, reach, reach_if_there
 from teacher_cache.teachers.heads.tensors import file_digest
 
-FOLDER_VARIABLE = "P4D_CACHE_DIR"
 _VERSION_FIELDS = ("size", "ETag", "LastModified", "mtime", "created", "updated", "md5Hash", "content_md5")
 """Fields of fsspec's file information that change when the content does."""
-
-
-def cache_folder() -> Path:
-    """The folder in which this node keeps fetched and converted weights."""
-    if chosen := os.environ.get(FOLDER_VARIABLE):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "p4d-cache"
 
 
 def fetched(weights: str) -> Path:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import sqlite3
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,12 @@ from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from student_train.data.frames import StudentFrames
 from teacher_cache import open_cache
+from teacher_cache.clips import probe_cache
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
+from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
@@ -172,8 +179,8 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
         digests = pa.array([digest] + [None] * len(clash), pa.string())
         nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")}
         videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
-        with DecoderPool(DENSE, 1, timeout_seconds=60) as pool:
-            return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), prober=pool)
+        with DecoderPool(DENSE, 1, timeout_seconds=60) as pool, ProbeCache(DENSE) as probed:
+            return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), prober=pool, probed=probed)
 
     def rows(clip_id: str, window: Window | None) -> pa.Table:
         clip = {"clip_id": clip_id, "video": uri, "video_id": "long", "content_digest": digest}
@@ -215,6 +222,82 @@ def test_what_was_probed_before_a_run_was_killed_is_not_probed_again(
     assert run(jobs, folder, store).clips.committed == 4
     assert probed == ["long.mp4", "short.mp4"]
     assert not verify(str(store)).findings
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The names of the videos that were probed, on a machine that knows none yet."""
+    monkeypatch.setenv("P4D_CACHE_DIR", str(tmp_path / "node"))
+    monkeypatch.setattr(probe_cache, "_WAIT_SECONDS", 0.1)
+    names, probe = list[str](), Decoder.probe_segments
+
+    def watched(decoder: Decoder, uri: str, segments: Sequence[Segment | None]) -> list[VideoInfo | VideoError]:
+        names.append(Path(uri).name)
+        return probe(decoder, uri, segments)
+
+    monkeypatch.setattr(Decoder, "probe_segments", watched)
+    return names
+
+
+def test_a_run_opens_no_video_that_a_plan_opened(jobs: Jobs, folder: Path, tmp_path: Path, opened: list[str]) -> None:
+    (folder / "none.mp4").write_text("not a video")
+    store = tmp_path / "store"
+    assert plan_report(job(jobs, folder, store)).new_clips == 5
+    assert sorted(opened) == ["long.mp4", "none.mp4", "short.mp4"]
+    opened.clear()
+    assert run(jobs, folder, store).clips.model_dump() == {"planned": 5, "committed": 4, "failed": 1, "pending": 0}
+    assert opened == ["none.mp4"], "an error may be gone at the next try"
+    assert stored_windows(store)["long.mp4#0002"] == (16, 32)
+    opened.clear()
+
+    write_video(folder / "long.mp4", 17, seed=2)  # other content
+    plan_report(job(jobs, folder, tmp_path / "another store"))
+    assert sorted(opened) == ["long.mp4", "none.mp4"]
+    opened.clear()
+    plan_report(job(jobs, folder, tmp_path / "another store", clips={"sampling": "fps", "fps": 12}))
+    assert sorted(opened) == ["long.mp4", "none.mp4", "short.mp4"]
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "other words", "locked", "not private", "no folder"])
+def test_videos_are_opened_where_what_was_found_cannot_be_read(
+    jobs: Jobs, folder: Path, tmp_path: Path, opened: list[str], trouble: str
+) -> None:
+    plan = partial(plan_report, job(jobs, folder, tmp_path / "store"))
+    before = plan()
+    (file,) = (tmp_path / "node" / "probed").iterdir()
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        if trouble == "damaged":
+            file.write_bytes(b"damaged" * 999)
+        elif trouble == "other words":
+            other.execute("UPDATE probed SET found = '{}'")
+        elif trouble == "locked":
+            other.execute("BEGIN EXCLUSIVE")
+        elif trouble == "not private":
+            file.chmod(0o666)
+        else:
+            shutil.rmtree(tmp_path / "node")
+            (tmp_path / "node").touch()
+        opened.clear()
+        assert plan() == before
+        assert sorted(opened) == ["long.mp4", "short.mp4"]
+    opened.clear()
+    assert plan() == before
+    assert len(opened) == {"damaged": 2, "other words": 0, "locked": 0, "not private": 2, "no folder": 2}[trouble]
+    if trouble == "damaged":  # removed, and made anew
+        opened.clear()
+        assert plan() == before
+        assert not opened
+
+
+def test_what_was_found_and_not_used_for_a_month_is_deleted(
+    jobs: Jobs, folder: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    plan_report(job(jobs, folder, tmp_path / "store"))
+    (file,) = (tmp_path / "node" / "probed").iterdir()
+    os.utime(file, (0, time.time() - 31 * 24 * 3600))
+    plan_report(job(jobs, folder, tmp_path / "store", clips={"sampling": "fps", "fps": 12}))
+    assert not file.exists()
+    assert len(opened) == 4
 
 
 @pytest.fixture

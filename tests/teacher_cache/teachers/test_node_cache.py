@@ -21,9 +21,10 @@ from unsafe import unsafe
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.job import TeacherJob
 from schemas.signal import SIGNAL_NAMES
+from teacher_cache.io.cache_folder import cache_folder
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import FAMILY, PRESETS, L4PTeacher
-from teacher_cache.teachers.node_cache import cache_folder, fetched, made_once
+from teacher_cache.teachers.node_cache import fetched, made_once
 
 
 @pytest.fixture
