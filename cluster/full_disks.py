@@ -40,19 +40,20 @@ class FullDisks:
 
     def add(self, full: NodeFull, decoding: Collection[str]) -> bool:
         """Note a full node; returns whether it is news. Raises what the node said if none of the ``decoding`` nodes is left."""
-        is_news = full.node not in self._nodes
+        is_news = full.node not in self.nodes
         self._until[full.node] = time.monotonic() + _FULL_SECONDS
-        if not set(decoding) - self._nodes:
+        if not set(decoding) - self.nodes:
             raise full.why
         return is_news
 
     @property
     def options(self) -> dict[str, Any]:
         """Ray's options of a task that decodes."""
-        return {"label_selector": elsewhere(self._nodes)} if self._nodes else {}
+        return {"label_selector": elsewhere(self.nodes)} if self.nodes else {}
 
     @property
-    def _nodes(self) -> set[str]:
+    def nodes(self) -> set[str]:
+        """Ray's ids of them."""
         now = time.monotonic()
         return {node for node, until in self._until.items() if until > now}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -232,7 +232,7 @@ class _Run:
             resources=self._engine.teacher_resources,
             memory=self._needed.host,
             max_concurrency=_CALLS_AT_ONCE,
-            label_selector=elsewhere(self._bad_nodes),
+            label_selector=elsewhere(self._bad_nodes | self._unfit),
         )
         teacher = _Teacher(name, actor.remote(self._spec, name, self._environment))
         self._teachers.append(teacher)
@@ -279,28 +279,45 @@ class _Run:
 
     @property
     def _good_nodes(self) -> set[str]:
-        """The nodes that had a teacher, are alive, and are neither set aside nor told to go."""
-        return (self._losses.nodes & self._room.nodes) - self._bad_nodes - self._notices.nodes
+        """The nodes where a suspect can be tried: they had a teacher, are alive, and not set aside, told to go or full."""
+        return (self._losses.nodes & self._room.nodes) - self._bad_nodes - self._notices.nodes - self._full_disks.nodes
+
+    @property
+    def _unfit(self) -> set[str]:
+        """The nodes where the next suspect is not to be tried: it has no room there, or was tried and there are others."""
+        if not self._suspects:
+            return set()
+        struck = set(self._suspects[0].struck)
+        return self._full_disks.nodes | (set() if self._good_nodes <= struck else struck)
 
     @property
     def _reserved(self) -> _Teacher | None:
-        """The teacher that gets nothing new, to try the next suspect once it is idle; on a node where it was not tried."""
+        """The teacher that gets nothing new, to try the next suspect once it is idle."""
         if not self._suspects:
             return None
-        struck = set(self._suspects[0].struck)
-        elsewhere = [t for t in self._free if t.node not in struck or self._good_nodes <= struck]
-        return min(elsewhere, key=lambda t: len(t.teaching) + len(t.writing), default=None)
+        fit = [t for t in self._free if t.node not in self._unfit]
+        return min(fit, key=lambda t: len(t.teaching) + len(t.writing), default=None)
 
     def _try_suspects(self) -> None:
         """Give a suspect to a teacher that has nothing else in work."""
         while self._suspects and self._begins_more:
             teacher = self._reserved
-            if teacher is None or teacher.teaching or teacher.writing:
+            if teacher is None:
+                self._make_way()
+                return
+            if teacher.teaching or teacher.writing:
                 return
             teacher.tries = self._suspects.popleft()
-            self._try_next(teacher, None)
+            self._try_next(teacher)
 
-    def _try_next(self, teacher: _Teacher, _: None) -> None:
+    def _make_way(self) -> None:
+        """If all teachers are where the suspect is not to be tried, let an idle one go: the next is hired elsewhere."""
+        if all(t.node in self._unfit for t in self._teachers):
+            idle = [t for t in self._free if not t.teaching and not t.writing]
+            for teacher in idle[:1]:
+                self._let_go(teacher)
+
+    def _try_next(self, teacher: _Teacher) -> None:
         suspect = teacher.tries
         assert suspect is not None
         if suspect.left:
@@ -310,12 +327,17 @@ class _Run:
         teacher.tries = None
         self._settle(suspect)
 
-    def _on_tried(self, teacher: _Teacher, _: None) -> None:
+    def _on_tried(self, teacher: _Teacher, full: NodeFull | None) -> EngineEvent | None:
         assert teacher.tries is not None
+        if full is not None:
+            self._suspects.appendleft(teacher.tries)
+            teacher.tries = None
+            return self._note(full, {*self._places, *self._good_nodes})
         teacher.tries.left.popleft()
         teacher.tries.struck.clear()
         self._losses.progressed()
-        self._try_next(teacher, None)
+        self._try_next(teacher)
+        return None
 
     def _settle(self, suspect: _Suspect) -> None:
         """Begin a suspected unit again, without the clips that brought a teacher down by themselves."""
@@ -335,10 +357,15 @@ class _Run:
     def _on_taken(self, teacher: _Teacher, unit: int, number: int, full: NodeFull | None) -> EngineEvent | None:
         if full is None:
             return None
-        is_news = self._full_disks.add(full, self._room.decoding(self._places))
+        note = self._note(full, self._room.decoding(self._places))
         if self._owners.get(unit) is teacher:  # or the unit was given back, and all of it is decoded again
             self._handed[unit].discard(number)
             self._scheduler.decode_again(unit, number)
+        return note
+
+    def _note(self, full: NodeFull, decoding: Collection[str]) -> Note | None:
+        """Leave a full node alone; what to say of it, if it is news. Raises if no other node decodes the same."""
+        is_news = self._full_disks.add(full, decoding)
         return Note(text=f"{first_line(full.why)}. Other nodes decode meanwhile") if is_news else None
 
     def _on_taught(self, teacher: _Teacher, unit: int, is_taught: bool) -> None:
@@ -425,7 +452,8 @@ class _Run:
             yield self._dismiss(teacher, reason)
             return
         units = sorted(teacher.teaching | teacher.writing)
-        self._losses.lost(teacher.node, units, time.monotonic())
+        # What a suspect's clip brings down is the clip's fault for now, not the node's.
+        self._losses.lost("" if teacher.tries else teacher.node, units, time.monotonic())
         if self._losses.nothing_goes_on:
             raise CouldNotRun(
                 f"teachers were lost at {self._losses.since_done} moments with no unit done in between; the last: {reason}. "

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import ray
 
-from cluster.full_disks import NodeFull
+from cluster.full_disks import NodeFull, as_told
 from cluster.ray_decode import DecodedBlock
 from cluster.ray_environment import adopt
 from schemas.errors import BadInput, CacheError, CouldNotRun, StoreDamaged, TeacherFailed
@@ -83,15 +83,19 @@ class TeacherActor:
         """Do not teach those of the units that have not begun; their `teach` returns False."""
         self._inbox.withdraw(units)
 
-    def try_out(self, item: WorkItem) -> CacheError | None:
-        """Decode and teach one clip here, and keep nothing of it: to see whether this process outlives it."""
+    def try_out(self, item: WorkItem) -> NodeFull | CacheError | None:
+        """Decode and teach one clip here, and keep nothing of it: to see whether this process outlives it.
+
+        Returns `NodeFull` if its video had no room here.
+        """
 
         def tried() -> None:
             (clip,), engine = item.clips, self._spec.engine
             with Decoder(self._worker.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device) as decoder:
                 self._worker.teach(item, decoder.clips(clip.video, [clip.part]))
 
-        return _told(tried)
+        error = _told(tried)
+        return error and as_told(error)
 
     def write(self, unit: int) -> UnitReport | CacheError:
         """Write a unit that was taught."""
