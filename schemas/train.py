@@ -507,6 +507,9 @@ class ShownFit(Frozen):
     memory: dict[str, int]
     """Bytes on each device in a step of conversations as long as the longest, by what they hold; ``total`` is their sum. As
     reckoned: the allocator's own and the vision tower's activations are not in it."""
+    checkpoint_host_bytes: int
+    """Bytes of each process's host that a checkpoint takes while it is written: a copy of trained weights and AdamW's two
+    moments, and once more as safetensors."""
 
 
 class ExportReport(Frozen):

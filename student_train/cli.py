@@ -100,6 +100,7 @@ def show_fit(found: ShownFit) -> None:
     table = Table("memory on each device, as reckoned", "GiB")
     for name, size in found.memory.items():
         table.add_row(name, f"{size / 2**30:.3f}")
+    table.add_row("on its host, for a checkpoint", f"{found.checkpoint_host_bytes / 2**30:.3f}")
     stdout.print(table)
     loss = found.loss
     weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)

@@ -50,6 +50,7 @@ def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
         samples_per_step=config.batch * config.accumulate * processes,
         parts=_parts(config, built),
         memory={**named, "total": memory.total},
+        checkpoint_host_bytes=2 * (memory.gradients + memory.moments),  # trained weights take what their gradients take
     )
 
 

@@ -333,6 +333,7 @@ def test_what_a_file_comes_to_is_shown_without_training(
     assert rates == none | {"llm": 1e-5, "perception_decoder": 1e-4}
     trained = sum(part.trained for part in found.parts.values())
     assert found.memory["moments"] == 2 * 4 * trained // 2
+    assert found.checkpoint_host_bytes == 2 * 12 * trained // 2, "two processes share it"
     assert found.memory["heads"] > 2**20
     assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
     assert not (tmp_path / "run").exists()
