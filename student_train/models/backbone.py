@@ -107,6 +107,11 @@ class Backbone(nn.Module, ABC):
         """The modules ``vision_tower``, ``projector`` and ``llm`` of the model."""
 
     @property
+    def unread(self) -> Sequence[nn.Module]:
+        """Modules of the vision tower that its tokens do not depend on: they get no gradient, so they cannot train."""
+        return ()
+
+    @property
     def last_states(self) -> Callable[..., Any]:
         """The model without its head: the model's inputs to ``last_hidden_state``, float (sample, token, hidden)."""
         model: Callable[..., Any] = self.model.model
@@ -178,6 +183,14 @@ class Backbone(nn.Module, ABC):
         with no_progress_bars():
             self.model.save_pretrained(folder)
         self.processor.save(folder)
+
+
+def behind(tower: nn.Module, states: Sequence[int]) -> list[nn.Module]:
+    """The modules of one of transformers' vision towers that none of its hidden ``states``, by their indices, depends on."""
+    encoder: Any = tower.encoder
+    (layers,) = (module for module in encoder.children() if isinstance(module, nn.ModuleList))
+    last = max(state % (len(layers) + 1) for state in states)
+    return [*layers[last:], *(getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name))]
 
 
 def takes_pieces(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -16,7 +16,7 @@ from student_train.models.folder import model_type
 
 
 def build_student(config: ModelConfig) -> Backbone:
-    """The student, with ``config.freeze`` applied. Fresh weights depend on torch's random state.
+    """The student, with ``config.freeze`` applied, and what is never read frozen. Fresh weights depend on torch's random state.
 
     Raises `BadInput` if ``config.weights`` holds no checkpoint of the backbone.
     """
@@ -28,6 +28,8 @@ def build_student(config: ModelConfig) -> Backbone:
             raise CouldNotRun(f"`model.attention: {config.attention}` cannot be used here: {first_line(error)}") from None
     for name, part in student.parts().items():
         part.requires_grad_(requires_grad=name not in config.freeze)
+    for module in student.unread:
+        module.requires_grad_(requires_grad=False)
     return student
 
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from schemas.errors import BadInput
 from schemas.train import ModelConfig
-from student_train.models.backbone import Backbone, Pixels, Visual, beginning, takes_pieces
+from student_train.models.backbone import Backbone, Pixels, Visual, beginning, behind, takes_pieces
 from student_train.models.folder import load_model, load_tokenizer, model_type, unreadable
 from student_train.models.qwen_vl import MOST_SIDE, SETTINGS, PixelSettings, pixel_settings
 from student_train.models.tiny_tokenizer import tiny_qwen2, tiny_tokenizer
@@ -172,6 +172,11 @@ class ImageTextBackbone(Backbone):
         model = self.model.model
         llm = nn.ModuleDict({"language_model": model.language_model, "lm_head": self.model.lm_head})
         return {"vision_tower": model.vision_tower, "projector": model.multi_modal_projector, "llm": llm}
+
+    @property
+    def unread(self) -> list[nn.Module]:
+        read = self.model.config.vision_feature_layer
+        return behind(self.model.model.vision_tower, [read] if isinstance(read, int) else read)
 
     def model_inputs(self, input_ids: torch.Tensor, visual: Visual | None) -> Visual:
         """``input_ids`` with the image token for frames as well, and ``pixel_values``, (image, RGB, y, x), in order."""

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from schemas.errors import BadInput
-from student_train.models.backbone import Backbone, Pixels, Visual
+from student_train.models.backbone import Backbone, Pixels, Visual, behind
 from student_train.models.folder import load_config, load_model, load_tokenizer, read_json, unreadable
 from student_train.models.rgpt import FourDRgptConfig, FourDRgptForConditionalGeneration
 from student_train.models.tiny_tokenizer import tiny_qwen2, tiny_tokenizer
@@ -104,6 +104,11 @@ class RgptBackbone(Backbone):
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vision_tower": self.model.vision_tower, "projector": self.model.projector, "llm": self.model.llm}
+
+    @property
+    def unread(self) -> list[nn.Module]:
+        layer = self.model.config.vision_layer
+        return [] if layer == -1 else behind(self.model.vision_tower, [layer])  # -1 is the tower's output, after its last norm
 
     @property
     def last_states(self) -> Callable[..., Any]:

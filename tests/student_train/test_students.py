@@ -129,6 +129,22 @@ def trains(cell: Cell) -> None:
     assert moved == {"vision_tower": False, "projector": True, "llm": True}
 
 
+def trains_whole(cell: Cell) -> None:
+    """With nothing frozen, each weight that is to train gets a gradient, for which DDP waits."""
+    student = build_student(cell.runs.config(cell.student, "", model={**cell.runs.models[cell.student], "freeze": ()}).model)
+    processor, seconds = student.processor, [0.0, 0.5]
+    frames = np.random.default_rng(0).integers(0, 256, (1, 2, *[processor.image_size] * 2, 3), dtype=np.uint8)
+    ids = torch.tensor([[*processor.video_ids(seconds), 5, 6]])
+    visual = processor.visual(frames, np.array([seconds]), None)
+    output = student(ids, torch.ones_like(ids), labels=ids.clamp(min=0), visual=visual)
+    output.loss.backward()
+    trained = {name for name, weight in student.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, weight in student.named_parameters() if weight.grad is not None}
+    assert {name for name, part in student.parts().items() if any(p.requires_grad for p in part.parameters())} == {
+        "vision_tower", "projector", "llm",
+    }  # fmt: skip
+
+
 def checkpoints_activations(cell: Cell) -> None:
     config = cell.runs.config(cell.student, "recomputed", gradient_checkpointing=True)
     fit(config)
@@ -230,6 +246,7 @@ def refuses_timestamps(cell: Cell) -> None:
 FEATURES: dict[str, Callable[[Cell], None]] = {
     "`fit`": trains,
     "`--resume`": resumes,
+    "`freeze: []`": trains_whole,
     "`gradient_checkpointing`": checkpoints_activations,
     "`lora`": adapts,
     "two processes (DDP)": is_repeated,

@@ -94,6 +94,19 @@ def test_the_parts_are_the_whole_model(student: ImageTextBackbone) -> None:
     assert set.union(*parts) == {id(p) for p in student.parameters()}
 
 
+def test_what_the_tower_computes_and_nobody_reads_does_not_train(folder: Path) -> None:
+    """LLaVA reads its last but one layer."""
+    student = build_student(ModelConfig(backbone="image-text-to-text", weights=str(folder), freeze=()))
+    ids = torch.tensor([[*student.processor.video_ids(SECONDS), 5, 6]])
+    visual = student.processor.visual(pictures(1, 3), np.array([SECONDS]), None)
+    student(ids, torch.ones_like(ids), labels=ids.clamp(min=0), visual=visual).loss.backward()
+    weights = dict(student.named_parameters())
+    assert {name for name in weights if weights[name].requires_grad} == {n for n in weights if weights[n].grad is not None}
+    still = {name for name in weights if not weights[name].requires_grad}
+    assert all("layers.1." in name or "post_layernorm" in name for name in still)
+    assert bool(still) == ("llava" in folder.name)
+
+
 def test_without_weights_it_is_the_same_but_for_the_values(folder: Path) -> None:
     is_the_same_without_values(ModelConfig(backbone="image-text-to-text", weights=str(folder)))
 
