@@ -114,13 +114,17 @@ def find_clips(  # noqa: PLR0917
     again: Rows | None = None,
     progress: Progress = no_progress,
     prober: Prober | None = None,
+    *,
+    newest: Callable[[], Catalog] | None = None,
+    begin_at: float = 0.0,
 ) -> Iterator[pa.Table]:
     """The job's clips, some videos' at a time: `teacher_cache.clips.tables.CLIPS` and ``clip_key``.
 
     ``again`` are the rows to teach again. Drains the facts' videos. Finds out what identifies them, where their list does not
     say it; under ``videos.check: new``, only of those that the store lacks or must teach again; others have no digest.
     If the sampling is by windows, ``prober`` opens the videos whose windows are neither in the catalog nor known to this
-    machine from an earlier plan or run.
+    machine from an earlier plan or run. ``newest`` gives the catalog as it has become meanwhile, with what other runs added.
+    Runs of one job that begin at different shares of each list of videos thus probe each video once.
     """
     again = np.empty(0, np.int64) if again is None else again
     wanted = _wanted(job, facts, catalog, again)
@@ -139,7 +143,7 @@ def find_clips(  # noqa: PLR0917
             if is_uniform:
                 yield whole_videos(videos)
             else:
-                yield from _windows(facts, videos, catalog, again, cut)
+                yield from _windows(facts, videos, newest or (lambda: catalog), again, cut, begin_at)
 
 
 _VIDEOS_AT_ONCE = 2**19
@@ -147,15 +151,24 @@ _PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, (20.0, 60.0)
 """Videos that are probed before the clock is looked at; after how many seconds their clips are handed on, at first and then."""
 
 
-def _windows(
-    facts: JobFacts, videos: pa.Table, catalog: Catalog, again: Rows, cut: Callable[..., pa.Table]
+def _windows(  # noqa: PLR0917
+    facts: JobFacts,
+    videos: pa.Table,
+    newest: Callable[[], Catalog],
+    again: Rows,
+    cut: Callable[..., pa.Table],
+    begin_at: float,
 ) -> Iterator[pa.Table]:
     """The windows of the videos, those of a minute's probing at a time: what a run adds to the store is not probed again."""
     found: list[pa.Table] = []
-    rows_of = catalog.rows_by_video()
+    catalog: Catalog | None = None
     began, (limit, then) = time.monotonic(), _PROBED_SECONDS
-    for start in range(0, videos.num_rows, _PROBED_AT_ONCE):
+    starts = list(range(0, videos.num_rows, _PROBED_AT_ONCE))
+    first = int(len(starts) * begin_at)
+    for start in (*starts[first:], *starts[:first]):
         some = videos.slice(start, _PROBED_AT_ONCE)
+        if catalog is not (now := newest()):
+            catalog, rows_of = now, now.rows_by_video()
         rows = rows_of(some["key"].to_numpy())
         found.append(cut(facts.recipe.clips, some, catalog.table(rows), np.isin(rows, again)))
         if time.monotonic() - began > limit:

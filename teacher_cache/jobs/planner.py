@@ -25,6 +25,7 @@ from teacher_cache.io.progress import Progress
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.discovery import Contents, JobFacts, find_clips
 from teacher_cache.jobs.engine import JobProber
+from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store, lengthen, open_store
@@ -38,13 +39,20 @@ _LAST_SECONDS = 10.0
 class Planner:
     """Adds a job's clips to its store. Use as a context manager."""
 
-    def __init__(self, job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool) -> None:
+    def __init__(self, job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool, portion: Portion = ALL) -> None:
         self._job, self._facts, self._progress = job, facts, _UntilOver(progress)
         self._prober = JobProber(facts.recipe.clips, job.engine)
         self._catalog: Catalog
         self._found, self._catalog, state = state_of(job.store, facts.recipe, job.storage_options)
         self._again = rows_to_redo(self._catalog, state, facts.parts, retry_failed=retry_failed)
-        self._clips = iter(find_clips(job, facts, self._catalog, self._again, self._progress, self._prober))
+        shard, runs = portion.shard
+        self._is_one_of_several = runs > 1
+        self._clips = iter(
+            find_clips(
+                job, facts, self._catalog, self._again, self._progress, self._prober,
+                newest=lambda: self._catalog, begin_at=shard / runs,
+            )
+        )  # fmt: skip
         self._contents, self._keys = Contents(), list[Keys]()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -96,6 +104,8 @@ class Planner:
         return self._left(store)
 
     def _add(self, store: Store, clips: pa.Table) -> None:
+        if self._is_one_of_several:
+            store.log.read()  # what the others added need not be probed
         choose = partial(new_rows, clips, recipe=self._facts.recipe, again=self._again)
         self._catalog = add_clips(store, self._catalog, choose, "run")
         self._contents.add(clips)

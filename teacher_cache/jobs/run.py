@@ -68,7 +68,7 @@ def run_job(
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
     done = _Done(repaired)
-    with Planner(job, facts, progress, retry_failed=retry_failed) as planner:
+    with Planner(job, facts, progress, retry_failed=retry_failed, portion=portion) as planner:
         store, all_left = planner.first()
         done_before = rows_left = rows_done = 0
         before = bytes_by_signal(store.state, facts.signals)

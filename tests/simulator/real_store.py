@@ -241,7 +241,7 @@ class RealStore:
         patch(objects, "backend_of", lambda url, options: backend)  # noqa: ARG005
         patch(run, "engine", lambda kind: _Engine(self.works))  # noqa: ARG005
         patch(run, "discover", self._discover)
-        patch(planner, "find_clips", lambda job, *_: [clips_of(self.works[str(job.videos.manifest)].clips)])
+        patch(planner, "find_clips", lambda job, *_, **__: [clips_of(self.works[str(job.videos.manifest)].clips)])
         patch(unit_worker, "loaded", self.load)
         patch(unit_worker, "self_test", lambda *_: None)
         patch(UnitWorker, "_require_memory", lambda *_: None)

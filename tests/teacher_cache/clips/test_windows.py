@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,14 @@ from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
+from teacher_cache.io.progress import no_progress
 from teacher_cache.jobs import discovery, planner
+from teacher_cache.jobs.discovery import discover
 from teacher_cache.jobs.plan import diff_report, plan_report
+from teacher_cache.jobs.planner import Planner
 from teacher_cache.jobs.portion import portion
 from teacher_cache.jobs.run import run_job
+from teacher_cache.store.store import create_store
 from teacher_cache.store.verify import verify
 
 DENSE = ClipRecipe(frames=16, sampling="dense", preprocessing="l4p", size=56, student_size=None)
@@ -298,6 +303,31 @@ def test_what_was_found_and_not_used_for_a_month_is_deleted(
     plan_report(job(jobs, folder, tmp_path / "store", clips={"sampling": "fps", "fps": 12}))
     assert not file.exists()
     assert len(opened) == 4
+
+
+def test_runs_of_one_job_probe_each_video_once_together(
+    jobs: Jobs, folder: Path, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take turns. Each begins elsewhere in the list, on a machine of its own, and finds what the other has added."""
+    monkeypatch.setattr(discovery, "_PROBED_AT_ONCE", 1)
+    monkeypatch.setattr(discovery, "_PROBED_SECONDS", (0, 0))
+    for number in range(4):
+        shutil.copy(folder / "short.mp4", folder / f"copy-{number}.mp4")
+    task = job(jobs, folder, tmp_path / "store")
+
+    def rounds(number: int) -> Iterator[int]:
+        monkeypatch.setenv("P4D_CACHE_DIR", str(tmp_path / f"machine-{number}"))
+        run = Planner(task, discover(task), no_progress, retry_failed=False, portion=portion(f"{number}/2"))
+        store = create_store(task.store, discover(task).recipe, "run")
+        with run:
+            for clips in run._clips:  # as `first` and its thread do, which would not take turns
+                run._add(store, clips)
+                yield clips.num_rows
+
+    found = [sum(some or 0 for some in each) for each in zip(*itertools.zip_longest(rounds(0), rounds(1)), strict=True)]
+    assert opened == ["copy-0.mp4", "copy-3.mp4", "copy-1.mp4", "long.mp4", "copy-2.mp4", "short.mp4"]
+    assert found == [8, 8]
+    assert len(stored_windows(tmp_path / "store")) == 8
 
 
 @pytest.fixture
