@@ -17,7 +17,8 @@ from PIL import Image
 
 from schemas.evaluation import Answer, AnswersReport
 from student_train.evaluation import score_tables
-from student_train.evaluation.asking import Asked, Pixels, Questions
+from student_train.evaluation.asking import Asked, Questions
+from student_train.evaluation.generating import Pixels
 from teacher_cache.io.console import printable_lines
 
 MARKDOWN, HTML = "answers.md", "answers.html"
@@ -51,12 +52,12 @@ def wrong_answers(questions: Questions, answers: Sequence[Answer], count: int) -
 
 
 def _pictures(asked: Asked) -> Iterator[tuple[str, Pixels]]:
-    for number, image in enumerate(asked.images, 1):
+    for number, image in enumerate(asked.prompt.images, 1):
         yield f"image {number}", image
-    if asked.watched is not None:
-        count = len(asked.watched.frames)
+    if (watched := asked.prompt.watched) is not None:
+        count = len(watched.frames)
         for index in np.unique(np.round(np.linspace(0, count - 1, min(count, _FRAMES_SHOWN))).astype(int)):
-            yield f"{asked.watched.timestamps[index]:.2f} s", asked.watched.frames[index]
+            yield f"{watched.timestamps[index]:.2f} s", watched.frames[index]
 
 
 def write_pages(out: Path, model: str, report: AnswersReport, wrong: Sequence[Wrong]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -12,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_folders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import two_processes
-from PIL import Image
+from benchmark_folders import png
 from safetensors.torch import save_file
 
 from schemas.errors import BadInput
@@ -35,12 +35,6 @@ COMMAND = (*two_processes.COMMAND[:-1], "eval")
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "guides" / "benchmarks.md"
 
 
-def png(colour: tuple[int, int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (96, 64), colour).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain model of another class than ours, that answers at random."""
@@ -53,27 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """R4D-Bench in its published layout: four questions that can be asked, one without its video, one that is none."""
-    folder = tmp_path_factory.mktemp("R4D-Bench")
-    for name, source in (("stibench/1", "scene-0"), ("vlm4d/2", "scene-1")):
-        (folder / "videos" / name).parent.mkdir(parents=True)
-        shutil.copy(videos / f"{source}.mp4", folder / "videos" / f"{name}.mp4")
-    (folder / "images" / "stibench").mkdir(parents=True)
-    (folder / "images" / "stibench" / "1.png").write_bytes(png((200, 30, 30)))
-    sti = {"benchmark": "stibench", "video": "videos/stibench/1.mp4", "source": "videos/stibench/1.mp4"}
-    vlm = {"benchmark": "vlm4d", "source": "videos/vlm4d/2.mp4", "options": ["left", "right", None, 3], "question": "Where to?"}
-    items: list[dict[str, Any]] = [
-        sti | {"id": 1, "task": "Dimensional Measurement", "question": "How wide is <obj_1>?", "options": [1, 2, "3", 4, 5],
-               "answer": 3, "som_image": "images/stibench/1.png"},
-        vlm | {"id": "part", "task": "Translational", "video": "clipped/vlm4d/2.mp4", "time_start": 0.3, "time_end": 0.7,
-               "answer": "left"},
-        vlm | {"id": "instant", "task": "Counting", "video": "clipped/vlm4d/2b.mp4", "time_start": 0.5, "time_end": 0.5,
-               "answer": 3},
-        sti | {"id": 4, "task": "Spatial Relation", "question": "Where?", "options": ["up", "down"], "answer": "sideways"},
-        vlm | {"id": "gone", "task": "Counting", "video": "videos/vlm4d/gone.mp4", "source": None, "answer": 3},
-        vlm | {"id": "none", "task": "Counting", "video": "videos/vlm4d/2.mp4", "options": "left", "answer": 3},
-    ]  # fmt: skip
-    (folder / "test.json").write_text(json.dumps(items), encoding="utf-8")
-    return folder
+    return benchmark_folders.r4d(tmp_path_factory.mktemp("R4D-Bench"), videos)
 
 
 def answers_in(out: Path) -> dict[str, Answer]:
@@ -190,8 +164,8 @@ def test_several_images_are_shown_in_their_order_without_a_video(model: Path, tm
     questions = Questions(benchmark, items, str(tmp_path), student.processor)
     last = questions[2]
     assert isinstance(last, Asked)
-    assert [int(np.argmax(image.mean((0, 1)))) for image in last.images] == [0, 1, 2]
-    assert last.ids.count(student.processor.image_token_id) == 3 * student.processor.image_ids().count(
+    assert [int(np.argmax(image.mean((0, 1)))) for image in last.prompt.images] == [0, 1, 2]
+    assert last.prompt.ids.count(student.processor.image_token_id) == 3 * student.processor.image_ids().count(
         student.processor.image_token_id
     )
     small = Questions(_briefly("mmsi"), items, str(tmp_path), student.processor)
