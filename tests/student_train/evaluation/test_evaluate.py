@@ -303,7 +303,7 @@ def test_marks_are_shown_before_the_video(run: Path, videos: Path, tmp_path: Pat
     video = processor.video_ids(marked.prompt.watched.timestamps.tolist())
     assert at < next(i for i in range(len(marked.prompt.ids)) if marked.prompt.ids[i : i + len(video)] == video)
     assert plain.prompt.images == ()
-    assert [image.shape for image in marked.images] == [(processor.image_size, processor.image_size, 3)]
+    assert [image.shape for image in marked.prompt.images] == [(processor.image_size, processor.image_size, 3)]
     assert isinstance(absent, Answer)
     assert (absent.reason, absent.response) == ("image_unreadable", None)
 
