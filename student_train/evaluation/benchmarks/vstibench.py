@@ -74,5 +74,8 @@ VSTIBENCH = Benchmark(
     prompt=_prompt,
     parse=_parse,
     is_macro=True,
-    notes=("its own code shows 32 frames, which some questions count; the 4D-RGPT release shows 16",),
+    notes=(
+        "its own code shows 32 frames, which some questions count; the 4D-RGPT release shows 16",
+        "the mean is over nine kinds of questions; some published figures are over five, with relative positions as one kind",
+    ),
 )
