@@ -253,6 +253,50 @@ def test_what_cannot_be_read_is_told_and_in_no_mean(run: Run) -> None:
     assert "not asked" in run[1]["stibench"]
 
 
+def test_a_model_of_lmms_evals_own_is_asked_too(python: str, roots: dict[str, Path], tmp_path: Path) -> None:
+    """By its simple interface; the model opens the videos and says A, which is right for one of two and for one of four."""
+    here = {"VLM4D_ROOT": str(roots["vlm4d"]), "STI_BENCH_ROOT": str(roots["stibench"])}
+    command = (
+        *(python, "-m", "lmms_eval", "--model", "dummy", "--model_args", "read_bytes=16", "--include_path", TASKS),
+        *("--tasks", "p4d_vlm4d,p4d_stibench", "--output_path", tmp_path / "out"),
+    )
+    done = subprocess.run(
+        [*map(str, command)], cwd=tmp_path, env=environment(tmp_path) | here, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.rglob("*_results.json")
+    scores = json.loads(path.read_text(encoding="utf-8"))["results"]
+    assert scores["p4d_vlm4d"]["vlm4d_accuracy,none"] == 0.5
+    assert scores["p4d_stibench"]["stibench_accuracy,none"] == 0.25
+
+
+def test_messages_are_of_lmms_evals_kind(python: str, roots: dict[str, Path], tmp_path: Path) -> None:
+    """Its chat models get the picture of the marks, the part of the video, and nothing of this project's own."""
+    code = (
+        "import sys; from pathlib import Path; from lmms_eval.protocol import ChatMessages\n"
+        "from student_train.evaluation.benchmarks.protocol import read\n"
+        "from student_train.evaluation.benchmarks.registry import BENCHMARKS\n"
+        "from student_train.lmms import published\n"
+        "root = Path(sys.argv[1])\n"
+        "for one in list(published._documents(read(BENCHMARKS['r4d'], root), root, 'r4d'))[:2]:\n"
+        "    (turn,) = ChatMessages(messages=published.messages(one)).to_hf_messages()\n"
+        "    shown = [{k: getattr(v, 'size', v) for k, v in part.items()} for part in turn['content']]\n"
+        "    print([{k: v for k, v in part.items() if k not in ('text', 'video')} for part in shown])"
+    )
+    done = subprocess.run(
+        [python, "-c", code, str(roots["r4d"])],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "[{'type': 'image', 'image': (96, 64)}, {'type': 'video'}, {'type': 'text'}]",
+        "[{'type': 'video', 'video_start': 0.3, 'video_end': 0.7}, {'type': 'text'}]",
+    ], done.stderr[-2000:]
+
+
 def test_a_wrong_folder_ends_at_once_with_its_message(python: str, tmp_path: Path) -> None:
     """Its message alone: lmms-eval would try again what raises, and show a traceback."""
     code = (
