@@ -6,12 +6,14 @@ project needs; CONTRIBUTING.md says how to make one. Tests that need it skip wit
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,16 @@ def test_a_task_has_the_benchmarks_settings_and_every_score_it_gives(name: str, 
     found = {key for one in documents(name, roots[name]) for key in published.results(one, ["A"])}
     assert found - {f"{name}_answer"} <= set(metrics)
     assert {f"{name}_accuracy", f"{name}_lenient"} <= found
+
+
+def test_lmms_eval_is_told_where_the_plugin_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (where,) = project["project"]["entry-points"]["lmms_eval.models"].values()
+    module, _, name = where.partition(":")
+    text = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    (path,) = re.findall(r'chat_class_path="([\w.]+)"', text)
+    assert f"def {name}(" in text
+    assert f"class {path.rpartition('.')[2]}(" in (ROOT / f"{path.rpartition('.')[0].replace('.', '/')}.py").read_text()
 
 
 def test_r4ds_scores_have_the_names_of_the_release() -> None:
@@ -295,6 +307,57 @@ def test_messages_are_of_lmms_evals_kind(python: str, roots: dict[str, Path], tm
         "[{'type': 'image', 'image': (96, 64)}, {'type': 'video'}, {'type': 'text'}]",
         "[{'type': 'video', 'video_start': 0.3, 'video_end': 0.7}, {'type': 'text'}]",
     ], done.stderr[-2000:]
+
+
+OTHER_TASKS = """
+import sys
+from types import SimpleNamespace
+from PIL import Image
+from student_train.lmms.model import Student
+
+student, image, video = sys.argv[1:]
+model = Student(pretrained=student, batch_size=4, dtype="float32")
+words = {"type": "text", "text": "What is it?"}
+asked = [
+    ([words], {}),
+    ([{"type": "image", "url": image}, words], {"max_new_tokens": 4}),
+    ([{"type": "image", "url": Image.open(image)}, words], {"max_new_tokens": 4}),
+    ([{"type": "video", "url": video}, words], {"max_new_tokens": 32}),
+    ([{"type": "video", "url": {"path": video, "video_start": 0.1, "video_end": 0.2}}, words], {"max_new_tokens": 32}),
+    ([{"type": "video", "url": video, "start_time": 0.1, "end_time": 0.2}, words], {"max_new_tokens": 32}),
+    ([{"type": "video", "url": video, "start_time": 0.2, "end_time": 0.1}, words], {}),
+    ([{"type": "video", "url": video}, {"type": "video", "url": video}, words], {}),
+    ([{"type": "audio", "url": "a.wav"}, words], {}),
+    ([{"type": "video", "url": [Image.open(image)]}, words], {}),
+]
+model.task_dict = {"task": {"test": [[{"role": "user", "content": content}] for content, _ in asked]}}
+requests = [SimpleNamespace(args=("", lambda doc: doc, settings, n, "task", "test")) for n, (_, settings) in enumerate(asked)]
+whole = model.generate_until(requests)
+print(whole)
+cut = SimpleNamespace(args=("", lambda doc: doc, {"max_new_tokens": 32, "until": [whole[3][1]]}, 3, "task", "test"))
+print(model.generate_until([cut]))
+"""
+
+
+def test_the_model_takes_what_other_tasks_give(
+    python: str, student: Path, roots: dict[str, Path], tmp_path: Path, videos: Path
+) -> None:
+    given = (student, roots["r4d"] / "images/stibench/1.png", videos / "scene-0.mp4")
+    done = subprocess.run(
+        [python, "-c", OTHER_TASKS, *map(str, given)],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, cut = map(ast.literal_eval, done.stdout.splitlines())
+    said, by_path, opened, shown, part, other_form, *refused = whole
+    assert published.NOT_ASKED not in {said, by_path, opened, shown, part, other_form}
+    assert by_path == opened  # a path is not left out
+    assert part == other_form != shown
+    assert max(map(len, (by_path, opened))) <= 4 < len(said)
+    assert refused == [published.NOT_ASKED] * 4
+    assert cut == [shown[:1].strip()]
+    for reason in ("needed start < end", "one video a question", "or audio", "needed a path"):
+        assert reason in done.stderr
 
 
 def test_a_wrong_folder_ends_at_once_with_its_message(python: str, tmp_path: Path) -> None:
