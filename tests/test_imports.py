@@ -20,7 +20,7 @@ ROOMS = {
         "io", "geometry", "scenes", "clips", "encodings", "teachers", "store", "reader", "monitor", "jobs", "report",
     ),
     "cluster": (),
-    "student_train": ("models", "distill", "data", "training", "evaluation"),
+    "student_train": ("models", "distill", "data", "training", "evaluation", "lmms"),
 }  # fmt: skip
 LOOSE = {
     "teacher_cache": {"__init__", "cli", "demo"},

@@ -91,7 +91,11 @@ class StudentFrames:
 
     def picture(self, data: bytes, name: str) -> Frames:
         """The same of an image file's bytes, without the cache. ``name``: for messages."""
-        return resize(_image(data, name), FrameSize(self.size))
+        return self.fitted(_image(data, name))
+
+    def fitted(self, image: Image.Image) -> Frames:
+        """The same of an opened image."""
+        return resize(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), FrameSize(self.size))
 
     def _once(self, key: Hashable, read: Callable[[], Seen], size: Callable[[Seen], int]) -> Seen:
         """The cached value, or the value read now and cached."""
@@ -140,13 +144,14 @@ def _bytes(uri: str) -> bytes:
     return data
 
 
-def _image(data: bytes, name: str) -> Frames:
-    """uint8 (height, width, RGB)."""
+def _image(data: bytes, name: str) -> Image.Image:
+    """The image, read to its end."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        image: Image.Image = Image.open(io.BytesIO(data))
+        image.load()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
+    return image
 
 
 def _unreadable(name: str, error: Exception) -> CouldNotRun:

@@ -17,16 +17,19 @@ from PIL import Image
 
 from schemas.evaluation import Answer, AnswersReport
 from student_train.evaluation import score_tables
-from student_train.evaluation.asking import Asked, Pixels, Questions
+from student_train.evaluation.asking import Asked, Questions
+from student_train.evaluation.generating import Pixels
 from teacher_cache.io.console import printable_lines
 
 MARKDOWN, HTML = "answers.md", "answers.html"
 _FRAMES_SHOWN = 6
+_LEFT_OUT = "Questions that were not asked, or have no right answer"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
-    "th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}pre{white-space:pre-wrap;background:#f6f6f6;"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+    "table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}"
+    "th,td{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}td{white-space:nowrap}pre{white-space:pre-wrap;background:#f6f6f6;"
     "padding:.6rem}section{border-top:1px solid #bbb;padding:.5rem 0}figure{display:inline-block;margin:.2rem}"
     "figure img{display:block;width:10rem}figcaption{font-size:.8rem;color:#666}.wide{overflow-x:auto}"
 )
@@ -51,12 +54,12 @@ def wrong_answers(questions: Questions, answers: Sequence[Answer], count: int) -
 
 
 def _pictures(asked: Asked) -> Iterator[tuple[str, Pixels]]:
-    for number, image in enumerate(asked.images, 1):
+    for number, image in enumerate(asked.prompt.images, 1):
         yield f"image {number}", image
-    if asked.watched is not None:
-        count = len(asked.watched.frames)
+    if (watched := asked.prompt.watched) is not None:
+        count = len(watched.frames)
         for index in np.unique(np.round(np.linspace(0, count - 1, min(count, _FRAMES_SHOWN))).astype(int)):
-            yield f"{asked.watched.timestamps[index]:.2f} s", asked.watched.frames[index]
+            yield f"{watched.timestamps[index]:.2f} s", watched.frames[index]
 
 
 def write_pages(out: Path, model: str, report: AnswersReport, wrong: Sequence[Wrong]) -> None:
@@ -64,20 +67,27 @@ def write_pages(out: Path, model: str, report: AnswersReport, wrong: Sequence[Wr
     title = f"{model}: {report.benchmark}"
     parts = [f"# {title}", *map(score_tables.markdown, score_tables.of(report))]
     parts.append("\n".join(f"- {line}" for line in score_tables.about(report)))
+    if left_out := score_tables.left_out(report):
+        parts += [f"## {_LEFT_OUT}", "\n".join(f"- {' '.join(line.split())}" for line in left_out)]
     (out / MARKDOWN).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (out / HTML).write_text(_page(title, report, wrong), encoding="utf-8")
 
 
 def _page(title: str, report: AnswersReport, wrong: Sequence[Wrong]) -> str:
     tables = "".join(map(_table, score_tables.of(report)))
-    about = "".join(f"<li>{_escaped(line)}</li>" for line in score_tables.about(report))
+    left_out = score_tables.left_out(report)
+    listed = f"<h2>{_LEFT_OUT}</h2>{_list(left_out)}" if left_out else ""
     heading = "<h2>Wrong answers</h2>" if wrong else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><link rel="icon" href="data:,">'
         f"<title>{_escaped(title)}</title><style>{_STYLE}</style></head>\n<body><h1>{_escaped(title)}</h1>"
-        f"{tables}<ul>{about}</ul>{heading}{''.join(map(_section, wrong))}</body></html>\n"
+        f"{tables}{_list(score_tables.about(report))}{listed}{heading}{''.join(map(_section, wrong))}</body></html>\n"
     )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>"
 
 
 def _table(table: score_tables.TextTable) -> str:
@@ -95,7 +105,7 @@ def _section(wrong: Wrong) -> str:
         f"<figcaption>{_escaped(caption)}</figcaption></figure>"
         for caption, picture in wrong.pictures
     )
-    said = f"{answer.response!r}, read as {answer.parsed or 'nothing'} ({answer.rule or 'no rule'})"
+    said = f"said {answer.response!r}, read as {answer.parsed or 'nothing'} ({answer.rule or 'no rule'})"
     needed = answer.fault or f"right: {answer.expected}"
     lenient = "right" if answer.lenient == 1 else f"wrong ({answer.lenient_rule or 'nothing found'})"
     return (

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from schemas.evaluation import AnswersReport
 
+_LISTED = 50
+
 
 class TextTable(NamedTuple):
     """A table of text."""
@@ -33,20 +35,29 @@ def scores(report: AnswersReport) -> TextTable:
 
 
 def published(report: AnswersReport, *, parts: bool = True) -> TextTable | None:
-    """Others' figures, marked as theirs, with what makes them not comparable; None if there are none."""
+    """Others' figures, marked as theirs, below this evaluation's; None if there are none. `about` has the notes."""
     if not report.published:
         return None
     names = tuple(dict.fromkeys(name for row in report.published for name in row.parts)) if parts else ()
-    rows = tuple(
-        (
-            f"{row.who} ({row.by})",
-            f"{row.overall:.1f}%",
-            *(f"{row.parts[name]:.1f}%" if name in row.parts else "–" for name in names),
-            row.differs,
-        )
-        for row in report.published
-    )
-    return TextTable(("published by others", "overall", *names, "what differs"), rows)
+    ours = {name: found.official for name, found in (report.groups | report.tasks).items()}
+    notes = _differing(report)
+    rows = [("this evaluation", share(report.overall), *(share(ours.get(name)) for name in names))]
+    for row in report.published:
+        theirs = (f"{row.parts[name]:.1f}%" if name in row.parts else "–" for name in names)
+        rows.append((f"{row.who} ({row.by}, note {notes.index(row.differs) + 1})", f"{row.overall:.1f}%", *theirs))
+    return TextTable(("published by others", "overall", *names), tuple(rows))
+
+
+def left_out(report: AnswersReport) -> list[str]:
+    """The questions that are in no mean, and those that no response answers, each with its reason; the first of many."""
+    listed = (*report.unevaluated, *report.faults)
+    lines = [f"{one.id}: {one.reason} ({one.detail})" for one in listed[:_LISTED]]
+    return [*lines, f"and {len(listed) - _LISTED} more, in report.json"] if len(listed) > _LISTED else lines
+
+
+def _differing(report: AnswersReport) -> list[str]:
+    """What makes others' figures not comparable, each once."""
+    return list(dict.fromkeys(row.differs for row in report.published))
 
 
 def about(report: AnswersReport) -> list[str]:
@@ -61,8 +72,9 @@ def about(report: AnswersReport) -> list[str]:
         drawn = f"; {report.micro.drawn} of them count as a random letter, seed {report.seed}" if report.micro.drawn else ""
         lines.append(f"in {report.micro.unparsed} responses the official rule found nothing{drawn}")
     if report.faults:
-        lines.append(f"{len(report.faults)} questions have no right answer in the file, and count as wrong")
-    return [*lines, *report.notes]
+        lines.append(f"questions without a right answer in the file, which count as wrong: {len(report.faults)}")
+    differing = (f"note {number}, on others' figures: {said}" for number, said in enumerate(_differing(report), 1))
+    return [*lines, *report.notes, *differing]
 
 
 def share(value: float | None) -> str:

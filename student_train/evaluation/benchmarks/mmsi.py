@@ -17,7 +17,7 @@ _USUAL = 4
 
 
 def _items(record: Record, index: int) -> Iterator[Item]:
-    question = text(record, "question")
+    question = text(record, "question").strip()
     options = _options(question)
     right, fault = letter_index(options, record.get("answer"))
     yield Item(
@@ -46,12 +46,15 @@ def _prompt(item: Item, _seconds: float | None) -> str:
 
 
 def _parse(response: str, _item: Item) -> Parsed | None:
-    """What two backticks, one, or braces enclose, each within the one before; then a letter of its own, A to F."""
+    """What two backticks, one, or braces enclose, each within the one before; then a letter of its own, A to F in either case.
+
+    As in the published code, a letter before a further word is none, such as the article in "A chair", but also "B is right".
+    """
     rule = "standalone letter"
     for pattern in _ENCLOSED:
         if found := re.search(pattern, response):
             response, rule = found[1], "enclosed letter"
-    return letter_by([(rule, r"\bX\b")], response, len("ABCDEF"))
+    return letter_by([(rule, r"\bX\b(?!\s[a-zA-Z])")], response, len("ABCDEF"), flags=re.IGNORECASE)
 
 
 MMSI = Benchmark(

@@ -15,7 +15,7 @@ import numpy as np
 from schemas.evaluation import OPTION_LETTERS
 from student_train.evaluation.benchmarks.item import Item
 
-_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-−+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _NEAR = 1e-3
 """Relative distance within which a number in a response is an option's."""
@@ -57,7 +57,7 @@ def any_number(response: str) -> Parsed | None:
 def first_number(response: str) -> float | None:
     """The first number in a response; None if it has none."""
     found = _NUMBER.search(response)
-    return None if found is None else float(found[0].replace(",", ""))
+    return None if found is None else float(found[0].replace(",", "").replace("−", "-"))
 
 
 def lenient(response: str, item: Item) -> Parsed | None:
@@ -93,8 +93,9 @@ def _near(number: float | None, options: Sequence[str]) -> list[int]:
 
 
 def _stands_in(part: str, text: str) -> bool:
-    """Whether ``text`` contains ``part`` as whole words and numbers: 5 m is not in 2.5 m."""
-    return bool(part) and re.search(rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)", text) is not None
+    """Whether ``text`` contains ``part`` as whole words and numbers: 5 m is not in 2.5 m, nor 4 in −4 or 4,000."""
+    before = r"(?<![\w.−-])" if part[:1].isdigit() else r"(?<![\w.])"
+    return bool(part) and re.search(rf"{before}{re.escape(part)}(?!\w|[.,]\d)", text) is not None
 
 
 def _plain(text: str) -> str:

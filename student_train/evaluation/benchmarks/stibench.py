@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from schemas.evaluation import OPTION_LETTERS
@@ -20,14 +21,15 @@ from student_train.evaluation.benchmarks.item import (
 from student_train.evaluation.benchmarks.parsing import Parsed, letter_by
 from student_train.evaluation.benchmarks.protocol import Benchmark
 
+# As the benchmark's own code finds letters: in either case, and not always as words of their own ("Answer: Blue" is B).
 _RULES = (
-    ("(X)", r"\(\s*X\s*\)"),
-    ("Ans=X", r"\bAns\s*=\s*X\b"),
-    ("Answer: X", r"\bAnswer\s*:\s*X\b"),
-    ("Option X", r"\bOption\s+X\b"),
-    ("X is correct", r"\bX\s+(?:is|was)\s+(?:the\s+)?correct\b"),
-    ("X. or X) at a line's end", r"(?m:\bX[.)]\s*$)"),
-    ("last character", r"X\s*\Z"),
+    ("(X)", r"\(X\)"),
+    ("Ans=X", r"Ans\s*=\s*['\"]?X"),
+    ("Answer: X", r"Answer\s*[:=]\s*X"),
+    ("Option X", r"Option\s+X"),
+    ("X is correct", r"\bX\s*(?:is|was)\s*correct"),
+    ("X. or X) at a line's end", r"\bX[.)]\s*$"),
+    ("last character", r"(?-i:X)\s*\Z"),
 )
 
 
@@ -71,7 +73,7 @@ def _prompt(item: Item, _seconds: float | None) -> str:
 
 
 def _parse(response: str, item: Item) -> Parsed | None:
-    return letter_by(_RULES, response, len(item.options))
+    return letter_by(_RULES, response, len(item.options), flags=re.IGNORECASE | re.MULTILINE)
 
 
 STIBENCH = Benchmark(

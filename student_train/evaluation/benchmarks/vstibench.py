@@ -50,8 +50,11 @@ def _prompt(item: Item, _seconds: float | None) -> str:
 
 
 def _parse(response: str, item: Item) -> Parsed | None:
-    """The first token alone: a letter in either case, or a number without a unit ("1.6m" is none)."""
-    first = next(iter(response.split()), "").rstrip(".")
+    """What is before the first space: a letter in either case, or a number without a unit ("1.6m" is none).
+
+    A line break is no space there: "B", a line break and a reason are no letter.
+    """
+    first = response.partition(" ")[0].rstrip(".").strip()
     if item.options:
         index, _ = letter_index(item.options, first)
         return None if index is None else Parsed(index, None, "first token")
@@ -71,5 +74,8 @@ VSTIBENCH = Benchmark(
     prompt=_prompt,
     parse=_parse,
     is_macro=True,
-    notes=("its own code shows 32 frames, which some questions count; the 4D-RGPT release shows 16",),
+    notes=(
+        "its own code shows 32 frames, which some questions count; the 4D-RGPT release shows 16",
+        "the mean is over nine kinds of questions; some published figures are over five, with relative positions as one kind",
+    ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -12,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_folders
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import two_processes
-from PIL import Image
+from benchmark_folders import png
 from safetensors.torch import save_file
 
 from schemas.errors import BadInput
@@ -35,12 +35,6 @@ COMMAND = (*two_processes.COMMAND[:-1], "eval")
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "guides" / "benchmarks.md"
 
 
-def png(colour: tuple[int, int, int]) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (96, 64), colour).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain model of another class than ours, that answers at random."""
@@ -53,27 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """R4D-Bench in its published layout: four questions that can be asked, one without its video, one that is none."""
-    folder = tmp_path_factory.mktemp("R4D-Bench")
-    for name, source in (("stibench/1", "scene-0"), ("vlm4d/2", "scene-1")):
-        (folder / "videos" / name).parent.mkdir(parents=True)
-        shutil.copy(videos / f"{source}.mp4", folder / "videos" / f"{name}.mp4")
-    (folder / "images" / "stibench").mkdir(parents=True)
-    (folder / "images" / "stibench" / "1.png").write_bytes(png((200, 30, 30)))
-    sti = {"benchmark": "stibench", "video": "videos/stibench/1.mp4", "source": "videos/stibench/1.mp4"}
-    vlm = {"benchmark": "vlm4d", "source": "videos/vlm4d/2.mp4", "options": ["left", "right", None, 3], "question": "Where to?"}
-    items: list[dict[str, Any]] = [
-        sti | {"id": 1, "task": "Dimensional Measurement", "question": "How wide is <obj_1>?", "options": [1, 2, "3", 4, 5],
-               "answer": 3, "som_image": "images/stibench/1.png"},
-        vlm | {"id": "part", "task": "Translational", "video": "clipped/vlm4d/2.mp4", "time_start": 0.3, "time_end": 0.7,
-               "answer": "left"},
-        vlm | {"id": "instant", "task": "Counting", "video": "clipped/vlm4d/2b.mp4", "time_start": 0.5, "time_end": 0.5,
-               "answer": 3},
-        sti | {"id": 4, "task": "Spatial Relation", "question": "Where?", "options": ["up", "down"], "answer": "sideways"},
-        vlm | {"id": "gone", "task": "Counting", "video": "videos/vlm4d/gone.mp4", "source": None, "answer": 3},
-        vlm | {"id": "none", "task": "Counting", "video": "videos/vlm4d/2.mp4", "options": "left", "answer": 3},
-    ]  # fmt: skip
-    (folder / "test.json").write_text(json.dumps(items), encoding="utf-8")
-    return folder
+    return benchmark_folders.r4d(tmp_path_factory.mktemp("R4D-Bench"), videos)
 
 
 def answers_in(out: Path) -> dict[str, Answer]:
@@ -128,8 +102,12 @@ def test_the_pages_show_scores_and_what_was_shown_for_wrong_answers(asked: tuple
     said = (out / "answers.md").read_text(encoding="utf-8")
     assert report.micro is not None
     assert f"| micro mean | {report.micro.official:.1%} |" in said
-    assert "| 4D-RGPT-8B (release) | 46.2% | 41.0% | 47.8% |" in said
-    assert "1 questions have no right answer in the file" in said
+    assert f"| this evaluation | {report.micro.official:.1%} | {report.groups['static'].official:.1%} |" in said
+    assert "| 4D-RGPT-8B (release, note 2) | 46.2% | 41.0% | 47.8% |" in said
+    assert "- note 2, on others' figures: the same files and prompt" in said
+    assert "which count as wrong: 1" in said
+    assert "- gone: video_missing (" in said
+    assert "- 4: no_right_answer (the published answer 'sideways' is none of the options)" in said
     page = (out / "answers.html").read_text(encoding="utf-8")
     wrong = [answer for answer in answers_in(out).values() if answer.official is not None and answer.official < 1]
     assert 1 <= len(wrong) <= 4
@@ -190,8 +168,8 @@ def test_several_images_are_shown_in_their_order_without_a_video(model: Path, tm
     questions = Questions(benchmark, items, str(tmp_path), student.processor)
     last = questions[2]
     assert isinstance(last, Asked)
-    assert [int(np.argmax(image.mean((0, 1)))) for image in last.images] == [0, 1, 2]
-    assert last.ids.count(student.processor.image_token_id) == 3 * student.processor.image_ids().count(
+    assert [int(np.argmax(image.mean((0, 1)))) for image in last.prompt.images] == [0, 1, 2]
+    assert last.prompt.ids.count(student.processor.image_token_id) == 3 * student.processor.image_ids().count(
         student.processor.image_token_id
     )
     small = Questions(_briefly("mmsi"), items, str(tmp_path), student.processor)
@@ -200,24 +178,58 @@ def test_several_images_are_shown_in_their_order_without_a_video(model: Path, tm
     assert [answer.reason for answer in alone] == [None, None, None, "image_unreadable"]
 
 
+def page_folder(folder: Path, model: Path, root: Path) -> dict[str, str]:
+    """What the page downloads, with questions that can all be asked; and the environment of its commands."""
+    shutil.copytree(model, folder / "NVILA-Lite-8B")
+    shutil.copytree(root, folder / "R4D-Bench")
+    items = json.loads((root / "test.json").read_text(encoding="utf-8"))
+    (folder / "R4D-Bench" / "test.json").write_text(json.dumps(items[:4]), encoding="utf-8")
+    return os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def page_blocks(kind: str) -> str:
+    return "".join(re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+
+
+def shell(text: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
 def test_the_pages_commands_run_as_written(model: Path, root: Path, tmp_path: Path) -> None:
     """On a folder in R4D-Bench's layout, of questions that can be asked."""
-    shutil.copytree(model, tmp_path / "NVILA-Lite-8B")
-    shutil.copytree(root, tmp_path / "R4D-Bench")
-    items = json.loads((root / "test.json").read_text(encoding="utf-8"))
-    (tmp_path / "R4D-Bench" / "test.json").write_text(json.dumps(items[:4]), encoding="utf-8")
-    text = "".join(re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    environment = page_folder(tmp_path, model, root)
+    text = page_blocks("bash")
     assert text.count("student-train eval") == 2
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = shell(text, tmp_path, environment)
     assert done.returncode == 0, done.stderr
-    for said in ("needed test.json", "micro mean", "macro mean", "4D-RGPT-8B (release)", "4 questions of R4D-Bench/test.json"):
+    for said in (
+        "needed test.json", "micro mean", "macro mean", "4D-RGPT-8B (release, note 2)", "4 questions of R4D-Bench/test.json",
+    ):  # fmt: skip
         assert said in done.stdout
     assert {"answers.md", "answers.html", "answers.jsonl", "report.json"} <= {
         p.name for p in (tmp_path / "eval-base").iterdir()
     }
+
+
+def test_the_pages_downloads_are_commands_that_hf_takes() -> None:
+    """They are not run here: they need the network, and a licence that was accepted."""
+    lines = [line.split() for line in page_blocks("console").splitlines() if line.startswith("hf ")]
+    assert [line[:2] for line in lines] == [["hf", "download"]] * 2
+    usage = subprocess.run(
+        [Path(sys.executable).parent / "hf", "download", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(word in usage for line in lines for word in line if word.startswith("--"))
+
+
+@pytest.mark.complete  # starts torch twice
+def test_the_pages_command_for_several_gpus_runs_with_two_processes(model: Path, root: Path, tmp_path: Path) -> None:
+    environment = page_folder(tmp_path, model, root)
+    (line,) = (line for line in page_blocks("console").splitlines() if line.startswith("torchrun "))
+    done = shell(line.replace("--nproc-per-node 8", "--nproc-per-node 2"), tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert list(answers_in(tmp_path / "eval-base")) == ["1", "part", "instant", "4"]
 
 
 def test_a_plain_nvila_lite_is_loaded_as_it_is_published(tmp_path: Path) -> None:

@@ -298,12 +298,12 @@ def test_marks_are_shown_before_the_video(run: Path, videos: Path, tmp_path: Pat
     assert isinstance(marked, Asked)
     processor = load_student(run / "student").processor
     shown = processor.image_ids()
-    at = next(i for i in range(len(marked.ids)) if marked.ids[i : i + len(shown)] == shown)
-    assert marked.watched is not None
-    video = processor.video_ids(marked.watched.timestamps.tolist())
-    assert at < next(i for i in range(len(marked.ids)) if marked.ids[i : i + len(video)] == video)
-    assert plain.images == ()
-    assert [image.shape for image in marked.images] == [(processor.image_size, processor.image_size, 3)]
+    at = next(i for i in range(len(marked.prompt.ids)) if marked.prompt.ids[i : i + len(shown)] == shown)
+    assert marked.prompt.watched is not None
+    video = processor.video_ids(marked.prompt.watched.timestamps.tolist())
+    assert at < next(i for i in range(len(marked.prompt.ids)) if marked.prompt.ids[i : i + len(video)] == video)
+    assert plain.prompt.images == ()
+    assert [image.shape for image in marked.prompt.images] == [(processor.image_size, processor.image_size, 3)]
     assert isinstance(absent, Answer)
     assert (absent.reason, absent.response) == ("image_unreadable", None)
 
@@ -452,7 +452,7 @@ def test_the_length_is_told_or_left_to_be_seen(run: Path, videos: Path, tmp_path
     for tell_length in (True, False):
         one = Questions(QUESTIONS, asked, str(videos), processor, tell_length=tell_length)[0]
         assert isinstance(one, Asked)
-        texts.append(processor.tokenizer.decode(one.ids))
+        texts.append(processor.tokenizer.decode(one.prompt.ids))
     assert "seconds long" in texts[0]
     assert "seconds long" not in texts[1]
     assert "Which way does" in texts[1]

@@ -1,4 +1,9 @@
-"""Every benchmark against items whose prompts, readings and scores were worked out by hand, in `items`."""
+"""Every benchmark against items whose prompts, readings and scores were worked out by hand.
+
+`items` has whole records in their published layout, each with its prompt and some responses. `tables` has rows, each with the
+trap that it is about: what a change of a record comes to, how a response is read and scored, and means. Together about a
+hundred a benchmark.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from schemas.errors import BadInput
-from schemas.evaluation import OPTION_LETTERS
+from schemas.evaluation import OPTION_LETTERS, Answer
 from student_train.evaluation.answers import DRAWN, scored, summary
-from student_train.evaluation.benchmarks.item import Item
+from student_train.evaluation.benchmarks.item import Item, ItemError
 from student_train.evaluation.benchmarks.protocol import Benchmark, Read, read
 from student_train.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
 
 ITEMS = Path(__file__).parent / "items"
+TABLES = Path(__file__).parent / "tables"
 NAMES = sorted(path.stem for path in ITEMS.glob("*.json"))
 
 
@@ -43,7 +50,7 @@ def asked(name: str) -> Iterator[tuple[dict[str, Any], Item]]:
 
 
 def test_every_published_benchmark_has_items_worked_out_by_hand() -> None:
-    assert set(NAMES) == set(BENCHMARKS) - {"questions"}
+    assert set(NAMES) == set(BENCHMARKS) - {"questions"} == {path.stem for path in TABLES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,6 +85,107 @@ def test_responses_are_read_and_scored_as_worked_out(name: str) -> None:
             assert official is None or answer.official == pytest.approx(official), said
             assert (answer.below is None) == bool(item.options), said
             assert not below or answer.below == pytest.approx(below[0]), said
+
+
+# --- tables of traps ---
+
+
+def table(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((TABLES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def changed(found: dict[str, Any], record: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A table's record with changes; ``(absent)`` takes a field away. Texts of image files become bytes."""
+    whole = {key: value for key, value in (found["records"][record] | changes).items() if value != "(absent)"}
+    return whole | {key: _files(whole[key]) for key in ("image_bytes", "images") if key in whole}
+
+
+def _files(images: Any) -> Any:
+    if isinstance(images, list):
+        return [_files(image) for image in images]
+    if isinstance(images, dict):
+        return {key: _files(value) if key == "bytes" else value for key, value in images.items()}
+    return images.encode() if isinstance(images, str) else images
+
+
+def item_of(name: str, record: dict[str, Any], *, second: bool = False) -> Item:
+    return list(BENCHMARKS[name].items(record, 0))[second]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_are_about_a_hundred_none_twice(name: str) -> None:
+    found = table(name)
+    rows = [*found["items"], *found["refused"], *found["means"]]
+    rows += [[record, row[1]] for record, of_record in found["read"].items() for row in of_record]
+    assert len(rows) + sum(len(case["responses"]) for case, _ in asked(name)) >= 94
+    assert len(rows) == len({json.dumps(row) for row in rows})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_records_become_the_items_worked_out(name: str) -> None:
+    found = table(name)
+    for trap, record, changes, wanted in found["items"]:
+        item = item_of(name, changed(found, record, changes), second=wanted.pop("second", False))
+        prompt = BENCHMARKS[name].prompt(item, None)
+        assert prompt.startswith(wanted.pop("begins", "")), trap
+        assert prompt.endswith(wanted.pop("ends", "")), trap
+        shown = [[f.path, None if f.segment is None else [f.segment.start_seconds, f.segment.end_seconds]] for f in item.videos]
+        for (path, segment), (other, times) in zip(shown, wanted.pop("videos", shown), strict=True):
+            assert (path, segment) == (other, None if times is None else pytest.approx(times)), trap
+        is_as = {"prompt": prompt, "images": len(item.images), "options": list(item.options), "groups": list(item.groups)}
+        is_as |= {key: getattr(item, key) for key in ("id", "task", "question", "expected", "fault", "pair")}
+        is_as["shown"] = list(item.images)
+        assert {key: is_as[key] for key in wanted} == wanted, trap
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_records_that_cannot_be_asked_are_refused_with_the_reason(name: str) -> None:
+    found = table(name)
+    for trap, record, changes, reason in found["refused"]:
+        with pytest.raises(ItemError) as refused:
+            item_of(name, changed(found, record, changes))
+        assert reason in str(refused.value), trap
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_responses_are_read_as_the_tables_say(name: str) -> None:
+    found, benchmark = table(name), BENCHMARKS[name]
+    for record, rows in found["read"].items():
+        item = item_of(name, changed(found, record, {}))
+        for row in rows:
+            _check(scored(benchmark, item, row[1]), item, row)
+
+
+def _check(answer: Answer, item: Item, row: list[Any]) -> None:
+    trap, response, parsed, official, leniently, *below = row
+    if parsed == DRAWN:
+        assert (answer.rule, official) == (DRAWN, None), (trap, response)
+    else:
+        assert (answer.parsed, answer.rule != DRAWN) == (parsed, True), (trap, response)
+        assert answer.official == pytest.approx(official), (trap, response)
+    assert answer.lenient == pytest.approx(leniently), (trap, response)
+    assert len(below) == (not item.options), trap
+    assert [answer.below] == pytest.approx(below) if below else answer.below is None, (trap, response)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_means_are_those_worked_out(name: str) -> None:
+    found, benchmark = table(name), BENCHMARKS[name]
+    for trap, asked_of, wanted in found["means"]:
+        answers = []
+        for number, (record, changes, responses) in enumerate(asked_of):
+            items = list(benchmark.items(changed(found, record, changes), number))
+            said = responses if isinstance(responses, list) else [responses]
+            answers += [scored(benchmark, item, one) for item, one in zip(items, said, strict=True)]
+        report = summary(benchmark, Read("", (), ()), answers, frames=16)
+        assert report.micro is not None
+        assert report.macro is not None
+        means = {"overall": report.overall, "micro": report.micro.official, "macro": report.macro.official}
+        means |= {key: getattr(report.micro, key) for key in ("lenient", "chance", "drawn", "unparsed", "questions")}
+        means |= {part: score.official for part, score in (report.groups | report.tasks).items()}
+        means["faults"] = len(report.faults)
+        assert {key: means[key] for key in wanted} == pytest.approx(wanted, abs=1e-4), trap
 
 
 def test_random_letters_are_the_same_again_differ_by_seed_and_are_counted() -> None:
