@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -15,7 +15,7 @@ from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
 from schemas.sweep import SweepConfig, SweepReport
-from schemas.train import Dtype, FitReport, ShownFit, TrainConfig
+from schemas.train import Dtype, FitReport, ShownFit, TrainConfig, TrainedSet
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
@@ -101,17 +101,28 @@ def show_fit(found: ShownFit) -> None:
     for name, size in found.memory.items():
         table.add_row(name, f"{size / 2**30:.3f}")
     stdout.print(table)
+    show_sets(found.sets)
     loss = found.loss
     weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
     stdout.print(
         f"loss: sft + {loss.alpha:g}·ld + {loss.beta:g}·({weighted}), {loss.reduction}",
         f"{found.steps} steps ({found.warmup_steps} of warm-up) of {found.samples_per_step} conversations by {found.processes} "
         f"processes; {found.samples} conversations of {found.tokens:,} tokens, the longest of {found.longest:,}"
+        + (f"; an epoch has {found.epoch:,}" if found.epoch != found.samples else "")
         + (f"; {found.cut} cut" if found.cut else "")
         + (f"; {found.dropped} left out" if found.dropped else ""),
         sep="\n",
         soft_wrap=True,
     )
+
+
+def show_sets(sets: Mapping[str, TrainedSet]) -> None:
+    """The sets of a mixture, if there is one."""
+    if sets:
+        table = Table("set", "conversations", "in an epoch")
+        for name, one in sets.items():
+            table.add_row(name, f"{one.samples:,}", f"{one.in_epoch:,}")
+        stdout.print(table)
 
 
 def show(report: FitReport) -> None:
@@ -123,6 +134,7 @@ def show(report: FitReport) -> None:
         change = "" if after is None or before == 0 else f"{after / before - 1:+.0%}"
         table.add_row(name, f"{before:.4g}", "–" if after is None else f"{after:.4g}", change)
     stdout.print(table)
+    show_sets(report.sets)
     stdout.print(
         f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
         + (f" by {report.processes} processes, " if report.processes > 1 else ", ")

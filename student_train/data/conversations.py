@@ -1,17 +1,26 @@
-"""Conversations in LLaVA's JSON, or as chat messages, go in; turns of text, with the places of videos and images, come out."""
+"""Files of conversations, or of questions and answers, go in; turns of text, with the places of videos and images, come out."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import BadInput
-from teacher_cache.clips.lists import json_objects
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
 
+from schemas.errors import BadInput
+from student_train.data.records import in_llava_shape
+from teacher_cache.clips.lists import json_objects
+from teacher_cache.clips.mixture import files_of
+
+_ROWS = 64
+"""Rows of Parquet that are read at once."""
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 _VILA_VIDEO = "<vila/video>"
 """VILA's word for a video."""
@@ -70,30 +79,110 @@ class Conversation:
     """The images' paths or URLs, as the file gives them, in the order of their placeholders."""
 
 
-def read_conversations(files: Sequence[str]) -> list[Conversation]:
-    """The conversations of LLaVA JSON files (an array of objects, or one object a line), in order.
+def read_conversations(files: Sequence[str], leave_out: Container[str] = ()) -> list[Conversation]:
+    """The conversations of published files, in order, without those of the ids to leave out: see `conversations_in`.
 
     Raises `BadInput` that names the file and the index in it.
     """
-    found = [_conversation(item, f"{path}[{number}]") for path in files for number, item in enumerate(_items(path))]
+    found: list[Conversation] = []
+    for read in conversations_in(files, leave_out):
+        if isinstance(read, BadInput):
+            raise read
+        found.append(read)
     if not found:
         raise BadInput(f"{', '.join(files)}: no conversation found; needed at least one")
     return found
 
 
-def _items(path: str) -> Iterator[Mapping[str, Any]]:
+def conversations_in(files: Sequence[str], leave_out: Container[str] = ()) -> Iterator[Conversation | BadInput]:
+    """Each conversation of JSON or Parquet files, or why a record is none; `in_llava_shape` says what records may be.
+
+    JSON is an array of objects, one object a line, or an object of them by their ids. Raises `BadInput` for a file that cannot
+    be read.
+    """
+    for path in files_of(files):
+        for number, record in enumerate(records_in(path)):
+            if str(record.get("id")) in leave_out:
+                continue
+            source = f"{path}[{number}]"
+            try:
+                yield from (_conversation(one, source) for one in in_llava_shape(record))
+            except BadInput as error:
+                yield error if str(error).startswith(source) else BadInput(f"{source}: {error}")
+
+
+def records_in(path: str) -> Iterator[Mapping[str, Any]]:
+    """The records of one file. Raises `BadInput`."""
     try:
-        yield from json_objects(Path(path), f"cannot read the conversations of {path}")
+        with Path(path).open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        yield from _rows(path) if is_parquet else json_objects(Path(path), f"cannot read the conversations of {path}")
     except FileNotFoundError:
         raise BadInput(f"there is no conversation file {path}") from None
-    except OSError as error:
+    except (OSError, ArrowException) as error:
         raise BadInput(f"cannot read the conversations of {path}: {error}") from None
 
 
+def _rows(path: str) -> Iterator[Mapping[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        if held := [field.name for field in file.schema_arrow if holds_files(field.type)]:
+            raise BadInput(
+                f"{path} holds images themselves, in its column {held[0]}, and training reads them in any order. Write them to "
+                f"files once: student-train data convert {path} --out DIR"
+            )
+        for batch in file.iter_batches(_ROWS, use_threads=False):
+            yield from batch.to_pylist()
+
+
+def holds_files(kind: pa.DataType) -> bool:
+    """Whether a Parquet column's values are files, or lists of them: bytes, or Hugging Face's ``{"bytes": …, "path": …}``."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return holds_files(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(holds_files(kind.field(number).type) for number in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def ids_in(files: Sequence[str]) -> frozenset[str]:
+    """The ids that JSON files name, such as an erratum: a list of ids or of records with one, or objects of either.
+
+    Raises `BadInput` for a file that is not there, or names none.
+    """
+    return frozenset(name for path in files_of(files) for name in _ids_of(path))
+
+
+def _ids_of(path: str) -> set[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the ids to leave out of {path}: {error}") from None
+    try:
+        found = set(_named(json.loads(text)))
+    except (ValueError, RecursionError):
+        found = {line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] not in "[{"}
+    if not found:
+        raise BadInput(f"{path} names no id to leave out; needed a JSON list of ids, or of objects with an `id`")
+    return found
+
+
+def _named(value: Any) -> Iterator[str]:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _named(one)
+    elif isinstance(value, dict) and "id" in value:
+        yield str(value["id"])
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if isinstance(one, list):
+                yield from _named(one)
+            elif isinstance(one, dict):
+                yield from _named(one if "id" in one else key)
+
+
 def _conversation(item: Mapping[str, Any], source: str) -> Conversation:
-    told = item.get("conversations", item.get("messages"))
-    if not isinstance(told, list):
-        raise BadInput(f'{source}: needed an object with a list "conversations", or "messages"')
+    told = next(item[name] for name in ("conversations", "messages") if isinstance(item.get(name), list))
     turns = tuple(_turn(one, source) for one in told)
     if not any(one.role == "assistant" and one.text for one in turns):
         raise BadInput(f'{source}: no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
