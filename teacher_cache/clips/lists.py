@@ -85,7 +85,7 @@ class ListFile:
 
 def read_list(file: ListFile) -> Iterator[pa.Table]:
     """The list's rows as tables of `LISTED`, in order. Raises `BadInput` that names the file and the row."""
-    read, unit = _READERS[file.format or _format_of(file)]
+    read, unit = _READERS[format_of(file)]
     for chunk in read(file):
         table = None if file.columns else chunk.table
         if table is None or not _is_well_formed(table):
@@ -96,11 +96,16 @@ def read_list(file: ListFile) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=LISTED)
 
 
-def _format_of(file: ListFile) -> ListFormat:
-    """By the first bytes, since names lie: JSON lines are called .json, and arrays .jsonl. Raises `BadInput`."""
+def format_of(file: ListFile) -> ListFormat:
+    """The format that is given; or by the first bytes, since names lie: JSON lines are called .json, and arrays .jsonl.
+
+    Raises `BadInput`.
+    """
+    if file.format is not None:
+        return file.format
     start, name = _start_of(file), file.name
     if start.startswith(b"PAR1"):
-        return "parquet"
+        return "conversations" if _are_told_in_columns(file) else "parquet"
     by_name = SUFFIXES.get(Path(name).suffix.lower())
     if by_name in {"csv", "parquet"}:
         return by_name
@@ -115,6 +120,16 @@ def _format_of(file: ListFile) -> ListFormat:
             f"with `videos.format`: {', '.join(get_args(ListFormat))}."
         )
     return "jsonl"  # whose reader names the line
+
+
+def _are_told_in_columns(file: ListFile) -> bool:
+    """Whether a Parquet file has conversations or questions, and no column that would name a video of its rows."""
+    try:
+        names = set(pq.read_schema(file.path).names)
+    except (pa.ArrowException, OSError):
+        return False  # its reader says why
+    named = {*URI_COLUMNS, *file.columns.values()}
+    return not names & named and bool(names & {"conversations", "messages", "question", "videos"})
 
 
 def _tells_conversations(text: bytes) -> bool:
