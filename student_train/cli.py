@@ -11,6 +11,7 @@ import yaml
 from rich.table import Table
 
 from schemas.ablation import AblationConfig, AblationReport, Spread
+from schemas.data import CheckedSet, CheckReport
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
@@ -235,6 +236,83 @@ def show_benchmarks() -> None:
         stdout.print(f"  {needed(benchmark)}", soft_wrap=True)
         for note in benchmark.notes:
             stdout.print(f"  {note}", soft_wrap=True)
+
+
+data_app = typer.Typer(help="Look at training data, and convert published sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command(name="check", cls=Command)
+def check_data(  # typer makes each of them an option by its name
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="the training file, whose `data` is looked at")],
+    with_store: Annotated[
+        bool, typer.Option("--store/--no-store", help="look up each video's targets; without, before there is a store")
+    ] = True,
+    every: Annotated[bool, typer.Option("--all", help="print every finding, and not five of a kind")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a field of the file; repeat for several")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Look at every conversation and file of the training data, and count what would stop a fit or teach a wrong answer."""
+    with reported_errors(as_json):
+        config = load_yaml(train_yaml, TrainConfig, settings or ())
+        from student_train.data.checking import check as run  # noqa: PLC0415  # as above
+        from teacher_cache import open_cache  # noqa: PLC0415
+
+        cache = open_cache(config.store, version=config.store_version) if with_store else None
+        report = run(config, cache, most=None if every else 5)
+    if as_json:
+        print_json(report)
+    else:
+        show_check(report)
+    raise SystemExit(0 if report.is_sound else 1)
+
+
+def show_check(report: CheckReport) -> None:
+    """What each set holds, and what was found."""
+    from student_train.data.checking import described  # noqa: PLC0415  # as above
+
+    table = Table("", *(name or "data" for name in report.sets))
+    for field in CheckedSet.model_fields:
+        if field != "without_targets" or report.store is not None:
+            table.add_row(field.replace("_", " "), *(f"{getattr(one, field):,}" for one in report.sets.values()))
+    stdout.print(table)
+    for line in described(report):
+        stdout.print(line, soft_wrap=True, markup=False, highlight=False)
+    faults, doubts = sum(report.faults.values()), sum(report.doubts.values())
+    stdout.print(f"{faults:,} faults, {doubts:,} doubts" if faults or doubts else "nothing found")
+
+
+@data_app.command(name="convert", cls=Command)
+def convert_data(  # noqa: PLR0917  # as above
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="published files, Parquet or JSON; or a wildcard")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")],
+    ask: Annotated[
+        str | None,
+        typer.Option(metavar="QUESTION", help="the question that captions answer; else they are left out"),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="a JSON file of ids to leave out, such as an erratum")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the conversations in the folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write sets that hold their images, such as SAT, as conversations and image files. Other sets train as they are."""
+    with reported_errors(as_json):
+        from student_train.data.converting import convert as run  # noqa: PLC0415  # as above
+
+        report = run(files, out, ask=ask, leave_out=leave_out or (), overwrite=overwrite)
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True)
+        more = f"; {report.left_out_count:,} records are left out" if report.left_out_count else ""
+        stdout.print(
+            f"{report.conversations:,} conversations about {report.images:,} images{more}: {report.out}", soft_wrap=True
+        )
+    raise SystemExit(1 if report.left_out_count else 0)
 
 
 @app.command(cls=Command)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +79,15 @@ class Conversation:
     """The images' paths or URLs, as the file gives them, in the order of their placeholders."""
 
 
+class Unread(NamedTuple):
+    """A record that is no conversation."""
+
+    message: str
+    """Its file and index, and why."""
+    is_misplaced: bool
+    """Whether the words for videos and images in its text do not fit what it names."""
+
+
 def read_conversations(files: Sequence[str], leave_out: Container[str] = ()) -> list[Conversation]:
     """The conversations of published files, in order, without those of the ids to leave out: see `conversations_in`.
 
@@ -86,29 +95,46 @@ def read_conversations(files: Sequence[str], leave_out: Container[str] = ()) -> 
     """
     found: list[Conversation] = []
     for read in conversations_in(files, leave_out):
-        if isinstance(read, BadInput):
-            raise read
-        found.append(read)
+        if isinstance(read, Unread):
+            raise BadInput(read.message)
+        if read is not None:
+            found.append(read)
     if not found:
         raise BadInput(f"{', '.join(files)}: no conversation found; needed at least one")
     return found
 
 
-def conversations_in(files: Sequence[str], leave_out: Container[str] = ()) -> Iterator[Conversation | BadInput]:
-    """Each conversation of JSON or Parquet files, or why a record is none; `in_llava_shape` says what records may be.
+def conversations_in(files: Sequence[str], leave_out: Container[str] = ()) -> Iterator[Conversation | Unread | None]:
+    """Each conversation of JSON or Parquet files, or why a record is none; None for one of an id to leave out.
 
-    JSON is an array of objects, one object a line, or an object of them by their ids. Raises `BadInput` for a file that cannot
-    be read.
+    JSON is an array of objects, one object a line, or an object of them by their ids; `in_llava_shape` says what each may be.
+    Raises `BadInput` for a file that cannot be read.
     """
     for path in files_of(files):
         for number, record in enumerate(records_in(path)):
-            if str(record.get("id")) in leave_out:
-                continue
             source = f"{path}[{number}]"
+            if str(record.get("id")) in leave_out:
+                yield None
+                continue
             try:
-                yield from (_conversation(one, source) for one in in_llava_shape(record))
+                told = list(in_llava_shape(record))
             except BadInput as error:
-                yield error if str(error).startswith(source) else BadInput(f"{source}: {error}")
+                yield Unread(f"{source}: {error}", is_misplaced=False)
+                continue
+            yield from (conversation_of(one, source) for one in told)
+
+
+def conversation_of(record: Mapping[str, Any], source: str) -> Conversation | Unread:
+    """The conversation of a record in LLaVA's shape, or why it is none."""
+    try:
+        said = _conversation(record)
+    except BadInput as error:
+        return Unread(f"{source}: {error}", is_misplaced=False)
+    try:
+        turns = with_places(said.turns, has_video=bool(said.video or said.clip_id), images=len(said.images))
+    except BadInput as error:
+        return Unread(f"{source}: {error}", is_misplaced=True)
+    return replace(said, source=source, turns=turns)
 
 
 def records_in(path: str) -> Iterator[Mapping[str, Any]]:
@@ -181,33 +207,33 @@ def _named(value: Any) -> Iterator[str]:
                 yield from _named(one if "id" in one else key)
 
 
-def _conversation(item: Mapping[str, Any], source: str) -> Conversation:
+def _conversation(item: Mapping[str, Any]) -> Conversation:
+    """The conversation of a record in LLaVA's shape, without its source, and with the words for places still in its text."""
     told = next(item[name] for name in ("conversations", "messages") if isinstance(item.get(name), list))
-    turns = tuple(_turn(one, source) for one in told)
+    turns = tuple(_turn(one) for one in told)
     if not any(one.role == "assistant" and one.text for one in turns):
-        raise BadInput(f'{source}: no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
+        raise BadInput('no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
     video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image", item.get("images"))
     if video is None and isinstance(videos := item.get("videos"), list) and len(videos) == 1:
         video = videos[0]
     elif video is None and videos:
-        raise BadInput(f"{source}: `videos` is {str(videos)[:80]}; needed a list of one (a sample may have one video)")
+        raise BadInput(f"`videos` is {str(videos)[:80]}; needed a list of one (a sample may have one video)")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
-            raise BadInput(f"{source}: `{name}` is {value!r}; needed one string (a sample may have one video)")
+            raise BadInput(f"`{name}` is {value!r}; needed one string (a sample may have one video)")
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise BadInput(f"{source}: `image` is {str(images)[:80]}; needed one path, or a list of them")
-    turns = with_places(turns, source, has_video=bool(video or clip_id), images=len(images))
-    return Conversation(source, turns, video, clip_id, tuple(images))
+        raise BadInput(f"`image` is {str(images)[:80]}; needed one path, or a list of them")
+    return Conversation("", turns, video, clip_id, tuple(images))
 
 
-def _turn(item: Any, source: str) -> Turn:
+def _turn(item: Any) -> Turn:
     """A turn of LLaVA (``from``, ``value``) or a chat message (``role``, ``content``), whose content may be a list of parts."""
     said = item if isinstance(item, dict) else {}
     role, value = said.get("from", said.get("role")), _words(said.get("value", said.get("content")))
     if not isinstance(role, str) or role not in _ROLES or value is None:
         raise BadInput(
-            f'{source}: needed turns like {{"from": "human" | "gpt", "value": "…"}}, or {{"role": "user" | "assistant", '
+            'needed turns like {"from": "human" | "gpt", "value": "…"}, or {"role": "user" | "assistant", '
             f'"content": "…"}}; found {str(item)[:80]}'
         )
     return Turn(_ROLES[role], (value.replace(_VILA_VIDEO, Place.VIDEO.value) if _ROLES[role] == "user" else value,))
@@ -223,7 +249,7 @@ def _words(content: Any) -> str | None:
     return "".join(pieces) if all(isinstance(piece, str) for piece in pieces) else None
 
 
-def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images: int) -> tuple[Turn, ...]:
+def with_places(turns: tuple[Turn, ...], *, has_video: bool, images: int) -> tuple[Turn, ...]:
     """The turns with one place for the video, if any, and one for each image, where the questions have the words for them.
 
     Missing places go to the start of the first question, images before the video. Published video conversations use either
@@ -231,7 +257,7 @@ def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images
     in a sample of text alone, the words are text. Raises `BadInput` if the words do not fit the sample.
     """
     if not has_video and not images:
-        _require_text(turns, source)
+        _require_text(turns)
         return turns
     placed = tuple(turn(one.role, one.text) if one.role == "user" else one for one in turns)
     if has_video and not images and not _count(placed, Place.VIDEO):
@@ -239,27 +265,27 @@ def with_places(turns: tuple[Turn, ...], source: str, *, has_video: bool, images
     videos, found = _count(placed, Place.VIDEO), _count(placed, Place.IMAGE)
     if videos > has_video:
         said = "a sample may have one video" if has_video else "the sample names no `video` or `clip_id`"
-        raise BadInput(f"{source}: has {videos} <video> placeholders, but {said}")
+        raise BadInput(f"has {videos} <video> placeholders, but {said}")
     if found not in {0, images}:
-        raise BadInput(f"{source}: has {found} <image> placeholders and names {images} images; needed one per image, or none")
+        raise BadInput(f"has {found} <image> placeholders and names {images} images; needed one per image, or none")
     missing = [Place.IMAGE] * (images - found) + [Place.VIDEO] * (has_video - videos)
     if not missing:
         return placed
     first = next((i for i, one in enumerate(placed) if one.role == "user"), None)
     if first is None:
         words = ", ".join(place.value for place in missing)
-        raise BadInput(f'{source}: no turn is "from": "human", so there is no turn for the placeholders {words}')
+        raise BadInput(f'no turn is "from": "human", so there is no turn for the placeholders {words}')
     before = tuple(piece for place in missing for piece in (place, "\n"))
     return (*placed[:first], Turn("user", before + placed[first].content), *placed[first + 1 :])
 
 
-def _require_text(turns: Sequence[Turn], source: str) -> None:
+def _require_text(turns: Sequence[Turn]) -> None:
     """Raise `BadInput` if a question of a sample of text alone has a word on a line of its own, for something that it lacks."""
     for one in turns:
         if one.role == "user" and (found := _ALONE.search(one.text)):
             word = found[1]
             keys = "`video` or `clip_id`" if word == Place.VIDEO.value else "`image`"
-            raise BadInput(f"{source}: has a {word} placeholder, but the sample has no {keys}; name it, or leave the word out")
+            raise BadInput(f"has a {word} placeholder, but the sample has no {keys}; name it, or leave the word out")
 
 
 def _count(turns: Sequence[Turn], place: Place) -> int:
