@@ -98,3 +98,13 @@ class ConvertReport(Frozen):
     left_out: tuple[str, ...]
     """For some records that are no conversation: their file and index, and why."""
     left_out_count: int
+
+
+class TimeQuestionsReport(Frozen):
+    """What `student-train data time-questions` wrote."""
+
+    out: str
+    """The file of questions."""
+    questions: int
+    left_out: tuple[str, ...]
+    """For each video without a question: its path, and why."""

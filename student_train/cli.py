@@ -315,6 +315,27 @@ def convert_data(  # noqa: PLR0917  # as above
     raise SystemExit(1 if report.left_out_count else 0)
 
 
+@data_app.command(name="time-questions", cls=Command)
+def time_questions(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEOS", help="paths or URLs with wildcards; quote them")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write, such as timebench.json in the videos' folder")],
+    seed: Annotated[int, typer.Option(min=0, help="seed of the other options")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write a question for each video about the time that passes in it, as TimeBench's, for `eval --benchmark timebench`."""
+    with reported_errors(as_json):
+        from student_train.evaluation.time_questions import write_time_questions  # noqa: PLC0415  # as above
+
+        report = write_time_questions(videos, out, seed=seed)
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True)
+        stdout.print(f"{report.questions:,} questions: {report.out}", soft_wrap=True)
+    raise SystemExit(1 if report.left_out else 0)
+
+
 @app.command(cls=Command)
 def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
     out: Annotated[Path, typer.Option(help="the folder for scenes, stores, runs and results")] = Path("ablation-out"),

@@ -159,7 +159,7 @@ def _from_lists(source: VideoSource, note: Note) -> Videos:
     for one in _lists_of(source):
         with _local_copy(one.path) as copy:
             file = ListFile(copy, one.path, one.format, source.columns, dropped)
-            found = [_placed(table, one.root.rstrip("/") or one.root, one.before) for table in read_list(file)]
+            found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
             has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
         if has_none:
             note(f"{one.path} is about images or text alone: a teacher has nothing to see in it")
@@ -225,6 +225,12 @@ def _local_copy(path: str) -> Iterator[Path]:
             raise BadInput(f"cannot read the manifest {path}: {error.strerror or error}") from None
 
 
+def _whole(root: str) -> str:
+    """The folder as it is named from anywhere: a store's readers, and workers on other machines, start elsewhere."""
+    local = local_path(root)
+    return root.rstrip("/") if local is None else str(local.absolute()).rstrip("/")
+
+
 def _placed(listed: pa.Table, folder: str, before: str) -> pa.Table:
     """The rows with an id each, and uris that start from the list's folder."""
     uri = listed["uri"]
@@ -234,7 +240,7 @@ def _placed(listed: pa.Table, folder: str, before: str) -> pa.Table:
     if before:
         ids = pc.binary_join_element_wise(before, ids, "")
     is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
-    if folder and not pc.all(is_absolute).as_py():
+    if not pc.all(is_absolute).as_py():
         uri = pc.if_else(is_absolute, uri, pc.binary_join_element_wise(folder, uri, "/"))
     columns = {"uri": uri, "id": ids}
     return pa.table({name: columns.get(name, listed[name]) for name in LISTED.names}, schema=LISTED)

@@ -91,3 +91,16 @@ def test_a_mixture_without_its_files_says_which(tmp_path: Path) -> None:
         listed(mixture=mixture(tmp_path, vsti={"conversations": f"{tmp_path}/qa_*.json"}))
     with pytest.raises(BadInput, match="there is no file"):
         listed(mixture=str(tmp_path / "none.yaml"))
+
+
+def test_relative_places_are_whole_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers and workers elsewhere would start from another folder."""
+    monkeypatch.chdir(tmp_path)
+    published_sets.robofac(Path("sets"))
+    path, video = mixture(tmp_path, robofac={"conversations": "sets/*.json"}), "PickCube/grasp/0f3a.mp4"
+    for source in (
+        {"mixture": path},
+        {"manifest": "sets/training_qa.json"},
+        {"manifest": "sets/training_qa.json", "root": "sets"},
+    ):
+        assert listed(**source)[0] == [(video, f"{tmp_path}/sets/{video}")]
