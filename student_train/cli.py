@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -261,12 +261,25 @@ def check_data(  # typer makes each of them an option by its name
         from teacher_cache import open_cache  # noqa: PLC0415
 
         cache = open_cache(config.store, version=config.store_version) if with_store else None
-        report = run(config, cache, most=None if every else 5)
+        report = run(config, cache, most=None if every else 5, advance=_told_now_and_then())
     if as_json:
         print_json(report)
     else:
         show_check(report)
     raise SystemExit(0 if report.is_sound else 1)
+
+
+def _told_now_and_then() -> Callable[[int], None]:
+    """Counts what is read, and says it at each hundred thousand: how much there is, nobody knows before."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if before // 100_000 < done // 100_000:
+            stderr.print(f"{done:,} conversations read")
+
+    return advance
 
 
 def show_check(report: CheckReport) -> None:
@@ -302,7 +315,7 @@ def convert_data(  # noqa: PLR0917  # as above
     with reported_errors(as_json):
         from student_train.data.converting import convert as run  # noqa: PLC0415  # as above
 
-        report = run(files, out, ask=ask, leave_out=leave_out or (), overwrite=overwrite)
+        report = run(files, out, ask=ask, leave_out=leave_out or (), overwrite=overwrite, advance=_told_now_and_then())
     if as_json:
         print_json(report)
     else:
