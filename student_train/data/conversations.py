@@ -213,7 +213,7 @@ def _conversation(item: Mapping[str, Any]) -> Conversation:
     turns = tuple(_turn(one) for one in told)
     if not any(one.role == "assistant" and one.text for one in turns):
         raise BadInput('no turn is "from": "gpt", so there is nothing to learn; leave the sample out')
-    video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image", item.get("images"))
+    video, clip_id, images = item.get("video"), item.get("clip_id"), item.get("image") or item.get("images")
     if video is None and isinstance(videos := item.get("videos"), list) and len(videos) == 1:
         video = videos[0]
     elif video is None and videos:

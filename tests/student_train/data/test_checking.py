@@ -17,6 +17,7 @@ from schemas.data import DOUBTS, FAULTS, CheckReport, ConvertReport
 from schemas.train import TrainConfig
 from student_train.data.checking import answer_kind, check, options_in
 from teacher_cache import open_cache
+from teacher_cache.io.remote import filesystem
 
 CHOICE = "<video>\nWhich way?\nOptions:\n(A) left\n(B) right\nAnswer with the option's letter."
 
@@ -115,6 +116,14 @@ def test_a_file_that_is_missing_is_told_once_and_one_set_s_fault_hides_no_other_
     left_out = sets["vsti"] | {"leave_out": f"{folder}/vstibench_train/erratum_dropped_items.json"}
     found = check(config(folder, [], conversations=(), mixture={"sets": sets | {"vsti": left_out}}), None)
     assert (found.sets["vsti"].conversations, found.sets["vsti"].left_out) == (2, 1)
+
+
+def test_files_in_a_bucket_are_looked_for_there(s3: str, folder: Path) -> None:
+    fs, _ = filesystem(s3)
+    fs.pipe_file(f"{s3}/raw/there.mp4", b"some bytes")
+    records = [record(video="there.mp4"), record("<video>\nWho?", video="gone.mp4")]
+    found = check(config(folder, records, video_root=f"{s3}/raw"), None)
+    assert [one.detail for one in found.findings] == [f"{s3}/raw/gone.mp4 is not there"]
 
 
 def test_a_video_of_the_validation_in_the_training_is_told(folder: Path) -> None:

@@ -68,9 +68,16 @@ def test_sat_in_parquet_says_how_to_convert_it(tmp_path: Path) -> None:
 
 def test_parquet_of_conversations_is_read_at_once(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Which way?"}, {"role": "assistant", "content": "Left."}]
-    pq.write_table(pa.Table.from_pylist([{"video": "a.mp4", "messages": turns}]), tmp_path / "a.parquet")
-    (found,) = read_conversations([str(tmp_path / "a.parquet")])
-    assert (found.video, found.turns[1].text) == ("a.mp4", "Left.")
+    rows = [
+        {"video": "a.mp4", "messages": turns},
+        {"image": "1.png", "messages": turns},
+        {"images": ["2.png"], "messages": turns},
+    ]
+    columns = {name: [row.get(name) for row in rows] for name in ("video", "image", "images", "messages")}  # each has nulls
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = read_conversations([str(tmp_path / "a.parquet")])
+    assert [(one.video, one.images) for one in found] == [("a.mp4", ()), (None, ("1.png",)), (None, ("2.png",))]
+    assert found[0].turns[1].text == "Left."
 
 
 def test_questions_are_asked_as_their_benchmarks_ask() -> None:
