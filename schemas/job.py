@@ -21,18 +21,23 @@ VideoIdentity = Literal["listed", "sampled"]
 
 
 class VideoSource(Frozen):
-    """Where the videos are listed. Give either ``manifest`` or ``glob``."""
+    """Where the videos are listed. Give one of ``manifest``, ``mixture`` and ``glob``."""
 
     manifest: str | None = None
-    """A list of videos: JSON lines, a JSON array, CSV, Parquet, LLaVA's conversations, or the folder of a Hugging Face dataset
+    """A list of videos: JSON lines, a JSON array, CSV, Parquet, conversations, or the folder of a Hugging Face dataset
     with ``metadata.csv``, ``.jsonl`` or ``.parquet``. A row has a ``uri`` (or ``file_name``, ``video``, ``video_path``,
     ``path``, whichever comes first) and, if wanted, an ``id``, and ``start`` and ``end`` in seconds for a segment of the video.
-    Its other texts, numbers and truth values are kept for reading. Relative uris start from the list's folder. A ``uri`` may
+    Its other texts, numbers and truth values are kept for reading. Relative uris start from ``root``. A ``uri`` may
     also name a tar, a member of one (``x.tar#0001.mp4``), or, with a ``/`` at its end, a folder of numbered pictures."""
     format: ListFormat | None = None
     """The manifest's format, where its name and its first bytes would tell another one."""
     columns: dict[ListColumn, str] = Field(default_factory=dict)
     """The manifest's own names of columns: ``{uri: clip_path, start: t0}``."""
+    root: str | None = None
+    """The folder or URL that the manifest's relative uris start from; the manifest's own folder when absent."""
+    mixture: str | None = None
+    """A YAML file of sets of conversations, as the ``data.mixture`` of TRAIN.yaml names it: the videos of all its sets, each
+    once. A set's relative videos start from the first of its ``video_root``, or from each file's folder."""
     glob: str | tuple[str, ...] | None = None
     """A path or URL with wildcards (``**`` crosses folders), or several of them. Links are followed; hidden folders are only
     looked into if the pattern names them. A tar that matches stands for the videos in it. A pattern with a ``/`` at its end
@@ -52,13 +57,20 @@ class VideoSource(Frozen):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.manifest is None) == (self.glob is None):
-            raise ValueError("give exactly one of `manifest` and `glob`")
+        if sum(one is not None for one in (self.manifest, self.mixture, self.glob)) != 1:
+            raise ValueError("give exactly one of `manifest`, `mixture` and `glob`")
         if self.glob == ():
             raise ValueError("`glob` is an empty list; give at least one pattern")
-        if self.manifest is None and (self.format or self.columns):
-            raise ValueError("`format` and `columns` describe a `manifest`; with `glob`, leave them out")
+        if self.manifest is None and (self.format or self.columns or self.root):
+            raise ValueError("`format`, `columns` and `root` describe a `manifest`; leave them out")
         return self
+
+    @property
+    def origin(self) -> str:
+        """What lists the videos, for messages."""
+        if self.glob is not None:
+            return f"the glob {', '.join(self.globs)}"
+        return f"the manifest {self.manifest}" if self.mixture is None else f"the mixture {self.mixture}"
 
     @property
     def globs(self) -> tuple[str, ...]:

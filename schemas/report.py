@@ -363,10 +363,12 @@ class ScenesReport(Frozen):
     """A data set of rendered scenes, as `scenes` wrote it."""
 
     out: str
-    """Its folder: ``videos/``, ``marks/``, ``conversations.json`` and ``questions.json``."""
+    """Its folder: ``videos/``, ``marks/``, ``conversations.json`` and ``questions.json``, and ``benchmarks/`` if asked for."""
     videos: int
     conversations: int
     questions: int
+    benchmarks: dict[str, int] = Field(default_factory=dict)
+    """Published benchmark → the records that are written in its layout."""
 
 
 class DemoReport(Frozen):

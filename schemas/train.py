@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from schemas.base import Frozen
+from schemas.mixture import Mixture
 
 Modality = Literal["depth", "flow", "motion", "camray"]
 """A signal that explicit distillation (ED) compares."""
@@ -161,9 +162,12 @@ class DataConfig(Frozen):
     """The conversations to train on, and where their videos are."""
 
     conversations: tuple[str, ...] = ()
-    """Files in the LLaVA JSON conversation format, or of chat ``messages``; relative paths start from the current
-    folder. Without any, every committed clip of the store gets one built-in question about its length, answered from the
-    store's frame times."""
+    """Files in the LLaVA JSON conversation format, of chat ``messages``, or of questions with answers; ``qa_*.json`` names
+    several. Relative paths start from the current folder. Without any, and without a ``mixture``, every committed clip of the
+    store gets one built-in question about its length, answered from the store's frame times."""
+    mixture: Mixture | str | None = None
+    """Several sets of conversations in the place of ``conversations``, each with its folders, weight and count: the sets
+    themselves, or a YAML file of them, which the ``videos.mixture`` of a job may name too."""
     image_root: tuple[str, ...] = ()
     """The folders or URLs that images may be read from, and none from anywhere else; a relative ``image`` path starts from the
     first."""
@@ -189,6 +193,12 @@ class DataConfig(Frozen):
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.conversations and self.mixture is not None:
+            raise ValueError("give `conversations` or `mixture`; a mixture names its own files")
+        return self
 
 
 class ModelConfig(Frozen):
@@ -434,6 +444,15 @@ class Validated(Frozen):
     """As in `SmoothedLosses`."""
 
 
+class TrainedSet(Frozen):
+    """One set of a mixture in a fit."""
+
+    samples: int
+    """Its conversations that are trained on."""
+    in_epoch: int
+    """How many of them an epoch has; one that comes twice counts twice."""
+
+
 class FitReport(Frozen):
     """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
 
@@ -448,6 +467,10 @@ class FitReport(Frozen):
     steps: int
     samples: int
     """Conversations that were trained on."""
+    epoch: int
+    """Conversations of an epoch: all of them, or what the weights of a mixture make of them."""
+    sets: dict[str, TrainedSet]
+    """Set of the mixture → its part; empty without one."""
     clips: int
     """Clips whose targets were used."""
     dropped: int
@@ -492,6 +515,10 @@ class ShownFit(Frozen):
     processes: int
     """World size that it is reckoned for."""
     samples: int
+    epoch: int
+    """As in `FitReport`."""
+    sets: dict[str, TrainedSet]
+    """As in `FitReport`."""
     dropped: int
     """As in `FitReport`."""
     cut: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -11,11 +11,12 @@ import yaml
 from rich.table import Table
 
 from schemas.ablation import AblationConfig, AblationReport, Spread
+from schemas.data import CheckedSet, CheckReport
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
 from schemas.sweep import SweepConfig, SweepReport
-from schemas.train import Dtype, FitReport, ShownFit, TrainConfig
+from schemas.train import Dtype, FitReport, ShownFit, TrainConfig, TrainedSet
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
@@ -102,17 +103,28 @@ def show_fit(found: ShownFit) -> None:
         table.add_row(name, f"{size / 2**30:.3f}")
     table.add_row("on its host, for a checkpoint", f"{found.checkpoint_host_bytes / 2**30:.3f}")
     stdout.print(table)
+    show_sets(found.sets)
     loss = found.loss
     weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
     stdout.print(
         f"loss: sft + {loss.alpha:g}·ld + {loss.beta:g}·({weighted}), {loss.reduction}",
         f"{found.steps} steps ({found.warmup_steps} of warm-up) of {found.samples_per_step} conversations by {found.processes} "
         f"processes; {found.samples} conversations of {found.tokens:,} tokens, the longest of {found.longest:,}"
+        + (f"; an epoch has {found.epoch:,}" if found.epoch != found.samples else "")
         + (f"; {found.cut} cut" if found.cut else "")
         + (f"; {found.dropped} left out" if found.dropped else ""),
         sep="\n",
         soft_wrap=True,
     )
+
+
+def show_sets(sets: Mapping[str, TrainedSet]) -> None:
+    """The sets of a mixture, if there is one."""
+    if sets:
+        table = Table("set", "conversations", "in an epoch")
+        for name, one in sets.items():
+            table.add_row(name, f"{one.samples:,}", f"{one.in_epoch:,}")
+        stdout.print(table)
 
 
 def show(report: FitReport) -> None:
@@ -124,6 +136,7 @@ def show(report: FitReport) -> None:
         change = "" if after is None or before == 0 else f"{after / before - 1:+.0%}"
         table.add_row(name, f"{before:.4g}", "–" if after is None else f"{after:.4g}", change)
     stdout.print(table)
+    show_sets(report.sets)
     stdout.print(
         f"{report.steps} steps on {report.samples} conversations over {report.clips} clips in {report.seconds:.1f} s"
         + (f" by {report.processes} processes, " if report.processes > 1 else ", ")
@@ -224,6 +237,117 @@ def show_benchmarks() -> None:
         stdout.print(f"  {needed(benchmark)}", soft_wrap=True)
         for note in benchmark.notes:
             stdout.print(f"  {note}", soft_wrap=True)
+
+
+data_app = typer.Typer(help="Look at training data, and convert published sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command(name="check", cls=Command)
+def check_data(  # typer makes each of them an option by its name
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN.yaml", help="the training file, whose `data` is looked at")],
+    with_store: Annotated[
+        bool, typer.Option("--store/--no-store", help="look up each video's targets; without, before there is a store")
+    ] = True,
+    every: Annotated[bool, typer.Option("--all", help="print every finding, and not five of a kind")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a field of the file; repeat for several")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Look at every conversation and file of the training data, and count what would stop a fit or teach a wrong answer."""
+    with reported_errors(as_json):
+        config = load_yaml(train_yaml, TrainConfig, settings or ())
+        from student_train.data.checking import check as run  # noqa: PLC0415  # as above
+        from teacher_cache import open_cache  # noqa: PLC0415
+
+        cache = open_cache(config.store, version=config.store_version) if with_store else None
+        report = run(config, cache, most=None if every else 5, advance=_told_now_and_then())
+    if as_json:
+        print_json(report)
+    else:
+        show_check(report)
+    raise SystemExit(0 if report.is_sound else 1)
+
+
+def _told_now_and_then() -> Callable[[int], None]:
+    """Counts what is read, and says it at each hundred thousand: how much there is, nobody knows before."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if before // 100_000 < done // 100_000:
+            stderr.print(f"{done:,} conversations read")
+
+    return advance
+
+
+def show_check(report: CheckReport) -> None:
+    """What each set holds, and what was found."""
+    from student_train.data.checking import described  # noqa: PLC0415  # as above
+
+    table = Table("", *(name or "data" for name in report.sets))
+    for field in CheckedSet.model_fields:
+        if field != "without_targets" or report.store is not None:
+            table.add_row(field.replace("_", " "), *(f"{getattr(one, field):,}" for one in report.sets.values()))
+    stdout.print(table)
+    for line in described(report):
+        stdout.print(line, soft_wrap=True, markup=False, highlight=False)
+    faults, doubts = sum(report.faults.values()), sum(report.doubts.values())
+    stdout.print(f"{faults:,} faults, {doubts:,} doubts" if faults or doubts else "nothing found")
+
+
+@data_app.command(name="convert", cls=Command)
+def convert_data(  # noqa: PLR0917  # as above
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="published files, Parquet or JSON; or a wildcard")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write")],
+    ask: Annotated[
+        str | None,
+        typer.Option(metavar="QUESTION", help="the question that captions answer; else they are left out"),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="a JSON file of ids to leave out, such as an erratum")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the conversations in the folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write sets that hold their images, such as SAT, as conversations and image files. Other sets train as they are."""
+    with reported_errors(as_json):
+        from student_train.data.converting import convert as run  # noqa: PLC0415  # as above
+
+        report = run(files, out, ask=ask, leave_out=leave_out or (), overwrite=overwrite, advance=_told_now_and_then())
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True)
+        more = f"; {report.left_out_count:,} records are left out" if report.left_out_count else ""
+        stdout.print(
+            f"{report.conversations:,} conversations about {report.images:,} images{more}: {report.out}", soft_wrap=True
+        )
+    raise SystemExit(1 if report.left_out_count else 0)
+
+
+@data_app.command(name="time-questions", cls=Command)
+def time_questions(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEOS", help="paths or URLs with wildcards; quote them")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the file to write, such as timebench.json in the videos' folder")],
+    seed: Annotated[int, typer.Option(min=0, help="seed of the other options")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write a question for each video about the time that passes in it, as TimeBench's, for `eval --benchmark timebench`."""
+    with reported_errors(as_json):
+        from student_train.evaluation.time_questions import write_time_questions  # noqa: PLC0415  # as above
+
+        report = write_time_questions(videos, out, seed=seed)
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True)
+        stdout.print(f"{report.questions:,} questions: {report.out}", soft_wrap=True)
+    raise SystemExit(1 if report.left_out else 0)
 
 
 @app.command(cls=Command)

@@ -377,6 +377,10 @@ def scenes(
     frames: Annotated[int, typer.Option(min=2, help="frames of each video, which lasts one to three seconds")] = 48,
     task: Annotated[list[str] | None, typer.Option(help="a kind of question; repeat for several", show_default="all")] = None,
     turns: Annotated[int, typer.Option(min=1, help="the most questions in one conversation")] = 5,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(help="a published benchmark, or all: its kinds of questions are written in its layout, too; repeat"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="rendering processes")] = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -384,8 +388,10 @@ def scenes(
     with reported_errors(as_json):
         from schemas.evaluation import SCENE_TASKS
         from teacher_cache.scenes.dataset import Asking, VideoFormat, write_scenes
+        from teacher_cache.scenes.published import PUBLISHED
 
-        shape, asking = VideoFormat(height, width, frames), Asking(tuple(task or SCENE_TASKS), turns)
+        named = tuple(PUBLISHED) if "all" in (benchmark or ()) else tuple(dict.fromkeys(benchmark or ()))
+        shape, asking = VideoFormat(height, width, frames), Asking(tuple(task or SCENE_TASKS), turns, named)
         with progress_bar("rendering", videos, "videos") as advance:
             seeds = range(first_seed, first_seed + videos)
             report = write_scenes(out, seeds, shape, asking, workers=workers, advance=advance)
@@ -394,6 +400,8 @@ def scenes(
         else:
             stdout.print(f"{report.videos} videos, {report.conversations} conversations and {report.questions} questions:")
             stdout.print(report.out, soft_wrap=True)
+            for name, count in report.benchmarks.items():
+                stdout.print(f"{count} as {name}: {report.out}/benchmarks/{name}", soft_wrap=True)
 
 
 @app.command(cls=Command)

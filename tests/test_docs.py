@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, get_origin
 
 import pytest
 from typer.main import get_command
@@ -87,7 +88,8 @@ def fields(model: type[Frozen], path: str = "") -> Iterator[tuple[str, str | Non
         yield f"{path}{name}", field.description
         for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(part, type) and issubclass(part, Frozen):
-                yield from fields(part, f"{path}{name}.")
+                inner = f"{name}.NAME" if get_origin(field.annotation) is dict else name
+                yield from fields(part, f"{path}{inner}.")
 
 
 @pytest.mark.parametrize(("name", "model"), [("reference/job.md", Job), ("reference/train.md", TrainConfig)])
@@ -104,14 +106,21 @@ def test_every_field_is_in_the_reference(name: str, model: type[Frozen]) -> None
     [("reference/teacher-cache.md", teacher_cache.cli.app), ("reference/student-train.md", student_train.cli.app)],
 )
 def test_every_command_and_option_is_in_the_reference(name: str, app: object) -> None:
-    sections = dict(re.findall(r"^## `[\w-]+ ([\w-]+)`\n(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL))
-    commands = get_command(app).commands  # type: ignore[arg-type, attr-defined]
+    sections = dict(re.findall(r"^## `[\w-]+ ([\w -]+)`\n(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL))
+    commands = dict(named(get_command(app)))  # type: ignore[arg-type]
     assert sections.keys() == commands.keys()
-    for command in commands.values():
-        assert " ".join(command.help.split()) in sections[command.name]
+    for called, command in commands.items():
+        assert " ".join(command.help.split()) in sections[called]
         for parameter in command.params:
             names = [parameter.metavar] if parameter.param_type_name == "argument" else parameter.opts
-            assert all(f"`{option}" in sections[command.name] for option in names), (command.name, parameter.name)
+            assert all(f"`{option}" in sections[called] for option in names), (called, parameter.name)
+
+
+def named(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands of a group, and of the groups in it, by what calls them: ``fit``, ``data check``."""
+    for name, command in group.commands.items():
+        is_group = hasattr(command, "commands")
+        yield from named(command, f"{before}{name} ") if is_group else ((f"{before}{name}", command),)
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -41,6 +41,15 @@ def _sections(path: str, schema: Schema, parts: Mapping[str, Schema]) -> Iterato
     for name, field in schema["properties"].items():
         if (part := _part(field, parts)) is not None:
             yield from _sections(f"{path}{name}.", part, parts)
+        elif (part := _part(_values(field), parts)) is not None:
+            yield from _sections(f"{path}{name}.NAME.", part, parts)
+
+
+def _values(field: Schema) -> Schema:
+    """The schema of a mapping's values; an empty one for a field that is no mapping."""
+    by_pattern = field.get("patternProperties", {})
+    values: Schema = next(iter(by_pattern.values()), field.get("additionalProperties", {}))
+    return values
 
 
 def _part(field: Schema, parts: Mapping[str, Schema]) -> Schema | None:
@@ -84,7 +93,8 @@ def _type(field: Schema, parts: Mapping[str, Schema]) -> str:
         return f"list of {_type(field['items'], parts).replace(' or ', ', ')}"
     if field.get("type") == "object":
         keys = _type(field["propertyNames"], parts) if "propertyNames" in field else "name"
-        return f"mapping of {keys} to {_type(field['additionalProperties'], parts)}"
+        values = _values(field)
+        return f"mapping of {keys} to {'sections' if _part(values, parts) else _type(values, parts)}"
     return ", ".join(
         [field.get("type", "any value"), *(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)]
     )
@@ -117,9 +127,16 @@ def command_line(app: str) -> str:
     module, _, name = app.partition(":")
     group: Any = get_command(getattr(import_module(module), name))
     program = {"teacher_cache.cli": "teacher-cache", "student_train.cli": "student-train"}[module]
-    sections = [_command(program, name, command) for name, command in group.commands.items()]
+    sections = list(_commands(program, group))
     own = _options(group, group.make_context(program, [], resilient_parsing=True))
     return "\n\n".join([f"## Options before a command\n\n{own}", *sections] if own else sections)
+
+
+def _commands(program: str, group: Any) -> Iterator[str]:
+    """A section for each command of a group, and of the groups in it."""
+    for name, command in group.commands.items():
+        is_group = hasattr(command, "commands")
+        yield from _commands(f"{program} {name}", command) if is_group else (_command(program, name, command),)
 
 
 def _command(program: str, name: str, command: Any) -> str:

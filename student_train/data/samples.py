@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from schemas.errors import BadInput
+from schemas.mixture import MixtureSet
 from schemas.train import DataConfig
 from student_train.data.chat import tokenize
-from student_train.data.conversations import Conversation, Place, Turn, read_conversations
+from student_train.data.conversations import Conversation, Place, Turn, ids_in, read_conversations
 from student_train.data.frames import StudentFrames
+from student_train.data.mixture import chosen, sets_of
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import IGNORED_LABEL
 from teacher_cache.io.console import printable
@@ -43,6 +45,8 @@ class Sample:
     """Path or URL of its video, if it has one."""
     images: tuple[str, ...] = ()
     """Paths or URLs of its images."""
+    part: str = ""
+    """The mixture's set that it is from; empty without a mixture."""
 
 
 class ClipInputs(NamedTuple):
@@ -75,32 +79,50 @@ class SampleDataset(Dataset[Sample]):
         return self.samples[index]
 
 
-def load_samples(cache: Targets, config: DataConfig) -> Joined:
+def load_samples(cache: Targets, config: DataConfig, seed: int = 0) -> Joined:
     """The config's conversations, each joined with its clip; without any, one built-in sample per committed clip.
 
-    A conversation whose clip has no targets is handled as ``config.without_targets`` says: ``stop`` raises `BadInput`.
+    A conversation whose clip has no targets is handled as ``config.without_targets`` says: ``stop`` raises `BadInput`. Of a
+    mixture's set with a ``count``, so many are taken of those that are joined, by ``seed``.
     """
-    index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
-    join = _Join(index, config)
-    if not config.conversations:
-        return Joined(_built_in_samples(cache, join), [])
+    index = ClipIndex.of(cache)
+    sets = sets_of(config)
+    if not sets:
+        return Joined(_built_in_samples(cache, Join(index, config)), [])
     samples: list[Sample] = []
     dropped: list[str] = []
-    for conversation in read_conversations(config.conversations):
-        try:
-            samples.append(join(conversation))
-        except NoTargetsError as error:
-            dropped.append(f"{conversation.source}: {error}")
+    for name, one in sets.items():
+        found, without = _joined(Join(index, of_set(config, one)), name, one)
+        dropped += without
+        if not (without and config.without_targets == "stop"):  # all that lack targets are told at once
+            samples += (found[number] for number in chosen(len(found), one.count, name, seed))
     if dropped and config.without_targets == "stop":
         raise BadInput(
             f"{len(dropped)} conversations have no targets in {cache.url}:\n{some_of(dropped)}\n"
             "Teach these videos with `teacher-cache run`, or set `data.without_targets: drop` to train without them."
         )
     alone = [sample for sample in samples if sample.video is not None and sample.clip_id is None]
-    without = len(dropped) + len(alone)
-    if without and not any(sample.clip_id for sample in samples):
-        raise BadInput(f"none of the {without} conversations has targets in {cache.url}; is it the store of other videos?")
+    without_any = len(dropped) + len(alone)
+    if without_any and not any(sample.clip_id for sample in samples):
+        raise BadInput(f"none of the {without_any} conversations has targets in {cache.url}; is it the store of other videos?")
     return Joined(samples, dropped)
+
+
+def of_set(config: DataConfig, one: MixtureSet) -> DataConfig:
+    """The config with the roots of one set."""
+    return config.model_copy(update={"video_root": one.video_root, "image_root": one.image_root})
+
+
+def _joined(join: Join, name: str, one: MixtureSet) -> tuple[list[Sample], list[str]]:
+    """(a set's samples, why others are left out)."""
+    samples: list[Sample] = []
+    dropped: list[str] = []
+    for conversation in read_conversations(one.conversations, ids_in(one.leave_out)):
+        try:
+            samples.append(replace(join(conversation), part=name))
+        except NoTargetsError as error:
+            dropped.append(f"{conversation.source}: {error}")
+    return samples, dropped
 
 
 def some_of(lines: Sequence[str]) -> str:
@@ -109,7 +131,7 @@ def some_of(lines: Sequence[str]) -> str:
     return shown + (f"\n  … and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
 
 
-def _built_in_samples(cache: Targets, join: _Join) -> list[Sample]:
+def _built_in_samples(cache: Targets, join: Join) -> list[Sample]:
     """One question per committed clip, answered with its length, which a student can learn from the frame times."""
     clip_ids = cache.committed_ids()
     if not clip_ids:
@@ -144,6 +166,11 @@ class ClipIndex:
             video = name_without_range(row["video"])
             self._by_video[video].append(clip_id)
             self._by_name[_name(video)].append(clip_id)
+
+    @classmethod
+    def of(cls, cache: Targets) -> Self:
+        """The index of a store's clips."""
+        return cls(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
 
     def find(self, conversation: Conversation, video_root: Sequence[str]) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
@@ -186,7 +213,7 @@ def _name(uri: str) -> str:
     return uri.rpartition("/")[2]
 
 
-class _Join:
+class Join:
     """Joins conversations with the clips of an index. It names places that ``config`` lets videos and images be read from."""
 
     def __init__(self, index: ClipIndex, config: DataConfig) -> None:

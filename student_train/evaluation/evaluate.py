@@ -20,6 +20,7 @@ from schemas.evaluation import ClipScores, EvalReport, MapsReport, Unevaluated
 from schemas.train import Dtype, Modality
 from student_train.data.conversations import Conversation
 from student_train.data.frames import StudentFrames
+from student_train.data.mixture import video_roots
 from student_train.data.pictures import plot_clip, shown
 from student_train.data.samples import QUESTION, Collator, Sample, load_samples
 from student_train.data.workers import workers_of
@@ -313,11 +314,11 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     data = job.run.config.data
     videos: dict[str | None, str | None] = {}
     is_own = job.wanted.store in {None, job.run.config.store}
-    if is_own and data.conversations:
-        joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}))
+    if is_own and (data.conversations or data.mixture):
+        joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}), job.run.config.seed)
         videos = {sample.clip_id: sample.video for sample in joined.samples}
     own_root = () if job.wanted.video_root is None else (job.wanted.video_root,)
-    roots = Roots((*own_root, *data.video_root), "--video-root")
+    roots = Roots((*own_root, *video_roots(data)), "--video-root")
     samples = []
     for row in rows:
         clip_id = str(row["clip_id"])

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import CacheError
+from student_train.data.mixture import Epochs
 from student_train.data.workers import begin_worker
 from student_train.training.ranks import Ranks
 from teacher_cache import ResumableBatchSampler
@@ -20,19 +21,31 @@ Sample = TypeVar("Sample")
 class StepBatches:
     """A ``batch_sampler`` over one stream of sample indices: the first epoch's order, then the second's, and so on.
 
+    ``epochs`` says which samples each epoch has; without it, each has all of them once.
+
     Each optimizer step takes the next ``batch`` · ``accumulate`` · ``ranks.size`` indices of the stream, which depends only on
-    the seed and the number of samples. A step therefore has the same samples however they are split over ranks, batches and
-    gradient accumulation, and one position tells all that was seen. No sample of an epoch is left out or seen twice; a step
-    may hold the end of one epoch and the beginning of the next.
+    the seed, the number of samples and the epochs. A step therefore has the same samples however they are split over ranks,
+    batches and gradient accumulation, and one position tells all that was seen. Nothing of an epoch is left out or seen again;
+    a step may hold the end of one epoch and the beginning of the next.
 
     Within a step, samples of like ``lengths`` share a forward pass, the longest first, so that little is padded and ranks
     seldom wait for each other. A step's losses are means over all its samples, so this changes nothing that is learnt, as
     batches of like lengths over many steps would.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, *, seed: int, ranks: Ranks, accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch: int,
+        *,
+        seed: int,
+        ranks: Ranks,
+        accumulate: int = 1,
+        epochs: Epochs | None = None,
+    ) -> None:
         self.lengths, self.batch, self.ranks, self.seed, self.accumulate = lengths, batch, ranks, seed, accumulate
-        self.consumed = ResumableBatchSampler(range(len(lengths)), 1, seed=seed)
+        self.epochs = epochs or Epochs([""] * len(lengths), {}, seed)
+        self.consumed = ResumableBatchSampler(range(len(self.epochs)), 1, seed=seed)
         """Position of what was trained on. DataLoader workers read ahead of it."""
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -48,9 +61,10 @@ class StepBatches:
         ahead = ResumableBatchSampler(self.consumed.keys, 1, seed=self.seed)
         ahead.load_state_dict(self.consumed.state_dict())
         while True:
-            for (index,) in ahead:
+            drawn = self.epochs.of(ahead.epoch)
+            for (place,) in ahead:
                 ahead.advance()
-                yield index
+                yield int(drawn[place])
 
     def advance(self) -> None:
         """Count one batch of every rank as trained on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ FREE = (
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the
 store's and the files' names, `refuse_another_run` compares the store's fingerprint, the digest of the conversations and the
 number of samples in a step."""
+_FREE_OF_SETS = re.compile(r"data\.mixture\.sets\.[\w-]+\.(?:conversations|leave_out|video_root|image_root)$")
 
 
 class CheckpointState(Frozen):
@@ -305,8 +307,10 @@ def digest_of(samples: Sequence[Sample]) -> str:
 
 
 def refuse_other_config(then: TrainConfig, now: TrainConfig, where: Path) -> None:
-    """Raise `BadInput` if settings differ that a resumed run may not change (all but `FREE`); the message names each."""
-    differing = {path: values for path, values in differences(then, now).items() if path not in FREE}
+    """Raise `BadInput`, naming each, if settings differ that a resumed run may not change: all but `FREE` and those of sets."""
+    differing = {
+        path: values for path, values in differences(then, now).items() if path not in FREE and not _FREE_OF_SETS.match(path)
+    }
     if differing:
         lines = "\n".join(
             f"  {path}: the run started with {old!r}, now it is {new!r}" for path, (old, new) in differing.items()

@@ -21,6 +21,7 @@ from schemas.errors import BadInput, CouldNotRun, Stopped
 from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
+from student_train.data.mixture import Epochs, image_roots, video_roots, weights_of, with_mixture
 from student_train.data.samples import Collator, Joined, Sample, SampleDataset, load_samples, some_of
 from student_train.data.workers import local_processes, workers_of
 from student_train.distill.confidence import Confidence
@@ -70,6 +71,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     ranks = Ranks.joined()
     folder = RunFolder(Path(config.output))
     with ranks.raise_on_any_rank():
+        config = with_mixture(config)
         _refuse_shards_alone(config, ranks)
         _require_reporters(config.report_to)
         finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.is_rank_zero else None
@@ -153,13 +155,15 @@ class Run:
         folder = RunFolder(Path(config.output))
         self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
         self.samples, self.confidence = fitting.joined.samples, confidence
-        self.steps = optimizer_steps(config, len(self.samples), ranks.size)
+        self.epochs = Epochs([one.part for one in self.samples], weights_of(config.data), config.seed)
+        self.steps = optimizer_steps(config, len(self.epochs), ranks.size)
         self.batches = StepBatches(
             [length.whole for length in fitting.lengths],
             config.batch,
             seed=config.seed,
             ranks=ranks,
             accumulate=config.accumulate,
+            epochs=self.epochs,
         )
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
         self.metrics = MetricsLog(folder.metrics_file if ranks.is_rank_zero else None)
@@ -324,11 +328,13 @@ def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> t
 
 def _loaded(cache: Cache, config: TrainConfig) -> tuple[Joined, Joined]:
     """The conversations to train on, and those that are held out."""
-    joined, validation = load_samples(cache, config.data), config.validation
+    joined, validation = load_samples(cache, config.data, config.seed), config.validation
     if validation is None:
         return joined, Joined([], [])
     if validation.conversations:
-        return joined, load_samples(cache, config.data.model_copy(update={"conversations": validation.conversations}))
+        roots = {"video_root": video_roots(config.data), "image_root": image_roots(config.data)}
+        given = config.data.model_copy(update={**roots, "conversations": validation.conversations, "mixture": None})
+        return joined, load_samples(cache, given)
     taken, held = held_out(joined.samples, validation.share, config.seed)
     return Joined(taken, joined.dropped), Joined(held, [])
 
@@ -387,7 +393,7 @@ def learning_rates(config: TrainConfig, built: Built) -> dict[nn.Parameter, floa
 
 
 def optimizer_steps(config: TrainConfig, samples: int, processes: int) -> int:
-    """The run's optimizer steps: as the config gives them, or as many as see every sample ``epochs`` times."""
+    """The run's optimizer steps: as the config gives them, or as many as ``epochs`` of so many samples have."""
     if config.steps is not None:
         return config.steps
     assert config.epochs is not None
@@ -435,6 +441,8 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         loss=built.model.p4d.recipe,
         steps=run.steps,
         samples=len(samples),
+        epoch=len(run.epochs),
+        sets=run.epochs.sets if config.data.mixture else {},
         clips=len({sample.clip_id for sample in samples} - {None}),
         dropped=len(run.fitting.joined.dropped) + len(run.fitting.left_out),
         cut=run.fitting.cut,

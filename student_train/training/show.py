@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from schemas.train import ShownFit, ShownPart, TrainConfig
+from student_train.data.mixture import with_mixture
 from student_train.training.fit import Built, build, layers, learning_rates, optimizer_steps, prepared, refuse_another_recipe
 from student_train.training.memory import Batch, reckon
 from student_train.training.ranks import Ranks
@@ -20,11 +21,12 @@ def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
 
     Raises what `student_train.training.fit.fit` raises for settings, a store and conversations that do not fit together.
     """
+    config = with_mixture(config)
     cache = open_cache(config.store, version=config.store_version)
     refuse_another_recipe(cache, config)
     built = build(config, cache, has_weights=False)
     run, _ = prepared(config, cache, built, Ranks())
-    lengths, steps = run.fitting.lengths, optimizer_steps(config, len(run.samples), processes)
+    lengths, steps = run.fitting.lengths, optimizer_steps(config, len(run.epochs), processes)
     longest = max(length.whole for length in lengths)
     memory = reckon(
         built.model,
@@ -41,6 +43,8 @@ def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
         loss=config.loss.resolved(),
         processes=processes,
         samples=len(run.samples),
+        epoch=len(run.epochs),
+        sets=run.epochs.sets if config.data.mixture else {},
         dropped=len(run.fitting.joined.dropped) + len(run.fitting.left_out),
         cut=run.fitting.cut,
         tokens=sum(length.whole for length in lengths),

@@ -50,6 +50,8 @@ _BYTES = 1 << 24
 """Bytes of JSON that are parsed at once."""
 _LONGEST_ITEM = 1 << 26
 """Characters of one item of a JSON array, at most."""
+_LONGEST_OBJECT = 1 << 28
+"""Bytes of a file that is one object of records, at most: it is read whole."""
 
 Record = dict[str, Any]
 Numbered = tuple[int, Record]
@@ -83,7 +85,7 @@ class ListFile:
 
 def read_list(file: ListFile) -> Iterator[pa.Table]:
     """The list's rows as tables of `LISTED`, in order. Raises `BadInput` that names the file and the row."""
-    read, unit = _READERS[file.format or _format_of(file)]
+    read, unit = _READERS[format_of(file)]
     for chunk in read(file):
         table = None if file.columns else chunk.table
         if table is None or not _is_well_formed(table):
@@ -94,25 +96,44 @@ def read_list(file: ListFile) -> Iterator[pa.Table]:
             yield pa.table(columns, schema=LISTED)
 
 
-def _format_of(file: ListFile) -> ListFormat:
-    """By the first bytes, since names lie: JSON lines are called .json, and arrays .jsonl. Raises `BadInput`."""
+def format_of(file: ListFile) -> ListFormat:
+    """The format that is given; or by the first bytes, since names lie: JSON lines are called .json, and arrays .jsonl.
+
+    Raises `BadInput`.
+    """
+    if file.format is not None:
+        return file.format
     start, name = _start_of(file), file.name
     if start.startswith(b"PAR1"):
-        return "parquet"
+        return "conversations" if _are_told_in_columns(file) else "parquet"
     by_name = SUFFIXES.get(Path(name).suffix.lower())
     if by_name in {"csv", "parquet"}:
         return by_name
     text = start.lstrip()
     if text[:1] == b"[":
-        return "conversations" if b'"conversations"' in text else "json"
+        return "conversations" if _tells_conversations(text) else "json"
     if text[:1] == b"{":
-        return "conversations" if b'"conversations"' in text.partition(b"\n")[0] else "jsonl"
+        return "conversations" if _tells_conversations(text.partition(b"\n")[0]) or b'"annos"' in text else "jsonl"
     if by_name is None:
         raise BadInput(
             f"{name} begins with {text[:40].decode(errors='replace')!r}, which is neither JSON nor Parquet. Say what it is "
             f"with `videos.format`: {', '.join(get_args(ListFormat))}."
         )
     return "jsonl"  # whose reader names the line
+
+
+def _are_told_in_columns(file: ListFile) -> bool:
+    """Whether a Parquet file has conversations or questions, and no column that would name a video of its rows."""
+    try:
+        names = set(pq.read_schema(file.path).names)
+    except (pa.ArrowException, OSError):
+        return False  # its reader says why
+    named = {*URI_COLUMNS, *file.columns.values()}
+    return not names & named and bool(names & {"conversations", "messages", "question", "videos"})
+
+
+def _tells_conversations(text: bytes) -> bool:
+    return any(key in text for key in (b'"conversations"', b'"messages"', b'"annos"'))
 
 
 def _start_of(file: ListFile) -> bytes:
@@ -347,28 +368,69 @@ def _rows_of(table: pa.Table, first: int) -> Callable[[], Iterator[Numbered]]:
 
 
 def _conversations(about: ListFile) -> Iterator[Chunk]:
-    """LLaVA's conversations, as an array or lines: the videos that they are about. What they say of them is not kept."""
+    """Conversations, or questions, as published: the videos that they are about. What they say of them is not kept."""
+    records = _of_parquet(about) if _start_of(about).startswith(b"PAR1") else json_objects(about.path, about.name)
     yield from _in_chunks(
         (number, video)
-        for number, record in enumerate(json_objects(about.path, about.name), start=1)
+        for number, record in enumerate(records, start=1)
         for video in _videos(record, f"{about.name}, conversation {number}")
     )
 
 
-def json_objects(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON array, or of JSON lines, whatever the file is called. ``name`` is for messages.
+_NAMES_OF_VIDEOS = ("video", "videos", "video_path")
 
-    Raises `BadInput` that names the line, and what `Path.open` raises.
+
+def _of_parquet(about: ListFile) -> Iterator[Record]:
+    """The columns that name videos, and the id: images, which may lie beside them, are not read."""
+    try:
+        with pq.ParquetFile(about.path) as parquet:
+            chosen = [name for name in parquet.schema_arrow.names if name in {*_NAMES_OF_VIDEOS, "clip_id"}]
+            for batch in parquet.iter_batches(_ROWS, columns=chosen, use_threads=False) if chosen else ():
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"cannot read {about.name} as Parquet: {str(error).splitlines()[0]}") from None
+
+
+def json_objects(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, of JSON lines, or of an object of them by their ids, whatever the file is called.
+
+    ``name`` is for messages. Raises `BadInput` that names the line, and what `Path.open` raises.
     """
     about = ListFile(path, name)
-    is_array = _start_of(about).lstrip()[:1] == b"["
-    for chunk in _json_array(about) if is_array else _json_lines(about):
+    start = _start_of(about).lstrip()
+    if start[:1] == b"{" and (by_id := _by_id(path, start)) is not None:
+        yield from ({"id": key, **record} for key, record in by_id.items())
+        return
+    for chunk in _json_array(about) if start[:1] == b"[" else _json_lines(about):
         for _, record in chunk.records():
             yield record
 
 
+def _by_id(path: Path, start: bytes) -> dict[str, Record] | None:
+    """The records of a file that is one object of them; None if it is another."""
+    line, newline, rest = start.partition(b"\n")
+    try:
+        first = json.loads(line)
+        if newline and rest.strip():
+            return None  # JSON lines
+        return first if _are_records(first) else None
+    except (ValueError, RecursionError):
+        pass  # one object over many lines, or one that is longer than what was read
+    if path.stat().st_size > _LONGEST_OBJECT:
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return found if _are_records(found) else None
+
+
+def _are_records(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(one, dict) for one in value.values())
+
+
 def _videos(record: Record, where: str) -> Iterator[Record]:
-    found = record.get("video", record.get("videos"))
+    found = next((record[name] for name in _NAMES_OF_VIDEOS if record.get(name) is not None), None)
     for video in found if isinstance(found, list) else [] if found is None else [found]:
         if not isinstance(video, str) or not video:
             raise BadInput(f"{where}: `video` is {str(video)[:80]!r}; needed a path, or a list of paths")

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from schemas.errors import BadInput
-from schemas.job import VideoIdentity, VideoSource
+from schemas.job import ListFormat, VideoIdentity, VideoSource
 from teacher_cache.clips.expansion import expanded, is_compound
 from teacher_cache.clips.extra import Dropped
 from teacher_cache.clips.listing import listed, split
-from teacher_cache.clips.lists import LISTED, ListFile, read_list, require_all_keepable, require_keepable
+from teacher_cache.clips.lists import LISTED, ListFile, format_of, read_list, require_all_keepable, require_keepable
+from teacher_cache.clips.mixture import files_of, mixture_of
 from teacher_cache.clips.pictures import is_picture
 from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct, times_text
 from teacher_cache.io.bucket import BUCKETS
@@ -82,13 +83,17 @@ def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
 
     ``note`` is called with each sentence that the user should read. Raises `BadInput` if there is none, `Unreachable`.
     """
-    videos = _from_manifest(source, note) if source.manifest is not None else _from_globs(source, note)
+    notes: list[str] = []
+    videos = _from_globs(source, note) if source.glob is not None else _from_lists(source, notes.append)
     if not videos.num_rows:
-        require_bucket(source.manifest or source.globs[0])
-        origin = f"the manifest {source.manifest} lists" if source.manifest else f"the glob {', '.join(source.globs)} matches"
-        raise BadInput(f"{origin} no video; needed at least one")
+        if source.mixture is None:
+            require_bucket(source.manifest or source.globs[0])
+        verb = "matches" if source.glob is not None else "lists"
+        raise BadInput("; ".join([f"{source.origin} {verb} no video; needed at least one", *notes]))
+    for sentence in notes:
+        note(sentence)
     if not source.https and "uri" in videos.listed.column_names:
-        _require_no_https(videos.listed["uri"], source.manifest or ", ".join(source.globs))
+        _require_no_https(videos.listed["uri"], source.origin)
     videos = _expanded(videos, source, note)
     told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
     return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id"), videos.before)
@@ -120,19 +125,47 @@ def _expanded(videos: Videos, source: VideoSource, note: Note) -> Videos:
     )
 
 
-# --- manifests ---
+# --- manifests and mixtures ---
 
 
-def _from_manifest(source: VideoSource, note: Note) -> Videos:
-    manifest, dropped = str(source.manifest), Dropped()
-    tables: list[pa.Table] = []
+@dataclass(frozen=True)
+class _List:
+    """One file that lists videos."""
+
+    path: str
+    format: ListFormat | None
+    root: str
+    """What relative uris start from."""
+    before: str = ""
+    """What precedes its ids."""
+
+
+def _lists_of(source: VideoSource) -> Iterator[_List]:
+    """The files of a manifest, or of the sets of a mixture. Raises `BadInput`."""
+    if source.mixture is not None:
+        for one in mixture_of(source.mixture).sets.values():
+            for path in files_of(one.conversations):
+                yield _List(path, "conversations", one.video_root[0] if one.video_root else path.rpartition("/")[0])
+        return
+    manifest = str(source.manifest)
     for path in _files_of(manifest):
-        with _local_copy(path) as copy:
-            rows = read_list(ListFile(copy, path, source.format, source.columns, dropped))
-            folder, before = path.rpartition("/")[0], "" if path == manifest else _below(path, manifest)
-            tables.extend(_placed(table, folder, before) for table in rows)
+        folder, before = path.rpartition("/")[0], "" if path == manifest else _below(path, manifest)
+        yield _List(path, source.format, folder if source.root is None else source.root, before)
+
+
+def _from_lists(source: VideoSource, note: Note) -> Videos:
+    dropped = Dropped()
+    tables: list[pa.Table] = []
+    for one in _lists_of(source):
+        with _local_copy(one.path) as copy:
+            file = ListFile(copy, one.path, one.format, source.columns, dropped)
+            found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
+            has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
+        if has_none:
+            note(f"{one.path} is about images or text alone: a teacher has nothing to see in it")
+        tables += found
     for sentence in dropped.notes():
-        note(f"{manifest}: {sentence}")
+        note(f"{source.manifest}: {sentence}")
     videos = pa.concat_tables([LISTED.empty_table(), *tables])
     if videos["segment_start"].null_count < videos.num_rows:
         # So that one decoder opens a video once for all of its segments.
@@ -192,6 +225,12 @@ def _local_copy(path: str) -> Iterator[Path]:
             raise BadInput(f"cannot read the manifest {path}: {error.strerror or error}") from None
 
 
+def _whole(root: str) -> str:
+    """The folder as it is named from anywhere: a store's readers, and workers on other machines, start elsewhere."""
+    local = local_path(root)
+    return root.rstrip("/") if local is None else str(local.absolute()).rstrip("/")
+
+
 def _placed(listed: pa.Table, folder: str, before: str) -> pa.Table:
     """The rows with an id each, and uris that start from the list's folder."""
     uri = listed["uri"]
@@ -201,7 +240,7 @@ def _placed(listed: pa.Table, folder: str, before: str) -> pa.Table:
     if before:
         ids = pc.binary_join_element_wise(before, ids, "")
     is_absolute = pc.or_(pc.match_substring(uri, "://"), pc.starts_with(uri, "/"))
-    if folder and not pc.all(is_absolute).as_py():
+    if not pc.all(is_absolute).as_py():
         uri = pc.if_else(is_absolute, uri, pc.binary_join_element_wise(folder, uri, "/"))
     columns = {"uri": uri, "id": ids}
     return pa.table({name: columns.get(name, listed[name]) for name in LISTED.names}, schema=LISTED)

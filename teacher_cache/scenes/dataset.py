@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from schemas.evaluation import OPTION_LETTERS, SCENE_TASKS, multiple_choice
 from schemas.report import ScenesReport
 from teacher_cache.io.output_folder import claim_folder, write_json
 from teacher_cache.scenes.encode import encode_video
+from teacher_cache.scenes.published import AskedScene, require_known, write_published
 from teacher_cache.scenes.questions import SceneQuestion, draw_marks, mark_objects, scene_questions
 from teacher_cache.scenes.render import frame_times, render_scene
 from teacher_cache.scenes.scene import random_scene
@@ -45,6 +46,8 @@ class Asking:
     """Kinds of questions."""
     turns: int = 5
     """Largest number of questions per conversation. Training processes the video once per conversation."""
+    benchmarks: tuple[str, ...] = ()
+    """Published benchmarks in whose layouts the questions are written, too."""
 
 
 def clip_seconds(seed: int) -> float:
@@ -62,12 +65,13 @@ def write_scenes(
     """Write a data set, reusing what an interrupted call left in the folder.
 
     ``videos/`` and ``marks/`` hold each scene's video and Set-of-Mark first frame; ``conversations.json`` LLaVA conversations
-    of several questions each; ``questions.json`` the same questions one by one, in R4D-Bench's format. Raises `BadInput` for
-    an unknown kind of question, for odd heights or widths, and if the folder cannot be written or holds videos of another
-    format.
+    of several questions each; ``questions.json`` the same questions one by one, in R4D-Bench's format; ``benchmarks/NAME``
+    those that fit a published benchmark, in its layout. Raises `BadInput` for an unknown kind of question or benchmark, for odd
+    heights or widths, and if the folder cannot be written or holds videos of another format.
     """
     if unknown := [task for task in asking.tasks if task not in SCENE_TASKS]:
         raise BadInput(f"there are no questions of the kind {unknown[0]!r}; use {', '.join(SCENE_TASKS)}")
+    require_known(asking.benchmarks)
     if shape.height % 2 or shape.width % 2:
         raise BadInput(f"videos of {shape.width}×{shape.height} pixels cannot be encoded; height and width must be even")
     claim_folder(folder, asdict(shape))
@@ -75,15 +79,25 @@ def write_scenes(
         (folder / name).mkdir(exist_ok=True)
     conversations: list[dict[str, Any]] = []
     questions: list[dict[str, Any]] = []
+    scenes: list[AskedScene] = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for seed, found in zip(seeds, pool.imap(partial(_write_scene, folder, shape=shape), seeds), strict=True):
             wanted = {number: question for number, question in enumerate(found) if question.task in asking.tasks}
             questions += (_question(seed, number, question) for number, question in wanted.items())
             conversations += _conversations(seed, [*wanted.values()], asking.turns)
+            scenes.append(_asked(folder, seed, wanted))
             advance(1)
     write_json(folder / "conversations.json", conversations)
     write_json(folder / "questions.json", questions)
-    return ScenesReport(out=str(folder), videos=len(seeds), conversations=len(conversations), questions=len(questions))
+    published = write_published(folder / "benchmarks", scenes, asking.benchmarks)
+    return ScenesReport(
+        out=str(folder), videos=len(seeds), conversations=len(conversations), questions=len(questions), benchmarks=published
+    )
+
+
+def _asked(folder: Path, seed: int, questions: Mapping[int, SceneQuestion]) -> AskedScene:
+    paths = folder / _video(seed), folder / _picture(seed)
+    return AskedScene(_name(seed), *paths, clip_seconds(seed), tuple(questions.items()))
 
 
 def _write_scene(folder: Path, seed: int, *, shape: VideoFormat) -> list[SceneQuestion]:

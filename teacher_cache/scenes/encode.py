@@ -1,4 +1,4 @@
-"""uint8 frames in, an mp4 file that any player opens out."""
+"""uint8 frames in, an mp4 file that any player opens out; and its first and last frame back."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def encode_video(path: str | Path, frames: npt.NDArray[np.uint8], *, fps: float 
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+
+
+def first_and_last(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The first frame and the last of a file that `encode_video` wrote, uint8 (y, x, RGB)."""
+    import av  # noqa: PLC0415  # as above
+
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return frames[0], frames[-1]

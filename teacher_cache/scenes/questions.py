@@ -71,6 +71,9 @@ class SceneQuestion:
     options: tuple[str, ...]
     right: int
     """Index of the right option."""
+    value: float | None = None
+    """The exact number that the right option stands for, in the options' unit; for the camera's movement, its displacement in
+    metres. None for what is no number."""
 
     @property
     def names_mark(self) -> bool:
@@ -78,8 +81,8 @@ class SceneQuestion:
         return any("<obj_" in text for text in (self.text, *self.options))
 
 
-_Answered = tuple[str, tuple[str, ...], int]
-"""(text, options, index of the right option)."""
+_Answered = tuple[str, tuple[str, ...], int] | tuple[str, tuple[str, ...], int, float]
+"""(text, options, index of the right option, and the number behind it if there is one)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,14 +245,15 @@ def _dimension(asked: _Asked) -> Iterator[_Answered]:
 
 
 def _ego_motion(asked: _Asked) -> Iterator[_Answered]:
-    across, _, ahead = asked.truth.camera_to_first[-1][:3, 3]
+    moved = asked.truth.camera_to_first[-1][:3, 3]
+    across, _, ahead = moved
     if np.hypot(across, ahead) < _STILL_METRES:
         right = 2
     elif abs(across) >= 0.15:
         right = int(across > 0)
     else:
         return
-    yield "Which way does the camera move?", _CAMERA, right
+    yield "Which way does the camera move?", _CAMERA, right, float(np.linalg.norm(moved))
 
 
 def _scene_depth(asked: _Asked) -> Iterator[_Answered]:
@@ -284,4 +288,4 @@ def _measured(text: str, value: float, limits: tuple[float, ...], unit: str, *, 
         *(f"{low:g} to {high:g} {unit}" for low, high in pairwise(limits)),
         f"more than {limits[-1]:g} {unit}",
     )
-    yield text, ranges, sum(value > limit for limit in limits)
+    yield text, ranges, sum(value > limit for limit in limits), value

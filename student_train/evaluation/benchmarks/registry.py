@@ -12,6 +12,7 @@ from student_train.evaluation.benchmarks.protocol import Benchmark
 from student_train.evaluation.benchmarks.r4d import QUESTIONS, R4D
 from student_train.evaluation.benchmarks.sat import SAT
 from student_train.evaluation.benchmarks.stibench import STIBENCH
+from student_train.evaluation.benchmarks.timebench import TIMEBENCH
 from student_train.evaluation.benchmarks.vlm4d import VLM4D
 from student_train.evaluation.benchmarks.vstibench import VSTIBENCH
 
@@ -40,7 +41,7 @@ def _with_rows(benchmark: Benchmark, column: int) -> Benchmark:
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
-    for benchmark in (R4D, *(_with_rows(one, column) for column, one in enumerate(_OTHERS)), QUESTIONS)
+    for benchmark in (R4D, *(_with_rows(one, column) for column, one in enumerate(_OTHERS)), TIMEBENCH, QUESTIONS)
 }
 
 

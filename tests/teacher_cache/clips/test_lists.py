@@ -160,7 +160,7 @@ def test_a_list_may_name_its_columns_otherwise(tmp_path: Path) -> None:
     (row,) = list_videos(VideoSource(manifest=str(tmp_path / "clips.csv"), columns=columns)).table().to_pylist()
     assert (row["id"], row["segment_start"], row["segment_end"], row["extra"]) == ("7", 1, 2.5, '{"start":"noon"}')
     for wrong in ({"glob": "*.mp4", "columns": columns}, {"glob": "*", "format": "csv"}, {"glob": []}):
-        with pytest.raises(ValueError, match=r"`format` and `columns` describe a `manifest`|`glob` is an empty list"):
+        with pytest.raises(ValueError, match=r"`format`, `columns` and `root` describe a `manifest`|`glob` is an empty list"):
             VideoSource.model_validate(wrong)
 
 

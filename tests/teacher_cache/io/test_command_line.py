@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +25,15 @@ from teacher_cache.cli import app as teacher_cache
 from teacher_cache.io.command_line import EXIT_STATUSES
 
 APPS = {"teacher-cache": teacher_cache, "student-train": student_train}
-COMMANDS = [(program, name) for program, app in APPS.items() for name in get_command(app).commands]
+
+
+def named(command: Any, before: str = "") -> Iterator[str]:
+    """The commands of a group, and of the groups in it: ``fit``, ``data check``."""
+    for name, one in command.commands.items():
+        yield from named(one, f"{before}{name} ") if hasattr(one, "commands") else (f"{before}{name}",)
+
+
+COMMANDS = [(program, name) for program, app in APPS.items() for name in named(get_command(app))]
 
 
 @pytest.mark.parametrize("program", APPS)
@@ -34,7 +44,7 @@ def test_the_version_is_that_of_the_installed_package(program: str, command: Com
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)
 def test_every_command_s_help_tells_its_exit_statuses_and_names_arguments_as_they_are(program: str, name: str) -> None:
-    done = CliRunner().invoke(APPS[program], [name, "--help"], env={"COLUMNS": "80"})
+    done = CliRunner().invoke(APPS[program], [*name.split(), "--help"], env={"COLUMNS": "80"})
     text = " ".join(done.stdout.split())
     assert done.exit_code == 0
     for status, meaning in EXIT_STATUSES.items():

@@ -237,7 +237,7 @@ def test_a_wrong_folder_says_what_is_there_and_what_is_needed(tmp_path: Path, na
     (tmp_path / "holiday.txt").touch()
     with pytest.raises(BadInput) as refused:
         read(benchmark_of(name), tmp_path)
-    for said in ("holiday.txt", BENCHMARKS[name].files[0], "huggingface.co", BENCHMARKS[name].title):
+    for said in ("holiday.txt", BENCHMARKS[name].files[0], BENCHMARKS[name].origin, BENCHMARKS[name].title):
         assert said in str(refused.value)
     with pytest.raises(BadInput, match="there is no folder"):
         read(benchmark_of(name), tmp_path / "nowhere")
