@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -30,6 +30,8 @@ from teacher_cache.io.console import progress_bar
 
 _WINDOW_BATCHES = 4
 """So many batches are made ready before they are sorted by length. The next ones' frames are read meanwhile."""
+_RECENT = 8
+"""Videos whose frames are kept for the requests that follow."""
 _NEW_TOKENS = 128
 """Longest response where a task names none."""
 
@@ -78,6 +80,8 @@ class Student(lmms):  # type: ignore[misc]  # lmms-eval ships no types
         self.batch, self.frames = int(batch_size), int(max_num_frames)
         self.workers = max(1, workers_of(workers))
         self._own = threading.local()
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[tuple[str, Segment | None], Future[Watched]] = OrderedDict()
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The response to each request; `NOT_ASKED` to one whose video or image cannot be read, with a warning."""
@@ -172,8 +176,22 @@ class Student(lmms):  # type: ignore[misc]  # lmms-eval ships no types
             raise BadInput(f"a video is given as {str(part['url'])[:80]!r}; needed a path")
         start, end = given.get("start_time", given.get("video_start")), given.get("end_time", given.get("video_end"))
         segment = None if start is None and end is None else Segment(start_seconds=start or 0.0, end_seconds=end)
-        watched = self._seen.watch(path, self.frames, segment)
+        watched = self._once(path, segment)
         return watched.each_once() if part.get("each_once") else watched
+
+    def _once(self, path: str, segment: Segment | None) -> Watched:
+        """The frames; requests near one another that are about the same ones read them once, and share their memory."""
+        with self._lock:
+            mine = (path, segment) not in self._recent
+            recent = self._recent.setdefault((path, segment), Future())
+            while len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+        if mine:
+            try:
+                recent.set_result(self._seen.watch(path, self.frames, segment))
+            except BaseException as error:  # noqa: BLE001  # raised below, and by those that wait for it
+                recent.set_exception(error)
+        return recent.result()
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:

@@ -336,6 +336,8 @@ whole = model.generate_until(requests)
 print(whole)
 cut = SimpleNamespace(args=("", lambda doc: doc, {"max_new_tokens": 32, "until": [whole[3][1]]}, 3, "task", "test"))
 print(model.generate_until([cut]))
+one, same, part, again = (model._ready(requests[n]).prompt.watched.frames for n in (3, 3, 4, 5))
+print((one is same, part is again, one is part))
 """
 
 
@@ -348,7 +350,7 @@ def test_the_model_takes_what_other_tasks_give(
         cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    whole, cut = map(ast.literal_eval, done.stdout.splitlines())
+    whole, cut, shared = map(ast.literal_eval, done.stdout.splitlines())
     said, by_path, opened, shown, part, other_form, *refused = whole
     assert published.NOT_ASKED not in {said, by_path, opened, shown, part, other_form}
     assert by_path == opened  # a path is not left out
@@ -356,6 +358,7 @@ def test_the_model_takes_what_other_tasks_give(
     assert max(map(len, (by_path, opened))) <= 4 < len(said)
     assert refused == [published.NOT_ASKED] * 4
     assert cut == [shown[:1].strip()]
+    assert shared == (True, True, False)  # a video is read once for the questions about it
     for reason in ("needed start < end", "one video a question", "or audio", "needed a path"):
         assert reason in done.stderr
 
