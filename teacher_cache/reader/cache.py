@@ -1,10 +1,11 @@
 """A store's URL and clip ids in; targets in physical units out. Only clips that the log has committed can be read.
 
-Imports neither Ray nor a teacher. Imports torch only for a dataset, for `Cache.decode` or for the heads.
+Imports neither Ray nor a teacher. Imports torch only for a dataset, a stream, or the heads.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -16,21 +17,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
+from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
 from schemas.recipe import Recipe
-from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.signal import Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
-from teacher_cache.encodings.base import AnyArray, StoredArray
-from teacher_cache.encodings.registry import encoding
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
 from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
-from teacher_cache.reader.stored import Stored, StoredClips
+from teacher_cache.reader.stored import DecodedForm, StoredBatch, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
 from teacher_cache.store.layout import (
@@ -41,13 +41,12 @@ from teacher_cache.store.layout import (
     clock_arrays,
     stored_arrays,
 )
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
-from teacher_cache.store.state import COMMITTED, FAILED
+from teacher_cache.store.state import COMMITTED, FAILED, State
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
-    import torch
-
     from teacher_cache.reader.datasets import CachedTargets, StoredTargets
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
@@ -86,20 +85,73 @@ def open_cache(
     return Cache(open_store(str(url), storage_options, version=version), disk)
 
 
+class _Opened:
+    """What one process has of a store: connections, threads, locks, and what was read by them."""
+
+    def __init__(self, store: Store, disk: ChunkTier | None) -> None:
+        self.store, self.disk, self.process = store, disk, os.getpid()
+        self.state: State = store.state
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return self.store.catalog()
+
+    @cached_property
+    def chunks(self) -> ChunkReader:
+        return ChunkReader(self.store.objects, self.store.recipe.layout.clips_per_shard, self._shard, self.disk)
+
+    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
+        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
+        digest = self.state.shard_digest(array.name, shard)
+        name = f"{self.store.url}/{self.store.log.origin}/{array.name}/{shard}/{digest:016x}"
+        return CommittedShard(self.state.shard_length(array.name, shard), name)
+
+    def opened_again(self) -> _Opened:
+        """The same version in a process that was forked from this one's: nothing is shared, since its locks may be held."""
+        _ABANDONED.append(self)
+        objects = Objects(self.store.url, self.store.objects.options)
+        return _Opened(Store(objects, self.store.recipe, self.store.version), copy.copy(self.disk))
+
+
+_ABANDONED: list[_Opened] = []
+"""A parent's, in its forked children: to take them down would wait for threads that a fork does not copy."""
+
+
 class Cache:
     """A store, open for reading at one version: whatever is committed later, it shows the same. Open again for newer.
 
-    Picklable: a copy opens the same version. Does not survive a fork.
+    Picklable, and it survives a fork: a copy, or a forked worker's, opens the same version by itself. On a server, forked
+    workers read by fsspec at about twice the CPU of spawned ones; see `teacher_cache.io.forked`.
     """
 
     def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
-        self._store, self._disk = store, disk
-        self._state = store.state
-        self._process = os.getpid()
+        self._opened = _Opened(store, disk)
 
     def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
         again = partial(open_cache, version=self.version, storage_options=self._store.objects.options)
-        return again, (self.url, self._disk)
+        return again, (self.url, self._here.disk)
+
+    @property
+    def _here(self) -> _Opened:
+        if self._opened.process != os.getpid():
+            self._opened = self._opened.opened_again()
+        return self._opened
+
+    @property
+    def _store(self) -> Store:
+        return self._here.store
+
+    @property
+    def _state(self) -> State:
+        return self._here.state
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self._here.catalog
+
+    @property
+    def _chunks(self) -> ChunkReader:
+        return self._here.chunks
 
     @property
     def url(self) -> str:
@@ -125,10 +177,6 @@ class Cache:
     def signals(self) -> tuple[SignalName, ...]:
         """The signals in the store."""
         return self._store.signals
-
-    @cached_property
-    def _catalog(self) -> Catalog:
-        return self._store.catalog()
 
     @cached_property
     def clips(self) -> pa.Table:
@@ -171,7 +219,7 @@ class Cache:
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
         self._part(name)
-        return self._decoded_form(name)[0]
+        return self._form(name).shape
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
@@ -181,58 +229,32 @@ class Cache:
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
-        `StoreDamaged` if a committed chunk is missing or fails its checksum, `Unreachable`, and `Forked` in a forked process.
+        `StoreDamaged` if a committed chunk is missing or fails its checksum, and `Unreachable`.
         """
         values: dict[str, Values] = {}
         wanted = []
         for name, groups in self._groups(signals, clip_ids).items():
-            shape, dtype = self._decoded_form(name)
-            values[name] = self._chunks.buffers.empty((len(clip_ids), *shape), dtype)
-            decode = partial(self._decoded, name)
-            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], decode) for g in groups]
+            form = self._form(name)
+            values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
+            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], form.decode) for g in groups]
         self._chunks.read_each(wanted)
         return {name: self._seen(name, found, view) for name, found in values.items()}
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
-        """The same targets in stored form, to be dequantised by `decode`: name → groups of clips with their stored arrays.
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
+        """The same targets as they are stored, to be moved to a device and dequantised there by `StoredBatch.decode`.
 
         Raises what `read` raises.
         """
         held = self._groups(signals, clip_ids)
         read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
-        return {
-            name: [StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups]
+        parts = {
+            name: tuple(StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups)
             for name, groups in held.items()
         }
-
-    def _refuse_fork(self) -> None:
-        if os.getpid() != self._process:
-            raise Forked(
-                f"{self.url} was opened before this process was forked; connections and threads do not "
-                "survive a fork. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
-            )
+        return StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held})
 
     def _seen(self, name: str, values: Values, view: View) -> Values:
         return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
-
-    def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """What `read` returns, as tensors on ``device``: moves the stored arrays there first, then dequantises them there."""
-        import torch  # noqa: PLC0415  # `status` does not need it
-
-        def moved(values: Values) -> torch.Tensor:
-            return torch.as_tensor(values).to(device, non_blocking=True)  # a DataLoader collates arrays to tensors
-
-        decoded = {}
-        for name, groups in stored.items():
-            parts = [self._decoded(name, {key: moved(values) for key, values in clips.arrays.items()}) for clips in groups]
-            if len(parts) == 1:
-                decoded[name] = parts[0]
-                continue
-            shape, dtype = self._decoded_form(name)
-            decoded[name] = moved(np.empty((sum(len(clips.indices) for clips in groups), *shape), dtype))
-            for clips, values in zip(groups, parts, strict=True):
-                decoded[name][clips.indices] = values
-        return decoded
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -265,7 +287,6 @@ class Cache:
 
     def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
         """Name in ``signals`` → the clips, grouped by the arrays that store them."""
-        self._refuse_fork()
         parts = [self._part(name) for name in signals]
         rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
         return {name: self._groups_of(name, rows) for name in signals}
@@ -279,22 +300,12 @@ class Cache:
             groups.append(_Group(indices.tolist(), rows[indices].tolist(), arrays))
         return [group for group in groups if group.indices]
 
-    def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
-        """Decoded values under ``name``, of one clip or (clip, …); written to ``out`` if given."""
-        if name in CLOCK_ARRAYS:
-            if out is None:
-                return arrays[name]
-            out[...] = arrays[name]
-            return out
-        signal = SIGNALS[cast("SignalName", name)]
-        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays, out)
-
-    def _decoded_form(self, name: str) -> tuple[Shape, np.dtype[Any]]:
-        """Shape and dtype of one clip's decoded values."""
+    def _form(self, name: str) -> DecodedForm:
         if name in CLOCK_ARRAYS:
             (array,) = self._arrays_of(name)
-            return array.shape, array.dtype
-        return self._shape(cast("SignalName", name)), np.dtype(np.float32)
+            return DecodedForm(array.shape, array.dtype, None, None)
+        signal = cast("SignalName", name)
+        return DecodedForm(self._shape(signal), np.dtype(np.float32), signal, self.recipe.encodings[signal])
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in CLOCK_ARRAYS else name
@@ -320,7 +331,7 @@ class Cache:
 
     def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
         rows = self._catalog.rows_of(clip_ids)
-        status = self._state.status(rows, parts)
+        status = self._state.status(rows, parts) if parts else np.full(len(rows), COMMITTED)  # of nothing, nothing is lacking
         for index in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
             clip_id, row = clip_ids[index], self._row(clip_ids[index])
             if status[index] == FAILED:
@@ -329,15 +340,6 @@ class Cache:
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; let the job finish, then reopen the store"
             )
         return [int(row) for row in rows]
-
-    @cached_property
-    def _chunks(self) -> ChunkReader:
-        return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
-
-    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
-        name = f"{self.url}/{self._store.log.origin}/{array.name}/{shard}/{self._state.shard_digest(array.name, shard):016x}"
-        return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
         if name in CLOCK_ARRAYS:
@@ -349,8 +351,9 @@ class Cache:
         return self._store.shapes[signal]
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order.
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), in that order: item i is the i-th clip.
 
+        ``seed`` is of the sampler that `CachedTargets.batches` gives, which shuffles; None has it keep the order.
         ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
         """
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
@@ -362,7 +365,7 @@ class Cache:
     def stored_dataset(
         self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
     ) -> StoredTargets:
-        """A torch dataset of whole batches in the form of `read_stored`, for `decode` on the trainer's device.
+        """A torch dataset of whole batches in the form of `read_stored`, to be decoded on the trainer's device.
 
         Raises `SignalMissing`.
         """

@@ -50,7 +50,7 @@ class Targets(Protocol):
         """Targets by name, each (clip, …) in the order of ``clip_ids``; see `Cache.read`."""
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order."""
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), in order; ``seed`` is of its `batches`."""
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads, or None if there are none."""
