@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -29,10 +29,11 @@ from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
-from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
+from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Reading, Values
 from teacher_cache.reader.stored import DecodedForm, StoredBatch, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.chunk import Empty
 from teacher_cache.store.layout import (
     CLOCK_ARRAYS,
     HEADS_CARD,
@@ -47,7 +48,10 @@ from teacher_cache.store.state import COMMITTED, FAILED, State
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
+    import torch
+
     from teacher_cache.reader.datasets import CachedTargets, StoredTargets
+    from teacher_cache.reader.stream import TargetStream
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 # Searching this many names for a similar one takes about a second.
@@ -69,11 +73,13 @@ def open_cache(
     disk: ChunkTier | None = None,
     *,
     version: int | None = None,
+    in_flight: int | None = None,
     storage_options: StorageOptions | Mapping[str, Any] | None = None,
 ) -> Cache:
     """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
 
-    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest.
+    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
+    how many chunks are asked for at once; None takes 8, and up to 64 where the server's latency asks for more.
     ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
     ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
 
@@ -82,14 +88,16 @@ def open_cache(
     """
     if storage_options is not None and not isinstance(storage_options, StorageOptions):
         storage_options = storage_options_of(storage_options)
-    return Cache(open_store(str(url), storage_options, version=version), disk)
+    if in_flight is not None and in_flight < 1:
+        raise BadInput(f"in_flight is {in_flight}; needed 1 or more, or None for what the server's latency asks for")
+    return Cache(open_store(str(url), storage_options, version=version), disk, in_flight)
 
 
 class _Opened:
     """What one process has of a store: connections, threads, locks, and what was read by them."""
 
-    def __init__(self, store: Store, disk: ChunkTier | None) -> None:
-        self.store, self.disk, self.process = store, disk, os.getpid()
+    def __init__(self, store: Store, disk: ChunkTier | None, in_flight: int | None) -> None:
+        self.store, self.disk, self.in_flight, self.process = store, disk, in_flight, os.getpid()
         self.state: State = store.state
 
     @cached_property
@@ -98,7 +106,8 @@ class _Opened:
 
     @cached_property
     def chunks(self) -> ChunkReader:
-        return ChunkReader(self.store.objects, self.store.recipe.layout.clips_per_shard, self._shard, self.disk)
+        per_shard = self.store.recipe.layout.clips_per_shard
+        return ChunkReader(self.store.objects, per_shard, self._shard, self.disk, self.in_flight)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
         """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
@@ -110,7 +119,7 @@ class _Opened:
         """The same version in a process that was forked from this one's: nothing is shared, since its locks may be held."""
         _ABANDONED.append(self)
         objects = Objects(self.store.url, self.store.objects.options)
-        return _Opened(Store(objects, self.store.recipe, self.store.version), copy.copy(self.disk))
+        return _Opened(Store(objects, self.store.recipe, self.store.version), copy.copy(self.disk), self.in_flight)
 
 
 _ABANDONED: list[_Opened] = []
@@ -124,11 +133,12 @@ class Cache:
     workers read by fsspec at about twice the CPU of spawned ones; see `teacher_cache.io.forked`.
     """
 
-    def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
-        self._opened = _Opened(store, disk)
+    def __init__(self, store: Store, disk: ChunkTier | None = None, in_flight: int | None = None) -> None:
+        self._opened = _Opened(store, disk, in_flight)
 
     def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
-        again = partial(open_cache, version=self.version, storage_options=self._store.objects.options)
+        options = self._store.objects.options
+        again = partial(open_cache, version=self.version, in_flight=self._here.in_flight, storage_options=options)
         return again, (self.url, self._here.disk)
 
     @property
@@ -231,27 +241,37 @@ class Cache:
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
         `StoreDamaged` if a committed chunk is missing or fails its checksum, and `Unreachable`.
         """
+        found = self.begin_read(signals, clip_ids).result()
+        return {name: self._seen(name, values, view) for name, values in found.items()}
+
+    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, Values]]:
+        """`read`, begun and not waited for."""
         values: dict[str, Values] = {}
         wanted = []
         for name, groups in self._groups(signals, clip_ids).items():
             form = self._form(name)
             values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
             wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], form.decode) for g in groups]
-        self._chunks.read_each(wanted)
-        return {name: self._seen(name, found, view) for name, found in values.items()}
+        return self._chunks.begin_each(wanted, values)
 
     def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
         """The same targets as they are stored, to be moved to a device and dequantised there by `StoredBatch.decode`.
 
         Raises what `read` raises.
         """
+        return self.begin_stored(signals, clip_ids).result()
+
+    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+        """`read_stored`, begun and not waited for. ``empty`` allocates the arrays' memory."""
         held = self._groups(signals, clip_ids)
-        read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
+        wanted = ((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
+        reading = self._chunks.begin(wanted, empty)
+        read = reading.answer
         parts = {
             name: tuple(StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups)
             for name, groups in held.items()
         }
-        return StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held})
+        return reading.of(StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held}))
 
     def _seen(self, name: str, values: Values, view: View) -> Values:
         return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
@@ -374,6 +394,27 @@ class Cache:
         for name in signals:
             self._part(name)
         return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stream(
+        self,
+        signals: Sequence[str],
+        batches: Iterable[Sequence[str]],
+        *,
+        device: torch.device | str = "cpu",
+        prefetch: int = 2,
+    ) -> TargetStream:
+        """The targets of batch after batch of clip ids, on ``device``, read ``prefetch`` batches ahead by threads.
+
+        ``batches`` is one rank's `ResumableBatchSampler`, such as ``cache.dataset(signals).batches(8)``, or any iterable of
+        lists of clip ids, which has no position to resume from. See `TargetStream`. Raises `SignalMissing`.
+        """
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415
+
+        for name in signals:
+            self._part(name)
+        return TargetStream(self, signals, batches, torch.device(device), prefetch)
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads as a torch module, or None for a teacher without heads. Raises `StoreDamaged`."""
