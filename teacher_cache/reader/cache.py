@@ -110,10 +110,10 @@ class _Opened:
         return ChunkReader(self.store.objects, per_shard, self._shard, self.disk, self.in_flight)
 
     def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
-        digest = self.state.shard_digest(array.name, shard)
-        name = f"{self.store.url}/{self.store.log.origin}/{array.name}/{shard}/{digest:016x}"
-        return CommittedShard(self.state.shard_length(array.name, shard), name)
+        """Its names identify the content: where the store is, its first record, the shard and 64 bits of its digest."""
+        store = f"{self.store.url}/{self.store.log.origin}"
+        name = f"{array.name}/{shard}/{self.state.shard_digest(array.name, shard):016x}"
+        return CommittedShard(self.state.shard_length(array.name, shard), store, name)
 
     def opened_again(self) -> _Opened:
         """The same version in a process that was forked from this one's: nothing is shared, since its locks may be held."""

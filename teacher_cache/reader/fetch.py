@@ -38,8 +38,8 @@ Other = TypeVar("Other")
 class ChunkTier(Protocol):
     """A faster cache of chunks in front of the store, such as a local disk."""
 
-    def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The bytes kept under ``key``, or else the result of ``fetch``, which the tier may keep."""
+    def get(self, store: str, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """The bytes kept under a store's ``key``, or else the result of ``fetch``, which the tier may keep."""
 
 
 class CommittedShard(NamedTuple):
@@ -47,8 +47,10 @@ class CommittedShard(NamedTuple):
 
     length: int
     """Bytes."""
+    store: str
+    """The store, for the tier."""
     name: str
-    """Prefix of the tier's keys for its parts: equal names mean equal bytes."""
+    """Prefix of the tier's keys for its parts: equal names in a store mean equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ class ChunkReader:
                 raise StoreDamaged("the chunk fails its checksum")
             return bytes(data)
 
-        return self._tier.get(f"{committed.name}#{start}+{length}", fetch)
+        return self._tier.get(committed.store, f"{committed.name}#{start}+{length}", fetch)
 
     def _range(self, key: str, start: int, stop: int) -> memoryview:
         data = self.in_flight.timed(lambda: self._objects.get_range(key, start, stop))
@@ -273,7 +275,7 @@ class ChunkReader:
             self._index(data, committed)  # checked before the tier keeps it
             return data
 
-        data = fetch() if self._tier is None else self._tier.get(f"{committed.name}#end", fetch)
+        data = fetch() if self._tier is None else self._tier.get(committed.store, f"{committed.name}#end", fetch)
         index = self._index(data, committed)
         return _ShardEnd(index, has_chunk(index), start, data)
 
