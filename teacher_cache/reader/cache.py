@@ -242,7 +242,7 @@ class Cache:
         `StoreDamaged` if a committed chunk is missing or fails its checksum, and `Unreachable`.
         """
         found = self.begin_read(signals, clip_ids).result()
-        return {name: self._seen(name, values, view) for name, values in found.items()}
+        return {name: self.seen(name, values, view) for name, values in found.items()}
 
     def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, Values]]:
         """`read`, begun and not waited for."""
@@ -273,7 +273,8 @@ class Cache:
         }
         return reading.of(StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held}))
 
-    def _seen(self, name: str, values: Values, view: View) -> Values:
+    def seen(self, name: str, values: Values, view: View) -> Values:
+        """What `read` gives for the whole, as a view shows it."""
         return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
 
     def read_video(
@@ -290,9 +291,10 @@ class Cache:
         """
         if self.recipe.clips.sampling != "dense":
             raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only `dense` windows can be stitched")
-        return read_stitched(self.read, self._clips_of(video_id), signals, align, seed)
+        return read_stitched(self.read, self.clips_of_video(video_id), signals, align, seed)
 
-    def _clips_of(self, video_id: str) -> list[Clip]:
+    def clips_of_video(self, video_id: str) -> list[Clip]:
+        """The catalog's entries of a video's clips. Raises `UnknownClip` if there is none."""
         found = [clip for clip in self._catalog.clips(self._catalog.rows_of_videos([video_id])) if clip.video_id == video_id]
         if not found:
             raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{self._hint(video_id, 'video_id')}")
@@ -339,6 +341,11 @@ class Cache:
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def require_clips(self, clip_ids: Sequence[str]) -> None:
+        """Raise `UnknownClip` for one that the catalog does not have."""
+        for index in np.flatnonzero(self._catalog.rows_of(clip_ids) < 0)[:1].tolist():
+            self._row(clip_ids[index])
 
     def _row(self, clip_id: str) -> int:
         row = int(self._catalog.rows_of([clip_id])[0])

@@ -99,6 +99,16 @@ class Reading(Generic[Answer]):
         """The same read, with an answer made of this one's memory."""
         return Reading(answer, self._fetches, self._then)
 
+    @staticmethod
+    def together(readings: Sequence[Reading[Any]], answer: Other) -> Reading[Other]:
+        """Several reads as one, with an answer made of their memory."""
+
+        def then() -> None:
+            for reading in readings:
+                reading._then()  # noqa: SLF001  # of the same class
+
+        return Reading(answer, [fetch for reading in readings for fetch in reading._fetches], then)  # noqa: SLF001
+
     def result(self) -> Answer:
         """The answer, when it is whole. Raises what a fetch raised, and begins no more of them."""
         try:

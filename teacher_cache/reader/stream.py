@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from queue import Queue
-from typing import Any, Protocol
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,26 +22,33 @@ from teacher_cache.store.chunk import Empty
 Batch = dict[str, Any]
 """``clip_id``: the clips, in order; and each signal's tensor (clip, …), as a DataLoader over `CachedTargets` gives them."""
 
-_Begun = tuple[Sequence[str], Reading[Any]] | Exception
+Then = Callable[[dict[str, torch.Tensor]], Batch]
+"""What to make of a batch's tensors, on their device."""
+
+_Begun = tuple[Reading[Any], Then] | Exception
 """A batch being read, or why it could not be begun."""
 
 _VERSION, _POSITION = "store_version", "batches"
 
 
-class Readable(Protocol):
+class Begins(Protocol):
     """A `Cache`, or several joined."""
-
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def version(self) -> Any: ...
 
     def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]: ...
 
     def begin_stored(
         self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None
     ) -> Reading[StoredBatch]: ...
+
+
+class Readable(Begins, Protocol):
+    """The same, with what tells it from others."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def version(self) -> Any: ...
 
 
 class TargetStream:
@@ -55,7 +63,7 @@ class TargetStream:
     with what is stored, and a CUDA stream of its own copies it and decodes it there, while the batch before is trained on. No
     worker process is needed, and nothing is pickled or stacked.
 
-    At most ``prefetch`` batches are being read, one more waits, and one is being trained on.
+    At most ``prefetch`` batches are being read, one more waits on the device, and one is being trained on.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class TargetStream:
         if prefetch < 1:
             raise BadInput(f"prefetch is {prefetch}; a stream reads at least 1 batch ahead")
         self._cache, self._signals, self._batches, self._prefetch = cache, tuple(signals), batches, prefetch
-        self._reader: HostReader | DeviceReader = HostReader() if device.type == "cpu" else DeviceReader(device)
+        self._reader = reader_for(device)
 
     def __len__(self) -> int:
         """This rank's batches of a whole epoch. Raises `TypeError` for batches without a length."""
@@ -80,11 +88,10 @@ class TargetStream:
         return self._batches.track(self._read())
 
     def _read(self) -> Iterator[Batch]:
-        begin = self._reader.begin
-        ahead = _Ahead(self._batches, lambda ids: begin(self._cache, self._signals, ids), self._reader.place, self._prefetch)
+        wanted = (Wanted(clip_ids, partial(_named, list(clip_ids))) for clip_ids in self._batches)
+        ahead = ReadAhead(self._cache, self._signals, wanted, self._reader, self._prefetch)
         try:
-            for clip_ids, placed in ahead:
-                yield {"clip_id": list(clip_ids), **self._reader.take(placed)}
+            yield from ahead
         finally:
             ahead.close()
             if isinstance(self._batches, ResumableBatchSampler):
@@ -114,16 +121,20 @@ class TargetStream:
         )
 
 
+def _named(clip_ids: list[str], targets: dict[str, torch.Tensor]) -> Batch:
+    return {"clip_id": clip_ids, **targets}
+
+
 class HostReader:
     """Targets as float32 on the CPU, decoded in the threads that fetch them."""
 
-    def begin(self, cache: Readable, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
+    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
         return cache.begin_read(signals, clip_ids)
 
-    def place(self, values: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(value) for name, value in values.items()}
+    def place(self, values: Mapping[str, np.ndarray[Any, Any]], then: Then) -> Batch:
+        return then({name: torch.from_numpy(value) for name, value in values.items()})
 
-    def take(self, placed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def take(self, placed: Batch) -> Batch:
         return placed
 
 
@@ -137,31 +148,44 @@ class DeviceReader:
         self._copied: deque[tuple[torch.cuda.Event, StoredBatch]] = deque()
         """Pinned batches whose copies may be under way; their memory is another batch's only after them."""
 
-    def begin(self, cache: Readable, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
+    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
         return cache.begin_stored(signals, clip_ids, _pinned if self._is_cuda else None)
 
-    def place(self, stored: StoredBatch) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
-        """Launches the copies and the decoding, and waits for neither."""
+    def place(self, stored: StoredBatch, then: Then) -> tuple[Batch, torch.cuda.Event | None]:
+        """Launches the copies, the decoding and what follows it, and waits for none of them."""
         while self._copied and self._copied[0][0].query():  # type: ignore[no-untyped-call]
             self._copied.popleft()
         with torch.cuda.stream(self._beside) if self._beside is not None else nullcontext():
-            decoded = stored.decode(self._device)
+            batch = then(stored.decode(self._device))
             if self._beside is None:
-                return decoded, None
+                return batch, None
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(self._beside)
         self._copied.append((done, stored))
-        return decoded, done
+        return batch, done
 
-    def take(self, placed: tuple[dict[str, torch.Tensor], torch.cuda.Event | None]) -> dict[str, torch.Tensor]:
-        """The tensors for the trainer's own stream, which waits for them; the host does not."""
-        decoded, done = placed
+    def take(self, placed: tuple[Batch, torch.cuda.Event | None]) -> Batch:
+        """The batch for the trainer's own stream, which waits for it; the host does not."""
+        batch, done = placed
         if done is not None:
             trains = torch.cuda.current_stream(self._device)
             trains.wait_event(done)
-            for values in decoded.values():
+            for values in _tensors(batch):
                 values.record_stream(trains)
-        return decoded
+        return batch
+
+
+def reader_for(device: torch.device) -> HostReader | DeviceReader:
+    """What brings targets to the device."""
+    return HostReader() if device.type == "cpu" else DeviceReader(device)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor) and value.is_cuda:
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -170,35 +194,45 @@ def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any
     return values
 
 
-class _Ahead:
-    """Reads batches ahead in a thread: an iterator of (clip ids, what ``place`` made of them), in order."""
+class Wanted(NamedTuple):
+    """A batch to read."""
+
+    clip_ids: Sequence[str]
+    then: Then
+
+
+class ReadAhead:
+    """Reads batches ahead in a thread: an iterator of what each one's ``then`` makes of its tensors, in order.
+
+    At most ``count`` batches are being read, or are whole and wait; one more is on the device. `close` it.
+    """
 
     def __init__(
-        self,
-        batches: Iterable[Sequence[str]],
-        begin: Callable[[Sequence[str]], Reading[Any]],
-        place: Callable[[Any], Any],
-        count: int,
+        self, cache: Begins, signals: Sequence[str], batches: Iterable[Wanted], reader: HostReader | DeviceReader, count: int
     ) -> None:
-        self._batches, self._begin, self._place, self._count = batches, begin, place, count
-        self._ready: Queue[tuple[Sequence[str], Any] | BaseException | None] = Queue(1)
-        self._closed = threading.Event()
+        self._cache, self._signals, self._batches, self._reader, self._count = cache, signals, batches, reader, count
+        self._ready: SimpleQueue[Any] = SimpleQueue()
+        self._room = threading.Semaphore()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[tuple[Sequence[str], Any]]:
-        while (found := self._ready.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        found = self._ready.get()
+        if isinstance(found, BaseException):
+            self._ready.put(found)  # as every later one
+            raise found
+        self._room.release()
+        return self._reader.take(found)
 
     def close(self) -> None:
         """Begin nothing more, and end the thread."""
-        self._closed.set()
-        while self._thread.is_alive():
-            if not self._ready.empty():
-                self._ready.get()  # it may be waiting for room
-            self._thread.join(0.01)
+        self._closed = True
+        self._room.release()
+        self._thread.join()
 
     def _run(self) -> None:
         under_way: deque[_Begun] = deque()
@@ -207,27 +241,29 @@ class _Ahead:
                 under_way.append(begun)
                 if len(under_way) == self._count:
                     self._deliver(under_way.popleft())
-                if self._closed.is_set():
+                if self._closed:
                     return
-            while under_way and not self._closed.is_set():
+            while under_way and not self._closed:
                 self._deliver(under_way.popleft())
-            self._ready.put(None)
+            self._ready.put(StopIteration())
         except BaseException as error:  # noqa: BLE001  # it is raised where the batches are taken
             self._ready.put(error)
         finally:
             for begun in under_way:
-                if isinstance(begun, tuple):
-                    begun[1].cancel()
+                if not isinstance(begun, Exception):
+                    begun[0].cancel()
 
     def _begun(self) -> Iterator[_Begun]:
         try:
-            for clip_ids in self._batches:
-                yield clip_ids, self._begin(clip_ids)
+            for wanted in self._batches:
+                yield self._reader.begin(self._cache, self._signals, wanted.clip_ids), wanted.then
         except Exception as error:  # noqa: BLE001  # its turn comes after the batches before it
             yield error
 
     def _deliver(self, begun: _Begun) -> None:
         if isinstance(begun, Exception):
             raise begun
-        clip_ids, reading = begun
-        self._ready.put((clip_ids, self._place(reading.result())))
+        reading, then = begun
+        found = reading.result()
+        self._room.acquire()
+        self._ready.put(self._reader.place(found, then))
