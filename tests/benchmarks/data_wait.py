@@ -88,7 +88,7 @@ class PacedStudent(nn.Module):
         self.marks.append(mark)
         time.sleep(max(0.0, self.seconds - since))
         self.done_at = time.perf_counter()
-        return StepLosses(self.weight * len(input_ids), {"sft": self.weight.detach()})
+        return StepLosses(self.weight * len(input_ids), {"sft": self.weight.detach()}, {})
 
 
 class MadeUpFrames(StudentFrames):
