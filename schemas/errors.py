@@ -84,7 +84,7 @@ class TeacherFailed(CouldNotRun):
 
 
 class Forked(CouldNotRun):
-    """An open store was used in a forked process. Start workers by spawn."""
+    """A forked process was to write to a bucket that its parent had in use. Forked processes read, and new ones write."""
 
 
 class RecipeMismatch(BadInput):

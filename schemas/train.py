@@ -183,8 +183,9 @@ class DataConfig(Frozen):
     decode_timeout_seconds: float = Field(120, gt=0)
     """How long decoding a conversation's frames may take before its decoder is killed and the run stops."""
     workers: int | None = Field(None, ge=0)
-    """Processes that read ahead, each with a decoder and a cache of frames of its own; with 0, the training process reads
-    between steps. When absent, the cores that each training process of the machine has beside its own, at most 4."""
+    """Processes that make text and frames ahead, each with a decoder and a cache of frames of its own; with 0, the training
+    process makes them between steps. Targets are read ahead by its own threads, whatever this is. When absent, the cores that
+    each training process of the machine has beside its own, at most 4."""
     max_length: int | None = Field(None, ge=1)
     """Most tokens of a conversation, its frames and images included; any number when absent. Of a longer one the end of its
     text is cut; where that would cut into a frame or an image, or leaves no answer, it is left out. Both are counted."""

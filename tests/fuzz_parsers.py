@@ -340,15 +340,18 @@ def parsers(store: Path, folder: Path) -> Iterator[Parser]:  # noqa: C901, PLR09
     yield Parser("shard index", changes, of_shard)
 
     tier, content = DiskTier(folder / "tier", 10**6), bytes(rng.bytes(2000))
-    tier.get("key", lambda: content)
-    (kept,) = (path for path in (folder / "tier").glob("??/*"))
+    tier.get("store", "key", lambda: content)
+    (kept,) = (path for path in (folder / "tier").glob("store-*/??/*"))
     kept_bytes, total = kept.read_bytes(), folder / "tier/total"
 
     def of_tier(case: Any) -> object:
         how, of_total = case
         kept.write_bytes(kept_bytes if of_total else edited(kept_bytes, how))
         total.write_bytes(edited(b"2004", how) if of_total else b"2004")
-        if tier.get("key", lambda: content) != content or tier.get("other", lambda: content[:9]) != content[:9]:
+        if (
+            tier.get("store", "key", lambda: content) != content
+            or tier.get("store", "other", lambda: content[:9]) != content[:9]
+        ):
             raise Wrong("not what the store has")
         return True
 

@@ -264,11 +264,15 @@ def decoded(signal: str, encoding: str, stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) * np.float32(STEPS[encoding])
 
 
-def channel_rms(planes: np.ndarray) -> np.ndarray:
-    """int8 (layer, 2T + 1 planes, y, x, channel) → float32 (layer, T, y, x, channel)."""
-    times = planes.shape[1] // 2
-    low, high = planes[:, :times], planes[:, times : 2 * times].astype(np.int32)
-    side = planes[:, 2 * times].reshape(planes.shape[0], -1, planes.shape[-1])
+def channel_rms(rows: np.ndarray) -> np.ndarray:
+    """int8 (layer, time, y + 1 rows, x, channel) → float32 (layer, time, y, x, channel)."""
+    low, side = rows[:, :, :-1], rows[:, :, -1].reshape(len(rows), -1, rows.shape[-1])
+    high = np.zeros(low.shape, np.int32)
+    for layer, tokens in enumerate(side):
+        room = tokens[6:].tobytes()
+        for entry in np.frombuffer(room[: len(room) // 4 * 4], "<u4"):
+            if entry:
+                high[layer].flat[entry % 2**24] = np.int8(np.uint8(entry >> 24))
     scale = np.ascontiguousarray(side[:, :4].swapaxes(1, 2)).view("<f4")[:, None, None, None, :, 0]
     centre, is_delta = (side[:, None, None, None, token] for token in (4, 5))
     low = np.where(is_delta == 1, np.add.accumulate(low, axis=1, dtype=np.int8), low)

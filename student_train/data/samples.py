@@ -19,7 +19,7 @@ from student_train.data.chat import tokenize
 from student_train.data.conversations import Conversation, Place, Turn, ids_in, read_conversations
 from student_train.data.frames import StudentFrames
 from student_train.data.mixture import chosen, sets_of
-from student_train.distill.targets import TargetReader
+from student_train.distill.targets import TargetBatch, TargetReader
 from student_train.models.backbone import IGNORED_LABEL
 from teacher_cache.io.console import printable
 from teacher_cache.io.places import Roots, name_without_range
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from student_train.distill.confidence import Confidence
     from student_train.models.backbone import Processor
     from teacher_cache import Targets
+    from teacher_cache.reader.stream import ReadAhead
 
 QUESTION = Turn("user", (Place.VIDEO, "\nDescribe this video."))
 """The question of built-in samples."""
@@ -255,6 +256,11 @@ class Join:
             raise BadInput(f"{conversation.source}: {error}") from None
 
 
+def clips_of(samples: Sequence[Sample]) -> list[str | None]:
+    """The clips of the samples with a video; None for one without targets."""
+    return [sample.clip_id for sample in samples if sample.video is not None]
+
+
 class Collator:
     """Collates samples into a batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
 
@@ -276,9 +282,15 @@ class Collator:
         The first axis of ``targets`` and ``valid`` is the samples with a video, in order. ``clip_ids`` is for messages. Raises
         what `TargetReader` raises, and `CouldNotRun` if a video or an image cannot be read.
         """
+        found = self.inputs(samples)
+        clip_ids = clips_of(samples)
+        return found | (self.with_weights(self.targets(clip_ids), clip_ids) if any(clip_ids) else {})
+
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The batch without its targets, as `targets_ahead` gives those."""
         with_video = [sample for sample in samples if sample.video is not None]
         clips = self._clips(with_video)
-        clip_ids = [sample.clip_id for sample in with_video]
+        clip_ids = clips_of(samples)
         images = [self.frames.image(image) for sample in samples for image in sample.images]
         visual = self.processor.visual(
             np.stack([clip.frames for clip in clips]) if clips else None,  # (clip, frame, height, width, RGB)
@@ -288,12 +300,15 @@ class Collator:
         return {
             **self._text(samples, iter([clip.timestamps.tolist() for clip in clips])),
             "visual": dict(visual),
-            **(self._of_clips(clip_ids) if any(clip_ids) else {}),
             "clip_ids": [clip_id for clip_id in clip_ids if clip_id is not None],
         }
 
-    def _of_clips(self, clip_ids: Sequence[str | None]) -> dict[str, Any]:
-        found = self.targets(clip_ids)
+    def targets_ahead(self, batches: Iterable[Sequence[Sample]], device: torch.device) -> ReadAhead:
+        """What a call adds to `inputs`, for batch after batch, on ``device``; read while the ones before are trained on."""
+        return self.targets.ahead(map(clips_of, batches), device, self.with_weights)
+
+    def with_weights(self, found: TargetBatch, clip_ids: Sequence[str | None]) -> dict[str, Any]:
+        """``targets`` and ``valid``, and with a confidence ``weights``."""
         return found._asdict() | ({} if self.confidence is None else {"weights": self.confidence(found.targets, clip_ids)})
 
     def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:

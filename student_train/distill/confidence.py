@@ -97,6 +97,7 @@ class Confidence:
         weights: dict[str, torch.Tensor] = {}
         for signal, tolerance in self.tolerances.items():
             ours = targets[signal]
-            weights[signal] = torch.ones(ours.shape[:4])
-            weights[signal][known] = agreement(signal, ours[known], torch.from_numpy(theirs[signal]), tolerance)
+            weights[signal] = torch.ones(ours.shape[:4], device=ours.device)
+            there = torch.from_numpy(theirs[signal]).to(ours.device)
+            weights[signal][known] = agreement(signal, ours[known], there, tolerance)
         return weights

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from schemas.errors import BadInput
+from teacher_cache.reader.stream import ReadAhead, Wanted, reader_for
 
 if TYPE_CHECKING:
     from teacher_cache import Targets
 
 Values = np.ndarray[Any, Any]
+Ahead = dict[str, Any]
+
+_AHEAD = 2
+"""Batches of targets that are read beyond the one in use and the one that waits on the device."""
 WithoutTargets = Literal["stop", "mask"]
 """What to do with a clip that is not committed in the store: ``stop`` raises the store's error, ``mask`` treats it as a clip
 without targets."""
@@ -48,17 +53,25 @@ class TargetReader:
         """
         if self.without_targets == "mask":
             clip_ids = [clip_id if clip_id in self._committed else None for clip_id in clip_ids]
-        arrays = self.read(self.signals, [clip_id for clip_id in clip_ids if clip_id is not None])
-        valid = torch.tensor([clip_id is not None for clip_id in clip_ids], dtype=torch.bool)
-        targets = {}
-        for signal, array in arrays.items():
-            values = torch.from_numpy(array)
-            if not valid.all():
-                rows = torch.full((len(clip_ids), *values.shape[1:]), torch.nan)
-                rows[valid] = values
-                values = rows
-            targets[signal] = values
-        return TargetBatch(targets, dict.fromkeys(targets, valid))
+        arrays = self.read(self.signals, _once(clip_ids))
+        return placed({signal: torch.from_numpy(array) for signal, array in arrays.items()}, clip_ids)
+
+    def ahead(
+        self,
+        batches: Iterable[Sequence[str | None]],
+        device: torch.device,
+        then: Callable[[TargetBatch, Sequence[str | None]], Ahead],
+    ) -> ReadAhead:
+        """``then`` of the targets of batch after batch on ``device``, read by threads while the ones before are in use.
+
+        A batch without a clip gives an empty dictionary. Raises, at the batch that it is about, what a call does.
+        """
+
+        def made(clip_ids: Sequence[str | None], values: dict[str, torch.Tensor]) -> Ahead:
+            return then(placed(values, clip_ids), clip_ids) if any(clip_ids) else {}
+
+        wanted = (Wanted(_once(clip_ids), partial(made, clip_ids)) for clip_ids in batches)
+        return ReadAhead(self.cache, self.signals, wanted, reader_for(device), _AHEAD)
 
     def read(self, arrays: Sequence[str], clip_ids: Sequence[str]) -> dict[str, Values]:
         """Array name → the store's values, (clip, …), in the given order; a clip named twice is fetched once."""
@@ -74,6 +87,26 @@ class TargetReader:
     @cached_property
     def _committed(self) -> frozenset[str]:
         return frozenset(self.cache.committed_ids())
+
+
+def _once(clip_ids: Sequence[str | None]) -> list[str]:
+    return list(dict.fromkeys(clip_id for clip_id in clip_ids if clip_id is not None))
+
+
+def placed(values: Mapping[str, torch.Tensor], clip_ids: Sequence[str | None]) -> TargetBatch:
+    """Targets in the order of ``clip_ids``, from ``values`` of each of these once, in the order in which they first come."""
+    once = _once(clip_ids)
+    valid = torch.tensor([clip_id is not None for clip_id in clip_ids], dtype=torch.bool)
+    rows = [once.index(clip_id) for clip_id in clip_ids if clip_id is not None]
+    targets = {}
+    for signal, of_each in values.items():
+        found = of_each if rows == list(range(len(once))) else of_each[rows]
+        if not valid.all():
+            whole = torch.full((len(clip_ids), *found.shape[1:]), torch.nan, device=found.device)
+            whole[valid] = found
+            found = whole
+        targets[signal] = found
+    return TargetBatch(targets, dict.fromkeys(targets, valid))
 
 
 class TargetCollator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from student_train.data.mixture import Epochs
 from student_train.data.workers import begin_worker
 from student_train.training.ranks import Ranks
 from teacher_cache import ResumableBatchSampler
+from teacher_cache.reader.stream import ReadAhead
 
 Sample = TypeVar("Sample")
 
@@ -81,13 +82,24 @@ class StepBatches:
 
 
 class Loader(Generic[Sample]):
-    """A DataLoader over `StepBatches` that counts each batch as trained on when it yields it.
+    """A DataLoader over `StepBatches`, and what is read beside it; counts each batch as trained on when it yields it.
+
+    Targets are read by threads of this process: a worker's would be copied to it, at what the read itself costs. So
+    ``collator`` makes the rest of a batch, in worker processes if there are any, and ``ahead`` begins to read the targets of
+    batch after batch of samples; it is closed with the loader.
 
     It has no length, so Trainer sees one endless epoch and cuts no optimizer step short.
     """
 
-    def __init__(self, dataset: Dataset[Sample], batches: StepBatches, collator: Any, **options: Any) -> None:
-        self.batches = batches
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        batches: StepBatches,
+        collator: Any,
+        ahead: Callable[[Iterable[list[Sample]]], ReadAhead],
+        **options: Any,
+    ) -> None:
+        self.batches, self._dataset, self._ahead = batches, dataset, ahead
         # Its own generator, so that loading data does not advance the global random state that training uses.
         self.loader = DataLoader(
             dataset,
@@ -110,11 +122,16 @@ class Loader(Generic[Sample]):
             self._reading.close()
 
     def _read(self) -> Generator[dict[str, Any], None, None]:
-        for batch in self.loader:
-            if isinstance(batch, CacheError):
-                raise batch
-            self.batches.advance()
-            yield batch
+        targets = self._ahead([self._dataset[index] for index in indices] for indices in self.batches)
+        try:
+            for batch in self.loader:
+                if isinstance(batch, CacheError):
+                    raise batch
+                whole = {**batch, **next(targets)}
+                self.batches.advance()
+                yield whole
+        finally:
+            targets.close()
 
 
 class ErrorsAsValues:

@@ -125,7 +125,8 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self._loader = Loader[Any](
             self.train_dataset,
             self.batches,
-            self.data_collator,
+            self.data_collator.inputs,
+            lambda samples: self.data_collator.targets_ahead(samples, args.device),
             num_workers=args.dataloader_num_workers,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             pin_memory=args.dataloader_pin_memory,

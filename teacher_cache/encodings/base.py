@@ -147,13 +147,6 @@ def bytes_to_float32(values: AnyArray) -> AnyArray:
     return values.transpose(-1, -2).contiguous().view(values.float().dtype)[..., 0]
 
 
-def nonzero(values: AnyArray) -> tuple[AnyArray, ...]:
-    """Indices of the non-zero values, one array per axis. Fast if there are few."""
-    if isinstance(values, np.ndarray):
-        return np.unravel_index(np.flatnonzero(values != 0), values.shape)
-    return values.nonzero(as_tuple=True)
-
-
 def exp(values: AnyArray, out: AnyArray | None = None) -> AnyArray:
     """The exponential of float32 values, in ``out`` if given."""
     if isinstance(values, np.ndarray):

@@ -58,6 +58,37 @@ def quantise(values: torch.Tensor, bound: float) -> Quantised:
     )
 
 
+def listed(highs: Sequence[torch.Tensor], room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values of a layer whose high byte is not 0, as `ChannelRMS` lists them, from int8 (time, y, x, channel) blocks.
+
+    Returns (int32 (room,), the entries and then zeros; int64 (), how many more there are than room).
+    """
+    flat = torch.cat(list(highs), -1).flatten()
+    return _listed(flat, room) if flat.device.type == "cpu" else listed_without_waiting(flat, room)
+
+
+def _listed(flat: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    at = flat.nonzero().squeeze(1)
+    kept = at[:room]
+    entries = torch.zeros(room, dtype=torch.int32)
+    entries[: len(kept)] = _entries(flat[kept], kept)
+    return entries, torch.tensor(max(0, len(at) - room))
+
+
+def listed_without_waiting(flat: torch.Tensor, room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_listed` for a GPU, which is not asked how many: each entry goes to its place, and all that is none beyond the last."""
+    is_entry = flat != 0
+    order = is_entry.cumsum(0)
+    place = torch.where(is_entry & (order <= room), order - 1, room)
+    entries = _entries(flat, torch.arange(len(flat), device=flat.device))
+    found = entries.new_zeros(room + 1).scatter_(0, place, entries)[:room]
+    return found, (order[-1] - room).clamp_min(0)
+
+
+def _entries(highs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return highs.int() * 2**24 + places.int()
+
+
 def relative_rms(blocks: Sequence[Quantised]) -> tuple[torch.Tensor, torch.Tensor]:
     """Relative RMS error, float64 (): (of the worst layer and channel, of all values together). NaN if any channel's is."""
     error, power = torch.cat([q.error for q in blocks]), torch.cat([q.power for q in blocks])

@@ -18,6 +18,10 @@ _MAP = Compression("blosc", level=4)
 # u and v in separate planes: each is smooth, and they are hardly correlated.
 _PLANAR = Compression("blosc", level=4, order=(3, 0, 1, 2))
 
+# At 1%, bytes of features hold 7 of 8 bits, and to unpack them costs as much as to fetch them. Nor have they any matches for
+# higher levels to find.
+_BYTES = Compression("zstd", level=1)
+
 # The low float32 bits of a network's output are noise: compression saves only a tenth of the features' bytes.
 _RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "depth") for n in SIGNAL_NAMES}
 _COMPRESSED = Exact("float32", SHUFFLED)
@@ -46,14 +50,14 @@ def _motion(step: float, name: str) -> UniformInteger:
 # no powers of two.
 _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
     "fine": {
-        "f4d": ExactFallback(ChannelRMS("channel-rms-1%", 0.01), _RAW["f4d"]),
+        "f4d": ExactFallback(ChannelRMS("channel-rms-1%-listed", 0.01, RAW), _RAW["f4d"]),
         "depth": _depth(1 / 512, "log-step-1/512", 0.001),
         "flow": _flow(1 / 16, "step-1/16"),
         "motion": _motion(1 / 8, "step-1/8"),
         "camray": _COMPRESSED,
     },
     "compact": {
-        "f4d": ExactFallback(ChannelRMS("channel-rms-4%", 0.04), _RAW["f4d"]),
+        "f4d": ExactFallback(ChannelRMS("channel-rms-4%-listed", 0.04, _BYTES), _RAW["f4d"]),
         "depth": _depth(1 / 64, "log-step-1/64", 0.01),
         "flow": _flow(1 / 4, "step-1/4"),
         "motion": _motion(1 / 2, "step-1/2"),

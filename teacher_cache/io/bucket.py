@@ -55,6 +55,15 @@ _REGION = re.compile(r"<Region>([\w-]+)</Region>")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 
 
+_USED_IN: set[int] = set()
+"""The process that made the first client. obstore's threads are its alone."""
+
+
+def forked_since() -> bool:
+    """Whether this process was forked from one that had made a client: then a `Bucket` would wait for ever."""
+    return bool(_USED_IN) and os.getpid() not in _USED_IN
+
+
 class Bucket:
     """The objects under a URL. Credentials come from the environment: for S3 as botocore reads it, otherwise as obstore does.
 
@@ -71,6 +80,7 @@ class Bucket:
     @cached_property
     def _made(self) -> Callable[..., Client]:
         """Makes a client, given how it retries."""
+        _USED_IN.add(os.getpid())
         with _final_errors():
             return _maker(self._url, self._options)
 

@@ -155,9 +155,9 @@ def _is_a(error: BaseException | None, kinds: Collection[str]) -> bool:
     return any(f"{kind.__module__}.{kind.__qualname__}" in kinds for kind in type(error).__mro__)
 
 
-def session() -> Any:
+def session(profile: str | None = None) -> Any:
     """A session for s3fs whose requests are retried under the operation's `Patience`."""
-    made = importlib.import_module("aiobotocore.session").AioSession()  # s3fs, which uses the session, imports it anyway
+    made = importlib.import_module("aiobotocore.session").AioSession(profile=profile)  # s3fs, which uses it, imports it anyway
     made.register("needs-retry.s3", _needs_retry, unique_id="p4d-patience")
     return made
 
@@ -170,6 +170,8 @@ _answering: set[str] = set()
 
 _told: dict[str, float] = {}
 _telling = threading.Lock()
+
+os.register_at_fork(after_in_child=_telling._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001  # as threading's own locks
 
 
 def _server(url: str, endpoint: str | None = None) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from schemas.errors import BadInput, Unreachable, first_line
+from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.patience import NotNow, Patience, passing_reason, session
 from teacher_cache.io.places import protocol, require_openable
 
@@ -28,14 +29,21 @@ class NoBucket(FileNotFoundError):
     """An object is missing because its bucket (on Azure: its container) is."""
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Options for fsspec. Credentials and endpoint come only from the environment (``AWS_*``). Raises `BadInput`."""
-    if protocol(url) == "https":
+def _options(url: str, options: StorageOptions) -> dict[str, Any]:
+    """Options for fsspec. Credentials come only from the environment (``AWS_*``). Raises `BadInput`."""
+    place = protocol(url)
+    if place == "https":
         return {"get_client": _https_client}
-    if protocol(url) != "s3":
-        return {}
-    require_endpoints()
-    return {
+    given: dict[str, Any] = {"endpoint_url": options.endpoint_url} if options.endpoint_url else {}
+    if options.anonymous:
+        given |= {"token": "anon"} if place == "gs" else {"anon": True}
+    if place != "s3":
+        return given
+    if not options.endpoint_url:
+        require_endpoints()
+    given |= {"profile": options.profile} if options.profile else {}
+    given |= {"client_kwargs": {"region_name": options.region}} if options.region else {}
+    return given | {
         "config_kwargs": {"connect_timeout": CONNECT_SECONDS, "read_timeout": read_seconds(), "retries": _NO_RETRIES},
         "use_listings_cache": False,
         # With concurrency, s3fs requests an object's length before it reads it, and lists the folder of a missing one. Each
@@ -76,22 +84,22 @@ def read_seconds() -> float:
     return float(os.environ.get("P4D_S3_READ_SECONDS", _READ_SECONDS))
 
 
-def filesystem(url: str, *, is_pattern: bool = False) -> tuple[Any, str]:
+def filesystem(url: str, *, is_pattern: bool = False, options: StorageOptions = DEFAULT_STORAGE) -> tuple[Any, str]:
     """(fsspec filesystem, path in it). Raises `BadInput` for a URL that is not opened: see `teacher_cache.io.places`."""
     require_openable(url, is_pattern=is_pattern)
     try:
-        fs = fsspec.filesystem(protocol(url), **_options(url))  # never of a chain, unlike `fsspec.url_to_fs`
+        fs = fsspec.filesystem(protocol(url), **_options(url, options))  # never of a chain, unlike `fsspec.url_to_fs`
     except (ImportError, ValueError) as error:
         raise BadInput(f"cannot use {url}: {error}") from None
-    make_patient(fs)
+    make_patient(fs, options.profile)
     return fs, fs._strip_protocol(url)  # noqa: SLF001  # fsspec's own way
 
 
-def make_patient(fs: Any) -> None:
+def make_patient(fs: Any, profile: str | None = None) -> None:
     """Put an fsspec filesystem's S3 requests under `Patience`. fsspec shares filesystems, so call it before each use."""
     if "s3" in fs.protocol:
         fs.retries = 1
-        fs.session = fs.session or session()
+        fs.session = fs.session or session(profile)
 
 
 def reach(url: str, operation: Callable[[], Result], endpoint: str | None = None) -> Result:

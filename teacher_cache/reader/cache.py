@@ -1,12 +1,13 @@
 """A store's URL and clip ids in; targets in physical units out. Only clips that the log has committed can be read.
 
-Imports neither Ray nor a teacher. Imports torch only for a dataset, for `Cache.decode` or for the heads.
+Imports neither Ray nor a teacher. Imports torch only for a dataset, a stream, or the heads.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -16,23 +17,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
-from schemas.errors import BadInput, ClipFailed, ClipPending, Forked, SignalMissing, StoreDamaged, UnknownClip
+from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
 from schemas.recipe import Recipe
-from schemas.signal import SIGNALS, Shape, SignalName, exact_array
+from schemas.signal import Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
-from teacher_cache.encodings.base import AnyArray, StoredArray
-from teacher_cache.encodings.registry import encoding
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
-from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Values
-from teacher_cache.reader.stored import Stored, StoredClips
+from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Reading, Values
+from teacher_cache.reader.stored import DecodedForm, StoredBatch, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.chunk import Empty
 from teacher_cache.store.layout import (
     CLOCK_ARRAYS,
     HEADS_CARD,
@@ -41,14 +42,16 @@ from teacher_cache.store.layout import (
     clock_arrays,
     stored_arrays,
 )
+from teacher_cache.store.objects import Objects
 from teacher_cache.store.records import REPAIR_ADVICE, unseal
-from teacher_cache.store.state import COMMITTED, FAILED
+from teacher_cache.store.state import COMMITTED, FAILED, State
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import torch
 
     from teacher_cache.reader.datasets import CachedTargets, StoredTargets
+    from teacher_cache.reader.stream import TargetStream
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 # Searching this many names for a similar one takes about a second.
@@ -70,11 +73,13 @@ def open_cache(
     disk: ChunkTier | None = None,
     *,
     version: int | None = None,
+    in_flight: int | None = None,
     storage_options: StorageOptions | Mapping[str, Any] | None = None,
 ) -> Cache:
     """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
 
-    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest.
+    ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
+    how many chunks are asked for at once; None takes 8, and up to 64 where the server's latency asks for more.
     ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
     ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
 
@@ -83,23 +88,80 @@ def open_cache(
     """
     if storage_options is not None and not isinstance(storage_options, StorageOptions):
         storage_options = storage_options_of(storage_options)
-    return Cache(open_store(str(url), storage_options, version=version), disk)
+    if in_flight is not None and in_flight < 1:
+        raise BadInput(f"in_flight is {in_flight}; needed 1 or more, or None for what the server's latency asks for")
+    return Cache(open_store(str(url), storage_options, version=version), disk, in_flight)
+
+
+class _Opened:
+    """What one process has of a store: connections, threads, locks, and what was read by them."""
+
+    def __init__(self, store: Store, disk: ChunkTier | None, in_flight: int | None) -> None:
+        self.store, self.disk, self.in_flight, self.process = store, disk, in_flight, os.getpid()
+        self.state: State = store.state
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return self.store.catalog()
+
+    @cached_property
+    def chunks(self) -> ChunkReader:
+        per_shard = self.store.recipe.layout.clips_per_shard
+        return ChunkReader(self.store.objects, per_shard, self._shard, self.disk, self.in_flight)
+
+    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
+        """Its names identify the content: where the store is, its first record, the shard and 64 bits of its digest."""
+        store = f"{self.store.url}/{self.store.log.origin}"
+        name = f"{array.name}/{shard}/{self.state.shard_digest(array.name, shard):016x}"
+        return CommittedShard(self.state.shard_length(array.name, shard), store, name)
+
+    def opened_again(self) -> _Opened:
+        """The same version in a process that was forked from this one's: nothing is shared, since its locks may be held."""
+        _ABANDONED.append(self)
+        objects = Objects(self.store.url, self.store.objects.options)
+        return _Opened(Store(objects, self.store.recipe, self.store.version), copy.copy(self.disk), self.in_flight)
+
+
+_ABANDONED: list[_Opened] = []
+"""A parent's, in its forked children: to take them down would wait for threads that a fork does not copy."""
 
 
 class Cache:
     """A store, open for reading at one version: whatever is committed later, it shows the same. Open again for newer.
 
-    Picklable: a copy opens the same version. Does not survive a fork.
+    Picklable, and it survives a fork: a copy, or a forked worker's, opens the same version by itself. On a server, forked
+    workers read by fsspec at about twice the CPU of spawned ones; see `teacher_cache.io.forked`.
     """
 
-    def __init__(self, store: Store, disk: ChunkTier | None = None) -> None:
-        self._store, self._disk = store, disk
-        self._state = store.state
-        self._process = os.getpid()
+    def __init__(self, store: Store, disk: ChunkTier | None = None, in_flight: int | None = None) -> None:
+        self._opened = _Opened(store, disk, in_flight)
 
     def __reduce__(self) -> tuple[Any, tuple[str, ChunkTier | None]]:
-        again = partial(open_cache, version=self.version, storage_options=self._store.objects.options)
-        return again, (self.url, self._disk)
+        options = self._store.objects.options
+        again = partial(open_cache, version=self.version, in_flight=self._here.in_flight, storage_options=options)
+        return again, (self.url, self._here.disk)
+
+    @property
+    def _here(self) -> _Opened:
+        if self._opened.process != os.getpid():
+            self._opened = self._opened.opened_again()
+        return self._opened
+
+    @property
+    def _store(self) -> Store:
+        return self._here.store
+
+    @property
+    def _state(self) -> State:
+        return self._here.state
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self._here.catalog
+
+    @property
+    def _chunks(self) -> ChunkReader:
+        return self._here.chunks
 
     @property
     def url(self) -> str:
@@ -125,10 +187,6 @@ class Cache:
     def signals(self) -> tuple[SignalName, ...]:
         """The signals in the store."""
         return self._store.signals
-
-    @cached_property
-    def _catalog(self) -> Catalog:
-        return self._store.catalog()
 
     @cached_property
     def clips(self) -> pa.Table:
@@ -171,7 +229,7 @@ class Cache:
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
         self._part(name)
-        return self._decoded_form(name)[0]
+        return self._form(name).shape
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
@@ -181,58 +239,43 @@ class Cache:
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
         Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
-        `StoreDamaged` if a committed chunk is missing or fails its checksum, `Unreachable`, and `Forked` in a forked process.
+        `StoreDamaged` if a committed chunk is missing or fails its checksum, and `Unreachable`.
         """
+        found = self.begin_read(signals, clip_ids).result()
+        return {name: self.seen(name, values, view) for name, values in found.items()}
+
+    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, Values]]:
+        """`read`, begun and not waited for."""
         values: dict[str, Values] = {}
         wanted = []
         for name, groups in self._groups(signals, clip_ids).items():
-            shape, dtype = self._decoded_form(name)
-            values[name] = self._chunks.buffers.empty((len(clip_ids), *shape), dtype)
-            decode = partial(self._decoded, name)
-            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], decode) for g in groups]
-        self._chunks.read_each(wanted)
-        return {name: self._seen(name, found, view) for name, found in values.items()}
+            form = self._form(name)
+            values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
+            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], form.decode) for g in groups]
+        return self._chunks.begin_each(wanted, values)
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored:
-        """The same targets in stored form, to be dequantised by `decode`: name → groups of clips with their stored arrays.
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
+        """The same targets as they are stored, to be moved to a device and dequantised there by `StoredBatch.decode`.
 
         Raises what `read` raises.
         """
+        return self.begin_stored(signals, clip_ids).result()
+
+    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+        """`read_stored`, begun and not waited for. ``empty`` allocates the arrays' memory."""
         held = self._groups(signals, clip_ids)
-        read = self._chunks.read((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
-        return {
-            name: [StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups]
+        wanted = ((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
+        reading = self._chunks.begin(wanted, empty)
+        read = reading.answer
+        parts = {
+            name: tuple(StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups)
             for name, groups in held.items()
         }
+        return reading.of(StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held}))
 
-    def _refuse_fork(self) -> None:
-        if os.getpid() != self._process:
-            raise Forked(
-                f"{self.url} was opened before this process was forked; connections and threads do not "
-                "survive a fork. Start workers with multiprocessing_context='spawn', or open the store in the worker itself."
-            )
-
-    def _seen(self, name: str, values: Values, view: View) -> Values:
+    def seen(self, name: str, values: Values, view: View) -> Values:
+        """What `read` gives for the whole, as a view shows it."""
         return values if name in CLOCK_ARRAYS else view_signal(cast("SignalName", name), values, view, self.size)
-
-    def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """What `read` returns, as tensors on ``device``: moves the stored arrays there first, then dequantises them there."""
-        import torch  # noqa: PLC0415  # `status` does not need it
-
-        def moved(values: Values) -> torch.Tensor:
-            return torch.as_tensor(values).to(device, non_blocking=True)  # a DataLoader collates arrays to tensors
-
-        decoded = {}
-        for name, groups in stored.items():
-            parts = [self._decoded(name, {key: moved(values) for key, values in clips.arrays.items()}) for clips in groups]
-            if len(parts) == 1:
-                decoded[name] = parts[0]
-                continue
-            shape, dtype = self._decoded_form(name)
-            decoded[name] = moved(np.empty((sum(len(clips.indices) for clips in groups), *shape), dtype))
-            for clips, values in zip(groups, parts, strict=True):
-                decoded[name][clips.indices] = values
-        return decoded
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -248,9 +291,10 @@ class Cache:
         """
         if self.recipe.clips.sampling != "dense":
             raise BadInput(f"{self.url} is sampled {self.recipe.clips.sampling}; only `dense` windows can be stitched")
-        return read_stitched(self.read, self._clips_of(video_id), signals, align, seed)
+        return read_stitched(self.read, self.clips_of_video(video_id), signals, align, seed)
 
-    def _clips_of(self, video_id: str) -> list[Clip]:
+    def clips_of_video(self, video_id: str) -> list[Clip]:
+        """The catalog's entries of a video's clips. Raises `UnknownClip` if there is none."""
         found = [clip for clip in self._catalog.clips(self._catalog.rows_of_videos([video_id])) if clip.video_id == video_id]
         if not found:
             raise UnknownClip(f"the store {self.url} has no video {video_id!r}.{self._hint(video_id, 'video_id')}")
@@ -265,7 +309,6 @@ class Cache:
 
     def _groups(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, list[_Group]]:
         """Name in ``signals`` → the clips, grouped by the arrays that store them."""
-        self._refuse_fork()
         parts = [self._part(name) for name in signals]
         rows = np.array(self._readable_rows(clip_ids, parts), np.int64)
         return {name: self._groups_of(name, rows) for name in signals}
@@ -279,22 +322,12 @@ class Cache:
             groups.append(_Group(indices.tolist(), rows[indices].tolist(), arrays))
         return [group for group in groups if group.indices]
 
-    def _decoded(self, name: str, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
-        """Decoded values under ``name``, of one clip or (clip, …); written to ``out`` if given."""
-        if name in CLOCK_ARRAYS:
-            if out is None:
-                return arrays[name]
-            out[...] = arrays[name]
-            return out
-        signal = SIGNALS[cast("SignalName", name)]
-        return encoding(signal.name, self.recipe.encodings[signal.name]).decode(signal, arrays, out)
-
-    def _decoded_form(self, name: str) -> tuple[Shape, np.dtype[Any]]:
-        """Shape and dtype of one clip's decoded values."""
+    def _form(self, name: str) -> DecodedForm:
         if name in CLOCK_ARRAYS:
             (array,) = self._arrays_of(name)
-            return array.shape, array.dtype
-        return self._shape(cast("SignalName", name)), np.dtype(np.float32)
+            return DecodedForm(array.shape, array.dtype, None, None)
+        signal = cast("SignalName", name)
+        return DecodedForm(self._shape(signal), np.dtype(np.float32), signal, self.recipe.encodings[signal])
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in CLOCK_ARRAYS else name
@@ -309,6 +342,11 @@ class Cache:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
 
+    def require_clips(self, clip_ids: Sequence[str]) -> None:
+        """Raise `UnknownClip` for one that the catalog does not have."""
+        for index in np.flatnonzero(self._catalog.rows_of(clip_ids) < 0)[:1].tolist():
+            self._row(clip_ids[index])
+
     def _row(self, clip_id: str) -> int:
         row = int(self._catalog.rows_of([clip_id])[0])
         if row < 0:
@@ -320,7 +358,7 @@ class Cache:
 
     def _readable_rows(self, clip_ids: Sequence[str], parts: Sequence[PartName]) -> list[int]:
         rows = self._catalog.rows_of(clip_ids)
-        status = self._state.status(rows, parts)
+        status = self._state.status(rows, parts) if parts else np.full(len(rows), COMMITTED)  # of nothing, nothing is lacking
         for index in np.flatnonzero((rows < 0) | (status != COMMITTED)).tolist():
             clip_id, row = clip_ids[index], self._row(clip_ids[index])
             if status[index] == FAILED:
@@ -329,15 +367,6 @@ class Cache:
                 f"clip {clip_id!r} is planned but not committed yet in {self.url}; let the job finish, then reopen the store"
             )
         return [int(row) for row in rows]
-
-    @cached_property
-    def _chunks(self) -> ChunkReader:
-        return ChunkReader(self._store.objects, self.recipe.layout.clips_per_shard, self._shard, self._disk)
-
-    def _shard(self, array: StoredArray, shard: int) -> CommittedShard:
-        """The name identifies the content: where the store is, its first record, the shard and 64 bits of its digest."""
-        name = f"{self.url}/{self._store.log.origin}/{array.name}/{shard}/{self._state.shard_digest(array.name, shard):016x}"
-        return CommittedShard(self._state.shard_length(array.name, shard), name)
 
     def _arrays_of(self, name: str) -> tuple[StoredArray, ...]:
         if name in CLOCK_ARRAYS:
@@ -349,8 +378,9 @@ class Cache:
         return self._store.shapes[signal]
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order.
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), in that order: item i is the i-th clip.
 
+        ``seed`` is of the sampler that `CachedTargets.batches` gives, which shuffles; None has it keep the order.
         ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
         """
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
@@ -362,7 +392,7 @@ class Cache:
     def stored_dataset(
         self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
     ) -> StoredTargets:
-        """A torch dataset of whole batches in the form of `read_stored`, for `decode` on the trainer's device.
+        """A torch dataset of whole batches in the form of `read_stored`, to be decoded on the trainer's device.
 
         Raises `SignalMissing`.
         """
@@ -371,6 +401,27 @@ class Cache:
         for name in signals:
             self._part(name)
         return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stream(
+        self,
+        signals: Sequence[str],
+        batches: Iterable[Sequence[str]],
+        *,
+        device: torch.device | str = "cpu",
+        prefetch: int = 2,
+    ) -> TargetStream:
+        """The targets of batch after batch of clip ids, on ``device``, read ``prefetch`` batches ahead by threads.
+
+        ``batches`` is one rank's `ResumableBatchSampler`, such as ``cache.dataset(signals).batches(8)``, or any iterable of
+        lists of clip ids, which has no position to resume from. See `TargetStream`. Raises `SignalMissing`.
+        """
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415
+
+        for name in signals:
+            self._part(name)
+        return TargetStream(self, signals, batches, torch.device(device), prefetch)
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads as a torch module, or None for a teacher without heads. Raises `StoreDamaged`."""

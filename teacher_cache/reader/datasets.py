@@ -1,19 +1,19 @@
-"""Clip ids or indices in, tensors or stored batches out: map-style torch datasets over a store's committed clips."""
+"""Clip ids or places in, tensors or stored batches out: map-style torch datasets over a store's committed clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
-from teacher_cache.reader.sampler import ResumableBatchSampler, Tail, epoch_order
+from teacher_cache.reader.sampler import ResumableBatchSampler, Tail
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from teacher_cache.reader.stored import Stored
+    from teacher_cache.reader.stored import StoredBatch
 
 Item = dict[str, "str | torch.Tensor"]
 
@@ -27,19 +27,11 @@ class _Reads(Protocol):
 class _ReadsStored(Protocol):
     """A `Cache`."""
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Stored: ...
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch: ...
 
 
-class StoredBatch(NamedTuple):
-    """A batch in stored form. From a DataLoader, its arrays are tensors."""
-
-    clip_ids: list[str]
-    stored: Stored
-    """The argument of `Cache.decode`."""
-
-
-class _Shuffled:
-    """Clips in an order determined by the seed; None keeps them in order."""
+class _OfClips:
+    """Clips in order. The order of training is the sampler's."""
 
     clip_ids: tuple[str, ...]
     _seed: int | None
@@ -56,51 +48,47 @@ class _Shuffled:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
+    def _ids(self, keys: Sequence[int | str]) -> list[str]:
+        return [key if isinstance(key, str) else self.clip_ids[key] for key in keys]
 
-class StoredTargets(_Shuffled, Dataset[StoredBatch]):
+
+class StoredTargets(_OfClips, Dataset["StoredBatch"]):
     """Whole batches of clips in stored form: mostly integers, to move to the device and dequantise there. Picklable.
 
-    A key is a batch of clip ids, so the sampler's batches are passed to the loader as ``sampler``::
+    A key is a batch of clip ids or places, so the sampler's batches are passed to the loader as ``sampler``::
 
         dataset = cache.stored_dataset(["f4d", "depth"])
         batches = dataset.batches(8)
         loader = DataLoader(dataset, sampler=batches, batch_size=None, num_workers=2, multiprocessing_context="spawn")
-        for clip_ids, stored in batches.track(loader):
-            targets = cache.decode(stored, device="cuda")
+        for stored in batches.track(loader):
+            targets = stored.decode(device="cuda")  # of stored.clip_ids, in that order
     """
 
     def __init__(self, cache: _ReadsStored, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
         self._cache, self._signals, self._seed = cache, signals, seed
         self.clip_ids = clip_ids
 
-    def __getitem__(self, clip_ids: Sequence[str]) -> StoredBatch:
-        return StoredBatch(list(clip_ids), self._cache.read_stored(self._signals, clip_ids))
+    def __getitem__(self, keys: Sequence[int | str]) -> StoredBatch:
+        stored = self._cache.read_stored(self._signals, self._ids(keys))
+        return stored.to("cpu")  # as tensors, which a worker hands over in shared memory
 
 
-class CachedTargets(_Shuffled, Dataset[Item]):
+class CachedTargets(_OfClips, Dataset[Item]):
     """Clips as ``{"clip_id": str, signal: tensor}``; a DataLoader's whole batch is fetched at once. Picklable.
 
-    A key is a clip id, or an index into the order of `set_epoch`. With `batches` as the loader's ``batch_sampler``, the
-    sampler sets the order and can resume, so `set_epoch` is not needed.
+    A key is a place among ``clip_ids``, or a clip id: ``dataset[i]`` is the i-th clip, always. Samplers shuffle: `batches` as
+    the loader's ``batch_sampler`` can resume, and ``DataLoader(dataset, shuffle=True)`` works as for any dataset.
     """
 
     def __init__(self, targets: _Reads, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
         self._targets, self._signals, self._seed = targets, signals, seed
         self.clip_ids = clip_ids
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Shuffle for this epoch. Equal seed and epoch give the same order on any machine.
-
-        Persistent workers do not see the call: they keep the order they started with. `batches` avoids this.
-        """
-        self._order = epoch_order(len(self.clip_ids), self._seed, epoch)
 
     def __getitem__(self, key: int | str) -> Item:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | str]) -> list[Item]:
-        clip_ids = [key if isinstance(key, str) else self.clip_ids[self._order[key]] for key in keys]
+        clip_ids = self._ids(keys)
         batch = {name: torch.from_numpy(values) for name, values in self._targets.read(self._signals, clip_ids).items()}
         return [
             {"clip_id": clip_id} | {name: values[i] for name, values in batch.items()} for i, clip_id in enumerate(clip_ids)

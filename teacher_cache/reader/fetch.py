@@ -8,37 +8,38 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.reader.buffers import BufferPool
-from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, split_checksum, view_chunk
+from teacher_cache.reader.in_flight import InFlight
+from teacher_cache.store.chunk import Buffer, Empty, clip_buffer, decode_chunk, split_checksum, view_chunk
 from teacher_cache.store.layout import shard_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import has_chunk, index_length, read_index
 
-# More requests in flight are no faster, and each holds a chunk in memory.
-_IN_FLIGHT = 8
 # A shard with at most this many bytes of values is read whole, together with its index.
 _SMALL_SHARD = 16 * 2**10
 # Shard ends kept in memory: some hundred bytes each for large chunks, up to `_SMALL_SHARD` for small ones.
 _KEPT_SHARDS = 16384
 
 Values = np.ndarray[Any, Any]
+Answer = TypeVar("Answer")
+Other = TypeVar("Other")
 
 
 class ChunkTier(Protocol):
     """A faster cache of chunks in front of the store, such as a local disk."""
 
-    def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The bytes kept under ``key``, or else the result of ``fetch``, which the tier may keep."""
+    def get(self, store: str, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """The bytes kept under a store's ``key``, or else the result of ``fetch``, which the tier may keep."""
 
 
 class CommittedShard(NamedTuple):
@@ -46,8 +47,10 @@ class CommittedShard(NamedTuple):
 
     length: int
     """Bytes."""
+    store: str
+    """The store, for the tier."""
     name: str
-    """Prefix of the tier's keys for its parts: equal names mean equal bytes."""
+    """Prefix of the tier's keys for its parts: equal names in a store mean equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,44 @@ class _Destination(NamedTuple):
     fill: Callable[[int, Values], None]
 
 
+class Reading(Generic[Answer]):
+    """A read under way. Whoever began it either waits for its `result`, or calls `cancel`."""
+
+    def __init__(self, answer: Answer, fetches: Sequence[Future[None]], then: Callable[[], None]) -> None:
+        """``then``: what is left to do once all is fetched."""
+        self.answer, self._fetches, self._then = answer, fetches, then
+        """``answer``'s memory is being filled."""
+
+    def of(self, answer: Other) -> Reading[Other]:
+        """The same read, with an answer made of this one's memory."""
+        return Reading(answer, self._fetches, self._then)
+
+    @staticmethod
+    def together(readings: Sequence[Reading[Any]], answer: Other) -> Reading[Other]:
+        """Several reads as one, with an answer made of their memory."""
+
+        def then() -> None:
+            for reading in readings:
+                reading._then()  # noqa: SLF001  # of the same class
+
+        return Reading(answer, [fetch for reading in readings for fetch in reading._fetches], then)  # noqa: SLF001
+
+    def result(self) -> Answer:
+        """The answer, when it is whole. Raises what a fetch raised, and begins no more of them."""
+        try:
+            for fetch in wait(self._fetches, return_when=FIRST_EXCEPTION).done:
+                fetch.result()
+        finally:
+            self.cancel()
+        self._then()
+        return self.answer
+
+    def cancel(self) -> None:
+        """Begin none of the fetches that have not begun."""
+        for fetch in self._fetches:
+            fetch.cancel()
+
+
 class ChunkReader:
     """Reads committed rows of a store's arrays. Since they are committed, a missing chunk means damage. Safe in threads."""
 
@@ -93,43 +134,52 @@ class ChunkReader:
         clips_per_shard: int,
         committed: Callable[[StoredArray, int], CommittedShard],
         tier: ChunkTier | None = None,
+        in_flight: int | None = None,
     ) -> None:
-        """``committed`` looks up an array's shard, by number, in the log."""
+        """``committed`` looks up an array's shard, by number, in the log. ``in_flight``: see `InFlight`."""
         self._objects, self._clips_per_shard, self._committed, self._tier = objects, clips_per_shard, committed, tier
         self._ends: OrderedDict[str, Future[_ShardEnd]] = OrderedDict()
         self._lock = threading.Lock()
-        self.buffers = BufferPool()
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="chunks")
+        self.buffers, self.in_flight = BufferPool(), InFlight(in_flight)
 
     def read(self, wanted: Iterable[tuple[StoredArray, Sequence[int]]]) -> dict[str, Values]:
         """Array's name → values of the wanted rows, in order: (row, *shape), in the array's dtype. The caller owns them.
 
         Raises `StoreDamaged` if a chunk is missing or fails its checksum, and `Unreachable`.
         """
+        return self.begin(wanted).result()
+
+    def read_each(self, wanted: Iterable[ClipsToDecode]) -> None:
+        """Decode rows into the caller's arrays, each as soon as it has arrived. Raises what `read` raises."""
+        self.begin_each(wanted, None).result()
+
+    def begin(
+        self, wanted: Iterable[tuple[StoredArray, Sequence[int]]], empty: Empty | None = None
+    ) -> Reading[dict[str, Values]]:
+        """`read`, begun. ``empty`` allocates the memory."""
         values: dict[str, Values] = {}
         destinations: list[_Destination] = []
         for array, rows in wanted:
-            values[array.name] = clip_buffer(array, len(rows), self.buffers.empty)
+            values[array.name] = clip_buffer(array, len(rows), empty or self.buffers.empty)
             fill = partial(self._read_chunk, array)
             destinations += [
                 _Destination(array.name, row, out, fill) for row, out in zip(rows, values[array.name], strict=True)
             ]
-        self._fill(destinations)
-        return values
+        return self._fill(values, destinations)
 
-    def read_each(self, wanted: Iterable[ClipsToDecode]) -> None:
-        """Decode rows into the caller's arrays, each as soon as it has arrived. Raises what `read` raises."""
-        self._fill(
-            _Destination(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
-            for clips in wanted
-            for row, out in zip(clips.rows, clips.outs, strict=True)
+    def begin_each(self, wanted: Iterable[ClipsToDecode], answer: Answer) -> Reading[Answer]:
+        """`read_each`, begun: ``answer`` is of the memory that it fills."""
+        return self._fill(
+            answer,
+            (
+                _Destination(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
+                for clips in wanted
+                for row, out in zip(clips.rows, clips.outs, strict=True)
+            ),
         )
 
-    def _fill(self, destinations: Iterable[_Destination]) -> None:
-        """Fill every destination. Those with equal name and row share one request."""
+    def _fill(self, answer: Answer, destinations: Iterable[_Destination]) -> Reading[Answer]:
+        """Begin to fill every destination. Those with equal name and row share one request."""
         first: dict[tuple[str, int], _Destination] = {}
         repeats = [
             destination
@@ -138,15 +188,13 @@ class ChunkReader:
         ]
         # Longest first, so that no long fetch is left running alone at the end.
         longest_first = sorted(first.values(), key=lambda destination: -destination.out.nbytes)
-        fetches = [self._threads.submit(destination.fill, destination.row, destination.out) for destination in longest_first]
-        try:
-            for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
-                fetch.result()
-        finally:
-            for fetch in fetches:
-                fetch.cancel()
-        for destination in repeats:
-            destination.out[...] = first[destination.name, destination.row].out
+        fetches = [self.in_flight.submit(partial(one.fill, one.row, one.out)) for one in longest_first]
+
+        def repeat() -> None:
+            for destination in repeats:
+                destination.out[...] = first[destination.name, destination.row].out
+
+        return Reading(answer, fetches, repeat)
 
     def _read_chunk(self, array: StoredArray, row: int, out: Values) -> None:
         with self._damage_told(array, row):
@@ -188,15 +236,21 @@ class ChunkReader:
         if start >= end.offset:
             return memoryview(end.data)[start - end.offset : start - end.offset + length]
         if self._tier is None:
-            return _found(self._objects.get_range(key, start, start + length), key)
+            return self._range(key, start, start + length)
 
         def fetch() -> bytes:
-            data = _found(self._objects.get_range(key, start, start + length), key)
+            data = self._range(key, start, start + length)
             if not split_checksum(data)[1]:  # checked before the tier keeps it
                 raise StoreDamaged("the chunk fails its checksum")
             return bytes(data)
 
-        return self._tier.get(f"{committed.name}#{start}+{length}", fetch)
+        return self._tier.get(committed.store, f"{committed.name}#{start}+{length}", fetch)
+
+    def _range(self, key: str, start: int, stop: int) -> memoryview:
+        data = self.in_flight.timed(lambda: self._objects.get_range(key, start, stop))
+        if data is None:
+            raise FileNotFoundError(key)
+        return data
 
     def _end(self, array: StoredArray, key: str, committed: CommittedShard) -> _ShardEnd:
         """The shard's end. The first thread that asks reads it; the others wait."""
@@ -227,11 +281,11 @@ class ChunkReader:
         start = max(0, committed.length - length)
 
         def fetch() -> bytes:
-            data = bytes(_found(self._objects.get_range(key, start, committed.length), key))
+            data = bytes(self._range(key, start, committed.length))
             self._index(data, committed)  # checked before the tier keeps it
             return data
 
-        data = fetch() if self._tier is None else self._tier.get(f"{committed.name}#end", fetch)
+        data = fetch() if self._tier is None else self._tier.get(committed.store, f"{committed.name}#end", fetch)
         index = self._index(data, committed)
         return _ShardEnd(index, has_chunk(index), start, data)
 
@@ -242,9 +296,3 @@ class ChunkReader:
         if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
             raise StoreDamaged("another shard lies at its key")
         return index
-
-
-def _found(data: memoryview | None, key: str) -> memoryview:
-    if data is None:
-        raise FileNotFoundError(key)
-    return data

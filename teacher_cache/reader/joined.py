@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +16,19 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, JoinRefused, SignalMissing
 from schemas.signal import SIGNAL_NAMES, Shape
 from schemas.view import WHOLE, View
+from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.reader.cache import Cache, chosen
+from teacher_cache.reader.fetch import Reading
+from teacher_cache.reader.stored import StoredBatch
+from teacher_cache.reader.video import read_stitched
+from teacher_cache.store.chunk import Empty
 from teacher_cache.store.layout import CLOCK_ARRAYS
 
 if TYPE_CHECKING:
-    from teacher_cache.reader.datasets import CachedTargets
+    import torch
+
+    from teacher_cache.reader.datasets import CachedTargets, StoredTargets
+    from teacher_cache.reader.stream import TargetStream
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 ClipSet = Literal["common", "same"]
@@ -103,14 +111,55 @@ class JoinedCache:
 
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
         """As `Cache.read`, for names in `signals`. Errors name the store that they come from."""
+        found = self.begin_read(signals, clip_ids).result()
+        return {
+            name: self.caches[holder].seen(signal, found[name], view)
+            for name, (holder, signal) in ((name, self._home(name)) for name in signals)
+        }
+
+    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]:
+        """`read`, begun and not waited for."""
+        self.require_clips(clip_ids)
+        wanted = self._wanted(signals)
+        found = {holder: self.caches[holder].begin_read(names, clip_ids) for holder, names in wanted.items()}
         homes = {name: self._home(name) for name in signals}
+        answer = {name: found[holder].answer[signal] for name, (holder, signal) in homes.items()}
+        return Reading.together(list(found.values()), answer)
+
+    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
+        """As `Cache.read_stored`, for names in `signals`."""
+        return self.begin_stored(signals, clip_ids).result()
+
+    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+        """`read_stored`, begun and not waited for."""
+        self.require_clips(clip_ids)
+        wanted = self._wanted(signals)
+        found = {holder: self.caches[holder].begin_stored(names, clip_ids, empty) for holder, names in wanted.items()}
+        homes = {name: self._home(name) for name in signals}
+        parts = {name: found[holder].answer.parts[signal] for name, (holder, signal) in homes.items()}
+        forms = {name: found[holder].answer.forms[signal] for name, (holder, signal) in homes.items()}
+        return Reading.together(list(found.values()), StoredBatch(tuple(clip_ids), parts, forms))
+
+    def require_clips(self, clip_ids: Sequence[str]) -> None:
+        """Raise `UnknownClip`, naming the store, for a clip that some store lacks."""
+        for cache in self.caches.values():
+            cache.require_clips(clip_ids)
+
+    def read_video(
+        self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """As `Cache.read_video`, for plain names of signals: choose among stores that hold the same."""
+        first = next(iter(self.caches.values()))
+        if first.recipe.clips.sampling != "dense":
+            raise BadInput(f"{self.url} are sampled {first.recipe.clips.sampling}; only `dense` windows can be stitched")
+        return read_stitched(self.read, first.clips_of_video(video_id), signals, align, seed)
+
+    def _wanted(self, signals: Sequence[str]) -> dict[str, list[str]]:
+        """Store's name → its signals among these."""
         wanted: dict[str, list[str]] = defaultdict(list)
-        for holder, signal in homes.values():
+        for holder, signal in map(self._home, signals):
             wanted[holder].append(signal)
-        for clip_id in clip_ids:
-            self.clip(clip_id)
-        found = {holder: self.caches[holder].read(names, clip_ids, view=view) for holder, names in wanted.items()}
-        return {name: found[holder][signal] for name, (holder, signal) in homes.items()}
+        return wanted
 
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
         """As `Cache.dataset`, for names in `signals`."""
@@ -119,6 +168,38 @@ class JoinedCache:
         for name in signals:
             self._home(name)
         return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stored_dataset(
+        self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+    ) -> StoredTargets:
+        """As `Cache.stored_dataset`, for names in `signals`."""
+        from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
+
+        for name in signals:
+            self._home(name)
+        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stream(
+        self,
+        signals: Sequence[str],
+        batches: Iterable[Sequence[str]],
+        *,
+        device: torch.device | str = "cpu",
+        prefetch: int = 2,
+    ) -> TargetStream:
+        """As `Cache.stream`, for names in `signals`."""
+        import torch  # noqa: PLC0415  # `status` does not need it
+
+        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415
+
+        for name in signals:
+            self._home(name)
+        return TargetStream(self, signals, batches, torch.device(device), prefetch)
+
+    @property
+    def version(self) -> dict[str, int]:
+        """Every store's name and version."""
+        return {name: cache.version for name, cache in self.caches.items()}
 
     def heads(self) -> FrozenHeads | None:
         """The frozen heads that decode ``f4d``, or None if no store holds it. Raises `SignalMissing` if several do."""

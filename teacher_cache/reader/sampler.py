@@ -118,16 +118,21 @@ class ResumableBatchSampler(Generic[Key]):
         return f"sha256:{digest.hexdigest()}"
 
     def __len__(self) -> int:
-        """Batches that this rank has left in this epoch."""
-        return self._left(self.rank)
+        """This rank's batches of a whole epoch, wherever in one it is: a loader's length does not change while it is read."""
+        return self._batches(self.rank, 0)
 
-    def _left(self, rank: int) -> int:
-        full, rest = divmod(len(self.keys) - self.position, self._step)
+    @property
+    def left(self) -> int:
+        """Batches that this rank has left in this epoch."""
+        return self._batches(self.rank, self.position)
+
+    def _batches(self, rank: int, position: int) -> int:
+        full, rest = divmod(len(self.keys) - position, self._step)
         return full + {"drop": False, "pad": rest > 0, "short": rest > rank}[self.tail]
 
     def __iter__(self) -> Iterator[list[Key]]:
         """This rank's batches, starting at the first sample that is not counted as consumed."""
-        if not len(self):  # the epoch's remaining samples belong to other ranks
+        if not self.left:  # the epoch's remaining samples belong to other ranks
             resumed = self._handed_out is None
             self._move(self.epoch + 1, 0)
             if resumed:
@@ -139,7 +144,7 @@ class ResumableBatchSampler(Generic[Key]):
                 "repeat it; iterate over `track(loader)`, call `advance` after each batch or `set_epoch` before each epoch"
             )
         order = epoch_order(len(self.keys), self.seed, self.epoch)
-        for start in range(self.position, self.position + len(self) * self._step, self._step):
+        for start in range(self.position, self.position + self.left * self._step, self._step):
             together = order[start : start + self._step]
             if self.tail == "pad":
                 together = np.concatenate([together, np.resize(order, self._step - len(together))])
@@ -151,7 +156,7 @@ class ResumableBatchSampler(Generic[Key]):
         for batch in loader:
             self.advance()
             yield batch
-        if not len(self):  # the other ranks had one batch more, and this rank kept their position until now
+        if not self.left:  # the other ranks had one batch more, and this rank kept their position until now
             self._move(self.epoch + 1, 0)
 
     def advance(self) -> None:
@@ -166,7 +171,7 @@ class ResumableBatchSampler(Generic[Key]):
 
     def _move(self, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
-        if not self._left(rank=0):  # the tail is divided from rank 0 on, so rank 0 has the most batches
+        if not self._batches(0, position):  # the tail is divided from rank 0 on, so rank 0 has the most batches
             self.epoch, self.position = epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:

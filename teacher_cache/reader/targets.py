@@ -15,6 +15,9 @@ from schemas.view import WHOLE, View
 
 if TYPE_CHECKING:
     from teacher_cache.reader.datasets import CachedTargets
+    from teacher_cache.reader.fetch import Reading
+    from teacher_cache.reader.stored import StoredBatch
+    from teacher_cache.store.chunk import Empty
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 
@@ -49,8 +52,14 @@ class Targets(Protocol):
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
         """Targets by name, each (clip, …) in the order of ``clip_ids``; see `Cache.read`."""
 
+    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]:
+        """`read`, begun and not waited for."""
+
+    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+        """The same targets as they are stored, begun and not waited for; see `Cache.read_stored`."""
+
     def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``). ``seed`` shuffles; None keeps the order."""
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), in order; ``seed`` is of its `batches`."""
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads, or None if there are none."""

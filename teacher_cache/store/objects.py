@@ -23,8 +23,9 @@ from schemas.errors import BadInput, CouldNotRun
 from schemas.log import LARGEST_OBJECT
 from schemas.storage import DEFAULT_STORAGE, Requests, StorageOptions
 from teacher_cache.io.backend import Backend, Found
-from teacher_cache.io.bucket import BUCKETS, Bucket, Client
+from teacher_cache.io.bucket import BUCKETS, Bucket, Client, forked_since
 from teacher_cache.io.disk import Disk
+from teacher_cache.io.forked import ForkedBucket
 from teacher_cache.io.places import protocol, require_openable
 from teacher_cache.io.remote import reach, reach_if_there
 from teacher_cache.io.request_counts import RequestCounts
@@ -57,7 +58,9 @@ def backend_of(url: str, options: StorageOptions) -> Backend:
         raise BadInput(f"storage options are for stores on a server, and {url} is on a disk; leave them out")
     if place != "s3" and (options.region or options.profile):
         raise BadInput(f"the storage options `region` and `profile` are for S3, and {url} is elsewhere; leave them out")
-    return Disk(LocalFileSystem._strip_protocol(url)) if place == "file" else Bucket(url, options)  # noqa: SLF001  # fsspec's own way
+    if place == "file":
+        return Disk(LocalFileSystem._strip_protocol(url))  # noqa: SLF001  # fsspec's own way
+    return ForkedBucket(url, options) if forked_since() else Bucket(url, options)
 
 
 class Objects:

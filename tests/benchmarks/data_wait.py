@@ -88,7 +88,7 @@ class PacedStudent(nn.Module):
         self.marks.append(mark)
         time.sleep(max(0.0, self.seconds - since))
         self.done_at = time.perf_counter()
-        return StepLosses(self.weight * len(input_ids), {"sft": self.weight.detach()})
+        return StepLosses(self.weight * len(input_ids), {"sft": self.weight.detach()}, {})
 
 
 class MadeUpFrames(StudentFrames):
@@ -125,7 +125,7 @@ def measure(
         student.metrics.begin()
         trainer = P4DTrainer(
             model=student,
-            args=_arguments(config, Path(folder)),
+            args=_arguments(config, steps.stop, Path(folder)),
             train_dataset=SampleDataset(samples),
             data_collator=Collator(TargetReader(cache, SIGNAL_NAMES), frames, so400m_processor()),
             batches=StepBatches([1] * len(samples), options.batch, seed=0, ranks=Ranks()),
@@ -133,6 +133,8 @@ def measure(
             ranks=Ranks(),
             stop=Stop(),
             save=lambda _: None,
+            failed_save=lambda: None,
+            learning_rates={},
             advance=lambda _: None,
         )
         trainer.train()

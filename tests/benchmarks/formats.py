@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import safetensors.numpy
 import torch
+from torch.utils.data import DataLoader
 
 from schemas.base import sha256_digest
 from schemas.job import EncodingProfile, Job
@@ -187,6 +188,35 @@ def _arrays(recipe: Recipe) -> list[StoredArray]:
 
 def _compression(recipe: Recipe) -> dict[str, Compression]:
     return {array.name: array.compression for array in _arrays(recipe)}
+
+
+class OurStream(OurStore):
+    """The same store as a trainer's stream gives it: float32 on the GPU where there is one, else on the CPU."""
+
+    @property
+    def name(self) -> str:
+        return f"this stream, {self.profile}"
+
+    def each(self, url: str, batches: Sequence[Sequence[int]]) -> Iterator[object]:
+        """The batches, read ahead as for a trainer."""
+        cache = open_cache(url)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        yield from cache.stream(SIGNAL_NAMES, [[str(n) for n in batch] for batch in batches], device=device)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+
+class OurLoader(OurStream):
+    """The same through a DataLoader with two spawned workers: what a stream saves."""
+
+    @property
+    def name(self) -> str:
+        return f"this dataset, 2 workers, {self.profile}"
+
+    def each(self, url: str, batches: Sequence[Sequence[int]]) -> Iterator[object]:
+        sampler = [[str(n) for n in batch] for batch in batches]
+        dataset = open_cache(url).dataset(SIGNAL_NAMES)
+        yield from DataLoader(dataset, batch_sampler=sampler, num_workers=2, multiprocessing_context="spawn")
 
 
 class RawRanges(OurStore):
@@ -463,6 +493,9 @@ def as_users_store_it() -> list[Format]:
     return [
         OurStore("fine", "stored"),
         OurStore("fine", "float32"),
+        OurStream("fine"),
+        OurStream("compact"),
+        OurLoader("fine"),
         RawRanges("fine"),
         ZarrArrays("zarr-python", "float16"),
         TensorStoreArrays("tensorstore", "float16"),

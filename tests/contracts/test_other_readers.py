@@ -24,8 +24,8 @@ def dataset(tiny_store: Path) -> xarray.Dataset:
 def test_xarray_names_axes_units_and_meanings(dataset: xarray.Dataset) -> None:
     for name, signal in SIGNALS.items():
         array = dataset[name]
-        # Beside the integers of each time step, the features' array has planes of their high bytes and scales.
-        assert array.dims == ("clip", *("plane" if dim == "token_time" else dim for dim in signal.dims))
+        # Beside the rows of bytes, the features' array has one of scales and high bytes.
+        assert array.dims == ("clip", *("row" if dim == "token_y" else dim for dim in signal.dims))
         assert array.attrs["long_name"] == (f"natural log of: {signal.meaning}" if name == "depth" else signal.meaning)
         assert array.attrs["units"] == ("ln(1)" if name == "depth" else signal.units)
         assert array.attrs["error_bound"]

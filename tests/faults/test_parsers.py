@@ -94,7 +94,7 @@ FAR = {"shard": 2**30 - 1, "objects": {}, "figures": [], "decoders": {}, "undeco
         ("rows_added", {"rows": 2**20}, "cannot be in a table of"),
         ("rows_added", {"first_row": 2**20}, "adds rows from 1048576 on"),
         ("part_added", {"part": "depth", "shape": [16, 4096, 4096]}, "16 frames of"),
-        ("part_added", {"part": "f4d", "shape": [4, 8, 1, 1, 2**20]}, "is for more than 5 tokens"),
+        ("part_added", {"part": "f4d", "shape": [4, 4, 1, 1, 2**20]}, "is for more than 5 tokens"),
     ],
 )
 def test_a_record_that_asks_for_much_is_refused_first(store: Path, action: str, changes: dict[str, Any], told: str) -> None:

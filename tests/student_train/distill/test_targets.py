@@ -20,6 +20,7 @@ from schemas.job import Job
 from student_train import TargetCollator, TargetReader
 from teacher_cache import Cache, DiskTier, join_caches, open_cache
 from teacher_cache.jobs.run import run_job
+from teacher_cache.reader.stream import DeviceReader
 
 GRID = (8, 2, 2)
 VIDEO_TOKEN = 60
@@ -158,3 +159,31 @@ def test_the_documented_lines_are_a_training_loop(cache: Cache) -> None:
     assert totals[-1] < totals[0]
     assert sorted(given["distilled"].parts) == ["ed_camray", "ed_depth", "ed_flow", "ed_motion", "ld"]
     assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > len(before) / 2
+
+
+@pytest.mark.parametrize("device", ["as on the CPU", "as on a GPU"])
+def test_targets_that_are_read_ahead_are_those_that_are_asked_for(
+    tiny_store: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "as on a GPU":  # but for pinned memory and the CUDA stream
+        monkeypatch.setattr("student_train.distill.targets.reader_for", DeviceReader)
+    cache = open_cache(str(tiny_store))
+    targets = TargetReader(cache, ["depth", "camray"])
+    a, b, c = cache.committed_ids()[:3]
+    batches: list[list[str | None]] = [[a, b], [b, None, a, b], [None], [], [c]]
+    ahead = targets.ahead(batches, torch.device("cpu"), lambda found, ids: found._asdict() | {"ids": ids})
+    for ids, found in zip(batches, ahead, strict=True):
+        if not any(ids):
+            assert found == {}
+            continue
+        expected = targets(ids)
+        assert found["ids"] == ids
+        torch.testing.assert_close(found["targets"], expected.targets, rtol=1e-6, atol=0, equal_nan=True)
+        torch.testing.assert_close(found["valid"], expected.valid)
+    ahead.close()
+    gone = targets.ahead([[a], ["elsewhere.mp4"]], torch.device("cpu"), lambda found, _: found._asdict())
+    assert len(next(gone)["valid"]["depth"]) == 1
+    for _ in range(2):
+        with pytest.raises(UnknownClip):
+            next(gone)
+    gone.close()

@@ -260,15 +260,12 @@ def test_a_dataset_is_shuffled_by_seed_and_epoch_batched_and_picklable(tiny_stor
 
     cache = open_cache(str(tiny_store))
     dataset = cache.dataset(["depth", "camray"], seed=5)
-    order = [str(dataset[i]["clip_id"]) for i in range(4)]
-    assert sorted(order) == cache.committed_ids()
-    assert order == [str(cache.dataset(["depth"], seed=5)[i]["clip_id"]) for i in range(4)]
-    orders = set()
-    for epoch in range(8):
-        dataset.set_epoch(epoch)
-        orders.add(tuple(str(dataset[i]["clip_id"]) for i in range(4)))
-    assert len(orders) > 1
-    assert [str(item["clip_id"]) for item in cache.dataset(["depth"], seed=None)] == cache.committed_ids()
+    assert [str(dataset[i]["clip_id"]) for i in range(4)] == cache.committed_ids()
+    batches = dataset.batches(2)
+    orders = [tuple(key for batch in batches.track(batches) for key in batch) for _ in range(8)]
+    assert len(set(orders)) > 1
+    assert orders[0] == tuple(key for batch in cache.dataset(["depth"], seed=5).batches(2) for key in batch)
+    assert {tuple(sorted(order)) for order in orders} == {tuple(cache.committed_ids())}
     loader = DataLoader(cache.dataset(["depth"], seed=None), batch_size=3, num_workers=1, multiprocessing_context="spawn")
     batches = list(loader)
     assert [tuple(b["depth"].shape) for b in batches] == [(3, 16, 112, 112), (1, 16, 112, 112)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import random
 import resource
 import shutil
 import stat
@@ -35,19 +37,19 @@ class Source:
         self.length = length
         self.asked: list[str] = []
 
-    def read(self, tier: DiskTier, key: str) -> bytes:
+    def read(self, tier: DiskTier, key: str, store: str = "store") -> bytes:
         def fetch() -> bytes:
             self.asked.append(key)
             return self.content(key)
 
-        return tier.get(key, fetch)
+        return tier.get(store, key, fetch)
 
     def content(self, key: str) -> bytes:
         return (key.encode() * self.length)[: self.length]
 
 
 def kept(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("??/*") if path.is_file()]
+    return [path for path in folder.glob("store-*/??/*") if path.is_file()]
 
 
 def test_what_was_fetched_is_read_from_the_disk_by_every_later_tier(tmp_path: Path) -> None:
@@ -58,18 +60,76 @@ def test_what_was_fetched_is_read_from_the_disk_by_every_later_tier(tmp_path: Pa
     assert source.asked == ["a", "b"]
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    source, tier = Source(1000), DiskTier(tmp_path, 10_100)
-    for key in "abcdefghij":  # ten files of 1004 bytes
-        source.read(tier, key)
-    source.read(tier, "a")
-    source.read(tier, "k")  # one too many: room is made for more than one
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_tier_hits_its_share_of_shuffled_epochs_and_rewrites_nothing(tmp_path: Path, share: float) -> None:
+    source, tier, order = Source(1000), DiskTier(tmp_path, int(share * 100 * 1004)), random.Random(0)
+    keys = list(map(str, range(100)))
+    written = None
+    for epoch in range(4):
+        order.shuffle(keys)
+        source.asked.clear()
+        assert [source.read(tier, key) for key in keys] == [source.content(key) for key in keys]
+        assert len(source.asked) == (100 if epoch == 0 else 100 - int(share * 100))
+        now = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept(tmp_path)}
+        assert written in (None, now)
+        written = now
+    assert int((tmp_path / "total").read_text()) == int(share * 100) * 1004
+
+
+def test_a_store_that_nobody_reads_makes_room_and_one_that_is_read_does_not(tmp_path: Path) -> None:
+    source, bound = Source(1000), 10 * 1004
+    for key in "abcdefghij":
+        source.read(DiskTier(tmp_path, bound), key, "old")
+    tier = DiskTier(tmp_path, bound)
+    source.read(tier, "k", "new")
+    assert len(kept(tmp_path)) == 10  # full, and the old one was read just now
+    for used in tmp_path.glob("store-*/used"):
+        os.utime(used, (0, 0))
     source.asked.clear()
-    for key in "akj":
-        source.read(tier, key)
-    assert source.asked == []
-    source.read(tier, "b")
-    assert source.asked == ["b"]
+    source.read(tier, "k", "new")  # which knows it full, and does not ask for a minute
+    assert len(kept(tmp_path)) == 10
+    assert source.read(DiskTier(tmp_path, bound), "a", "old") == source.content("a")  # marks it as read
+    tier = DiskTier(tmp_path, bound)
+    source.read(tier, "k", "new")
+    assert len(kept(tmp_path)) == 10
+    for used in tmp_path.glob("store-*/used"):
+        os.utime(used, (0, 0))
+    tier = DiskTier(tmp_path, bound)
+    assert [source.read(tier, key, "new") for key in "kl"] == [source.content(key) for key in "kl"]
+    assert len(kept(tmp_path)) == 2
+    assert int((tmp_path / "total").read_text()) == 2 * 1004
+
+
+def test_a_bound_that_was_lowered_is_kept(tmp_path: Path) -> None:
+    source = Source(1000)
+    for key in "abcdefghij":
+        source.read(DiskTier(tmp_path, 10 * 1004), key)
+    source.read(DiskTier(tmp_path, 4 * 1004), "k")
+    assert len(kept(tmp_path)) == 4
+
+
+def test_files_are_written_without_the_lock_and_what_a_killed_process_took_comes_back(tmp_path: Path) -> None:
+    source, bound = Source(1000), 2 * 1004
+    source.read(DiskTier(tmp_path, bound), "a")
+    script = """
+import os, sys
+from pathlib import Path
+from teacher_cache import DiskTier
+os.link = lambda *_: (print("written", flush=True), sys.stdin.read())
+DiskTier(Path(sys.argv[1]), int(sys.argv[2])).get("store", "slow", lambda: bytes(1000))
+"""
+    slow = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path), str(bound)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert slow.stdout is not None
+    assert slow.stdout.readline() == "written\n"
+    source.read(DiskTier(tmp_path, bound), "b")  # waits for nobody, and there is no room
+    assert len(kept(tmp_path)) == 1
+    slow.kill()
+    slow.communicate()
+    source.read(DiskTier(tmp_path, bound), "b")
+    assert len(kept(tmp_path)) == 2
+    assert list((tmp_path / "drafts").iterdir()) == []
 
 
 @given(asked=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40), bound=st.integers(1, 4000))
@@ -107,7 +167,7 @@ def test_threads_wait_for_a_fetch_and_share_its_error(tmp_path: Path) -> None:
 
     def read(_: int) -> bytes | str:
         try:
-            return tier.get("key", fetch)
+            return tier.get("store", "key", fetch)
         except OSError as error:
             return str(error)
 
@@ -137,7 +197,7 @@ print("ready", flush=True)
 for _ in range(int(sys.argv[4])):
     number = random.randrange(40)
     content = (b"%d," % number) * 2000
-    assert tier.get(str(number), lambda: content) == content
+    assert tier.get("store", str(number), lambda: content) == content
 """
 
 
@@ -157,6 +217,10 @@ def test_processes_share_a_folder_and_may_be_killed(tmp_path: Path) -> None:
         process.communicate()
     assert [process.returncode for process in others] == [0, 0]
     assert 0 < sum(path.stat().st_size for path in kept(tmp_path)) <= bound
+    source, bound = Source(2000), bound + 10**6
+    source.read(DiskTier(tmp_path, bound), "more")
+    sizes = sum(path.stat().st_size for path in kept(tmp_path))
+    assert sizes <= int((tmp_path / "total").read_text()) <= sizes + 3 * 7000  # what the killed one may have taken
 
 
 @pytest.mark.parametrize("trouble", ["full", "not a folder"])

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Jobs
 from log_files import forget, rewrite
+from torch.utils.data import DataLoader
 
 from schemas.errors import BadInput, ClipFailed, ClipPending, JoinRefused, SignalMissing, UnknownClip, ViewRefused
 from schemas.job import Job
+from schemas.storage import Requests
 from schemas.view import Crop, View
 from teacher_cache import Cache, JoinedCache, join_caches, open_cache
 from teacher_cache.jobs.run import run_job
@@ -72,6 +75,39 @@ def test_a_signal_comes_from_the_store_that_has_it(joined: JoinedCache, latents:
     np.testing.assert_array_equal(read["classical:flow"], there["flow"])
     assert joined.size == 224
     assert joined.clip(ids[0]).video == latents.clip(ids[0]).video
+
+
+def test_a_join_streams_and_reads_what_is_stored_as_one_store_does(joined: JoinedCache) -> None:
+    names = ["motion", "f4d", "classical:flow", "frame_index"]
+    ids = joined.committed_ids()[::-1]
+    read = joined.read(names, ids)
+    stored = joined.read_stored(names, ids)
+    (batch,) = joined.stream(names, [ids])
+    (loaded,) = DataLoader(joined.stored_dataset(names), sampler=[ids], batch_size=None)
+    for found in (stored.decode(), batch, loaded.decode()):
+        for name, values in read.items():
+            torch.testing.assert_close(found[name], torch.from_numpy(values), rtol=1e-6, atol=0)
+    stream = joined.stream(["motion"], joined.dataset(["motion"]).batches(2))
+    assert stream.state_dict()["store_version"] == {name: cache.version for name, cache in joined.caches.items()}
+    for refused in (joined.stream, joined.stored_dataset):
+        with pytest.raises(SignalMissing):
+            refused(["depth"], [])  # type: ignore[operator]
+    with pytest.raises(UnknownClip, match="latents"):
+        joined.read_stored(["motion"], ["scene-9.mp4"])
+    with pytest.raises(BadInput, match="sampled uniform; only `dense`"):
+        joined.read_video(["motion"], "scene-0.mp4")
+
+
+def test_a_join_asks_for_chunks_alone(joined: JoinedCache) -> None:
+    """Rows are found by keys in memory: the catalog's texts are not read for each clip."""
+    copy = pickle.loads(pickle.dumps(joined))
+    first, second = copy.committed_ids()[:2]
+    copy.read(["f4d", "motion"], [first])
+    stores = [cache._store.objects for cache in copy.caches.values()]
+    for objects in stores:
+        objects.take_requests()
+    copy.read(["f4d", "motion"], [second])
+    assert [objects.take_requests() for objects in stores] == [Requests(get=1)] * 2  # its chunk; the shard's index is known
 
 
 def test_a_signal_of_several_stores_must_be_chosen(maps: Cache, exact: Cache) -> None:

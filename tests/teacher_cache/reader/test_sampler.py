@@ -130,6 +130,18 @@ def test_an_order_is_the_same_on_every_machine_and_for_ever() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
+@pytest.mark.parametrize("tail", ["drop", "pad", "short"])
+def test_an_epoch_s_length_stays_what_it_is_while_it_is_read(tail: Tail) -> None:
+    batches = ResumableBatchSampler(range(11), 2, world_size=2, rank=1, tail=tail)
+    whole = len(batches)
+    for count, _ in enumerate(batches.track(batches), 1):
+        assert len(batches) == whole
+        assert count == whole or batches.left == whole - count
+    assert count == whole
+    batches.load_state_dict({**batches.state_dict(), "epoch": 1, "position": 4})
+    assert (len(batches), batches.left) == (whole, whole - 1)
+
+
 def test_epochs_follow_each_other_without_being_set() -> None:
     batches = ResumableBatchSampler(range(10), 5)
     seen = []

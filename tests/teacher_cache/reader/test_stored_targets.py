@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from decoding import decode_clip
 from seeded_weights import far_weights
 from torch.utils.data import DataLoader
 
+from schemas.errors import UnknownClip
 from schemas.job import Job, TeacherJob
 from schemas.signal import SIGNAL_NAMES
 from schemas.view import View
@@ -33,7 +35,7 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
     cache = open_cache(str(tiny_store))
     ids = ["scene-2.mp4", "scene-0.mp4"]
     stored, read = cache.read_stored(NAMES, ids), cache.read(NAMES, ids)
-    dtypes = {name: clips.arrays[name].dtype for name in NAMES for clips in stored[name]}
+    dtypes = {name: clips.arrays[name].dtype for name in NAMES for clips in stored.parts[name]}
     assert dtypes == {
         "f4d": np.int8,
         "depth": np.int16,
@@ -42,13 +44,24 @@ def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> 
         "camray": "f4",
         "timestamps": "f8",
     }
-    decoded = cache.decode(stored, device="cuda" if torch.cuda.is_available() else "cpu")
+    assert (stored.clip_ids, stored.names, len(stored)) == (tuple(ids), tuple(NAMES), 2)
+    assert stored.nbytes < sum(values.nbytes for values in read.values()) * 0.55
+    decoded = pickle.loads(pickle.dumps(stored)).decode("cuda" if torch.cuda.is_available() else "cpu")
     assert list(decoded) == NAMES
     for name, tensor in decoded.items():
         assert tensor.dtype == (torch.float64 if name == "timestamps" else torch.float32)
         torch.testing.assert_close(tensor.cpu(), torch.from_numpy(read[name]), rtol=1e-6, atol=0)
-    nothing = cache.decode(cache.read_stored(NAMES, []))
+    nothing = cache.read_stored(NAMES, []).decode()
     assert {name: tensor.shape[1:] for name, tensor in nothing.items()} == {name: t.shape[1:] for name, t in decoded.items()}
+
+
+def test_no_signals_are_no_answer_of_clips_that_are_there(tiny_store: Path) -> None:
+    cache = open_cache(str(tiny_store))
+    assert cache.read([], cache.committed_ids()) == cache.read([], []) == {}
+    assert cache.read_stored([], cache.committed_ids()).decode() == {}
+    assert cache.dataset([])[0] == {"clip_id": "scene-0.mp4"}
+    with pytest.raises(UnknownClip):
+        cache.read([], ["scene-9.mp4"])
 
 
 def with_far_flow(folder: Path, pixels: float) -> TeacherJob:
@@ -82,8 +95,8 @@ def test_a_clip_beyond_its_encoding_is_kept_and_read_exactly(
     raw = family("l4p").load(wild, "cpu").raw(frames, ["flow"])
     np.testing.assert_array_equal(read["flow"], raw["flow"].numpy())
     stored = cache.read_stored(["flow", "depth"], ["scene-1.mp4"])
-    assert [list(clips.arrays) for clips in stored["flow"] + stored["depth"]] == [["flow_exact"], ["depth"]]
-    torch.testing.assert_close(cache.decode(stored)["flow"], raw["flow"], rtol=0, atol=0)
+    assert [list(clips.arrays) for name in ("flow", "depth") for clips in stored.parts[name]] == [["flow_exact"], ["depth"]]
+    torch.testing.assert_close(stored.decode()["flow"], raw["flow"], rtol=0, atol=0)
 
     shown = xarray.open_zarr(str(store), consolidated=False)
     assert np.isnan(shown["flow"].values).all()  # never a value that is not so
@@ -160,12 +173,12 @@ def is_in_order(mixed: Mixed, ids: Sequence[str], found: Mapping[str, Any]) -> N
 def test_lossy_and_exact_clips_of_one_request_keep_their_places(mixed: Mixed, order: str) -> None:
     ids, names = ORDERS[order], ["flow", "depth", "frame_index"]
     stored = mixed.cache.read_stored(names, ids)
-    assert [list(clips.arrays) for clips in stored["flow"]] == [["flow"], ["flow_exact"]]
-    assert [[ids[index] for index in clips.indices] for clips in stored["flow"]] == [
+    assert [list(clips.arrays) for clips in stored.parts["flow"]] == [["flow"], ["flow_exact"]]
+    assert [[ids[index] for index in clips.indices] for clips in stored.parts["flow"]] == [
         [name for name in ids if name in kept] for kept in (LOSSY, EXACT)
     ]
     is_in_order(mixed, ids, mixed.cache.read(names, ids))
-    is_in_order(mixed, ids, mixed.cache.decode(stored))
+    is_in_order(mixed, ids, stored.decode())
 
 
 def test_lossy_and_exact_clips_keep_their_places_in_a_view_a_join_and_a_loader(mixed: Mixed, tmp_path: Path) -> None:
@@ -185,5 +198,5 @@ def test_lossy_and_exact_clips_keep_their_places_in_a_view_a_join_and_a_loader(m
     assert batch["clip_id"] == ids
     is_in_order(mixed, ids, batch)
     (stored,) = DataLoader(mixed.cache.stored_dataset(names), sampler=[ids], batch_size=None)
-    assert stored.clip_ids == ids
-    is_in_order(mixed, ids, mixed.cache.decode(stored.stored))
+    assert list(stored.clip_ids) == ids
+    is_in_order(mixed, ids, stored.decode())
