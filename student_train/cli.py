@@ -259,10 +259,13 @@ def check_data(  # typer makes each of them an option by its name
     with reported_errors(as_json):
         config = load_yaml(train_yaml, TrainConfig, settings or ())
         from student_train.data.checking import check as run  # noqa: PLC0415  # as above
+        from student_train.data.samples import ClipIndex  # noqa: PLC0415
         from teacher_cache import open_cache  # noqa: PLC0415
 
         cache = open_cache(config.store, version=config.store_version) if with_store else None
-        report = run(config, cache, most=None if every else 5, advance=_told_now_and_then())
+        index = None if cache is None else ClipIndex.of(cache)
+        url, most = None if cache is None else cache.url, None if every else 5
+        report = run(config, index, store=url, most=most, advance=_told_now_and_then())
     if as_json:
         print_json(report)
     else:

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -26,9 +25,6 @@ from student_train.data.samples import ClipIndex, Join, NoTargetsError, of_set
 from teacher_cache.clips.identity import identities_of
 from teacher_cache.io.places import inside, local_path, member_named
 
-if TYPE_CHECKING:
-    from teacher_cache import Targets
-
 VALIDATION = "validation"
 """The set of the validation conversations."""
 _THREADS = 32
@@ -36,26 +32,26 @@ _THREADS = 32
 
 def check(
     config: TrainConfig,
-    cache: Targets | None,
+    index: ClipIndex | None,
     *,
+    store: str | None = None,
     most: int | None = 5,
     advance: Callable[[int], None] = lambda _: None,
 ) -> CheckReport:
     """Look at every conversation and every file of the config's data. Reads no video and no image.
 
-    ``cache``: the store whose targets are looked for; without it, none are. ``most``: how many findings of a kind the report
-    has, all if None. ``advance`` is called with numbers of conversations. Raises `BadInput` if there are no conversations, and
-    `Unreachable`.
+    ``index``: the clips among which targets are looked for, of ``store``; without it, none are. ``most``: how many findings of
+    a kind the report has, all if None. ``advance`` is called with numbers of conversations. Raises `BadInput` if there are no
+    conversations, and `Unreachable`.
     """
     sets = _all_sets(config)
-    index = None if cache is None else ClipIndex.of(cache)
     found = _Found()
     looked = {name: _Looker(name, data, one, index, found) for name, (data, one) in sets.items()}
     for one in looked.values():
         one.look(advance)
     _look_for_files(looked.values(), found)
     _compare(looked, found, is_stopped=config.data.without_targets == "stop")
-    return found.report(None if cache is None else cache.url, {n: one.counted() for n, one in looked.items()}, most)
+    return found.report(store, {n: one.counted() for n, one in looked.items()}, most)
 
 
 def _all_sets(config: TrainConfig) -> dict[str, tuple[DataConfig, MixtureSet]]:

@@ -16,6 +16,7 @@ from conftest import Command, is_one_clear_error
 from schemas.data import DOUBTS, FAULTS, CheckReport, ConvertReport
 from schemas.train import TrainConfig
 from student_train.data.checking import answer_kind, check, options_in
+from student_train.data.samples import ClipIndex
 from teacher_cache import open_cache
 from teacher_cache.io.remote import filesystem
 
@@ -93,12 +94,12 @@ def test_videos_are_looked_up_in_the_store(folder: Path, tiny_store: Path) -> No
         record("<video>\nWho?", video="other.mp4"),
         record(video=None, clip_id="gone"),
     ]
-    cache = open_cache(str(tiny_store))
-    found = check(config(folder, records), cache)
+    index = ClipIndex.of(open_cache(str(tiny_store)))
+    found = check(config(folder, records), index)
     assert found.faults == {"without_targets": 2}  # two videos
     assert sorted(one.conversations for one in found.findings) == [1, 2]
     assert found.sets[""].without_targets == 3
-    tolerant = check(config(folder, records, without_targets="sft"), cache)
+    tolerant = check(config(folder, records, without_targets="sft"), index)
     assert (tolerant.faults, tolerant.sets[""].without_targets) == ({}, 3)
 
 
@@ -157,18 +158,12 @@ def test_every_kind_is_tested() -> None:
     assert set(WRONG) | others == {*FAULTS, *DOUBTS}
 
 
-def test_an_ambiguous_video_is_told(folder: Path, tiny_store: Path, tmp_path: Path) -> None:
-    class Twice:
-        """A store whose catalog has the video under two folders."""
-
-        url = "store"
-        clips = open_cache(str(tiny_store)).clips
-
-    rows = Twice.clips.to_pylist()
-    rows = [{**rows[0], "clip_id": f"{n}/s.mp4", "video": f"/v/{n}/s.mp4"} for n in "ab"]
-    Twice.clips = Twice.clips.from_pylist(rows, schema=Twice.clips.schema)
-    (tmp_path / "s.mp4").write_bytes(b"some bytes")
-    assert check(config(folder, [record(video="s.mp4")]), Twice).faults == {"ambiguous_clip": 1}  # type: ignore[arg-type]
+def test_an_ambiguous_video_is_told(folder: Path) -> None:
+    rows = [{"clip_id": f"{n}/s.mp4", "video": f"/v/{n}/s.mp4", "status": "committed"} for n in "ab"]
+    (folder / "s.mp4").write_bytes(b"some bytes")
+    found = check(config(folder, [record(video="s.mp4")]), ClipIndex(rows))
+    assert found.faults == {"ambiguous_clip": 1}
+    assert "'s.mp4' matches several clips (a/s.mp4, b/s.mp4)" in found.findings[0].detail
 
 
 def test_the_commands_convert_and_check(folder: Path, student_train_command: Command) -> None:
