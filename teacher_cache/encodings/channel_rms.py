@@ -148,7 +148,9 @@ def _decode_layer(rows: Values, out: Values) -> None:
     room = np.ascontiguousarray(side[_LIST:]).reshape(-1)
     entries = room[: room.size // 4 * 4].view("<u4")
     entries = entries[entries != 0]
-    places, highs = entries & (_MOST_VALUES - 1), (entries.view("<i4") >> 24) * np.float32(256)
+    # A list that no encoder wrote may have any places: they must not lead elsewhere.
+    places = np.minimum(np.maximum.accumulate(entries & (_MOST_VALUES - 1)), lows.size - 1)
+    highs = (entries.view("<i4") >> 24) * np.float32(256)
     ends = np.searchsorted(places, np.arange(1, len(lows) + 1) * lows[0].size)
     step, first, is_chained = lows[0], 0, chosen.any()
     for time, (low, end) in enumerate(zip(lows, ends, strict=True)):
@@ -176,7 +178,9 @@ def _decoded_together(rows: torch.Tensor, out: torch.Tensor | None) -> torch.Ten
     high = entries >> 24
     unused = high.new_ones(entries.shape[-1]).cumsum(-1) - 1  # a place each, so that adding nothing there meets nobody
     places = (entries & (_MOST_VALUES - 1)).where(high != 0, unused.to(entries.dtype)).long()
-    values.flatten(-4).scatter_add_(-1, places, high.to(values.dtype) * 256)
+    flat = values.flatten(-4)
+    places.clamp_(max=flat.shape[-1] - 1)  # a list that no encoder wrote may have any, and one beyond stops a GPU
+    flat.scatter_add_(-1, places, high.to(values.dtype) * 256)
     values += side[..., None, None, None, _CENTRE, :]
     values *= bytes_to_float32(side[..., _SCALE, :])[..., None, None, None, :]
     return values

@@ -256,6 +256,16 @@ def test_values_are_listed_on_a_gpu_as_on_a_cpu(seed: int, share: float, room: i
     assert int(alone[1]) == max(0, int((flat != 0).sum()) - room)
 
 
+@given(seed=st.integers(0, 999))
+def test_bytes_that_no_encoder_wrote_decode_to_something(seed: int) -> None:
+    """A store is anyone's: its lists may name places that there are not, which on a GPU would end the process."""
+    encoder, shape = encoding("f4d", "channel-rms-1%-listed"), (2, 4, 3, 5, 6)
+    rows = np.random.default_rng(seed).integers(-128, 128, (2, 4, 4, 5, 6), dtype=np.int8)
+    with np.errstate(all="ignore"):
+        assert encoder.decode(SIGNALS["f4d"], {"f4d": rows}).shape == shape
+    assert encoder.decode(SIGNALS["f4d"], {"f4d": torch.from_numpy(rows)}).shape == shape
+
+
 def test_still_features_are_kept_as_differences() -> None:
     """Time steps that are alike leave nothing to store but the first."""
     frame = torch.randn((2, 1, 16, 16, 8), generator=torch.Generator().manual_seed(0))
