@@ -59,20 +59,25 @@ class InFlight:
         return answer
 
     def _begin(self, *, done: int = 0) -> None:
+        begun = []
         with self._lock:
             self._running -= done
             while self._waiting and self._running < self.count:
                 future, work = self._waiting.popleft()
                 if future.set_running_or_notify_cancel():
                     self._running += 1
-                    self._threads.submit(self._run, future, work)
+                    begun.append((future, work))
+        for future, work in begun:
+            self._threads.submit(self._run, future, work)
 
     def _run(self, future: Future[Any], work: Callable[[], Any]) -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001  # whoever waits for it gets it
+        except BaseException as error:
             self._begin(done=1)
             future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
         else:
             self._begin(done=1)
             future.set_result(result)

@@ -38,7 +38,7 @@ from teacher_cache.jobs import commit, planner, run, unit_worker
 from teacher_cache.jobs.discovery import JobFacts
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
-from teacher_cache.reader import fetch
+from teacher_cache.reader import in_flight
 from teacher_cache.reader.cache import Cache
 from teacher_cache.store import declared, log, objects, repair, store, table, template, verify
 from teacher_cache.store.catalog import Catalog
@@ -245,7 +245,7 @@ class RealStore:
         patch(unit_worker, "loaded", self.load)
         patch(unit_worker, "self_test", lambda *_: None)
         patch(UnitWorker, "_require_memory", lambda *_: None)
-        for module in (unit_worker, verify, fetch):
+        for module in (unit_worker, verify, in_flight):
             patch(module, "ThreadPoolExecutor", InlineExecutor)
         for module in (store, declared):
             patch(module, "array_metadata", _array_metadata)

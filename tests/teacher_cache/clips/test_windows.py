@@ -29,7 +29,7 @@ from schemas.job import Job
 from schemas.recipe import ClipRecipe
 from schemas.report import RunReport
 from student_train.data.frames import StudentFrames
-from teacher_cache import open_cache
+from teacher_cache import join_caches, open_cache
 from teacher_cache.clips import probe_cache
 from teacher_cache.clips.content import content_digest
 from teacher_cache.clips.decoder import Decoder
@@ -492,6 +492,8 @@ def test_a_video_s_windows_are_read_stitched(jobs: Jobs, folder: Path, tmp_path:
     ids = [f"long.mp4#{number:04d}" for number in range(3)]
     one = cache.read(["depth", "flow", "motion", "camray"], ids)
     whole = cache.read_video(["depth", "flow", "motion"], "long.mp4", align="none")
+    joined = join_caches({"one": cache}).read_video(["depth", "flow", "motion"], "long.mp4", align="none")
+    np.testing.assert_equal(joined, whole)
     assert set(whole) == {"depth", "flow", "motion", "frame_index", "timestamps"}
     assert whole["frame_index"].tolist() == list(range(30))
     np.testing.assert_allclose(whole["timestamps"], np.arange(30) / 24, atol=1e-3)
