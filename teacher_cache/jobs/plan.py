@@ -99,7 +99,7 @@ class _Outlook:
     opened: Requests
     """Requests to read the store's state; a run sends the same."""
     video_requests: Requests
-    """Requests to list, digest and probe the videos; a run sends the same."""
+    """Requests to list, digest and probe the videos; a run on another machine sends the same, and one on this probes none."""
 
 
 def _outlook(place: Objects, job: Job, facts: JobFacts, scratch: Objects, progress: Progress) -> _Outlook:

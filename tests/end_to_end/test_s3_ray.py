@@ -100,16 +100,19 @@ def by_formula(rows: np.ndarray) -> np.ndarray:
 
 
 def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(
-    s3: str, jobs: Jobs, teacher_cache_command: Command, videos: Path
+    s3: str, jobs: Jobs, teacher_cache_command: Command, videos: Path, tmp_path: Path
 ) -> None:
-    """By decoders in tasks of their own, whose requests the run counts; two and three windows a video, cut by shards of two."""
+    """By decoders in tasks of their own, whose requests the run counts; two and three windows a video, cut by shards of two.
+
+    The plan is another machine's, so the run probes the videos, too.
+    """
     import fsspec
 
     fs = fsspec.filesystem("s3")
     for path in sorted(videos.glob("*.mp4"))[:2]:
         fs.put_file(str(path), f"bucket/videos/{path.name}")
     job = jobs.write(f"{s3}/store", videos={"glob": f"{s3}/videos/*.mp4"}, clips={"sampling": "fps", "fps": 60}, **RAY)
-    local = teacher_cache_command("plan", job, "--json")
+    local = teacher_cache_command("plan", job, "--json", P4D_CACHE_DIR=str(tmp_path / "another"))
     assert local.json["clips_to_do"] > local.json["videos"] == 2
     ran = teacher_cache_command("run", job, "--engine", "ray", "--json")
     assert ran.status == 0, ran.err
