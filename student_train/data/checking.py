@@ -131,6 +131,19 @@ class _Looker:
                     self.counts["left_out"] += 1
         except BadInput as error:  # a whole file: what other sets have is still told
             self.found.add("unreadable", self.name, str(error))
+        else:
+            self._look_at_size()
+
+    def _look_at_size(self) -> None:
+        """Without a whole file that cannot be read, which says more."""
+        held, wanted = self.counts["conversations"], self.given.count or 1
+        if self.data.without_targets == "drop":
+            held -= self.counts["without_targets"]
+        if held < wanted:
+            files, left_out = ", ".join(self.given.conversations), self.counts["left_out"]
+            said = f"{files}: {held:,} conversations to train on" + (f", and {left_out:,} left out" if left_out else "")
+            needed = "at least one" if self.given.count is None else f"{wanted:,}, by its `count`"
+            self.found.add("too_few", self.name, f"{said}; needed {needed}", max(held, 1))
 
     def _look_at(self, one: Conversation) -> None:
         self.counts["conversations"] += 1

@@ -162,7 +162,7 @@ def _from_lists(source: VideoSource, note: Note) -> Videos:
             found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
             has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
         if has_none:
-            note(f"{one.path} is about images or text alone: a teacher has nothing to see in it")
+            note(f"{one.path} is about images or text alone, or empty: a teacher has nothing to see in it")
         tables += found
     for sentence in dropped.notes():
         note(f"{source.manifest}: {sentence}")

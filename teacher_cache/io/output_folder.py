@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,12 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to, which replaces it if the block ends without an error."""
+    """A temporary path beside ``path`` to write to: it replaces ``path`` if the block ends well, and is removed otherwise."""
     unfinished = path.with_name(f".{path.name}.part")
-    yield unfinished
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the block's error is the one to tell
+            unfinished.unlink(missing_ok=True)
+        raise

@@ -102,6 +102,18 @@ def test_videos_are_looked_up_in_the_store(folder: Path, tiny_store: Path) -> No
     assert (tolerant.faults, tolerant.sets[""].without_targets) == ({}, 3)
 
 
+def test_a_set_with_fewer_than_a_fit_needs_is_told(folder: Path, tiny_store: Path) -> None:
+    assert check(config(folder, []), None).faults == {"too_few": 1}
+    few = {"conversations": str(folder / "few.json"), "video_root": str(folder), "count": 2}
+    (folder / "few.json").write_text(json.dumps([record(), record(video="other.mp4")]), encoding="utf-8")
+    (folder / "other.mp4").write_bytes(b"some bytes")
+    mixed = config(folder, [], conversations=(), mixture={"sets": {"few": few}}, without_targets="drop")
+    assert check(mixed, None).faults == {}
+    found = check(mixed, open_cache(str(tiny_store)))
+    assert found.faults == {"too_few": 1}
+    assert found.findings[0].detail.endswith("few.json: 1 conversations to train on; needed 2, by its `count`")
+
+
 def test_a_file_that_is_missing_is_told_once_and_one_set_s_fault_hides_no_other_s(folder: Path) -> None:
     published_sets.vsti(folder)
     sets = {
@@ -153,7 +165,7 @@ def test_options_are_found_in_every_published_form() -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    others = {"without_targets", "ambiguous_clip", "also_validation"}
+    others = {"too_few", "without_targets", "ambiguous_clip", "also_validation"}
     assert set(WRONG) | others == {*FAULTS, *DOUBTS}
 
 

@@ -41,7 +41,7 @@ def test_a_mixture_lists_the_videos_of_all_its_sets_once(tmp_path: Path) -> None
     )
     videos, notes = listed(mixture=path)
     vsti, robofac = "scannet/videos/scene0000_00.mp4", "PickCube/grasp/0f3a.mp4"
-    assert notes == [f"{sat} is about images or text alone: a teacher has nothing to see in it"]
+    assert notes == [f"{sat} is about images or text alone, or empty: a teacher has nothing to see in it"]
     assert videos == [(vsti, f"s3://bucket/scans/{vsti}"), (robofac, f"{tmp_path}/{robofac}")]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import BadInput
-from teacher_cache.io.output_folder import claim_folder
+from teacher_cache.io.output_folder import claim_folder, written_whole
 
 
 def test_a_folder_is_claimed_once_and_by_equals_again(tmp_path: Path) -> None:
@@ -34,3 +34,15 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot use .*: Not a directory; give another folder"):
         claim_folder(tmp_path / "file" / "below", {"size": 4})
+
+
+def test_what_is_half_written_is_gone_and_what_was_there_stays(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "file") as draft:
+            draft.write_text("half")
+            raise BadInput("its own")
+
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(BadInput, match="its own"):
+        write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "before")]
