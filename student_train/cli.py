@@ -92,7 +92,7 @@ def export(
 
 def show_fit(found: ShownFit) -> None:
     """Every field, and what they come to."""
-    stdout.print(yaml.safe_dump(found.config, sort_keys=False), soft_wrap=True, markup=False)
+    stdout.print(*yaml.safe_dump(found.config, sort_keys=False).splitlines(), sep="\n", soft_wrap=True)
     table = Table("part", "parameters", "trained", "learning rate")
     for name, part in found.parts.items():
         rate = "–" if part.learning_rate is None else f"{part.learning_rate:g}"
@@ -474,7 +474,7 @@ def show_answers(answers: AnswersReport) -> None:
             for row in found.rows:
                 table.add_row(*row)
             stdout.print(table)
-    stdout.print("\n".join(score_tables.about(answers)), soft_wrap=True)
+    stdout.print(*score_tables.about(answers), sep="\n", soft_wrap=True)
     show_unevaluated("questions", answers.unevaluated)
 
 

@@ -109,6 +109,8 @@ class _Looker:
     videos: set[str] = field(default_factory=set)
     """As the conversations name them, or by their clips' ids."""
     images: set[str] = field(default_factory=set)
+    named: dict[str, str] = field(default_factory=dict)
+    """Video as the conversations name it → where it is read."""
     lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Video without targets → why, and how many conversations are about it."""
     asked: dict[bytes, list[tuple[bytes, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -177,6 +179,8 @@ class _Looker:
         except BadInput as error:
             self.found.add("outside_roots", self.name, str(error))
             return
+        if sample is not None and sample.video and one.video:
+            self.named[one.video] = sample.video
         if sample is not None:
             self.files.update({*([sample.video] if sample.video else []), *sample.images})
 
@@ -299,6 +303,7 @@ def _compare(looked: dict[str, _Looker], found: _Found, *, is_stopped: bool) -> 
                 found.add("without_targets", one.name, why, count)
         _look_for_repeats(one, found)
     _look_for_mixed_answers(looked, found)
+    _look_for_same_names({name: one for name, one in looked.items() if name != VALIDATION}, found)
     if VALIDATION in looked:
         held = looked[VALIDATION]
         for name, one in looked.items():
@@ -314,6 +319,16 @@ def _look_for_repeats(one: _Looker, found: _Found) -> None:
                 found.add("duplicate", one.name, f"{other} asks and answers what {source} does")
             else:
                 found.add("contradiction", one.name, f"{other} asks what {source} does, and has another answer")
+
+
+def _look_for_same_names(looked: dict[str, _Looker], found: _Found) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    for name, one in looked.items():
+        for video, file in one.named.items():
+            other, place = first.setdefault(video, (name, file))
+            if place != file:
+                said = f"{video} is {file} here and {place} in {other}; give both one `video_root`, with a folder for each"
+                found.add("same_name", name, said)
 
 
 def _look_for_mixed_answers(looked: dict[str, _Looker], found: _Found) -> None:

@@ -114,6 +114,16 @@ def test_a_set_with_fewer_than_a_fit_needs_is_told(folder: Path, tiny_store: Pat
     assert found.findings[0].detail.endswith("few.json: 1 conversations to train on; needed 2, by its `count`")
 
 
+def test_different_videos_of_one_name_are_told_before_a_teacher_refuses_them(folder: Path) -> None:
+    (folder / "b").mkdir()
+    (folder / "b" / "scene-0.mp4").write_bytes(b"another video")
+    (folder / "few.json").write_text(json.dumps([record()]), encoding="utf-8")
+    a, b = ({"conversations": str(folder / "few.json"), "video_root": str(root)} for root in (folder, folder / "b"))
+    assert check(config(folder, [], conversations=(), mixture={"sets": {"a": a, "c": a}}), None).faults == {}
+    found = check(config(folder, [], conversations=(), mixture={"sets": {"a": a, "b": b}}), None)
+    assert (found.faults, found.findings[0].set) == ({"same_name": 1}, "b")
+
+
 def test_a_file_that_is_missing_is_told_once_and_one_set_s_fault_hides_no_other_s(folder: Path) -> None:
     published_sets.vsti(folder)
     sets = {
@@ -165,7 +175,7 @@ def test_options_are_found_in_every_published_form() -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    others = {"too_few", "without_targets", "ambiguous_clip", "also_validation"}
+    others = {"too_few", "same_name", "without_targets", "ambiguous_clip", "also_validation"}
     assert set(WRONG) | others == {*FAULTS, *DOUBTS}
 
 

@@ -70,7 +70,10 @@ def test_images_alone_are_no_list_of_videos(tmp_path: Path) -> None:
 def test_videos_of_two_sets_with_one_name_are_refused(tmp_path: Path) -> None:
     robofac = str(published_sets.robofac(tmp_path))
     sets = {name: {"conversations": robofac, "video_root": f"/data/{name}"} for name in ("a", "b")}
-    with pytest.raises(BadInput, match=r"two videos have the id 'PickCube/grasp/0f3a.mp4': /data/a/.* and /data/b/"):
+    with pytest.raises(
+        BadInput,
+        match=r"two videos have the id 'PickCube/grasp/0f3a.mp4': /data/a/.* and /data/b/.*; give the sets one `video_root`",
+    ):
         listed(mixture=mixture(tmp_path, **sets))
 
 
