@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +36,19 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     if differing := sorted(name for name in held.keys() | settings.keys() if held.get(name) != settings.get(name)):
         pairs = ", ".join(f"{name} {held.get(name)!r}, not {settings.get(name)!r}" for name in differing)
         raise BadInput(f"{folder} was made with {pairs} ({file}); give another folder")
+
+
+def require_writable(path: Path) -> None:
+    """Make the file's folder, and raise `BadInput` if the file cannot be written: to be told before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe = path.with_name(f".{path.name}.part")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; give another --out") from None
 
 
 def write_json(path: Path, value: Any) -> None:
