@@ -104,10 +104,8 @@ def show_fit(found: ShownFit) -> None:
     table.add_row("on its host, for a checkpoint", f"{found.checkpoint_host_bytes / 2**30:.3f}")
     stdout.print(table)
     show_sets(found.sets)
-    loss = found.loss
-    weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
     stdout.print(
-        f"loss: sft + {loss.alpha:g}·ld + {loss.beta:g}·({weighted}), {loss.reduction}",
+        f"loss: {_loss_of(found)}",
         f"{found.steps} steps ({found.warmup_steps} of warm-up) of {found.samples_per_step} conversations by {found.processes} "
         f"processes; {found.samples} conversations of {found.tokens:,} tokens, the longest of {found.longest:,}"
         + (f"; an epoch has {found.epoch:,}" if found.epoch != found.samples else "")
@@ -116,6 +114,16 @@ def show_fit(found: ShownFit) -> None:
         sep="\n",
         soft_wrap=True,
     )
+
+
+def _loss_of(found: ShownFit) -> str:
+    """The loss as a formula: only of what the run's mode learns."""
+    loss, mode = found.loss, found.config["mode"]
+    if mode == "sft":
+        return "sft"
+    weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
+    explicit = f" + {loss.beta:g}·({weighted})" if mode != "latent" and weighted else ""
+    return f"sft + {loss.alpha:g}·ld{explicit}, {loss.reduction}"
 
 
 def show_sets(sets: Mapping[str, TrainedSet]) -> None:
