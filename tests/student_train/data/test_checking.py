@@ -226,6 +226,17 @@ def test_captions_become_conversations_only_with_their_question(folder: Path, st
     assert [one["conversations"][0]["value"] for one in lines] == ["Describe this video.", "Which way does the car turn?"]
 
 
+def test_a_set_that_is_left_out_whole_is_told(folder: Path, student_train_command: Command) -> None:
+    (folder / "few.json").write_text(json.dumps([record(id="a")]), encoding="utf-8")
+    (folder / "ids.json").write_text('["a"]', encoding="utf-8")
+    done = student_train_command(
+        "data", "convert", folder / "few.json", "--leave-out", folder / "ids.json", "--out", folder / "o"
+    )
+    is_one_clear_error(done, 2, "no record is a conversation, but for 1 that --leave-out names")
+    assert "[OPTIONS] FILE...\n" in student_train_command("data", "convert").err
+    assert not (folder / "o").exists() or not list((folder / "o").iterdir())
+
+
 def test_what_is_no_image_costs_its_record(folder: Path, student_train_command: Command) -> None:
     rows = [
         {"image": {"bytes": data, "path": None}, "question": "What?", "answer": "A bed"}
