@@ -123,7 +123,7 @@ def number_of(value: object, name: str = "answer") -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ItemError(f"has no options, and its `{name}` is {value!r}; needed options, or a number")
+        raise ItemError(f"has no options, and its `{name}` is {repr(value)[:80]}; needed options, or a number")
     return number
 
 
