@@ -8,18 +8,22 @@ from schemas.base import Frozen
 
 Fault = Literal[
     "unreadable",
+    "too_few",
     "misplaced",
     "outside_roots",
     "missing_file",
+    "same_name",
     "ambiguous_clip",
     "without_targets",
     "no_option",
 ]
-"""What stops a fit, or teaches a wrong answer. ``unreadable``: a file that cannot be read, or a record that is no conversation;
-``misplaced``: the words for videos and images in the text do not fit those that the record names; ``outside_roots``: a file
-that may not be read, since it is under no root; ``missing_file``: a video or an image that is not there, or is empty;
-``ambiguous_clip``: a video that several clips of the store could be; ``without_targets``: a video that the store has no targets
-for; ``no_option``: an answer to a question with options that is neither one of them nor its letter."""
+"""What stops a fit, or teaches a wrong answer. ``unreadable``: a file that cannot be read, or a record that is no
+conversation; ``too_few``: a set without a conversation, or with fewer than its ``count``; ``misplaced``: the words for videos
+and images in the text do not fit those that the record names; ``outside_roots``: a file that may not be read, since it is
+under no root; ``missing_file``: a video or an image that is not there, or is empty; ``same_name``: a name that is another
+video in another set, which no store can keep apart; ``ambiguous_clip``: a video that several clips of the store could be;
+``without_targets``: a video that the store has no targets for; ``no_option``: an answer to a question with options that is
+neither one of them nor its letter."""
 Doubt = Literal["duplicate", "contradiction", "mixed_answers", "also_validation"]
 """What a fit takes, and you may not want. ``duplicate``: the same question about the same files with the same answer again;
 ``contradiction``: with another answer; ``mixed_answers``: some questions with options are answered by letters, others by texts;

@@ -24,7 +24,7 @@ class MixtureSet(Frozen):
     """The same for its images."""
     leave_out: tuple[str, ...] = ()
     """JSON files of ids, such as a published erratum: conversations of these ids are left out."""
-    weight: float = Field(1, gt=0)
+    weight: float = Field(1, gt=0, le=1000)
     """How often an epoch has each conversation. With 2, twice; with 0.5, an epoch has half of them and the next epoch the
     others, so that none comes again before all had their turn."""
     count: int | None = Field(None, ge=1)

@@ -92,7 +92,7 @@ def export(
 
 def show_fit(found: ShownFit) -> None:
     """Every field, and what they come to."""
-    stdout.print(yaml.safe_dump(found.config, sort_keys=False), soft_wrap=True, markup=False)
+    stdout.print(*yaml.safe_dump(found.config, sort_keys=False).splitlines(), sep="\n", soft_wrap=True)
     table = Table("part", "parameters", "trained", "learning rate")
     for name, part in found.parts.items():
         rate = "–" if part.learning_rate is None else f"{part.learning_rate:g}"
@@ -104,10 +104,8 @@ def show_fit(found: ShownFit) -> None:
     table.add_row("on its host, for a checkpoint", f"{found.checkpoint_host_bytes / 2**30:.3f}")
     stdout.print(table)
     show_sets(found.sets)
-    loss = found.loss
-    weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
     stdout.print(
-        f"loss: sft + {loss.alpha:g}·ld + {loss.beta:g}·({weighted}), {loss.reduction}",
+        f"loss: {_loss_of(found)}",
         f"{found.steps} steps ({found.warmup_steps} of warm-up) of {found.samples_per_step} conversations by {found.processes} "
         f"processes; {found.samples} conversations of {found.tokens:,} tokens, the longest of {found.longest:,}"
         + (f"; an epoch has {found.epoch:,}" if found.epoch != found.samples else "")
@@ -116,6 +114,16 @@ def show_fit(found: ShownFit) -> None:
         sep="\n",
         soft_wrap=True,
     )
+
+
+def _loss_of(found: ShownFit) -> str:
+    """The loss as a formula: only of what the run's mode learns."""
+    loss, mode = found.loss, found.config["mode"]
+    if mode == "sft":
+        return "sft"
+    weighted = " + ".join(f"{weight:g}·{modality}" for modality, weight in loss.weights.items() if weight)
+    explicit = f" + {loss.beta:g}·({weighted})" if mode != "latent" and weighted else ""
+    return f"sft + {loss.alpha:g}·ld{explicit}, {loss.reduction}"
 
 
 def show_sets(sets: Mapping[str, TrainedSet]) -> None:
@@ -477,7 +485,7 @@ def show_answers(answers: AnswersReport) -> None:
             for row in found.rows:
                 table.add_row(*row)
             stdout.print(table)
-    stdout.print("\n".join(score_tables.about(answers)), soft_wrap=True)
+    stdout.print(*score_tables.about(answers), sep="\n", soft_wrap=True)
     show_unevaluated("questions", answers.unevaluated)
 
 

@@ -105,6 +105,8 @@ class _Looker:
     videos: set[str] = field(default_factory=set)
     """As the conversations name them, or by their clips' ids."""
     images: set[str] = field(default_factory=set)
+    named: dict[str, str] = field(default_factory=dict)
+    """Video as the conversations name it → where it is read."""
     lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Video without targets → why, and how many conversations are about it."""
     asked: dict[bytes, list[tuple[bytes, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -127,6 +129,19 @@ class _Looker:
                     self.counts["left_out"] += 1
         except BadInput as error:  # a whole file: what other sets have is still told
             self.found.add("unreadable", self.name, str(error))
+        else:
+            self._look_at_size()
+
+    def _look_at_size(self) -> None:
+        """Without a whole file that cannot be read, which says more."""
+        held, wanted = self.counts["conversations"], self.given.count or 1
+        if self.data.without_targets == "drop":
+            held -= self.counts["without_targets"]
+        if held < wanted:
+            files, left_out = ", ".join(self.given.conversations), self.counts["left_out"]
+            said = f"{files}: {held:,} conversations to train on" + (f", and {left_out:,} left out" if left_out else "")
+            needed = "at least one" if self.given.count is None else f"{wanted:,}, by its `count`"
+            self.found.add("too_few", self.name, f"{said}; needed {needed}", max(held, 1))
 
     def _look_at(self, one: Conversation) -> None:
         self.counts["conversations"] += 1
@@ -160,6 +175,8 @@ class _Looker:
         except BadInput as error:
             self.found.add("outside_roots", self.name, str(error))
             return
+        if sample is not None and sample.video and one.video:
+            self.named[one.video] = sample.video
         if sample is not None:
             self.files.update({*([sample.video] if sample.video else []), *sample.images})
 
@@ -282,6 +299,7 @@ def _compare(looked: dict[str, _Looker], found: _Found, *, is_stopped: bool) -> 
                 found.add("without_targets", one.name, why, count)
         _look_for_repeats(one, found)
     _look_for_mixed_answers(looked, found)
+    _look_for_same_names({name: one for name, one in looked.items() if name != VALIDATION}, found)
     if VALIDATION in looked:
         held = looked[VALIDATION]
         for name, one in looked.items():
@@ -297,6 +315,16 @@ def _look_for_repeats(one: _Looker, found: _Found) -> None:
                 found.add("duplicate", one.name, f"{other} asks and answers what {source} does")
             else:
                 found.add("contradiction", one.name, f"{other} asks what {source} does, and has another answer")
+
+
+def _look_for_same_names(looked: dict[str, _Looker], found: _Found) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    for name, one in looked.items():
+        for video, file in one.named.items():
+            other, place = first.setdefault(video, (name, file))
+            if place != file:
+                said = f"{video} is {file} here and {place} in {other}; give both one `video_root`, with a folder for each"
+                found.add("same_name", name, said)
 
 
 def _look_for_mixed_answers(looked: dict[str, _Looker], found: _Found) -> None:

@@ -16,7 +16,7 @@ from pyarrow import ArrowException
 
 from schemas.errors import BadInput
 from student_train.data.records import in_llava_shape
-from teacher_cache.clips.lists import json_objects
+from teacher_cache.clips.lists import is_utf8, json_objects
 from teacher_cache.clips.mixture import files_of
 
 _ROWS = 64
@@ -146,7 +146,7 @@ def records_in(path: str) -> Iterator[Mapping[str, Any]]:
     except FileNotFoundError:
         raise BadInput(f"there is no conversation file {path}") from None
     except (OSError, ArrowException) as error:
-        raise BadInput(f"cannot read the conversations of {path}: {error}") from None
+        raise BadInput(f"cannot read the conversations of {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _rows(path: str) -> Iterator[Mapping[str, Any]]:
@@ -181,7 +181,7 @@ def _ids_of(path: str) -> set[str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the ids to leave out of {path}: {error}") from None
+        raise BadInput(f"cannot read the ids to leave out of {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         found = set(_named(json.loads(text)))
     except (ValueError, RecursionError):
@@ -218,12 +218,17 @@ def _conversation(item: Mapping[str, Any]) -> Conversation:
         video = videos[0]
     elif video is None and videos:
         raise BadInput(f"`videos` is {str(videos)[:80]}; needed a list of one (a sample may have one video)")
+    if not is_utf8("".join(one.text for one in turns)):
+        raise BadInput("a turn has half a character (a lone surrogate), which no tokenizer reads; needed text in UTF-8")
     for name, value in (("video", video), ("clip_id", clip_id)):
         if value is not None and (not isinstance(value, str) or not value):
             raise BadInput(f"`{name}` is {value!r}; needed one string (a sample may have one video)")
     images = [images] if isinstance(images, str) else images or []
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise BadInput(f"`image` is {str(images)[:80]}; needed one path, or a list of them")
+    for name in filter(None, (video, clip_id, *images)):
+        if "\0" in name or not is_utf8(name):
+            raise BadInput(f"names {name[:80]!a}, which has a NUL or half a character; no file is called so")
     return Conversation("", turns, video, clip_id, tuple(images))
 
 

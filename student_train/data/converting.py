@@ -46,13 +46,14 @@ def convert(
         raise BadInput(f"{target} is there already; give another --out, or --overwrite to replace it")
     dropped, images = ids_in(leave_out), _Images(out)
     left_out: list[str] = []
-    written = 0
+    written = skipped = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as draft, draft.open("w", encoding="utf-8") as lines:
             for source, record in _records(files_of(files)):
                 advance(1)
                 if str(record.get("id")) in dropped:
+                    skipped += 1
                     continue
                 try:
                     told = list(in_llava_shape(_with_files(record if ask is None else captioned(record, ask), images)))
@@ -67,7 +68,9 @@ def convert(
                     lines.write(json.dumps(one, ensure_ascii=False) + "\n")
                     written += 1
             if not written:
-                raise BadInput("\n".join([f"{', '.join(files)}: no record is a conversation", *left_out[:_SHOWN]]))
+                said = f"{', '.join(files)}: no record is a conversation"
+                said += f", but for {skipped:,} that --leave-out names" if skipped else ""
+                raise BadInput("\n".join([said, *left_out[:_SHOWN]]))
     except OSError as error:
         raise BadInput(f"cannot write to {out}: {error.strerror or error}; give another --out") from None
     shown = tuple(left_out[:_SHOWN])

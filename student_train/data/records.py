@@ -74,12 +74,14 @@ def _about(record: Record) -> dict[str, Any]:
 
 def _asked(record: Record) -> tuple[str, str]:
     """(question with its options, answer), as the record's kind of set has them."""
-    question, options = str(record["question"]).strip(), _options(record)
-    name = next((name for name in _ANSWERS if record.get(name) not in {None, ""}), None)
+    asked, options = record["question"], _options(record)
+    if not isinstance(asked, str) or not (question := asked.strip()):
+        raise BadInput(f"`question` is {str(asked)[:80]!r}; needed a text")
+    name = next((name for name in _ANSWERS if record.get(name) is not None and record[name] != ""), None)
     if name is None:
         raise BadInput(f"has a question and no answer; needed one of the fields {', '.join(_ANSWERS)}")
     answer = record[name]
-    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or answer != answer:  # noqa: PLR0124  # NaN
         raise BadInput(f"`{name}` is {str(answer)[:80]!r}; needed a text or a number")
     said = str(answer).strip()
     if name == "correct_answer" and options:
@@ -97,6 +99,8 @@ def _options(record: Record) -> list[str]:
     held = [held[letter] for letter in sorted(held)] if isinstance(held, Mapping) else held
     if not isinstance(held, list) or not 2 <= len(held) <= len(OPTION_LETTERS):
         raise BadInput(f"`{name}` is {str(held)[:80]}; needed a list of 2 to {len(OPTION_LETTERS)} options")
+    if any(isinstance(one, list | Mapping) for one in held):
+        raise BadInput(f"`{name}` is {str(held)[:80]}; needed a list of texts or numbers")
     return [("" if one is None else str(one)).strip() for one in held]
 
 

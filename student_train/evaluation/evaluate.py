@@ -101,6 +101,7 @@ def evaluate(folder: Path, wanted: Wanted, ranks: Ranks = ALONE) -> EvalReport:
     with ranks.raise_on_any_rank():
         asking = _asking(wanted)
         run = _run_with_maps(folder, wanted, has_questions=asking is not None)
+        _require_used(wanted, with_maps=run is not None, with_answers=asking is not None)
         cache = None if run is None else open_cache(wanted.store or run.config.store)
         rows = []
         if run is not None and cache is not None:
@@ -164,6 +165,16 @@ def _asking(wanted: Wanted) -> Asking | None:
         raise BadInput(f"--benchmark {benchmark.name} needs --root, its folder; {needed(benchmark)}")
     found = read(benchmark, wanted.root or Path(), wanted.questions)
     return Asking(benchmark, found, wanted.video_root or str(wanted.root or "."))
+
+
+def _require_used(wanted: Wanted, *, with_maps: bool, with_answers: bool) -> None:
+    """Raise `BadInput` for what would be ignored: whoever gives it expects another evaluation."""
+    for option, is_given in (("--clip", bool(wanted.clip_ids)), ("--limit", wanted.limit is not None)):
+        if is_given and not with_maps:
+            raise BadInput(f"{option} chooses clips whose maps are compared, and here none are; leave it out, or give --maps")
+    for option, is_given in (("--root", wanted.root is not None), ("--frames", wanted.frames is not None)):
+        if is_given and not with_answers:
+            raise BadInput(f"{option} is for questions, and none are asked; give --benchmark or --questions, or leave it out")
 
 
 def _run_with_maps(folder: Path, wanted: Wanted, *, has_questions: bool) -> Run | None:

@@ -15,7 +15,7 @@ from schemas.job import VideoSource
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.sources import list_videos
 from teacher_cache.io.console import progress_bar
-from teacher_cache.io.output_folder import write_json
+from teacher_cache.io.output_folder import require_writable, write_json
 from teacher_cache.io.places import local_path
 
 QUESTION = "How much time passes from the video's first frame to its last?"
@@ -29,6 +29,7 @@ def write_time_questions(patterns: Sequence[str], out: Path, *, seed: int = 0) -
 
     A path in the file is relative to the file's folder, if the video lies below it. Raises `BadInput`, `Unreachable`.
     """
+    require_writable(out)
     videos = list_videos(VideoSource(glob=tuple(patterns)))
     questions: list[dict[str, Any]] = []
     left_out: list[str] = []
@@ -51,11 +52,7 @@ def write_time_questions(patterns: Sequence[str], out: Path, *, seed: int = 0) -
             )  # fmt: skip
     if not questions:
         raise BadInput("\n".join(["no video has a question:", *left_out]))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, questions)
-    except OSError as error:
-        raise BadInput(f"cannot write {out}: {error.strerror}; give another --out") from None
+    write_json(out, questions)
     return TimeQuestionsReport(out=str(out), questions=len(questions), left_out=tuple(left_out))
 
 

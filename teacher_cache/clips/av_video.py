@@ -164,7 +164,7 @@ class AvVideo:
         seconds = self._packets.seconds(index, frame.pts)
         if frame.interlaced_frame:
             if self._shown.interlaced == "refuse":
-                detail = "its frames are interlaced, each of fields of two times, and clips.interlaced is refuse"
+                detail = "its frames are interlaced, each of fields of two times; `clips.interlaced: bwdif` decodes them"
                 raise VideoError("interlaced_unsupported", detail)
             if not self._has_fields:
                 self._has_fields = True
@@ -311,7 +311,9 @@ def _upright(frame: Any, shown: Shown) -> Frame:
     if transfer is None:
         picture = frame.to_ndarray(format="rgb24")
     elif shown.hdr == "refuse":
-        raise VideoError("hdr_unsupported", f"its transfer function is {transfer}, and clips.hdr is refuse")
+        raise VideoError(
+            "hdr_unsupported", f"its transfer function is {transfer}, and `clips.hdr` is `refuse`; `bt2390` decodes it as SDR"
+        )
     else:
         picture = tone_mapped(frame, transfer).to_ndarray(format="rgb24")
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 from schemas.errors import VideoError
 from teacher_cache.clips.pictures import listed_pictures, packed, pictures_digest
@@ -41,7 +43,7 @@ def content_digest(uri: str) -> str | None:
         if part:
             first, length = part.start, part.size
         else:
-            info = fs.info(path)
+            info = _info(fs, path)
             first, length = 0, int(info["size"]) if info["type"] == "file" else 0
         return length, [fs.cat_file(path, start=first + start, end=first + stop) for start, stop in _sampled(length)]
 
@@ -54,6 +56,17 @@ def content_digest(uri: str) -> str | None:
     for block in blocks:
         digest.update(block)
     return f"sampled-sha256:{digest.hexdigest()}" + (f"@{part.start}+{part.size}" if part else "")
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    """What a filesystem says of a file. Raises `FileNotFoundError` also for a path that no file could have."""
+    try:
+        found: dict[str, Any] = fs.info(path)
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}:
+            raise FileNotFoundError(error.errno, error.strerror, path) from None
+        raise
+    return found
 
 
 def _sampled(length: int) -> list[tuple[int, int]]:

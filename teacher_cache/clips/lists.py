@@ -138,11 +138,15 @@ def _tells_conversations(text: bytes) -> bool:
 
 def _start_of(file: ListFile) -> bytes:
     with file.path.open("rb") as opened:
-        return opened.read(_BYTES).removeprefix(_MARK)
+        start = opened.read(_BYTES)
+    if start.startswith(_GZIP):
+        raise BadInput(f"{file.name}: it is packed by gzip, and lists are read as they are; unpack it with `gunzip --keep`")
+    return start.removeprefix(_MARK)
 
 
 _MARK = b"\xef\xbb\xbf"
 """The byte-order mark of UTF-8, which Windows puts before texts."""
+_GZIP = b"\x1f\x8b"
 
 
 # --- the formats ---
@@ -258,7 +262,7 @@ def _more(text: TextIO, name: str, size: int = _BYTES) -> str:
     try:
         return text.read(size)
     except UnicodeDecodeError as error:
-        raise BadInput(f"cannot read {name}: it is not UTF-8 ({error.reason})") from None
+        raise BadInput(f"{name}: it is not UTF-8 ({error.reason})") from None
 
 
 def _csv(about: ListFile) -> Iterator[Chunk]:
@@ -535,11 +539,20 @@ def _seconds(value: Any, key: str) -> float | None:
         return None
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise BadInput(f'needed "{key}" in seconds, at least 0; found {str(value)[:80]!r}')
     return seconds
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: JSON can hold half a character, such as an emoji's, which no file or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_all_keepable(texts: pa.ChunkedArray, where: str) -> None:

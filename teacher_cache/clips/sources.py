@@ -96,7 +96,9 @@ def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
         _require_no_https(videos.listed["uri"], source.origin)
     videos = _expanded(videos, source, note)
     told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
-    return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id"), videos.before)
+    # A mixture's ids are its paths as they are written.
+    remedy = "give each its own id" if source.mixture is None else "give the sets one `video_root`, with a folder for each"
+    return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id", remedy), videos.before)
 
 
 def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
@@ -162,7 +164,7 @@ def _from_lists(source: VideoSource, note: Note) -> Videos:
             found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
             has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
         if has_none:
-            note(f"{one.path} is about images or text alone: a teacher has nothing to see in it")
+            note(f"{one.path} is about images or text alone, or empty: a teacher has nothing to see in it")
         tables += found
     for sentence in dropped.notes():
         note(f"{source.manifest}: {sentence}")

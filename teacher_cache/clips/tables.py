@@ -116,8 +116,10 @@ def among(keys: Keys, known: Keys) -> NDArray[np.bool_]:
     return indices_among(keys, np.sort(known)) >= 0
 
 
-def distinct(table: pa.Table, name: str, columns: Sequence[str], complaint: str) -> pa.Table:
-    """The first row of each ``name``. Raises `BadInput`, beginning with ``complaint``, if a later differs in ``columns``."""
+def distinct(
+    table: pa.Table, name: str, columns: Sequence[str], complaint: str, remedy: str = "give each its own id"
+) -> pa.Table:
+    """The first row of each ``name``. Raises `BadInput`, of ``complaint`` and ``remedy``, if a later differs in ``columns``."""
     keys = np.sort(table["key"].to_numpy()) if "key" in table.column_names else None
     if keys is not None and (keys[1:] != keys[:-1]).all():
         return table  # different keys mean different names
@@ -133,7 +135,5 @@ def distinct(table: pa.Table, name: str, columns: Sequence[str], complaint: str)
             pc.fill_null(pc.equal(table[column], firsts), fill_value=False), pc.and_(*map(pc.is_null, (table[column], firsts)))
         )
         for row in np.flatnonzero(~is_same.to_numpy())[:1].tolist():
-            raise BadInput(
-                f"{complaint} {table[name][row].as_py()!r}: {firsts[row]} and {table[column][row]}; give each its own id"
-            )
+            raise BadInput(f"{complaint} {table[name][row].as_py()!r}: {firsts[row]} and {table[column][row]}; {remedy}")
     return table.take(pa.array(np.sort(first)))

@@ -23,6 +23,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise BadInput(f"line {key_node.start_mark.line + 1}: the key {key!r} is no text; needed `name: value`")
             if key in seen:
                 raise BadInput(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice; keep one")
             seen.add(key)
@@ -41,9 +43,9 @@ def load_yaml(path: str | Path, model: type[Model], settings: Sequence[str] = ()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {path}: {error}") from None
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        value = _parsed(text)
+    except _Unparsed as error:
+        raise BadInput(f"{path} is not YAML: {error}") from None
     except BadInput as error:
         raise BadInput(f"{path}, {error}") from None
     if not isinstance(value, dict):
@@ -58,6 +60,22 @@ def load_yaml(path: str | Path, model: type[Model], settings: Sequence[str] = ()
         raise BadInput(f"{source} cannot be used:\n{explain(error, model)}") from None
 
 
+class _Unparsed(Exception):
+    """Why a text is not YAML."""
+
+
+def _parsed(text: str) -> Any:
+    """The value of a YAML text. Raises `_Unparsed`, and `BadInput` for keys."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise _Unparsed(" ".join(str(error).split())) from None
+    except ValueError as error:  # of a date or a number that there is none of, such as 2026-13-45
+        raise _Unparsed(f"it has a value that looks like a date or a number and is none ({error}); quote it") from None
+    except RecursionError:
+        raise _Unparsed("it is nested too deeply") from None
+
+
 def _apply(setting: str, value: dict[str, Any]) -> None:
     """Put a setting into the mapping that a file holds. A key that the model lacks is left for its validation to name."""
     path, equals, text = setting.partition("=")
@@ -65,9 +83,9 @@ def _apply(setting: str, value: dict[str, Any]) -> None:
     if not equals or not all((*parents, last)):
         raise BadInput(f"--set {setting}: needed KEY=VALUE, the key with dots between its levels, such as engine.batch=4")
     try:
-        new = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise BadInput(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from None
+        new = _parsed(text)
+    except _Unparsed as error:
+        raise BadInput(f"--set {setting}: the value is not YAML: {error}") from None
     except BadInput as error:
         raise BadInput(f"--set {setting}: {error}") from None
     level: Any = value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,19 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         raise BadInput(f"{folder} was made with {pairs} ({file}); give another folder")
 
 
+def require_writable(path: Path) -> None:
+    """Make the file's folder, and raise `BadInput` if the file cannot be written: to be told before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe = path.with_name(f".{path.name}.part")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}; give another --out") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with written_whole(path) as unfinished:
@@ -44,7 +59,12 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to, which replaces it if the block ends without an error."""
+    """A temporary path beside ``path`` to write to: it replaces ``path`` if the block ends well, and is removed otherwise."""
     unfinished = path.with_name(f".{path.name}.part")
-    yield unfinished
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the block's error is the one to tell
+            unfinished.unlink(missing_ok=True)
+        raise

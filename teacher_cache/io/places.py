@@ -136,6 +136,8 @@ class Roots:
 
         For a local file that is its real path, with all links followed. Raises `BadInput` if it is under none of the roots.
         """
+        if "\0" in path:
+            raise BadInput(f"{path!a} is no path: no file's name has a NUL")
         if "://" not in path and not path.startswith("/") and self.roots:
             path = f"{self.roots[0].rstrip('/')}/{path}"
         require_openable(path)

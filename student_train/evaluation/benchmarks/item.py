@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.clip import Segment
 from schemas.evaluation import OPTION_LETTERS
+from teacher_cache.clips.lists import is_utf8
 
 Record = Mapping[str, Any]
 
@@ -71,7 +72,7 @@ def text(record: Record, *names: str) -> str:
     for name in names:
         value = record.get(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
-            return str(value)
+            return _written(str(value), name)
     raise ItemError(f"`{names[0]}` is {record.get(names[0])!r}; needed a text")
 
 
@@ -80,6 +81,14 @@ def path_in(record: Record, name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ItemError(f"`{name}` is {value!r}; needed a path")
+    if "\0" in value:
+        raise ItemError(f"`{name}` is {value!r}; no file's name has a NUL")
+    return _written(value, name)
+
+
+def _written(value: str, name: str) -> str:
+    if not is_utf8(value):
+        raise ItemError(f"`{name}` has half a character (a lone surrogate): {value[:80]!a}; needed text in UTF-8")
     return value
 
 
@@ -89,7 +98,7 @@ def option_texts(value: object) -> tuple[str, ...]:
         raise ItemError(f"`options` is {value!r}; needed a list")
     if not 2 <= len(value) <= len(OPTION_LETTERS):
         raise ItemError(f"has {len(value)} options; needed 2 to {len(OPTION_LETTERS)}")
-    return tuple("" if one is None else str(one) for one in value)
+    return tuple("" if one is None else _written(str(one), "options") for one in value)
 
 
 def index_of(options: Sequence[str], answer: object) -> tuple[int | None, str | None]:
@@ -111,10 +120,10 @@ def number_of(value: object, name: str = "answer") -> float:
     """A finite number. Raises `ItemError` for anything else."""
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ItemError(f"has no options, and its `{name}` is {value!r}; needed options, or a number")
+        raise ItemError(f"has no options, and its `{name}` is {repr(value)[:80]}; needed options, or a number")
     return number
 
 

@@ -92,14 +92,15 @@ def _renamed(item: Item, index: int) -> Item:
 
 def _files(benchmark: Benchmark, root: Path) -> list[Path]:
     if not root.is_dir():
-        raise BadInput(f"there is no folder {root}; {needed(benchmark)}")
+        wrong = f"{root} is a file, not a folder" if root.exists() else f"there is no folder {root}"
+        raise BadInput(f"{wrong}; {needed(benchmark)}")
     files: list[Path] = next((found for pattern in benchmark.files if (found := sorted(root.glob(pattern)))), [])
     has_media = not benchmark.media or any((root / name).is_dir() for name in benchmark.media)
     if files and has_media:
         return files
     held = ", ".join(sorted(path.name + "/" * path.is_dir() for path in root.iterdir())[:8]) or "nothing"
-    lacks = "none of these folders" if files else "no such file"
-    raise BadInput(f"{root} is no {benchmark.title}: it holds {held}, and {lacks}; {needed(benchmark)}")
+    lacks = "videos or images are" if files else "file of questions is"
+    raise BadInput(f"{root} does not hold {benchmark.title}: found {held}; its {lacks} missing; {needed(benchmark)}")
 
 
 def needed(benchmark: Benchmark) -> str:
@@ -117,7 +118,7 @@ def _records(path: Path) -> Iterator[Record]:
     except FileNotFoundError:
         raise BadInput(f"there is no file of questions {path}") from None
     except (OSError, ArrowException) as error:
-        raise BadInput(f"cannot read the questions of {path}: {error}") from None
+        raise BadInput(f"cannot read the questions of {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, object]]:

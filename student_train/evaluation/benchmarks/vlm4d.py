@@ -35,7 +35,7 @@ def _items(record: Record, index: int) -> Iterator[Item]:
     options = tuple(option.strip() for option in option_texts([choices[letter] for letter in sorted(choices)]))
     right, fault = index_of(options, record.get("answer"))
     name = text(record, "id") if record.get("id") is not None else str(index)
-    number = re.search(r"(\d+)$", name)
+    number = re.search(r"(\d{1,9})$", name)
     yield Item(
         id=name,
         task=text(record, "question_type"),

@@ -103,6 +103,28 @@ def test_videos_are_looked_up_in_the_store(folder: Path, tiny_store: Path) -> No
     assert (tolerant.faults, tolerant.sets[""].without_targets) == ({}, 3)
 
 
+def test_a_set_with_fewer_than_a_fit_needs_is_told(folder: Path, tiny_store: Path) -> None:
+    assert check(config(folder, []), None).faults == {"too_few": 1}
+    few = {"conversations": str(folder / "few.json"), "video_root": str(folder), "count": 2}
+    (folder / "few.json").write_text(json.dumps([record(), record(video="other.mp4")]), encoding="utf-8")
+    (folder / "other.mp4").write_bytes(b"some bytes")
+    mixed = config(folder, [], conversations=(), mixture={"sets": {"few": few}}, without_targets="drop")
+    assert check(mixed, None).faults == {}
+    found = check(mixed, open_cache(str(tiny_store)))
+    assert found.faults == {"too_few": 1}
+    assert found.findings[0].detail.endswith("few.json: 1 conversations to train on; needed 2, by its `count`")
+
+
+def test_different_videos_of_one_name_are_told_before_a_teacher_refuses_them(folder: Path) -> None:
+    (folder / "b").mkdir()
+    (folder / "b" / "scene-0.mp4").write_bytes(b"another video")
+    (folder / "few.json").write_text(json.dumps([record()]), encoding="utf-8")
+    a, b = ({"conversations": str(folder / "few.json"), "video_root": str(root)} for root in (folder, folder / "b"))
+    assert check(config(folder, [], conversations=(), mixture={"sets": {"a": a, "c": a}}), None).faults == {}
+    found = check(config(folder, [], conversations=(), mixture={"sets": {"a": a, "b": b}}), None)
+    assert (found.faults, found.findings[0].set) == ({"same_name": 1}, "b")
+
+
 def test_a_file_that_is_missing_is_told_once_and_one_set_s_fault_hides_no_other_s(folder: Path) -> None:
     published_sets.vsti(folder)
     sets = {
@@ -154,7 +176,7 @@ def test_options_are_found_in_every_published_form() -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    others = {"without_targets", "ambiguous_clip", "also_validation"}
+    others = {"too_few", "same_name", "without_targets", "ambiguous_clip", "also_validation"}
     assert set(WRONG) | others == {*FAULTS, *DOUBTS}
 
 
@@ -197,6 +219,17 @@ def test_captions_become_conversations_only_with_their_question(folder: Path, st
     lines = [json.loads(line) for line in (folder / "b" / "conversations.jsonl").read_text().splitlines()]
     assert done.status == 0
     assert [one["conversations"][0]["value"] for one in lines] == ["Describe this video.", "Which way does the car turn?"]
+
+
+def test_a_set_that_is_left_out_whole_is_told(folder: Path, student_train_command: Command) -> None:
+    (folder / "few.json").write_text(json.dumps([record(id="a")]), encoding="utf-8")
+    (folder / "ids.json").write_text('["a"]', encoding="utf-8")
+    done = student_train_command(
+        "data", "convert", folder / "few.json", "--leave-out", folder / "ids.json", "--out", folder / "o"
+    )
+    is_one_clear_error(done, 2, "no record is a conversation, but for 1 that --leave-out names")
+    assert "[OPTIONS] FILE...\n" in student_train_command("data", "convert").err
+    assert not (folder / "o").exists() or not list((folder / "o").iterdir())
 
 
 def test_what_is_no_image_costs_its_record(folder: Path, student_train_command: Command) -> None:

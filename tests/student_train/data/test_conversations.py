@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,9 @@ def test_plain_text_has_no_place(tmp_path: Path) -> None:
         ([item(conversations=[ASKED | {"value": "<video> <video>"}, SAID])], "2 <video> placeholders"),
         ([item(video=None, conversations=[ASKED | {"value": "<image>"}, SAID])], "a <image> placeholder, .* no `image`"),
         ([item(conversations=[{"from": "gpt", "value": "a"}])], "no turn for the placeholders <video>"),
+        ([item(conversations=[ASKED, {"from": "gpt", "value": "\ud83d"}])], r"\[0\]: a turn has half a character"),
+        ([item(video="a\ud83d.mp4")], r"\[0\]: names 'a\\ud83d.mp4', which has a NUL or half a character"),
+        ([item(image="a\0.png")], r"\[0\]: names 'a\\x00.png', which has a NUL or half a character"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, value: Any, expected: str) -> None:
@@ -159,9 +163,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no conversation file .*absent\.json"):
         read_conversations([str(tmp_path / "absent.json")])
     broken = tmp_path / "broken.json"
-    broken.write_text("[{", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"cannot read the conversations of .*broken\.json"):
-        read_conversations([str(broken)])
+    for data, said in (
+        (b"[{", "line 1: needed item 1"),
+        (b'["\xe9"', "it is not UTF-8"),
+        (gzip.compress(b"[]"), "unpack it with"),
+    ):
+        broken.write_bytes(data)
+        with pytest.raises(BadInput, match=rf"^cannot read the conversations of \S*broken\.json(, |: ).*{said}"):
+            read_conversations([str(broken)])
 
 
 @pytest.mark.parametrize(

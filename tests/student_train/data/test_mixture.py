@@ -13,7 +13,7 @@ import yaml
 from conftest import Command
 
 from schemas.errors import BadInput
-from schemas.mixture import Mixture
+from schemas.mixture import Mixture, MixtureSet
 from schemas.train import DataConfig, FitReport, ShownFit, TrainConfig
 from student_train.data.mixture import Epochs, chosen, sets_of, with_mixture
 from student_train.data.samples import load_samples
@@ -137,6 +137,12 @@ def test_a_fit_of_a_mixture_says_its_epochs_and_keeps_its_sets(
 def test_conversations_beside_a_mixture_are_refused() -> None:
     with pytest.raises(ValueError, match="give `conversations` or `mixture`"):
         DataConfig.model_validate({"conversations": "a.json", "mixture": "b.yaml"})
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), 1e300])
+def test_a_weight_that_no_epoch_can_have_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight\n.*(greater than 0|less than or equal to 1000)"):
+        MixtureSet(conversations="a.json", weight=weight)
 
 
 def test_the_samples_know_their_set(tiny_store: Path, videos: Path, mixture: Path) -> None:

@@ -372,6 +372,15 @@ def test_scores_do_not_depend_on_what_stands_beside_a_clip(report: EvalReport, r
 def test_nothing_to_evaluate_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is nothing to evaluate"):
         evaluate(run, Wanted(maps=False, out=tmp_path / "eval"))
+    unused: tuple[tuple[Wanted, str], ...] = (
+        (Wanted(maps=False, limit=1), "--limit chooses clips whose maps are compared"),
+        (Wanted(maps=False, clip_ids=("scene-0.mp4",)), "--clip chooses clips"),
+        (Wanted(root=tmp_path), "--root is for questions, and none are asked"),
+        (Wanted(frames=4), "--frames is for questions"),
+    )
+    for wanted, said in unused:
+        with pytest.raises(BadInput, match=said):
+            evaluate(run, wanted)
 
 
 def test_running_means_end_where_they_are() -> None:

@@ -338,8 +338,10 @@ def test_what_a_file_comes_to_is_shown_without_training(
     assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
     assert not (tmp_path / "run").exists()
     shown = student_train_command("fit", path, "--show").out
-    assert "part_learning_rates:" in shown
+    assert yaml.safe_load(shown.partition("┏")[0]) == found.config | {"fsdp": None}, "a file that can be used again"
     assert "loss: sft + 0.01·ld + 1·(0.1·depth + 0.001·flow + 0.01·motion + 1e-05·camray), mean" in shown
+    latent = student_train_command("fit", path, "--show", "--set", "mode=latent").out
+    assert "loss: sft + 0.01·ld, mean\n" in latent
     assert "40 steps (1 of warm-up) of 1 conversations by 1 processes; 4 conversations of 4,316 tokens" in shown
 
 

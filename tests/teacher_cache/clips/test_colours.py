@@ -209,7 +209,10 @@ def test_the_recipe_says_what_becomes_of_high_range_and_the_trainer_sees_it(tmp_
     with Decoder(refusing, 60) as decoder:
         (clip,) = decoder.clips(path, [None])
         assert isinstance(clip, VideoError)
-        assert (clip.reason, clip.detail) == ("hdr_unsupported", "its transfer function is HLG, and clips.hdr is refuse")
+        assert (clip.reason, clip.detail) == (
+            "hdr_unsupported",
+            "its transfer function is HLG, and `clips.hdr` is `refuse`; `bt2390` decodes it as SDR",
+        )
     with Decoder(refusing.model_copy(update={"hdr": "bt2390"}), 60) as decoder:
         (clip,) = decoder.clips(path, [None])
         assert isinstance(clip, DecodedClip)

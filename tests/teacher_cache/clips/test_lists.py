@@ -180,6 +180,8 @@ def test_a_list_may_name_its_columns_otherwise(tmp_path: Path) -> None:
         ("a.csv", b'uri,caption\na.mp4,"x\n', "line 2: it is not CSV in UTF-8 (unexpected end of data)"),
         ("a.csv", b"name\na.mp4\n", 'line 2: needed an object with a text "uri" (or file_name, video, video_path, path)'),
         ("a.parquet", b"PAR1 and no more", "as Parquet: "),
+        ("a.jsonl", b'{"uri": "a", "end": 1' + b"0" * 400 + b"}", 'needed "end" in seconds, at least 0; found'),
+        ("a.jsonl.gz", b"\x1f\x8b\x08", "it is packed by gzip"),
         ("a.txt", b"a.mp4\nb.mp4\n", "begins with 'a.mp4\\nb.mp4\\n', which is neither JSON nor Parquet"),
     ],
 )

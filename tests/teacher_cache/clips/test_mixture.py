@@ -41,7 +41,7 @@ def test_a_mixture_lists_the_videos_of_all_its_sets_once(tmp_path: Path) -> None
     )
     videos, notes = listed(mixture=path)
     vsti, robofac = "scannet/videos/scene0000_00.mp4", "PickCube/grasp/0f3a.mp4"
-    assert notes == [f"{sat} is about images or text alone: a teacher has nothing to see in it"]
+    assert notes == [f"{sat} is about images or text alone, or empty: a teacher has nothing to see in it"]
     assert videos == [(vsti, f"s3://bucket/scans/{vsti}"), (robofac, f"{tmp_path}/{robofac}")]
 
 
@@ -70,7 +70,10 @@ def test_images_alone_are_no_list_of_videos(tmp_path: Path) -> None:
 def test_videos_of_two_sets_with_one_name_are_refused(tmp_path: Path) -> None:
     robofac = str(published_sets.robofac(tmp_path))
     sets = {name: {"conversations": robofac, "video_root": f"/data/{name}"} for name in ("a", "b")}
-    with pytest.raises(BadInput, match=r"two videos have the id 'PickCube/grasp/0f3a.mp4': /data/a/.* and /data/b/"):
+    with pytest.raises(
+        BadInput,
+        match=r"two videos have the id 'PickCube/grasp/0f3a.mp4': /data/a/.* and /data/b/.*; give the sets one `video_root`",
+    ):
         listed(mixture=mixture(tmp_path, **sets))
 
 

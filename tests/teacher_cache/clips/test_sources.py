@@ -121,6 +121,12 @@ def test_a_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     assert content_digest(str(tmp_path / "changed")) != content_digest(str(tmp_path / "a"))
 
 
+def test_a_path_that_no_file_could_have_is_a_video_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "below.mp4", tmp_path / ("a" * 300)):
+        assert content_digest(str(path)) is None
+
+
 def test_an_unreadable_video_has_no_digest(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     source = manifest(tmp_path, {"uri": "a.mp4"}, {"uri": "gone.mp4"})

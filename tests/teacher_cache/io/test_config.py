@@ -25,7 +25,7 @@ def test_a_short_job_gets_every_default(tmp_path: Path) -> None:
         ("videos: {glob: x, manifst: y}\nstore: s\nteacher: {}\n", "videos.manifst: unknown key; did you mean `manifest`?"),
         (GOOD + "engine: {batches: 4}\n", "engine.batches: unknown key; did you mean `batch`?"),
         ("videos: {glob: x}\nteacher: {}\n", "store: missing, and required"),
-        ("videos: {}\nstore: s\nteacher: {}\n", "give exactly one of `manifest` and `glob`"),
+        ("videos: {}\nstore: s\nteacher: {}\n", "give exactly one of `manifest`, `mixture` and `glob`"),
         (GOOD + "signals: []\n", "name at least one signal"),
         (GOOD + "signals: [deep]\n", "signals.0: input should be 'f4d', 'depth', 'flow', 'motion' or 'camray' (found 'deep')"),
         (
@@ -45,6 +45,10 @@ def test_a_short_job_gets_every_default(tmp_path: Path) -> None:
         ("", "holds nothing; needed a mapping with the keys videos, store"),
         ("- a\n- b\n", "holds list"),
         ("a: [1,\n", "is not YAML"),
+        (GOOD + "? [a]\n: b\n", "line 4: the key ['a'] is no text"),
+        ("store: 2026-13-45\n", "looks like a date or a number and is none (month must be in 1..12); quote it"),
+        ("store: " + "9" * 5000, "looks like a date or a number and is none"),
+        ("store: " + "[" * 5000, "nested too deeply"),
         ("store: !!python/object/apply:os.system ['true']\n", "is not YAML"),
     ],
 )
@@ -86,6 +90,8 @@ def test_settings_replace_fields_of_the_file(tmp_path: Path) -> None:
         ("engine..batch=4", "needed KEY=VALUE"),
         ("encoding.depth=exact", "encoding is 'compact', which has no keys; set encoding as a whole"),
         ("signals=[a", "the value is not YAML"),
+        ("store=2026-13-45", "the value is not YAML: it has a value that looks like a date"),
+        ("engine={[a]: b}", "is no text"),
         ("engine={batch: 1, batch: 2}", "the key 'batch' appears twice"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import BadInput
-from teacher_cache.io.output_folder import claim_folder
+from teacher_cache.io.output_folder import claim_folder, require_writable, written_whole
 
 
 def test_a_folder_is_claimed_once_and_by_equals_again(tmp_path: Path) -> None:
@@ -34,3 +34,24 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot use .*: Not a directory; give another folder"):
         claim_folder(tmp_path / "file" / "below", {"size": 4})
+
+
+def test_what_is_half_written_is_gone_and_what_was_there_stays(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "file") as draft:
+            draft.write_text("half")
+            raise BadInput("its own")
+
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(BadInput, match="its own"):
+        write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "before")]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path / "file" / "below", "File exists|Not a directory"), (tmp_path / "new", "Is a directory")):
+        with pytest.raises(BadInput, match=f"cannot write {path}: ({said}); give another --out"):
+            require_writable(path)

@@ -150,6 +150,14 @@ def test_records_that_cannot_be_asked_are_refused_with_the_reason(name: str) -> 
         assert reason in str(refused.value), trap
 
 
+@pytest.mark.parametrize("wrong", [{"answer": 10**400}, {"video": "a\0.mp4"}, {"question": "\ud83d"}])
+def test_what_no_number_path_or_text_is_costs_its_record(wrong: dict[str, Any]) -> None:
+    sound = {"id": "1", "video": "a.mp4", "question": "How far?", "answer": 3, "task": "Counting", "benchmark": "sti"}
+    assert len(list(BENCHMARKS["timebench"].items(sound, 0))) == 1
+    with pytest.raises(ItemError, match="|".join(f"`{name}`" for name in wrong)):
+        list(BENCHMARKS["timebench"].items(sound | wrong, 0))
+
+
 @pytest.mark.parametrize("name", TABLED)
 def test_responses_are_read_as_the_tables_say(name: str) -> None:
     found, benchmark = table(name), BENCHMARKS[name]
@@ -243,13 +251,15 @@ def test_a_wrong_folder_says_what_is_there_and_what_is_needed(tmp_path: Path, na
         assert said in str(refused.value)
     with pytest.raises(BadInput, match="there is no folder"):
         read(benchmark_of(name), tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="is a file, not a folder"):
+        read(benchmark_of(name), tmp_path / "holiday.txt")
 
 
 def test_a_folder_without_its_videos_is_refused(tmp_path: Path) -> None:
     written(tmp_path, "r4d")
     (tmp_path / "videos").rmdir()
     with pytest.raises(
-        BadInput, match=r"holds test\.json, and none of these folders; needed test\.json, and the folder videos/"
+        BadInput, match=r"found test\.json; its videos or images are missing; needed test\.json, and the folder videos/"
     ):
         read(benchmark_of("r4d"), tmp_path)
 
