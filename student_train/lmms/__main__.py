@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 from student_train.lmms import TASKS
+from teacher_cache.io.console import stdout
 
-sys.stdout.write(f"{TASKS}\n")
+stdout.print(str(TASKS), soft_wrap=True, markup=False, highlight=False)

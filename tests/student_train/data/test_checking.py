@@ -110,7 +110,7 @@ def test_a_set_with_fewer_than_a_fit_needs_is_told(folder: Path, tiny_store: Pat
     (folder / "other.mp4").write_bytes(b"some bytes")
     mixed = config(folder, [], conversations=(), mixture={"sets": {"few": few}}, without_targets="drop")
     assert check(mixed, None).faults == {}
-    found = check(mixed, open_cache(str(tiny_store)))
+    found = check(mixed, ClipIndex.of(open_cache(str(tiny_store))))
     assert found.faults == {"too_few": 1}
     assert found.findings[0].detail.endswith("few.json: 1 conversations to train on; needed 2, by its `count`")
 
