@@ -179,6 +179,7 @@ def test_student_train_shows_it_as_text(
         "export": [([run, "--out", tmp_path / f"export {FILE_NAME}"], 0)],
         "ablation": [(["--settings", tmp_path / "settings.yaml"], 2)],
         "sweep": [([tmp_path / "grid.yaml"], 0), ([tmp_path / "settings.yaml"], 2)],
+        "data": [(["check", hostile_run], 1), (["convert", tmp_path / HOSTILE, "--out", tmp_path / "data"], 2)],
     }
     assert calls.keys() == get_command(student_train).commands.keys()
     for name, uses in calls.items():

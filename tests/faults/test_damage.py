@@ -230,8 +230,8 @@ def test_damage_to_a_shard_is_found_with_the_clips_that_are_hit(whole: Whole, pa
 
 
 def test_a_foreign_shard_is_not_read(whole: Whole) -> None:
-    """It is told by its length. One just as long only `verify` tells: where chunks are not compressed, or come out alike, as
-    those of ``frame_index`` do.
+    """It is told by its length. One just as long only `verify` tells: where chunks are not compressed, as those of F4D and of
+    exact arrays, or come out alike, as those of ``frame_index`` do.
     """
     shards, told = _keys(whole, "shards"), set()
     for key in shards:
@@ -241,7 +241,7 @@ def test_a_foreign_shard_is_not_read(whole: Whole) -> None:
             with whole.damaged({key: data}):
                 unread = _unread(whole, whole.clip_ids, [name], is_foreign=is_alike)
                 assert key in {finding.key for finding in verify(str(whole.path)).findings}
-            assert not is_alike or name == "frame_index" or key.startswith("flow_exact/")
+            assert not is_alike or name in {"frame_index", "f4d"} or key.startswith("flow_exact/")
             told |= {name} if unread and not is_alike else set()
     assert told == set(NAMES)
 

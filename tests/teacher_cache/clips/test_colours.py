@@ -150,7 +150,9 @@ def write_hdr(path: Path, values: np.ndarray, transfer: ColorTrc, peak: int | No
     planes = luma * 876 + 64, (blue - luma) / 1.8814 * 896 + 512, (red - luma) / 1.4746 * 896 + 512
     mastered = f":master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L({peak}0000,50)" if peak else ""
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx265", rate=25, options={"x265-params": f"lossless=1:log-level=none{mastered}"})
+        stream: Any = container.add_stream(
+            "libx265", rate=25, options={"x265-params": f"lossless=1:log-level=none:bframes=0:frame-threads=1{mastered}"}
+        )
         stream.width, stream.height, stream.pix_fmt = len(values) * _SIDE, _SIDE, "yuv444p10le"
         context = stream.codec_context
         context.color_range, context.colorspace, context.color_trc, context.color_primaries = ColorRange.MPEG, 9, transfer, 9
