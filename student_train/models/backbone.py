@@ -187,8 +187,7 @@ class Backbone(nn.Module, ABC):
 
 def behind(tower: nn.Module, states: Sequence[int]) -> list[nn.Module]:
     """The modules of one of transformers' vision towers that none of its hidden ``states``, by their indices, depends on."""
-    encoder: Any = tower.encoder
-    (layers,) = (module for module in encoder.children() if isinstance(module, nn.ModuleList))
+    layers = max((module for module in tower.modules() if isinstance(module, nn.ModuleList)), key=len)
     last = max(state % (len(layers) + 1) for state in states)
     return [*layers[last:], *(getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name))]
 

@@ -50,7 +50,8 @@ class Planner:
         self._clips = iter(
             find_clips(
                 job, facts, self._catalog, self._again, self._progress, self._prober,
-                newest=lambda: self._catalog, begin_at=shard / runs,
+                # What a run adds by itself it does not meet again.
+                newest=(lambda: self._catalog) if runs > 1 else None, begin_at=shard / runs,
             )
         )  # fmt: skip
         self._contents, self._keys = Contents(), list[Keys]()

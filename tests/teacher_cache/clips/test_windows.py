@@ -294,6 +294,19 @@ def test_videos_are_opened_where_what_was_found_cannot_be_read(
         assert not opened
 
 
+def test_what_is_kept_of_a_video_is_some_seventy_bytes(tmp_path: Path, opened: list[str]) -> None:
+    """As the guide says: 0.7 GB at ten million."""
+    names = [{"uri": f"s3://bucket/{n}.mp4", "content_digest": f"etag:9:{n}"} for n in range(20_000)]
+    rows = [name | {"segment_start": None, "segment_end": None} for name in names]
+    found = VideoInfo(frames=300, fps=29.97, taken=20)
+    with ProbeCache(DENSE) as probed:
+        probed.put(rows, [found] * len(rows))
+        assert probed.get(rows) == [found] * len(rows)
+    (file,) = (tmp_path / "node" / "probed").iterdir()
+    assert 60 < file.stat().st_size / len(rows) < 80
+    assert not opened
+
+
 def test_what_was_found_and_not_used_for_a_month_is_deleted(
     jobs: Jobs, folder: Path, tmp_path: Path, opened: list[str]
 ) -> None:
