@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -30,6 +30,7 @@ from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
 from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Reading, Values
+from teacher_cache.reader.for_training import ForTraining
 from teacher_cache.reader.stored import DecodedForm, StoredBatch, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
@@ -48,10 +49,6 @@ from teacher_cache.store.state import COMMITTED, FAILED, State
 from teacher_cache.store.store import Store, open_store
 
 if TYPE_CHECKING:
-    import torch
-
-    from teacher_cache.reader.datasets import CachedTargets, StoredTargets
-    from teacher_cache.reader.stream import TargetStream
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 # Searching this many names for a similar one takes about a second.
@@ -126,7 +123,7 @@ _ABANDONED: list[_Opened] = []
 """A parent's, in its forked children: to take them down would wait for threads that a fork does not copy."""
 
 
-class Cache:
+class Cache(ForTraining):
     """A store, open for reading at one version: whatever is committed later, it shows the same. Open again for newer.
 
     Picklable, and it survives a fork: a copy, or a forked worker's, opens the same version by itself. On a server, forked
@@ -329,6 +326,11 @@ class Cache:
         signal = cast("SignalName", name)
         return DecodedForm(self._shape(signal), np.dtype(np.float32), signal, self.recipe.encodings[signal])
 
+    def require_signals(self, signals: Sequence[str]) -> None:
+        """Raise `SignalMissing` for a name that the store does not hold."""
+        for name in signals:
+            self._part(name)
+
     def _part(self, name: str) -> PartName:
         part = "clock" if name in CLOCK_ARRAYS else name
         if part not in self._store.parts:
@@ -376,52 +378,6 @@ class Cache:
 
     def _shape(self, signal: SignalName) -> Shape:
         return self._store.shapes[signal]
-
-    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """A map-style torch dataset over the committed clips (or ``clip_ids``), in that order: item i is the i-th clip.
-
-        ``seed`` is of the sampler that `CachedTargets.batches` gives, which shuffles; None has it keep the order.
-        ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
-        """
-        from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch, which `status` does not need
-
-        for name in signals:
-            self._part(name)
-        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
-
-    def stored_dataset(
-        self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
-    ) -> StoredTargets:
-        """A torch dataset of whole batches in the form of `read_stored`, to be decoded on the trainer's device.
-
-        Raises `SignalMissing`.
-        """
-        from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
-
-        for name in signals:
-            self._part(name)
-        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
-
-    def stream(
-        self,
-        signals: Sequence[str],
-        batches: Iterable[Sequence[str]],
-        *,
-        device: torch.device | str = "cpu",
-        prefetch: int = 2,
-    ) -> TargetStream:
-        """The targets of batch after batch of clip ids, on ``device``, read ``prefetch`` batches ahead by threads.
-
-        ``batches`` is one rank's `ResumableBatchSampler`, such as ``cache.dataset(signals).batches(8)``, or any iterable of
-        lists of clip ids, which has no position to resume from. See `TargetStream`. Raises `SignalMissing`.
-        """
-        import torch  # noqa: PLC0415  # `status` does not need it
-
-        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415
-
-        for name in signals:
-            self._part(name)
-        return TargetStream(self, signals, batches, torch.device(device), prefetch)
 
     def heads(self) -> FrozenHeads | None:
         """The teacher's frozen heads as a torch module, or None for a teacher without heads. Raises `StoreDamaged`."""

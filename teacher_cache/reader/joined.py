@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,16 +19,13 @@ from schemas.view import WHOLE, View
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.reader.cache import Cache, chosen
 from teacher_cache.reader.fetch import Reading
+from teacher_cache.reader.for_training import ForTraining
 from teacher_cache.reader.stored import StoredBatch
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.chunk import Empty
 from teacher_cache.store.layout import CLOCK_ARRAYS
 
 if TYPE_CHECKING:
-    import torch
-
-    from teacher_cache.reader.datasets import CachedTargets, StoredTargets
-    from teacher_cache.reader.stream import TargetStream
     from teacher_cache.teachers.heads.frozen import FrozenHeads
 
 ClipSet = Literal["common", "same"]
@@ -54,7 +51,7 @@ def join_caches(
     return JoinedCache(dict(caches), dict(choose or {}), clips)
 
 
-class JoinedCache:
+class JoinedCache(ForTraining):
     """Several stores as one `Targets`; see `join_caches`. Picklable: a copy opens them again."""
 
     def __init__(self, caches: dict[str, Cache], choose: dict[str, str], clips: ClipSet) -> None:
@@ -161,40 +158,10 @@ class JoinedCache:
             wanted[holder].append(signal)
         return wanted
 
-    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
-        """As `Cache.dataset`, for names in `signals`."""
-        from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch
-
+    def require_signals(self, signals: Sequence[str]) -> None:
+        """Raise `SignalMissing` for a name that no store holds, or several do."""
         for name in signals:
             self._home(name)
-        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
-
-    def stored_dataset(
-        self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
-    ) -> StoredTargets:
-        """As `Cache.stored_dataset`, for names in `signals`."""
-        from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
-
-        for name in signals:
-            self._home(name)
-        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
-
-    def stream(
-        self,
-        signals: Sequence[str],
-        batches: Iterable[Sequence[str]],
-        *,
-        device: torch.device | str = "cpu",
-        prefetch: int = 2,
-    ) -> TargetStream:
-        """As `Cache.stream`, for names in `signals`."""
-        import torch  # noqa: PLC0415  # `status` does not need it
-
-        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415
-
-        for name in signals:
-            self._home(name)
-        return TargetStream(self, signals, batches, torch.device(device), prefetch)
 
     @property
     def version(self) -> dict[str, int]:

@@ -1,0 +1,69 @@
+"""What a store and several joined ones give a trainer alike: datasets, and streams of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from teacher_cache.reader.targets import Targets
+
+if TYPE_CHECKING:
+    import torch
+
+    from teacher_cache.reader.datasets import CachedTargets, StoredTargets
+    from teacher_cache.reader.stored import StoredBatch
+    from teacher_cache.reader.stream import Readable, TargetStream
+
+    class _Store(Targets, Readable, Protocol):
+        def require_signals(self, signals: Sequence[str]) -> None: ...
+
+        def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch: ...
+
+
+class ForTraining:
+    """Methods of `Cache` and `JoinedCache`. torch is imported when one is called: `status` does not need it."""
+
+    def dataset(
+        self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+    ) -> CachedTargets:
+        """A map-style torch dataset over the committed clips (or ``clip_ids``), in that order: item i is the i-th clip.
+
+        ``seed`` is of the sampler that `CachedTargets.batches` gives, which shuffles; None has it keep the order.
+        ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
+        """
+        from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch
+
+        self.require_signals(signals)
+        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stored_dataset(
+        self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+    ) -> StoredTargets:
+        """A torch dataset of whole batches in the form of `read_stored`, to be decoded on the trainer's device.
+
+        Raises `SignalMissing`.
+        """
+        from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
+
+        self.require_signals(signals)
+        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def stream(
+        self: _Store,
+        signals: Sequence[str],
+        batches: Iterable[Sequence[str]],
+        *,
+        device: torch.device | str = "cpu",
+        prefetch: int = 2,
+    ) -> TargetStream:
+        """The targets of batch after batch of clip ids, on ``device``, read ``prefetch`` batches ahead by threads.
+
+        ``batches`` is one rank's `ResumableBatchSampler`, such as ``cache.dataset(signals).batches(8)``, or any iterable of
+        lists of clip ids, which has no position to resume from. See `TargetStream`. Raises `SignalMissing`.
+        """
+        import torch  # noqa: PLC0415
+
+        from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415  # torch
+
+        self.require_signals(signals)
+        return TargetStream(self, signals, batches, torch.device(device), prefetch)
