@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.base import Frozen
 from schemas.clip import ClipPolicy
 from schemas.recipe import Layout, Precision
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNAL_NAMES, SignalName
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 
 EncodingProfile = Literal["fine", "compact", "exact"]
@@ -187,7 +187,7 @@ class Job(Frozen):
     """The teacher that makes the targets."""
     clips: ClipPolicy = ClipPolicy()
     """How a video becomes clips, and how their frames are resized."""
-    signals: tuple[SignalName, ...] = SIGNAL_NAMES
+    signals: tuple[SignalName, ...] = P4D_SIGNALS
     """Signals to store. One that is added later becomes a new array with the same rows."""
     encoding: EncodingProfile | dict[SignalName, EncodingProfile] = "fine"
     """How much stored values may differ from the teacher's: one profile for all signals, or a mapping of signals to profiles,

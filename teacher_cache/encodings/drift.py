@@ -23,7 +23,7 @@ DRIFT_ALLOWED = 0.02
 
 def relative_rms(now: np.ndarray[Any, Any], then: np.ndarray[Any, Any]) -> float:
     """RMS of the difference of two arrays of physical values, divided by that of ``then``; 0 if they are equal."""
-    difference = float(np.square(now - then, dtype=np.float64).mean())
+    difference = float(np.square(np.subtract(now, then, dtype=np.float64)).mean())
     power = float(np.square(then, dtype=np.float64).mean())
     return (difference / power) ** 0.5 if power > 0 else float(difference > 0)
 

@@ -21,7 +21,7 @@ from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, Sto
 from schemas.heads import HeadsCard
 from schemas.log import PartName
 from schemas.recipe import Recipe
-from schemas.signal import Shape, SignalName, exact_array
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
@@ -231,7 +231,7 @@ class Cache(ForTraining):
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
 
-        Each array is (clip, …), float32, with the axes and units of `schemas.signal.SIGNALS`; depth is positive. ``signals``
+        Each array is (clip, …), with the axes, units and dtype of `schemas.signal.SIGNALS`; depth is positive. ``signals``
         may also name ``timestamps`` (clip, frame), float64 seconds, and ``frame_index`` (clip, frame), int32.
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
@@ -324,7 +324,7 @@ class Cache(ForTraining):
             (array,) = self._arrays_of(name)
             return DecodedForm(array.shape, array.dtype, None, None)
         signal = cast("SignalName", name)
-        return DecodedForm(self._shape(signal), np.dtype(np.float32), signal, self.recipe.encodings[signal])
+        return DecodedForm(self._shape(signal), np.dtype(SIGNALS[signal].dtype), signal, self.recipe.encodings[signal])
 
     def require_signals(self, signals: Sequence[str]) -> None:
         """Raise `SignalMissing` for a name that the store does not hold."""
