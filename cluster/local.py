@@ -66,8 +66,7 @@ class _Threads:
         self._in_work = 0
         self._begins_more = True
         self._is_closed = False
-        clips = worker.store.recipe.clips
-        self._decoders = [Decoder(clips, engine.decode_timeout_seconds, engine.decode_device) for _ in range(engine.decoders)]
+        self._decoders = [worker.decoder() for _ in range(engine.decoders)]
         tasks: list[Callable[[], None]] = [partial(self._decode, decoder) for decoder in self._decoders]
         tasks += [self._teach] * worker.teaching_at_once
         self._threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for task in tasks]

@@ -35,8 +35,13 @@ class DecodedBlock:
     trouble: CacheError | NodeFull | None = None
 
 
-def decode(
-    span: Span, recipe: ClipRecipe, timeout_seconds: float, device: Device, environment: Mapping[str, str]
+def decode(  # noqa: PLR0917
+    span: Span,
+    recipe: ClipRecipe,
+    timeout_seconds: float,
+    device: Device,
+    student_size: int | None,
+    environment: Mapping[str, str],
 ) -> Iterator[DecodedBlock]:
     """Yield exactly one value per block of the span, whatever happens: Ray relies on the count to reconstruct a lost one.
 
@@ -46,7 +51,7 @@ def decode(
     for video in {clip.video for block in span.blocks for clip in block.clips}:
         expect(video)  # it existed when the driver planned the work
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # Ray sets it anew for each task
-    blocks = decode_span(kept_decoder(recipe, timeout_seconds, device, gpus), span)
+    blocks = decode_span(kept_decoder(recipe, timeout_seconds, device, student_size, gpus), span)
     trouble: CacheError | NodeFull | None = None
     for _ in span.blocks:
         clips: tuple[Decoded, ...] = ()
@@ -61,15 +66,17 @@ _kept: dict[tuple[object, ...], Decoder] = {}
 """This process's decoder, by what it is for."""
 
 
-def kept_decoder(recipe: ClipRecipe, timeout_seconds: float, device: Device, gpus: str | None) -> Decoder:
+def kept_decoder(
+    recipe: ClipRecipe, timeout_seconds: float, device: Device, student_size: int | None, gpus: str | None
+) -> Decoder:
     """A decoder that is kept from task to task with the same GPUs: its own process sees those that it began with.
 
     One at a time: a process may be given every GPU of its node in turn.
     """
-    wanted = (recipe, timeout_seconds, device, gpus)
+    wanted = (recipe, timeout_seconds, device, student_size, gpus)
     if wanted not in _kept:
         _end()
-        _kept[wanted] = Decoder(recipe, timeout_seconds, device)
+        _kept[wanted] = Decoder(recipe, timeout_seconds, device, student_size)
     return _kept[wanted]
 
 

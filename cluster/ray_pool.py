@@ -38,7 +38,7 @@ from schemas.recipe import ClipRecipe, Recipe
 from schemas.report import Check, FailedClip, UnitReport
 from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.advice import DECODER_GPUS
-from teacher_cache.jobs.memory import WorkerBytes, worker_bytes
+from teacher_cache.jobs.memory import WorkerBytes, decoded_bytes, worker_bytes
 from teacher_cache.jobs.scheduler import Block, Scheduler
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.store.store import open_store
@@ -130,7 +130,7 @@ class _Run:
         self._environment = shared()
         self._units_left = len(items)
         self._scheduler = Scheduler(items, ahead=1)
-        self._room = Room(spec.engine, recipe, needed)
+        self._room = Room(spec.engine, recipe.layout.clips_per_shard * decoded_bytes(recipe, spec.shapes), needed)
         self._patience = Patience(spec.engine, needed)
         self._head = head
         self._notices = Notices()
@@ -254,7 +254,12 @@ class _Run:
                 return
             engine = self._engine
             task = self._decode.options(**self._full_disks.options).remote(
-                span, self._recipe.clips, engine.decode_timeout_seconds, engine.decode_device, self._environment
+                span,
+                self._recipe.clips,
+                engine.decode_timeout_seconds,
+                engine.decode_device,
+                self._spec.student_size,
+                self._environment,
             )
             self._decoding[task] = deque(span.blocks)
 

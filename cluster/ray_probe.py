@@ -48,7 +48,7 @@ class Probed:
 def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, environment: Mapping[str, str]) -> Probed:
     """The task. ``environment`` is the driver's `shared`."""
     adopt(environment)
-    decoder = kept_decoder(recipe, timeout_seconds, "cpu", None)
+    decoder = kept_decoder(recipe, timeout_seconds, "cpu", None, None)
     found: list[Found] = []
     trouble: CacheError | NodeFull | None = None
     for uri, segments in videos:

@@ -13,7 +13,6 @@ from cluster.ray_head import Told
 from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Waiting
 from schemas.job import EngineJob
-from schemas.recipe import Recipe
 from teacher_cache.jobs.advice import DECODER_GPUS
 from teacher_cache.jobs.memory import WorkerBytes, gigabytes, units_at_once
 
@@ -26,8 +25,8 @@ _STORE_SHARE = 0.4
 class Room:
     """What the cluster has room for, as its head last told. It may grow and shrink."""
 
-    def __init__(self, engine: EngineJob, recipe: Recipe, needed: WorkerBytes) -> None:
-        clips = recipe.clips
+    def __init__(self, engine: EngineJob, unit_bytes: int, needed: WorkerBytes) -> None:
+        """``unit_bytes``: of the decoded clips of one unit."""
         self._engine = engine
         self._each = {
             "CPU": engine.cpus_per_teacher,
@@ -37,7 +36,7 @@ class Room:
         }
         """What one teacher asks of Ray."""
         self._requested = 0
-        self._unit_bytes = recipe.layout.clips_per_shard * clips.frames * clips.size**2 * 3
+        self._unit_bytes = unit_bytes
         self._told = Told()
 
     def look(self, told: Told) -> None:

@@ -15,7 +15,6 @@ from schemas.errors import BadInput, CacheError, CouldNotRun, StoreDamaged, Teac
 from schemas.event import TeacherStarted
 from schemas.log import WorkItem
 from schemas.report import UnitReport
-from teacher_cache.clips.decoder import Decoder
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.scheduler import Inbox, InboxClosed
 from teacher_cache.jobs.unit_worker import TaughtUnit, UnitWorker, WorkerSpec
@@ -90,8 +89,8 @@ class TeacherActor:
         """
 
         def tried() -> None:
-            (clip,), engine = item.clips, self._spec.engine
-            with Decoder(self._worker.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device) as decoder:
+            (clip,) = item.clips
+            with self._worker.decoder() as decoder:
                 self._worker.teach(item, decoder.clips(clip.video, [clip.part]))
 
         error = _told(tried)

@@ -10,6 +10,7 @@ from schemas.base import Frozen
 
 Sampling = Literal["uniform", "shots", "fps", "dense"]
 Preprocessing = Literal["l4p", "student"]
+ClipView = Literal["plain", "flipped"]
 Hdr = Literal["refuse", "bt2390"]
 Interlaced = Literal["refuse", "bwdif"]
 
@@ -34,6 +35,9 @@ FailureReason = Literal[
     "superseded",  # a later row holds the clip; this row was never taught
 ]
 
+
+FLIPPED = "~flipped"
+"""What the id of a flipped clip ends with."""
 
 MOST_FRAMES = 2**12
 """The most frames of one clip."""
@@ -134,7 +138,10 @@ class ClipPolicy(Frozen):
     size: int | None = Field(None, ge=14, le=LARGEST_SIZE)
     """Height and width of the frames the teacher sees, in pixels; the teacher's own when absent."""
     student_size: int = Field(384, ge=14, le=LARGEST_SIZE)
-    """The student's square input size in pixels; used only by the ``student`` preprocessing."""
+    """The student's square input size in pixels; used only by the ``student`` preprocessing and for the signal ``frames``."""
+    views: tuple[ClipView, ...] = Field(("plain",), min_length=1)
+    """As what each clip is taught. ``flipped``: with left and right swapped, as a row of its own, since the features of a
+    mirrored video are not mirrored features. Both together decode a video once."""
     shot_threshold: float = Field(27.0, gt=0, le=255)
     """How much a frame differs from the one before at a cut: the mean difference of hue, saturation and brightness, each of 0
     to 255, as PySceneDetect's ``ContentDetector`` counts it; used only by ``shots``."""
@@ -149,6 +156,12 @@ class ClipPolicy(Frozen):
     max_undecodable_tail_share: float = Field(DEFAULT_TAIL_SHARE, ge=0, lt=1)
     """The most that may lack at the end of a video or segment, as a share of its frames, since it was cut short or is damaged.
     A clip that would have shown them is then of the frames before; with more, it fails."""
+
+    @model_validator(mode="after")
+    def _each_view_once(self) -> Self:
+        if len(set(self.views)) != len(self.views):
+            raise ValueError("`views` names a view twice; name each once")
+        return self
 
     @model_validator(mode="after")
     def _a_rate_where_it_is_used(self) -> Self:
@@ -172,7 +185,7 @@ class Clip(Frozen):
     """The video's uri."""
     video_id: str
     """The user's name for the video or segment. Under ``uniform`` it is also the clip's id; ``shots`` adds the shot's times,
-    ``ID@0-12.48``, and the others a window, ``ID#0000``."""
+    ``ID@0-12.48``, and the others a window, ``ID#0000``. Of a flipped clip, the id ends with ``~flipped``."""
     content_digest: str | None
     """What tells that the video changed, its kind first: ``etag:SIZE:ETAG``, as its server lists it, or ``sampled-sha256:HEX``,
     a digest of its size and of three blocks of its file. For a member of a tar and for a folder of pictures it ends with ``@``
@@ -184,6 +197,8 @@ class Clip(Frozen):
     segment_end: float | None = None
     """The clip's `Segment` in seconds, of which the window is; ``segment_start`` is null if the clip is of the whole video, and
     ``segment_end`` also if the segment goes on to the video's end."""
+    flipped: bool = False
+    """Whether left and right are swapped: `ClipView`."""
 
     @property
     def video_bytes(self) -> int:

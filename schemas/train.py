@@ -178,6 +178,13 @@ class DataConfig(Frozen):
     """What to do with a conversation whose clip is not in the store, or is failed or pending there. ``stop``: refuse to train;
     ``drop``: leave it out; ``sft``: train on it without distillation, with frames spread over its video, but drop it if its
     clip failed."""
+    frames: Literal["store", "videos"] | None = None
+    """Where the frames of clips with targets come from. ``store``: its signal ``frames``, so that no video is opened; refused
+    if it has none of the student's size. ``videos``: decoded. When absent, the store's if it has them, and else videos'."""
+    flipped_share: float = Field(0, ge=0, le=1)
+    """The share of the conversations with targets that show their clip with left and right swapped, chosen by ``seed``; the
+    store was taught so with ``clips.views: [plain, flipped]``. Conversations that speak of left, right, clockwise, east or
+    west, in English, are not among them."""
     frame_cache_mib: int = Field(512, ge=0)
     """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
     decode_timeout_seconds: float = Field(120, gt=0)

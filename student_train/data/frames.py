@@ -6,16 +6,19 @@ import io
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from schemas.clip import Segment
-from schemas.errors import CouldNotRun, VideoError
+from schemas.errors import BadInput, CouldNotRun, VideoError
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.preprocess import FrameSize, resize
 from teacher_cache.io.remote import filesystem
+
+if TYPE_CHECKING:
+    from teacher_cache import Targets
 
 Seen = TypeVar("Seen")
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -35,6 +38,22 @@ class Watched(NamedTuple):
         """Without repeated frames, which footage has that is shorter than the number of frames asked for."""
         is_new = np.diff(self.timestamps, prepend=-np.inf) > 0
         return Watched(self.frames[is_new], self.timestamps[is_new], self.seconds)
+
+
+def reads_stored_frames(cache: Targets, size: int, wanted: Literal["store", "videos"] | None) -> bool:
+    """Whether a student that takes frames of ``size`` pixels reads its clips' frames from the store; see `DataConfig.frames`.
+
+    Raises `BadInput` if it is to, and the store has none of that size.
+    """
+    found = cache.shape("frames")[1] if "frames" in cache.signals else None
+    if wanted == "store" and found != size:
+        has = "no frames" if found is None else f"frames of {found} pixels"
+        raise BadInput(
+            f"`data.frames` is store, and {cache.url} has {has}; this student takes {size} pixels. Add `frames` to the "
+            f"`signals` of the job that wrote it, with `clips.student_size: {size}`, and run it again, which only decodes; or "
+            "leave `data.frames` out to decode while training."
+        )
+    return found == size and wanted != "videos"
 
 
 class StudentFrames:

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from schemas.errors import CouldNotRun
+from teacher_cache.clips.preprocess import FrameSize, resize
 from teacher_cache.io.console import printable
 from teacher_cache.report import colors
 
@@ -51,11 +52,22 @@ def shown(cache: Targets, sample: Sample, student: Maps, teacher: Maps, frames_o
     if "depth" in student:
         pair = (torch.from_numpy(maps["depth"])[None] for maps in (student, teacher))
         student["depth"] = aligned_depth(*pair)[0].numpy()
+    return ClipMaps(
+        clip_id, student, teacher, _frames(cache, sample, clock["frame_index"].tolist(), frames_of), clock["timestamps"]
+    )
+
+
+def _frames(
+    cache: Targets, sample: Sample, frame_index: Sequence[int], frames_of: StudentFrames
+) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    if "frames" in cache.signals:
+        (stored,) = cache.read(["frames"], [str(sample.clip_id)])["frames"]
+        return np.stack([resize(frame, FrameSize(frames_of.size)) for frame in stored])
     try:
-        frames = frames_of(str(sample.video), clock["frame_index"])
+        frames = frames_of(str(sample.video), frame_index)
     except CouldNotRun:  # readable a moment ago; a missing picture must not cost the rest
-        frames = None
-    return ClipMaps(clip_id, student, teacher, frames, clock["timestamps"])
+        return None
+    return frames[:, :, ::-1] if sample.flipped else frames
 
 
 def aligned_depth(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
+from schemas.clip import FLIPPED
 from schemas.errors import BadInput
 from schemas.mixture import MixtureSet
 from schemas.train import DataConfig
@@ -48,6 +51,8 @@ class Sample:
     """Paths or URLs of its images."""
     part: str = ""
     """The mixture's set that it is from; empty without a mixture."""
+    flipped: bool = False
+    """Whether its clip was taught with left and right swapped."""
 
 
 class ClipInputs(NamedTuple):
@@ -80,20 +85,21 @@ class SampleDataset(Dataset[Sample]):
         return self.samples[index]
 
 
-def load_samples(cache: Targets, config: DataConfig, seed: int = 0) -> Joined:
+def load_samples(cache: Targets, config: DataConfig, seed: int = 0, *, opens_videos: bool = True) -> Joined:
     """The config's conversations, each joined with its clip; without any, one built-in sample per committed clip.
 
     A conversation whose clip has no targets is handled as ``config.without_targets`` says: ``stop`` raises `BadInput`. Of a
-    mixture's set with a ``count``, so many are taken of those that are joined, by ``seed``.
+    mixture's set with a ``count``, so many are taken of those that are joined, by ``seed``. ``opens_videos``: False if the
+    store has the frames, so that nobody asks where the videos are.
     """
     index = ClipIndex.of(cache)
     sets = sets_of(config)
     if not sets:
-        return Joined(_built_in_samples(cache, Join(index, config)), [])
+        return Joined(_built_in_samples(cache, Join(index, config, opens_videos=opens_videos)), [])
     samples: list[Sample] = []
     dropped: list[str] = []
     for name, one in sets.items():
-        found, without = _joined(Join(index, of_set(config, one)), name, one)
+        found, without = _joined(Join(index, of_set(config, one), opens_videos=opens_videos), name, one)
         dropped += without
         if not (without and config.without_targets == "stop"):  # all that lack targets are told at once
             samples += (found[number] for number in chosen(len(found), one.count, name, seed))
@@ -164,6 +170,8 @@ class ClipIndex:
         self._by_video: dict[str, list[str]] = defaultdict(list)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for clip_id, row in self.by_id.items():
+            if row["flipped"] and clip_id.removesuffix(FLIPPED) in self.by_id:
+                continue  # a conversation is about the video as it is
             video = name_without_range(row["video"])
             self._by_video[video].append(clip_id)
             self._by_name[_name(video)].append(clip_id)
@@ -171,7 +179,7 @@ class ClipIndex:
     @classmethod
     def of(cls, cache: Targets) -> Self:
         """The index of a store's clips."""
-        return cls(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
+        return cls(cache.clips.select(["clip_id", "video", "status", "reason", "detail", "flipped"]).to_pylist())
 
     def find(self, conversation: Conversation, video_root: Sequence[str]) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
@@ -217,8 +225,8 @@ def _name(uri: str) -> str:
 class Join:
     """Joins conversations with the clips of an index. It names places that ``config`` lets videos and images be read from."""
 
-    def __init__(self, index: ClipIndex, config: DataConfig) -> None:
-        self._index, self._config = index, config
+    def __init__(self, index: ClipIndex, config: DataConfig, *, opens_videos: bool = True) -> None:
+        self._index, self._config, self._opens_videos = index, config, opens_videos
         self._find_video = functools.cache(
             Roots(config.video_root, "data.video_root").find
         )  # many conversations are about one video
@@ -237,7 +245,8 @@ class Join:
             if self._config.without_targets != "sft" or error.has_failed or not has_video:
                 raise
             return Sample(conversation, None, self._video(conversation, in_catalog), images)
-        return Sample(conversation, str(row["clip_id"]), self._video(conversation, row["video"]), images)
+        video = self._video(conversation, row["video"]) if self._opens_videos else str(row["video"])
+        return Sample(conversation, str(row["clip_id"]), video, images, flipped=row["flipped"])
 
     def _video(self, conversation: Conversation, in_catalog: str | None) -> str:
         """Where to read the video: as the catalog names it or, if it may not be read there, as the conversation does."""
@@ -261,6 +270,37 @@ def clips_of(samples: Sequence[Sample]) -> list[str | None]:
     return [sample.clip_id for sample in samples if sample.video is not None]
 
 
+def with_flipped(samples: Sequence[Sample], cache: Targets, share: float, seed: int) -> list[Sample]:
+    """The samples, of which about ``share`` of those with targets show their clip flipped; see `DataConfig.flipped_share`.
+
+    Raises `BadInput` if the store has no flipped clips.
+    """
+    if not share:
+        return list(samples)
+    clips = cache.clips
+    usable = pc.and_(clips["flipped"], pc.equal(clips["status"], "committed"))
+    flipped = set(clips.filter(usable)["clip_id"].to_pylist())
+    if not flipped:
+        raise BadInput(
+            f"`data.flipped_share` is {share:g}, and {cache.url} has no flipped clips; teach them with "
+            "`clips.views: [plain, flipped]`, which leaves the others as they are, or leave it out"
+        )
+    drawn = np.random.default_rng(seed).random(len(samples)) < share
+    return [
+        replace(sample, clip_id=f"{sample.clip_id}{FLIPPED}", flipped=True)
+        if is_drawn and f"{sample.clip_id}{FLIPPED}" in flipped and not _names_a_side(sample.conversation)
+        else sample
+        for sample, is_drawn in zip(samples, drawn.tolist(), strict=True)
+    ]
+
+
+_SIDES = re.compile(r"\b(left|right|(counter-?|anti-?)?clockwise|east|west|mirror)", re.IGNORECASE)
+
+
+def _names_a_side(conversation: Conversation) -> bool:
+    return any(_SIDES.search(turn.text) for turn in conversation.turns)
+
+
 class Collator:
     """Collates samples into a batch, as `student_train.distill.student.DistilledStudent` takes it. Picklable, for workers."""
 
@@ -271,9 +311,12 @@ class Collator:
         processor: Processor,
         max_length: int | None = None,
         confidence: Confidence | None = None,
+        *,
+        reads_stored_frames: bool = False,
     ) -> None:
+        """``reads_stored_frames``: of clips with targets; ``frames`` decodes those of other videos, and else all."""
         self.targets, self.frames, self.processor, self.max_length = targets, frames, processor, max_length
-        self.confidence = confidence
+        self.confidence, self._reads_stored_frames = confidence, reads_stored_frames
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``,
@@ -314,21 +357,20 @@ class Collator:
     def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:
         """The frames of each video: those that the teacher saw, or frames spread over the whole of a video without targets."""
         has_targets = [sample.clip_id for sample in samples if sample.clip_id is not None]
-        clock = (
-            self.targets.read(["timestamps", "frame_index"], has_targets)
-            if has_targets
-            else {"timestamps": (), "frame_index": ()}
-        )
-        clocks = iter(zip(clock["timestamps"], clock["frame_index"], strict=True))
+        wanted = ("timestamps", "frames" if self._reads_stored_frames else "frame_index")
+        found = self.targets.read(wanted, has_targets) if has_targets else dict.fromkeys(wanted, ())
+        stored = zip(*(found[name] for name in wanted), strict=True)
         clips = []
         for sample in samples:
             video = str(sample.video)
             if sample.clip_id is None:
                 whole = self.frames.whole(video, self.targets.cache.shape("timestamps")[0])
                 clips.append(ClipInputs(whole.frames, whole.timestamps))
-            else:
-                timestamps, frame_index = next(clocks)
-                clips.append(ClipInputs(self.frames(video, frame_index), timestamps))
+                continue
+            timestamps, frames = next(stored)
+            if not self._reads_stored_frames:
+                frames = self.frames(video, frames)[:, :, :: -1 if sample.flipped else 1]
+            clips.append(ClipInputs(frames, timestamps))
         return clips
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from schemas.errors import BadInput, Unreachable
 from schemas.evaluation import ClipScores, EvalReport, MapsReport, Unevaluated
 from schemas.train import Dtype, Modality
 from student_train.data.conversations import Conversation
-from student_train.data.frames import StudentFrames
+from student_train.data.frames import StudentFrames, reads_stored_frames
 from student_train.data.mixture import video_roots
 from student_train.data.pictures import plot_clip, shown
 from student_train.data.samples import QUESTION, Collator, Sample, load_samples
@@ -261,11 +261,12 @@ class _Job(NamedTuple):
 def _evaluate_maps(job: _Job, rows: Sequence[dict[str, Any]]) -> MapsReport:
     run, student, cache, wanted, out = job
     p4d = load_p4d(run, cache, student.hidden_size).to(device()).eval()
-    samples = _samples(job, [row for row in rows if row["status"] == "committed"])
     signals = comparable(p4d, cache)
+    has_frames = reads_stored_frames(cache, student.processor.image_size, run.config.data.frames)
+    samples = _samples(job, [row for row in rows if row["status"] == "committed"], opens_videos=not has_frames)
     frames = StudentFrames(student.processor.image_size, 0, run.config.data.decode_timeout_seconds)
     pictures = StudentFrames(cache.size, 0, run.config.data.decode_timeout_seconds)
-    collator = Collator(TargetReader(cache, signals), frames, student.processor)
+    collator = Collator(TargetReader(cache, signals), frames, student.processor, reads_stored_frames=has_frames)
     clips = scored_clips(student, p4d, samples, collator, batch=job.batch, workers=job.workers, device=device())
     scores: list[ClipScores] = []
     unevaluated = [_without_targets(row) for row in rows if row["status"] != "committed"]
@@ -316,7 +317,7 @@ def _without_targets(row: dict[str, Any]) -> Unevaluated:
     return Unevaluated(id=row["clip_id"], video=row["video"], reason="pending", detail="planned, but not taught yet")
 
 
-def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
+def _samples(job: _Job, rows: Sequence[dict[str, Any]], *, opens_videos: bool) -> list[Sample]:
     """One sample per clip. Text after the video cannot change the states at its tokens, so any question will do.
 
     Videos are read from where training read them; those of another store from its catalog's uris. Raises `BadInput` for one
@@ -325,7 +326,7 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     data = job.run.config.data
     videos: dict[str | None, str | None] = {}
     is_own = job.wanted.store in {None, job.run.config.store}
-    if is_own and (data.conversations or data.mixture):
+    if opens_videos and is_own and (data.conversations or data.mixture):
         joined = load_samples(job.cache, data.model_copy(update={"without_targets": "drop"}), job.run.config.seed)
         videos = {sample.clip_id: sample.video for sample in joined.samples}
     own_root = () if job.wanted.video_root is None else (job.wanted.video_root,)
@@ -334,7 +335,8 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]]) -> list[Sample]:
     for row in rows:
         clip_id = str(row["clip_id"])
         conversation = Conversation(f"clip {clip_id}", (QUESTION,), clip_id=clip_id)
-        samples.append(Sample(conversation, clip_id, videos.get(clip_id) or roots.find(str(row["video"]))))
+        video = (videos.get(clip_id) or roots.find(str(row["video"]))) if opens_videos else str(row["video"])
+        samples.append(Sample(conversation, clip_id, video, flipped=row["flipped"]))
     return samples
 
 

@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,10 @@ from transformers.integrations import get_available_reporting_integrations
 
 from schemas.errors import BadInput, CouldNotRun, Stopped
 from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
-from student_train.data.frames import StudentFrames
+from student_train.data.frames import StudentFrames, reads_stored_frames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.mixture import Epochs, image_roots, video_roots, weights_of, with_mixture
-from student_train.data.samples import Collator, Joined, Sample, SampleDataset, load_samples, some_of
+from student_train.data.samples import Collator, Joined, Sample, SampleDataset, load_samples, some_of, with_flipped
 from student_train.data.workers import local_processes, workers_of
 from student_train.distill.confidence import Confidence
 from student_train.distill.p4d import P4D
@@ -282,7 +283,13 @@ def _collator(run: Run, built: Built) -> Collator:
     data = run.config.data
     frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
     targets = TargetReader(run.cache, built.model.p4d.signals)
-    return Collator(targets, frames, processor, data.max_length, run.confidence)
+    return Collator(
+        targets, frames, processor, data.max_length, run.confidence, reads_stored_frames=_reads_stored_frames(run, built)
+    )
+
+
+def _reads_stored_frames(run: Run, built: Built) -> bool:
+    return reads_stored_frames(run.cache, built.model.student.processor.image_size, run.config.data.frames)
 
 
 def _confidence(config: TrainConfig, cache: Cache, built: Built, samples: Sequence[Sample]) -> Confidence | None:
@@ -312,8 +319,9 @@ def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> 
 def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
     """The run and its validation, with the conversations that fit. Collective."""
     with ranks.raise_on_any_rank():
-        joined, held = _loaded(cache, config)
         processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
+        has_frames = reads_stored_frames(cache, processor.image_size, config.data.frames)
+        joined, held = _loaded(cache, config, opens_videos=not has_frames)
         both = [*joined.samples, *held.samples]
         lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
     lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
@@ -326,17 +334,18 @@ def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> t
     raise AssertionError  # for mypy: the block ends or raises
 
 
-def _loaded(cache: Cache, config: TrainConfig) -> tuple[Joined, Joined]:
-    """The conversations to train on, and those that are held out."""
-    joined, validation = load_samples(cache, config.data, config.seed), config.validation
-    if validation is None:
-        return joined, Joined([], [])
-    if validation.conversations:
+def _loaded(cache: Cache, config: TrainConfig, *, opens_videos: bool) -> tuple[Joined, Joined]:
+    """The conversations to train on, some of them flipped, and those that are held out."""
+    load = partial(load_samples, cache, opens_videos=opens_videos)
+    joined, validation = load(config.data, config.seed), config.validation
+    taken, held = joined.samples, Joined([], [])
+    if validation is not None and validation.conversations:
         roots = {"video_root": video_roots(config.data), "image_root": image_roots(config.data)}
-        given = config.data.model_copy(update={**roots, "conversations": validation.conversations, "mixture": None})
-        return joined, load_samples(cache, given)
-    taken, held = held_out(joined.samples, validation.share, config.seed)
-    return Joined(taken, joined.dropped), Joined(held, [])
+        held = load(config.data.model_copy(update={**roots, "conversations": validation.conversations, "mixture": None}))
+    elif validation is not None:
+        taken, held_samples = held_out(joined.samples, validation.share, config.seed)
+        held = Joined(held_samples, [])
+    return Joined(with_flipped(taken, cache, config.data.flipped_share, config.seed), joined.dropped), held
 
 
 def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig) -> Validation:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from schemas.clip import FLIPPED
 from schemas.errors import BadInput, CacheError
 from student_train.data.pictures import plot_clip, shown
 from student_train.data.samples import Collator, Sample, SampleDataset
@@ -31,7 +32,8 @@ def held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[S
 
     Which ones depends on their names and the seed alone. Raises `BadInput` if all conversations are about one.
     """
-    abouts = [str(one.clip_id or one.video or one.images or one.conversation.source) for one in samples]
+    clips = [one.clip_id and one.clip_id.removesuffix(FLIPPED) for one in samples]
+    abouts = [str(clip or one.video or one.images or one.conversation.source) for clip, one in zip(clips, samples, strict=True)]
     order = sorted(set(abouts), key=lambda about: hashlib.sha256(f"{seed} {about}".encode()).digest())
     if len(order) < 2:
         raise BadInput(f"all {len(samples)} conversations are about one video, so none can be held out for `validation`")

@@ -74,23 +74,31 @@ def frames_of(video: OpenVideo, wanted: Sequence[int] | int, size: FrameSize, se
     return DecodedFrames(pictures, clock, video.footage)
 
 
-def clips_of(video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began: float) -> Iterator[DecodedClip | VideoError]:
+def clips_of(
+    video: OpenVideo, recipe: ClipRecipe, parts: Sequence[Part], began: float, student_size: int | None = None
+) -> Iterator[DecodedClip | VideoError]:
     """The clip or error of each part, in order. A frame in several parts is decoded once and kept, resized, until its last.
 
     ``began`` is `time.process_time` at the start of work on the video.
     """
+    shapes = [(size, size, 3) for size in (recipe.size, student_size) if size is not None]
 
     def shrink(picture: Frame) -> Frame:
-        small: Frame = preprocess(picture[None], recipe)[0]
-        return small
+        """The picture in both sizes, one after the other."""
+        small = [preprocess(picture[None], recipe)[0]]
+        if student_size is not None:
+            small.append(resize(picture, FrameSize(student_size)))
+        return np.concatenate([pixels.ravel() for pixels in small])
 
     for found in _Clips(video, recipe, parts, shrink):
         if isinstance(found, VideoError):
             yield found
             continue
         pictures, clock = found
+        apart = np.split(pictures, [math.prod(shapes[0])], axis=1)
+        frames, *student = [pixels.reshape(-1, *shape) for pixels, shape in zip(apart, shapes, strict=False)]
         now = time.process_time()
-        yield DecodedClip(pictures, clock, video.decoder, now - began)
+        yield DecodedClip(frames, clock, video.decoder, now - began, *student)
         began = now
 
 

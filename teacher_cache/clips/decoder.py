@@ -87,6 +87,8 @@ class Decoder:
     """Deadline of each clip, from its request on; the first includes opening the video. A remote video is fetched before that,
     under the limits of `Patience`, so that a server outage fails no clip."""
     device: Device = "cpu"
+    student_size: int | None = None
+    """Height and width of frames for a student, which `clips` gives beside the teacher's; None for none."""
     memory_bytes: int = 4 << 30
     """Memory limit of the process, so that a giant picture fails its own clip instead of exhausting the machine. A 10-bit 8K
     video, of which a codec may keep 16 frames, takes half of this. No limit on ``cuda``, whose driver maps memory freely."""
@@ -159,7 +161,10 @@ class Decoder:
             deadline = self._deadline()
             process = self._start()
             try:
-                asked = {"parts": _dumped(left), "recipe": self.recipe.model_dump()} | ({} if held is None else {"held": held})
+                asked = {
+                    "parts": _dumped(left), "recipe": self.recipe.model_dump(), "student_size": self.student_size,
+                    **({} if held is None else {"held": held}),
+                }  # fmt: skip
                 self._ask(process, file, asked, deadline)
                 self._read(process, deadline, _no_more)
                 is_open = True
@@ -237,7 +242,7 @@ class Decoder:
         Raises `VideoError`; `CouldNotRun` if the problem is not the video's. The deadline is that of a clip.
         """
         numbers = wanted if isinstance(wanted, int) else [int(index) for index in wanted]
-        expected = _Expected(numbers if isinstance(numbers, int) else len(numbers), size)
+        expected = _Expected(numbers if isinstance(numbers, int) else len(numbers), [size])
         with opened_file(uri) as file:
             asked = {"frames": numbers, "size": size, "segment": segment and segment.model_dump()}
             return self._answer(file, asked, partial(_decoded_frames, expected), expected.most_bytes)
@@ -327,7 +332,8 @@ class Decoder:
     def _read_clip(self, process: subprocess.Popen[bytes], deadline: float) -> DecodedClip | VideoError:
         assert self.recipe is not None
         try:
-            expected = _Expected(self.recipe.frames, FrameSize(self.recipe.size))
+            sizes = [FrameSize(size) for size in (self.recipe.size, self.student_size) if size is not None]
+            expected = _Expected(self.recipe.frames, sizes)
             return self._read(process, deadline, partial(_decoded_clip, expected), expected.most_bytes)
         except VideoError as error:
             return error
@@ -345,7 +351,7 @@ class Decoder:
             answer = json.loads(_read_line(process.stdout, deadline))
             self._spent = float(answer["process_seconds"])
             if "reason" not in answer:
-                size = math.prod(answer.get("shape", (0,)))
+                size = sum(map(math.prod, answer.get("shapes", ())))
                 if not 0 <= size <= most:
                     raise ValueError
                 return made(answer, _read_exactly(process.stdout, size, deadline))
@@ -409,34 +415,47 @@ class _Expected:
     """The frames that an answer may hold."""
 
     count: int
-    size: FrameSize
+    sizes: Sequence[FrameSize]
+    """The sizes that all of them come in."""
 
     @property
     def most_bytes(self) -> int:
-        return self.count * self.size.most_pixels * 3
+        return self.count * sum(size.most_pixels for size in self.sizes) * 3
 
-    def pictures(self, answer: dict[str, Any], frames: bytes) -> tuple[Frame, FrameClock]:
-        """Raises `ValueError` for others."""
-        count, height, width, channels = shape = answer["shape"]
+    def pictures(self, answer: dict[str, Any], data: bytes) -> list[Frame]:
+        """The frames, in each size. Raises `ValueError` for others."""
+        found, start = [], 0
+        for size, shape in zip(self.sizes, answer["shapes"], strict=True):
+            count, height, width, channels = shape
+            if count != self.count or channels != 3 or not size.allows(height, width):
+                raise ValueError
+            pixels = np.frombuffer(data, np.uint8, math.prod(shape), start)
+            found.append(pixels.reshape(shape))
+            start += pixels.size
+        return found
+
+    def clock(self, answer: dict[str, Any]) -> FrameClock:
+        """When they are shown. Raises `ValueError` for others."""
         clock = FrameClock.model_validate(answer["clock"])
-        counts = {count, len(clock.frame_index), len(clock.timestamps_seconds)}
-        if counts != {self.count} or channels != 3 or not self.size.allows(height, width):
+        if {len(clock.frame_index), len(clock.timestamps_seconds)} != {self.count}:
             raise ValueError
         are_numbers = all(0 <= number < _MOST_FRAMES for number in (*clock.frame_index, clock.undecodable_tail_frames))
         if not are_numbers or not all(map(math.isfinite, clock.timestamps_seconds)):
             raise ValueError
-        return np.frombuffer(frames, dtype=np.uint8).reshape(shape), clock
+        return clock
 
 
-def _decoded_clip(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedClip:
+def _decoded_clip(expected: _Expected, answer: dict[str, Any], data: bytes) -> DecodedClip:
     cpu_seconds = float(answer["cpu_seconds"])
     if not 0 <= cpu_seconds < math.inf:
         raise ValueError
-    return DecodedClip(*expected.pictures(answer, frames), str(answer["decoder"])[:_LONGEST_TEXT], cpu_seconds)
+    frames, *student = expected.pictures(answer, data)
+    return DecodedClip(frames, expected.clock(answer), str(answer["decoder"])[:_LONGEST_TEXT], cpu_seconds, *student)
 
 
-def _decoded_frames(expected: _Expected, answer: dict[str, Any], frames: bytes) -> DecodedFrames:
-    return DecodedFrames(*expected.pictures(answer, frames), _footage(answer))
+def _decoded_frames(expected: _Expected, answer: dict[str, Any], data: bytes) -> DecodedFrames:
+    (frames,) = expected.pictures(answer, data)
+    return DecodedFrames(frames, expected.clock(answer), _footage(answer))
 
 
 def _footage(answer: dict[str, Any]) -> VideoInfo:

@@ -28,7 +28,7 @@ from schemas.errors import VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips import box
 from teacher_cache.clips.decode import clips_of, footage_of, frames_of, hold_to, opened, ranges_of
-from teacher_cache.clips.preprocess import FrameSize
+from teacher_cache.clips.preprocess import Frame, FrameSize
 from teacher_cache.clips.video import AS_TAUGHT, NOT_HELD, Answer, DecodedClip, Device, NotHeld, OpenVideo, Shown
 from teacher_cache.io.parent import end_with_parent
 
@@ -61,7 +61,7 @@ def _answers(request: dict[str, Any], file: int, device: Device, lacking: str) -
 
 def _clips(request: dict[str, Any], recipe: ClipRecipe, video: OpenVideo, began: float, lacking: str) -> Iterator[Answer]:
     yield {}, b""
-    for clip in clips_of(video, recipe, _parts(request["parts"]), began):
+    for clip in clips_of(video, recipe, _parts(request["parts"]), began, request.get("student_size")):
         yield _refusal(clip) if isinstance(clip, VideoError) else _clip(clip, lacking)
 
 
@@ -85,18 +85,18 @@ def _footage(video: OpenVideo, segment: Segment | None, recipe: ClipRecipe | Non
 
 
 def _clip(clip: DecodedClip, lacking: str) -> Answer:
-    header = {
-        "shape": clip.frames.shape, "clock": clip.clock.model_dump(),
-        "decoder": clip.decoder + lacking, "cpu_seconds": clip.cpu_seconds,
-    }  # fmt: skip
-    return header, np.ascontiguousarray(clip.frames).tobytes()
+    header = {"clock": clip.clock.model_dump(), "decoder": clip.decoder + lacking, "cpu_seconds": clip.cpu_seconds}
+    return _with_pictures(header, [clip.frames] if clip.student is None else [clip.frames, clip.student])
 
 
 def _frames(request: dict[str, Any], video: OpenVideo) -> Answer:
     segment = request["segment"] and Segment.model_validate(request["segment"])
     found = frames_of(video, request["frames"], FrameSize(*request["size"]), segment)
-    header = {"shape": found.frames.shape, "clock": found.clock.model_dump(), "footage": found.footage.model_dump()}
-    return header, np.ascontiguousarray(found.frames).tobytes()
+    return _with_pictures({"clock": found.clock.model_dump(), "footage": found.footage.model_dump()}, [found.frames])
+
+
+def _with_pictures(header: dict[str, Any], pictures: Sequence[Frame]) -> Answer:
+    return header | {"shapes": [frames.shape for frames in pictures]}, b"".join(frames.tobytes() for frames in pictures)
 
 
 def _refusal(error: VideoError) -> Answer:

@@ -37,6 +37,7 @@ CLIPS = pa.schema(
         "window_stop": pa.int64(),
         "segment_start": pa.float64(),
         "segment_end": pa.float64(),
+        "flipped": pa.bool_(),
         "extra": pa.string(),
     }
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -87,7 +87,7 @@ Opener = Callable[[int, Shown], AbstractContextManager[OpenVideo]]
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A decoded clip, in the teacher's input size."""
+    """A decoded clip, in the teacher's input size, and in the student's if that was asked for."""
 
     frames: Frame
     """uint8 (frame, size, size, RGB)."""
@@ -96,6 +96,17 @@ class DecodedClip:
     """Name and version of the decoder, and the layers of protection that its process lacked."""
     cpu_seconds: float
     """CPU time of the decoding process, all threads, since its previous answer. The first clip's includes opening the video."""
+    student: Frame | None = None
+    """uint8 (frame, student_size, student_size, RGB), from the same pictures."""
+
+    def seen(self, *, flipped: bool) -> DecodedClip:
+        """The clip as its row shows it: with left and right swapped if ``flipped``."""
+        if not flipped:
+            return self
+        frames, student = (pixels if pixels is None else np.ascontiguousarray(pixels[:, :, ::-1])
+                           for pixels in (self.frames, self.student))  # fmt: skip
+        assert frames is not None
+        return replace(self, frames=frames, student=student)
 
 
 @dataclass(frozen=True)

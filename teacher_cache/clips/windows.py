@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.clip import Segment, VideoInfo
+from schemas.clip import FLIPPED, ClipView, Segment, VideoInfo
 from schemas.errors import BadInput, VideoError
 from schemas.recipe import ClipRecipe
 from teacher_cache.clips.decoder_pool import Prober
@@ -21,6 +21,7 @@ from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, SEGMENT, column_keys, distinct, other_segment, times_text
 
+_PLAIN = pa.scalar(value=False)
 _OF_LIST = (*SEGMENT, "extra")
 """Columns that a clip has from its video's row of the list."""
 _NEWEST = ("video", "content_digest", "extra")
@@ -33,9 +34,49 @@ def whole_videos(videos: pa.Table) -> pa.Table:
     ``videos`` is a table of `teacher_cache.clips.tables.VIDEOS`.
     """
     nothing = pa.nulls(videos.num_rows, pa.int64())
-    of_list = [videos[name] for name in _OF_LIST]
-    columns = [videos["id"], videos["uri"], videos["id"], videos["content_digest"], nothing, nothing, *of_list]
-    return pa.table(columns, schema=CLIPS).append_column("clip_key", videos["key"])
+    columns = {name: videos[name] for name in ("content_digest", *_OF_LIST)}
+    columns |= {"clip_id": videos["id"], "video": videos["uri"], "video_id": videos["id"]}
+    columns |= {"window_start": nothing, "window_stop": nothing, "flipped": pa.repeat(_PLAIN, videos.num_rows)}
+    return pa.table([columns[name] for name in CLIPS.names], schema=CLIPS).append_column("clip_key", videos["key"])
+
+
+def with_views(clips: pa.Table, views: Sequence[ClipView]) -> pa.Table:
+    """Each of the clips in each of the views, one after another, so that its video is decoded once for all of them.
+
+    Raises `BadInput` for an id that a flipped clip could have.
+    """
+    if tuple(views) == ("plain",):
+        return clips
+    if taken := clips.filter(pc.ends_with(clips["video_id"], FLIPPED))["video_id"][:1].to_pylist():
+        raise BadInput(f"the id {taken[0]!r} ends as those of flipped clips do; give the video another one")
+    tables = [clips if view == "plain" else _flipped(clips) for view in views]
+    in_turn = np.arange(len(tables) * clips.num_rows).reshape(len(tables), -1).T.ravel()
+    return pa.concat_tables(tables).take(pa.array(in_turn))
+
+
+def _flipped(clips: pa.Table) -> pa.Table:
+    ids = pc.binary_join_element_wise(clips["clip_id"], FLIPPED, "")
+    columns = {
+        "clip_id": ids,
+        "flipped": pa.repeat(pa.scalar(value=True), clips.num_rows),
+        "clip_key": pa.array(column_keys(ids)),
+    }
+    return pa.table({name: columns.get(name, clips[name]) for name in clips.column_names})
+
+
+def without_views(known: pa.Table, retry: NDArray[np.bool_]) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """One plain row of each of the store's clips, whatever views it has of it; and whether any of them is to be retried."""
+    is_flipped = known["flipped"].to_numpy()
+    if not is_flipped.any():
+        return known, retry
+    ids = pc.if_else(known["flipped"], pc.utf8_slice_codeunits(known["clip_id"], 0, -len(FLIPPED)), known["clip_id"])
+    _, first, of_each = np.unique(column_keys(ids), return_index=True, return_inverse=True)
+    again = np.zeros(len(first), bool)
+    np.logical_or.at(again, of_each, retry)
+    order = np.argsort(first)
+    plain = {"clip_id": ids, "flipped": pa.repeat(_PLAIN, known.num_rows)}
+    columns = {name: plain.get(name, known[name]) for name in known.column_names}
+    return pa.table(columns).take(pa.array(first[order])), again[order]
 
 
 def windows_of(
@@ -94,7 +135,7 @@ def _cut(recipe: ClipRecipe, videos: pa.Table, prober: Prober, probed: ProbeCach
     clips: list[dict[str, Any]] = []
     for row in rows:
         found = next(footage) if row["content_digest"] is not None else None
-        video = {"video": row["uri"], "video_id": row["id"], "content_digest": row["content_digest"]}
+        video = {"video": row["uri"], "video_id": row["id"], "content_digest": row["content_digest"], "flipped": False}
         video |= {name: row[name] for name in _OF_LIST}
         if not isinstance(found, VideoInfo):
             clips.append(video | {"clip_id": row["id"]})

@@ -47,13 +47,14 @@ def reteach(
     cache = open_cache(url, storage_options=storage_options)
     identity = cache.recipe.teacher
     teacher = loaded(job_for(identity, weights), "cuda" if torch.cuda.is_available() else "cpu")
+    student_size = cache.shape("frames")[1] if "frames" in cache.signals else None
     roots = Roots(tuple(videos), "--videos")
     clips = [clip.model_copy(update={"video": roots.find(clip.video)}) for clip in _spread(cache, count)]
     found: list[Retaught] = []
     findings: list[Finding] = []
     with (
         progress("teaching again", len(clips), "clips") as advance,
-        Decoder(cache.recipe.clips, DECODE_TIMEOUT_SECONDS) as decoder,
+        Decoder(cache.recipe.clips, DECODE_TIMEOUT_SECONDS, student_size=student_size) as decoder,
     ):
         for clip, result in zip(clips, _decoded(decoder, clips), strict=True):
             if isinstance(result, VideoError):
@@ -61,7 +62,7 @@ def reteach(
             elif not is_unchanged(clip.video, clip.content_digest):
                 findings.append(_finding(clip, "its video's content changed since it was taught; `run` teaches it again"))
             else:
-                drift = _drift(cache, teacher, clip, torch.from_numpy(result.frames.copy()))
+                drift = _drift(cache, teacher, clip, result.seen(flipped=clip.flipped))
                 found.append(Retaught(clip_id=clip.clip_id, drift=drift))
                 if beyond := [f"{signal} by {value:.2%}" for signal, value in drift.items() if value > DRIFT_ALLOWED]:
                     findings.append(_finding(clip, f"the teacher now differs from the store in {', '.join(beyond)}"))
@@ -87,8 +88,11 @@ def _finding(clip: Clip, detail: str) -> Finding:
     return Finding(kind="drift", key=clip.video, detail=detail, clip_ids=(clip.clip_id,))
 
 
-def _drift(cache: Cache, teacher: Teacher, clip: Clip, frames: torch.Tensor) -> dict[SignalName, float]:
-    raw = teacher.raw(frames[None], cache.signals)
+def _drift(cache: Cache, teacher: Teacher, clip: Clip, decoded: DecodedClip) -> dict[SignalName, float]:
+    taught = [signal for signal in cache.signals if SIGNALS[signal].source == "teacher"]
+    raw = teacher.raw(torch.from_numpy(decoded.frames.copy())[None], taught) if taught else {}
+    if decoded.student is not None:
+        raw["frames"] = torch.from_numpy(decoded.student.copy())[None]
     stored = cache.read(cache.signals, [clip.clip_id])
     drift: dict[SignalName, float] = {}
     for signal in cache.signals:

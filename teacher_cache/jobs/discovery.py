@@ -24,7 +24,7 @@ from teacher_cache.clips.identity import identities_of
 from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sources import Videos, list_videos
 from teacher_cache.clips.tables import Keys, among, distinct
-from teacher_cache.clips.windows import whole_videos, windows_of
+from teacher_cache.clips.windows import whole_videos, windows_of, with_views, without_views
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
@@ -42,6 +42,7 @@ class JobFacts:
 
     recipe: Recipe
     shapes: Mapping[SignalName, Shape]
+    """Of every signal that a job with this teacher can have."""
     parts: tuple[PartName, ...]
     videos: Videos
     notes: tuple[str, ...] = ()
@@ -52,15 +53,25 @@ class JobFacts:
         """The job's signals: its parts without the clock."""
         return tuple(part for part in self.parts if part != "clock")
 
+    @property
+    def wanted_shapes(self) -> dict[SignalName, Shape]:
+        """Shape of one clip of each of them."""
+        return {signal: self.shapes[signal] for signal in self.signals}
+
 
 def discover(job: Job) -> JobFacts:
     """Identify the teacher, resolve the recipe and list the videos. Raises `BadInput`, `Unreachable`."""
     description = family(job.teacher.family).identify(job.teacher)
-    recipe = resolve_recipe(job, description)
+    recipe, shapes = resolve_recipe(job, description), shapes_of(job, description)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
     notes = list(advice(job))
     videos = list_videos(job.videos, notes.append)
-    return JobFacts(recipe, description.shapes, parts, videos, tuple(notes))
+    return JobFacts(recipe, shapes, parts, videos, tuple(notes))
+
+
+def shapes_of(job: Job, teacher: TeacherDescription) -> dict[SignalName, Shape]:
+    """Shape of one clip of every signal that the job can have: those of the teacher, and of the decoder."""
+    return {**teacher.shapes, "frames": (teacher.frames, job.clips.student_size, job.clips.student_size, 3)}
 
 
 _EXAMPLES = 3
@@ -78,7 +89,7 @@ class Contents:
         digests = clips["content_digest"]
         known = np.flatnonzero(digests.is_valid().to_numpy())
         part = np.array([hash(digest) for digest in digests.drop_null().to_pylist()], np.int64).view(np.uint64)
-        for name in ("window_start", "window_stop", "segment_start", "segment_end"):
+        for name in ("window_start", "window_stop", "segment_start", "segment_end", "flipped"):
             if clips[name].null_count < clips.num_rows:
                 values = clips[name].take(pa.array(known)).to_pylist()
                 part = part * _MIXER + np.array([hash(value) for value in values], np.int64).view(np.uint64)
@@ -136,14 +147,14 @@ def find_clips(  # noqa: PLR0917
             assert prober is not None
             probed = stack.enter_context(ProbeCache(facts.recipe.clips))
             advance = stack.enter_context(progress(doing, facts.videos.num_rows, "videos"))
-            cut = partial(windows_of, prober=prober, probed=probed, advance=advance)
+            cut = partial(windows_of, facts.recipe.clips, prober=prober, probed=probed, advance=advance)
         for listed in facts.videos.drained(_VIDEOS_AT_ONCE):
             videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
             start += listed.num_rows
             if is_uniform:
-                yield whole_videos(videos)
+                yield with_views(whole_videos(videos), job.clips.views)
             else:
-                yield from _windows(facts, videos, newest or (lambda: catalog), again, cut, begin_at)
+                yield from _windows(job, videos, newest or (lambda: catalog), again, cut, begin_at)
 
 
 _VIDEOS_AT_ONCE = 2**19
@@ -152,7 +163,7 @@ _PROBED_AT_ONCE, _PROBED_SECONDS = 2**10, (20.0, 60.0)
 
 
 def _windows(  # noqa: PLR0917
-    facts: JobFacts,
+    job: Job,
     videos: pa.Table,
     newest: Callable[[], Catalog],
     again: Rows,
@@ -170,7 +181,8 @@ def _windows(  # noqa: PLR0917
         if catalog is not (now := newest()):
             catalog, rows_of = now, now.rows_by_video()
         rows = rows_of(some["key"].to_numpy())
-        found.append(cut(facts.recipe.clips, some, catalog.table(rows), np.isin(rows, again)))
+        known, retry = without_views(catalog.table(rows), np.isin(rows, again))
+        found.append(with_views(cut(some, known, retry), job.clips.views))
         if time.monotonic() - began > limit:
             yield pa.concat_tables(found)
             found, began, limit = [], time.monotonic(), then
@@ -183,10 +195,15 @@ def _wanted(job: Job, facts: JobFacts, catalog: Catalog, again: Rows) -> NDArray
     keys = facts.videos.keys
     if job.videos.check != "new" or not catalog.rows:
         return np.ones(len(keys), bool)
-    # Under `uniform`, a video's key equals its clip's, which the planner looks up anyway.
-    is_uniform = facts.recipe.clips.sampling == "uniform"
-    wanted = catalog.rows_of_keys(keys) < 0 if is_uniform else ~among(keys, catalog.video_keys())
-    return wanted | among(keys, catalog.video_keys(again))
+    again_wanted = among(keys, catalog.video_keys(again))
+    if facts.recipe.clips.sampling == "uniform" and job.clips.views == ("plain",):
+        # A video's key equals its clip's, which the planner looks up anyway.
+        return (catalog.rows_of_keys(keys) < 0) | again_wanted
+    rows = catalog.current
+    is_flipped, videos = catalog.table(rows, ["flipped"])["flipped"].to_numpy(), catalog.video_keys(rows)
+    lacks = [~among(keys, videos[is_flipped == (view == "flipped")]) for view in job.clips.views]
+    wanted: NDArray[np.bool_] = np.any(lacks, axis=0) | again_wanted
+    return wanted
 
 
 def _identified(job: Job, videos: pa.Table, wanted: NDArray[np.bool_], progress: Progress) -> pa.Table:
@@ -213,7 +230,8 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
 
     Raises `BadInput` if they contradict each other, or if a shard might not fit one object.
     """
-    if missing := [s for s in job.signals if s not in teacher.shapes]:
+    shapes = shapes_of(job, teacher)
+    if missing := [s for s in job.signals if s not in shapes]:
         raise BadInput(
             f"the teacher {teacher.identity.family} gives {', '.join(teacher.shapes)}; the job asks for {', '.join(missing)}"
         )
@@ -236,7 +254,7 @@ def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:
         max_undecodable_tail_share=job.clips.max_undecodable_tail_share,
     )
     recipe = Recipe(teacher=teacher.identity, clips=clips, encodings=resolve(job), layout=job.layout)
-    arrays = [array for signal in job.signals for array in stored_arrays(recipe, signal, teacher.shapes)]
+    arrays = [array for signal in job.signals for array in stored_arrays(recipe, signal, shapes)]
     _require_one_object(recipe, max(arrays, key=lambda array: array.nbytes))
     return recipe
 

@@ -80,8 +80,7 @@ def _discovered(job: Job) -> JobFacts | CacheError:
 def _asked(job: Job, facts: JobFacts | CacheError) -> _Asked:
     needed = WorkerBytes(host=0, device=0)
     if not isinstance(facts, CacheError):
-        shapes = {signal: facts.shapes[signal] for signal in facts.signals}
-        needed = worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
+        needed = worker_bytes(facts.recipe, facts.wanted_shapes, family(job.teacher.family), job.teacher, job.engine)
     return _Asked(teacher=job.teacher, engine=job.engine, host=needed.host, device=needed.device)
 
 

@@ -14,9 +14,9 @@ from schemas.errors import CouldNotRun
 from schemas.job import EngineJob, TeacherJob
 from schemas.log import PARTS
 from schemas.recipe import Recipe
-from schemas.signal import Shape, SignalName
+from schemas.signal import SIGNALS, Shape, SignalName
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.teachers.protocol import TeacherFamily
+from teacher_cache.teachers.protocol import ForwardBytes, TeacherFamily
 
 _LIBRARIES = 900 * 2**20
 """Measured host memory of PyTorch, Ray and the other libraries, without the CUDA driver's own host memory."""
@@ -48,22 +48,28 @@ def worker_bytes(
 
     Units are counted at their uncompressed size.
     """
-    cost = family.forward_bytes(teacher, engine.batch, tuple(shapes))
+    taught = {signal: shape for signal, shape in shapes.items() if SIGNALS[signal].source == "teacher"}
+    cost = family.forward_bytes(teacher, engine.batch, tuple(taught)) if taught else ForwardBytes(weights=0, working=0)
     clips, per_shard = recipe.clips, recipe.layout.clips_per_shard
     arrays = [a for part in PARTS if part == "clock" or part in shapes for a in stored_arrays(recipe, part, shapes)]
     stored = [a.nbytes for a in arrays if not a.optional]
     teaching = units_at_once(engine)
-    decoded = (teaching + engine.decoders + 1) * per_shard * clips.frames * clips.size**2 * 3
+    decoded = (teaching + engine.decoders + 1) * per_shard * decoded_bytes(recipe, shapes)
     encoded = (ENCODED_CLIPS + teaching * engine.batch) * sum(stored)
     units = (teaching + engine.writers) * per_shard * sum(stored)
     packed = engine.writers * per_shard * max(stored)
     frames = clips.frames * clips.size**2 * 3
     flow = _LIBRARIES + decoded + encoded + units + packed
     network = cost.weights + cost.working
-    if engine.gpus_per_teacher:
+    if engine.gpus_per_teacher and taught:
         pinned = teaching * engine.batch * (frames + sum(stored))
-        return WorkerBytes(host=flow + pinned, device=network + waiting_bytes(engine.batch, shapes, frames + 2 * sum(stored)))
-    return WorkerBytes(host=flow + network + waiting_bytes(engine.batch, shapes, 0), device=0)
+        return WorkerBytes(host=flow + pinned, device=network + waiting_bytes(engine.batch, taught, frames + 2 * sum(stored)))
+    return WorkerBytes(host=flow + network + waiting_bytes(engine.batch, taught, 0), device=0)
+
+
+def decoded_bytes(recipe: Recipe, shapes: Mapping[SignalName, Shape]) -> int:
+    """Bytes of one clip's frames, as decoders hand them over: in the teacher's size, and the student's if it is wanted."""
+    return 3 * recipe.clips.frames * recipe.clips.size**2 + math.prod(shapes.get("frames", (0,)))
 
 
 def waiting_bytes(batch: int, shapes: Mapping[SignalName, Shape], others: int) -> int:

@@ -30,7 +30,7 @@ from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.stop import stop_on_sigterm
 from teacher_cache.jobs.commit import commit
-from teacher_cache.jobs.discovery import resolve_recipe
+from teacher_cache.jobs.discovery import resolve_recipe, shapes_of
 from teacher_cache.jobs.engine import engine
 from teacher_cache.jobs.memory import devices_of
 from teacher_cache.jobs.plan import plan_report
@@ -68,8 +68,9 @@ def pilot(job: Job, clips: tuple[Clip, ...], listen: Callable[[Event], None] = l
     layout = Layout(clips_per_shard=_clips_per_unit(job, len(clips)))
     recipe = resolve_recipe(job, description).model_copy(update={"layout": layout})
     with stop_on_sigterm() as stop, _thrown_away(job) as url:
-        store, left = _made_ready(url, job, recipe, description.shapes, clips)
-        shapes = {signal: description.shapes[signal] for signal in job.signals}
+        possible = shapes_of(job, description)
+        store, left = _made_ready(url, job, recipe, possible, clips)
+        shapes = {signal: possible[signal] for signal in job.signals}
         alone = job.engine.model_copy(update={"teachers": 1, "min_teachers": 1})
         spec = WorkerSpec(store=url, storage_options=job.storage_options, teacher=job.teacher, engine=alone, shapes=shapes)
         units = []

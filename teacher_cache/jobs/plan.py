@@ -105,7 +105,7 @@ class _Outlook:
 def _outlook(place: Objects, job: Job, facts: JobFacts, scratch: Objects, progress: Progress) -> _Outlook:
     """``place``: where the store is, or will be."""
     is_fetched = local_path(facts.videos.table(1)["uri"][0].as_py()) is None
-    store, known, state = state_of(place.url, facts.recipe, place.options)
+    store, known, state = state_of(place.url, facts.recipe, facts.wanted_shapes, place.options)
     if store is None:
         place.require_bucket()
     again = rows_to_redo(known, state, facts.parts, retry_failed=False)
@@ -130,8 +130,7 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
     # Each video is fetched once, with one GET, for all its clips.
     fetches = len(np.unique(outlook.catalog.video_keys(to_do))) if is_fetched else 0
     work = _store_work(job, outlook)
-    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
-    memory = worker_bytes(facts.recipe, shapes, family(job.teacher.family), job.teacher, job.engine)
+    memory = worker_bytes(facts.recipe, facts.wanted_shapes, family(job.teacher.family), job.teacher, job.engine)
     requests = JobRequests(store=store_requests(work), videos=outlook.video_requests + Requests(get=fetches))
     billed = requests.videos if local_path(job.store) else requests.store + requests.videos
     used = None

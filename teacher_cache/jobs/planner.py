@@ -43,7 +43,7 @@ class Planner:
         self._job, self._facts, self._progress = job, facts, _UntilOver(progress)
         self._prober = JobProber(facts.recipe.clips, job.engine)
         self._catalog: Catalog
-        self._found, self._catalog, state = state_of(job.store, facts.recipe, job.storage_options)
+        self._found, self._catalog, state = state_of(job.store, facts.recipe, facts.wanted_shapes, job.storage_options)
         self._again = rows_to_redo(self._catalog, state, facts.parts, retry_failed=retry_failed)
         shard, runs = portion.shard
         self._is_one_of_several = runs > 1

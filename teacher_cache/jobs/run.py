@@ -57,9 +57,12 @@ def run_job(
     VIDEO_REQUESTS.take()
     workers = engine(job.engine.kind)
     facts = discover(job)
-    shapes = {signal: facts.shapes[signal] for signal in facts.signals}
     spec = WorkerSpec(
-        store=job.store, storage_options=job.storage_options, teacher=job.teacher, engine=job.engine, shapes=shapes
+        store=job.store,
+        storage_options=job.storage_options,
+        teacher=job.teacher,
+        engine=job.engine,
+        shapes=facts.wanted_shapes,
     )
     repaired = Requests()
     if repair and (found := find_store(job.store, job.storage_options)) is not None:
@@ -92,7 +95,7 @@ def run_job(
                 for note in () if done.units else (*facts.notes, *planner.notes):
                     listen(Note(text=note))
                 units_before = done.units
-                for event in _worked(workers, spec, store, left, stop):
+                for event in _worked(workers, spec.lacking(left.lacking), store, left, stop):
                     listen(event)
                     if isinstance(event, UnitReport):
                         done.add(event, listen)

@@ -6,14 +6,16 @@ overwritten, and one that stands already is taken over. Workers write shards and
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -23,13 +25,15 @@ from schemas.base import Frozen, sha256_digest
 from schemas.clip import Clip, FailureReason, FrameClock
 from schemas.errors import BadInput, CouldNotRun, StoreDamaged, TeacherFailed, VideoError, first_line
 from schemas.job import EngineJob, TeacherJob
-from schemas.log import ErrorFigure, ErrorFigures, FailedRow, StoredObject, UnitCommitted, WorkItem
+from schemas.log import ErrorFigure, ErrorFigures, FailedRow, PartName, StoredObject, UnitCommitted, WorkItem
 from schemas.report import FailedClip, StageSeconds, UnitReport
-from schemas.signal import Shape, SignalName, exact_array
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
+from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import DecodedClip
 from teacher_cache.encodings.base import Arrays
 from teacher_cache.encodings.drift import taken_over
+from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
 from teacher_cache.jobs.encode_batch import EncodedClip, encode_batch
@@ -66,7 +70,24 @@ class WorkerSpec(Frozen):
     teacher: TeacherJob
     engine: EngineJob
     shapes: dict[SignalName, Shape]
-    """Shape of one clip of each signal of the store."""
+    """Shape of one clip of each signal that is to be made."""
+
+    def lacking(self, parts: Collection[PartName]) -> WorkerSpec:
+        """Only the signals among these parts. A worker of frames alone loads no teacher and takes no GPU."""
+        spec = self.model_copy(update={"shapes": {signal: shape for signal, shape in self.shapes.items() if signal in parts}})
+        if spec.teaches:
+            return spec
+        return spec.model_copy(update={"engine": self.engine.model_copy(update={"gpus_per_teacher": 0})})
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any of them needs the teacher."""
+        return any(SIGNALS[signal].source == "teacher" for signal in self.shapes)
+
+    @property
+    def student_size(self) -> int | None:
+        """Height and width of the student's frames, if they are among the signals."""
+        return self.shapes["frames"][1] if "frames" in self.shapes else None
 
 
 @dataclass
@@ -92,22 +113,13 @@ class UnitWorker:
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.engine.threads_per_teacher is not None:
             torch.set_num_threads(spec.engine.threads_per_teacher)
-        self.batch, self._is_halved = spec.engine.batch, False
+        self._spec, self.batch, self._is_halved = spec, spec.engine.batch, False
         expect(spec.store, spec.storage_options.endpoint_url)
         self.store = open_store(spec.store, spec.storage_options)
-        self.devices = _devices(spec.engine)
+        self.devices = _devices(spec.engine) if spec.teaches else ("cpu",)
         self._require_memory(spec)
-        for device in self.devices:
-            self_test(spec.teacher, spec.engine, device)
-        teachers = [loaded(spec.teacher, device) for device in self.devices]
-        if teachers[0].identity != self.store.recipe.teacher:
-            raise BadInput(
-                f"the weights at {spec.teacher.weights} have changed since the store {spec.store} was created with them"
-            )
-        put_heads(self.store, teachers[0].heads())
-        self.shapes = teachers[0].shapes
-        lanes = [lane_for(device, BATCHES_AT_ONCE) for device in self.devices]
-        self._places, self._choosing = list(map(_Place, teachers, lanes)), threading.Lock()
+        self.shapes = spec.shapes
+        self._places, self._choosing = self._loaded(spec) if spec.teaches else [], threading.Lock()
         self.teaching_at_once = units_at_once(spec.engine)
         """Number of units that keep the devices busy."""
         self._pads = spec.teacher.compile or bool(spec.engine.gpus_per_teacher)
@@ -117,13 +129,32 @@ class UnitWorker:
         self.encoded = threading.BoundedSemaphore(ENCODED_CLIPS)
         """Back-pressure: one slot per clip between teaching and compression, so that a fast teacher cannot fill the memory."""
 
+    def _loaded(self, spec: WorkerSpec) -> list[_Place]:
+        """A tried teacher on each device, its heads in the store."""
+        for device in self.devices:
+            self_test(spec.teacher, spec.engine, device)
+        teachers = [loaded(spec.teacher, device) for device in self.devices]
+        if teachers[0].identity != self.store.recipe.teacher:
+            raise BadInput(
+                f"the weights at {spec.teacher.weights} have changed since the store {spec.store} was created with them"
+            )
+        put_heads(self.store, teachers[0].heads())
+        return [
+            _Place(teacher, lane_for(device, BATCHES_AT_ONCE)) for teacher, device in zip(teachers, self.devices, strict=True)
+        ]
+
     def _require_memory(self, spec: WorkerSpec) -> None:
         """Raises `CouldNotRun` before anything large is loaded."""
         needed = worker_bytes(self.store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         require_host_memory(needed, machine_bytes(), "this machine")
-        for device in self.devices if spec.engine.gpus_per_teacher else ():
+        for device in self.devices if spec.engine.gpus_per_teacher and spec.teaches else ():
             total = torch.cuda.get_device_properties(device).total_memory
             require_device_memory(needed, int(total * min(1, spec.engine.gpus_per_teacher)), device)
+
+    def decoder(self) -> Decoder:
+        """A decoder of what it is to be given: close it, or use it as a context manager."""
+        engine, student_size = self._spec.engine, self._spec.student_size
+        return Decoder(self.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device, student_size)
 
     def through(
         self, frames: torch.Tensor, signals: Sequence[SignalName], encode: Callable[[RawSignals, Bring], list[Result]]
@@ -245,6 +276,8 @@ class _Kept:
     """Clip, its decoder, and its clock."""
     frames: torch.Tensor
     """uint8 (clip, frame, y, x, rgb)."""
+    student: list[bytes]
+    """A digest of each clip's frames for the student: of 7 MB a clip no more is kept. Empty if there are none."""
 
 
 class TaughtUnit:
@@ -253,7 +286,9 @@ class TaughtUnit:
     def __init__(self, worker: UnitWorker, item: WorkItem) -> None:
         self.clock = StageClock()
         self._worker, self._store, self._item = worker, worker.store, item
-        self._signals: tuple[SignalName, ...] = tuple(part for part in item.unit.parts if part != "clock")
+        signals: list[SignalName] = [part for part in item.unit.parts if part != "clock"]
+        self._taught = tuple(signal for signal in signals if SIGNALS[signal].source == "teacher")
+        self._has_student = "frames" in signals
         self._failed: dict[int, FailedRow] = {row.row: row for row in item.settled}
         self._failures: list[FailedClip] = []
         self._committed: dict[int, _Committed] = {}
@@ -271,7 +306,7 @@ class TaughtUnit:
                 self.fail(clip, cast("FailureReason", frames.reason), frames.detail)
                 continue
             self.clock.seconds["decode"] += frames.cpu_seconds
-            batch.append((clip, frames))
+            batch.append((clip, frames.seen(flipped=clip.flipped)))
             if len(batch) == self._worker.batch:
                 yield batch
                 batch = []
@@ -287,10 +322,16 @@ class TaughtUnit:
     def teach(self, batch: Sequence[tuple[Clip, DecodedClip]]) -> None:
         """Teach and encode a batch of decoded clips, which may come from different videos."""
         frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
-        self._kept.append(_Kept([(clip, decoded.decoder, decoded.clock) for clip, decoded in batch], frames))
+        student = [_of_student(decoded) for _, decoded in batch] if self._has_student else []
+        clips = [(clip, decoded.decoder, decoded.clock) for clip, decoded in batch]
+        self._kept.append(_Kept(clips, frames, list(map(_digest, student))))
         encodings = self._store.recipe.encodings
         taught: list[EncodedClip] = self._through(frames, lambda raw, bring: encode_batch(encodings, raw, bring))
-        for (clip, decoded), encoded in zip(batch, taught or [EncodedClip()] * len(batch), strict=True):
+        encoded_clips = taught or [EncodedClip() for _ in batch]
+        for pictures, encoded in zip(student, encoded_clips, strict=False):
+            stored, figure = encoding("frames", encodings["frames"]).encode(SIGNALS["frames"], torch.tensor(pictures))
+            encoded.arrays, encoded.errors = encoded.arrays | stored, encoded.errors | {"frames": figure}
+        for (clip, decoded), encoded in zip(batch, encoded_clips, strict=True):
             arrays = self._accepted(clip, decoded, encoded)
             if arrays is not None:
                 self._worker.encoded.acquire()
@@ -301,15 +342,15 @@ class TaughtUnit:
                     raise
 
     def _through(self, frames: torch.Tensor, encode: Callable[[RawSignals, Bring], list[Result]]) -> list[Result]:
-        """What ``encode`` makes of each clip's raw signals; nothing if the unit has no signal."""
-        if not self._signals:
+        """What ``encode`` makes of each clip's raw signals; nothing if the unit has none of the teacher's."""
+        if not self._taught:
             return []
 
         def timed(raw: RawSignals, bring: Bring) -> list[Result]:
             with self.clock.stage("encode", time.thread_time):
                 return encode(raw, bring)
 
-        results, seconds = self._worker.through(frames, self._signals, timed)
+        results, seconds = self._worker.through(frames, self._taught, timed)
         self.clock.seconds["teach"] += seconds
         return results
 
@@ -389,12 +430,18 @@ class TaughtUnit:
         chunks = {name: _chunks_in(data, self._store.recipe.layout.clips_per_shard) for name, data in standing.items()}
         for batch in self._kept:
             raw = self._through(batch.frames, _by_clip) or [{}] * len(batch.clips)
-            for (clip, decoder, clock), values in zip(batch.clips, raw, strict=True):
+            for (clip, decoder, clock), values, student in zip(batch.clips, raw, batch.student or repeat(None), strict=False):
                 if clip.row in self._committed:
-                    self._take_over_row(clip, decoder, clock, values, chunks)
+                    self._take_over_row(clip, decoder, clock, values, student, chunks)
 
-    def _take_over_row(
-        self, clip: Clip, decoder: str, clock: FrameClock, raw: RawSignals, chunks: Mapping[str, Mapping[int, memoryview]]
+    def _take_over_row(  # noqa: PLR0917
+        self,
+        clip: Clip,
+        decoder: str,
+        clock: FrameClock,
+        raw: RawSignals,
+        student: bytes | None,
+        chunks: Mapping[str, Mapping[int, memoryview]],
     ) -> None:
         slot = clip.row % self._store.recipe.layout.clips_per_shard
         decoded = {name: self._decoded(name, chunks[name][slot]) for name in chunks if slot in chunks[name]}
@@ -405,6 +452,10 @@ class TaughtUnit:
             for name, own in _clock_values(clock).items():
                 if name not in held or not np.array_equal(held[name], own):
                     return self._fail_row(clip, name)
+        if student is not None:
+            if "frames" not in held or _digest(held["frames"]) != student:
+                return self._fail_row(clip, "frames")
+            errors["frames"] = self._committed[clip.row].errors["frames"]  # none: they are equal
         for signal, values in raw.items():
             name = signal if signal in held else exact_array(signal)
             encoder = self._store.recipe.encodings[signal]
@@ -471,6 +522,16 @@ class TaughtUnit:
 def _by_clip(raw: RawSignals, _: Bring) -> list[RawSignals]:
     """Each clip's raw signals, where they are."""
     return [{signal: values[clip] for signal, values in raw.items()} for clip in range(len(next(iter(raw.values()))))]
+
+
+def _of_student(decoded: DecodedClip) -> np.ndarray[Any, Any]:
+    if decoded.student is None:
+        raise CouldNotRun("the engine's decoders give no frames for the student; make them by `UnitWorker.decoder`")
+    return decoded.student
+
+
+def _digest(frames: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.blake2b(frames.tobytes(), digest_size=16).digest()
 
 
 def _short(value: float) -> float:

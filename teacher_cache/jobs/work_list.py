@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from schemas.clip import Clip
 from schemas.log import FailedRow, PartName, Unit, WorkItem
 from schemas.recipe import Recipe
+from schemas.signal import Shape, SignalName
 from schemas.storage import StorageOptions
 from teacher_cache.clips.identity import are_same
 from teacher_cache.clips.tables import SEGMENT, Keys, other_segment
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.store.catalog import Catalog, Rows, numbered_rows
 from teacher_cache.store.state import FAILED, State
-from teacher_cache.store.store import Store, find_store, require_recipe
+from teacher_cache.store.store import Store, find_store, require_recipe, require_shapes
 
 
 def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
@@ -120,6 +121,11 @@ class WorkLeft(Sequence[WorkItem]):
         )
 
     @property
+    def lacking(self) -> tuple[PartName, ...]:
+        """The parts that any unit writes."""
+        return tuple(part for part in self._parts if self.units(part))
+
+    @property
     def rows(self) -> int:
         """Number of rows of all units, to be taught or not."""
         return self.catalog.rows_within(self._shards * self._per_shard, (self._shards + 1) * self._per_shard)
@@ -164,12 +170,15 @@ class WorkLeft(Sequence[WorkItem]):
         return (self[index] for index in range(len(self)))
 
 
-def state_of(url: str, recipe: Recipe, storage_options: StorageOptions | None = None) -> tuple[Store | None, Catalog, State]:
-    """The store at ``url`` if there is one, its catalog and its state. Raises `RecipeMismatch`."""
+def state_of(
+    url: str, recipe: Recipe, shapes: Mapping[SignalName, Shape], storage_options: StorageOptions | None = None
+) -> tuple[Store | None, Catalog, State]:
+    """The store at ``url`` if there is one, its catalog and its state. Raises `RecipeMismatch`; `BadInput` for other shapes."""
     store = find_store(url, storage_options)
     if store is None:
         return None, Catalog(), State(recipe.layout.clips_per_shard)
     require_recipe(store, recipe)
+    require_shapes(store, shapes)
     return store, store.catalog(), store.state
 
 

@@ -188,13 +188,14 @@ class Cache(ForTraining):
     @cached_property
     def clips(self) -> pa.Table:
         """One row per clip: clip_id, video (its URI), status (committed, failed or pending), reason, detail, row,
-        content_digest, video_id, window_start, window_stop, segment_start, segment_end, undecodable_tail_frames; then the
-        columns of the list of videos, such as caption or split, as the row's first run found them (one named like those before
-        it has a ``_`` after it).
+        content_digest, video_id, window_start, window_stop, segment_start, segment_end, flipped, undecodable_tail_frames; then
+        the columns of the list of videos, such as caption or split, as the row's first run found them (one named like those
+        before it has a ``_`` after it).
 
         A clip is ``committed`` once every signal of the store is; ``row`` is its index on the arrays' first axis.
         [window_start, window_stop) is the clip's window of its video, null for the whole video; see `schemas.clip.Window`.
         [segment_start, segment_end) is the part of the video in seconds, null for all of it; see `schemas.clip.Segment`.
+        A ``flipped`` clip was taught with left and right swapped.
         ``undecodable_tail_frames`` at the end of a damaged video do not decode, and the clip was made of those before.
         """
         rows = self._catalog.current
@@ -206,7 +207,7 @@ class Cache(ForTraining):
         for field, name in enumerate(("reason", "detail")):
             texts = [failures[row][field] for row in rows[status == FAILED].tolist()]
             columns[name] = _scattered(texts, status == FAILED)
-        rest = ["row", "content_digest", "video_id", "window_start", "window_stop", "segment_start", "segment_end"]
+        rest = ["row", "content_digest", "video_id", "window_start", "window_stop", "segment_start", "segment_end", "flipped"]
         columns |= zip(rest, self._catalog.table(rows, rest).columns, strict=True)
         columns["undecodable_tail_frames"] = pa.array(self._state.undecodable_tails(rows))
         return pa.table(columns | self._catalog.listed_columns(rows, columns))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.clip import Clip
 from schemas.errors import BadInput, JoinRefused, SignalMissing
-from schemas.signal import SIGNAL_NAMES, Shape
+from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape
 from schemas.view import WHOLE, View
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.reader.cache import Cache, chosen
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ClipSet = Literal["common", "same"]
 
 _FRAME_CHOICE = ("frames", "sampling", "fps", "shots")
-_CONTENT = ("content_digest", "window_start", "window_stop", "segment_start", "segment_end")
+_CONTENT = ("content_digest", "window_start", "window_stop", "segment_start", "segment_end", "flipped")
 _STATUSES = pa.array(["committed", "pending", "failed"])
 
 
@@ -179,7 +179,12 @@ class JoinedCache(ForTraining):
         return [name for name, cache in self.caches.items() if signal in cache.signals]
 
     def _with_maps(self) -> dict[str, Cache]:
-        return {name: cache for name, cache in self.caches.items() if set(cache.signals) - {"f4d"}}
+        """The stores whose signals are laid over the teacher's frame."""
+        return {
+            name: cache
+            for name, cache in self.caches.items()
+            if any({"x", "ray_x"} & set(SIGNALS[signal].dims) for signal in cache.signals)
+        }
 
     def _home(self, name: str) -> tuple[str, str]:
         """(store's name, signal) that ``name`` refers to."""

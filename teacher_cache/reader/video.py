@@ -23,7 +23,7 @@ def read_stitched(read: Read, clips: Sequence[Clip], signals: Sequence[str], ali
         raise BadInput(f"{without[0]!r} has no frame axis to stitch along; {', '.join(STITCHED)} have")
     together = ("depth", "camray") if align == "joint" and {"depth", "camray"} & set(signals) else ()
     wanted = [name for name in STITCHED if name in (*signals, *together)]
-    windows = sorted(clips, key=lambda clip: clip.window_start or 0)
+    windows = sorted((clip for clip in clips if not clip.flipped), key=lambda clip: clip.window_start or 0)
     found = read([*wanted, *CLOCK_ARRAYS], [clip.clip_id for clip in windows])
     starts = [clip.window_start or 0 for clip in windows]
     stitched = stitch({name: list(found[name]) for name in wanted}, starts, align=align, seed=seed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schemas.errors import BadInput, CacheError, UnknownClip
+from schemas.signal import SIGNALS
 from schemas.storage import StorageOptions
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.preprocess import FrameSize
@@ -81,7 +82,8 @@ def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots
     """The data to show of a clip, given its row of `Cache.clips`; its frames only if its video is under ``roots``."""
     values: dict[str, npt.NDArray[Any]] = {}
     if row["status"] == "committed":
-        found = cache.read([*cache.signals, "timestamps", "frame_index"], [row["clip_id"]])
+        shown = [signal for signal in cache.signals if SIGNALS[signal].source == "teacher"]
+        found = cache.read([*shown, "timestamps", "frame_index"], [row["clip_id"]])
         values = {name: array[0] for name, array in found.items()}
     clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
     return ClipPanel(
@@ -90,7 +92,7 @@ def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots
         status=row["status"],
         reason=row["reason"],
         detail=row["detail"],
-        frames=_frames(decoder, roots, row["video"], clock["frame_index"]),
+        frames=_frames(decoder, roots, row, clock["frame_index"]),
         timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
         frame_index=tuple(int(i) for i in clock["frame_index"]),
         signals=values,
@@ -98,11 +100,12 @@ def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots
     )
 
 
-def _frames(decoder: Decoder, roots: Roots, uri: str, frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+def _frames(decoder: Decoder, roots: Roots, row: dict[str, Any], frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
     """The clip's frames, at the page's size. None if the video may or can not be read; its targets are shown nevertheless."""
     if not len(frame_index):
         return None
     try:
-        return decoder.frames(roots.find(uri), frame_index.tolist(), _SHOWN).frames
+        frames = decoder.frames(roots.find(row["video"]), frame_index.tolist(), _SHOWN).frames
+        return frames[:, :, ::-1] if row["flipped"] else frames
     except (ImportError, OSError, CacheError):  # the decoder is an extra
         return None

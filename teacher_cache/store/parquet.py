@@ -22,7 +22,7 @@ _ALWAYS = 2**20
 """Bytes that any file's columns may have."""
 
 _PLAIN, _DATA_PAGE = 0, 0
-_KINDS = {2, 5, 6}  # INT64, DOUBLE, BYTE_ARRAY
+_KINDS = {0, 2, 5, 6}  # BOOLEAN, INT64, DOUBLE, BYTE_ARRAY
 _ZSTD = 6
 _LONGEST_HEADER = 2**16
 _MOST_IN_A_LIST = 2**14

@@ -142,6 +142,19 @@ def require_recipe(store: Store, recipe: Recipe) -> None:
         raise RecipeMismatch(store.url, differences)
 
 
+def require_shapes(store: Store, shapes: Mapping[SignalName, Shape]) -> None:
+    """Raises `BadInput` if the store holds one of these signals in another shape.
+
+    A recipe determines all shapes but that of the student's frames, which a store may be given long after it was taught.
+    """
+    for signal, shape in shapes.items():
+        if (found := store.state.parts.get(signal, shape)) != shape:
+            raise BadInput(
+                f"the store {store.url} holds {signal} of the shape {found}, and this job would give {shape}. Set "
+                f"`clips.student_size: {found[1]}`, leave {signal} out of `signals`, or keep those in a store of their own."
+            )
+
+
 def create_store(url: str, recipe: Recipe, command: str, storage_options: StorageOptions | None = None) -> Store:
     """Create an empty store, or open the one that exists. Raises `RecipeMismatch` if it exists with another recipe.
 

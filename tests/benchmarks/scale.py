@@ -113,8 +113,9 @@ def clips_table(first: int, stop: int) -> pa.Table:
         "window_start": pa.nulls(len(ids), pa.int64()),
         "window_stop": pa.nulls(len(ids), pa.int64()),
         **{name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")},
+        "flipped": pa.repeat(pa.scalar(value=False), len(ids)),
     }
-    return pa.table(columns, schema=CLIPS)
+    return pa.table([columns[name] for name in CLIPS.names], schema=CLIPS)
 
 
 def _commit_all(store: Store, facts: JobFacts, catalog: Catalog) -> None:

@@ -11,6 +11,7 @@ import zarr
 from conftest import REAL_VIDEOS, Command, Jobs, tree
 from log_files import contents
 
+from student_train.data.frames import StudentFrames
 from teacher_cache import open_cache
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -27,7 +28,8 @@ def test_real_footage_to_s3_with_ray(
 ) -> None:
     """H.264, VP9, HEVC and AV1, without the HDR one, which is refused; the engine is chosen on the command line."""
     store = f"{s3}/p4d/tiny"
-    job = jobs.write(store, videos={"glob": f"{real_videos}/*[!r].[mw][pke][4vb]*"}, **RAY)
+    signals = ["f4d", "depth", "flow", "motion", "camray", "frames"]
+    job = jobs.write(store, videos={"glob": f"{real_videos}/*[!r].[mw][pke][4vb]*"}, signals=signals, **RAY)
     ran = command("teacher-cache", "run", job, "--engine", "ray", "--json")
     assert ran.status == 0, ran.err
     assert ran.json["clips"] == {"planned": 4, "committed": 4, "failed": 0, "pending": 0}
@@ -46,7 +48,10 @@ def test_real_footage_to_s3_with_ray(
 
     cache = open_cache(store)
     assert set(cache.committed_ids()) == {name for name in REAL_VIDEOS if "hdr" not in name}
-    assert cache.read(["depth"], ["av1_video.mkv"])["depth"].min() > 0
+    found = cache.read(["depth", "frames", "frame_index"], ["av1_video.mkv"])
+    assert found["depth"].min() > 0
+    own = StudentFrames(384, 0)(f"{real_videos}/av1_video.mkv", found["frame_index"][0])
+    np.testing.assert_array_equal(found["frames"][0], own)
 
 
 @pytest.fixture

@@ -143,8 +143,8 @@ def clips_of(names: str) -> pa.Table:
     """As `teacher_cache.jobs.discovery.find_clips` gives them."""
     ids = list(names.lower())
     nothing = [None] * len(ids)
-    columns = [ids, ids, ids, list(names), *[nothing] * (len(CLIPS) - 4)]
-    table = pa.table([pa.array(column, kind) for column, kind in zip(columns, CLIPS.types, strict=True)], schema=CLIPS)
+    columns = {"clip_id": ids, "video": ids, "video_id": ids, "content_digest": list(names), "flipped": [False] * len(ids)}
+    table = pa.table([pa.array(columns.get(field.name, nothing), field.type) for field in CLIPS], schema=CLIPS)
     return table.append_column("clip_key", pa.array(keys_of(ids)))
 
 

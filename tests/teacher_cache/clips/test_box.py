@@ -235,12 +235,12 @@ def test_a_process_is_replaced_before_its_processor_time_ends(videos: Path, monk
 @pytest.mark.parametrize(
     "answer",
     [
-        b'{"process_seconds": 0}\n{"process_seconds": 0, "shape": [1000000, 1000000, 1000000, 3]}\n',
-        b'{"process_seconds": 0}\n{"process_seconds": 0, "shape": [2, 28, 112, 3], "clock": {"frame_index": [0, 1], '
+        b'{"process_seconds": 0}\n{"process_seconds": 0, "shapes": [[1000000, 1000000, 1000000, 3]]}\n',
+        b'{"process_seconds": 0}\n{"process_seconds": 0, "shapes": [[2, 28, 112, 3]], "clock": {"frame_index": [0, 1], '
         b'"timestamps_seconds": [0, 1]}, "decoder": "x", "cpu_seconds": 0}\n' + bytes(2 * 28 * 112 * 3),
-        b'{"process_seconds": 0}\n{"process_seconds": 0, "shape": [2, 56, 56, 3], "clock": {"frame_index": [0, 4294967296], '
+        b'{"process_seconds": 0}\n{"process_seconds": 0, "shapes": [[2, 56, 56, 3]], "clock": {"frame_index": [0, 4294967296], '
         b'"timestamps_seconds": [0, 1]}, "decoder": "x", "cpu_seconds": 0}\n' + bytes(2 * 56 * 56 * 3),
-        b'{"process_seconds": 0}\n{"process_seconds": 0, "shape": [2, 56, 56, 3], "clock": {"frame_index": [0, 1], '
+        b'{"process_seconds": 0}\n{"process_seconds": 0, "shapes": [[2, 56, 56, 3]], "clock": {"frame_index": [0, 1], '
         b'"timestamps_seconds": [0, NaN]}, "decoder": "x", "cpu_seconds": 0}\n' + bytes(2 * 56 * 56 * 3),
         b'{"process_seconds": 0, "reason": "my_reason", "detail": ""}\n',
         b'{"process_seconds": "soon"}\n',

@@ -455,16 +455,16 @@ def test_a_row_says_how_many_frames_its_video_lacks(jobs: Jobs, folder: Path, tm
     assert run(jobs, folder, store, clips={"sampling": "uniform"}, signals=["depth"]).clips.committed == 3
     cache = open_cache(str(store))
     lacking = {clip["clip_id"]: clip["undecodable_tail_frames"] for clip in cache.clips.to_pylist()}
-    assert lacking == {"cut.mp4": 3, "long.mp4": 0, "short.mp4": 0}
+    assert lacking == {"cut.mp4": 4, "long.mp4": 0, "short.mp4": 0}  # three, and the one in which the file ends
     assert cache.committed_ids(pc.field("undecodable_tail_frames") == 0) == ["long.mp4", "short.mp4"]
     frames = cache.read(["frame_index"], ["cut.mp4"])["frame_index"][0]
-    assert tuple(frames) == spread(16, 17)
+    assert tuple(frames) == spread(16, 16)
     pictures = StudentFrames(24, 0)
     np.testing.assert_array_equal(pictures(str(cut), frames), pictures.watch(str(cut), 16).frames)
     assert not run(jobs, folder, tmp_path / "dense", signals=["depth"]).failures
     dense = open_cache(str(tmp_path / "dense"))
-    assert dense.committed_ids(pc.field("undecodable_tail_frames") == 3) == ["cut.mp4#0001"]
-    assert dense.read_video(["depth"], "cut.mp4")["frame_index"].tolist() == list(range(17))
+    assert dense.committed_ids(pc.field("undecodable_tail_frames") == 4) == ["cut.mp4#0000"]
+    assert dense.read_video(["depth"], "cut.mp4")["frame_index"].tolist() == list(range(16))
     strict = {"sampling": "uniform", "max_undecodable_tail_share": 0.05}
     (failed,) = run(jobs, folder, tmp_path / "strict", clips=strict, signals=["depth"]).failures
     assert (failed.clip_id, failed.reason) == ("cut.mp4", "decode_error")

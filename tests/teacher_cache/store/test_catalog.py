@@ -30,7 +30,7 @@ SEGMENTS = st.lists(
 def clips(segment: dict[str, tuple[str, int]]) -> pa.Table:
     rows = []
     for video, (content, count) in segment.items():
-        same = {"video": f"s3://b/{video}.mp4", "video_id": video, "content_digest": content}
+        same = {"video": f"s3://b/{video}.mp4", "video_id": video, "content_digest": content, "flipped": False}
         windows = [{"clip_id": f"{video}#{n}", "window_start": n, "window_stop": n + 4} for n in range(count)]
         rows += [same | window for window in windows or [{"clip_id": video}]]
     return pa.Table.from_pylist(rows, schema=CLIPS)
