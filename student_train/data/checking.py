@@ -115,7 +115,8 @@ class _Looker:
     def __post_init__(self) -> None:
         # Roots alone decide where a video without a clip is read.
         self._alone = Join(ClipIndex([]), self.data.model_copy(update={"without_targets": "sft"}))
-        self._join = None if self.index is None else Join(self.index, self.data)
+        self._opens = self.data.frames != "store"
+        self._join = None if self.index is None else Join(self.index, self.data, opens_videos=self._opens)
 
     def look(self, advance: Callable[[int], None]) -> None:
         try:
@@ -178,7 +179,8 @@ class _Looker:
         if sample is not None and sample.video and one.video:
             self.named[one.video] = sample.video
         if sample is not None:
-            self.files.update({*([sample.video] if sample.video else []), *sample.images})
+            opened = [sample.video] if sample.video and (self._opens or sample.clip_id is None) else []
+            self.files.update({*opened, *sample.images})
 
     def _look_at_answers(self, one: Conversation) -> None:
         question: Turn | None = None

@@ -181,11 +181,19 @@ def test_every_kind_is_tested() -> None:
 
 
 def test_an_ambiguous_video_is_told(folder: Path) -> None:
-    rows = [{"clip_id": f"{n}/s.mp4", "video": f"/v/{n}/s.mp4", "status": "committed"} for n in "ab"]
+    rows = [{"clip_id": f"{n}/s.mp4", "video": f"/v/{n}/s.mp4", "status": "committed", "flipped": False} for n in "ab"]
     (folder / "s.mp4").write_bytes(b"some bytes")
     found = check(config(folder, [record(video="s.mp4")]), ClipIndex(rows))
     assert found.faults == {"ambiguous_clip": 1}
     assert "'s.mp4' matches several clips (a/s.mp4, b/s.mp4)" in found.findings[0].detail
+
+
+def test_videos_whose_frames_are_in_the_store_need_not_be_there(folder: Path) -> None:
+    rows = [{"clip_id": "s.mp4", "video": "/elsewhere/s.mp4", "status": "committed", "flipped": False}]
+    asked = config(folder, [record(video="s.mp4")])
+    assert set(check(asked, ClipIndex(rows)).faults) == {"missing_file"}
+    stored = asked.model_copy(update={"frames": "store"})
+    assert check(stored, ClipIndex(rows)).is_sound
 
 
 def test_the_commands_convert_and_check(folder: Path, student_train_command: Command) -> None:

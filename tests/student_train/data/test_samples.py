@@ -31,13 +31,16 @@ from teacher_cache import Cache, open_cache
 
 VIDEO, IMAGE = 462, 463
 """The tiny preset's token ids."""
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"clip_id": "raw/a/1.mp4", "video": "s3://bucket/raw/a/1.mp4", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "raw/b/1.mp4", "video": "s3://bucket/raw/b/1.mp4", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "two", "video": "/data/2.mp4", "status": "failed", "reason": "video_empty", "detail": "zero bytes"},
     {"clip_id": "x", "video": "s3://b/raw/x.tar#7.mp4@512+9", "status": "committed", "reason": None, "detail": None},
     {"clip_id": "three", "video": "/data/3.mp4", "status": "pending", "reason": None, "detail": None},
+    {"clip_id": "x~flipped", "video": "s3://b/raw/x.tar#7.mp4@512+9", "status": "committed", "reason": None, "detail": None},
 ]
+for row in ROWS:
+    row["flipped"] = str(row["clip_id"]).endswith("~flipped")
 
 
 HERE = "/"
