@@ -190,10 +190,9 @@ def test_an_ambiguous_video_is_told(folder: Path) -> None:
 
 def test_videos_whose_frames_are_in_the_store_need_not_be_there(folder: Path) -> None:
     rows = [{"clip_id": "s.mp4", "video": "/elsewhere/s.mp4", "status": "committed", "flipped": False}]
-    asked = config(folder, [record(video="s.mp4")])
-    assert set(check(asked, ClipIndex(rows)).faults) == {"missing_file"}
-    stored = asked.model_copy(update={"frames": "store"})
-    assert check(stored, ClipIndex(rows)).is_sound
+    asked = [record(video="s.mp4")]
+    assert set(check(config(folder, asked), ClipIndex(rows)).faults) == {"missing_file"}
+    assert check(config(folder, asked, frames="store"), ClipIndex(rows)).is_sound
 
 
 def test_the_commands_convert_and_check(folder: Path, student_train_command: Command) -> None:
