@@ -7,7 +7,7 @@ values. Then the trainer reads it as in any fit: its own sampler, collator, work
 it sleeps for the time that a batch may take, as a GPU leaves the cores free. The server shares the cores.
 
     targets    the targets alone; the student's frames are made up
-    decoded    frames at 384², as SigLIP so400m takes them, decoded anew for every question: as with a set far larger than any cache
+    decoded    frames at 384², as SigLIP so400m takes them, decoded for each question: the set is larger than any cache
     stored     frames at 384² from the store's signal `frames`; nothing is kept either
 
 The goal: with ``stored``, the student waits for less than 2% of its step.
