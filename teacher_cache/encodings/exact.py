@@ -21,6 +21,7 @@ from teacher_cache.encodings.base import (
     exp,
     finite,
     numbers,
+    read_together,
     to_float32,
 )
 
@@ -48,7 +49,18 @@ class Exact(EncodesForHost):
             "encoding": self.name,
             "error_bound": self.statement,
         }
-        return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes, self.compression),)
+        return (
+            StoredArray(
+                signal.name,
+                shape,
+                np.dtype("<f4"),
+                signal.dims,
+                float("nan"),
+                attributes,
+                self.compression,
+                together=read_together(signal, shape),
+            ),
+        )
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
         """See `Encoding.on_device`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
