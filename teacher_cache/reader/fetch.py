@@ -219,12 +219,13 @@ class ChunkReader:
         return Reading(answer, fetches, repeat)
 
     def _read_run(self, array: StoredArray, row: int, pieces: Sequence[_Piece], out: Values) -> None:
+        values = self._values(array)
         with self._damage_told(array, row):
             for piece, chunk in zip(pieces, self._chunks(array, row, pieces), strict=True):
                 if piece.taken is None:
                     decode_chunk(chunk, array, out[piece.out])
                 else:
-                    out[piece.out] = self._values(chunk, array)[piece.taken]
+                    out[piece.out] = values(chunk)[piece.taken]
 
     def _decode_run(
         self,
@@ -234,20 +235,27 @@ class ChunkReader:
         pieces: Sequence[_Piece],
         out: Values,
     ) -> None:
-        """Chunk by chunk, which a core's cache holds."""
+        values = self._values(array)
         with self._damage_told(array, row):
             chunks = self._chunks(array, row, pieces)
         for piece, chunk in zip(pieces, chunks, strict=True):
             with self._damage_told(array, row):
-                values = self._values(chunk, array)
-            decode({array.name: values if piece.taken is None else values[piece.taken]}, out[piece.out])
+                found = values(chunk)
+            decode({array.name: found if piece.taken is None else found[piece.taken]}, out[piece.out])
 
-    def _values(self, chunk: Buffer, array: StoredArray) -> Values:
-        """A chunk's values, in its own memory if they are not compressed."""
-        values = view_chunk(chunk, array)
-        if values is None:
-            (values,) = clip_buffer(array, 1, self.buffers.empty, array.chunk_shape[0])
-            decode_chunk(chunk, array, values)
+    def _values(self, array: StoredArray) -> Callable[[Buffer], Values]:
+        """Gives a chunk's values: in its own memory if they are not compressed, else in one that the next chunk's will take."""
+        scratch: list[Values] = []
+
+        def values(chunk: Buffer) -> Values:
+            view = view_chunk(chunk, array)
+            if view is not None:
+                return view
+            if not scratch:  # once: fresh pages cost as much as decoding into them
+                scratch.extend(clip_buffer(array, 1, self.buffers.empty, array.chunk_shape[0]))
+            decode_chunk(chunk, array, scratch[0])
+            return scratch[0]
+
         return values
 
     @contextmanager
