@@ -78,7 +78,7 @@ def open_cache(
     """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
 
     ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
-    how many chunks are asked for at once; None takes 8, and up to 64 where the server's latency asks for more.
+    how many requests for chunks are under way at once; None takes 8, and up to 64 where the server's latency asks for more.
     ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
     ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
 
