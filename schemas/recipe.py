@@ -11,7 +11,7 @@ from schemas.base import Frozen, canonical_json, differences
 from schemas.clip import DEFAULT_TAIL_SHARE, LARGEST_SIZE, MOST_FRAMES, Hdr, Interlaced, Preprocessing, Sampling
 from schemas.signal import SignalName
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the store format: layout, log and metadata, as docs/reference/store-format.md describes it."""
 
 Precision = Literal["float32", "bfloat16", "float16"]

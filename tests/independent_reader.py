@@ -154,7 +154,7 @@ class Reader:
     def __init__(self, store: Path, version: int | None = None) -> None:
         self.store = store
         about = json.loads((store / "zarr.json").read_bytes())["attributes"]
-        require(about["format_version"] == 1, f"format version {about['format_version']} and not 1")
+        require(about["format_version"] == 2, f"format version {about['format_version']} and not 2")
         self.recipe = about["recipe"]
         whole = json.dumps(self.recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         require(hashlib.sha256(whole).hexdigest() == about["fingerprint"], "the recipe is not that of the fingerprint")
@@ -212,13 +212,16 @@ class Reader:
     def _chunk(self, name: str, row: int) -> np.ndarray:
         about = json.loads((self.store / name / "zarr.json").read_bytes())
         (sharding,) = about["codecs"]
-        shape = [1, *about["shape"][1:]]
+        shape = sharding["configuration"]["chunk_shape"]
+        chunks = about["shape"][1] // shape[1]
         zeros = ["0"] * (len(shape) - 1)
         shard = self.store.joinpath(name, "c", str(row // self.per_shard), *zeros).read_bytes()
-        index = np.frombuffer(checked(shard[-16 * self.per_shard - 4 :]), "<u8").reshape(self.per_shard, 2)
-        start, length = map(int, index[row % self.per_shard])
-        require((start, length) != (NO_CHUNK, NO_CHUNK), f"{name} lacks a committed clip")
-        return undone(shard[start : start + length], sharding["configuration"]["codecs"], shape, about["data_type"])
+        index = np.frombuffer(checked(shard[-16 * chunks * self.per_shard - 4 :]), "<u8").reshape(self.per_shard, chunks, 2)
+        found = index[row % self.per_shard].tolist()
+        require([NO_CHUNK, NO_CHUNK] not in found, f"{name} lacks a committed clip")
+        codecs = sharding["configuration"]["codecs"]
+        parts = [undone(shard[start : start + length], codecs, shape, about["data_type"]) for start, length in found]
+        return np.concatenate(parts)
 
 
 def checked(data: bytes) -> bytes:
@@ -227,7 +230,7 @@ def checked(data: bytes) -> bytes:
 
 
 def undone(data: bytes, codecs: list[dict[str, Any]], shape: list[int], data_type: str) -> np.ndarray:
-    """One clip, by the codecs of its array, last first."""
+    """A chunk of one clip, by the codecs of its array, last first."""
     order = list(range(len(shape)))
     for codec in codecs:
         if codec["name"] == "transpose":

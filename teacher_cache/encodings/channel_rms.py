@@ -22,6 +22,7 @@ from teacher_cache.encodings.base import (
     bytes_to_float32,
     finite,
     numbers,
+    read_together,
     to_float32,
 )
 
@@ -46,11 +47,11 @@ class ChannelRMS(EncodesForHost):
     256.
 
     A clip is one int8 array (layer, time, row, token_x, channel), so its parts cannot come from different runs, and one request
-    reads it. Its rows but the last are low. Of the last ones, over all times, the first six tokens hold each channel's scale
-    (four bytes of a little-endian float32), centre and delta; the bytes of the other tokens, in order, are the list of the
-    values whose high is not 0: each a little-endian uint32, with high in its top byte and the value's place among the layer's
-    (time, y, x, channel) in the others, by place. What is left is 0. A list holds 1.5% of the values of L4P's 16 × 16 tokens; a
-    clip with more does not fit.
+    reads it; a layer is decoded from what is its own. Its rows but the last are low. Of the last ones, over all times, the
+    first six tokens hold each channel's scale (four bytes of a little-endian float32), centre and delta; the bytes of the other
+    tokens, in order, are the list of the values whose high is not 0: each a little-endian uint32, with high in its top byte and
+    the value's place among the layer's (time, y, x, channel) in the others, by place. What is left is 0. A list holds 1.5% of
+    the values of L4P's 16 × 16 tokens; a clip with more does not fit.
     """
 
     name: str
@@ -90,7 +91,18 @@ class ChannelRMS(EncodesForHost):
         layer, time, _, token_x, channel = signal.dims
         dims = (layer, time, "row", token_x, channel)
         rows = (layers, times, height + 1, width, channels)
-        return (StoredArray(signal.name, rows, np.dtype("i1"), dims, _MISSING, attributes, self.compression),)
+        return (
+            StoredArray(
+                signal.name,
+                rows,
+                np.dtype("i1"),
+                dims,
+                _MISSING,
+                attributes,
+                self.compression,
+                together=read_together(signal, rows),
+            ),
+        )
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
         """See `Encoding.on_device`. ``raw``: (layer, time, y, x, channel). The error is that of the worst layer and channel."""

@@ -21,6 +21,7 @@ from teacher_cache.encodings.base import (
     exp,
     finite,
     numbers,
+    read_together,
     to_float32,
 )
 
@@ -50,7 +51,8 @@ class Exact(EncodesForHost):
         }
         dtype = np.dtype(signal.dtype).newbyteorder("<")
         missing = float("nan") if dtype.kind == "f" else 0
-        return (StoredArray(signal.name, shape, dtype, signal.dims, missing, attributes, self.compression),)
+        together = read_together(signal, shape)
+        return (StoredArray(signal.name, shape, dtype, signal.dims, missing, attributes, self.compression, together=together),)
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
         """See `Encoding.on_device`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""

@@ -15,8 +15,8 @@ from teacher_cache.encodings.uniform import UniformInteger
 
 # Level 5 gives the same size in one and a half times the time; level 3, a tenth more in two thirds of it.
 _MAP = Compression("blosc", level=4)
-# u and v in separate planes: each is smooth, and they are hardly correlated.
-_PLANAR = Compression("blosc", level=4, order=(3, 0, 1, 2))
+# u and v of each frame in separate planes: each is smooth, and they are hardly correlated.
+_PLANAR = Compression("blosc", level=4, order=(0, 3, 1, 2))
 
 # At 1%, bytes of features hold 7 of 8 bits, and to unpack them costs as much as to fetch them. Nor have they any matches for
 # higher levels to find.

@@ -23,6 +23,7 @@ from teacher_cache.encodings.base import (
     figure,
     mean_square,
     numbers,
+    read_together,
     to_float32,
 )
 
@@ -62,7 +63,18 @@ class UniformInteger(EncodesForHost):
             "encoding": self.name,
             "error_bound": self.statement,
         }
-        return (StoredArray(signal.name, shape, self.dtype, signal.dims, self.missing, attributes, self.compression),)
+        return (
+            StoredArray(
+                signal.name,
+                shape,
+                self.dtype,
+                signal.dims,
+                self.missing,
+                attributes,
+                self.compression,
+                together=read_together(signal, shape),
+            ),
+        )
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
         """See `Encoding.on_device`. The error is the largest absolute one, or relative one for a logarithm."""

@@ -12,7 +12,6 @@ from schemas.report import Estimate, Hours, NodeSize, PilotReport, StageSeconds
 from schemas.storage import Requests
 from teacher_cache.store.layout import MARKERS
 from teacher_cache.store.log import FEWEST_AHEAD, MOST_RECORDS, WORTH_A_CHECKPOINT
-from teacher_cache.store.shard import index_length
 
 Stage = Literal["teach", "decode", "encode"]
 
@@ -50,8 +49,8 @@ class SignalWork:
     """How much of a signal is to be written."""
 
     clips: int
-    shards: int
-    """Shard objects that hold them."""
+    index_bytes: int
+    """Bytes of the indexes of the shard objects that will hold them."""
 
 
 def store_requests(work: StoreWork) -> Requests:
@@ -98,15 +97,12 @@ def hours(seconds: StageSeconds, engine: EngineJob) -> Hours:
     return Hours(gpu=seconds.teach * engine.gpus_per_teacher / 3600, core=core_seconds / 3600)
 
 
-def estimate(
-    pilot: PilotReport, clips: int, by_signal: Mapping[str, SignalWork], clips_per_shard: int, engine: EngineJob
-) -> Estimate:
+def estimate(pilot: PilotReport, clips: int, by_signal: Mapping[str, SignalWork], engine: EngineJob) -> Estimate:
     """Extrapolate the pilot to ``clips`` clips: bytes, failures, stage seconds, hours and wall time."""
     seconds = StageSeconds(**{stage: value * clips for stage, value in pilot.seconds.model_dump().items()})
     walls = _walls(seconds, engine)
-    index = index_length(clips_per_shard)
     return Estimate(
-        bytes={s: round(pilot.bytes.get(s, 0) * work.clips) + work.shards * index for s, work in by_signal.items()},
+        bytes={s: round(pilot.bytes.get(s, 0) * work.clips) + work.index_bytes for s, work in by_signal.items()},
         video_bytes=round(pilot.video_bytes * clips),
         failed_clips=round(sum(pilot.failed.values()) / pilot.clips * clips),
         stage_seconds=seconds,

@@ -37,9 +37,9 @@ from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft
 from teacher_cache.store.catalog import Catalog, numbered_rows
-from teacher_cache.store.layout import part_of
+from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.shard import index_length
+from teacher_cache.store.shard import shard_index_length
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store, status
 from teacher_cache.teachers.registry import family
 
@@ -183,12 +183,12 @@ def _spread(values: Sequence[float]) -> Spread:
 def _bytes(job: Job, store: Store) -> dict[str, int]:
     """Bytes of the measured chunks of each signal, without warm-up units and shard indexes."""
     state = store.state
-    total = dict.fromkeys(map(str, job.signals), 0)
-    for array in state.arrays():
-        signal = part_of(array)
-        if signal in total:
-            lengths = state.shard_lengths(array)[_warm_up_units(job) :]
-            index = index_length(store.recipe.layout.clips_per_shard)
+    total = {}
+    for signal in job.signals:
+        total[str(signal)] = 0
+        for array in stored_arrays(store.recipe, signal, store.shapes):
+            lengths = state.shard_lengths(array.name)[_warm_up_units(job) :]
+            index = shard_index_length(array, store.recipe.layout.clips_per_shard)
             total[signal] += int(lengths.sum()) - index * int((lengths > 0).sum())
     return total
 

@@ -29,6 +29,7 @@ from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_re
 from teacher_cache.store.catalog import Catalog, store_rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.shard import shard_index_length
 from teacher_cache.store.state import clip_counts
 from teacher_cache.store.store import Store, open_store
 from teacher_cache.teachers.registry import family
@@ -135,8 +136,11 @@ def _report(job: Job, outlook: _Outlook, pilot: PilotReport | None) -> PlanRepor
     billed = requests.videos if local_path(job.store) else requests.store + requests.videos
     used = None
     if pilot is not None:
-        by_signal = {str(s): SignalWork(left.clips(s), left.units(s) * len(_arrays(facts, s))) for s in facts.signals}
-        used = estimate(pilot, len(to_do), by_signal, facts.recipe.layout.clips_per_shard, job.engine)
+        index = {
+            s: sum(shard_index_length(a, facts.recipe.layout.clips_per_shard) for a in _arrays(facts, s)) for s in facts.signals
+        }
+        by_signal = {str(s): SignalWork(left.clips(s), left.units(s) * index[s]) for s in facts.signals}
+        used = estimate(pilot, len(to_do), by_signal, job.engine)
     return PlanReport(
         store=job.store,
         store_exists=store is not None,

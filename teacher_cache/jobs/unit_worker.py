@@ -31,7 +31,7 @@ from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import DecodedClip
-from teacher_cache.encodings.base import Arrays
+from teacher_cache.encodings.base import Arrays, StoredArray
 from teacher_cache.encodings.drift import taken_over
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.io.patience import expect
@@ -50,9 +50,9 @@ from teacher_cache.jobs.memory import (
     worker_bytes,
 )
 from teacher_cache.jobs.self_test import self_test
-from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunks, encode_chunks
 from teacher_cache.store.layout import shard_key, stored_arrays
-from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.shard import pack_clips, unpack_clips
 from teacher_cache.store.store import open_store, put_heads
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.lane import Bring, Lane, lane_for
@@ -249,8 +249,8 @@ class StageClock:
 class _Compressed:
     """One clip's compressed chunks."""
 
-    chunks: dict[str, bytes]
-    """Array's name → chunk."""
+    chunks: dict[str, list[bytes]]
+    """Array's name → its chunks."""
     seconds: float
     """CPU seconds that compressing them took."""
 
@@ -373,7 +373,7 @@ class TaughtUnit:
     def _compress(self, arrays: Arrays) -> _Compressed:
         start = time.thread_time()
         try:
-            chunks = {name: encode_chunk(values, self._arrays[name].compression) for name, values in arrays.items()}
+            chunks = {name: encode_chunks(values, self._arrays[name]) for name, values in arrays.items()}
         finally:
             self._worker.encoded.release()
         return _Compressed(chunks, time.thread_time() - start)
@@ -390,7 +390,7 @@ class TaughtUnit:
         for name, array in self._arrays.items():
             chunks = {slot: clip.chunks.pop(name) for slot, clip in compressed.items() if name in clip.chunks}
             if chunks:  # Zarr writes no object for a shard without chunks
-                key, own = shard_key(array, shard), pack_shard(chunks, per_shard)
+                key, own = shard_key(array, shard), pack_clips(chunks, array, per_shard)
                 with self.clock.stage("put"):
                     found = self._created(key, own)
                 objects[key] = StoredObject(digest=sha256_digest(found), length=len(found))
@@ -427,7 +427,8 @@ class TaughtUnit:
         Its bytes may differ from ours, since GPU arithmetic is not bit-reproducible. A row is committed if every array holds it
         within the drift that such arithmetic explains. Its figures are measured on what stands.
         """
-        chunks = {name: _chunks_in(data, self._store.recipe.layout.clips_per_shard) for name, data in standing.items()}
+        per_shard = self._store.recipe.layout.clips_per_shard
+        chunks = {name: _chunks_in(data, self._arrays[name], per_shard) for name, data in standing.items()}
         for batch in self._kept:
             raw = self._through(batch.frames, _by_clip) or [{}] * len(batch.clips)
             for (clip, decoder, clock), values, student in zip(batch.clips, raw, batch.student or repeat(None), strict=False):
@@ -441,7 +442,7 @@ class TaughtUnit:
         clock: FrameClock,
         raw: RawSignals,
         student: bytes | None,
-        chunks: Mapping[str, Mapping[int, memoryview]],
+        chunks: Mapping[str, Mapping[int, Sequence[Buffer]]],
     ) -> None:
         slot = clip.row % self._store.recipe.layout.clips_per_shard
         decoded = {name: self._decoded(name, chunks[name][slot]) for name in chunks if slot in chunks[name]}
@@ -474,10 +475,10 @@ class TaughtUnit:
         )
         self.fail(clip, "missing_in_shard", detail)
 
-    def _decoded(self, name: str, chunk: Buffer) -> np.ndarray[Any, Any] | None:
+    def _decoded(self, name: str, chunks: Sequence[Buffer]) -> np.ndarray[Any, Any] | None:
         values: np.ndarray[Any, Any] = clip_buffer(self._arrays[name], 1)[0]
         try:
-            decode_chunk(chunk, self._arrays[name], values)
+            decode_chunks(chunks, self._arrays[name], values)
         except ValueError:
             return None
         return values
@@ -539,9 +540,9 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _chunks_in(shard: bytes, clips_per_shard: int) -> dict[int, memoryview]:
+def _chunks_in(shard: bytes, array: StoredArray, clips_per_shard: int) -> Mapping[int, Sequence[Buffer]]:
     try:
-        return unpack_shard(shard, clips_per_shard)
+        return unpack_clips(shard, array, clips_per_shard)
     except StoreDamaged:
         return {}
 

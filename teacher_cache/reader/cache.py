@@ -29,8 +29,9 @@ from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
 from teacher_cache.io.hints import closest
-from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard, Reading, Values
+from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, ClipsToRead, CommittedShard, Reading, Values
 from teacher_cache.reader.for_training import ForTraining
+from teacher_cache.reader.selection import EVERYTHING, Entries, Selection, entries
 from teacher_cache.reader.stored import DecodedForm, StoredBatch, StoredClips
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.catalog import Catalog
@@ -56,13 +57,14 @@ _HINTS_AMONG = 10_000
 
 
 class _Group(NamedTuple):
-    """Requested clips of one signal that are stored in the same arrays."""
+    """Requested clips of one signal that are stored in the same array."""
 
     indices: list[int]
     """Positions of these clips in the request."""
     rows: list[int]
     """Their rows in the store."""
-    arrays: list[StoredArray]
+    array: StoredArray
+    """What holds them."""
 
 
 def open_cache(
@@ -76,7 +78,7 @@ def open_cache(
     """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
 
     ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
-    how many chunks are asked for at once; None takes 8, and up to 64 where the server's latency asks for more.
+    how many requests for chunks are under way at once; None takes 8, and up to 64 where the server's latency asks for more.
     ``storage_options`` says how to reach the server, where the environment does not say it, or says it for another store:
     ``{"endpoint_url": "http://minio:9000"}``, ``{"anonymous": True}``; `schemas.storage.StorageOptions` has them all.
 
@@ -229,47 +231,85 @@ class Cache(ForTraining):
         self._part(name)
         return self._form(name).shape
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
+    def read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+        view: View = WHOLE,
+    ) -> dict[str, Values]:
         """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
 
         Each array is (clip, …), with the axes, units and dtype of `schemas.signal.SIGNALS`; depth is positive. ``signals``
         may also name ``timestamps`` (clip, frame), float64 seconds, and ``frame_index`` (clip, frame), int32.
+
+        ``layers`` of ``f4d`` and ``frames`` of what has frames are places on these axes, ascending: ``layers=[3],
+        frames=range(4)`` gives what ``["f4d"][:, [3]]`` and ``["depth"][:, 0:4]`` of the whole would, and fetches and decodes
+        no more than their chunks, a layer or four frames each. Frames do not concern ``f4d``, whose time is in tokens.
+
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
-        Raises `SignalMissing`, `UnknownClip`, `ClipFailed` with the recorded reason, `ClipPending`, `ViewRefused`,
-        `StoreDamaged` if a committed chunk is missing or fails its checksum, and `Unreachable`.
+        Raises `BadInput` for layers or frames that are not there, `SignalMissing`, `UnknownClip`, `ClipFailed` with the
+        recorded reason, `ClipPending`, `ViewRefused`, `StoreDamaged` if a committed chunk is missing or fails its checksum, and
+        `Unreachable`.
         """
-        found = self.begin_read(signals, clip_ids).result()
+        found = self.begin_read(signals, clip_ids, layers=layers, frames=frames).result()
         return {name: self.seen(name, values, view) for name, values in found.items()}
 
-    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, Values]]:
+    def begin_read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[dict[str, Values]]:
         """`read`, begun and not waited for."""
+        chosen = self.entries(signals, Selection(layers=layers, frames=frames))
         values: dict[str, Values] = {}
         wanted = []
         for name, groups in self._groups(signals, clip_ids).items():
-            form = self._form(name)
+            form, some = self._form(name).of(chosen[name]), chosen[name]
             values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
-            wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], form.decode) for g in groups]
+            wanted += [ClipsToDecode(g.array, g.rows, [values[name][i] for i in g.indices], form.decode, some) for g in groups]
         return self._chunks.begin_each(wanted, values)
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
+    def read_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> StoredBatch:
         """The same targets as they are stored, to be moved to a device and dequantised there by `StoredBatch.decode`.
 
         Raises what `read` raises.
         """
-        return self.begin_stored(signals, clip_ids).result()
+        return self.begin_stored(signals, clip_ids, layers=layers, frames=frames).result()
 
-    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+    def begin_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        empty: Empty | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[StoredBatch]:
         """`read_stored`, begun and not waited for. ``empty`` allocates the arrays' memory."""
+        chosen = self.entries(signals, Selection(layers=layers, frames=frames))
         held = self._groups(signals, clip_ids)
-        wanted = ((array, group.rows) for groups in held.values() for group in groups for array in group.arrays)
+        wanted = (ClipsToRead(group.array, group.rows, chosen[name]) for name, groups in held.items() for group in groups)
         reading = self._chunks.begin(wanted, empty)
         read = reading.answer
         parts = {
-            name: tuple(StoredClips(group.indices, {a.name: read[a.name] for a in group.arrays}) for group in groups)
+            name: tuple(StoredClips(group.indices, {group.array.name: read[group.array.name]}) for group in groups)
             for name, groups in held.items()
         }
-        return reading.of(StoredBatch(tuple(clip_ids), parts, {name: self._form(name) for name in held}))
+        return reading.of(StoredBatch(tuple(clip_ids), parts, {name: self._form(name).of(chosen[name]) for name in held}))
 
     def seen(self, name: str, values: Values, view: View) -> Values:
         """What `read` gives for the whole, as a view shows it."""
@@ -317,7 +357,7 @@ class Cache(ForTraining):
         for optional in (False, True):
             indices = np.flatnonzero(is_exact == optional)
             arrays = [array for array in self._arrays_of(name) if array.optional == optional]
-            groups.append(_Group(indices.tolist(), rows[indices].tolist(), arrays))
+            groups += [_Group(indices.tolist(), rows[indices].tolist(), array) for array in arrays]
         return [group for group in groups if group.indices]
 
     def _form(self, name: str) -> DecodedForm:
@@ -327,10 +367,9 @@ class Cache(ForTraining):
         signal = cast("SignalName", name)
         return DecodedForm(self._shape(signal), np.dtype(SIGNALS[signal].dtype), signal, self.recipe.encodings[signal])
 
-    def require_signals(self, signals: Sequence[str]) -> None:
-        """Raise `SignalMissing` for a name that the store does not hold."""
-        for name in signals:
-            self._part(name)
+    def entries(self, signals: Sequence[str], selection: Selection = EVERYTHING) -> dict[str, Entries]:
+        """Name → the entries of its first axis that a selection means; None for all. Raises `SignalMissing`, `BadInput`."""
+        return entries({name: self.shape(name)[0] for name in signals}, selection)
 
     def _part(self, name: str) -> PartName:
         part = "clock" if name in CLOCK_ARRAYS else name

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from teacher_cache.reader.sampler import ResumableBatchSampler, Tail
+from teacher_cache.reader.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +22,27 @@ Item = dict[str, "str | torch.Tensor"]
 class _Reads(Protocol):
     """A `Cache`, or several joined."""
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]: ...
+    def read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> dict[str, np.ndarray[Any, Any]]: ...
 
 
 class _ReadsStored(Protocol):
-    """A `Cache`."""
+    """The same."""
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch: ...
+    def read_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> StoredBatch: ...
 
 
 class _OfClips:
@@ -64,12 +79,19 @@ class StoredTargets(_OfClips, Dataset["StoredBatch"]):
             targets = stored.decode(device="cuda")  # of stored.clip_ids, in that order
     """
 
-    def __init__(self, cache: _ReadsStored, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
-        self._cache, self._signals, self._seed = cache, signals, seed
+    def __init__(
+        self,
+        cache: _ReadsStored,
+        signals: tuple[str, ...],
+        clip_ids: tuple[str, ...],
+        seed: int | None,
+        selection: Selection = EVERYTHING,
+    ) -> None:
+        self._cache, self._signals, self._seed, self._selection = cache, signals, seed, selection
         self.clip_ids = clip_ids
 
     def __getitem__(self, keys: Sequence[int | str]) -> StoredBatch:
-        stored = self._cache.read_stored(self._signals, self._ids(keys))
+        stored = self._cache.read_stored(self._signals, self._ids(keys), **self._selection)
         return stored.to("cpu")  # as tensors, which a worker hands over in shared memory
 
 
@@ -80,8 +102,15 @@ class CachedTargets(_OfClips, Dataset[Item]):
     the loader's ``batch_sampler`` can resume, and ``DataLoader(dataset, shuffle=True)`` works as for any dataset.
     """
 
-    def __init__(self, targets: _Reads, signals: tuple[str, ...], clip_ids: tuple[str, ...], seed: int | None) -> None:
-        self._targets, self._signals, self._seed = targets, signals, seed
+    def __init__(
+        self,
+        targets: _Reads,
+        signals: tuple[str, ...],
+        clip_ids: tuple[str, ...],
+        seed: int | None,
+        selection: Selection = EVERYTHING,
+    ) -> None:
+        self._targets, self._signals, self._seed, self._selection = targets, signals, seed, selection
         self.clip_ids = clip_ids
 
     def __getitem__(self, key: int | str) -> Item:
@@ -89,7 +118,8 @@ class CachedTargets(_OfClips, Dataset[Item]):
 
     def __getitems__(self, keys: Sequence[int | str]) -> list[Item]:
         clip_ids = self._ids(keys)
-        batch = {name: torch.from_numpy(values) for name, values in self._targets.read(self._signals, clip_ids).items()}
+        read = self._targets.read(self._signals, clip_ids, **self._selection)
+        batch = {name: torch.from_numpy(values) for name, values in read.items()}
         return [
             {"clip_id": clip_id} | {name: values[i] for name, values in batch.items()} for i, clip_id in enumerate(clip_ids)
         ]

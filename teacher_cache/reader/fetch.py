@@ -1,4 +1,4 @@
-"""Rows of stored arrays in; their values out, decoded straight into the caller's batch. One request per chunk.
+"""Rows of stored arrays in; their values out, decoded straight into the caller's batch. One request for chunks side by side.
 
 A shard's index is at its end. It is read once and kept. If a shard is small, the same request reads its chunks too.
 """
@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, pairwise
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,11 +24,11 @@ from teacher_cache.reader.in_flight import InFlight
 from teacher_cache.store.chunk import Buffer, Empty, clip_buffer, decode_chunk, split_checksum, view_chunk
 from teacher_cache.store.layout import shard_key
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.shard import has_chunk, index_length, read_index
+from teacher_cache.store.shard import has_chunk, index_length, read_index, shard_index_length
 
 # A shard with at most this many bytes of values is read whole, together with its index.
 _SMALL_SHARD = 16 * 2**10
-# Shard ends kept in memory: some hundred bytes each for large chunks, up to `_SMALL_SHARD` for small ones.
+# Shard ends kept in memory: of 32 clips in 4 chunks each, 2 KiB; up to `_SMALL_SHARD` for small ones.
 _KEPT_SHARDS = 16384
 
 Values = np.ndarray[Any, Any]
@@ -58,33 +59,62 @@ class _ShardEnd:
     """A shard's index, and the end of the object that was read with it."""
 
     index: Values
-    """uint64 (slot, (offset, length))."""
+    """uint64 (chunk, (offset, length))."""
     present: Values
-    """bool (slot,)."""
+    """bool (chunk,)."""
     offset: int
     """Position in the object at which ``data`` begins."""
     data: bytes
 
 
-class ClipsToDecode(NamedTuple):
-    """Rows of one signal to decode, and their destinations."""
+class ClipsToRead(NamedTuple):
+    """Rows of an array to read as they are stored."""
 
-    arrays: Sequence[StoredArray]
-    """The arrays that store the signal."""
+    array: StoredArray
+    rows: Sequence[int]
+    entries: Sequence[int] | None = None
+    """Which entries of the clips' first axis, ascending; None for all."""
+
+
+class ClipsToDecode(NamedTuple):
+    """Rows of an array to decode, and their destinations."""
+
+    array: StoredArray
     rows: Sequence[int]
     outs: Sequence[Values]
-    """One destination per row."""
+    """One destination per row: (entry, …)."""
     decode: Callable[[Mapping[str, Values], Values], object]
-    """(stored array's name → a clip's values, destination). Called in several threads at once."""
+    """(the array's name → values of some entries of a clip, their destination). Called in several threads at once."""
+    entries: Sequence[int] | None = None
+    """Which entries of the clips' first axis, ascending; None for all."""
+
+
+class _Piece(NamedTuple):
+    """A chunk of a clip, and what is wanted of it."""
+
+    chunk: int
+    """Its number in the clip."""
+    taken: list[int] | None
+    """Which of its entries; None for all."""
+    out: slice
+    """Their place among what its run gives."""
+
+
+class _Run(NamedTuple):
+    """Chunks of a clip that lie side by side, which one request fetches."""
+
+    pieces: list[_Piece]
+    out: slice
+    """The place of what it gives among all that is wanted of the clip."""
 
 
 class _Destination(NamedTuple):
-    """A row's destination, and the function that fills it. Equal names and rows have equal values."""
+    """A destination for a run of a row's chunks, and the function that fills it. Those with an equal key have equal values."""
 
-    name: str
-    row: int
+    key: tuple[str, int, int]
+    """(array's name, row, the run's first chunk)."""
     out: Values
-    fill: Callable[[int, Values], None]
+    fill: Callable[[], None]
 
 
 class Reading(Generic[Answer]):
@@ -142,8 +172,9 @@ class ChunkReader:
         self._lock = threading.Lock()
         self.buffers, self.in_flight = BufferPool(), InFlight(in_flight)
 
-    def read(self, wanted: Iterable[tuple[StoredArray, Sequence[int]]]) -> dict[str, Values]:
-        """Array's name → values of the wanted rows, in order: (row, *shape), in the array's dtype. The caller owns them.
+    def read(self, wanted: Iterable[ClipsToRead]) -> dict[str, Values]:
+        """Array's name → values of the wanted rows, in order: (row, *shape), in the array's dtype, or the wanted entries of
+        their first axis. The caller owns them.
 
         Raises `StoreDamaged` if a chunk is missing or fails its checksum, and `Unreachable`.
         """
@@ -153,65 +184,79 @@ class ChunkReader:
         """Decode rows into the caller's arrays, each as soon as it has arrived. Raises what `read` raises."""
         self.begin_each(wanted, None).result()
 
-    def begin(
-        self, wanted: Iterable[tuple[StoredArray, Sequence[int]]], empty: Empty | None = None
-    ) -> Reading[dict[str, Values]]:
+    def begin(self, wanted: Iterable[ClipsToRead], empty: Empty | None = None) -> Reading[dict[str, Values]]:
         """`read`, begun. ``empty`` allocates the memory."""
         values: dict[str, Values] = {}
         destinations: list[_Destination] = []
-        for array, rows in wanted:
-            values[array.name] = clip_buffer(array, len(rows), empty or self.buffers.empty)
-            fill = partial(self._read_chunk, array)
-            destinations += [
-                _Destination(array.name, row, out, fill) for row, out in zip(rows, values[array.name], strict=True)
-            ]
+        for array, rows, entries in wanted:
+            count = None if entries is None else len(entries)
+            outs = values[array.name] = clip_buffer(array, len(rows), empty or self.buffers.empty, count)
+            destinations += _destinations(array, rows, outs, entries, partial(self._read_run, array))
         return self._fill(values, destinations)
 
     def begin_each(self, wanted: Iterable[ClipsToDecode], answer: Answer) -> Reading[Answer]:
         """`read_each`, begun: ``answer`` is of the memory that it fills."""
-        return self._fill(
-            answer,
-            (
-                _Destination(clips.arrays[0].name, row, out, partial(self._decode_clip, clips))
-                for clips in wanted
-                for row, out in zip(clips.rows, clips.outs, strict=True)
-            ),
-        )
+        destinations: list[_Destination] = []
+        for clips in wanted:
+            fill = partial(self._decode_run, clips.array, clips.decode)
+            destinations += _destinations(clips.array, clips.rows, clips.outs, clips.entries, fill)
+        return self._fill(answer, destinations)
 
     def _fill(self, answer: Answer, destinations: Iterable[_Destination]) -> Reading[Answer]:
-        """Begin to fill every destination. Those with equal name and row share one request."""
-        first: dict[tuple[str, int], _Destination] = {}
+        """Begin to fill every destination. Those with equal keys share one request."""
+        first: dict[tuple[str, int, int], _Destination] = {}
         repeats = [
-            destination
-            for destination in destinations
-            if first.setdefault((destination.name, destination.row), destination) is not destination
+            destination for destination in destinations if first.setdefault(destination.key, destination) is not destination
         ]
         # Longest first, so that no long fetch is left running alone at the end.
         longest_first = sorted(first.values(), key=lambda destination: -destination.out.nbytes)
-        fetches = [self.in_flight.submit(partial(one.fill, one.row, one.out)) for one in longest_first]
+        fetches = [self.in_flight.submit(one.fill) for one in longest_first]
 
         def repeat() -> None:
             for destination in repeats:
-                destination.out[...] = first[destination.name, destination.row].out
+                destination.out[...] = first[destination.key].out
 
         return Reading(answer, fetches, repeat)
 
-    def _read_chunk(self, array: StoredArray, row: int, out: Values) -> None:
+    def _read_run(self, array: StoredArray, row: int, pieces: Sequence[_Piece], out: Values) -> None:
+        values = self._values(array)
         with self._damage_told(array, row):
-            decode_chunk(self._chunk(array, row), array, out)
+            for piece, chunk in zip(pieces, self._chunks(array, row, pieces), strict=True):
+                if piece.taken is None:
+                    decode_chunk(chunk, array, out[piece.out])
+                else:
+                    out[piece.out] = values(chunk)[piece.taken]
 
-    def _decode_clip(self, clips: ClipsToDecode, row: int, out: Values) -> None:
-        stored = {}
-        for array in clips.arrays:
+    def _decode_run(
+        self,
+        array: StoredArray,
+        decode: Callable[[Mapping[str, Values], Values], object],
+        row: int,
+        pieces: Sequence[_Piece],
+        out: Values,
+    ) -> None:
+        values = self._values(array)
+        with self._damage_told(array, row):
+            chunks = self._chunks(array, row, pieces)
+        for piece, chunk in zip(pieces, chunks, strict=True):
             with self._damage_told(array, row):
-                chunk = self._chunk(array, row)
-                # A chunk's memory is valid until this thread reads its next chunk, so only the last array may use it in place.
-                values = view_chunk(chunk, array) if array is clips.arrays[-1] else None
-                if values is None:
-                    values = clip_buffer(array, 1, self.buffers.empty)[0]
-                    decode_chunk(chunk, array, values)
-                stored[array.name] = values
-        clips.decode(stored, out)
+                found = values(chunk)
+            decode({array.name: found if piece.taken is None else found[piece.taken]}, out[piece.out])
+
+    def _values(self, array: StoredArray) -> Callable[[Buffer], Values]:
+        """Gives a chunk's values: in its own memory if they are not compressed, else in one that the next chunk's will take."""
+        scratch: list[Values] = []
+
+        def values(chunk: Buffer) -> Values:
+            view = view_chunk(chunk, array)
+            if view is not None:
+                return view
+            if not scratch:  # once: fresh pages cost as much as decoding into them
+                scratch.extend(clip_buffer(array, 1, self.buffers.empty, array.chunk_shape[0]))
+            decode_chunk(chunk, array, scratch[0])
+            return scratch[0]
+
+        return values
 
     @contextmanager
     def _damage_told(self, array: StoredArray, row: int) -> Iterator[None]:
@@ -225,26 +270,43 @@ class ChunkReader:
     def _damaged(self, array: StoredArray, row: int, what: str) -> StoreDamaged:
         return StoreDamaged(f"row {row} of {array.name} in {self._objects.url} {what}; `teacher-cache verify` lists all damage")
 
-    def _chunk(self, array: StoredArray, row: int) -> Buffer:
-        """The chunk's bytes with checksum, valid until this thread reads its next chunk. Raises `FileNotFoundError`."""
+    def _chunks(self, array: StoredArray, row: int, pieces: Sequence[_Piece]) -> Sequence[Buffer]:
+        """Chunks side by side, with checksums, valid until this thread reads the next ones. Raises `FileNotFoundError`."""
         shard, slot = divmod(row, self._clips_per_shard)
         key, committed = shard_key(array, shard), self._committed(array, shard)
         end = self._end(array, key, committed)
-        if not end.present[slot]:
+        first = slot * array.chunks + pieces[0].chunk
+        chosen = slice(first, first + len(pieces))
+        if not end.present[chosen].all():
             raise FileNotFoundError(key)
-        start, length = map(int, end.index[slot])
-        if start >= end.offset:
-            return memoryview(end.data)[start - end.offset : start - end.offset + length]
+        spans = [(start, start + length) for start, length in end.index[chosen].tolist()]
+        if any(stop != start for (_, stop), (start, _) in pairwise(spans)):
+            raise StoreDamaged("the chunks of a clip do not lie one after another")
+        if spans[0][0] >= end.offset:
+            return _cut(memoryview(end.data), end.offset, spans)
         if self._tier is None:
-            return self._range(key, start, start + length)
+            return _cut(self._range(key, spans[0][0], spans[-1][1]), spans[0][0], spans)
+        return self._from_tier(self._tier, key, committed, spans)
 
-        def fetch() -> bytes:
-            data = self._range(key, start, start + length)
+    def _from_tier(
+        self, tier: ChunkTier, key: str, committed: CommittedShard, spans: Sequence[tuple[int, int]]
+    ) -> Sequence[Buffer]:
+        """Each chunk by itself, so that some of a clip serve whoever wants all. What the first miss fetches has the rest."""
+        fetched: dict[tuple[int, int], memoryview] = {}
+
+        def fetch(number: int) -> bytes:
+            span, rest = spans[number], spans[number:]
+            if span not in fetched:
+                fetched.update(zip(rest, _cut(self._range(key, span[0], rest[-1][1]), span[0], rest), strict=True))
+            data = bytes(fetched[span])
             if not split_checksum(data)[1]:  # checked before the tier keeps it
                 raise StoreDamaged("the chunk fails its checksum")
-            return bytes(data)
+            return data
 
-        return self._tier.get(committed.store, f"{committed.name}#{start}+{length}", fetch)
+        return [
+            tier.get(committed.store, f"{committed.name}#{start}+{stop - start}", partial(fetch, number))
+            for number, (start, stop) in enumerate(spans)
+        ]
 
     def _range(self, key: str, start: int, stop: int) -> memoryview:
         data = self.in_flight.timed(lambda: self._objects.get_range(key, start, stop))
@@ -275,24 +337,61 @@ class ChunkReader:
         return mine.result()
 
     def _read_end(self, array: StoredArray, key: str, committed: CommittedShard) -> _ShardEnd:
-        length = index_length(self._clips_per_shard)
+        length = shard_index_length(array, self._clips_per_shard)
         if array.nbytes * self._clips_per_shard <= _SMALL_SHARD:
             length += _SMALL_SHARD
         start = max(0, committed.length - length)
 
         def fetch() -> bytes:
             data = bytes(self._range(key, start, committed.length))
-            self._index(data, committed)  # checked before the tier keeps it
+            self._index(data, array, committed)  # checked before the tier keeps it
             return data
 
         data = fetch() if self._tier is None else self._tier.get(committed.store, f"{committed.name}#end", fetch)
-        index = self._index(data, committed)
+        index = self._index(data, array, committed)
         return _ShardEnd(index, has_chunk(index), start, data)
 
-    def _index(self, end: bytes, committed: CommittedShard) -> Values:
+    def _index(self, end: bytes, array: StoredArray, committed: CommittedShard) -> Values:
         """The index at a shard's end. Raises `StoreDamaged` if it does not hold, or is not of the committed shard."""
-        index = read_index(end, self._clips_per_shard, committed.length)
+        entries = self._clips_per_shard * array.chunks
+        index = read_index(end, entries, committed.length)
         # Shards are packed without gaps, so the last chunk's end gives the packed object's length.
-        if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(self._clips_per_shard) != committed.length:
+        if int(index[has_chunk(index)].sum(axis=1).max(initial=0)) + index_length(entries) != committed.length:
             raise StoreDamaged("another shard lies at its key")
         return index
+
+
+def _destinations(
+    array: StoredArray,
+    rows: Sequence[int],
+    outs: Iterable[Values],
+    entries: Sequence[int] | None,
+    fill: Callable[[int, Sequence[_Piece], Values], None],
+) -> Iterator[_Destination]:
+    """A destination for each run of chunks of each row, of which ``fill`` fills (row, pieces, destination)."""
+    runs = _runs(array, entries)
+    for row, out in zip(rows, outs, strict=True):
+        for pieces, place in runs:
+            key = (array.name, row, pieces[0].chunk)
+            yield _Destination(key, out[place], partial(fill, row, pieces, out[place]))
+
+
+def _runs(array: StoredArray, entries: Sequence[int] | None) -> list[_Run]:
+    """The runs of chunks that hold these entries of a clip's first axis, ascending; None for all."""
+    together = array.chunk_shape[0]
+    runs: list[_Run] = []
+    stop = 0
+    for chunk, group in groupby(range(array.shape[0]) if entries is None else entries, lambda entry: entry // together):
+        taken = [entry % together for entry in group]
+        start, stop = stop, stop + len(taken)
+        if not runs or runs[-1].pieces[-1].chunk != chunk - 1:
+            runs.append(_Run([], slice(start, start)))
+        pieces, place = runs[-1]
+        pieces.append(_Piece(chunk, None if len(taken) == together else taken, slice(start - place.start, stop - place.start)))
+        runs[-1] = _Run(pieces, slice(place.start, stop))
+    return runs
+
+
+def _cut(data: memoryview, offset: int, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """The bytes of each span of an object, from its bytes at ``offset``."""
+    return [data[start - offset : stop - offset] for start, stop in spans]

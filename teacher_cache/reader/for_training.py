@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from teacher_cache.reader.selection import Entries, Selection
 from teacher_cache.reader.targets import Targets
 
 if TYPE_CHECKING:
@@ -15,38 +16,58 @@ if TYPE_CHECKING:
     from teacher_cache.reader.stream import Readable, TargetStream
 
     class _Store(Targets, Readable, Protocol):
-        def require_signals(self, signals: Sequence[str]) -> None: ...
+        def entries(self, signals: Sequence[str], selection: Selection = ...) -> dict[str, Entries]: ...
 
-        def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch: ...
+        def read_stored(
+            self,
+            signals: Sequence[str],
+            clip_ids: Sequence[str],
+            *,
+            layers: Sequence[int] | None = None,
+            frames: Sequence[int] | None = None,
+        ) -> StoredBatch: ...
 
 
 class ForTraining:
     """Methods of `Cache` and `JoinedCache`. torch is imported when one is called: `status` does not need it."""
 
     def dataset(
-        self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+        self: _Store,
+        signals: Sequence[str],
+        seed: int | None = 0,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``), in that order: item i is the i-th clip.
 
         ``seed`` is of the sampler that `CachedTargets.batches` gives, which shuffles; None has it keep the order.
-        ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns. Raises `SignalMissing`.
+        ``clip_ids=cache.committed_ids(where)`` chooses by the list's columns; ``layers`` and ``frames`` as in `Cache.read`.
+        Raises `SignalMissing`, and `BadInput` for layers or frames that are not there.
         """
         from teacher_cache.reader.datasets import CachedTargets  # noqa: PLC0415  # torch
 
-        self.require_signals(signals)
-        return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+        ids = tuple(clip_ids if clip_ids is not None else self.committed_ids())
+        return CachedTargets(self, tuple(signals), ids, seed, _kept(self, signals, layers, frames))
 
     def stored_dataset(
-        self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
+        self: _Store,
+        signals: Sequence[str],
+        seed: int | None = 0,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> StoredTargets:
         """A torch dataset of whole batches in the form of `read_stored`, to be decoded on the trainer's device.
 
-        Raises `SignalMissing`.
+        Raises what `dataset` raises.
         """
         from teacher_cache.reader.datasets import StoredTargets  # noqa: PLC0415  # torch
 
-        self.require_signals(signals)
-        return StoredTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+        ids = tuple(clip_ids if clip_ids is not None else self.committed_ids())
+        return StoredTargets(self, tuple(signals), ids, seed, _kept(self, signals, layers, frames))
 
     def stream(
         self: _Store,
@@ -55,15 +76,26 @@ class ForTraining:
         *,
         device: torch.device | str = "cpu",
         prefetch: int = 2,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> TargetStream:
         """The targets of batch after batch of clip ids, on ``device``, read ``prefetch`` batches ahead by threads.
 
         ``batches`` is one rank's `ResumableBatchSampler`, such as ``cache.dataset(signals).batches(8)``, or any iterable of
-        lists of clip ids, which has no position to resume from. See `TargetStream`. Raises `SignalMissing`.
+        lists of clip ids, which has no position to resume from. See `TargetStream`. ``layers`` and ``frames`` are those of
+        `Cache.read`. Raises what `dataset` raises.
         """
         import torch  # noqa: PLC0415
 
         from teacher_cache.reader.stream import TargetStream  # noqa: PLC0415  # torch
 
-        self.require_signals(signals)
-        return TargetStream(self, signals, batches, torch.device(device), prefetch)
+        return TargetStream(
+            self, signals, batches, torch.device(device), prefetch, selection=_kept(self, signals, layers, frames)
+        )
+
+
+def _kept(store: _Store, signals: Sequence[str], layers: Sequence[int] | None, frames: Sequence[int] | None) -> Selection:
+    """The selection, checked, for every batch."""
+    selection = Selection(layers=layers, frames=frames)
+    store.entries(signals, selection)
+    return selection

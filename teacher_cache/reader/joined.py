@@ -20,6 +20,7 @@ from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.reader.cache import Cache, chosen
 from teacher_cache.reader.fetch import Reading
 from teacher_cache.reader.for_training import ForTraining
+from teacher_cache.reader.selection import EVERYTHING, Entries, Selection, entries, shared
 from teacher_cache.reader.stored import StoredBatch
 from teacher_cache.reader.video import read_stitched
 from teacher_cache.store.chunk import Empty
@@ -106,32 +107,64 @@ class JoinedCache(ForTraining):
         holder, signal = self._home(name)
         return self.caches[holder].shape(signal)
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
+    def read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+        view: View = WHOLE,
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """As `Cache.read`, for names in `signals`. Errors name the store that they come from."""
-        found = self.begin_read(signals, clip_ids).result()
+        found = self.begin_read(signals, clip_ids, layers=layers, frames=frames).result()
         return {
             name: self.caches[holder].seen(signal, found[name], view)
             for name, (holder, signal) in ((name, self._home(name)) for name in signals)
         }
 
-    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]:
+    def begin_read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[dict[str, np.ndarray[Any, Any]]]:
         """`read`, begun and not waited for."""
         self.require_clips(clip_ids)
-        wanted = self._wanted(signals)
-        found = {holder: self.caches[holder].begin_read(names, clip_ids) for holder, names in wanted.items()}
+        wanted = self._wanted(signals, Selection(layers=layers, frames=frames))
+        found = {holder: self.caches[holder].begin_read(names, clip_ids, **some) for holder, (names, some) in wanted.items()}
         homes = {name: self._home(name) for name in signals}
         answer = {name: found[holder].answer[signal] for name, (holder, signal) in homes.items()}
         return Reading.together(list(found.values()), answer)
 
-    def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch:
+    def read_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> StoredBatch:
         """As `Cache.read_stored`, for names in `signals`."""
-        return self.begin_stored(signals, clip_ids).result()
+        return self.begin_stored(signals, clip_ids, layers=layers, frames=frames).result()
 
-    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+    def begin_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        empty: Empty | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[StoredBatch]:
         """`read_stored`, begun and not waited for."""
         self.require_clips(clip_ids)
-        wanted = self._wanted(signals)
-        found = {holder: self.caches[holder].begin_stored(names, clip_ids, empty) for holder, names in wanted.items()}
+        wanted = self._wanted(signals, Selection(layers=layers, frames=frames))
+        found = {
+            holder: self.caches[holder].begin_stored(names, clip_ids, empty, **some) for holder, (names, some) in wanted.items()
+        }
         homes = {name: self._home(name) for name in signals}
         parts = {name: found[holder].answer.parts[signal] for name, (holder, signal) in homes.items()}
         forms = {name: found[holder].answer.forms[signal] for name, (holder, signal) in homes.items()}
@@ -151,17 +184,17 @@ class JoinedCache(ForTraining):
             raise BadInput(f"{self.url} are sampled {first.recipe.clips.sampling}; only `dense` windows can be stitched")
         return read_stitched(self.read, first.clips_of_video(video_id), signals, align, seed)
 
-    def _wanted(self, signals: Sequence[str]) -> dict[str, list[str]]:
-        """Store's name → its signals among these."""
+    def _wanted(self, signals: Sequence[str], selection: Selection) -> dict[str, tuple[list[str], Selection]]:
+        """Store's name → its signals among these, and what of the selection concerns them."""
+        self.entries(signals, selection)
         wanted: dict[str, list[str]] = defaultdict(list)
         for holder, signal in map(self._home, signals):
             wanted[holder].append(signal)
-        return wanted
+        return {holder: (names, shared(names, selection)) for holder, names in wanted.items()}
 
-    def require_signals(self, signals: Sequence[str]) -> None:
-        """Raise `SignalMissing` for a name that no store holds, or several do."""
-        for name in signals:
-            self._home(name)
+    def entries(self, signals: Sequence[str], selection: Selection = EVERYTHING) -> dict[str, Entries]:
+        """As `Cache.entries`, for names in `signals`."""
+        return entries({name: self.shape(name)[0] for name in signals}, selection)
 
     @property
     def version(self) -> dict[str, int]:

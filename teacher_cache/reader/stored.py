@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,6 +35,10 @@ class DecodedForm:
     signal: SignalName | None
     """None for an array of the clock, which is stored as it is."""
     encoding: str | None
+
+    def of(self, entries: Sequence[int] | None) -> DecodedForm:
+        """The form of so many entries of the first axis; of all, for None."""
+        return self if entries is None else replace(self, shape=(len(entries), *self.shape[1:]))
 
     def decode(self, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """Values of one clip, or (clip, …), from its stored arrays; written to ``out`` if given."""

@@ -16,6 +16,7 @@ import torch
 from schemas.errors import BadInput
 from teacher_cache.reader.fetch import Reading
 from teacher_cache.reader.sampler import ResumableBatchSampler
+from teacher_cache.reader.selection import EVERYTHING, Selection
 from teacher_cache.reader.stored import StoredBatch
 from teacher_cache.store.chunk import Empty
 
@@ -34,10 +35,23 @@ _VERSION, _POSITION = "store_version", "batches"
 class Begins(Protocol):
     """A `Cache`, or several joined."""
 
-    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]: ...
+    def begin_read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[dict[str, np.ndarray[Any, Any]]]: ...
 
     def begin_stored(
-        self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        empty: Empty | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> Reading[StoredBatch]: ...
 
 
@@ -67,12 +81,19 @@ class TargetStream:
     """
 
     def __init__(
-        self, cache: Readable, signals: Sequence[str], batches: Iterable[Sequence[str]], device: torch.device, prefetch: int
+        self,
+        cache: Readable,
+        signals: Sequence[str],
+        batches: Iterable[Sequence[str]],
+        device: torch.device,
+        prefetch: int,
+        *,
+        selection: Selection = EVERYTHING,
     ) -> None:
         if prefetch < 1:
             raise BadInput(f"prefetch is {prefetch}; a stream reads at least 1 batch ahead")
         self._cache, self._signals, self._batches, self._prefetch = cache, tuple(signals), batches, prefetch
-        self._reader = reader_for(device)
+        self._reader, self._selection = reader_for(device), selection
 
     def __len__(self) -> int:
         """This rank's batches of a whole epoch. Raises `TypeError` for batches without a length."""
@@ -89,7 +110,7 @@ class TargetStream:
 
     def _read(self) -> Iterator[Batch]:
         wanted = (Wanted(clip_ids, partial(_named, list(clip_ids))) for clip_ids in self._batches)
-        ahead = ReadAhead(self._cache, self._signals, wanted, self._reader, self._prefetch)
+        ahead = ReadAhead(self._cache, self._signals, wanted, self._reader, self._prefetch, selection=self._selection)
         try:
             yield from ahead
         finally:
@@ -128,8 +149,8 @@ def _named(clip_ids: list[str], targets: dict[str, torch.Tensor]) -> Batch:
 class HostReader:
     """Targets as float32 on the CPU, decoded in the threads that fetch them."""
 
-    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
-        return cache.begin_read(signals, clip_ids)
+    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str], selection: Selection) -> Reading[Any]:
+        return cache.begin_read(signals, clip_ids, **selection)
 
     def place(self, values: Mapping[str, np.ndarray[Any, Any]], then: Then) -> Batch:
         return then({name: torch.from_numpy(value) for name, value in values.items()})
@@ -148,8 +169,8 @@ class DeviceReader:
         self._copied: deque[tuple[torch.cuda.Event, StoredBatch]] = deque()
         """Pinned batches whose copies may be under way; their memory is another batch's only after them."""
 
-    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[Any]:
-        return cache.begin_stored(signals, clip_ids, _pinned if self._is_cuda else None)
+    def begin(self, cache: Begins, signals: Sequence[str], clip_ids: Sequence[str], selection: Selection) -> Reading[Any]:
+        return cache.begin_stored(signals, clip_ids, _pinned if self._is_cuda else None, **selection)
 
     def place(self, stored: StoredBatch, then: Then) -> tuple[Batch, torch.cuda.Event | None]:
         """Launches the copies, the decoding and what follows it, and waits for none of them."""
@@ -208,9 +229,17 @@ class ReadAhead:
     """
 
     def __init__(
-        self, cache: Begins, signals: Sequence[str], batches: Iterable[Wanted], reader: HostReader | DeviceReader, count: int
+        self,
+        cache: Begins,
+        signals: Sequence[str],
+        batches: Iterable[Wanted],
+        reader: HostReader | DeviceReader,
+        count: int,
+        *,
+        selection: Selection = EVERYTHING,
     ) -> None:
         self._cache, self._signals, self._batches, self._reader, self._count = cache, signals, batches, reader, count
+        self._selection = selection
         self._ready: SimpleQueue[Any] = SimpleQueue()
         self._room = threading.Semaphore()
         self._closed = False
@@ -256,7 +285,7 @@ class ReadAhead:
     def _begun(self) -> Iterator[_Begun]:
         try:
             for wanted in self._batches:
-                yield self._reader.begin(self._cache, self._signals, wanted.clip_ids), wanted.then
+                yield self._reader.begin(self._cache, self._signals, wanted.clip_ids, self._selection), wanted.then
         except Exception as error:  # noqa: BLE001  # its turn comes after the batches before it
             yield error
 

@@ -49,16 +49,47 @@ class Targets(Protocol):
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
 
-    def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, np.ndarray[Any, Any]]:
+    def read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+        view: View = WHOLE,
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """Targets by name, each (clip, …) in the order of ``clip_ids``; see `Cache.read`."""
 
-    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, np.ndarray[Any, Any]]]:
+    def begin_read(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[dict[str, np.ndarray[Any, Any]]]:
         """`read`, begun and not waited for."""
 
-    def begin_stored(self, signals: Sequence[str], clip_ids: Sequence[str], empty: Empty | None = None) -> Reading[StoredBatch]:
+    def begin_stored(
+        self,
+        signals: Sequence[str],
+        clip_ids: Sequence[str],
+        empty: Empty | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> Reading[StoredBatch]:
         """The same targets as they are stored, begun and not waited for; see `Cache.read_stored`."""
 
-    def dataset(self, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None) -> CachedTargets:
+    def dataset(
+        self,
+        signals: Sequence[str],
+        seed: int | None = 0,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> CachedTargets:
         """A map-style torch dataset over the committed clips (or ``clip_ids``), in order; ``seed`` is of its `batches`."""
 
     def heads(self) -> FrozenHeads | None:

@@ -1,4 +1,4 @@
-"""One clip's array in, the bytes of one Zarr chunk out, exactly as Zarr's own codecs write them; and back.
+"""One clip's array in, the bytes of its Zarr chunks out, exactly as Zarr's own codecs write them; and back.
 
 Encoding chunks here, not through a Zarr array, lets a worker hold compressed instead of raw clips until its shard is full.
 """
@@ -6,7 +6,7 @@ Encoding chunks here, not through a Zarr array, lets a worker hold compressed in
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import google_crc32c
@@ -57,8 +57,19 @@ def zarr_codecs(array: StoredArray) -> tuple[list[TransposeCodec], BytesCodec, l
     return filters, BytesCodec(endian="little"), compressors
 
 
+def encode_chunks(values: np.ndarray[Any, Any], array: StoredArray) -> list[bytes]:
+    """The clip's chunks. ``values`` have the array's shape and dtype."""
+    return [encode_chunk(part, array.compression) for part in np.split(values, array.chunks)]
+
+
+def decode_chunks(chunks: Sequence[Buffer], array: StoredArray, out: np.ndarray[Any, Any]) -> None:
+    """The inverse of `encode_chunks`, into ``out``, one clip of a `clip_buffer`. Raises what `decode_chunk` raises."""
+    for chunk, part in zip(chunks, np.split(out, array.chunks), strict=True):
+        decode_chunk(chunk, array, part)
+
+
 def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFLED) -> bytes:
-    """The chunk's bytes, as `zarr_codecs` would write them. ``values`` are one clip's, in the array's shape and dtype."""
+    """The chunk's bytes, as `zarr_codecs` would write them. ``values`` are of one clip: all, or some of its first axis."""
     laid_out = values if compression.order is None else values.transpose(compression.order)
     little = np.ascontiguousarray(laid_out, dtype=values.dtype.newbyteorder("<"))
     packed: Any = little.reshape(-1).view(np.uint8)
@@ -70,18 +81,20 @@ def encode_chunk(values: np.ndarray[Any, Any], compression: Compression = SHUFFL
     return b"".join((packed, checksum(packed)))
 
 
-def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty) -> np.ndarray[Any, Any]:
-    """An uninitialised (clip, *shape) array for `decode_chunk`. In memory, each clip has the layout of its chunk.
+def clip_buffer(array: StoredArray, clips: int, empty: Empty = np.empty, entries: int | None = None) -> np.ndarray[Any, Any]:
+    """An uninitialised (clip, *shape) array for `decode_chunks`, or with so many ``entries`` of the clips' first axis.
 
-    If the chunk's layout has another axis order, this is a strided view. ``empty`` allocates the memory.
+    In memory, each clip has the layout of its chunks, one after another; if that has another axis order, this is a strided
+    view. ``empty`` allocates the memory.
     """
     order = _order(array)
-    laid_out = empty((clips, *(array.shape[axis] for axis in order)), array.dtype)
+    shape = array.shape if entries is None else (entries, *array.shape[1:])
+    laid_out = empty((clips, *(shape[axis] for axis in order)), array.dtype)
     return laid_out.transpose(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
 def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) -> None:
-    """The inverse of `encode_chunk`, into ``out``, one clip of a `clip_buffer`. Compressed chunks are decoded in place.
+    """The inverse of `encode_chunk`, into ``out``, a chunk's part of a `clip_buffer`. Compressed chunks are decoded in place.
 
     Raises `ValueError` if the bytes fail their checksum or are not a chunk of this array.
     """
@@ -102,8 +115,8 @@ def decode_chunk(data: Buffer, array: StoredArray, out: np.ndarray[Any, Any]) ->
 
 def _require_length(length: int, array: StoredArray) -> None:
     """A decompressor does not mind room left in its output, and the rest would be whatever lay in memory there."""
-    if length != array.nbytes:
-        raise ValueError(f"the chunk holds {length} bytes, and a clip of {array.name} has {array.nbytes}")
+    if length != array.chunk_nbytes:
+        raise ValueError(f"the chunk holds {length} bytes, and one of {array.name} has {array.chunk_nbytes}")
 
 
 def _zstd_length(frame: memoryview) -> int:
@@ -123,7 +136,7 @@ def _zstd_length(frame: memoryview) -> int:
 
 
 def _require_blosc(packed: memoryview, array: StoredArray) -> None:
-    """Check that blosc's blocks lie one after another and fill the chunk, and that together they give a clip.
+    """Check that blosc's blocks lie one after another and fill the chunk, and that together they give a chunk's values.
 
     numcodecs does not tell c-blosc how long the chunk is, so c-blosc goes by its header and would read on past the chunk's end.
     """
@@ -133,7 +146,7 @@ def _require_blosc(packed: memoryview, array: StoredArray) -> None:
         raise ValueError(f"the chunk's header {packed[:4].hex()} is not blosc's for {array.name}")
     _require_length(length, array)
     if not 0 < block <= length:  # c-blosc takes memory for three of them
-        raise ValueError(f"the chunk has blocks of {block} bytes, and a clip of {array.name} {length}")
+        raise ValueError(f"the chunk has blocks of {block} bytes, and one of {array.name} {length}")
     if flags & _BLOSC_COPIED:
         blocks: tuple[int, ...] = ()
         end = _BLOSC_HEADER.size + length
@@ -149,7 +162,7 @@ def _require_blosc(packed: memoryview, array: StoredArray) -> None:
 
 
 def view_chunk(data: Buffer, array: StoredArray) -> np.ndarray[Any, Any] | None:
-    """The clip's values as a view of the chunk; None if they are compressed. Raises what `decode_chunk` raises."""
+    """The values as a view of the chunk; None if they are compressed. Raises what `decode_chunk` raises."""
     return _as_they_are(require_checksum(data), array) if array.compression.codec == "none" else None
 
 
@@ -164,7 +177,7 @@ def require_checksum(data: Buffer) -> memoryview:
 def _as_they_are(packed: memoryview, array: StoredArray) -> np.ndarray[Any, Any]:
     _require_length(len(packed), array)
     order = _order(array)
-    values = np.frombuffer(packed, array.dtype.newbyteorder("<")).reshape([array.shape[axis] for axis in order])
+    values = np.frombuffer(packed, array.dtype.newbyteorder("<")).reshape([array.chunk_shape[axis] for axis in order])
     return values.transpose([order.index(axis) for axis in range(len(order))])
 
 

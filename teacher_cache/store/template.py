@@ -72,7 +72,7 @@ def _recipe(data: bytes, url: str) -> Recipe:
 
 
 def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes:
-    """``zarr.json`` of an array: clip axis first, one clip per chunk, ``clips_per_shard`` clips per shard."""
+    """``zarr.json`` of an array: clip axis first, no chunk of more than one clip, ``clips_per_shard`` clips per shard."""
     memory = MemoryStore()
     filters, serializer, compressors = zarr_codecs(array)
     zarr.create_array(
@@ -80,7 +80,7 @@ def array_metadata(array: StoredArray, rows: int, clips_per_shard: int) -> bytes
         name=array.name,
         shape=(rows, *array.shape),
         dtype=array.dtype,
-        chunks=(1, *array.shape),
+        chunks=(1, *array.chunk_shape),
         shards=(clips_per_shard, *array.shape),
         filters=filters,
         serializer=serializer,

@@ -21,13 +21,13 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import OPENED_URL
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.catalog import Catalog, read_catalog, rows_table, superseded_table
-from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunk, require_checksum
+from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunks
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.garbage import unnamed
 from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
 from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, LOG, LONGEST_METADATA, array_of, record_key, stored_arrays
 from teacher_cache.store.records import unseal
-from teacher_cache.store.shard import unpack_shard
+from teacher_cache.store.shard import unpack_clips
 from teacher_cache.store.state import State, clip_counts
 from teacher_cache.store.store import Store, heads_are_whole, open_store
 from teacher_cache.teachers.heads.tensors import safetensors_shapes
@@ -210,8 +210,12 @@ def _check_object(
     if data is None:
         return [_damage("missing", claim.key, "the log names it, and it is missing", everyone)]
     is_whole = digest == claim.stored.digest
+    array = arrays.get(array_of(claim.key))
+    if array is None:  # the record that added the part was lost: nothing says how its clips lie in the object
+        detail = "its bytes differ from those that were committed"
+        return [] if is_whole else [_damage("digest", claim.key, detail, everyone, data)]
     try:
-        missing, damaged = _damaged_clips(data, expected, store.recipe.layout.clips_per_shard, arrays.get(array_of(claim.key)))
+        missing, damaged = _damaged_clips(data, expected, store.recipe.layout.clips_per_shard, array)
     except StoreDamaged as error:
         missing, damaged, detail = everyone, {}, str(error)
     else:
@@ -232,23 +236,20 @@ Hit = list[tuple[int, str]]
 
 
 def _damaged_clips(
-    data: bytes, expected: Mapping[int, tuple[int, str]], clips_per_shard: int, array: StoredArray | None
+    data: bytes, expected: Mapping[int, tuple[int, str]], clips_per_shard: int, array: StoredArray
 ) -> tuple[Hit, dict[tuple[int, str], str]]:
-    """(clips without a chunk, clips whose chunk cannot be decoded → why not)."""
-    chunks = unpack_shard(data, clips_per_shard)
-    missing = [clip for slot, clip in expected.items() if slot not in chunks]
-    out = None if array is None else clip_buffer(array, 1)[0]
-    told = {clip: _undecodable(chunks[slot], array, out) for slot, clip in expected.items() if slot in chunks}
+    """(clips that lack a chunk, clips of which one cannot be decoded → why not)."""
+    clips = unpack_clips(data, array, clips_per_shard)
+    missing = [clip for slot, clip in expected.items() if slot not in clips]
+    (out,) = clip_buffer(array, 1)
+    told = {clip: _undecodable(clips[slot], array, out) for slot, clip in expected.items() if slot in clips}
     return missing, {clip: why for clip, why in told.items() if why is not None}
 
 
-def _undecodable(chunk: Buffer, array: StoredArray | None, out: np.ndarray[Any, Any] | None) -> str | None:
-    """What a reader would say of a chunk; None if it would read it. Of an array that the log does not have: of its checksum."""
+def _undecodable(chunks: Sequence[Buffer], array: StoredArray, out: np.ndarray[Any, Any]) -> str | None:
+    """What a reader would say of a clip's chunks; None if it would read them."""
     try:
-        if array is None or out is None:
-            require_checksum(chunk)
-        else:
-            decode_chunk(chunk, array, out)
+        decode_chunks(chunks, array, out)
     except ValueError as error:
         return str(error)
     return None

@@ -16,7 +16,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from schemas.signal import P4D_SIGNALS, SIGNALS, SignalName
 from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.scenes import frame_times, random_scene, render_scene
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import clip_buffer, decode_chunks, encode_chunks
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import PRESETS, normalise
 
@@ -148,15 +148,15 @@ def rate(signal: SignalName, profile: EncodingProfile, kind: str, raw: torch.Ten
     encoder = encoder_of(signal, profile)
     stored = {array.name: array for array in encoder.stored(SIGNALS[signal], tuple(raw.shape))}
 
-    def encode() -> tuple[Arrays, Any, dict[str, bytes]]:
+    def encode() -> tuple[Arrays, Any, dict[str, list[bytes]]]:
         arrays, figure = encoder.encode(SIGNALS[signal], raw)
-        return arrays, figure, {name: encode_chunk(values, stored[name].compression) for name, values in arrays.items()}
+        return arrays, figure, {name: encode_chunks(values, stored[name]) for name, values in arrays.items()}
 
     (arrays, figure, chunks), encode_ms = timed(encode, repetitions)
     unpacked, unpack_ms = timed(lambda: {name: unpack(chunk, stored[name]) for name, chunk in chunks.items()}, repetitions)
     assert all(np.array_equal(unpacked[name], values, equal_nan=True) for name, values in arrays.items())
     _, decode_ms = timed(lambda: encoder.decode(SIGNALS[signal], unpacked), repetitions)
-    size = sum(map(len, chunks.values()))
+    size = sum(len(chunk) for clip in chunks.values() for chunk in clip)
     return Rate(
         signal, profile, encoder.name, kind, size, 8 * size / raw.numel(), gaussian_bits(signal, encoder, raw, arrays),
         entropy_bits(signal, arrays, raw.numel()),
@@ -169,10 +169,10 @@ def encoder_of(signal: SignalName, profile: EncodingProfile) -> Encoding:
     return encoding(signal, resolve(job)[signal])
 
 
-def unpack(chunk: bytes, array: StoredArray) -> np.ndarray:
-    """The inverse of `encode_chunk`."""
+def unpack(chunks: Sequence[bytes], array: StoredArray) -> np.ndarray:
+    """The inverse of `encode_chunks`."""
     (out,) = clip_buffer(array, 1)
-    decode_chunk(chunk, array, out)
+    decode_chunks(chunks, array, out)
     return out
 
 

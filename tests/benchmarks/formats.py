@@ -31,13 +31,13 @@ from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
 from schemas.signal import P4D_SIGNALS, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache
 from teacher_cache.clips.tables import CLIPS
-from teacher_cache.encodings.base import Compression, StoredArray
+from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.store.catalog import Catalog, numbered_rows
-from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.layout import shard_key, stored_arrays
+from teacher_cache.store.chunk import encode_chunks
+from teacher_cache.store.layout import array_of, shard_key, shard_of, stored_arrays
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.shard import pack_clips, unpack_clips
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store
 
 IN_FLIGHT = 8
@@ -157,18 +157,18 @@ class OurStore:
             stored |= encoder.encode(SIGNALS[name], torch.from_numpy(clip[name]))[0]
         return stored
 
-    def compress(self, recipe: Recipe, stored: Values) -> dict[str, bytes]:
-        compression = _compression(recipe)
-        return {name: encode_chunk(values, compression[name]) for name, values in stored.items()}
+    def compress(self, recipe: Recipe, stored: Values) -> dict[str, list[bytes]]:
+        arrays = {array.name: array for array in _arrays(recipe)}
+        return {name: encode_chunks(values, arrays[name]) for name, values in stored.items()}
 
-    def put(self, store: Store, rows: range, chunks: Sequence[dict[str, bytes]]) -> None:
+    def put(self, store: Store, rows: range, chunks: Sequence[dict[str, list[bytes]]]) -> None:
         """Create the shard of ``rows`` in every array, and commit it."""
         shard = rows[0] // CLIPS_PER_SHARD
         objects = {}
         for array in _arrays(store.recipe):
             held = {row % CLIPS_PER_SHARD: c[array.name] for row, c in zip(rows, chunks, strict=True) if array.name in c}
             if held:
-                data = pack_shard(held, CLIPS_PER_SHARD)
+                data = pack_clips(held, array, CLIPS_PER_SHARD)
                 assert store.objects.create(shard_key(array, shard), data)
                 objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
         unit = UnitCommitted(shard=shard, parts=P4D_SIGNALS, rows=len(rows), objects=objects)
@@ -184,10 +184,6 @@ class OurStore:
 
 def _arrays(recipe: Recipe) -> list[StoredArray]:
     return [array for name in P4D_SIGNALS for array in stored_arrays(recipe, name, SHAPES)]
-
-
-def _compression(recipe: Recipe) -> dict[str, Compression]:
-    return {array.name: array.compression for array in _arrays(recipe)}
 
 
 class OurStream(OurStore):
@@ -228,13 +224,15 @@ class RawRanges(OurStore):
     def open(self, url: str) -> Iterator[Read]:
         objects = Objects(url)
         places: dict[int, list[tuple[str, int, int]]] = {}
+        arrays = {array.name: array for array in _arrays(open_cache(url).recipe)}
         for key in objects.listing():
             if "/c/" not in key:
                 continue
-            start, shard = 0, int(key.split("/c/")[1].split("/")[0])
-            for place, chunk in unpack_shard(objects.get(key) or b"", CLIPS_PER_SHARD).items():
-                places.setdefault(shard * CLIPS_PER_SHARD + place, []).append((key, start, start + len(chunk)))
-                start += len(chunk)
+            start, shard = 0, shard_of(key) or 0
+            for place, chunks in unpack_clips(objects.get(key) or b"", arrays[array_of(key)], CLIPS_PER_SHARD).items():
+                length = sum(map(len, chunks))
+                places.setdefault(shard * CLIPS_PER_SHARD + place, []).append((key, start, start + length))
+                start += length
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
 
             def get(place: tuple[str, int, int]) -> None:

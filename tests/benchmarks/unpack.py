@@ -26,7 +26,7 @@ from rich.table import Table
 
 from schemas.signal import SIGNALS
 from teacher_cache.encodings.registry import encodings
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk, view_chunk
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunks, view_chunk
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,21 +48,25 @@ def measure(turns: int) -> dict[str, dict[str, float]]:
     for name, encoder in encodings("f4d").items():
         values = encoder.encode(signal, raw)[0]["f4d"]
         array = encoder.stored(signal, tuple(raw.shape))[0]
-        chunk = encode_chunk(values, array.compression)
+        chunks = encode_chunks(values, array)
         (buffer,) = clip_buffer(array, 1)
 
-        def stored(chunk: bytes = chunk, array: Any = array, buffer: Any = buffer) -> Any:
-            decode_chunk(chunk, array, buffer)
-            return buffer
+        def stored(chunks: Any = chunks, array: Any = array, buffer: Any = buffer) -> None:
+            for chunk, part in zip(chunks, np.split(buffer, array.chunks), strict=True):
+                decode_chunk(chunk, array, part)
 
-        def decoded(chunk: bytes = chunk, array: Any = array, encoder: Any = encoder, stored: Any = stored) -> None:
-            view = view_chunk(chunk, array)
-            encoder.decode(signal, {"f4d": stored() if view is None else view}, out)
+        def decoded(chunks: Any = chunks, array: Any = array, encoder: Any = encoder, buffer: Any = buffer) -> None:
+            for chunk, part in zip(chunks, np.split(out, array.chunks), strict=True):
+                found = view_chunk(chunk, array)
+                if found is None:
+                    found = buffer[: len(part)]
+                    decode_chunk(chunk, array, found)
+                encoder.decode(signal, {"f4d": found}, part)
 
         rows[name] = {
-            "stored_bytes": len(chunk),
+            "stored_bytes": sum(map(len, chunks)),
             "device_bytes": array.nbytes,
-            "write_ms": milliseconds(lambda v=values, c=array.compression: encode_chunk(v, c), turns),
+            "write_ms": milliseconds(lambda v=values, a=array: encode_chunks(v, a), turns),
             "stored_ms": milliseconds(stored, turns),
             "float32_ms": milliseconds(decoded, turns),
         }

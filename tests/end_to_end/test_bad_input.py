@@ -90,7 +90,7 @@ def test_what_is_no_store(tmp_path: Path, teacher_cache_command: Command) -> Non
     (foreign / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
     is_one_clear_error(teacher_cache_command("status", foreign), 2, "not a store of teacher targets")
     (foreign / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"format_version": 99}}')
-    is_one_clear_error(teacher_cache_command("status", foreign), 2, "format version 99; this program reads version 1")
+    is_one_clear_error(teacher_cache_command("status", foreign), 2, "format version 99; this program reads version 2")
 
 
 @pytest.mark.usefixtures("no_connection")

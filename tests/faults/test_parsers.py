@@ -263,7 +263,7 @@ def test_a_chunk_that_does_not_decode_is_a_finding(store: Path) -> None:
     """Though its checksum and its shard's digest hold: `verify` says what a reader would."""
     path = next(store.glob("depth/c/0/0/0/0"))
     data = bytearray(path.read_bytes())
-    (start, length), *_ = read_index(bytes(data[-index_length(2) :]), 2, len(data)).tolist()
+    (start, length), *_ = read_index(bytes(data[-index_length(2 * 4) :]), 2 * 4, len(data)).tolist()
     data[start + 1] ^= 1
     data[start + length - 4 : start + length] = checksum(bytes(data[start : start + length - 4]))
     path.write_bytes(data)

@@ -21,11 +21,11 @@ from simulator.real_store import SHAPES, RealStore, once, recipe_of, values_of
 from schemas.log import PARTS
 from schemas.signal import SIGNALS
 from teacher_cache.encodings.registry import encoding
-from teacher_cache.store.chunk import clip_buffer, decode_chunk
+from teacher_cache.store.chunk import clip_buffer, decode_chunks
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.log import Log, checkpoint_file, checkpoint_version, read_checkpoint
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.shard import unpack_shard
+from teacher_cache.store.shard import unpack_clips
 
 _FAR = 0.01
 """Relative. Values of two runs, and those of encodings, are nearer to each other; those of two clips are further apart."""
@@ -245,12 +245,12 @@ def _rows_in(unit: Unit, key: str) -> list[int]:
 def _require_values(said: Said, part: str, unit: Unit, key: str, data: bytes) -> None:
     """Each committed row of an object is what the teacher gives for its clip."""
     (array,) = (array for array in _arrays(part) if array.name == key.split("/", maxsplit=1)[0])
-    chunks = unpack_shard(data, said.clips_per_shard)
+    clips = unpack_clips(data, array, said.clips_per_shard)
     for row in _rows_in(unit, key):
         clip, number = said.clips[row]
-        assert row % said.clips_per_shard in chunks, f"{key} lacks row {row}, which is committed"
+        assert row % said.clips_per_shard in clips, f"{key} lacks row {row}, which is committed"
         values = clip_buffer(array, 1)[0]
-        decode_chunk(chunks[row % said.clips_per_shard], array, values)
+        decode_chunks(clips[row % said.clips_per_shard], array, values)
         expected = {"timestamps": np.array([0, number / 8]), "frame_index": np.array([0, 1])}.get(array.name)
         if expected is None:
             signal = SIGNALS[part]  # type: ignore[index]

@@ -35,9 +35,9 @@ def test_targets_that_the_teacher_does_not_give_are_found(tiny_store: Path, tmp_
     shutil.copytree(tiny_store, tmp_path / "store")
     key = "flow/c/0/0/0/0/0"
     path = tmp_path / "store" / key
-    chunks = unpack_shard(path.read_bytes(), 2)
-    chunks[1] = encode_chunk(np.full((16, 112, 112, 2), 40, dtype="<i2"))
-    path.write_bytes(pack_shard(chunks, 2))
+    chunks = unpack_shard(path.read_bytes(), 2 * 4)
+    chunks |= dict.fromkeys(range(4, 8), encode_chunk(np.full((4, 112, 112, 2), 40, dtype="<i2")))  # the second clip's
+    path.write_bytes(pack_shard(chunks, 2 * 4))
     stored = {"digest": sha256_digest(path.read_bytes()), "length": path.stat().st_size}
     rewrite(tmp_path / "store", lambda unit: unit["objects"].update({key: stored}), shard=0)
     assert not verify(str(tmp_path / "store")).findings

@@ -18,8 +18,8 @@ from teacher_cache.encodings.base import Compression, StoredArray
 from teacher_cache.jobs.discovery import resolve_recipe
 from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store.chunk import encode_chunk
-from teacher_cache.store.shard import index_length, most_clips, pack_shard
+from teacher_cache.store.chunk import encode_chunks
+from teacher_cache.store.shard import most_clips, pack_clips, shard_index_length
 from teacher_cache.teachers.l4p.config import PRESETS
 from teacher_cache.teachers.protocol import TeacherDescription
 
@@ -82,15 +82,17 @@ def test_only_signals_that_the_job_writes_count() -> None:
         resolve_recipe(job(4096, signals=["depth", "flow"]), giant())
 
 
-@pytest.mark.parametrize("length", [1, 1000, 2**17, 2**17 + 1, 3_000_000])
+@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("length", [4, 1000, 2**17, 2**17 + 4, 3_000_000])
 @pytest.mark.parametrize("codec", ["zstd", "blosc", "none"])
-def test_no_shard_is_longer_than_was_allowed_for(codec: Literal["zstd", "blosc", "none"], length: int) -> None:
+def test_no_shard_is_longer_than_was_allowed_for(codec: Literal["zstd", "blosc", "none"], length: int, chunks: int) -> None:
     """Of noise, which every codec makes longer. Shards of a few clips stand for those of 5000 MiB."""
-    array = StoredArray("a", (length,), np.dtype("i1"), ("x",), 0, compression=Compression(codec, level=3))
+    compression, together = Compression(codec, level=3), length // chunks
+    array = StoredArray("a", (length,), np.dtype("i1"), ("x",), 0, compression=compression, together=together)
     values = np.random.default_rng(0).integers(-128, 128, length, dtype=np.int8)
-    chunk = encode_chunk(values, array.compression)
-    assert len(chunk) > length
+    clip = encode_chunks(values, array)
+    assert sum(map(len, clip)) > length
     clips = most_clips(array)
-    two = len(pack_shard({0: chunk, 1: chunk}, 2)) - index_length(2)
-    assert clips * two // 2 + index_length(clips) <= LARGEST_OBJECT
-    assert (clips + 1) * (length * 1.001 + 90) > LARGEST_OBJECT  # and no fewer than need be
+    two = len(pack_clips({0: clip, 1: clip}, array, 2)) - shard_index_length(array, 2)
+    assert clips * two // 2 + shard_index_length(array, clips) <= LARGEST_OBJECT
+    assert (clips + 1) * (length * 1.001 + 90 * chunks) > LARGEST_OBJECT  # and no fewer than need be

@@ -20,7 +20,7 @@ from teacher_cache import join_caches, open_cache
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.run import run_job
-from teacher_cache.store.chunk import encode_chunk
+from teacher_cache.store.chunk import encode_chunks
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import pack_shard
 from teacher_cache.store.store import open_store
@@ -151,10 +151,10 @@ def test_frames_that_another_worker_wrote_are_taken_if_they_are_the_same(jobs: J
     frames = cache.read(["frames"], ids[:2])["frames"]
     wrong = frames[1].copy()
     wrong[3, 5, 7] ^= 1
-    chunks = {0: encode_chunk(frames[0], array.compression), 1: encode_chunk(wrong, array.compression)}
+    chunks = dict(enumerate(chunk for clip in (frames[0], wrong) for chunk in encode_chunks(clip, array)))
     shard = store / "frames/c/0/0/0/0/0"
     shard.parent.mkdir(parents=True)
-    shard.write_bytes(pack_shard(chunks, 2))
+    shard.write_bytes(pack_shard(chunks, len(chunks)))
     found = run(jobs, store, signals=["camray", "frames"])
     assert [(clip.clip_id, clip.reason) for clip in found.failures] == [(ids[1], "missing_in_shard")]
     assert run(jobs, store, signals=["camray", "frames"]).clips.committed == 4  # in a row of its own

@@ -27,6 +27,7 @@ from teacher_cache.jobs.pilot import pilot, plan_with_pilot
 from teacher_cache.jobs.plan import plan_report
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store import log as log_module
+from teacher_cache.store.shard import index_length
 
 VIDEOS = 40
 
@@ -174,8 +175,8 @@ def test_a_sized_node_keeps_its_gpu_busy(
     pilot_report: PilotReport, clips: int, per_gpu: float, teachers: int, decoders: int
 ) -> None:
     engine = EngineJob(kind="ray", gpus_per_teacher=per_gpu, teachers=teachers, decoders=decoders, threads_per_teacher=1)
-    work = {"depth": SignalWork(clips, -(-clips // 32)), "flow": SignalWork(0, 0)}
-    found = estimate(pilot_report, clips, work, 32, engine)
+    work = {"depth": SignalWork(clips, -(-clips // 32) * index_length(32 * 4)), "flow": SignalWork(0, 0)}
+    found = estimate(pilot_report, clips, work, engine)
     # Where a node has what it is said to need, decoding all clips takes as long as teaching them.
     busy_hours = (found.hours.gpu if per_gpu else found.stage_seconds.teach / 3600) / teachers
     hours_at_this_rate = clips / found.node.clips_per_second / 3600 / teachers
@@ -185,7 +186,7 @@ def test_a_sized_node_keeps_its_gpu_busy(
     assert found.node.video_bytes_per_second * busy_hours * 3600 * teachers == pytest.approx(found.video_bytes, rel=1e-9, abs=1)
     assert found.bytes["flow"] == 0
     assert found.bytes["depth"] == pytest.approx(
-        pilot_report.bytes["depth"] * clips + -(-clips // 32) * (32 * 16 + 4), rel=1e-9, abs=1
+        pilot_report.bytes["depth"] * clips + -(-clips // 32) * (32 * 4 * 16 + 4), rel=1e-9, abs=1
     )
     assert found.failed_clips == round(clips / 4)
     # No stage takes longer than the job, and one takes as long.
@@ -216,7 +217,7 @@ def test_what_has_no_price_costs_nothing_and_the_rest_its_price_times_its_amount
         put_per_1000=put, get_per_1000=get, gpu_hour=gpu, core_hour=core, egress_gb=egress, storage_gb_month=storage
     )
     engine = EngineJob(gpus_per_teacher=1)
-    used = estimate(pilot_report, clips, {"depth": SignalWork(clips, 1)}, 32, engine)
+    used = estimate(pilot_report, clips, {"depth": SignalWork(clips, index_length(32))}, engine)
     billed = Requests(put=puts, get=2 * puts)
     amounts = {
         "put": (put, puts / 1000), "get": (get, puts / 500), "gpu": (gpu, used.stage_seconds.teach / 3600),

@@ -30,9 +30,9 @@ from teacher_cache.jobs.memory import COMPRESSORS, ENCODED_CLIPS
 from teacher_cache.jobs.run import run_job
 from teacher_cache.jobs.unit_worker import UnitWorker, WorkerSpec
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import clip_buffer, decode_chunks, encode_chunk, encode_chunks
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.shard import pack_clips, pack_shard, unpack_clips
 from teacher_cache.store.store import add_clips, add_parts, create_store
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.heads import RawSignals
@@ -146,13 +146,13 @@ def test_what_another_device_gave_is_taken_over_with_its_own_figures(videos: Pat
         assert first.written is not None
         (key,) = (key for key in first.written.objects if key.startswith("camray/"))
         path = Path(begun.worker.store.url) / key
-        chunks = unpack_shard(path.read_bytes(), PER_SHARD)
         (array,) = stored_arrays(begun.worker.store.recipe, "camray", begun.worker.shapes)
-        values = {slot: clip_buffer(array, 1)[0] for slot in chunks}
-        for slot, chunk in chunks.items():
-            decode_chunk(chunk, array, values[slot])
+        clips = unpack_clips(path.read_bytes(), array, PER_SHARD)
+        values = {slot: clip_buffer(array, 1)[0] for slot in clips}
+        for slot, chunks in clips.items():
+            decode_chunks(chunks, array, values[slot])
         near, far = values[0] * np.float32(1.001), values[1] * np.float32(1.1)
-        path.write_bytes(pack_shard({n: encode_chunk(v, array.compression) for n, v in enumerate((near, far))}, PER_SHARD))
+        path.write_bytes(pack_clips({n: encode_chunks(v, array) for n, v in enumerate((near, far))}, array, PER_SHARD))
         again = begun.work().written
     assert again is not None
     assert [(row.row, row.reason) for row in again.failed] == [(1, "missing_in_shard")]

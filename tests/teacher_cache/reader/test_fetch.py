@@ -23,11 +23,11 @@ from schemas.errors import StoreDamaged
 from teacher_cache.encodings.base import RAW, Compression, StoredArray
 from teacher_cache.io.bucket import IN_ONE_PIECE
 from teacher_cache.reader import fetch
-from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, CommittedShard
-from teacher_cache.store.chunk import encode_chunk
+from teacher_cache.reader.fetch import ChunkReader, ChunkTier, ClipsToDecode, ClipsToRead, CommittedShard
+from teacher_cache.store.chunk import checksum, encode_chunk, encode_chunks
 from teacher_cache.store.layout import metadata_key, shard_key
 from teacher_cache.store.objects import Objects
-from teacher_cache.store.shard import index_length, pack_shard
+from teacher_cache.store.shard import index_length, pack_clips, pack_shard, shard_index_length
 from teacher_cache.store.template import array_metadata
 
 K = 4
@@ -36,6 +36,8 @@ LARGE = StoredArray("large", (40, 1000), np.dtype("<i2"), ("x", "y"), -(2**15))
 RAW_LARGE = replace(LARGE, name="raw", compression=RAW)
 TURNED = replace(LARGE, name="turned", compression=Compression("none", order=(1, 0)))
 ZSTD = replace(LARGE, name="zstd", compression=Compression("zstd", level=1))
+PIECES = replace(LARGE, name="pieces", together=10)
+RAW_PIECES = replace(PIECES, name="raw-pieces", compression=Compression("none", order=(0, 1)))
 _numbers = itertools.count()
 
 
@@ -50,8 +52,8 @@ def written(url: str, array: StoredArray, values: dict[int, np.ndarray]) -> Obje
     """A store of one array with these rows."""
     objects = Objects(url)
     for shard in {row // K for row in values}:
-        chunks = {row % K: encode_chunk(v, array.compression) for row, v in values.items() if row // K == shard}
-        data = pack_shard(chunks, K)
+        clips = {row % K: encode_chunks(v, array) for row, v in values.items() if row // K == shard}
+        data = pack_clips(clips, array, K)
         objects.create(shard_key(array, shard), data)
         _lengths[url, shard_key(array, shard)] = len(data)
     objects.create(metadata_key(array.name), array_metadata(array, max(values) + 1, K))
@@ -78,14 +80,14 @@ def random_rows(array: StoredArray, rows: set[int], seed: int = 0) -> dict[int, 
 
 @given(data=st.data(), rows=st.sets(st.integers(0, 11), min_size=1), seed=st.integers(0, 99))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD], ids=lambda array: array.name)
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD, PIECES], ids=lambda array: array.name)
 def test_any_rows_in_any_order_are_what_zarr_reads(
     place: str, array: StoredArray, data: st.DataObject, rows: set[int], seed: int
 ) -> None:
     url = f"{place}/{next(_numbers)}"
     objects = written(url, array, random_rows(array, rows, seed))
     wanted = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=15))
-    read = reader_of(objects).read([(array, wanted)])[array.name]
+    read = reader_of(objects).read([ClipsToRead(array, wanted)])[array.name]
     plain = zarr.open_array(f"{objects.url}/{array.name}", mode="r")  # over fsspec, as whoever opens it plainly
     assert read.dtype == array.dtype
     assert read.shape == (len(wanted), *array.shape)
@@ -98,28 +100,93 @@ def test_arrays_are_read_together_each_with_its_own_rows(tmp_path: Path) -> None
     small, large = random_rows(SMALL, {0, 1, 5}), random_rows(LARGE, {2, 5})
     written(str(tmp_path), SMALL, small)
     objects = written(str(tmp_path), LARGE, large)
-    read = reader_of(objects).read([(SMALL, [5, 0]), (LARGE, [2])])
+    read = reader_of(objects).read([ClipsToRead(SMALL, [5, 0]), ClipsToRead(LARGE, [2])])
     np.testing.assert_array_equal(read["small"], [small[5], small[0]])
     np.testing.assert_array_equal(read["large"], [large[2]])
 
 
-@pytest.mark.parametrize("together", [(SMALL, LARGE), (RAW_LARGE, LARGE), (RAW_LARGE, TURNED)], ids=["packed", "mixed", "raw"])
-def test_clips_are_decoded_each_where_it_belongs(place: str, together: tuple[StoredArray, ...]) -> None:
-    """From all the arrays that hold them, whose chunks are good at once; a row that is wanted twice is decoded once."""
-    url = f"{place}/{next(_numbers)}"
-    rows = {array.name: random_rows(array, {0, 1, 2, 5}, seed) for seed, array in enumerate(together)}
-    objects = [written(url, array, rows[array.name]) for array in together]
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, PIECES], ids=lambda array: array.name)
+def test_clips_are_decoded_each_where_it_belongs(place: str, array: StoredArray) -> None:
+    """Chunk by chunk; a row that is wanted twice is decoded once."""
+    rows = random_rows(array, {0, 1, 2, 5})
+    objects = written(f"{place}/{next(_numbers)}", array, rows)
     order, decoded = [5, 0, 5, 2, 1], []
-    outs = [np.zeros((), np.float64) for _ in order]
+    outs = [np.zeros(array.shape, np.float64) for _ in order]
 
     def decode(stored: Mapping[str, np.ndarray], out: np.ndarray) -> None:
         decoded.append(None)
-        out[...] = sum(place * values.sum() for place, values in enumerate(stored.values(), 1))
+        out[...] = 2 * stored[array.name]
 
-    reader_of(objects[0]).read_each([ClipsToDecode(together, order, outs, decode)])
-    assert len(decoded) == 4
+    reader_of(objects).read_each([ClipsToDecode(array, order, outs, decode)])
+    assert len(decoded) == 4 * array.chunks
     for row, out in zip(order, outs, strict=True):
-        assert out == sum(place * rows[array.name][row].sum() for place, array in enumerate(together, 1))
+        np.testing.assert_array_equal(out, 2 * rows[row])
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("tiered", [False, True], ids=["store", "tier"])
+@pytest.mark.parametrize("array", [LARGE, PIECES, RAW_PIECES], ids=lambda array: array.name)
+def test_some_entries_are_what_the_whole_has_there_and_no_more_is_fetched(
+    tmp_path: Path, array: StoredArray, tiered: bool, data: st.DataObject
+) -> None:
+    """As they are stored and decoded; one request for chunks side by side, and none for others'."""
+    folder = str(tmp_path / str(next(_numbers)))
+    rows = random_rows(array, {0, 1, 5})
+    written(folder, array, rows)
+    entries = sorted(data.draw(st.sets(st.integers(0, array.shape[0] - 1), min_size=1)))
+    chunks = {entry // array.chunk_shape[0] for entry in entries}
+    runs = sum(chunk - 1 not in chunks for chunk in chunks)
+    order = [5, 0, 5]
+    objects, tier = Counted(folder), DictTier() if tiered else None
+    stored = reader_of(objects, tier).read([ClipsToRead(array, order, entries)])[array.name]
+    assert objects.asked.count("range") == 2 * runs
+    assert objects.bytes <= 2 * sum(map(len, encode_chunks(rows[5], array))) * len(chunks) / array.chunks * 1.1
+    outs = [np.zeros((len(entries), *array.shape[1:])) for _ in order]
+    reader = reader_of(objects, tier)
+    reader.read_each([ClipsToDecode(array, order, outs, lambda stored, out: np.copyto(out, stored[array.name]), entries)])
+    assert objects.asked.count("range") == 2 * runs * (1 if tiered else 2)
+    for row, one, other in zip(order, stored, outs, strict=True):
+        np.testing.assert_array_equal(one, rows[row][entries])
+        np.testing.assert_array_equal(other, rows[row][entries])
+
+
+def test_a_tier_gives_all_of_a_clip_from_its_chunks(tmp_path: Path) -> None:
+    """What some fetched serves all, and what all fetched serves some."""
+    values = random_rows(PIECES, {0, 1})
+    written(str(tmp_path), PIECES, values)
+    tier, objects = DictTier(), Counted(str(tmp_path))
+    reader = reader_of(objects, tier)
+    reader.read([ClipsToRead(PIECES, [0], range(PIECES.together or 0))])
+    np.testing.assert_array_equal(reader.read([ClipsToRead(PIECES, [0, 1])])["pieces"], [values[0], values[1]])
+    assert objects.asked.count("range") == 3
+    reader.read([ClipsToRead(PIECES, [1, 0], [0, 39])])
+    assert objects.asked.count("range") == 3
+    assert len(tier.kept) == 2 * PIECES.chunks + 1
+
+
+@pytest.mark.parametrize("entries", [None, [0]], ids=["all", "some"])
+def test_a_clip_that_lacks_one_of_its_chunks_is_damaged(tmp_path: Path, entries: list[int] | None) -> None:
+    """Or has them elsewhere than side by side; what is asked for of its other chunks still reads."""
+    values = random_rows(PIECES, {0, 1})
+    objects = written(str(tmp_path), PIECES, values)
+    chunks = dict(enumerate(encode_chunks(values[0], PIECES)))
+    one = chunks.pop(PIECES.chunks - 1)
+    apart = {**chunks, PIECES.chunks: one, PIECES.chunks - 1: one}  # in the place of the next clip's first chunk, and after it
+    for kept, told in ((chunks, "its chunk is missing"), (apart, "do not lie one after another")):
+        data = bytearray(pack_shard(kept, K * PIECES.chunks))
+        if kept is apart:
+            index = np.frombuffer(data, "<u8", K * PIECES.chunks * 2, len(data) - shard_index_length(PIECES, K)).reshape(-1, 2)
+            index[[PIECES.chunks - 1, PIECES.chunks]] = index[[PIECES.chunks, PIECES.chunks - 1]]
+            data[-4:] = checksum(bytes(data[-shard_index_length(PIECES, K) : -4]))
+        (tmp_path / shard_key(PIECES, 0)).write_bytes(data)
+        _lengths[objects.url, shard_key(PIECES, 0)] = len(data)
+        if entries is None:
+            with pytest.raises(StoreDamaged, match=rf"row 0 of pieces .*{told}"):
+                reader_of(objects).read([ClipsToRead(PIECES, [0])])
+        else:
+            read = reader_of(objects).read([ClipsToRead(PIECES, [0], entries)])["pieces"]
+            np.testing.assert_array_equal(read, [values[0][entries]])
 
 
 def test_chunks_that_come_in_pieces_are_whole(s3: str) -> None:
@@ -127,7 +194,7 @@ def test_chunks_that_come_in_pieces_are_whole(s3: str) -> None:
     values = np.random.default_rng(0).integers(-127, 128, array.shape, dtype=np.int8)
     assert len(encode_chunk(values)) > IN_ONE_PIECE
     objects = written(f"{s3}/noise", array, {0: values, 1: values[::-1]})
-    read = reader_of(objects).read([(array, [1, 0, 1])])["noise"]
+    read = reader_of(objects).read([ClipsToRead(array, [1, 0, 1])])["noise"]
     np.testing.assert_array_equal(read, [values[::-1], values, values[::-1]])
 
 
@@ -137,21 +204,25 @@ class Counted(Objects):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.asked: list[str] = []
+        self.bytes = 0
+        """Of ranges of chunks."""
 
     def get_range(self, key: str, start: int, stop: int) -> memoryview | None:
-        self.asked.append("end" if stop == _lengths[self.url, key] else "range")
+        is_end = stop == _lengths[self.url, key]
+        self.asked.append("end" if is_end else "range")
+        self.bytes += 0 if is_end else stop - start
         return super().get_range(key, start, stop)
 
 
-@pytest.mark.parametrize(("array", "ranges"), [(SMALL, 0), (LARGE, 4)], ids=["small", "large"])
+@pytest.mark.parametrize(("array", "ranges"), [(SMALL, 0), (LARGE, 4), (PIECES, 4)], ids=["small", "large", "pieces"])
 def test_requests_are_as_few_as_they_can_be(tmp_path: Path, array: StoredArray, ranges: int) -> None:
-    """One for each chunk and one for each shard's index, which is kept; none for chunks that lie beside it."""
+    """One for each clip and one for each shard's index, which is kept; none for chunks that lie beside it."""
     written(str(tmp_path), array, random_rows(array, {0, 1, 2, 3}))
     objects = Counted(str(tmp_path))
     reader = reader_of(objects)
-    reader.read([(array, [3, 1, 3, 0, 1, 2])])
+    reader.read([ClipsToRead(array, [3, 1, 3, 0, 1, 2])])
     assert sorted(objects.asked) == ["end"] + ["range"] * ranges
-    reader.read([(array, [2, 2])])
+    reader.read([ClipsToRead(array, [2, 2])])
     assert sorted(objects.asked) == ["end"] + ["range"] * (ranges and ranges + 1)
 
 
@@ -162,7 +233,7 @@ def test_kept_indexes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     objects = Counted(str(tmp_path))
     reader = reader_of(objects)
     for row in (0, 4, 0, 8, 0, 4):
-        np.testing.assert_array_equal(reader.read([(LARGE, [row])])["large"][0], values[row])
+        np.testing.assert_array_equal(reader.read([ClipsToRead(LARGE, [row])])["large"][0], values[row])
     assert objects.asked.count("end") == 4  # 0, 4, 8 (which displaces 4, the longest unused), and 4 again
     assert len(reader._ends) == 2
 
@@ -185,7 +256,7 @@ def test_a_tier_keeps_chunks_and_is_asked_first(tmp_path: Path) -> None:
     written(str(tmp_path), LARGE, values)
     tier, objects = DictTier(), Counted(str(tmp_path))
     for _ in range(2):
-        read = reader_of(objects, tier).read([(LARGE, [1, 0])])["large"]
+        read = reader_of(objects, tier).read([ClipsToRead(LARGE, [1, 0])])["large"]
         np.testing.assert_array_equal(read, [values[1], values[0]])
     assert objects.asked.count("range") == 2
     assert all(key.startswith("large/c/0/0/0#") for key in tier.kept)
@@ -193,7 +264,7 @@ def test_a_tier_keeps_chunks_and_is_asked_first(tmp_path: Path) -> None:
     key = next(iter(tier.kept))
     tier.kept[key] = tier.kept[key][:-1] + b"?"
     with pytest.raises(StoreDamaged, match="fails its checksum"):
-        reader_of(objects, tier).read([(LARGE, [1, 0])])
+        reader_of(objects, tier).read([ClipsToRead(LARGE, [1, 0])])
 
 
 def damage(url: str, key: str, change: Callable[[bytearray], bytes | bytearray | None]) -> None:
@@ -239,11 +310,11 @@ def test_damage_is_told_and_the_rest_still_reads(place: str, array: StoredArray,
     reader = reader_of(objects)
     for _ in range(2):  # what failed is not kept
         with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .*({told}).*; `teacher-cache verify` lists"):
-            reader.read([(array, [5, 0])])
-    np.testing.assert_array_equal(reader.read([(array, [5])])[array.name], [values[5]])
+            reader.read([ClipsToRead(array, [5, 0])])
+    np.testing.assert_array_equal(reader.read([ClipsToRead(array, [5])])[array.name], [values[5]])
 
 
-@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD], ids=lambda array: array.name)
+@pytest.mark.parametrize("array", [SMALL, LARGE, RAW_LARGE, TURNED, ZSTD, PIECES], ids=lambda array: array.name)
 @pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
 def test_a_chunk_of_another_length_than_a_clip_is_damage(tmp_path: Path, array: StoredArray, change: int) -> None:
     """Whole by its checksum, in a shard as long as it was committed: of a clip with fewer or more values than the array's."""
@@ -251,10 +322,10 @@ def test_a_chunk_of_another_length_than_a_clip_is_damage(tmp_path: Path, array: 
     objects = written(str(tmp_path), array, random_rows(clip, {0}) | random_rows(array, {1}))
     reader = reader_of(objects)
     with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .* cannot be read"):
-        reader.read([(array, [0])])
+        reader.read([ClipsToRead(array, [0])])
     with pytest.raises(StoreDamaged, match=rf"row 0 of {array.name} in .* cannot be read"):
-        reader.read_each([ClipsToDecode([array], [0], [np.zeros(array.shape)], max)])
-    np.testing.assert_array_equal(reader.read([(array, [1])])[array.name], [random_rows(array, {1})[1]])
+        reader.read_each([ClipsToDecode(array, [0], [np.zeros(array.shape)], max)])
+    np.testing.assert_array_equal(reader.read([ClipsToRead(array, [1])])[array.name], [random_rows(array, {1})[1]])
 
 
 @pytest.mark.parametrize("tiered", [False, True], ids=["store", "tier"])
@@ -270,9 +341,9 @@ def test_another_shard_of_the_same_array_is_damage_until_it_is_mended(tmp_path: 
         path.write_bytes(pack_shard({row: encode_chunk(others[row], array.compression) for row in rows}, K))
         for row in (0, 1):
             with pytest.raises(StoreDamaged, match=rf"row {row} of {array.name} in .* cannot be read"):
-                reader.read([(array, [row])])
+                reader.read([ClipsToRead(array, [row])])
     path.write_bytes(whole)
-    np.testing.assert_array_equal(reader.read([(array, [2, 0])])[array.name], [values[2], values[0]])
+    np.testing.assert_array_equal(reader.read([ClipsToRead(array, [2, 0])])[array.name], [values[2], values[0]])
 
 
 def test_a_shard_that_was_mended_is_read_again(tmp_path: Path) -> None:
@@ -282,9 +353,9 @@ def test_a_shard_that_was_mended_is_read_again(tmp_path: Path) -> None:
     reader, whole = reader_of(objects), path.read_bytes()
     path.write_bytes(b"")
     with pytest.raises(StoreDamaged):
-        reader.read([(LARGE, [0])])
+        reader.read([ClipsToRead(LARGE, [0])])
     path.write_bytes(whole)
-    np.testing.assert_array_equal(reader.read([(LARGE, [0])])["large"], [values[0]])
+    np.testing.assert_array_equal(reader.read([ClipsToRead(LARGE, [0])])["large"], [values[0]])
 
 
 def test_threads_that_read_at_once_share_indexes_and_buffers_safely(tmp_path: Path) -> None:
@@ -296,7 +367,7 @@ def test_threads_that_read_at_once_share_indexes_and_buffers_safely(tmp_path: Pa
 
     def read(seed: int) -> None:
         order = np.random.default_rng(seed).permutation(12).tolist()
-        for row, read in zip(order, reader.read([(LARGE, order)])["large"], strict=True):
+        for row, read in zip(order, reader.read([ClipsToRead(LARGE, order)])["large"], strict=True):
             if not np.array_equal(read, values[row]):
                 wrong.append(row)
 

@@ -91,9 +91,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cache, name)
 
-    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Any:
+    def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str], **some: Any) -> Any:
         self.begun += 1
-        return self.cache.begin_read(signals, clip_ids)
+        return self.cache.begin_read(signals, clip_ids, **some)
 
 
 def test_no_more_is_read_ahead_than_was_said(cache: Cache) -> None:

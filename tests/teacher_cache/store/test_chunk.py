@@ -170,9 +170,9 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "says so and holds more": (claiming(200, FULL + b"x"), "decompress"),
     "does not say": (without_length(FULL), "does not say how long"),
     "does not say, and holds fewer": (without_length(FULL[:150]), "does not say how long"),
-    "holds fewer": (frame(FULL[:150]), "holds 150 bytes, and a clip of a has 200"),
-    "holds more": (frame(FULL + FULL), "holds 400 bytes, and a clip of a has 200"),
-    "two halves": (frame(FULL[:100]) + frame(FULL[100:]), "holds 100 bytes, and a clip of a has 200"),
+    "holds fewer": (frame(FULL[:150]), "holds 150 bytes, and one of a has 200"),
+    "holds more": (frame(FULL + FULL), "holds 400 bytes, and one of a has 200"),
+    "two halves": (frame(FULL[:100]) + frame(FULL[100:]), "holds 100 bytes, and one of a has 200"),
     "two": (frame(FULL) + frame(FULL), "buffer too small"),
     "two, and says it of the first": (claiming(200, FULL[:100]) + claiming(100, FULL[100:]), "buffer too small|decompress"),
     "goes on": (frame(FULL) + b"\0", "decompress"),
@@ -226,5 +226,5 @@ def test_a_clip_of_another_array_is_refused(codec: Codec) -> None:
     array = array_of(codec, "<i2", (700,))
     data = encode_chunk(values_of(array, noise=True), array.compression)
     for other in ((699,), (701,), (350,)):
-        refused(data, replace(array, shape=other), rf"holds 1400 bytes, and a clip of a has {2 * other[0]}")
+        refused(data, replace(array, shape=other), rf"holds 1400 bytes, and one of a has {2 * other[0]}")
     refused(data[:-1], array, "fails its checksum")
