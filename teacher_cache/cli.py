@@ -38,7 +38,7 @@ JobFile = Annotated[
     Path, typer.Argument(metavar="JOB.yaml", help="the job file: videos, store, teacher, signals, engine", show_default=False)
 ]
 StoreUrl = Annotated[
-    str, typer.Argument(metavar="STORE", help="a local path, or an s3://, gs:// or az:// URL", show_default=False)
+    str, typer.Argument(metavar="STORE", help="a local path, or an s3://, gs://, az:// or hf:// URL", show_default=False)
 ]
 Storage = Annotated[
     list[str] | None,

@@ -73,7 +73,7 @@ def open_cache(
     in_flight: int | None = None,
     storage_options: StorageOptions | Mapping[str, Any] | None = None,
 ) -> Cache:
-    """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
+    """Open the store at ``url`` (a local path, or an s3://, gs://, az:// or hf:// URL) to read it; ``disk`` caches its chunks.
 
     ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
     how many chunks are asked for at once; None takes 8, and up to 64 where the server's latency asks for more.
