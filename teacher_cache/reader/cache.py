@@ -219,9 +219,14 @@ class Cache(ForTraining):
         """
         if where is not None:
             return sorted(chosen(self.clips, where, self.url))
+        return sorted(self._catalog.table(self.committed_rows, ["clip_id"])["clip_id"].to_pylist())
+
+    @property
+    def committed_rows(self) -> NDArray[np.int64]:
+        """Rows of the clips that are committed in every signal, ascending: int64 (clip,), as `clips` has them in ``row``."""
         rows = self._catalog.current
-        committed = rows[self._state.status(rows, self._store.parts) == COMMITTED]
-        return sorted(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
+        committed: NDArray[np.int64] = rows[self._state.status(rows, self._store.parts) == COMMITTED]
+        return committed
 
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
@@ -243,11 +248,25 @@ class Cache(ForTraining):
 
     def begin_read(self, signals: Sequence[str], clip_ids: Sequence[str]) -> Reading[dict[str, Values]]:
         """`read`, begun and not waited for."""
+        return self._begin(self._groups(signals, clip_ids), len(clip_ids))
+
+    def read_rows(self, signals: Sequence[str], rows: NDArray[np.int64]) -> dict[str, Values]:
+        """`read`, by rows instead of ids: who goes through a store by `committed_rows` needs no names.
+
+        Raises `BadInput` for a row that is not committed, and what `read` raises.
+        """
+        parts = [self._part(name) for name in signals]
+        status = self._state.status(rows, parts)
+        for index in np.flatnonzero((rows < 0) | (status != COMMITTED))[:1].tolist():
+            raise BadInput(f"row {rows[index]} of {self.url} is not committed in {', '.join(signals)}; see `committed_rows`")
+        return self._begin({name: self._groups_of(name, rows) for name in signals}, len(rows)).result()
+
+    def _begin(self, held: Mapping[str, list[_Group]], clips: int) -> Reading[dict[str, Values]]:
         values: dict[str, Values] = {}
         wanted = []
-        for name, groups in self._groups(signals, clip_ids).items():
+        for name, groups in held.items():
             form = self._form(name)
-            values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
+            values[name] = self._chunks.buffers.empty((clips, *form.shape), form.dtype)
             wanted += [ClipsToDecode(g.arrays, g.rows, [values[name][i] for i in g.indices], form.decode) for g in groups]
         return self._chunks.begin_each(wanted, values)
 
