@@ -10,7 +10,7 @@ from schemas.base import Frozen
 from schemas.clip import ClipPolicy
 from schemas.recipe import Layout, Precision
 from schemas.signal import P4D_SIGNALS, SIGNAL_NAMES, SignalName
-from schemas.storage import DEFAULT_STORAGE, StorageOptions
+from schemas.storage import DEFAULT_STORAGE, HUB_IS_READ_ONLY, StorageOptions
 
 EncodingProfile = Literal["fine", "compact", "exact"]
 
@@ -207,6 +207,13 @@ class Job(Frozen):
         if len(set(signals)) != len(signals):
             raise ValueError("name each signal once")
         return tuple(s for s in SIGNAL_NAMES if s in signals)
+
+    @field_validator("store")
+    @classmethod
+    def _where_one_can_write(cls, store: str) -> str:
+        if store.startswith("hf://"):
+            raise ValueError(HUB_IS_READ_ONLY)
+        return store
 
     def encoding_profile(self, signal: SignalName) -> EncodingProfile:
         """The profile of this signal; ``fine`` if a mapping does not name it."""

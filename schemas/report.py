@@ -311,6 +311,125 @@ class GarbageReport(Frozen):
     """Keys of what stopped runs left of units that are not committed. A run takes it over, so it stays unless asked for."""
 
 
+STATS_CLIPS = 32
+"""Clips whose values are looked at unless told otherwise: at L4P's size about 0.6 GB to fetch."""
+
+
+class ErrorStats(Frozen):
+    """The encoding error of all committed clips of a signal that were measured in one way, as the log has it."""
+
+    measure: str
+    """The quantity that is measured, in words."""
+    bound: float
+    """The largest error that the encoding allows."""
+    clips: int
+    worst: float
+    worst_clip: str
+    """Id of the clip with the worst error."""
+    median: float
+    """Within a two-thousandth of the bound."""
+    near_bound: float
+    """Share of the clips whose error is at least nine tenths of the bound."""
+    relative_rms: float
+    """Mean over the clips of the RMS error divided by that of the values."""
+
+
+class ValueStats(Frozen):
+    """The values of one channel, or of one layer, over the clips that were looked at."""
+
+    name: str
+    """``u``, ``direction x``, ``layer 14``; empty where the signal is of one channel."""
+    mean: float
+    std: float
+    """Standard deviation."""
+    least: float
+    most: float
+
+
+class OutlierChannel(Frozen):
+    """A channel whose values are far larger than those of its layer's others."""
+
+    channel: int
+    """Index on the channel axis."""
+    rms: float
+
+
+class ChannelSpread(Frozen):
+    """How the channels of one layer differ, over the clips that were looked at."""
+
+    name: str
+    """``layer 14``."""
+    channels: int
+    means: Spread
+    """Of the channels' means."""
+    rms: Spread
+    """Of the channels' root mean squares."""
+    outliers: int
+    """Channels whose RMS is more than ten times the median one."""
+    largest: tuple[OutlierChannel, ...]
+    """The largest of them, at most eight."""
+
+
+class SignalStats(Frozen):
+    """One signal of a store."""
+
+    units: str
+    dims: tuple[str, ...]
+    """Axes of one clip."""
+    shape: tuple[int, ...]
+    """Shape of one clip."""
+    encoding: str
+    bytes: int
+    """Committed bytes."""
+    stored_exactly: int
+    """Committed clips that are stored as float32, since the encoding's error would be beyond its bound."""
+    errors: tuple[ErrorStats, ...]
+    """Of all committed clips."""
+    values: tuple[ValueStats, ...]
+    """In the signal's units, without the invalid first frame of flow; of the sample."""
+    channels: tuple[ChannelSpread, ...]
+    """Of the sample; only of a signal with layers."""
+
+
+class RepeatedContent(Frozen):
+    """Videos that are one file under several ids, by what the catalog keeps of a video's content."""
+
+    contents: int
+    """Contents that more than one video has."""
+    videos: int
+    """Videos that could be left out without losing a content."""
+    examples: tuple[tuple[str, ...], ...]
+    """Ids of videos of one content, for a few contents."""
+
+
+class ValueSample(Frozen):
+    """The clips whose values were looked at."""
+
+    clips: int
+    of: int
+    """All committed clips."""
+    seed: int
+
+
+class StatsReport(Frozen):
+    """What is in a store. All but ``values`` and ``channels`` is of every clip."""
+
+    store: str
+    fingerprint: str
+    format_version: int
+    version: int
+    """The store's version that this describes."""
+    clips: ClipCounts
+    bytes: dict[str, int]
+    """Signal → committed bytes."""
+    failed: dict[str, int]
+    """Reason → clips that failed for it, most first."""
+    videos: int
+    repeated: RepeatedContent
+    sample: ValueSample
+    signals: dict[SignalName, SignalStats]
+
+
 class LogEntry(Frozen):
     """One record of a store's log, in short."""
 

@@ -7,19 +7,24 @@ from pydantic import field_validator
 from schemas.base import Frozen
 from schemas.credentials import holds_credentials
 
+HUB_IS_READ_ONLY = (
+    "stores on the Hugging Face Hub are only read. Let a job write to a folder, then `hf upload USER/NAME FOLDER PATH "
+    "--repo-type dataset`."
+)
+
 
 class StorageOptions(Frozen):
     """How to reach the server of a store, where the environment does not say it, or says it for another store."""
 
     endpoint_url: str | None = None
-    """The server's URL: of an S3 server that is not AWS (in place of ``AWS_ENDPOINT_URL``), or of one that stands in for GCS or
-    Azure."""
+    """The server's URL: of an S3 server that is not AWS (in place of ``AWS_ENDPOINT_URL``), of one that stands in for GCS or
+    Azure, or of a Hub (in place of ``HF_ENDPOINT``)."""
     region: str | None = None
     """The bucket's region (S3), in place of ``AWS_DEFAULT_REGION``."""
     profile: str | None = None
     """The profile of the AWS configuration files whose credentials to use (S3), in place of ``AWS_PROFILE``."""
     anonymous: bool = False
-    """Whether to send requests unsigned, as public buckets allow."""
+    """Whether to send requests unsigned, as public buckets and data sets allow."""
 
     @field_validator("endpoint_url")
     @classmethod

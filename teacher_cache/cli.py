@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import (
+    STATS_CLIPS,
     ClipCounts,
     DoctorReport,
     Estimate,
@@ -21,6 +22,7 @@ from schemas.report import (
     PilotReport,
     PlanReport,
     RunReport,
+    StatsReport,
     StatusReport,
     VerifyReport,
     ViewReport,
@@ -38,7 +40,7 @@ JobFile = Annotated[
     Path, typer.Argument(metavar="JOB.yaml", help="the job file: videos, store, teacher, signals, engine", show_default=False)
 ]
 StoreUrl = Annotated[
-    str, typer.Argument(metavar="STORE", help="a local path, or an s3://, gs:// or az:// URL", show_default=False)
+    str, typer.Argument(metavar="STORE", help="a local path, or an s3://, gs://, az:// or hf:// URL", show_default=False)
 ]
 Storage = Annotated[
     list[str] | None,
@@ -319,6 +321,48 @@ def view(
             stdout.print(f"wrote {out} with {len(shown)} clips", soft_wrap=True)
             if not videos:
                 stdout.print("it has no frames of videos: `--videos ROOT` says where videos may be read from")
+
+
+@app.command(cls=Command)
+def stats(
+    store: StoreUrl,
+    *,
+    clips: Annotated[
+        int, typer.Option(metavar="N", min=0, help="look at the values of N clips, chosen at random")
+    ] = STATS_CLIPS,
+    all_clips: Annotated[bool, typer.Option("--all", help="look at the values of every clip")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="seed of the choice")] = 0,
+    card: Annotated[
+        Path | None,
+        typer.Option(metavar="CARD.md", help="also write a data card, as the Hugging Face Hub shows it", show_default=False),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(metavar="N", help="an earlier version, as `log` lists them", show_default=False)
+    ] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what is in a store: failures, duplicates and errors of all clips, values of some; and write its data card."""
+    with reported_errors(as_json):
+        from teacher_cache.io.output_folder import require_writable, written_whole
+        from teacher_cache.report.card import data_card
+        from teacher_cache.report.stats import store_stats
+
+        if card is not None:
+            require_writable(card)
+        looked_at = None if all_clips else clips
+        report, recipe = store_stats(
+            store, looked_at, seed, version=version, progress=progress_bar, storage_options=_options(storage)
+        )
+        if card is not None:
+            with written_whole(card) as unfinished:
+                unfinished.write_text(data_card(report, recipe), encoding="utf-8")
+        if as_json:
+            print_json(report)
+            return
+        _print_stats(report)
+        if card is not None:
+            stdout.print(f"wrote {card}; say its licence there", soft_wrap=True)
 
 
 @app.command(cls=Command)
@@ -628,6 +672,70 @@ def _print_counts(clips: ClipCounts) -> None:
 
 def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
     stdout.print(f"{title:<12} " + ", ".join(f"{name} {size(count)}" for name, count in sizes.items()), soft_wrap=True)
+
+
+def _print_stats(report: StatsReport) -> None:
+    stdout.print(f"store        {report.store}", soft_wrap=True)
+    stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
+    stdout.print(f"version      {report.version}")
+    _print_counts(report.clips)
+    for reason, count in report.failed.items():
+        stdout.print(f"failed       {count:,} ({count / report.clips.planned:.2%}) for {reason}", soft_wrap=True)
+    stdout.print(f"videos       {report.videos:,}")
+    if report.repeated.contents:
+        stdout.print(
+            f"duplicates   {report.repeated.videos:,} with the content of another video, such as "
+            + "; ".join(" = ".join(ids) for ids in report.repeated.examples),
+            soft_wrap=True,
+        )
+    _print_sizes("bytes", report.bytes)
+    stdout.print(_errors_table(report))
+    sample = report.sample
+    if not sample.clips:
+        stdout.print("values       of no clip were looked at")
+        return
+    chosen = "all" if sample.clips == sample.of else f"{sample.clips:,} of {sample.of:,}, chosen by the seed {sample.seed}"
+    stdout.print(f"values       of the committed clips: {chosen}")
+    stdout.print(_values_table(report))
+    if any(of.channels for of in report.signals.values()):
+        stdout.print(_channels_table(report))
+
+
+def _errors_table(report: StatsReport) -> Table:
+    table = Table("signal", "error, of all committed clips", box=_BOX)
+    for heading in ("bound", "worst", "median", "near bound", "relative RMS", "clips"):
+        table.add_column(heading, justify="right")
+    for signal, of in report.signals.items():
+        for error in of.errors:
+            figures = [f"{value:.3g}" for value in (error.bound, error.worst, error.median)]
+            figures += [f"{error.near_bound:.1%}", f"{error.relative_rms:.2g}", f"{error.clips:,}"]
+            table.add_row(signal, error.measure, *figures)
+    return table
+
+
+def _values_table(report: StatsReport) -> Table:
+    table = Table("signal", "channel", box=_BOX)
+    for heading in ("mean", "std", "least", "most"):
+        table.add_column(heading, justify="right")
+    table.add_column("units")
+    for signal, of in report.signals.items():
+        for number, value in enumerate(of.values):
+            figures = (f"{figure:.4g}" for figure in (value.mean, value.std, value.least, value.most))
+            table.add_row(signal, value.name, *figures, "" if number else of.units)
+    return table
+
+
+def _channels_table(report: StatsReport) -> Table:
+    table = Table("signal", "", box=_BOX)
+    for heading in ("channels", "their means", "their RMS", "median RMS", "outliers"):
+        table.add_column(heading, justify="right")
+    for signal, of in report.signals.items():
+        for layer in of.channels:
+            extents = (f"{spread.least:.3g} to {spread.most:.3g}" for spread in (layer.means, layer.rms))
+            named = ", ".join(f"{one.channel} ({one.rms:.3g})" for one in layer.largest)
+            outliers = f"{layer.outliers}: {named}" if named else "0"
+            table.add_row(signal, layer.name, f"{layer.channels:,}", *extents, f"{layer.rms.median:.3g}", outliers)
+    return table
 
 
 def _print_log(report: LogReport) -> None:

@@ -21,6 +21,8 @@ OPENED = ("file", "s3", "gs", "az", "https")
 """The protocols of places that are opened, as `protocol` names them."""
 OPENED_URL = rf"^(?:{'|'.join((*OPENED, *_SAME))})://(?:[^?#:]|:[^?#:])*$"
 """A regular expression, also for RE2, that holds for no URL that `require_openable` refuses, but for those with credentials."""
+HUB = "hf"
+"""The protocol of the Hugging Face Hub, from which stores are read, and nothing else is opened."""
 
 
 def protocol(url: str) -> str:
@@ -103,12 +105,7 @@ def require_openable(url: str, *, is_pattern: bool = False) -> None:
     """
     if "://" not in url:
         return
-    if holds_credentials(url):
-        raise BadInput(
-            f"the URL {url} holds credentials, or a query or fragment that may, and URLs are kept in stores and logs. Give it "
-            "without them, instead of a signed URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY, …)."
-        )
+    _require_no_credentials(url)
     if "::" in url or protocol(url) not in OPENED:
         raise BadInput(
             f"cannot use {url}: a place is a local path, or an s3://, gs://, az:// or, where it says so, https:// URL; "
@@ -117,6 +114,23 @@ def require_openable(url: str, *, is_pattern: bool = False) -> None:
     place = part.place if (part := inside(url)) else (member_named(url) or (url,))[0]
     if "#" in place or ("?" in url and not is_pattern):
         raise BadInput(f"cannot use {url}: a URL with a query (?) or a fragment (#) is not opened. Give it without.")
+
+
+def require_readable_on_the_hub(url: str) -> None:
+    """Raise `BadInput` for a URL that is not in a data set of the Hub, or has credentials, a chain, a query or a fragment."""
+    _require_no_credentials(url)
+    rest = url.removeprefix(f"{HUB}://datasets/")
+    if rest == url or any(mark in rest for mark in ("::", "?", "#")) or not _leads_down(url):
+        raise BadInput(f"cannot use {url}: on the Hub, a store lies at hf://datasets/USER/NAME/PATH or …/NAME@REVISION/PATH")
+
+
+def _require_no_credentials(url: str) -> None:
+    if holds_credentials(url):
+        raise BadInput(
+            f"the URL {url} holds credentials, or a query or fragment that may, and URLs are kept in stores and logs. Give it "
+            "without them, instead of a signed URL its s3:// URL, and put credentials in the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, …)."
+        )
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,8 @@ _RIGHTS = {
     "reading needs storage.objects.get and .list, a run also storage.objects.create, and gc storage.objects.delete.",
     "az": "Check the AZURE_* variables (the account's name, and a key, token or identity) and their rights there: "
     "reading needs the role Storage Blob Data Reader, a run and gc Storage Blob Data Contributor.",
+    "hf": "Log in with `hf auth login`, or set HF_TOKEN to a token that may read it; of a gated data set, accept the "
+    "conditions on its page first.",
 }
 
 
@@ -182,6 +184,11 @@ def _is_no_bucket(error: OSError) -> bool:
 
 
 def _no_bucket(url: str, endpoint: str | None = None) -> str:
+    if protocol(url) == "hf":
+        return (
+            f"cannot use {url}: the Hub has no such data set or revision, or it is private. Check its name; for a private one, "
+            "log in with `hf auth login`, or set HF_TOKEN."
+        )
     name = urlsplit(url).netloc
     if protocol(url) != "s3":
         return f"cannot use {url}: there is no bucket or container {name!r}. Create it, or check its name and the account."
@@ -199,6 +206,9 @@ def _advice(url: str, endpoint: str | None) -> str:
             return "Check that the bucket exists, and the Google application default credentials."
         case "az":
             return "Check that the container exists, AZURE_STORAGE_ACCOUNT_NAME and the other AZURE_* variables."
+        case "hf":
+            known = endpoint or os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+            return f"Check the network, and that the Hub answers at {known} (HF_ENDPOINT). `hf download` makes a local copy."
         case "https":
             return "Check the address, and that its server answers."
     return "Check that it exists, is writable and has room."

@@ -75,7 +75,7 @@ def open_cache(
     in_flight: int | None = None,
     storage_options: StorageOptions | Mapping[str, Any] | None = None,
 ) -> Cache:
-    """Open the store at ``url`` (a local path, or an s3://, gs:// or az:// URL) to read it; ``disk`` caches its chunks locally.
+    """Open the store at ``url`` (a local path, or an s3://, gs://, az:// or hf:// URL) to read it; ``disk`` caches its chunks.
 
     ``version`` opens an earlier state of the store, as `Cache.version` told it then; None opens the newest. ``in_flight`` is
     how many requests for chunks are under way at once; None takes 8, and up to 64 where the server's latency asks for more.
@@ -222,9 +222,14 @@ class Cache(ForTraining):
         """
         if where is not None:
             return sorted(chosen(self.clips, where, self.url))
+        return sorted(self._catalog.table(self.committed_rows, ["clip_id"])["clip_id"].to_pylist())
+
+    @property
+    def committed_rows(self) -> NDArray[np.int64]:
+        """Rows of the clips that are committed in every signal, ascending: int64 (clip,), as `clips` has them in ``row``."""
         rows = self._catalog.current
-        committed = rows[self._state.status(rows, self._store.parts) == COMMITTED]
-        return sorted(self._catalog.table(committed, ["clip_id"])["clip_id"].to_pylist())
+        committed: NDArray[np.int64] = rows[self._state.status(rows, self._store.parts) == COMMITTED]
+        return committed
 
     def shape(self, name: str) -> Shape:
         """Shape of one clip in what `read` returns under ``name``. Raises `SignalMissing`."""
@@ -267,12 +272,26 @@ class Cache(ForTraining):
         frames: Sequence[int] | None = None,
     ) -> Reading[dict[str, Values]]:
         """`read`, begun and not waited for."""
-        chosen = self.entries(signals, Selection(layers=layers, frames=frames))
+        return self._begin(self._groups(signals, clip_ids), len(clip_ids), Selection(layers=layers, frames=frames))
+
+    def read_rows(self, signals: Sequence[str], rows: NDArray[np.int64]) -> dict[str, Values]:
+        """`read`, by rows instead of ids: who goes through a store by `committed_rows` needs no names.
+
+        Raises `BadInput` for a row that is not committed, and what `read` raises.
+        """
+        parts = [self._part(name) for name in signals]
+        status = self._state.status(rows, parts)
+        for index in np.flatnonzero((rows < 0) | (status != COMMITTED))[:1].tolist():
+            raise BadInput(f"row {rows[index]} of {self.url} is not committed in {', '.join(signals)}; see `committed_rows`")
+        return self._begin({name: self._groups_of(name, rows) for name in signals}, len(rows), EVERYTHING).result()
+
+    def _begin(self, held: Mapping[str, list[_Group]], clips: int, selection: Selection) -> Reading[dict[str, Values]]:
+        chosen = self.entries(list(held), selection)
         values: dict[str, Values] = {}
         wanted = []
-        for name, groups in self._groups(signals, clip_ids).items():
+        for name, groups in held.items():
             form, some = self._form(name).of(chosen[name]), chosen[name]
-            values[name] = self._chunks.buffers.empty((len(clip_ids), *form.shape), form.dtype)
+            values[name] = self._chunks.buffers.empty((clips, *form.shape), form.dtype)
             wanted += [ClipsToDecode(g.array, g.rows, [values[name][i] for i in g.indices], form.decode, some) for g in groups]
         return self._chunks.begin_each(wanted, values)
 

@@ -28,7 +28,7 @@ _KEYWORDS = {"layer": "layers", "frame": "frames"}
 
 
 def first_axis(name: str) -> str:
-    """The first axis, ``layer`` or ``frame``, of a signal, perhaps of one of several stores, or an array of the clock."""
+    """The first axis, such as ``frame``, of a signal, perhaps of one of several stores, or of an array of the clock."""
     signal = name.rpartition(":")[2]
     return "frame" if signal in CLOCK_ARRAYS else SIGNALS[signal].dims[0]  # type: ignore[index]  # some store has it
 
@@ -58,8 +58,8 @@ def shared(names: Iterable[str], selection: Selection) -> Selection:
 
 def _checked(name: str, selection: Selection, length: int) -> Entries:
     axis = first_axis(name)
-    keyword = _KEYWORDS[axis]
-    asked: Any = selection[keyword]  # type: ignore[literal-required]
+    keyword = _KEYWORDS.get(axis)
+    asked: Any = None if keyword is None else selection[keyword]  # type: ignore[literal-required]
     if asked is None:
         return None
     try:

@@ -275,6 +275,21 @@ class Catalog:
             return self._video_keys
         return self._video_keys[np.searchsorted(self._rows, rows)] if len(rows) else np.empty(0, np.uint64)
 
+    def rows_of_repeated_contents(self) -> tuple[Rows, NDArray[np.int64]]:
+        """(rows, starts): a current row of each video whose content another video has, too, those of one content together;
+        and where among them each content begins.
+
+        By the 64-bit keys of contents. A video without a digest is like no other.
+        """
+        contents, videos = self._keys("content_key")[self._places(self.current)], self.video_keys(self.current)
+        known = np.flatnonzero(~np.isin(contents, _content_keys([None, None], [True, False])))
+        order = known[np.lexsort((videos[known], contents[known]))]
+        order = order[_changes(contents[order]) | _changes(videos[order])]
+        begins = np.append(np.flatnonzero(_changes(contents[order])), len(order))
+        repeated = np.repeat(np.diff(begins) > 1, np.diff(begins))
+        order = order[repeated]
+        return self.current[order], np.flatnonzero(_changes(contents[order]))
+
     def require_distinct(self, clip_ids: pa.ChunkedArray, rows: Rows) -> None:
         """Raises `BadInput` if two different clip ids have the same key, so that one was found in the other's row.
 
@@ -319,14 +334,23 @@ def _first_row(rows: pa.Table) -> int:
 
 
 def _with_keys(rows: pa.Table) -> pa.Table:
-    contents = zip(rows["content_digest"].to_pylist(), rows["window_start"].is_null().to_pylist(), strict=True)
     keys = {
         "clip_key": column_keys(rows["clip_id"]),
         "clip_check": column_checks(rows["clip_id"]),
         "video_key": column_keys(rows["video_id"]),
-        "content_key": keys_of(f"{digest or ''} {'whole' if is_whole else 'window'}" for digest, is_whole in contents),
+        "content_key": _content_keys(rows["content_digest"].to_pylist(), rows["window_start"].is_null().to_pylist()),
     }
     return pa.table([rows[name] if name in rows.column_names else keys[name] for name in _SCHEMA.names], schema=_SCHEMA)
+
+
+def _content_keys(digests: Sequence[str | None], are_whole: Sequence[bool]) -> Keys:
+    contents = zip(digests, are_whole, strict=True)
+    return keys_of(f"{digest or ''} {'whole' if is_whole else 'window'}" for digest, is_whole in contents)
+
+
+def _changes(keys: Keys) -> NDArray[np.bool_]:
+    """Whether each key differs from the one before it; true for the first."""
+    return np.append(np.ones(min(len(keys), 1), bool), keys[1:] != keys[:-1])
 
 
 def numbered_rows(clips: pa.Table, first_row: int) -> pa.Table:

@@ -1,4 +1,5 @@
-"""A store's objects: keys in, bytes out; created once, read, listed and deleted the same way on a disk, S3, GCS and Azure.
+"""A store's objects: keys in, bytes out; created once, read, listed and deleted the same way on a disk, S3, GCS and Azure;
+read alone on the Hugging Face Hub.
 
 Creation is atomic: an exclusive hard link on a disk, a conditional request elsewhere (S3: ``PutObject`` with
 ``If-None-Match: *``). It never leaves a half-written object behind. `Objects` adds to a `Backend` the check of keys, the count
@@ -26,7 +27,8 @@ from teacher_cache.io.backend import Backend, Found
 from teacher_cache.io.bucket import BUCKETS, Bucket, Client, forked_since
 from teacher_cache.io.disk import Disk
 from teacher_cache.io.forked import ForkedBucket
-from teacher_cache.io.places import protocol, require_openable
+from teacher_cache.io.hub import Hub
+from teacher_cache.io.places import HUB, protocol, require_openable
 from teacher_cache.io.remote import reach, reach_if_there
 from teacher_cache.io.request_counts import RequestCounts
 
@@ -51,13 +53,16 @@ class Listed(NamedTuple):
 def backend_of(url: str, options: StorageOptions) -> Backend:
     """The client for a URL. Raises `BadInput` if no store can lie there, or the options are not for such a place."""
     place = protocol(url)
-    if place not in {"file", *BUCKETS}:
-        raise BadInput(f"cannot use {url}: a store lies in a folder on a disk, or at an s3://, gs:// or az:// URL")
-    require_openable(url)
+    if place not in {"file", *BUCKETS, HUB}:
+        raise BadInput(f"cannot use {url}: a store lies in a folder on a disk, or at an s3://, gs://, az:// or hf:// URL")
+    if place != HUB:
+        require_openable(url)
     if place == "file" and options != DEFAULT_STORAGE:
         raise BadInput(f"storage options are for stores on a server, and {url} is on a disk; leave them out")
     if place != "s3" and (options.region or options.profile):
         raise BadInput(f"the storage options `region` and `profile` are for S3, and {url} is elsewhere; leave them out")
+    if place == HUB:
+        return Hub(url, options)
     if place == "file":
         return Disk(LocalFileSystem._strip_protocol(url))  # noqa: SLF001  # fsspec's own way
     return ForkedBucket(url, options) if forked_since() else Bucket(url, options)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.job import EncodingProfile, Job
-from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNALS, SignalName
 from teacher_cache.encodings.base import StoredArray, Values
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.reader.fetch import ChunkReader, ClipsToDecode, CommittedShard
@@ -130,7 +130,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     shown = Table("profile, signal", "way", "MB", "requests", "write ms", "to float32 ms")
     for profile in PROFILES:
-        for name in SIGNAL_NAMES:
+        for name in P4D_SIGNALS:
             with tempfile.TemporaryDirectory() as folder:
                 rows = measure(name, profile, clips, options.turns, Path(folder))
             found.setdefault(profile, {})[name] = rows

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import yaml
 from machine import processor
 
 from schemas.job import Job
-from schemas.log import StoredObject, UnitCommitted
+from schemas.log import ErrorFigures, StoredObject, UnitCommitted
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, numbered_rows
@@ -73,8 +74,11 @@ def video(number: int) -> str:
     return f"s3://bucket/raw/{number // 1000:06d}/clip-{number:09d}.mp4"
 
 
-def make_store(folder: Path, clips: int) -> Path:
-    """Make the store and its manifest; the path of its job, under a name that says that it is not finished."""
+def make_store(folder: Path, clips: int, figures: Callable[[range], tuple[ErrorFigures, ...]] = lambda _: ()) -> Path:
+    """Make the store and its manifest; the path of its job, under a name that says that it is not finished.
+
+    ``figures`` gives the errors of a unit's rows, which the log has from a run.
+    """
     with (folder / "videos.jsonl").open("w") as manifest:
         manifest.writelines(f'{{"uri": "{video(n)}"}}\n' for n in range(clips))
     job = {
@@ -98,7 +102,7 @@ def make_store(folder: Path, clips: int) -> Path:
         rows = numbered_rows(again, catalog.next_row(per_shard))
         catalog = add_clips(store, catalog, lambda _: rows, "benchmark")
     add_parts(store, facts.parts, facts.shapes, catalog.rows, "benchmark")
-    _commit_all(store, facts, catalog)
+    _commit_all(store, facts, catalog, figures)
     return path
 
 
@@ -118,7 +122,7 @@ def clips_table(first: int, stop: int) -> pa.Table:
     return pa.table([columns[name] for name in CLIPS.names], schema=CLIPS)
 
 
-def _commit_all(store: Store, facts: JobFacts, catalog: Catalog) -> None:
+def _commit_all(store: Store, facts: JobFacts, catalog: Catalog, figures: Callable[[range], tuple[ErrorFigures, ...]]) -> None:
     """In records of many units, and at the end in as many of a second's units as a reader ever finds after a checkpoint."""
     per_shard = facts.recipe.layout.clips_per_shard
     shards = np.unique(catalog.rows_between(0, catalog.rows) // per_shard).tolist()
@@ -129,7 +133,8 @@ def _commit_all(store: Store, facts: JobFacts, catalog: Catalog) -> None:
         rows = len(catalog.rows_between(shard * per_shard, (shard + 1) * per_shard))
         stored = StoredObject.model_construct(digest=f"sha256:{shard:064x}", length=10_000_000 + shard)
         objects = {shard_key(array, shard): stored for array in arrays}
-        return UnitCommitted.model_construct(shard=shard, parts=facts.parts, rows=rows, objects=objects)
+        errors = figures(range(shard * per_shard, shard * per_shard + rows))
+        return UnitCommitted.model_construct(shard=shard, parts=facts.parts, rows=rows, objects=objects, figures=errors)
 
     batches = [shards[n : min(n + _UNITS_A_RECORD, len(shards) - tail)] for n in range(0, len(shards) - tail, _UNITS_A_RECORD)]
     late = shards[len(shards) - tail :]

@@ -210,8 +210,8 @@ def test_placeholders_of_folders_are_no_objects(s3: str) -> None:
 
 
 def test_what_is_no_place_for_a_store_is_refused() -> None:
-    for url in ("memory://a", "https://example.org/store", "hf://datasets/a/b"):
-        with pytest.raises(BadInput, match="a store lies in a folder on a disk, or at an s3://, gs:// or az:// URL"):
+    for url in ("memory://a", "https://example.org/store", "github://a:b@c/d"):
+        with pytest.raises(BadInput, match="a store lies in a folder on a disk, or at an s3://, gs://, az:// or hf:// URL"):
             Objects(url)
 
 

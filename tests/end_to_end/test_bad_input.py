@@ -83,7 +83,7 @@ def test_a_store_of_another_recipe(tmp_path: Path, jobs: Jobs, teacher_cache_com
 
 
 def test_what_is_no_store(tmp_path: Path, teacher_cache_command: Command) -> None:
-    for name in ("status", "verify", "gc", "view"):
+    for name in ("status", "verify", "gc", "view", "stats"):
         is_one_clear_error(teacher_cache_command(name, tmp_path / "none"), 2, "there is no store at")
     foreign = tmp_path / "foreign"
     foreign.mkdir()

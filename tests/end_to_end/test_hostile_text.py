@@ -17,6 +17,7 @@ import pytest
 import yaml
 from conftest import Command, Finished, Jobs, tree
 from log_files import reseal, rewrite
+from markdown_it import MarkdownIt
 from terminal import Terminal
 from typer.main import get_command
 
@@ -127,6 +128,7 @@ def test_teacher_cache_shows_it_as_text(
     manifest.write_text("\n".join(json.dumps({"uri": str(tmp_path / "broken"), "id": f"{ALLOWED}{n}"}) for n in range(2)))
     broken = jobs.write(tmp_path / FILE_NAME / "no store", videos={"manifest": str(tmp_path / "no" / FILE_NAME)})
     new = jobs.write(tmp_path / "new", videos={"manifest": str(manifest)}, signals=["depth"])
+    card = tmp_path / f"card {FILE_NAME}.md"
     page, events = tmp_path / f"page {FILE_NAME}.html", tmp_path / f"events {FILE_NAME}"
     calls: dict[str, list[tuple[list[object], int, str]]] = {
         "plan": [([job], 2, SHOWN), ([broken], 2, SHOWN), ([new], 0, "")],
@@ -135,6 +137,7 @@ def test_teacher_cache_shows_it_as_text(
         "verify": [([forged], 1, f"depth/{SHOWN}")],
         "diff": [([forged, jobs.write(tmp_path / "else")], 1, SHOWN)],
         "view": [([forged, "--out", page], 0, SHOWN), ([forged, "--clip", f"no {HOSTILE}"], 2, SHOWN)],
+        "stats": [([forged, "--card", card], 0, SHOWN)],
         "log": [([forged], 0, SHOWN)],
         "gc": [([forged, "--dry-run"], 0, f"depth/{SHOWN}")],
         "scenes": [([tmp_path / FILE_NAME / "scenes"], 2, SHOWN)],
@@ -154,6 +157,11 @@ def test_teacher_cache_shows_it_as_text(
     assert teacher_cache_command("status", forged, "--json").json["failures"][0]["clip_id"] == HOSTILE
     assert not OBEYED.search(events.read_text())
     assert [json.loads(line)["event"] for line in events.read_text().splitlines()][-1] == "run_finished"
+
+    written = card.read_text(encoding="utf-8")
+    assert "[red]<script>" in written.replace("\\", "")
+    assert "<script" not in MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(written)
+    assert not OBEYED.search(written)
 
     dom = dump_dom(page.read_text(encoding="utf-8"))
     assert 'data-players="' in dom  # the page's own script ran

@@ -11,12 +11,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from schemas.errors import BadInput
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from schemas.view import View
 from teacher_cache import join_caches, open_cache
 from teacher_cache.reader.cache import Cache
 
-NAMES = [*SIGNAL_NAMES, "timestamps", "frame_index"]
+NAMES = [*P4D_SIGNALS, "timestamps", "frame_index"]
 IDS = ["scene-3.mp4", "scene-0.mp4", "scene-3.mp4"]
 
 

@@ -22,12 +22,11 @@ from teacher_cache.store.table import StoredTable, create_table
 PER_SHARD = 4
 
 # A segment: for some videos, a content and how many windows it has (0: the video could not be probed).
-SEGMENTS = st.lists(
-    st.dictionaries(st.sampled_from("abcde"), st.tuples(st.sampled_from(["x", "y"]), st.integers(0, 3)), min_size=1), max_size=6
-)
+CONTENTS = st.tuples(st.sampled_from(["x", "y", None]), st.integers(0, 3))
+SEGMENTS = st.lists(st.dictionaries(st.sampled_from("abcde"), CONTENTS, min_size=1), max_size=6)
 
 
-def clips(segment: dict[str, tuple[str, int]]) -> pa.Table:
+def clips(segment: dict[str, tuple[str | None, int]]) -> pa.Table:
     rows = []
     for video, (content, count) in segment.items():
         same = {"video": f"s3://b/{video}.mp4", "video_id": video, "content_digest": content, "flipped": False}
@@ -48,7 +47,7 @@ def walk(current: dict[str, Clip], added: list[Clip]) -> dict[str, Clip]:
 
 
 @given(SEGMENTS)
-def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
+def test_what_is_current(segments: list[dict[str, tuple[str | None, int]]]) -> None:
     catalog, rows, current = Catalog(), [], {}
     for segment in segments:
         added = numbered_rows(clips(segment), catalog.next_row(PER_SHARD))
@@ -69,6 +68,23 @@ def test_what_is_current(segments: list[dict[str, tuple[str, int]]]) -> None:
         assert catalog.rows_of_videos([video]).tolist() == sorted(mine)
         assert catalog.rows_by_video()(keys_of([video, "nobody", video])).tolist() == sorted(mine)
         assert (keys_of([video])[0] in catalog.video_keys()) == any(c.video_id == video for c in rows)
+
+
+@given(SEGMENTS)
+def test_videos_of_one_content(segments: list[dict[str, tuple[str | None, int]]]) -> None:
+    catalog, current = Catalog(), dict[str, Clip]()
+    for segment in segments:
+        added = numbered_rows(clips(segment), catalog.next_row(PER_SHARD))
+        current = walk(current, [Clip(**row) for row in added.drop("extra").to_pylist()])
+        catalog = catalog.with_rows(added)
+    videos: dict[object, set[str]] = {}
+    for clip in current.values():
+        if clip.content_digest is not None:
+            videos.setdefault((clip.content_digest, clip.window is None), set()).add(clip.video_id)
+    rows, starts = catalog.rows_of_repeated_contents()
+    by_row = {clip.row: clip.video_id for clip in current.values()}
+    found = [sorted(by_row[row] for row in some.tolist()) for some in np.split(rows, starts)[1:]]
+    assert sorted(found) == sorted(sorted(of) for of in videos.values() if len(of) > 1)
 
 
 def test_rows_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
