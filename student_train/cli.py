@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 import yaml
@@ -15,12 +15,17 @@ from schemas.data import CheckedSet, CheckReport
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
+from schemas.regionize import RegionizeReport
+from schemas.report import MarkStyle
 from schemas.sweep import SweepConfig, SweepReport
 from schemas.train import Dtype, FitReport, ShownFit, TrainConfig, TrainedSet
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
 from teacher_cache.io.console import print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from teacher_cache.reader.marked import RegionTargets
 
 _ABLATION = AblationConfig()
 
@@ -359,6 +364,77 @@ def time_questions(
             stderr.print(f"left out: {line}", soft_wrap=True)
         stdout.print(f"{report.questions:,} questions: {report.out}", soft_wrap=True)
     raise SystemExit(1 if report.left_out else 0)
+
+
+@data_app.command(name="regionize", cls=Command)
+def regionize_data(  # noqa: PLR0917  # as above
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="QUESTIONS", help="a file of questions or of conversations; with --benchmark, the benchmark's folder"
+        ),
+    ],
+    store: Annotated[str, typer.Option(metavar="STORE", help="the store with the videos' regions and objects")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write, in R4D-Bench's layout")],
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="NAME", help="a published benchmark, as `eval --list` names it")
+    ] = None,
+    video_root: Annotated[
+        str | None,
+        typer.Option(metavar="ROOT", help="folder or URL that videos may be read from. Default: the folder of the questions"),
+    ] = None,
+    least: Annotated[
+        float,
+        typer.Option(
+            metavar="P", min=0, max=1, help="drop questions of which a step is less sure: the parse, the box, the link"
+        ),
+    ] = 0.0,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="drop questions in which a phrase names an object and has no mark")
+    ] = False,
+    style: Annotated[MarkStyle, typer.Option(help="outline an object by its box or by its contour")] = "box",
+    size: Annotated[int, typer.Option(metavar="PX", min=16, max=4096, help="the most pixels of a picture's width")] = 448,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the questions in the folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Put marks such as <obj_1> in the place of the objects that questions name, for videos with regions in a store."""
+    with reported_errors(as_json):
+        from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
+        from student_train.regions.linking import ByRules  # noqa: PLC0415
+        from student_train.regions.regionize import Wanted, begin, regionize  # noqa: PLC0415
+        from teacher_cache import open_cache  # noqa: PLC0415
+        from teacher_cache.clips.preprocess import FrameSize  # noqa: PLC0415
+        from teacher_cache.io.places import Roots  # noqa: PLC0415
+        from teacher_cache.regions.phrases import PRECISION  # noqa: PLC0415
+
+        begin(out, overwrite=overwrite)
+        roots = Roots((video_root or str(questions if benchmark else questions.parent),), "--video-root")
+        report = regionize(
+            asked_in(questions, benchmark),
+            cast("RegionTargets", open_cache(store)),
+            out,
+            roots=roots,
+            linker=ByRules(PRECISION),
+            wanted=Wanted(least, whole, style, FrameSize(size, "own")),
+            advance=_told_now_and_then(),
+        )
+    if as_json:
+        print_json(report)
+    else:
+        show_regionized(report)
+    raise SystemExit(1 if report.has_faults or not report.kept else 0)
+
+
+def show_regionized(report: RegionizeReport) -> None:
+    """How many questions are kept, and how many dropped for which reason."""
+    table = Table("", "questions")
+    table.add_row("read", f"{report.read:,}")
+    table.add_row("kept", f"{report.kept:,}")
+    table.add_row("  with a phrase that has no mark", f"{report.partly:,}")
+    for reason, count in report.dropped.items():
+        table.add_row(f"dropped: {reason}", f"{count:,}")
+    stdout.print(table)
+    stdout.print(f"{report.out}: kept.jsonl and dropped.jsonl say more of each", soft_wrap=True)
 
 
 @app.command(cls=Command)

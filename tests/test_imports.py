@@ -21,7 +21,7 @@ ROOMS = {
         "report",
     ),
     "cluster": (),
-    "student_train": ("models", "distill", "data", "training", "evaluation", "lmms"),
+    "student_train": ("models", "distill", "data", "training", "evaluation", "regions", "lmms"),
 }  # fmt: skip
 LOOSE = {
     "teacher_cache": {"__init__", "cli", "demo"},

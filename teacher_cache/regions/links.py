@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from schemas.regions import RegionObject
 from teacher_cache.regions import words
-from teacher_cache.regions.phrases import Phrase, head_of, name_of
+from teacher_cache.regions.phrases import Phrase, head_of, is_asked_for, name_of, phrases_in
 
 LEAST_SHARE = 0.6
 """A phrase in the singular means an object that has this share of the scores of all objects that fit it as well."""
@@ -84,6 +85,24 @@ def rewritten(text: str, links: Iterable[Link]) -> str:
     return text
 
 
-def whole_text(text: str, linked: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The objects that a short text such as an option means as a whole, by the names that phrases were linked under."""
-    return linked.get(name_of(text), ())
+def mentions(text: str, objects: Sequence[RegionObject]) -> tuple[Phrase, ...]:
+    """What a text says of objects, in order: the phrases that rules find, and each place of an object's own phrase.
+
+    So what a model or a person named is found, where rules would not. Of those that overlap, the longest counts.
+    """
+    found = [*phrases_in(text)]
+    for name in {name_of(one.phrase) for one in objects} - {""}:
+        said = r"\s+".join(map(re.escape, name.split()))
+        found += [
+            Phrase(one[0], *one.span())
+            for one in re.finditer(rf"(?<![\w<-])(?:(?:{_OPENING})\s+)?{said}(?![\w>-])", text, re.IGNORECASE)
+            if not is_asked_for(text[: one.start()])
+        ]
+    taken: list[Phrase] = []
+    for phrase in sorted(found, key=lambda one: (one.start - one.end, one.start)):
+        if not any(phrase.start < other.end and other.start < phrase.end for other in taken):
+            taken.append(phrase)
+    return tuple(sorted(taken, key=lambda one: one.start))
+
+
+_OPENING = "|".join(sorted(words.DETERMINERS))

@@ -18,10 +18,10 @@ from teacher_cache.regions import words
 
 MARK = re.compile(r"<obj_(\d{1,3})>")
 """A mark in a question's text, as R4D-Bench writes it; its group is the object's number."""
+PRECISION = 0.95
+"""Share of the phrases found in questions that were kept aside (`tests/named_objects.py`) that name an object: 53 of 56."""
 _TOKEN = re.compile(r"<obj_\d+>|[^\W\d_]+(?:[-'’][^\W\d_]+)*['’]?|\d+(?:\.\d+)?|\S")
 _POSSESSIVE = re.compile(r"['’]s?$")
-_ASKED_FOR = 2
-"""So many words before a phrase can make it what is asked for: "is there a dog", "the number of people"."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,6 @@ class Phrase:
     def is_plural(self) -> bool:
         """Whether it names several objects."""
         return words.is_plural(_head(self.name.split())) if self.name else False
-
-    @property
-    def is_determined(self) -> bool:
-        """Whether a determiner opens it; a plural that stands alone is less surely an object."""
-        return self.text.casefold().split()[0] in words.DETERMINERS
 
 
 def name_of(text: str) -> str:
@@ -108,7 +103,7 @@ def _phrases(question: str, tokens: Sequence[_Token]) -> Iterator[Phrase]:
         first = number
         end = _end(tokens, first)
         number = max(end, first + 1)
-        if end > first and not _is_asked_for(tokens, first):
+        if end > first and not is_asked_for(question[: tokens[first].start]):
             start, stop = tokens[first].start, tokens[end - 1].start + len(tokens[end - 1].noun)
             yield Phrase(question[start:stop], start, stop)
 
@@ -225,8 +220,10 @@ def _extended(tokens: Sequence[_Token], end: int) -> int:
     return end
 
 
-def _is_asked_for(tokens: Sequence[_Token], first: int) -> bool:
-    before = [token.word for token in tokens[max(0, first - _ASKED_FOR) : first]]
-    return bool(before) and (
-        before[-1] in words.ASKING or before[-1] == "there" or before == ["number", "of"] or before[-2:] == ["many", "of"]
-    )
+def is_asked_for(before: str) -> bool:
+    """Whether what a text says before a phrase makes it what is asked for: "which", "is there", "the number of"."""
+    said = before.casefold().split()[-2:]
+    return bool(said) and (said[-1] in words.ASKING or said[-1] == "there" or said in _COUNTED)
+
+
+_COUNTED = (["number", "of"], ["many", "of"])

@@ -44,7 +44,8 @@ PLACES = _words(
     """
     left right side sides front back rear top bottom middle center centre end start beginning edge corner half part vicinity
     foreground background direction directions distance distances speed velocity acceleration position positions location
-    orientation angle displacement trajectory path length width height depth size sizes shape color colour number count
+    orientation angle displacement place places
+    trajectory path length width height depth size sizes shape color colour number count
     amount dimension dimensions time times second seconds minute minutes meter meters metre metres centimeter centimeters
     centimetre centimetres foot feet inch inches degree degrees frame frames video clip scene image picture footage view
     viewpoint perspective camera viewer observer screen point coordinates coordinate coordinate-system system axis movement
