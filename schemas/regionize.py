@@ -27,13 +27,12 @@ DropReason = Literal[
     "ambiguous",
     "unsure",
     "partly",
-    "by_people",
 ]
 """Why a question is dropped; those of `Fault`, and those that this step is for. ``has_marks``: it has marks already;
 ``has_images``: it shows images of its own; ``names_none``: it names no object; ``no_object``: the clip has no object of that
 name; ``not_found``: it has, and it was not found in the clip; ``not_in_frame``: not in the marked frame; ``ambiguous``: several
 fit about as well; ``unsure``: a step is less sure than was asked for; ``partly``: only some of its phrases are linked, and all
-were asked for; ``by_people``: in the review."""
+were asked for."""
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
@@ -109,7 +108,7 @@ class DroppedQuestion(Frozen):
 
 
 class RegionizeReport(Frozen):
-    """What `student-train data regionize` or `review-apply` wrote."""
+    """What `student-train data regionize` wrote."""
 
     out: str
     """The folder: ``test.json`` or ``conversations.jsonl``, ``images/``, ``videos/``, ``kept.jsonl``, ``dropped.jsonl``."""
@@ -146,3 +145,28 @@ class Review(Frozen):
     """Digest of the questions that the page was made for: `sha256:…` of ``kept.jsonl``."""
     verdicts: dict[str, Verdict]
     """Question's id → its verdict; questions without one are not reviewed yet."""
+
+
+class ReviewPageReport(Frozen):
+    """What `student-train data review` wrote."""
+
+    out: str
+    """The page."""
+    questions: int
+    label_studio: str | None
+    """The folder of Label Studio's tasks; null without one."""
+
+
+class ReviewReport(Frozen):
+    """What `student-train data review-apply` wrote."""
+
+    out: str
+    """The folder, whose ``test.json`` or ``conversations.jsonl`` is as the reviews say."""
+    questions: int
+    """Questions and conversations in it."""
+    kept: int
+    """Questions whose verdict is to keep them as they are; so for the next two."""
+    fixed: int
+    dropped: int
+    unreviewed: int
+    """Questions without a verdict."""

@@ -437,6 +437,53 @@ def show_regionized(report: RegionizeReport) -> None:
     stdout.print(f"{report.out}: kept.jsonl and dropped.jsonl say more of each", soft_wrap=True)
 
 
+@data_app.command(name="review", cls=Command)
+def review_data(  # noqa: PLR0917  # as above
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `data regionize` wrote")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the page to write")] = Path("review.html"),
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="at most N questions, the least sure first")] = None,
+    below: Annotated[
+        float, typer.Option(metavar="P", min=0, max=1, help="only questions of which a step is no surer than that")
+    ] = 1.0,
+    label_studio: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="also write tasks and a labelling configuration for Label Studio")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write a page on which people keep, fix or drop questions about marks. It is one file, and sends nothing anywhere."""
+    with reported_errors(as_json):
+        from student_train.regions.review import write_review  # noqa: PLC0415  # as above
+
+        report = write_review(folder, out, limit=limit, below=below, label_studio=label_studio)
+    if as_json:
+        print_json(report)
+    else:
+        stdout.print(f"{report.questions:,} questions to review: {report.out}", soft_wrap=True)
+        if report.label_studio is not None:
+            stdout.print(f"for Label Studio: {report.label_studio}/tasks.json and labelling.xml", soft_wrap=True)
+
+
+@data_app.command(name="review-apply", cls=Command)
+def apply_review_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder that was reviewed")],
+    review: Annotated[Path, typer.Argument(metavar="REVIEW.json", help="what the page's Export, or Label Studio's, wrote")],
+    only_reviewed: Annotated[
+        bool, typer.Option("--only-reviewed", help="leave out questions that nobody has reviewed yet")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Apply a review to its questions. One that does not fit them is refused, and nothing is changed."""
+    with reported_errors(as_json):
+        from student_train.regions.review import apply_review  # noqa: PLC0415  # as above
+
+        report = apply_review(folder, review, only_reviewed=only_reviewed)
+    if as_json:
+        print_json(report)
+    else:
+        counts = f"{report.kept:,} kept, {report.fixed:,} fixed, {report.dropped:,} dropped, {report.unreviewed:,} not reviewed"
+        stdout.print(f"{report.questions:,} questions in {report.out}: {counts}", soft_wrap=True)
+
+
 @app.command(cls=Command)
 def ablation(  # noqa: PLR0917  # typer makes each of them an option by its name
     out: Annotated[Path, typer.Option(help="the folder for scenes, stores, runs and results")] = Path("ablation-out"),

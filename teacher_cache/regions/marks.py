@@ -153,7 +153,7 @@ def _numbers(draw: ImageDraw.ImageDraw, places: Mapping[int, _Rectangle], pen: _
         taken.append(plate)
         draw.rectangle(_grown(plate, pen.halo), fill=_HALO)
         draw.rectangle(plate, fill=color_of(number))
-        draw.text((at[0] + pad - left, at[1] + pad - top), text, fill=_ink(color_of(number)), font=font)
+        draw.text((at[0] + pad - left, at[1] + pad - top), text, fill=ink_on(color_of(number)), font=font)
 
 
 def _corners(place: _Rectangle, size: tuple[int, int], pen: _Pen) -> Iterator[tuple[int, int]]:
@@ -184,7 +184,7 @@ def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
     return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
 
 
-def _ink(color: _Color) -> _Color:
+def ink_on(color: _Color) -> _Color:
     """Black or white, whichever has more contrast with the colour (WCAG 2.2, relative luminance)."""
     linear = [value / 12.92 if (value := part / 255) <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for part in color]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
