@@ -147,6 +147,21 @@ class Review(Frozen):
     """Question's id → its verdict; questions without one are not reviewed yet."""
 
 
+class PhrasesReport(Frozen):
+    """What `student-train data phrases` wrote."""
+
+    out: str
+    """The list of videos."""
+    questions: int
+    """Questions and conversations that were read."""
+    videos: int
+    """Rows of the list."""
+    phrases: int
+    """Different phrases of each video, in all."""
+    left_out: tuple[str, ...]
+    """For each question that gave no phrase though it should be asked for one: its id, and why."""
+
+
 class ReviewPageReport(Frozen):
     """What `student-train data review` wrote."""
 

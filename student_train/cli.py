@@ -25,6 +25,7 @@ from teacher_cache.io.config import load_yaml
 from teacher_cache.io.console import print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from student_train.regions.vision_model import VisionModel
     from teacher_cache.reader.marked import RegionTargets
 
 _ABLATION = AblationConfig()
@@ -366,23 +367,94 @@ def time_questions(
     raise SystemExit(1 if report.left_out else 0)
 
 
+QuestionsPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="QUESTIONS", help="a file of questions or of conversations; with --benchmark, the benchmark's folder"
+    ),
+]
+PublishedName = Annotated[
+    str | None, typer.Option("--benchmark", metavar="NAME", help="a published benchmark, as `eval --list` names it")
+]
+QuestionRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--video-root",
+        metavar="ROOT",
+        help="folder or URL that videos may be read from. Default: the folder of the questions",
+    ),
+]
+VisionFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="DIR", help="ask a vision-language model, such as a Qwen2.5-VL or Qwen3-VL. Default: by rules"
+    ),
+]
+Tries = Annotated[int, typer.Option("--tries", metavar="N", min=1, help="ask a model at most N times for a usable answer")]
+AtOnce = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="questions that a model is asked at once")]
+OfWeights = Annotated[Dtype | None, typer.Option("--dtype", help="dtype of the model's weights. Default: bfloat16")]
+
+
+@data_app.command(name="phrases", cls=Command)
+def phrases_data(  # noqa: PLR0917  # as above
+    questions: QuestionsPath,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the list of videos to write, such as videos.jsonl")],
+    benchmark: PublishedName = None,
+    video_root: QuestionRoot = None,
+    model: VisionFolder = None,
+    tries: Tries = 3,
+    batch: AtOnce = 8,
+    dtype: OfWeights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write the list of videos that questions are about, with the phrases that name objects in each, for a job to find."""
+    with reported_errors(as_json):
+        from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
+        from student_train.regions.phrases import write_phrases  # noqa: PLC0415
+        from teacher_cache.io.places import Roots  # noqa: PLC0415
+
+        report = write_phrases(
+            asked_in(questions, benchmark),
+            out,
+            roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
+            says=None if model is None else _vision(model, dtype, batch),
+            tries=tries,
+            at_once=1 if model is None else batch,
+            advance=_told_now_and_then(),
+        )
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True, markup=False)
+        stdout.print(
+            f"{report.phrases:,} phrases of {report.videos:,} videos, from {report.questions:,} questions: {report.out}",
+            soft_wrap=True,
+        )
+    raise SystemExit(1 if report.left_out else 0)
+
+
+def _vision(folder: Path, dtype: Dtype | None, batch: int) -> VisionModel:
+    from student_train.regions.vision_model import VisionModel  # noqa: PLC0415  # as above
+
+    return VisionModel(folder, dtype, batch=batch)
+
+
+def _root(questions: Path, benchmark: str | None, given: str | None) -> str:
+    return given or str(questions if benchmark else questions.parent)
+
+
 @data_app.command(name="regionize", cls=Command)
 def regionize_data(  # noqa: PLR0917  # as above
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            metavar="QUESTIONS", help="a file of questions or of conversations; with --benchmark, the benchmark's folder"
-        ),
-    ],
+    questions: QuestionsPath,
     store: Annotated[str, typer.Option(metavar="STORE", help="the store with the videos' regions and objects")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write, in R4D-Bench's layout")],
-    benchmark: Annotated[
-        str | None, typer.Option(metavar="NAME", help="a published benchmark, as `eval --list` names it")
-    ] = None,
-    video_root: Annotated[
-        str | None,
-        typer.Option(metavar="ROOT", help="folder or URL that videos may be read from. Default: the folder of the questions"),
-    ] = None,
+    benchmark: PublishedName = None,
+    video_root: QuestionRoot = None,
+    model: VisionFolder = None,
+    tries: Tries = 3,
+    batch: AtOnce = 8,
+    dtype: OfWeights = None,
     least: Annotated[
         float,
         typer.Option(
@@ -400,7 +472,8 @@ def regionize_data(  # noqa: PLR0917  # as above
     """Put marks such as <obj_1> in the place of the objects that questions name, for videos with regions in a store."""
     with reported_errors(as_json):
         from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
-        from student_train.regions.linking import ByRules  # noqa: PLC0415
+        from student_train.regions.checked import ByModel  # noqa: PLC0415
+        from student_train.regions.linking import ByRules, Linker  # noqa: PLC0415
         from student_train.regions.regionize import Wanted, begin, regionize  # noqa: PLC0415
         from teacher_cache import open_cache  # noqa: PLC0415
         from teacher_cache.clips.preprocess import FrameSize  # noqa: PLC0415
@@ -408,13 +481,15 @@ def regionize_data(  # noqa: PLR0917  # as above
         from teacher_cache.regions.phrases import PRECISION  # noqa: PLC0415
 
         begin(out, overwrite=overwrite)
-        roots = Roots((video_root or str(questions if benchmark else questions.parent),), "--video-root")
+        linker: Linker = ByRules(PRECISION)
+        if model is not None:
+            linker = ByModel(str(model), _vision(model, dtype, batch), tries=tries, at_once=batch, precision=PRECISION)
         report = regionize(
             asked_in(questions, benchmark),
             cast("RegionTargets", open_cache(store)),
             out,
-            roots=roots,
-            linker=ByRules(PRECISION),
+            roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
+            linker=linker,
             wanted=Wanted(least, whole, style, FrameSize(size, "own")),
             advance=_told_now_and_then(),
         )
