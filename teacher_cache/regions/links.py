@@ -11,8 +11,9 @@ from schemas.regions import RegionObject
 from teacher_cache.regions import words
 from teacher_cache.regions.phrases import Phrase, head_of, is_asked_for, name_of, phrases_in
 
-LEAST_SHARE = 0.6
-"""A phrase in the singular means an object that has this share of the scores of all objects that fit it as well."""
+LEAST_SHARE = 0.75
+"""A phrase in the singular means an object that has this share of the scores of all objects that fit it as well. Scores say how
+surely an object is there, and little about which of two of the same name is meant."""
 
 NotLinked = Literal["no_object", "not_found", "not_in_frame", "ambiguous"]
 """Why a phrase means no object. ``no_object``: no object of the clip has its name; ``not_found``: those that have it were not

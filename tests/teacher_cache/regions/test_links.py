@@ -48,7 +48,7 @@ def test_only_what_is_linked_is_replaced(question: str, written: str) -> None:
 
 def test_a_singular_with_several_that_fit_means_the_one_that_scores_far_higher_or_none() -> None:
     (cup,) = phrases_in("Where is the cup?")
-    clear, unclear = ([thing(1, "cup", score), thing(2, "cup", 0.3)] for score in (0.9, 0.35))
+    clear, unclear = ([thing(1, "cup", score), thing(2, "cup", 0.3)] for score in (0.9, 0.8))
     assert link(cup, clear, [1, 2]).numbers == (1,)
     assert link(cup, clear, [1, 2]).confidence == pytest.approx(0.75)
     found = link(cup, unclear, [1, 2])
