@@ -33,6 +33,8 @@ class SceneClip:
     labels: np.ndarray[Any, np.dtype[np.uint8]]
     """(frame, y, x)."""
     objects: tuple[RegionObject, ...]
+    segment: tuple[float | None, float | None] = (None, None)
+    """Start and end, in seconds, of the part of the video that it is."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class RegionScenes:
     def clips(self) -> pa.Table:
         rows = [
             {"clip_id": one.clip_id, "video": one.video, "status": "committed", "reason": None, "detail": None}
+            | dict(zip(("segment_start", "segment_end"), one.segment, strict=True))
             for one in self.scenes
         ]
-        return pa.Table.from_pylist(rows)
+        texts, numbers = ("clip_id", "video", "status", "reason", "detail"), ("segment_start", "segment_end")
+        schema = pa.schema({name: pa.string() for name in texts} | {name: pa.float64() for name in numbers})
+        return pa.Table.from_pylist(rows, schema)
 
     def clip(self, clip_id: str) -> SceneClip:
         return next(one for one in self.scenes if one.clip_id == clip_id)

@@ -29,6 +29,18 @@ class Asked:
     source: Item | Conversation
     clip_id: str | None = None
     """The clip's id in the store, if the file gives it."""
+    benchmark: str = "own"
+    """Where it is from: a published benchmark's name, or that of the one that a collection took it from."""
+
+    def seconds(self, place: Footage | None) -> tuple[float, float] | None:
+        """The part of the video that it is about, in seconds, by one of its places; None for all of it."""
+        if place is not None and (segment := place.segment) is not None and segment.end_seconds is not None:
+            return segment.start_seconds, segment.end_seconds
+        period = self.source.period if isinstance(self.source, Item) else None
+        try:
+            return None if period is None else (float(period[0]), float(period[1]))
+        except ValueError:
+            return None
 
     @property
     def video(self) -> str:
@@ -61,7 +73,8 @@ def asked_in(source: Path, benchmark: str | None) -> Iterator[Asked | DroppedQue
         yield dropped(wrong.id, wrong.video, (), "unreadable", wrong.detail)
     for item in found.items:
         texts = (item.question, *item.options)
-        yield _usable(Asked(item.id, texts, item.videos, item), has_images=bool(item.images))
+        came_from = item.benchmark or benchmark or "own"
+        yield _usable(Asked(item.id, texts, item.videos, item, benchmark=came_from), has_images=bool(item.images))
 
 
 def _conversation(one: Conversation, name: str) -> Asked | DroppedQuestion:
@@ -86,15 +99,15 @@ def dropped(name: str, video: str, texts: Sequence[str], reason: Any, detail: st
     return DroppedQuestion(id=name, video=video, before=tuple(texts), reason=reason, detail=detail)
 
 
-def record_of(asked: Asked) -> dict[str, Any]:
-    """What the rewritten record has besides its texts, video and picture: JSON types."""
+def record_of(asked: Asked, place: Footage | None) -> dict[str, Any]:
+    """What the rewritten record has besides its texts, video and picture, as JSON types. ``place``: the one of its video."""
     if isinstance(asked.source, Conversation):
         return {"roles": [{"user": "human", "assistant": "gpt"}.get(turn.role, turn.role) for turn in asked.source.turns]}
     item = asked.source
-    segment = asked.footage[0].segment if asked.footage else None
+    segment = None if place is None else place.segment
     times: tuple[object, object] | None = None if segment is None else (segment.start_seconds, segment.end_seconds)
     return {
-        "benchmark": item.benchmark,
+        "benchmark": asked.benchmark,
         "task": item.task,
         "right": item.right,
         "number": item.number,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from schemas.regionize import (
 from schemas.report import MarkStyle
 from student_train.data.conversations import Conversation
 from student_train.data.samples import ClipIndex, NoTargetsError
+from student_train.evaluation.benchmarks.item import Footage
 from student_train.evaluation.generating import some
 from student_train.regions.asked import Asked, dropped, record_of, written
 from student_train.regions.linking import Linked, Linker, Refused, ToLink
@@ -41,6 +42,8 @@ from teacher_cache.regions.links import Link, rewritten
 from teacher_cache.regions.marks import boxes_of
 
 KEPT, DROPPED, REPORT = "kept.jsonl", "dropped.jsonl", "report.json"
+_COLUMNS = ["clip_id", "video", "status", "reason", "detail", "segment_start", "segment_end"]
+_ALIKE_SECONDS = 1e-3
 QUESTIONS, CONVERSATIONS = "test.json", "conversations.jsonl"
 
 
@@ -62,6 +65,8 @@ class _Found:
     """A question and its clip."""
 
     asked: Asked
+    place: Footage | None
+    """The one of its video's places by which the clip was found; None for a clip's id."""
     clip_id: str
     video: str
     """Where its video is read from."""
@@ -166,7 +171,7 @@ class _Work:
     ) -> None:
         self._cache, self._out, self._roots, self._linker, self._wanted = cache, out, roots, linker, wanted
         self._frames = frames
-        self._index = ClipIndex(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
+        self._index = ClipIndex(cache.clips.select(_COLUMNS).to_pylist())
         self._last: RegionFrame | None = None
         self._drawn: tuple[str, frozenset[int], str] | None = None
 
@@ -188,14 +193,19 @@ class _Work:
         return list(chain.from_iterable(found.values())), without
 
     def _clip(self, one: Asked) -> _Found:
-        """Its clip, and the video to read: of the question's own places, the first that is there; else the catalog's."""
-        about = Conversation(one.id, (), one.video or None, one.clip_id)
-        row = self._index.find(about, self._roots.roots)
-        for place in one.footage:
-            path = local_path(self._roots.find(place.path))
-            if path is not None and path.is_file():
-                return _Found(one, str(row["clip_id"]), str(path))
-        return _Found(one, str(row["clip_id"]), self._roots.find(str(row["video"])))
+        """The clip of the first of its places that has one, and the video to read: there, or else where the catalog says."""
+        error: Exception = NoTargetsError(f"the store holds no clip of {one.video!r}")
+        for place in one.footage or (None,):
+            about = Conversation(one.id, (), None if place is None else place.path, one.clip_id)
+            try:
+                row = self._index.find(about, self._roots.roots, partial(_is_of, one.seconds(place)))
+            except (NoTargetsError, BadInput) as found:
+                error = NoTargetsError(str(found))
+                continue
+            path = None if place is None else local_path(self._roots.find(place.path))
+            video = str(path) if path is not None and path.is_file() else self._roots.find(str(row["video"]))
+            return _Found(one, place, str(row["clip_id"]), video)
+        raise error
 
     def questions_of(self, found: Sequence[_Found]) -> Iterator[KeptQuestion | DroppedQuestion]:
         """What became of each."""
@@ -234,7 +244,7 @@ class _Work:
             return self._drop(one, "unsure", f"{low[0][0]} {low[0][1]:.2f}, and {self._wanted.least:g} is the least")
         frame = to.frame()
         boxes = boxes_of(frame.labels)
-        benchmark = file_name(str(record_of(one.asked).get("benchmark") or "own"), "")
+        benchmark = file_name(one.asked.benchmark, "")
         return KeptQuestion(
             id=one.asked.id,
             clip_id=one.clip_id,
@@ -249,7 +259,7 @@ class _Work:
             ),
             phrases=tuple(LinkedPhrase(text=x.phrase.text, numbers=x.numbers, reason=x.reason) for x in links),
             confidence=sure,
-            record=record_of(one.asked),
+            record=record_of(one.asked, one.place),
         )
 
     def _frame(self, one: _Found) -> RegionFrame:
@@ -297,6 +307,14 @@ class _Work:
 
     def _drop(self, one: _Found, reason: Any, detail: str) -> DroppedQuestion:
         return dropped(one.asked.id, one.asked.video, one.asked.texts, reason, detail)
+
+
+def _is_of(seconds: tuple[float, float] | None, row: Mapping[str, Any]) -> bool:
+    """Whether a clip is of that part of its video, to a millisecond; of the whole for None."""
+    start, end = row["segment_start"], row["segment_end"]
+    if seconds is None or start is None or end is None:
+        return seconds is None and start is None
+    return bool(max(abs(start - seconds[0]), abs(end - seconds[1])) < _ALIKE_SECONDS)
 
 
 _REASONS = ("ambiguous", "not_in_frame", "not_found", "no_object")

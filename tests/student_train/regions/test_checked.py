@@ -191,6 +191,12 @@ def test_the_phrases_of_questions_become_a_list_of_videos(
     assert row["video"] == str((folder / store.scenes[0].video).resolve())
     assert {*row["phrases"]} <= {one.phrase for one in store.scenes[0].objects}
     assert done.json["phrases"] == len(row["phrases"]) > 1
+    records = json.loads((folder / "questions.json").read_text())
+    part = {**records[0], "video": "clipped/gone.mp4", "source": records[0]["video"], "time_start": 0.0, "time_end": 0.5}
+    (folder / "part.json").write_text(json.dumps([part]))
+    done = student_train_command("data", "phrases", folder / "part.json", "--out", out)
+    (part_row,) = map(json.loads, out.read_text().splitlines())
+    assert (part_row["video"], part_row["start"], part_row["end"]) == (row["video"], 0.0, 0.5)
     (tmp_path / "none.json").write_text(json.dumps([{"id": 1, "task": "t", "video": "x.mp4", "question": "Why?", "answer": 1}]))
     done = student_train_command("data", "phrases", tmp_path / "none.json", "--out", out)
     is_one_clear_error(done, 2, "no question names an object", "there is no video")

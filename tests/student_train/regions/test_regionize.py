@@ -200,6 +200,25 @@ def test_a_published_benchmark_is_rewritten_from_its_folder(scenes: Scenes, tmp_
     assert [item.question, *item.options] == one["marked"]
 
 
+def test_of_a_video_s_parts_the_clip_is_meant_that_the_question_is_about(scenes: Scenes, tmp_path: Path) -> None:
+    folder, store = scenes
+    whole = store.scenes[0]
+    parts = [replace(whole, clip_id=f"part-{n}", segment=(0.5 * n, 0.5 * n + 0.5)) for n in range(3)]
+    one = next(one for one in records(folder) if "<obj_" in one["marked"][0])
+    asked = [{**one, "id": str(n), "time_start": 0.5 * n, "time_end": 0.5 * n + 0.5, "source": one["video"]} for n in range(2)]
+    (tmp_path / "questions.json").write_text(json.dumps([*(a | {"video": "clipped/x.mp4"} for a in asked), one]))
+    report = made(folder, tmp_path / "questions.json", replace(store, scenes=tuple(parts)), tmp_path / "out")
+    assert report.dropped == {"no_clip": 1}
+    left = lines(tmp_path / "out", "dropped.jsonl")[one["id"]]
+    assert "matches several clips" in left["detail"]
+    assert {name: k["clip_id"] for name, k in lines(tmp_path / "out", "kept.jsonl").items()} == {"0": "part-0", "1": "part-1"}
+    (first, second) = read(R4D, tmp_path / "out").items
+    assert [footage.segment is None for footage in second.videos] == [True, False]
+    assert second.videos[1].segment is not None
+    assert second.videos[1].segment.start_seconds == 0.5
+    assert (tmp_path / "out" / first.videos[1].path).is_file()
+
+
 def test_a_folder_with_questions_and_a_store_without_regions_are_refused(scenes: Scenes, tmp_path: Path) -> None:
     folder, store = scenes
     with pytest.raises(SignalMissing, match="regions and objects are needed"):
