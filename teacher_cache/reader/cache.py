@@ -20,6 +20,7 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
+from schemas.prompt import Prompt
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
@@ -343,6 +344,14 @@ class Cache(ForTraining):
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """The phrases that each clip's row gave the teacher; none for a teacher that takes none. Raises `UnknownClip`."""
+        self.require_clips(clip_ids)
+        rows, order = np.unique(self._catalog.rows_of(clip_ids), return_inverse=True)
+        texts = self._catalog.table(rows, ["prompt"])["prompt"].to_pylist()
+        found = [() if text is None else Prompt.model_validate_json(text).phrases for text in texts]
+        return [found[index] for index in order.tolist()]
 
     def require_clips(self, clip_ids: Sequence[str]) -> None:
         """Raise `UnknownClip` for one that the catalog does not have."""
