@@ -21,10 +21,14 @@ from teacher_cache.encodings.objects import objects_shape, packed_objects, unpac
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import frame_times, random_scene, render_scene
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.shard import pack_shard, unpack_shard
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.given import FAMILY
 from teacher_cache.teachers.masks import decoded_rle, label_maps
 
+JOB = TeacherJob(family="given", preset="px112", options={"objects": 12})
 IDS = [f"scene-{seed}.mp4" for seed in range(4)]
 
 
@@ -117,6 +121,69 @@ def test_other_phrases_or_masks_are_another_row_and_the_rest_stays(truth_masks: 
     assert all(0 not in one.frames for one in now.objects(["scene-2.mp4"])[0])
     assert before.objects(["scene-1.mp4"]) != now.objects(["scene-1.mp4"])
     assert open_cache(str(tmp_path / "store"), version=before.version).objects(IDS) == before.objects(IDS)
+
+
+def test_a_store_grows_by_videos_and_by_a_signal_and_touches_nothing_committed(
+    regions_store: Path, truth_masks: Path, tmp_path: Path
+) -> None:
+    def job(count: int, *signals: str) -> dict[str, Any]:
+        videos = {"manifest": str(write_rows(tmp_path / "list.jsonl", rows_of(truth_masks)[:count]))}
+        return regions_job(tmp_path, truth_masks, tmp_path / "store", videos=videos, signals=list(signals))
+
+    run(job(2, "objects"))
+    before = tree(tmp_path / "store")
+    run(job(4, "regions", "objects"))
+    after = tree(tmp_path / "store")
+    assert all(after[key] == data for key, data in before.items() if not key.endswith("zarr.json"))
+    assert verify(str(tmp_path / "store")).findings == ()
+    found, whole = (open_cache(str(store)).read(["regions", "objects"], IDS) for store in (tmp_path / "store", regions_store))
+    for name in found:
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+@pytest.mark.parametrize("name", ["regions", "objects"])
+def test_a_damaged_shard_is_found_and_just_its_clips_are_taught_again(
+    regions_store: Path, truth_masks: Path, tmp_path: Path, name: str
+) -> None:
+    store = Path(shutil.copytree(regions_store, tmp_path / "store"))
+    (shard,) = store.glob(f"{name}/c/0/*/*" if name == "objects" else f"{name}/c/0/0/0/0")
+    data = bytearray(shard.read_bytes())
+    data[20] ^= 1
+    shard.write_bytes(bytes(data))
+    hit = {clip_id for finding in verify(str(store)).findings for clip_id in finding.clip_ids}
+    assert hit == set(IDS[:1])
+    assert run(regions_job(tmp_path, truth_masks, store), repair=True).clips.committed == 4
+    assert verify(str(store)).findings == ()
+    now, was = open_cache(str(store)), open_cache(str(regions_store))
+    assert now.objects(IDS) == was.objects(IDS)
+    assert {i for i in IDS if now.clip(i).row != was.clip(i).row} == hit
+
+
+def test_what_an_earlier_attempt_left_is_taken_over_where_its_labels_are_the_same(
+    regions_store: Path, truth_masks: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(regions_store, tmp_path / "store"))
+    committed = sorted((store / "log").iterdir())
+    for record in committed:
+        if b"unit_committed" in record.read_bytes():
+            record.unlink()
+    for record in committed:
+        if "checkpoint" in str(record):
+            shutil.rmtree(record) if record.is_dir() else record.unlink()
+    array = {a.name: a for a in stored_arrays(open_cache(str(regions_store)).recipe, "regions", FAMILY.identify(JOB).shapes)}[
+        "regions"
+    ]
+    shard = store / "regions/c/0/0/0/0"
+    chunks = unpack_shard(shard.read_bytes(), 2)
+    labels = clip_buffer(array, 1)[0]
+    decode_chunk(chunks[1], array, labels)
+    labels[:, :, :40] = 0  # an object's pixels are lost
+    shard.write_bytes(pack_shard({0: bytes(chunks[0]), 1: encode_chunk(labels, array.compression)}, 2))
+    report = run(regions_job(tmp_path, truth_masks, store))
+    found = open_cache(str(store)).clips.to_pylist()
+    assert {clip["clip_id"]: clip["reason"] for clip in found if clip["reason"]} == {"scene-1.mp4": "missing_in_shard"}, report
+    assert run(regions_job(tmp_path, truth_masks, store)).clips.committed == 4
+    assert open_cache(str(store)).objects(IDS) == open_cache(str(regions_store)).objects(IDS)
 
 
 def test_a_file_of_phrases_goes_before_the_list(truth_masks: Path, tmp_path: Path) -> None:
