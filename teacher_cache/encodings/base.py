@@ -110,6 +110,10 @@ class Encoding(Protocol):
     def statement(self) -> str:
         """The error bound in words, stored in the array's attributes."""
 
+    @property
+    def bound(self) -> float:
+        """The largest error, in the measure of its `ErrorFigure`: of depth relative, of other maps in their unit."""
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The arrays that store the signal; the first is named after it. ``shape`` is one clip's."""
 

@@ -26,6 +26,7 @@ from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
@@ -344,6 +345,12 @@ class Cache(ForTraining):
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def error_bound(self, name: str) -> float:
+        """The largest error of a signal's stored values: of depth relative, of others in their unit. Raises `SignalMissing`."""
+        self._part(name)
+        signal = cast("SignalName", name)
+        return encoding(signal, self.recipe.encodings[signal]).bound
 
     def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]:
         """The phrases that each clip's row gave the teacher; none for a teacher that takes none. Raises `UnknownClip`."""

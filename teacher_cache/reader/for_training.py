@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from schemas.regions import RegionObject
 from teacher_cache.encodings.objects import unpacked_objects
+from teacher_cache.reader.region_stats import RegionStats, region_stats
 from teacher_cache.reader.targets import Targets
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     class _Store(Targets, Readable, Protocol):
         def require_signals(self, signals: Sequence[str]) -> None: ...
+
+        def objects(self, clip_ids: Sequence[str]) -> list[tuple[RegionObject, ...]]: ...
+
+        def error_bound(self, name: str) -> float: ...
 
         def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]: ...
 
@@ -47,6 +52,14 @@ class ForTraining:
         """
         values = self.read(["objects"], clip_ids)["objects"]
         return [unpacked_objects(one, named) for one, named in zip(values, self.phrases(clip_ids), strict=True)]
+
+    def region_stats(self: _Store, clip_ids: Sequence[str]) -> RegionStats:
+        """Area, and mean depth, flow and motion of each clip's objects over time, from the label maps and the maps there are.
+
+        Some clips at a time are read and let go, so that thousands take no more memory than their numbers. Raises
+        `SignalMissing` without ``regions`` and ``objects``, `BadInput` for maps of another size, and what `Cache.read` raises.
+        """
+        return region_stats(self, clip_ids)
 
     def stored_dataset(
         self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None
