@@ -16,7 +16,7 @@ import sys
 from schemas.errors import CacheError
 from schemas.job import EngineJob, Job, TeacherJob, VideoSource
 from schemas.recipe import Layout
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.jobs.run import run_job
 
 
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("store", help="where to write: a local path or a URL")
     parser.add_argument("--family", default="l4p", help="the kind of teacher: l4p, classical, or one that you installed")
     parser.add_argument("--preset", default="tiny", help="its size")
-    parser.add_argument("--signals", nargs="+", default=SIGNAL_NAMES, help="what to keep: f4d, depth, flow, motion, camray")
+    parser.add_argument("--signals", nargs="+", default=P4D_SIGNALS, help="what to keep: f4d, depth, flow, motion, camray")
     options = parser.parse_args()
 
     # A job says what to compute, where to put it, and with what machines. Each field is one of JOB.yaml.

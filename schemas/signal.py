@@ -6,12 +6,14 @@ from typing import Literal, get_args
 
 from schemas.base import Frozen
 
-SignalName = Literal["f4d", "depth", "flow", "motion", "camray"]
+SignalName = Literal["f4d", "depth", "flow", "motion", "camray", "regions", "objects", "frames"]
 SIGNAL_NAMES: tuple[SignalName, ...] = get_args(SignalName)
+P4D_SIGNALS: tuple[SignalName, ...] = ("f4d", "depth", "flow", "motion", "camray")
+"""The signals of Perceptual 4D Distillation, which L4P gives; a job's, if it names none."""
 
 
 class Signal(Frozen):
-    """One kind of target that the teacher gives for every clip."""
+    """One kind of values that a store keeps of every clip."""
 
     name: SignalName
     dims: tuple[str, ...]
@@ -20,6 +22,10 @@ class Signal(Frozen):
     """Physical unit of the values; ``1`` for none."""
     meaning: str
     """What a value is, in words."""
+    dtype: Literal["float32", "uint8"] = "float32"
+    """Of the values as teachers give them and as readers get them."""
+    source: Literal["teacher", "decoder"] = "teacher"
+    """What gives it. What the decoder gives needs no teacher."""
 
 
 SIGNALS: dict[SignalName, Signal] = {
@@ -51,6 +57,27 @@ SIGNALS: dict[SignalName, Signal] = {
             dims=("frame", "ray_y", "ray_x", "plucker"),
             units="1 (moment in the scale of depth)",
             meaning="Plücker rays, direction then moment, in the frame of the clip's first camera",
+        ),
+        Signal(
+            name="regions",
+            dims=("frame", "y", "x"),
+            units="1",
+            meaning="number of the object that the pixel shows, the same in all frames; 0 for none",
+            dtype="uint8",
+        ),
+        Signal(
+            name="objects",
+            dims=("object", "property"),
+            units="1",
+            meaning="of each object that the clip's phrases name: its phrase, box, score and why it has no pixel",
+        ),
+        Signal(
+            name="frames",
+            dims=("frame", "student_y", "student_x", "rgb"),
+            units="sRGB, 0 to 255",
+            meaning="the clip's frames at the student's size",
+            dtype="uint8",
+            source="decoder",
         ),
     )
 }

@@ -45,6 +45,8 @@ FORBIDDEN = {
     "cluster": ("transformers",),
     "student_train": ("ray",),
 }
+# … but for teachers that are loaded by their entry point alone, with an extra of their own
+LOADED_BY_NAME = {"teacher_cache/teachers/grounded_sam.py": ("transformers",)}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -67,7 +69,8 @@ def test_imports_follow_the_design(package: str) -> None:
     assert modules
     for path in modules:
         for name in imports(path):
-            assert not within(name, FORBIDDEN[package]), f"{path} imports {name}"
+            permitted = LOADED_BY_NAME.get(str(path.relative_to(ROOT)), ())
+            assert not within(name, FORBIDDEN[package]) or within(name, permitted), f"{path} imports {name}"
             if within(name, OURS) and not within(name, (package,)):
                 assert within(name, ALLOWED[package]), f"{path} imports {name}"
 

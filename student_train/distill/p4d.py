@@ -17,7 +17,7 @@ from torch import nn
 
 from schemas.errors import BadInput
 from schemas.signal import Shape, SignalName
-from schemas.train import RECIPES, DecoderConfig, LossRecipe, Mode
+from schemas.train import RECIPES, DecoderConfig, LossRecipe, Modality, Mode
 from student_train.distill.gathered import Gathered, LossOfClips
 from student_train.distill.losses import Count, explicit_loss, latent_loss
 from student_train.distill.perception import (
@@ -152,7 +152,8 @@ class P4D(nn.Module):
         if weights is not None:
             self._check_shapes(f"{signal}'s weights", tuple(target.shape[1:4]), tuple(weights.shape[1:]))
             weights = weights[clips].to(prediction.device, non_blocking=True)
-        return explicit_loss(signal, prediction, target, valid=mask, recipe=self.recipe, clips=count, weights=weights)
+        modality = cast("Modality", signal)  # what `LossRecipe` has a weight for
+        return explicit_loss(modality, prediction, target, valid=mask, recipe=self.recipe, clips=count, weights=weights)
 
     def _decoded_loss(self, loss_of: LossOfClips, signal: SignalName, clips: slice, f4d: torch.Tensor) -> torch.Tensor:
         return loss_of(clips, self.perception.decode(f4d, signal))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from schemas.errors import CacheError, Unreachable, VideoError
 from schemas.evaluation import ClipScores, MapSummary, Unevaluated
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SignalName
 from student_train.data.samples import Collator, Sample, SampleDataset
 from student_train.data.workers import begin_worker
 from student_train.distill.p4d import P4D
@@ -122,7 +122,7 @@ def _maps_of(signals: dict[SignalName, torch.Tensor], row: int) -> dict[str, np.
 
 def comparable(p4d: P4D, cache: Targets) -> tuple[SignalName, ...]:
     """The signals that the student predicts and the store holds."""
-    return tuple(signal for signal in SIGNAL_NAMES if signal in cache.signals and signal in p4d.perception.gives)
+    return tuple(signal for signal in P4D_SIGNALS if signal in cache.signals and signal in p4d.perception.gives)
 
 
 def summaries(clips: Sequence[ClipScores]) -> dict[str, MapSummary]:

@@ -110,12 +110,16 @@ class Encoding(Protocol):
     def statement(self) -> str:
         """The error bound in words, stored in the array's attributes."""
 
+    @property
+    def bound(self) -> float:
+        """The largest error, in the measure of its `ErrorFigure`: of depth relative, of other maps in their unit."""
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The arrays that store the signal; the first is named after it. ``shape`` is one clip's."""
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
-        """Encode one clip's raw signal, a finite float32 tensor on any device. Computes on that device, and on a GPU waits for
-        nothing, so that a whole batch is brought to the host at once.
+        """Encode one clip's raw signal, a finite tensor of its dtype on any device. Computes on that device, and on a GPU waits
+        for nothing, so that a whole batch is brought to the host at once.
 
         If the error exceeds its bound, the encoding cannot represent the clip. If not, what `decode` gives is finite, and
         within the bound of ``raw``.
@@ -125,7 +129,7 @@ class Encoding(Protocol):
         """See `EncodesForHost.encode`."""
 
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
-        """Physical values as float32, from the arrays of `encode`. From tensors, computes a tensor on their device.
+        """Physical values in the signal's dtype, from the arrays of `encode`. From tensors, computes a tensor on their device.
 
         Arrays may have a leading clip axis. Depth is positive, not its log. The result is ``out`` if given; otherwise it may
         share memory with ``arrays``.

@@ -1,4 +1,4 @@
-"""A raw signal in, the same float32 values out: the lossless encoding."""
+"""A raw signal in, the same values out: the lossless encoding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exact(EncodesForHost):
-    """Encoding: the teacher's float32 output, unchanged. Depth is stored as its log, as the network outputs it.
+    """Encoding: the values as they were given, unchanged. Depth is stored as its log, as the network outputs it.
 
     A depth that is no normal float32 number could be stored, but reads as 0 or infinity; a clip with one is not represented.
     """
@@ -40,19 +40,26 @@ class Exact(EncodesForHost):
     statement: str = "lossless"
     logarithm: bool = False
 
+    @property
+    def bound(self) -> float:
+        """0: what is kept is what was given."""
+        return 0.0
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
-        """One float32 array of the signal's shape."""
+        """One array of the signal's shape and dtype."""
         attributes = {
             "units": "ln(1)" if self.logarithm else signal.units,
             "long_name": f"natural log of: {signal.meaning}" if self.logarithm else signal.meaning,
             "encoding": self.name,
             "error_bound": self.statement,
         }
-        return (StoredArray(signal.name, shape, np.dtype("<f4"), signal.dims, float("nan"), attributes, self.compression),)
+        dtype = np.dtype(signal.dtype).newbyteorder("<")
+        missing = float("nan") if dtype.kind == "f" else 0
+        return (StoredArray(signal.name, shape, dtype, signal.dims, missing, attributes, self.compression),)
 
     def on_device(self, signal: Signal, raw: torch.Tensor) -> Encoded:
         """See `Encoding.on_device`. The error is 0, or how far a logarithm is from those whose exponential float32 holds."""
-        values = raw.float().contiguous()
+        values = (raw.float() if signal.dtype == "float32" else raw).contiguous()
         least, most = (values.min(), values.max()) if self.logarithm else (values.new_zeros(()),) * 2
         return Encoded({signal.name: values}, numbers(least, most), self._error)
 
@@ -67,4 +74,9 @@ class Exact(EncodesForHost):
     def decode(self, signal: Signal, arrays: Mapping[str, AnyArray], out: AnyArray | None = None) -> AnyArray:
         """See `Encoding.decode`."""
         stored = arrays[signal.name]
-        return exp(stored, out) if self.logarithm else to_float32(stored, out)
+        if signal.dtype == "float32":
+            return exp(stored, out) if self.logarithm else to_float32(stored, out)
+        if out is None:
+            return stored
+        out[...] = stored
+        return out

@@ -6,7 +6,7 @@ import numpy as np
 
 from schemas.errors import BadInput
 from schemas.job import EncodingProfile, Job
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNAL_NAMES, SignalName
 from teacher_cache.encodings.base import RAW, SHUFFLED, Compression, Encoding
 from teacher_cache.encodings.channel_rms import ChannelRMS
 from teacher_cache.encodings.exact import Exact
@@ -23,8 +23,16 @@ _PLANAR = Compression("blosc", level=4, order=(3, 0, 1, 2))
 _BYTES = Compression("zstd", level=1)
 
 # The low float32 bits of a network's output are noise: compression saves only a tenth of the features' bytes.
-_RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "depth") for n in SIGNAL_NAMES}
+_RAW: dict[SignalName, Exact] = {n: Exact("float32-raw", RAW, logarithm=n == "depth") for n in P4D_SIGNALS}
 _COMPRESSED = Exact("float32", SHUFFLED)
+
+# Lossless in every profile: labels are names, not amounts, and a student is to see the frames that it would decode itself.
+# Pixels are neither split into planes nor predicted from their neighbours, so that any Zarr reader shows the picture.
+_LOSSLESS: dict[SignalName, Encoding] = {
+    "regions": Exact("uint8", Compression("zstd", level=3)),
+    "objects": _COMPRESSED,
+    "frames": Exact("uint8", Compression("zstd", level=3)),
+}
 
 
 def _depth(step: float, name: str, bound: float) -> ExactFallback:
@@ -55,6 +63,7 @@ _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
         "flow": _flow(1 / 16, "step-1/16"),
         "motion": _motion(1 / 8, "step-1/8"),
         "camray": _COMPRESSED,
+        **_LOSSLESS,
     },
     "compact": {
         "f4d": ExactFallback(ChannelRMS("channel-rms-4%-listed", 0.04, _BYTES), _RAW["f4d"]),
@@ -62,8 +71,9 @@ _PROFILES: dict[EncodingProfile, dict[SignalName, Encoding]] = {
         "flow": _flow(1 / 4, "step-1/4"),
         "motion": _motion(1 / 2, "step-1/2"),
         "camray": _COMPRESSED,
+        **_LOSSLESS,
     },
-    "exact": {**_RAW},
+    "exact": {**_RAW, **_LOSSLESS},
 }
 
 

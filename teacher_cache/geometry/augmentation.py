@@ -25,6 +25,8 @@ _MIRRORED: dict[SignalName, tuple[int, ...]] = {
     "motion": (1,),
     "flow": (-1, 1),
     "camray": (-1, 1, 1, 1, -1, -1),
+    "regions": (1,),
+    "frames": (1, 1, 1),
 }
 """Signal → sign of each component under mirroring; `f4d` cannot be mirrored."""
 
@@ -43,7 +45,7 @@ def view_signal(signal: SignalName, values: Values, view: View, size: int) -> Va
             "or cropped features. Run the teacher on the videos in that view, into another store, or read only the maps."
         )
     dims = SIGNALS[signal].dims
-    x = next(i for i, name in enumerate(dims) if name in ("x", "ray_x")) - len(dims)  # y is the axis before
+    x = next(i for i, name in enumerate(dims) if name in ("x", "ray_x", "student_x")) - len(dims)  # y is the axis before
     if view.crop is not None:
         top, left, height, width = _in_cells(signal, view.crop, values.shape[x - 1], values.shape[x], size)
         values = values.take(range(top, top + height), axis=x - 1).take(range(left, left + width), axis=x)

@@ -20,11 +20,13 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
+from schemas.prompt import Prompt
 from schemas.recipe import Recipe
-from schemas.signal import Shape, SignalName, exact_array
+from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
@@ -231,7 +233,7 @@ class Cache(ForTraining):
     def read(self, signals: Sequence[str], clip_ids: Sequence[str], *, view: View = WHOLE) -> dict[str, Values]:
         """Targets of ``clip_ids``, in that order, by name. Decodes each clip while the next ones are fetched.
 
-        Each array is (clip, …), float32, with the axes and units of `schemas.signal.SIGNALS`; depth is positive. ``signals``
+        Each array is (clip, …), with the axes, units and dtype of `schemas.signal.SIGNALS`; depth is positive. ``signals``
         may also name ``timestamps`` (clip, frame), float64 seconds, and ``frame_index`` (clip, frame), int32.
         ``view`` crops and mirrors the maps (`teacher_cache.geometry.augmentation`); give the student's frames the same view.
 
@@ -324,7 +326,7 @@ class Cache(ForTraining):
             (array,) = self._arrays_of(name)
             return DecodedForm(array.shape, array.dtype, None, None)
         signal = cast("SignalName", name)
-        return DecodedForm(self._shape(signal), np.dtype(np.float32), signal, self.recipe.encodings[signal])
+        return DecodedForm(self._shape(signal), np.dtype(SIGNALS[signal].dtype), signal, self.recipe.encodings[signal])
 
     def require_signals(self, signals: Sequence[str]) -> None:
         """Raise `SignalMissing` for a name that the store does not hold."""
@@ -343,6 +345,20 @@ class Cache(ForTraining):
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def error_bound(self, name: str) -> float:
+        """The largest error of a signal's stored values: of depth relative, of others in their unit. Raises `SignalMissing`."""
+        self._part(name)
+        signal = cast("SignalName", name)
+        return encoding(signal, self.recipe.encodings[signal]).bound
+
+    def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """The phrases that each clip's row gave the teacher; none for a teacher that takes none. Raises `UnknownClip`."""
+        self.require_clips(clip_ids)
+        rows, order = np.unique(self._catalog.rows_of(clip_ids), return_inverse=True)
+        texts = self._catalog.table(rows, ["prompt"])["prompt"].to_pylist()
+        found = [() if text is None else Prompt.model_validate_json(text).phrases for text in texts]
+        return [found[index] for index in order.tolist()]
 
     def require_clips(self, clip_ids: Sequence[str]) -> None:
         """Raise `UnknownClip` for one that the catalog does not have."""

@@ -1,10 +1,13 @@
-"""What a store and several joined ones give a trainer alike: datasets, and streams of batches."""
+"""What a store and several joined ones give alike: datasets, streams of batches, and the objects of clips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from schemas.regions import RegionObject
+from teacher_cache.encodings.objects import unpacked_objects
+from teacher_cache.reader.region_stats import RegionStats, region_stats
 from teacher_cache.reader.targets import Targets
 
 if TYPE_CHECKING:
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
 
     class _Store(Targets, Readable, Protocol):
         def require_signals(self, signals: Sequence[str]) -> None: ...
+
+        def objects(self, clip_ids: Sequence[str]) -> list[tuple[RegionObject, ...]]: ...
+
+        def error_bound(self, name: str) -> float: ...
+
+        def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]: ...
 
         def read_stored(self, signals: Sequence[str], clip_ids: Sequence[str]) -> StoredBatch: ...
 
@@ -35,6 +44,22 @@ class ForTraining:
 
         self.require_signals(signals)
         return CachedTargets(self, tuple(signals), tuple(clip_ids if clip_ids is not None else self.committed_ids()), seed)
+
+    def objects(self: _Store, clip_ids: Sequence[str]) -> list[tuple[RegionObject, ...]]:
+        """The objects of each clip, found or not, by their numbers: from the signal ``objects``, without label maps.
+
+        Raises `SignalMissing`, and what `Cache.read` raises.
+        """
+        values = self.read(["objects"], clip_ids)["objects"]
+        return [unpacked_objects(one, named) for one, named in zip(values, self.phrases(clip_ids), strict=True)]
+
+    def region_stats(self: _Store, clip_ids: Sequence[str]) -> RegionStats:
+        """Area, and mean depth, flow and motion of each clip's objects over time, from the label maps and the maps there are.
+
+        Some clips at a time are read and let go, so that thousands take no more memory than their numbers. Raises
+        `SignalMissing` without ``regions`` and ``objects``, `BadInput` for maps of another size, and what `Cache.read` raises.
+        """
+        return region_stats(self, clip_ids)
 
     def stored_dataset(
         self: _Store, signals: Sequence[str], seed: int | None = 0, clip_ids: Sequence[str] | None = None

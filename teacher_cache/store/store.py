@@ -9,10 +9,12 @@ from functools import cached_property
 import pyarrow as pa
 
 from schemas.base import sha256_digest
+from schemas.clip import LARGEST_SIZE
 from schemas.errors import BadInput, RecipeMismatch, StoreDamaged, StoreNotFound
 from schemas.heads import HeadsCard
 from schemas.log import PARTS, Action, PartAdded, PartName, StoreCreated
 from schemas.recipe import FORMAT_VERSION, ClipRecipe, Recipe
+from schemas.regions import MOST_OBJECTS
 from schemas.report import FailedClip, StatusReport
 from schemas.signal import SIGNALS, Shape, SignalName
 from schemas.storage import StorageOptions
@@ -101,8 +103,9 @@ class Store:
 
 def _require_shape(signal: SignalName, shape: Shape, clips: ClipRecipe, url: str) -> None:
     """No signal has more frames than its clip, or more pixels than they have. `State` has bounded all values together."""
-    longest = {"frame": clips.frames, "token_time": clips.frames, "uv": 2, "plucker": 6}
+    longest = {"frame": clips.frames, "token_time": clips.frames, "uv": 2, "plucker": 6, "rgb": 3, "object": MOST_OBJECTS}
     longest |= dict.fromkeys(("y", "x", "token_y", "token_x", "ray_y", "ray_x"), clips.size)
+    longest |= dict.fromkeys(("student_y", "student_x"), LARGEST_SIZE)
     dims = SIGNALS[signal].dims
     if any(length > longest.get(dim, length) for dim, length in zip(dims, shape, strict=True)):
         raise StoreDamaged(

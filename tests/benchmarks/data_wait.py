@@ -37,7 +37,7 @@ from rich.table import Table
 from torch import nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from schemas.train import DataConfig, TrainConfig
 from student_train.data.frames import StudentFrames
 from student_train.data.samples import Collator, Sample, SampleDataset, load_samples
@@ -127,7 +127,7 @@ def measure(
             model=student,
             args=_arguments(config, steps.stop, Path(folder)),
             train_dataset=SampleDataset(samples),
-            data_collator=Collator(TargetReader(cache, SIGNAL_NAMES), frames, so400m_processor()),
+            data_collator=Collator(TargetReader(cache, P4D_SIGNALS), frames, so400m_processor()),
             batches=StepBatches([1] * len(samples), options.batch, seed=0, ranks=Ranks()),
             metrics=student.metrics,
             ranks=Ranks(),

@@ -32,7 +32,7 @@ from rich.table import Table
 from seeded_weights import seed_weights
 
 from schemas.job import EncodingProfile, Job
-from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNALS, SignalName
 from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.scenes import frame_times, random_scene, render_scene
@@ -284,7 +284,7 @@ def main() -> None:
 def whole_clip(rates: list[Rate], profile: EncodingProfile) -> dict[str, float]:
     """Gaussian features and smooth maps of one clip."""
     chosen = [r for r in rates if r.profile == profile and r.input == ("Gaussian" if r.signal == "f4d" else "smooth")]
-    assert len(chosen) == len(SIGNAL_NAMES)
+    assert len(chosen) == len(P4D_SIGNALS)
     return {key: sum(getattr(r, key) for r in chosen) for key in ("bytes", "encode_ms", "unpack_ms", "decode_ms")}
 
 

@@ -28,7 +28,7 @@ from schemas.base import sha256_digest
 from schemas.job import EncodingProfile, Job
 from schemas.log import StoredObject, UnitCommitted
 from schemas.recipe import ClipRecipe, Layout, Recipe, TeacherIdentity
-from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNALS, Shape, SignalName
 from teacher_cache import open_cache
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.encodings.base import Compression, StoredArray
@@ -146,13 +146,13 @@ class OurStore:
         columns = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
         clips = pa.Table.from_pydict(columns | dict.fromkeys(set(CLIPS.names) - set(columns), [None] * count), CLIPS)
         add_clips(store, Catalog(), lambda _: numbered_rows(clips, 0), "benchmark")
-        add_parts(store, SIGNAL_NAMES, SHAPES, count, "benchmark")
+        add_parts(store, P4D_SIGNALS, SHAPES, count, "benchmark")
         return store
 
     def quantise(self, recipe: Recipe, clip: Values) -> Values:
         """What the encodings' arithmetic gives, which runs where the teacher does."""
         stored: Values = {}
-        for name in SIGNAL_NAMES:
+        for name in P4D_SIGNALS:
             encoder = encoding(name, recipe.encodings[name])
             stored |= encoder.encode(SIGNALS[name], torch.from_numpy(clip[name]))[0]
         return stored
@@ -171,7 +171,7 @@ class OurStore:
                 data = pack_shard(held, CLIPS_PER_SHARD)
                 assert store.objects.create(shard_key(array, shard), data)
                 objects[shard_key(array, shard)] = StoredObject(digest=sha256_digest(data), length=len(data))
-        unit = UnitCommitted(shard=shard, parts=SIGNAL_NAMES, rows=len(rows), objects=objects)
+        unit = UnitCommitted(shard=shard, parts=P4D_SIGNALS, rows=len(rows), objects=objects)
         assert store.log.append(lambda _: [unit], "benchmark")
 
     @contextmanager
@@ -179,11 +179,11 @@ class OurStore:
         cache = open_cache(url)
         cache.committed_ids()
         read = cache.read if self.handed_over == "float32" else cache.read_stored
-        yield lambda numbers: read(SIGNAL_NAMES, [str(n) for n in numbers])
+        yield lambda numbers: read(P4D_SIGNALS, [str(n) for n in numbers])
 
 
 def _arrays(recipe: Recipe) -> list[StoredArray]:
-    return [array for name in SIGNAL_NAMES for array in stored_arrays(recipe, name, SHAPES)]
+    return [array for name in P4D_SIGNALS for array in stored_arrays(recipe, name, SHAPES)]
 
 
 def _compression(recipe: Recipe) -> dict[str, Compression]:
@@ -201,7 +201,7 @@ class OurStream(OurStore):
         """The batches, read ahead as for a trainer."""
         cache = open_cache(url)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        yield from cache.stream(SIGNAL_NAMES, [[str(n) for n in batch] for batch in batches], device=device)
+        yield from cache.stream(P4D_SIGNALS, [[str(n) for n in batch] for batch in batches], device=device)
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -215,7 +215,7 @@ class OurLoader(OurStream):
 
     def each(self, url: str, batches: Sequence[Sequence[int]]) -> Iterator[object]:
         sampler = [[str(n) for n in batch] for batch in batches]
-        dataset = open_cache(url).dataset(SIGNAL_NAMES)
+        dataset = open_cache(url).dataset(P4D_SIGNALS)
         yield from DataLoader(dataset, batch_sampler=sampler, num_workers=2, multiprocessing_context="spawn")
 
 

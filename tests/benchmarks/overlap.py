@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from schemas.job import Job
-from schemas.signal import SIGNAL_NAMES, SIGNALS
+from schemas.signal import P4D_SIGNALS, SIGNALS
 from teacher_cache.encodings.registry import encoding, resolve
 from teacher_cache.jobs.encode_batch import encode_batch
 from teacher_cache.jobs.memory import BATCHES_AT_ONCE, waiting_bytes
@@ -61,7 +61,7 @@ def overlap(
         for name, lane in lanes.items():
             rates[name].append(batches * batch / _run(lane, teacher, frames, batches))
     peak = None if is_cpu else torch.cuda.max_memory_allocated(device) - beside
-    stored = [array for s in SIGNAL_NAMES for array in encoding(s, _ENCODINGS[s]).stored(SIGNALS[s], teacher.shapes[s])]
+    stored = [array for s in P4D_SIGNALS for array in encoding(s, _ENCODINGS[s]).stored(SIGNALS[s], teacher.shapes[s])]
     others = frames[0].nbytes + 2 * sum(array.nbytes for array in stored if not array.optional)
     return {
         "batch": batch,
@@ -76,7 +76,7 @@ def overlap(
 
 def _run(lane: Any, teacher: L4PTeacher, frames: torch.Tensor, batches: int) -> float:
     """Seconds for so many batches, from as many threads as a worker has."""
-    teach, encode = partial(teacher.raw, signals=SIGNAL_NAMES), partial(encode_batch, _ENCODINGS)
+    teach, encode = partial(teacher.raw, signals=P4D_SIGNALS), partial(encode_batch, _ENCODINGS)
     begun = time.perf_counter()
     with ThreadPoolExecutor(BATCHES_AT_ONCE) as threads:
         for done in [threads.submit(lane.through, frames, teach, encode) for _ in range(batches)]:

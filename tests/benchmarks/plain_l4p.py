@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import DPTHead
 from teacher_cache.teachers.l4p.network import L4P
@@ -26,7 +26,7 @@ def plain_raw(model: L4P, frames: Tensor) -> RawSignals:
     f4d = torch.stack([features[hook] for hook in config.hooks], dim=1).reshape(-1, *config.f4d)
     hidden = {signal: _fused(head, f4d) for signal, head in model.heads.items()}
     maps = {signal: _finish(head, hidden[signal], f4d) for signal, head in model.heads.items()}
-    return {signal: ({"f4d": f4d.float()} | maps)[signal] for signal in SIGNAL_NAMES}
+    return {signal: ({"f4d": f4d.float()} | maps)[signal] for signal in P4D_SIGNALS}
 
 
 def _attention(attn, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from rich.table import Table
 
 import teacher_cache.teachers.heads.dpt
 from schemas.recipe import Precision, TeacherIdentity
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.heads.precision import TORCH_DTYPES, full_float32
 from teacher_cache.teachers.l4p.config import L4PConfig
 from teacher_cache.teachers.l4p.cost import clip_flops, forward_bytes, published_flops
@@ -189,14 +189,14 @@ def ours(model: L4P, dtype: Precision, device: str, *, compile_model: bool = Fal
     identity = TeacherIdentity(family="l4p", config={}, weights="random", dtype=dtype)
     teacher = L4PTeacher(model, identity, device, compile_model=compile_model)
     if channels_last:
-        return Forward(model, lambda _, frames: teacher.raw(frames, SIGNAL_NAMES))
+        return Forward(model, lambda _, frames: teacher.raw(frames, P4D_SIGNALS))
     for module in model.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.weight.data = module.weight.data.contiguous()
 
     def run(_: L4P, frames: torch.Tensor) -> object:
         with _channels_first():
-            return teacher.raw(frames, SIGNAL_NAMES)
+            return teacher.raw(frames, P4D_SIGNALS)
 
     return Forward(model, run)
 

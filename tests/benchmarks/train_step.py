@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from schemas.recipe import Precision, TeacherIdentity
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SignalName
 from schemas.train import RECIPES, DecoderConfig
 from student_train.distill.p4d import P4D
 from student_train.distill.perception import (
@@ -176,7 +176,7 @@ class Bench:
         frames = shown.pop("teacher_frames")
         if name == "online":
             assert self.teacher is not None
-            shown["targets"] = to_physical(self.teacher.raw(frames, SIGNAL_NAMES))
+            shown["targets"] = to_physical(self.teacher.raw(frames, P4D_SIGNALS))
         elif name != "sft":
             shown["targets"] = self.targets  # P4D moves each to the device
         losses: StepLosses = self.models[name](**shown)

@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 
 from schemas.base import Frozen
 from schemas.heads import DPTHeadConfig
-from schemas.signal import SIGNAL_NAMES, Shape, SignalName
+from schemas.signal import P4D_SIGNALS, Shape, SignalName
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, TUBELET_FRAMES
 
 FRAMES = 16
 """Frames per clip: one L4P window."""
-MAPS: tuple[SignalName, ...] = tuple(s for s in SIGNAL_NAMES if s != "f4d")
+MAPS: tuple[SignalName, ...] = tuple(s for s in P4D_SIGNALS if s != "f4d")
 TASKS: dict[SignalName, str] = {"depth": "depth", "flow": "flow_2d_backward", "motion": "dyn_mask", "camray": "camray"}
 """Signal → L4P's name for its head."""
 OUTPUTS: dict[SignalName, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from schemas.recipe import Precision
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SignalName
 from teacher_cache.teachers.heads.dpt import PATCH_SIZE, PYRAMIDS, TUBELET_FRAMES, Factors
 from teacher_cache.teachers.heads.precision import TORCH_DTYPES, convert_weights
 from teacher_cache.teachers.l4p.config import FRAMES, MAPS, OUTPUTS, L4PConfig
@@ -53,7 +53,7 @@ def head_flops(config: L4PConfig, signal: SignalName, *, published_order: bool =
     return 2 * total
 
 
-def clip_flops(config: L4PConfig, signals: Collection[SignalName] = SIGNAL_NAMES) -> int:
+def clip_flops(config: L4PConfig, signals: Collection[SignalName] = P4D_SIGNALS) -> int:
     """Operations of this implementation on one clip: no block after the last hook, and only the heads of ``signals``."""
     return encoder_flops(config, max(config.hooks)) + sum(head_flops(config, s) for s in MAPS if s in signals)
 
@@ -80,7 +80,7 @@ class ForwardBytes:
 
 
 def forward_bytes(
-    config: L4PConfig, dtype: Precision, batch: int, signals: Collection[SignalName] = SIGNAL_NAMES
+    config: L4PConfig, dtype: Precision, batch: int, signals: Collection[SignalName] = P4D_SIGNALS
 ) -> ForwardBytes:
     """Predict the memory of `L4PTeacher.raw` on ``batch`` clips.
 

@@ -13,7 +13,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from schemas.signal import SIGNAL_NAMES, Shape, SignalName
+from schemas.signal import P4D_SIGNALS, Shape, SignalName
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import DPTHead, canonical_name
 from teacher_cache.teachers.heads.frozen import decode_raw, to_physical
@@ -68,7 +68,7 @@ class L4P(nn.Module):
         features = self.video_encoder(frames, self.config.hooks)
         return torch.stack([features[hook] for hook in self.config.hooks], dim=1).reshape(-1, *self.config.f4d)
 
-    def raw(self, frames: Tensor, signals: Collection[SignalName] = SIGNAL_NAMES) -> RawSignals:
+    def raw(self, frames: Tensor, signals: Collection[SignalName] = P4D_SIGNALS) -> RawSignals:
         """Raw signals (log depth) of normalised frames. Runs only the heads of ``signals``."""
         f4d = self.encode(frames)
         features: RawSignals = {"f4d": f4d} if "f4d" in signals else {}

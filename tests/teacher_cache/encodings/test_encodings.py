@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from schemas.errors import BadInput
 from schemas.job import Job
 from schemas.log import ErrorFigure
-from schemas.signal import SIGNAL_NAMES, SIGNALS, SignalName
+from schemas.signal import P4D_SIGNALS, SIGNALS, SignalName
 from teacher_cache.encodings import quantiser
 from teacher_cache.encodings.base import Arrays, Encoding, StoredArray
 from teacher_cache.encodings.registry import encoding, encodings, resolve
@@ -25,7 +25,7 @@ from teacher_cache.store.chunk import checksum, encode_chunk
 SHAPES: dict[SignalName, tuple[int, ...]] = {
     "f4d": (2, 4, 3, 3, 5), "depth": (4, 6, 6), "flow": (4, 6, 6, 2), "motion": (4, 6, 6), "camray": (4, 3, 3, 6),
 }  # fmt: skip
-CASES = [(signal, name) for signal in SIGNAL_NAMES for name in encodings(signal)]
+CASES = [(signal, name) for signal in P4D_SIGNALS for name in encodings(signal)]
 FALLING_BACK = [
     (signal, name)
     for signal, name in CASES
@@ -305,12 +305,12 @@ def test_decoding_leaves_what_it_is_given_alone() -> None:
 
 def test_a_job_names_profiles_for_all_signals_or_for_each() -> None:
     job = {"videos": {"glob": "*"}, "store": "s", "teacher": {}}
-    assert resolve(Job.model_validate(job)) == {
+    lossless = {"camray": "float32", "objects": "float32", "regions": "uint8", "frames": "uint8"}
+    assert resolve(Job.model_validate(job)) == lossless | {
         "f4d": "channel-rms-1%-listed", "depth": "log-step-1/512", "flow": "step-1/16", "motion": "step-1/8",
-        "camray": "float32",
     }  # fmt: skip
-    assert resolve(Job.model_validate(job | {"encoding": "compact"})) == {
-        "f4d": "channel-rms-4%-listed", "depth": "log-step-1/64", "flow": "step-1/4", "motion": "step-1/2", "camray": "float32",
+    assert resolve(Job.model_validate(job | {"encoding": "compact"})) == lossless | {
+        "f4d": "channel-rms-4%-listed", "depth": "log-step-1/64", "flow": "step-1/4", "motion": "step-1/2",
     }  # fmt: skip
     mixed = resolve(Job.model_validate(job | {"encoding": {"f4d": "compact", "depth": "exact"}}))
     assert (mixed["f4d"], mixed["depth"], mixed["flow"]) == ("channel-rms-4%-listed", "float32-raw", "step-1/16")
@@ -486,3 +486,21 @@ def test_arrays_with_whole_numbers_say_which_is_missing() -> None:
         if encoding(signal, name).stored(SIGNALS[signal], SHAPES[signal])[0].dtype.kind in "iu"
         and not name.startswith("channel-rms")
     }
+
+
+@pytest.mark.parametrize("profile", ["fine", "compact", "exact"])
+@pytest.mark.parametrize("signal", ["regions", "frames"])
+def test_bytes_are_kept_as_they_are_under_every_profile(signal: SignalName, profile: str) -> None:
+    job = Job.model_validate({"videos": {"glob": "*"}, "store": "s", "teacher": {"family": "l4p"}, "encoding": profile})
+    shape = {"regions": (4, 6, 6), "frames": (4, 8, 8, 3)}[signal]
+    raw = torch.randint(0, 256, shape, dtype=torch.uint8)
+    encoder = encoding(signal, resolve(job)[signal])
+    arrays, figure = encoder.encode(SIGNALS[signal], raw)
+    (stored,) = encoder.stored(SIGNALS[signal], shape)
+    assert figure.measured == figure.bound == 0
+    assert arrays[signal].dtype == stored.dtype == np.uint8
+    np.testing.assert_array_equal(encoder.decode(SIGNALS[signal], arrays), raw.numpy())
+    room = np.empty(shape, np.uint8)
+    assert encoder.decode(SIGNALS[signal], arrays, room) is room
+    np.testing.assert_array_equal(room, raw.numpy())
+    assert torch.equal(encoder.decode(SIGNALS[signal], as_tensors(arrays)), raw)

@@ -22,7 +22,7 @@ from schemas.errors import TeacherFailed
 from schemas.job import Job
 from schemas.log import Unit, WorkItem
 from schemas.report import UnitReport
-from schemas.signal import SIGNAL_NAMES, SignalName
+from schemas.signal import P4D_SIGNALS, SignalName
 from teacher_cache import open_cache
 from teacher_cache.clips.video import DecodedClip
 from teacher_cache.jobs.discovery import discover, find_clips
@@ -233,13 +233,13 @@ def test_a_clips_values_do_not_depend_on_how_full_its_batch_is(videos: Path, tmp
         def kept(raw: RawSignals, _: Bring) -> list[RawSignals]:
             return [{signal: values[clip].clone() for signal, values in raw.items()} for clip in range(len(raw["f4d"]))]
 
-        whole, _ = worker.through(frames, SIGNAL_NAMES, kept)
+        whole, _ = worker.through(frames, P4D_SIGNALS, kept)
         for few in (frames[:1], frames[:2], frames[1:], frames[2:]):
             first = 3 - len(few) if torch.equal(few[-1], frames[2]) else 0
-            part, seconds = worker.through(few, SIGNAL_NAMES, kept)
+            part, seconds = worker.through(few, P4D_SIGNALS, kept)
             assert seconds > 0
             assert len(part) == len(few)
             for clip, values in enumerate(part):
-                for signal in SIGNAL_NAMES:
+                for signal in P4D_SIGNALS:
                     assert torch.equal(values[signal], whole[first + clip][signal])
         assert shapes == [3] * 5

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from schemas.errors import UnknownClip
 from schemas.job import Job, TeacherJob
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from schemas.view import View
 from teacher_cache import DiskTier, join_caches, open_cache
 from teacher_cache.jobs.run import run_job
@@ -28,7 +28,7 @@ from teacher_cache.reader.cache import Cache
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.registry import family
 
-NAMES = [*SIGNAL_NAMES, "timestamps"]
+NAMES = [*P4D_SIGNALS, "timestamps"]
 
 
 def test_stored_targets_decode_on_a_device_to_what_is_read(tiny_store: Path) -> None:

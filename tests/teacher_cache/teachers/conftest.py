@@ -14,7 +14,7 @@ from seeded_weights import seed_weights
 from small_l4p import SMALL, moving_square
 
 from schemas.job import TeacherJob
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.l4p.config import L4PConfig
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import FAMILY
@@ -60,7 +60,7 @@ def forward_of_one_clip(dtype: str) -> SimpleNamespace:
     """The packaged teacher in a precision, what it gives of one clip, and the most bytes that took."""
     teacher = FAMILY.load(TeacherJob(preset="tiny", dtype=dtype), "cpu")
     frames, given = moving_square(), []
-    peak = live_bytes.peak_live_bytes(lambda: given.append(teacher.raw(frames, SIGNAL_NAMES)))
+    peak = live_bytes.peak_live_bytes(lambda: given.append(teacher.raw(frames, P4D_SIGNALS)))
     return SimpleNamespace(teacher=teacher, raw=given[0], peak=frames.nbytes + peak)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from overlap import shares
 
 from schemas.job import TeacherJob
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.lane import PinnedBuffers, pack, unpack
 from teacher_cache.teachers.registry import loaded
 
@@ -62,19 +62,19 @@ def test_teachers_in_two_threads_give_what_one_gives() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     teachers = [loaded(TeacherJob(preset="tiny"), "cpu") for _ in range(2)]
     frames = torch.randint(0, 256, (1, 16, 112, 112, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    wanted = teachers[0].raw(frames, SIGNAL_NAMES)
+    wanted = teachers[0].raw(frames, P4D_SIGNALS)
     both, wrong = threading.Barrier(2), set()
 
     def teach(number: int) -> dict[str, torch.Tensor]:
         both.wait(60)
-        raw = teachers[number].raw(frames, SIGNAL_NAMES)
+        raw = teachers[number].raw(frames, P4D_SIGNALS)
         if torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32:
             wrong.add(number)
         return raw
 
     with ThreadPoolExecutor(2) as threads:
         for found in threads.map(teach, range(2)):
-            assert all(torch.equal(found[signal], wanted[signal]) for signal in SIGNAL_NAMES)
+            assert all(torch.equal(found[signal], wanted[signal]) for signal in P4D_SIGNALS)
     assert not wrong
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.benchmark

@@ -20,7 +20,7 @@ from unsafe import unsafe
 
 from schemas.errors import BadInput, CouldNotRun, Unreachable
 from schemas.job import TeacherJob
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.io.cache_folder import cache_folder
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import FAMILY, PRESETS, L4PTeacher
@@ -119,7 +119,7 @@ def test_weights_on_s3_are_the_weights_of_the_file(s3, tiny_checkpoint, dtype):
         L4P(PRESETS["tiny"]).load_checkpoint(tiny_checkpoint), FAMILY.identify(job(tiny_checkpoint, dtype)).identity, "cpu"
     )
     assert teacher.identity == described.identity == direct.identity
-    signals = ("f4d", "camray") if dtype == "bfloat16" else SIGNAL_NAMES  # without bfloat16 a processor takes minutes for maps
+    signals = ("f4d", "camray") if dtype == "bfloat16" else P4D_SIGNALS  # without bfloat16 a processor takes minutes for maps
     found, wanted = teacher.raw(clip(), signals), direct.raw(clip(), signals)
     assert all(torch.equal(x, wanted[signal]) for signal, x in found.items())
     assert teacher.heads() == direct.heads()

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import teacher_cache.teachers.heads.dpt
 from schemas.job import TeacherJob
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.heads.precision import autocast, convert_weights
 from teacher_cache.teachers.l4p.config import MAPS
 from teacher_cache.teachers.l4p.cost import clip_flops, encoder_flops, forward_bytes, head_flops, published_flops
@@ -49,7 +49,7 @@ class Fake:
             state = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in self.model.state_dict().items()}
         self.model.load_state_dict(state, assign=True)
 
-    def raw(self, batch: int, signals=SIGNAL_NAMES):
+    def raw(self, batch: int, signals=P4D_SIGNALS):
         """As `L4PTeacher.raw`, frames included."""
         frames = torch.zeros(batch, 16, self.size, self.size, 3, dtype=torch.uint8)
         with torch.no_grad(), autocast("cpu", self.dtype):
@@ -78,7 +78,7 @@ def test_operations_are_those_that_pytorch_counts(preset):
 
 @pytest.mark.usefixtures("_no_onednn_by_name")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("signals", [SIGNAL_NAMES, ("f4d",), ("flow", "camray")], ids=["all", "f4d", "flow+camray"])
+@pytest.mark.parametrize("signals", [P4D_SIGNALS, ("f4d",), ("flow", "camray")], ids=["all", "f4d", "flow+camray"])
 @pytest.mark.parametrize("preset", ["giant", "tiny"])
 def test_memory_is_what_the_tensors_take(preset, dtype, signals):
     predicted = {n: forward_bytes(PRESETS[preset], dtype, n, signals) for n in (1, 8)}
@@ -121,7 +121,7 @@ def test_the_plain_forward_is_the_same_network():
 
     teacher = FAMILY.load(TeacherJob(preset="tiny"), "cpu")
     frames = torch.randint(0, 256, (1, 16, 112, 112, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    raw, plain = teacher.raw(frames, SIGNAL_NAMES), plain_raw(teacher.model, normalise(frames))
+    raw, plain = teacher.raw(frames, P4D_SIGNALS), plain_raw(teacher.model, normalise(frames))
     for signal, x in raw.items():
         assert (x - plain[signal]).abs().max() < 1e-4 * x.abs().max(), signal
 

@@ -15,7 +15,7 @@ from schemas.errors import BadInput, CouldNotRun, SignalMissing
 from schemas.heads import HeadsCard
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
-from schemas.signal import SIGNAL_NAMES
+from schemas.signal import P4D_SIGNALS
 from teacher_cache.teachers.heads.frozen import load_heads
 from teacher_cache.teachers.heads.tensors import file_digest
 from teacher_cache.teachers.l4p.config import PACKAGED
@@ -44,15 +44,15 @@ def test_a_teacher_gives_the_signals_it_describes(tiny):
     described = FAMILY.identify(TINY)
     assert tiny.identity == described.identity
     assert (tiny.image_size, tiny.frames) == (described.image_size, described.frames) == (112, 16)
-    raw = tiny.raw(moving_square(clips=2), SIGNAL_NAMES)
+    raw = tiny.raw(moving_square(clips=2), P4D_SIGNALS)
     assert {s: tuple(x.shape) for s, x in raw.items()} == {s: (2, *shape) for s, shape in described.shapes.items()}
     assert {x.dtype for x in raw.values()} == {torch.float32}
     assert not any(x.requires_grad for x in raw.values())
 
 
 def test_the_packaged_teacher_looks_at_the_video(tiny):
-    raw = tiny.raw(moving_square(), SIGNAL_NAMES)
-    still = tiny.raw(moving_square()[:, :1].repeat(1, 16, 1, 1, 1), SIGNAL_NAMES)
+    raw = tiny.raw(moving_square(), P4D_SIGNALS)
+    still = tiny.raw(moving_square()[:, :1].repeat(1, 16, 1, 1, 1), P4D_SIGNALS)
     for signal, x in raw.items():
         assert x.isfinite().all(), signal
         assert x.std() > 0.05, signal
@@ -74,7 +74,7 @@ def test_one_clip_of_the_packaged_teacher_is_cheap(tiny):
 
     def seconds() -> float:
         start = time.process_time()
-        tiny.raw(clip, SIGNAL_NAMES)
+        tiny.raw(clip, P4D_SIGNALS)
         return time.process_time() - start
 
     assert min(seconds() for _ in range(3)) < 1  # 0.3 s on one core of a small server; the margin is for slower ones
@@ -125,7 +125,7 @@ def test_a_signal_it_does_not_give_is_refused(tiny):
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "signals"),
-    [("bfloat16", 0.1, SIGNAL_NAMES), ("float16", 0.01, ("f4d", "camray"))],  # CPUs are slow at float16's large maps
+    [("bfloat16", 0.1, P4D_SIGNALS), ("float16", 0.01, ("f4d", "camray"))],  # CPUs are slow at float16's large maps
 )
 def test_reduced_precision_stays_close_and_comes_back_as_float32(request, tiny, dtype, tolerance, signals):
     if dtype == "bfloat16":
@@ -163,7 +163,7 @@ def test_compiling_is_the_jobs_choice_and_not_in_the_identity(tiny):
 def test_exported_heads_give_the_teachers_maps(small, dtype):
     identity = TeacherIdentity(family="l4p", config=SMALL.model_dump(mode="json"), weights="sha256:0", dtype=dtype)
     teacher = L4PTeacher(small, identity, "cpu")
-    raw = teacher.raw(moving_square(SMALL.image_size), SIGNAL_NAMES)
+    raw = teacher.raw(moving_square(SMALL.image_size), P4D_SIGNALS)
     file, card = teacher.heads()
     assert HeadsCard.model_validate_json(card).dtype == dtype
     heads = load_heads(file, card)
@@ -196,7 +196,7 @@ def test_a_weights_file_is_identified_by_its_bytes(tiny_checkpoint, tmp_path):
 def test_a_network_is_built_once_to_say_what_it_holds(monkeypatch):
     def say():
         FAMILY.identify(TINY)
-        FAMILY.forward_bytes(TINY, 1, SIGNAL_NAMES)
+        FAMILY.forward_bytes(TINY, 1, P4D_SIGNALS)
 
     say()
     for module in ("teacher", "cost"):
