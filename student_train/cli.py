@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 import yaml
@@ -26,7 +26,6 @@ from teacher_cache.io.console import print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from student_train.regions.vision_model import VisionModel
-    from teacher_cache.reader.marked import RegionTargets
 
 _ABLATION = AblationConfig()
 
@@ -486,7 +485,7 @@ def regionize_data(  # noqa: PLR0917  # as above
             linker = ByModel(str(model), _vision(model, dtype, batch), tries=tries, at_once=batch, precision=PRECISION)
         report = regionize(
             asked_in(questions, benchmark),
-            cast("RegionTargets", open_cache(store)),
+            open_cache(store),
             out,
             roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
             linker=linker,

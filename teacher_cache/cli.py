@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 from rich import box
@@ -30,9 +30,6 @@ from schemas.storage import StorageOptions
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.console import print_json, progress_bar, size, stderr, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
-
-if TYPE_CHECKING:
-    from teacher_cache.reader.marked import RegionTargets
 
 app = command_line(
     "teacher-cache", "Run a frozen 4D teacher once over all training videos, and keep what it saw in a Zarr store."
@@ -352,7 +349,7 @@ def marks(
         from teacher_cache.report.marks import write_marks
 
         report = write_marks(
-            cast("RegionTargets", open_cache(store, storage_options=_options(storage))),
+            open_cache(store, storage_options=_options(storage)),
             clip or None,
             out,
             videos=videos or (),

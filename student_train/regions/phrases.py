@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.errors import BadInput, VideoError
+from schemas.prompt import LONGEST_PHRASE, MOST_PHRASES
 from schemas.regionize import DroppedQuestion, PhrasesReport
 from student_train.evaluation.benchmarks.item import segment_of
 from student_train.evaluation.generating import some
@@ -44,39 +45,63 @@ def write_phrases(
     `BadInput` if nothing is named, or the file cannot be written.
     """
     require_writable(out)
-    found: dict[_Part, dict[str, None]] = {}
-    left_out: list[str] = []
-    count = 0
+    listed = _List(roots)
+    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
+        for together in some(listed.readable(questions, advance), at_once):
+            for (one, part), phrases in zip(together, _phrases(together, decoder, says, tries), strict=True):
+                listed.add(one, part, phrases)
+    rows = listed.rows()
+    if not rows:
+        raise BadInput("\n".join(["no question names an object in a video:", *listed.left_out[:20]]))
+    with written_whole(out) as draft:
+        draft.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    return PhrasesReport(
+        out=str(out),
+        questions=listed.count,
+        videos=len(rows),
+        phrases=sum(len(row[COLUMN]) for row in rows),
+        left_out=tuple(listed.left_out),
+    )
 
-    def readable() -> Iterator[tuple[Asked, _Part]]:
-        nonlocal count
+
+class _List:
+    """The list of videos while it is made."""
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._found: dict[_Part, dict[str, None]] = {}
+        self.left_out: list[str] = []
+        self.count = 0
+
+    def readable(
+        self, questions: Iterable[Asked | DroppedQuestion], advance: Callable[[int], None]
+    ) -> Iterator[tuple[Asked, _Part]]:
+        """The questions whose video is there; the others are left out."""
         for one in questions:
-            count += 1
+            self.count += 1
             advance(1)
             if isinstance(one, DroppedQuestion):
-                left_out.append(f"{one.id}: {one.detail}")
+                self.left_out.append(f"{one.id}: {one.detail}")
                 continue
             try:
-                yield one, _part(one, roots)
+                yield one, _part(one, self._roots)
             except BadInput as error:
-                left_out.append(f"{one.id}: {error}")
+                self.left_out.append(f"{one.id}: {error}")
 
-    with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
-        for together in some(readable(), at_once):
-            for (one, part), phrases in zip(together, _phrases(together, decoder, says, tries), strict=True):
-                if isinstance(phrases, Refused):
-                    left_out.append(f"{one.id}: {phrases.detail}")
-                else:
-                    found.setdefault(part, {}).update(dict.fromkeys(phrase.name for phrase in phrases))
-    named = {part: list(phrases) for part, phrases in found.items() if phrases}
-    if not named:
-        raise BadInput("\n".join(["no question names an object in a video:", *left_out[:20]]))
-    with written_whole(out) as draft:
-        lines = (json.dumps(part.row | {COLUMN: phrases}, ensure_ascii=False) for part, phrases in named.items())
-        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return PhrasesReport(
-        out=str(out), questions=count, videos=len(named), phrases=sum(map(len, named.values())), left_out=tuple(left_out)
-    )
+    def add(self, one: Asked, part: _Part, phrases: tuple[Phrase, ...] | Refused) -> None:
+        """What a question names. A phrase that is too long for a list is none of an object."""
+        if isinstance(phrases, Refused):
+            self.left_out.append(f"{one.id}: {phrases.detail}")
+            return
+        names = (phrase.name for phrase in phrases if len(phrase.name) <= LONGEST_PHRASE and phrase.name.isprintable())
+        self._found.setdefault(part, {}).update(dict.fromkeys(names))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each video of which something is named, with as many phrases as a clip can have."""
+        for part, names in self._found.items():
+            if (more := len(names) - MOST_PHRASES) > 0:
+                self.left_out.append(f"{part.video}: {more} phrases more than the {MOST_PHRASES} that a clip can have")
+        return [part.row | {COLUMN: list(names)[:MOST_PHRASES]} for part, names in self._found.items() if names]
 
 
 class _Part(NamedTuple):
