@@ -110,4 +110,4 @@ def test_a_job_looks_for_what_questions_name(
     words = ["data", "regionize", questions, "--store", tmp_path / "store", "--video-root", videos, "--out", tmp_path / "asked"]
     done = student_train_command(*words, "--json")
     assert done.json["read"] == 8
-    assert set(done.json["dropped"]) <= {"not_found", "not_in_frame"}
+    assert set(done.json["dropped"]) <= {"not_found", "not_in_frame", "ambiguous"}
