@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import BadInput
-from schemas.regionize import DroppedQuestion
+from schemas.regionize import DroppedQuestion, KeptQuestion
 from student_train.data.conversations import Conversation, Place, Unread, conversations_in, records_in
 from student_train.evaluation.benchmarks.item import Footage, Item
 from student_train.evaluation.benchmarks.protocol import read
@@ -116,29 +116,33 @@ def record_of(asked: Asked, place: Footage | None) -> dict[str, Any]:
     }
 
 
-def written(record: Mapping[str, Any], name: str, texts: Sequence[str], video: str, picture: str) -> dict[str, Any]:
-    """The record in R4D-Bench's fields, or as a conversation in LLaVA's shape."""
+def written(one: KeptQuestion) -> dict[str, Any]:
+    """A question as it is asked, in R4D-Bench's fields, or a conversation in LLaVA's shape."""
+    record: Mapping[str, Any] = one.record
     if "roles" in record:
-        turns = [{"from": role, "value": text} for role, text in zip(record["roles"], texts, strict=True)]
+        turns = [{"from": role, "value": text} for role, text in zip(record["roles"], one.after, strict=True)]
         first = next(turn for turn in turns if turn["from"] == "human")
         first["value"] = f"<image>\n<video>\n{first['value']}"
-        return {"id": name, "video": video, "image": picture, "conversations": turns}
-    question, *options = texts
+        return {"id": one.id, "clip_id": one.clip_id, "video": one.video, "image": one.picture, "conversations": turns}
+    question, *options = one.after
     if period := record.get("period"):
         question = f"From {period[0]} s to {period[1]} s: {question}"
     answer = record["number"] if not options else None if record["right"] is None else options[record["right"]]
     start, end = record.get("time_start"), record.get("time_end")
     cut = {} if start is None else {"time_start": start, "time_end": end}
     return {
-        "id": name,
+        "id": one.id,
         "benchmark": record["benchmark"],
         "task": record["task"],
         # A part of a video is not cut out: where the file of the part is missing, readers show these seconds of the source.
-        "video": f"clipped/{video.removeprefix('videos/')}" if cut else video,
-        "source": video,
+        "video": f"clipped/{one.video.removeprefix('videos/')}" if cut else one.video,
+        "source": one.video,
         **cut,
-        "som_image": picture,
+        "som_image": one.picture,
         **({"options": options} if options else {}),
         "answer": answer,
         "question": question,
+        "question_raw": one.before[0],
+        "objects": [part.model_dump(mode="json") for part in one.objects],
+        "confidence": one.confidence.model_dump(mode="json"),
     }

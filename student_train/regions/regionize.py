@@ -139,16 +139,7 @@ def write_records(out: Path, kept: Iterable[KeptQuestion]) -> None:
     questions: list[str] = []
     conversations: list[str] = []
     for one in kept:
-        record = written(one.record, one.id, one.after, one.video, one.picture)
-        if "roles" in one.record:
-            conversations.append(json.dumps(record, ensure_ascii=False))
-            continue
-        extra = {
-            "question_raw": one.before[0],
-            "objects": [part.model_dump(mode="json") for part in one.objects],
-            "confidence": one.confidence.model_dump(mode="json"),
-        }
-        questions.append(json.dumps(record | extra, ensure_ascii=False))
+        (conversations if "roles" in one.record else questions).append(json.dumps(written(one), ensure_ascii=False))
     joined = ",\n".join(questions)
     _write(out / QUESTIONS, f"[\n{joined}\n]\n" if questions else "")
     _write(out / CONVERSATIONS, "".join(f"{line}\n" for line in conversations))

@@ -176,6 +176,7 @@ def test_conversations_stay_conversations_and_train(scenes: Scenes, tmp_path: Pa
         f"<image>\n<video>\nWhere is <obj_{ball.number}>?",
         f"<obj_{ball.number}> is on the floor.",
     ]
+    assert (read_back.clip_id, read_back.video) == (clip.clip_id, "videos/own/scene-0.mp4")
     assert (tmp_path / "out" / read_back.images[0]).is_file()
     assert (tmp_path / "out" / str(read_back.video)).is_file()
 
