@@ -473,13 +473,12 @@ def regionize_data(  # noqa: PLR0917  # as above
         from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
         from student_train.regions.checked import ByModel  # noqa: PLC0415
         from student_train.regions.linking import ByRules, Linker  # noqa: PLC0415
-        from student_train.regions.regionize import Wanted, begin, regionize  # noqa: PLC0415
+        from student_train.regions.regionize import Wanted, regionize  # noqa: PLC0415
         from teacher_cache import open_cache  # noqa: PLC0415
         from teacher_cache.clips.preprocess import FrameSize  # noqa: PLC0415
         from teacher_cache.io.places import Roots  # noqa: PLC0415
         from teacher_cache.regions.phrases import PRECISION  # noqa: PLC0415
 
-        begin(out, overwrite=overwrite)
         linker: Linker = ByRules(PRECISION)
         if model is not None:
             linker = ByModel(str(model), _vision(model, dtype, batch), tries=tries, at_once=batch, precision=PRECISION)
@@ -490,6 +489,7 @@ def regionize_data(  # noqa: PLR0917  # as above
             roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
             linker=linker,
             wanted=Wanted(least, whole, style, FrameSize(size, "own")),
+            overwrite=overwrite,
             advance=_told_now_and_then(),
         )
     if as_json:

@@ -80,22 +80,26 @@ def regionize(
     roots: Roots,
     linker: Linker,
     wanted: Wanted,
+    overwrite: bool = False,
     advance: Any = lambda _: None,
 ) -> RegionizeReport:
     """Write the questions whose objects the store has, with marks in the place of their names, and say why others are dropped.
 
     ``out`` gets ``test.json``, as R4D-Bench lays it out, or ``conversations.jsonl``; the marked pictures in ``images/``, the
     videos in ``videos/``, by hard links where that is possible; and all that is known of each question in ``kept.jsonl`` and
-    ``dropped.jsonl``. Clips are read one after another, each once, whatever the order of the questions. Raises
-    `SignalMissing`, and `BadInput` if the folder cannot be written.
+    ``dropped.jsonl``. Clips are read one after another, each once, whatever the order of the questions. ``overwrite``: replace
+    the questions in the folder, once the new ones are read. Raises `SignalMissing`, and `BadInput` if the folder holds
+    questions or cannot be written.
     """
     require_regions(cache)
+    if (out / KEPT).exists() and not overwrite:
+        raise BadInput(f"{out} holds questions already; give another --out, or --overwrite to replace them")
     counts = _Counts()
     with ExitStack() as held:
         frames = held.enter_context(RegionFrames(cache, roots, wanted.size))
-        files = held.enter_context(_files(out))
         work = _Work(cache, frames, out, roots=roots, linker=linker, wanted=wanted)
         ready, without = work.clips_of(questions)
+        files = held.enter_context(_files(out))
         for one in chain(without, work.questions_of(ready)):
             counts.add(one)
             files.add(one)
@@ -103,12 +107,8 @@ def regionize(
     return finished(out, counts.report(str(out), cache.url, wanted.style, linker.name))
 
 
-def begin(out: Path, *, overwrite: bool) -> None:
-    """Raise `BadInput` if the folder holds questions; with ``overwrite``, remove them, their pictures and their videos."""
-    if not (out / KEPT).exists():
-        return
-    if not overwrite:
-        raise BadInput(f"{out} holds questions already; give another --out, or --overwrite to replace them")
+def _clear(out: Path) -> None:
+    """Remove the questions in a folder, their pictures and their videos."""
     for name in ("images", "videos"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in (KEPT, DROPPED, REPORT, QUESTIONS, CONVERSATIONS):
@@ -235,6 +235,10 @@ class _Work:
             return self._drop(one, "unsure", f"{low[0][0]} {low[0][1]:.2f}, and {self._wanted.least:g} is the least")
         frame = to.frame()
         boxes = boxes_of(frame.labels)
+        if absent := sorted(numbers - boxes.keys()):
+            return self._drop(
+                one, "not_in_frame", f"the label map has no pixel of object {absent[0]}, which its table says it has"
+            )
         benchmark = file_name(one.asked.benchmark, "")
         return KeptQuestion(
             id=one.asked.id,
@@ -369,9 +373,10 @@ class _Files:
 
 @contextmanager
 def _files(out: Path) -> Iterator[_Files]:
-    """``kept.jsonl`` and ``dropped.jsonl``, which are there once all is written. Raises `BadInput`."""
+    """``kept.jsonl`` and ``dropped.jsonl``, there once all is written; what was there before is gone. Raises `BadInput`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _clear(out)
         with (
             written_whole(out / KEPT) as kept,
             written_whole(out / DROPPED) as left_out,

@@ -18,7 +18,7 @@ from student_train.regions.review_page import jpeg, render
 from teacher_cache.io.output_folder import require_writable, write_json, written_whole
 from teacher_cache.regions.phrases import MARK
 
-APPLIED = "review.json"
+APPLIED = "reviewed.json"
 TASKS, CONFIG = "tasks.json", "labelling.xml"
 _FAULTS_SHOWN = 10
 _BETWEEN = "\n---\n"

@@ -24,7 +24,7 @@ from student_train.evaluation.benchmarks.r4d import R4D
 from student_train.models.image_text import tiny
 from student_train.regions.asked import asked_in
 from student_train.regions.linking import ByRules
-from student_train.regions.regionize import Wanted, begin, kept_in, regionize
+from student_train.regions.regionize import Wanted, kept_in, regionize
 from teacher_cache.io.places import Roots
 from teacher_cache.regions.marks import color_of
 
@@ -38,7 +38,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
 
 
 def made(
-    folder: Path, questions: Path, store: Any, out: Path, *, benchmark: str | None = None, **wanted: Any
+    folder: Path,
+    questions: Path,
+    store: Any,
+    out: Path,
+    *,
+    benchmark: str | None = None,
+    overwrite: bool = False,
+    **wanted: Any,
 ) -> RegionizeReport:
     return regionize(
         asked_in(questions, benchmark),
@@ -47,6 +54,7 @@ def made(
         roots=Roots((str(folder),), "--video-root"),
         linker=ByRules(0.95),
         wanted=Wanted(**wanted),
+        overwrite=overwrite,
     )
 
 
@@ -227,9 +235,15 @@ def test_a_folder_with_questions_and_a_store_without_regions_are_refused(scenes:
     made(folder, folder / "questions.json", store, tmp_path)
     before = KeptQuestion.model_validate_json((tmp_path / "kept.jsonl").read_text().splitlines()[0])
     with pytest.raises(BadInput, match="holds questions already"):
-        begin(tmp_path, overwrite=False)
-    begin(tmp_path, overwrite=True)
+        made(folder, folder / "questions.json", store, tmp_path)
+    (tmp_path / "broken.json").write_text("[")
+    for broken, of in ((tmp_path / "broken.json", store), (folder / "questions.json", replace(store, signals=()))):
+        with pytest.raises(BadInput):
+            made(folder, broken, of, tmp_path, overwrite=True)
+        assert (tmp_path / before.picture).exists()
+    made(folder, folder / "questions.json", store.noisy(0, missed=1.0), tmp_path, overwrite=True)
     assert not (tmp_path / before.picture).exists()
+    (tmp_path / "kept.jsonl").unlink()
     with pytest.raises(BadInput, match=r"has no kept\.jsonl"):
         list(kept_in(tmp_path))
     (tmp_path / "file").touch()

@@ -177,7 +177,7 @@ def test_a_review_that_does_not_fit_changes_nothing(folder: Path) -> None:
     with pytest.raises(BadInput, match="reviews other questions"):
         apply_review(folder, review(folder, {}, set="sha256:1"))
     assert (folder / "test.json").read_bytes() == before
-    assert not (folder / "review.json").exists()
+    assert not (folder / "reviewed.json").exists()
 
 
 def test_reviews_of_parts_add_up_and_what_is_done_is_not_asked_again(folder: Path) -> None:
