@@ -28,6 +28,8 @@ FailureReason = Literal[
     "interlaced_unsupported",  # frames of two fields, and the recipe does not deinterlace
     "decode_timeout",  # the decoder exceeded its deadline and was killed
     "decoder_crashed",  # the decoder's process died
+    "prompt_missing",  # the teacher takes more than frames, and what the row names was not there
+    "prompt_unusable",  # what the row gives the teacher beside frames cannot be read, or does not fit
     "teacher_nonfinite",  # the teacher gave NaN or infinity
     "teacher_crashed",  # teachers were lost over it, at last with nothing else in work
     "encoding_bound",  # the encoding cannot hold the values within its stated bound
@@ -199,6 +201,10 @@ class Clip(Frozen):
     ``segment_end`` also if the segment goes on to the video's end."""
     flipped: bool = False
     """Whether left and right are swapped: `ClipView`."""
+
+    prompt: str | None = None
+    """What it gives a teacher that takes more than frames, as JSON: `schemas.prompt.Prompt`. Null for other teachers, and where
+    the masks that its list names were not there."""
 
     @property
     def video_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,7 @@ EncodingProfile = Literal["fine", "compact", "exact"]
 
 
 ListFormat = Literal["jsonl", "json", "csv", "parquet", "conversations"]
-ListColumn = Literal["uri", "id", "start", "end"]
+ListColumn = Literal["uri", "id", "start", "end", "phrases", "masks"]
 VideoIdentity = Literal["listed", "sampled"]
 
 
@@ -27,14 +27,19 @@ class VideoSource(Frozen):
     """A list of videos: JSON lines, a JSON array, CSV, Parquet, conversations, or the folder of a Hugging Face dataset
     with ``metadata.csv``, ``.jsonl`` or ``.parquet``. A row has a ``uri`` (or ``file_name``, ``video``, ``video_path``,
     ``path``, whichever comes first) and, if wanted, an ``id``, and ``start`` and ``end`` in seconds for a segment of the video.
-    Its other texts, numbers and truth values are kept for reading. Relative uris start from ``root``. A ``uri`` may
-    also name a tar, a member of one (``x.tar#0001.mp4``), or, with a ``/`` at its end, a folder of numbered pictures."""
+    For a teacher that takes them, ``phrases`` name the objects to find, as a list or as a text with ``;`` or full stops between
+    them, and ``masks`` are where a set's truth masks are. Its other texts, numbers and truth values are kept for reading.
+    Relative uris and masks start from ``root``. A ``uri`` may also name a tar, a member of one
+    (``x.tar#0001.mp4``), or, with a ``/`` at its end, a folder of numbered pictures."""
     format: ListFormat | None = None
     """The manifest's format, where its name and its first bytes would tell another one."""
     columns: dict[ListColumn, str] = Field(default_factory=dict)
     """The manifest's own names of columns: ``{uri: clip_path, start: t0}``."""
     root: str | None = None
     """The folder or URL that the manifest's relative uris start from; the manifest's own folder when absent."""
+    phrases: str | None = None
+    """Of a teacher that takes phrases: a file of JSON lines, ``{"id": …, "phrases": […]}``: the phrases of the video or segment
+    of that id, before those of the list. Ids that are not listed are left out."""
     mixture: str | None = None
     """A YAML file of sets of conversations, as the ``data.mixture`` of TRAIN.yaml names it: the videos of all its sets, each
     once. A set's relative videos start from the first of its ``video_root``, or from each file's folder."""
@@ -91,6 +96,8 @@ class TeacherJob(Frozen):
     """sha256 of the weights' file. If it is given, the job refuses a file with another one."""
     dtype: Precision = "float32"
     """Precision of the teacher's weights and arithmetic."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the family's own, such as ``{objects: 16}`` of ``given`` and ``grounded-sam``. They are in the recipe."""
     compile: bool = False
     """Whether to compile the teacher with `torch.compile`. It only changes speed, so it is not in the recipe."""
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 
 from schemas.base import Frozen, canonical_json, differences
 from schemas.clip import DEFAULT_TAIL_SHARE, LARGEST_SIZE, MOST_FRAMES, Hdr, Interlaced, Preprocessing, Sampling
+from schemas.prompt import PromptName
 from schemas.signal import SignalName
 
 FORMAT_VERSION = 2
@@ -45,6 +46,12 @@ class TeacherIdentity(Frozen):
     """Digest of the weights."""
     dtype: Precision
     """Precision of weights and arithmetic."""
+
+    @property
+    def takes(self) -> tuple[PromptName, ...]:
+        """What each row must give it beside frames, as its configuration says: `schemas.prompt.Prompt`."""
+        said = self.config.get("takes", ())
+        return tuple(name for name in ("masks", "phrases") if isinstance(said, list | tuple) and name in said)
 
 
 class ShotRecipe(Frozen):

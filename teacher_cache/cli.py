@@ -19,6 +19,7 @@ from schemas.report import (
     DoctorReport,
     Estimate,
     LogReport,
+    MarkStyle,
     PilotReport,
     PlanReport,
     RunReport,
@@ -363,6 +364,53 @@ def stats(
         _print_stats(report)
         if card is not None:
             stdout.print(f"wrote {card}; say its licence there", soft_wrap=True)
+
+
+@app.command(cls=Command)
+def marks(
+    store: StoreUrl,
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write", show_default=False)],
+    clip: Annotated[
+        list[str] | None, typer.Option(help="a clip id; repeat for several", show_default="every committed clip")
+    ] = None,
+    frame: Annotated[int, typer.Option(metavar="N", min=0, help="which of the clip's frames to draw in, from 0")] = 0,
+    style: Annotated[MarkStyle, typer.Option(help="outline an object by its box or by its contour")] = "box",
+    size: Annotated[
+        int, typer.Option(metavar="PX", min=16, max=4096, help="the most pixels of a picture's width; it is never enlarged")
+    ] = 448,
+    square: Annotated[
+        bool, typer.Option("--square", help="squash pictures to squares of --size, as a student sees frames")
+    ] = False,
+    videos: Videos = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the numbers and outlines of each clip's objects in one of its frames, as PNG files (Set-of-Mark)."""
+    with reported_errors(as_json):
+        from teacher_cache.clips.preprocess import FrameSize
+        from teacher_cache.reader.cache import open_cache
+        from teacher_cache.report.marks import write_marks
+
+        report = write_marks(
+            open_cache(store, storage_options=_options(storage)),
+            clip or None,
+            out,
+            videos=videos or (),
+            frame=frame,
+            style=style,
+            size=FrameSize(size, "square" if square else "own"),
+        )
+        if as_json:
+            print_json(report)
+        else:
+            stdout.print(f"wrote {len(report.files)} pictures to {out}", soft_wrap=True)
+            if report.undrawn:
+                table = Table("clip without a picture", "reason", "detail")
+                for one in report.undrawn[:_FAILURES_SHOWN]:
+                    table.add_row(one.clip_id, one.reason, one.detail)
+                stdout.print(table)
+    raise SystemExit(1 if report.undrawn else 0)
 
 
 @app.command(cls=Command)

@@ -133,6 +133,57 @@ def _encode_videos(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def truth_masks(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
+    """A list of the test videos with their truth masks, DAVIS-like: list.jsonl, and masks/scene-N/00000.png, …, 96×64.
+
+    The numbers are the scene's objects', from 1. Each row has the objects' names as ``phrases``, and one that no scene has.
+    """
+    return made_by_one(tmp_path_factory, "truth", partial(_write_masks, videos))
+
+
+def _write_masks(videos: Path, folder: Path) -> None:
+    from PIL import Image
+
+    from teacher_cache.scenes import frame_times, random_scene, render_scene
+
+    rows = []
+    for seed, (frames, fps) in enumerate(CLOCKS):
+        scene = random_scene(seed)
+        masks = folder / "masks" / f"scene-{seed}"
+        masks.mkdir(parents=True)
+        for number, instance in enumerate(render_scene(scene, frame_times(frames, fps), height=64, width=96).instance):
+            Image.fromarray((instance + 1).astype("uint8")).convert("P").save(masks / f"{number:05d}.png")
+        phrases = [thing.name for thing in scene.objects]
+        about = {"phrases": [*phrases, "a unicorn"], "masks": f"masks/scene-{seed}"}
+        rows.append({"uri": str(videos / f"scene-{seed}.mp4"), "id": f"scene-{seed}.mp4", **about})
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def regions_job(folder: Path, truth: Path, store: str | Path, **changes: Any) -> dict[str, Any]:
+    """A job that keeps the truth masks of the test videos."""
+    of_regions: dict[str, Any] = {
+        "videos": {"manifest": str(truth / "list.jsonl")},
+        "teacher": {"family": "given", "preset": "px112", "options": {"objects": 12}},
+        "signals": ["regions", "objects"],
+    }
+    return Jobs(folder, folder).value(store, **(of_regions | changes))
+
+
+@pytest.fixture(scope="session")
+def regions_store(tmp_path_factory: pytest.TempPathFactory, truth_masks: Path) -> Path:
+    """A committed store of the four videos' truth masks. For reading only."""
+    return made_by_one(tmp_path_factory, "regions", partial(_run_regions_job, truth_masks)) / "store"
+
+
+def _run_regions_job(truth: Path, folder: Path) -> None:
+    from schemas.job import Job
+    from teacher_cache.jobs.run import run_job
+
+    report = run_job(Job.model_validate(regions_job(folder, truth, folder / "store")))
+    assert report.clips.committed == 4
+
+
+@pytest.fixture(scope="session")
 def real_videos() -> Path:
     """The folder of real footage, where there is one."""
     folder = SHARED / "videos"

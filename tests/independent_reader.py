@@ -24,6 +24,7 @@ from pyarrow import BufferReader
 AHEAD = 4
 NO_CHUNK = 2**64 - 1
 CLOCK = ("timestamps", "frame_index")
+PARTS = ("clock", "f4d", "depth", "flow", "motion", "camray", "regions", "objects", "frames")
 LOG_STEPS = {"log-step-1/512": 1 / 512, "log-step-1/64": 1 / 64}
 STEPS = {"step-1/16": 1 / 16, "step-1/4": 1 / 4, "step-1/8": 1 / 8, "step-1/2": 1 / 2}
 
@@ -194,7 +195,7 @@ class Reader:
 
     def clips(self) -> Iterator[tuple[str, str, str | None]]:
         """(clip id, what became of it in all parts, why it failed) of each clip, in the order of rows."""
-        parts = sorted(self.state.parts, key=["clock", "f4d", "depth", "flow", "motion", "camray"].index)
+        parts = sorted(self.state.parts, key=PARTS.index)
         for row in sorted(self.rows.values(), key=lambda row: row["row"]):
             status, reason = self.status(row["row"], parts)
             yield row["clip_id"], "pending" if status == "retired" else status, reason
@@ -260,7 +261,7 @@ def undone(data: bytes, codecs: list[dict[str, Any]], shape: list[int], data_typ
 def decoded(signal: str, encoding: str, stored: np.ndarray) -> np.ndarray:
     if encoding.startswith("channel-rms-"):
         return channel_rms(stored)
-    if encoding in {"float32-raw", "float32"}:
+    if encoding in {"float32-raw", "float32", "uint8"}:
         return np.exp(stored) if signal == "depth" else stored
     if encoding in LOG_STEPS:
         return np.exp(stored.astype(np.float32) * np.float32(LOG_STEPS[encoding]))

@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 from schemas.credentials import holds_credentials
 from schemas.errors import BadInput
 from schemas.job import ListColumn, ListFormat
+from schemas.prompt import PromptName
 from teacher_cache.clips.extra import Dropped, packed
+from teacher_cache.clips.prompts import prompt_of
 from teacher_cache.io.places import OPENED_URL, require_openable
 
 LISTED = pa.schema(
@@ -34,10 +36,12 @@ LISTED = pa.schema(
         "id": pa.string(),
         "segment_start": pa.float64(),
         "segment_end": pa.float64(),
+        "prompt": pa.string(),
         "extra": pa.string(),
     }
 )
-"""Schema of a table of listed rows: the URI as it is written, the id if there is one, the segment, and the other columns."""
+"""Schema of a table of listed rows: the URI as it is written, the id if there is one, the segment, what the row gives
+a teacher that takes more than frames, and the other columns."""
 
 URI_COLUMNS = ("uri", "file_name", "video", "video_path", "path")
 """The columns that may name the video; the first of them that a row has does."""
@@ -79,6 +83,10 @@ class ListFile:
     """None to tell it by name and first bytes."""
     columns: Mapping[ListColumn, str] = field(default_factory=dict)
     """The list's own names of our columns."""
+    takes: tuple[PromptName, ...] = ()
+    """What the teacher takes beside frames."""
+    root: str = ""
+    """What relative masks start from."""
     dropped: Dropped = field(default_factory=Dropped)
     """Counts what is not kept of the other columns."""
 
@@ -87,12 +95,13 @@ def read_list(file: ListFile) -> Iterator[pa.Table]:
     """The list's rows as tables of `LISTED`, in order. Raises `BadInput` that names the file and the row."""
     read, unit = _READERS[format_of(file)]
     for chunk in read(file):
-        table = None if file.columns else chunk.table
+        table = None if file.columns or file.takes else chunk.table
         if table is None or not _is_well_formed(table):
             yield from _checked(chunk.records(), f"{file.name}, {unit}", file)
         else:
             start = pc.if_else(pc.is_valid(table["end"]), pc.fill_null(table["start"], 0.0), table["start"])
-            columns = [table["uri"], table["id"], start, table["end"], pa.nulls(table.num_rows, pa.string())]
+            nothing = pa.nulls(table.num_rows, pa.string())
+            columns = [table["uri"], table["id"], start, table["end"], nothing, nothing]
             yield pa.table(columns, schema=LISTED)
 
 
@@ -329,6 +338,7 @@ def _chosen(parquet: pq.ParquetFile, about: ListFile) -> Iterator[str]:
             (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind))
             or pa.types.is_string(kind)
             or pa.types.is_large_string(kind)
+            or ("phrases" in about.takes and column.name == about.columns.get("phrases", "phrases"))
         ):
             yield column.name
         else:
@@ -479,7 +489,7 @@ def _are_plain(listed: pa.Table) -> bool:
     return pc.all(pc.match_substring_regex(urls, OPENED_URL)).as_py() is not False
 
 
-Row = tuple[str, str | None, float | None, float | None, str | None]
+Row = tuple[str, str | None, float | None, float | None, str | None, str | None]
 """As `LISTED`."""
 
 
@@ -531,7 +541,9 @@ def _row(record: Record, about: ListFile) -> Row:
         start = start or 0.0
         if end <= start:
             raise BadInput(f"a segment from {start:g} to {end:g} s is empty; needed start < end")
-    return uri, name, start, end, packed(rest, about.dropped) if rest else None
+    given: dict[PromptName, Any] = {key: rest.pop(columns.get(key, key), None) for key in about.takes}
+    prompt = prompt_of(given, about.root).text if given else None
+    return uri, name, start, end, prompt, packed(rest, about.dropped) if rest else None
 
 
 def _seconds(value: Any, key: str) -> float | None:

@@ -64,7 +64,7 @@ def listed_pictures(folder: str) -> list[Picture] | None:
         return None
     is_remote = local_path(folder) is None  # where a URL with a query or fragment is not opened
     pictures = [one for one in found if is_picture(one.name) and not (is_remote and _NO_URL.search(one.name))]
-    return sorted(pictures, key=lambda one: (_number(one.name), one.name))
+    return sorted(pictures, key=lambda one: (numbered(one.name), one.name))
 
 
 def is_picture(name: str) -> bool:
@@ -73,7 +73,8 @@ def is_picture(name: str) -> bool:
     return name.isprintable() and path.suffix.lower() in SUFFIXES and _NUMBER.search(path.stem) is not None
 
 
-def _number(name: str) -> int:
+def numbered(name: str) -> int:
+    """The last number in a picture's name, which `is_picture` holds for."""
     found = _NUMBER.search(PurePosixPath(name).stem)
     assert found is not None
     return int(found[1])
@@ -138,7 +139,7 @@ def _require_even_steps(pictures: Sequence[Picture]) -> None:
     """Raises `VideoError` where a picture lacks, or two have one number: the frames would not be those of even times."""
     if not pictures:
         raise VideoError("no_frames", f"the folder holds no picture ({', '.join(sorted(SUFFIXES))}) whose name has a number")
-    steps = [_number(after.name) - _number(before.name) for before, after in pairwise(pictures)]
+    steps = [numbered(after.name) - numbered(before.name) for before, after in pairwise(pictures)]
     least = max(min(steps, default=1), 1)
     for (before, after), step in zip(pairwise(pictures), steps, strict=True):
         if step != least:

@@ -18,12 +18,22 @@ from fsspec.utils import glob_translate
 
 from schemas.errors import BadInput
 from schemas.job import ListFormat, VideoIdentity, VideoSource
+from schemas.prompt import Prompt, PromptName
 from teacher_cache.clips.expansion import expanded, is_compound
 from teacher_cache.clips.extra import Dropped
 from teacher_cache.clips.listing import listed, split
-from teacher_cache.clips.lists import LISTED, ListFile, format_of, read_list, require_all_keepable, require_keepable
+from teacher_cache.clips.lists import (
+    LISTED,
+    ListFile,
+    format_of,
+    json_objects,
+    read_list,
+    require_all_keepable,
+    require_keepable,
+)
 from teacher_cache.clips.mixture import files_of, mixture_of
 from teacher_cache.clips.pictures import is_picture
+from teacher_cache.clips.prompts import phrases_by_id, with_phrases
 from teacher_cache.clips.tables import VIDEOS, Keys, column_keys, distinct, times_text
 from teacher_cache.io.bucket import BUCKETS
 from teacher_cache.io.local_copy import local_copy
@@ -78,13 +88,14 @@ class Videos:
         return self.table()[name]
 
 
-def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
+def list_videos(source: VideoSource, note: Note = _say_nothing, takes: tuple[PromptName, ...] = ()) -> Videos:
     """The job's videos, or segments of them, each once, in listed order, a video's segments together.
 
-    ``note`` is called with each sentence that the user should read. Raises `BadInput` if there is none, `Unreachable`.
+    ``note`` is called with each sentence that the user should read; ``takes`` is what the teacher takes beside frames, of which
+    each row gets its `Prompt`. Raises `BadInput` if there is no video, or none has what the teacher takes, `Unreachable`.
     """
     notes: list[str] = []
-    videos = _from_globs(source, note) if source.glob is not None else _from_lists(source, notes.append)
+    videos = _from_globs(source, note) if source.glob is not None else _from_lists(source, notes.append, takes)
     if not videos.num_rows:
         if source.mixture is None:
             require_bucket(source.manifest or source.globs[0])
@@ -98,7 +109,30 @@ def list_videos(source: VideoSource, note: Note = _say_nothing) -> Videos:
     told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
     # A mixture's ids are its paths as they are written.
     remedy = "give each its own id" if source.mixture is None else "give the sets one `video_root`, with a folder for each"
-    return Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id", remedy), videos.before)
+    found = Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id", remedy), videos.before)
+    return _prompted(found, source, takes, note) if takes else found
+
+
+def _prompted(videos: Videos, source: VideoSource, takes: tuple[PromptName, ...], note: Note) -> Videos:
+    """The videos with a prompt each. Raises `BadInput` if none has what the teacher takes first: the rest it can do without."""
+    listed = videos.listed
+    prompts = listed["prompt"] if "prompt" in listed.column_names else pa.chunked_array([pa.nulls(len(listed), pa.string())])
+    prompts = pc.fill_null(prompts, Prompt().text)
+    if source.phrases is not None and "phrases" in takes:
+        with _local_copy(source.phrases) as copy:
+            known, found = phrases_by_id(source.phrases, json_objects(copy, source.phrases))
+        prompts = with_phrases(prompts, videos.keys, known, found)
+    has = pc.match_substring(prompts, '"masks"') if takes[0] == "masks" else pc.not_equal(prompts, Prompt().text)
+    if not pc.any(has).as_py():
+        raise BadInput(
+            f"the teacher takes {takes[0]} with frames, and {source.origin} has none. Give its rows a column `{takes[0]}`, or "
+            "name theirs in `videos.columns`"
+            + ("; or give a file of phrases as `videos.phrases`." if takes[0] == "phrases" else ".")
+        )
+    if lacking := videos.num_rows - pc.sum(has).as_py():
+        note(f"{lacking} of {videos.num_rows} videos have no {takes[0]}")
+    listed = listed.drop_columns("prompt") if "prompt" in listed.column_names else listed
+    return Videos(listed.append_column("prompt", prompts), videos.before)
 
 
 def _require_no_https(uris: pa.ChunkedArray, origin: str) -> None:
@@ -155,12 +189,12 @@ def _lists_of(source: VideoSource) -> Iterator[_List]:
         yield _List(path, source.format, folder if source.root is None else source.root, before)
 
 
-def _from_lists(source: VideoSource, note: Note) -> Videos:
+def _from_lists(source: VideoSource, note: Note, takes: tuple[PromptName, ...]) -> Videos:
     dropped = Dropped()
     tables: list[pa.Table] = []
     for one in _lists_of(source):
         with _local_copy(one.path) as copy:
-            file = ListFile(copy, one.path, one.format, source.columns, dropped)
+            file = ListFile(copy, one.path, one.format, source.columns, takes, _whole(one.root), dropped)
             found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
             has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
         if has_none:

@@ -18,14 +18,16 @@ VIDEOS = pa.schema(
         "uri": pa.string(),
         "segment_start": pa.float64(),
         "segment_end": pa.float64(),
+        "prompt": pa.string(),
         "extra": pa.string(),
         "content_digest": pa.string(),
         "key": pa.uint64(),
     }
 )
 """Schema of a table of videos, or of segments of them: the user's id, the URI, the `schemas.clip.Segment` (null for the whole
-video), the list's other columns (see `teacher_cache.clips.extra`), what tells that the video changed (null if the list does not
-say it: see `teacher_cache.clips.identity`), and the key of the id."""
+video), the `schemas.prompt.Prompt` as JSON (null for a teacher that takes frames alone), the list's other columns (see
+`teacher_cache.clips.extra`), what tells that the video changed (null if the list does not say it: see
+`teacher_cache.clips.identity`), and the key of the id."""
 
 CLIPS = pa.schema(
     {
@@ -38,6 +40,7 @@ CLIPS = pa.schema(
         "segment_start": pa.float64(),
         "segment_end": pa.float64(),
         "flipped": pa.bool_(),
+        "prompt": pa.string(),
         "extra": pa.string(),
     }
 )

@@ -22,9 +22,9 @@ from teacher_cache.clips.sampling import windows
 from teacher_cache.clips.tables import CLIPS, SEGMENT, column_keys, distinct, other_segment, times_text
 
 _PLAIN = pa.scalar(value=False)
-_OF_LIST = (*SEGMENT, "extra")
+_OF_LIST = (*SEGMENT, "prompt", "extra")
 """Columns that a clip has from its video's row of the list."""
-_NEWEST = ("video", "content_digest", "extra")
+_NEWEST = ("video", "content_digest", "prompt", "extra")
 """Columns whose newest values count, and where clips are of no segment of their own, also its columns."""
 
 

@@ -147,6 +147,10 @@ class Encoding(Protocol):
     def statement(self) -> str:
         """The error bound in words, stored in the array's attributes."""
 
+    @property
+    def bound(self) -> float:
+        """The largest error, in the measure of its `ErrorFigure`: of depth relative, of other maps in their unit."""
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The array that stores the signal, named after it, and perhaps an optional one. ``shape`` is one clip's.
 

@@ -41,6 +41,11 @@ class Exact(EncodesForHost):
     statement: str = "lossless"
     logarithm: bool = False
 
+    @property
+    def bound(self) -> float:
+        """0: what is kept is what was given."""
+        return 0.0
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """One array of the signal's shape and dtype."""
         attributes = {

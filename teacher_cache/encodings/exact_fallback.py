@@ -34,6 +34,11 @@ class ExactFallback(EncodesForHost):
         """The lossy encoding's bound, in words."""
         return self.lossy.statement
 
+    @property
+    def bound(self) -> float:
+        """The lossy encoding's bound."""
+        return self.lossy.bound
+
     def stored(self, signal: Signal, shape: Shape) -> tuple[StoredArray, ...]:
         """The lossy encoding's arrays, and an optional one for exact clips."""
         (exact,) = self.exact.stored(signal, shape)

@@ -22,6 +22,7 @@ from schemas.signal import Shape, SignalName
 from teacher_cache.clips.decoder_pool import Prober
 from teacher_cache.clips.identity import identities_of
 from teacher_cache.clips.probe_cache import ProbeCache
+from teacher_cache.clips.prompts import with_digests
 from teacher_cache.clips.sources import Videos, list_videos
 from teacher_cache.clips.tables import Keys, among, distinct
 from teacher_cache.clips.windows import whole_videos, windows_of, with_views, without_views
@@ -65,7 +66,7 @@ def discover(job: Job) -> JobFacts:
     recipe, shapes = resolve_recipe(job, description), shapes_of(job, description)
     parts = tuple(part for part in PARTS if part == "clock" or part in job.signals)
     notes = list(advice(job))
-    videos = list_videos(job.videos, notes.append)
+    videos = list_videos(job.videos, notes.append, recipe.teacher.takes)
     return JobFacts(recipe, shapes, parts, videos, tuple(notes))
 
 
@@ -89,7 +90,7 @@ class Contents:
         digests = clips["content_digest"]
         known = np.flatnonzero(digests.is_valid().to_numpy())
         part = np.array([hash(digest) for digest in digests.drop_null().to_pylist()], np.int64).view(np.uint64)
-        for name in ("window_start", "window_stop", "segment_start", "segment_end", "flipped"):
+        for name in ("window_start", "window_stop", "segment_start", "segment_end", "flipped", "prompt"):
             if clips[name].null_count < clips.num_rows:
                 values = clips[name].take(pa.array(known)).to_pylist()
                 part = part * _MIXER + np.array([hash(value) for value in values], np.int64).view(np.uint64)
@@ -150,6 +151,8 @@ def find_clips(  # noqa: PLR0917
             cut = partial(windows_of, facts.recipe.clips, prober=prober, probed=probed, advance=advance)
         for listed in facts.videos.drained(_VIDEOS_AT_ONCE):
             videos = _identified(job, listed, wanted[start : start + listed.num_rows], progress)
+            if "masks" in facts.recipe.teacher.takes:
+                videos = _with_masks(job, videos, progress)
             start += listed.num_rows
             if is_uniform:
                 yield with_views(whole_videos(videos), job.clips.views)
@@ -223,6 +226,13 @@ def _identified(job: Job, videos: pa.Table, wanted: NDArray[np.bool_], progress:
             is_lacking[lacking] = True
             known = pa.chunked_array([pc.replace_with_mask(known.combine_chunks(), is_lacking, found.combine_chunks())])
     return videos.set_column(videos.column_names.index("content_digest"), "content_digest", known)
+
+
+def _with_masks(job: Job, videos: pa.Table, progress: Progress) -> pa.Table:
+    """The videos with what identifies their masks in their prompts, so that a row with masks that changed is another row."""
+    with progress("looking at masks", videos.num_rows, "videos") as advance:
+        prompts = with_digests(videos["prompt"], job.videos.identity, advance)
+    return videos.set_column(videos.column_names.index("prompt"), "prompt", prompts)
 
 
 def resolve_recipe(job: Job, teacher: TeacherDescription) -> Recipe:

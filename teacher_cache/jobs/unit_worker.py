@@ -54,6 +54,7 @@ from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunks, encode
 from teacher_cache.store.layout import shard_key, stored_arrays
 from teacher_cache.store.shard import pack_clips, unpack_clips
 from teacher_cache.store.store import open_store, put_heads
+from teacher_cache.teachers.batch import told_of
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.lane import Bring, Lane, lane_for
 from teacher_cache.teachers.protocol import Teacher
@@ -156,16 +157,26 @@ class UnitWorker:
         engine, student_size = self._spec.engine, self._spec.student_size
         return Decoder(self.store.recipe.clips, engine.decode_timeout_seconds, engine.decode_device, student_size)
 
+    def told_of(self, clip: Clip, clock: FrameClock) -> list[Any]:
+        """See `teacher_cache.teachers.batch.told_of`."""
+        return told_of(self._places[0].teacher, clip, clock)
+
     def through(
-        self, frames: torch.Tensor, signals: Sequence[SignalName], encode: Callable[[RawSignals, Bring], list[Result]]
+        self,
+        frames: torch.Tensor,
+        signals: Sequence[SignalName],
+        encode: Callable[[RawSignals, Bring], list[Result]],
+        told: Sequence[Any] = (),
     ) -> tuple[list[Result], float]:
         """Teach uint8 frames (clip, frame, y, x, rgb), and ``encode`` the raw signals on the device: see `Lane.through`.
+
+        ``told`` is what else the teacher takes of each clip; empty if that is nothing.
 
         Returns what ``encode`` returned, one result a clip, and the seconds for which the teacher held a device. If a batch is
         more than the device's memory holds, it and all later ones are halved, once. Raises `TeacherFailed`.
         """
         try:
-            return self._through(frames, signals, encode)
+            return self._through(frames, signals, encode, told)
         except torch.OutOfMemoryError as error:
             if len(frames) == 1 or (self._is_halved and len(frames) <= self.batch):
                 raise TeacherFailed(f"out of memory with {len(frames)} clips at once: {first_line(error)}") from error
@@ -174,21 +185,28 @@ class UnitWorker:
         if not self._is_halved:
             self._is_halved, self.batch = True, max(1, self.batch // 2)
         torch.cuda.empty_cache()  # of other batches' sizes
-        halves = [self.through(half, signals, encode) for half in torch.split(frames, self.batch)]
+        starts = range(0, len(frames), self.batch)
+        halves = [self.through(frames[s : s + self.batch], signals, encode, told[s : s + self.batch]) for s in starts]
         return [result for results, _ in halves for result in results], sum(seconds for _, seconds in halves)
 
     def _through(
-        self, frames: torch.Tensor, signals: Sequence[SignalName], encode: Callable[[RawSignals, Bring], list[Result]]
+        self,
+        frames: torch.Tensor,
+        signals: Sequence[SignalName],
+        encode: Callable[[RawSignals, Bring], list[Result]],
+        told: Sequence[Any],
     ) -> tuple[list[Result], float]:
         count, missing = len(frames), self.batch - len(frames)
         if self._pads and missing > 0:
             frames = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
+            told = [*told, *list(told[-1:]) * missing]
 
         def encode_own(raw: RawSignals, bring: Bring) -> list[Result]:
             return encode({signal: values[:count] for signal, values in raw.items()}, bring)
 
         with self._place() as place:
-            return place.lane.through(frames, partial(place.teacher.raw, signals=signals), encode_own)
+            teach = partial(place.teacher.raw, signals=signals)
+            return place.lane.through(frames, partial(teach, told=told) if told else teach, encode_own)
 
     @contextmanager
     def _place(self) -> Iterator[_Place]:
@@ -278,6 +296,8 @@ class _Kept:
     """uint8 (clip, frame, y, x, rgb)."""
     student: list[bytes]
     """A digest of each clip's frames for the student: of 7 MB a clip no more is kept. Empty if there are none."""
+    told: list[Any]
+    """What else the teacher was told of each clip."""
 
 
 class TaughtUnit:
@@ -321,12 +341,15 @@ class TaughtUnit:
 
     def teach(self, batch: Sequence[tuple[Clip, DecodedClip]]) -> None:
         """Teach and encode a batch of decoded clips, which may come from different videos."""
+        batch, told = self._prepared(batch)
+        if not batch:
+            return
         frames = torch.from_numpy(np.stack([decoded.frames for _, decoded in batch]))
         student = [_of_student(decoded) for _, decoded in batch] if self._has_student else []
         clips = [(clip, decoded.decoder, decoded.clock) for clip, decoded in batch]
-        self._kept.append(_Kept(clips, frames, list(map(_digest, student))))
+        self._kept.append(_Kept(clips, frames, list(map(_digest, student)), told))
         encodings = self._store.recipe.encodings
-        taught: list[EncodedClip] = self._through(frames, lambda raw, bring: encode_batch(encodings, raw, bring))
+        taught: list[EncodedClip] = self._through(frames, told, lambda raw, bring: encode_batch(encodings, raw, bring))
         encoded_clips = taught or [EncodedClip() for _ in batch]
         for pictures, encoded in zip(student, encoded_clips, strict=False):
             stored, figure = encoding("frames", encodings["frames"]).encode(SIGNALS["frames"], torch.tensor(pictures))
@@ -341,7 +364,21 @@ class TaughtUnit:
                     self._worker.encoded.release()
                     raise
 
-    def _through(self, frames: torch.Tensor, encode: Callable[[RawSignals, Bring], list[Result]]) -> list[Result]:
+    def _prepared(self, batch: Sequence[tuple[Clip, DecodedClip]]) -> tuple[Sequence[tuple[Clip, DecodedClip]], list[Any]]:
+        """The clips of which the teacher can be told what it takes beside frames, and that. Records the others as failed."""
+        told: list[Any] = []
+        kept = []
+        for clip, decoded in batch:
+            try:
+                told += self._worker.told_of(clip, decoded.clock) if self._taught else []
+                kept.append((clip, decoded))
+            except VideoError as error:
+                self.fail(clip, cast("FailureReason", error.reason), error.detail)
+        return kept, told
+
+    def _through(
+        self, frames: torch.Tensor, told: Sequence[Any], encode: Callable[[RawSignals, Bring], list[Result]]
+    ) -> list[Result]:
         """What ``encode`` makes of each clip's raw signals; nothing if the unit has none of the teacher's."""
         if not self._taught:
             return []
@@ -350,7 +387,7 @@ class TaughtUnit:
             with self.clock.stage("encode", time.thread_time):
                 return encode(raw, bring)
 
-        results, seconds = self._worker.through(frames, self._taught, timed)
+        results, seconds = self._worker.through(frames, self._taught, timed, told)
         self.clock.seconds["teach"] += seconds
         return results
 
@@ -430,7 +467,7 @@ class TaughtUnit:
         per_shard = self._store.recipe.layout.clips_per_shard
         chunks = {name: _chunks_in(data, self._arrays[name], per_shard) for name, data in standing.items()}
         for batch in self._kept:
-            raw = self._through(batch.frames, _by_clip) or [{}] * len(batch.clips)
+            raw = self._through(batch.frames, batch.told, _by_clip) or [{}] * len(batch.clips)
             for (clip, decoder, clock), values, student in zip(batch.clips, raw, batch.student or repeat(None), strict=False):
                 if clip.row in self._committed:
                     self._take_over_row(clip, decoder, clock, values, student, chunks)

@@ -8,6 +8,7 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.clip import Clip
@@ -24,7 +25,7 @@ from teacher_cache.store.store import Store, find_store, require_recipe, require
 
 
 def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | None = None) -> pa.Table:
-    """New rows for the clips that have none, whose video's content or segment changed, or whose row is in ``again``.
+    """New rows for the clips that have none, whose video's content, segment or prompt changed, or whose row is in ``again``.
 
     Returns a table of `teacher_cache.clips.tables.CLIPS` and ``row``. Raises `BadInput` if two clip ids have the same key.
     """
@@ -36,8 +37,11 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
     needs = ~is_known
     compared = np.flatnonzero(is_known & is_readable)
     compared = compared[np.argsort(rows[compared])]
-    now, then = clips.take(pa.array(compared)), catalog.table(rows[compared], ["content_digest", *SEGMENT])
+    now, then = clips.take(pa.array(compared)), catalog.table(rows[compared], ["content_digest", "prompt", *SEGMENT])
     needs[compared] = ~are_same(now["content_digest"], then["content_digest"], now["video"]) | other_segment(now, then)
+    if recipe.teacher.takes:  # what is null now cannot be read, and may be as it was
+        differs = pc.not_equal(now["prompt"], pc.fill_null(then["prompt"], ""))
+        needs[compared] |= pc.fill_null(differs, fill_value=False).to_numpy()
     if again is not None:
         needs |= is_readable & np.isin(rows, again)
     chosen = clips.drop("clip_key")

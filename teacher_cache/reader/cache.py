@@ -20,11 +20,13 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
+from schemas.prompt import Prompt
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
 from teacher_cache.encodings.base import StoredArray
+from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
 from teacher_cache.geometry.stitch import Alignment
 from teacher_cache.io.config import storage_options_of
@@ -402,6 +404,20 @@ class Cache(ForTraining):
     def clip(self, clip_id: str) -> Clip:
         """The clip's entry in the catalog. Raises `UnknownClip`."""
         return self._catalog.clips(np.array([self._row(clip_id)]))[0]
+
+    def error_bound(self, name: str) -> float:
+        """The largest error of a signal's stored values: of depth relative, of others in their unit. Raises `SignalMissing`."""
+        self._part(name)
+        signal = cast("SignalName", name)
+        return encoding(signal, self.recipe.encodings[signal]).bound
+
+    def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """The phrases that each clip's row gave the teacher; none for a teacher that takes none. Raises `UnknownClip`."""
+        self.require_clips(clip_ids)
+        rows, order = np.unique(self._catalog.rows_of(clip_ids), return_inverse=True)
+        texts = self._catalog.table(rows, ["prompt"])["prompt"].to_pylist()
+        found = [() if text is None else Prompt.model_validate_json(text).phrases for text in texts]
+        return [found[index] for index in order.tolist()]
 
     def require_clips(self, clip_ids: Sequence[str]) -> None:
         """Raise `UnknownClip` for one that the catalog does not have."""

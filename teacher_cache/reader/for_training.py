@@ -1,10 +1,13 @@
-"""What a store and several joined ones give a trainer alike: datasets, and streams of batches."""
+"""What a store and several joined ones give alike: datasets, streams of batches, and the objects of clips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from schemas.regions import RegionObject
+from teacher_cache.encodings.objects import unpacked_objects
+from teacher_cache.reader.region_stats import RegionStats, region_stats
 from teacher_cache.reader.selection import Entries, Selection
 from teacher_cache.reader.targets import Targets
 
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
             layers: Sequence[int] | None = None,
             frames: Sequence[int] | None = None,
         ) -> StoredBatch: ...
+
+        def objects(self, clip_ids: Sequence[str]) -> list[tuple[RegionObject, ...]]: ...
+
+        def error_bound(self, name: str) -> float: ...
+
+        def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]: ...
 
 
 class ForTraining:
@@ -50,6 +59,22 @@ class ForTraining:
 
         ids = tuple(clip_ids if clip_ids is not None else self.committed_ids())
         return CachedTargets(self, tuple(signals), ids, seed, _kept(self, signals, layers, frames))
+
+    def objects(self: _Store, clip_ids: Sequence[str]) -> list[tuple[RegionObject, ...]]:
+        """The objects of each clip, found or not, by their numbers: from the signal ``objects``, without label maps.
+
+        Raises `SignalMissing`, and what `Cache.read` raises.
+        """
+        values = self.read(["objects"], clip_ids)["objects"]
+        return [unpacked_objects(one, named) for one, named in zip(values, self.phrases(clip_ids), strict=True)]
+
+    def region_stats(self: _Store, clip_ids: Sequence[str]) -> RegionStats:
+        """Area, and mean depth, flow and motion of each clip's objects over time, from the label maps and the maps there are.
+
+        Some clips at a time are read and let go, so that thousands take no more memory than their numbers. Raises
+        `SignalMissing` without ``regions`` and ``objects``, `BadInput` for maps of another size, and what `Cache.read` raises.
+        """
+        return region_stats(self, clip_ids)
 
     def stored_dataset(
         self: _Store,

@@ -170,6 +170,15 @@ class JoinedCache(ForTraining):
         forms = {name: found[holder].answer.forms[signal] for name, (holder, signal) in homes.items()}
         return Reading.together(list(found.values()), StoredBatch(tuple(clip_ids), parts, forms))
 
+    def error_bound(self, name: str) -> float:
+        """As `Cache.error_bound`, for a name in `signals`."""
+        holder, signal = self._home(name)
+        return self.caches[holder].error_bound(signal)
+
+    def phrases(self, clip_ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """As `Cache.phrases`, of the store that holds ``objects``."""
+        return self.caches[self._home("objects")[0]].phrases(clip_ids)
+
     def require_clips(self, clip_ids: Sequence[str]) -> None:
         """Raise `UnknownClip`, naming the store, for a clip that some store lacks."""
         for cache in self.caches.values():

@@ -76,7 +76,7 @@ def read_parquet(
     return table
 
 
-_MAY_LACK = {"content_digest", "window_start", "window_stop", "segment_start", "segment_end", "extra"}
+_MAY_LACK = {"content_digest", "window_start", "window_stop", "segment_start", "segment_end", "prompt", "extra"}
 
 
 def _require_filled(table: pa.Table) -> None:

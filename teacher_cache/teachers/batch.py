@@ -1,14 +1,20 @@
-"""A batch in; an error if the teacher cannot process it."""
+"""A batch in; an error if the teacher cannot process it. A clip in; what the teacher is told of it beside its frames out."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
-from schemas.errors import BadInput, SignalMissing
+from schemas.base import Frozen
+from schemas.clip import Clip, FrameClock
+from schemas.errors import BadInput, SignalMissing, VideoError
+from schemas.job import TeacherJob
+from schemas.prompt import Prompt
 from schemas.signal import SignalName
-from teacher_cache.teachers.protocol import Teacher
+from teacher_cache.teachers.protocol import Prompted, Teacher
 
 
 def require_fit(teacher: Teacher, name: str, frames: torch.Tensor, signals: Collection[SignalName]) -> None:
@@ -25,3 +31,35 @@ def require_fit(teacher: Teacher, name: str, frames: torch.Tensor, signals: Coll
     unknown = [s for s in signals if s not in teacher.shapes]
     if unknown:
         raise SignalMissing(f"{name} does not give {', '.join(unknown)}; it gives {', '.join(teacher.shapes)}")
+
+
+def told_of(teacher: Teacher, clip: Clip, clock: FrameClock) -> list[Any]:
+    """What `Teacher.raw` is to be told of the clip, in a list of one; an empty list for a teacher that takes frames alone.
+
+    Raises `VideoError` if the clip's row does not give it, or gives what the teacher cannot use.
+    """
+    if not isinstance(teacher, Prompted):
+        return []
+    if clip.prompt is None:
+        raise VideoError("prompt_missing", "the masks that the list of videos names for it were not there")
+    return [teacher.prepare(Prompt.model_validate_json(clip.prompt), clock)]
+
+
+def require_no_options(job: TeacherJob, name: str) -> None:
+    """Raises `BadInput` if the job has options, of a family that has none, which messages call ``name``."""
+    if job.options:
+        raise BadInput(f"{name} has no options; found `teacher.options: {job.options}`. Leave them out.")
+
+
+Options = TypeVar("Options", bound=Frozen)
+
+
+def options_of(job: TeacherJob, kind: type[Options]) -> Options:
+    """The job's options, as those of its family. Raises `BadInput` that names the one that is wrong."""
+    try:
+        return kind.model_validate(job.options)
+    except ValidationError as error:
+        wrong = "; ".join(f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}" for one in error.errors())
+        raise BadInput(
+            f"`teacher.options` of the family {job.family!r}: {wrong}; it has {', '.join(kind.model_fields)}"
+        ) from None

@@ -6,8 +6,9 @@ replace a trained teacher's: with a moving camera, all of the background counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from schemas.errors import BadInput, CouldNotRun
 from schemas.job import TeacherJob
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
-from teacher_cache.teachers.batch import require_fit
+from teacher_cache.teachers.batch import require_fit, require_no_options
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
@@ -46,7 +47,7 @@ class ClassicalTeacher:
         self.frames = description.frames
         self.shapes: Mapping[SignalName, Shape] = description.shapes
 
-    def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
+    def raw(self, frames: torch.Tensor, signals: Collection[SignalName], told: Sequence[Any] = ()) -> RawSignals:  # noqa: ARG002
         """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`. Results are on the CPU."""
         require_fit(self, "the classical teacher", frames, signals)
         clips = frames.cpu().numpy()
@@ -120,6 +121,7 @@ class ClassicalFamily:
 
         Raises `BadInput` for an unknown preset, for weights, and for a dtype other than float32.
         """
+        require_no_options(job, "the classical teacher")
         if job.preset not in PRESETS:
             raise BadInput(f"the classical teacher has no preset {job.preset!r}; it has {', '.join(PRESETS)}")
         if job.weights is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from schemas.base import Frozen
+from schemas.clip import FrameClock
 from schemas.job import TeacherJob
+from schemas.prompt import Prompt
 from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.teachers.heads import RawSignals
@@ -14,7 +16,7 @@ from teacher_cache.teachers.heads import RawSignals
 if TYPE_CHECKING:
     import torch  # planning and verifying need only a teacher's description, and should not wait for torch
 
-__all__ = ["ForwardBytes", "RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
+__all__ = ["ForwardBytes", "Prompted", "RawSignals", "Teacher", "TeacherDescription", "TeacherFamily"]
 
 
 class Teacher(Protocol):
@@ -29,16 +31,31 @@ class Teacher(Protocol):
     shapes: Mapping[SignalName, Shape]
     """Shape of one clip, for every signal it can compute; axes as in `schemas.signal.SIGNALS`."""
 
-    def raw(self, frames: torch.Tensor, signals: Collection[SignalName]) -> RawSignals:
+    def raw(self, frames: torch.Tensor, signals: Collection[SignalName], told: Sequence[Any] = ()) -> RawSignals:
         """Compute ``signals`` of a batch.
 
-        ``frames``: uint8 (batch, frame, height, width, RGB) on any device. Returns float32 tensors (batch, …) on the teacher's
-        device, in the axes and units of `schemas.signal.SIGNALS`, but depth as its natural log. Raises `BadInput` for frames
-        of another shape or dtype, `SignalMissing` for a signal that it cannot compute.
+        ``frames``: uint8 (batch, frame, height, width, RGB) on any device. ``told`` has what `Prompted.prepare` gave for each
+        clip, if the teacher's identity takes something, and is empty otherwise. Returns tensors (batch, …) on the teacher's
+        device, in the axes, units and dtypes of `schemas.signal.SIGNALS`, but depth as its natural log. Raises `BadInput` for
+        frames of another shape or dtype, `SignalMissing` for a signal that it cannot compute.
         """
 
     def heads(self) -> tuple[bytes, bytes] | None:
         """The frozen heads as (safetensors file, card as JSON), or None if it has none. Equal weights give equal bytes."""
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """A `Teacher` that takes more than frames, as its identity's ``takes`` says: words, or masks of the set.
+
+    Its identity has a ``takes`` in its configuration, so that the recipe says it; what it is given lies in the rows.
+    """
+
+    def prepare(self, prompt: Prompt, clock: FrameClock) -> Any:
+        """What `Teacher.raw` is to be told of one clip. Thread-safe; may read files, while the device works on other clips.
+
+        Raises `VideoError` (prompt_missing, prompt_unusable) for what cannot be read or does not fit: the clip's row fails.
+        """
 
 
 class TeacherDescription(Frozen):

@@ -53,7 +53,13 @@ def job_for(identity: TeacherIdentity, weights: str | None) -> TeacherJob:
     known = family(identity.family)
     reasons = []
     for preset in known.presets:
-        job = TeacherJob(family=identity.family, preset=preset, weights=weights, dtype=identity.dtype)
+        job = TeacherJob(
+            family=identity.family,
+            preset=preset,
+            weights=weights,
+            dtype=identity.dtype,
+            options=identity.config.get("options", {}),
+        )
         try:
             found = known.identify(job).identity
         except BadInput as error:

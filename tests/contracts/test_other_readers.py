@@ -59,6 +59,19 @@ def test_zarr_and_tensorstore_read_the_same_numbers_as_we_do(tiny_store: Path) -
             np.testing.assert_array_equal(decoded + np.float32(array.attrs["add_offset"]), ours[name])
 
 
+def test_zarr_and_tensorstore_read_label_maps_as_they_are(regions_store: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    cache = open_cache(str(regions_store))
+    rows = cache.clips["row"].to_pylist()
+    for name, ours in cache.read(["regions", "objects"], cache.clips["clip_id"].to_pylist()).items():
+        array = zarr.open_array(regions_store, path=name, mode="r")
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(regions_store / name)}}
+        stored = tensorstore.open(spec, read=True, open=True).result().read().result()
+        np.testing.assert_array_equal(stored[rows], ours, strict=True)
+        np.testing.assert_array_equal(np.asarray(array)[rows], ours, strict=True)
+        assert array.attrs["error_bound"] == "lossless"
+
+
 def test_what_has_no_clip_reads_as_missing_never_as_zero(tmp_path: Path, jobs: Jobs, teacher_cache_command: Command) -> None:
     folder = tmp_path / "some"
     folder.mkdir()

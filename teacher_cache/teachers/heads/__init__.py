@@ -10,5 +10,5 @@ if TYPE_CHECKING:
     import torch
 
 RawSignals: TypeAlias = "dict[SignalName, torch.Tensor]"
-"""Outputs of the network's last linear layers, float32 (batch, …): ``depth`` is the natural log of depth, ``motion`` a logit;
-the others are in the units of `schemas.signal.SIGNALS`."""
+"""A teacher's tensors (batch, …), in the dtypes of `schemas.signal.SIGNALS`: ``depth`` is the natural log of depth,
+``motion`` a logit; the others are in the units of `schemas.signal.SIGNALS`."""

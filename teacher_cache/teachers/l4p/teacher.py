@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,7 +17,7 @@ from schemas.recipe import TeacherIdentity
 from schemas.signal import Shape, SignalName
 from teacher_cache.io.hints import closest
 from teacher_cache.io.places import local_path
-from teacher_cache.teachers.batch import require_fit
+from teacher_cache.teachers.batch import require_fit, require_no_options
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.heads.dpt import canonical_name
 from teacher_cache.teachers.heads.frozen import save_heads
@@ -56,7 +57,7 @@ class L4PTeacher:
         self.frames = FRAMES
         self.shapes: Mapping[SignalName, Shape] = model.config.shapes
 
-    def raw(self, frames: Tensor, signals: Collection[SignalName]) -> RawSignals:
+    def raw(self, frames: Tensor, signals: Collection[SignalName], told: Sequence[Any] = ()) -> RawSignals:  # noqa: ARG002
         """Teach a batch of uint8 (batch, frame 16, size, size, RGB) frames; see `Teacher.raw`."""
         require_fit(self, "L4P", frames, signals)
         with torch.no_grad(), autocast(self.device.type, self.identity.dtype):
@@ -133,6 +134,7 @@ FAMILY: TeacherFamily = L4PFamily()
 
 def _resolve(job: TeacherJob) -> tuple[L4PConfig, Path]:
     """The preset's configuration, and its weights file."""
+    require_no_options(job, "L4P")
     if job.preset not in PRESETS:
         close = closest(job.preset, PRESETS)
         suggestion = f" Did you mean {close!r}?" if close else ""

@@ -37,7 +37,7 @@ from teacher_cache.clips.decoder_pool import DecoderPool
 from teacher_cache.clips.preprocess import preprocess
 from teacher_cache.clips.probe_cache import ProbeCache
 from teacher_cache.clips.sampling import frame_indices, spread
-from teacher_cache.clips.tables import CLIPS
+from teacher_cache.clips.tables import CLIPS, SEGMENT
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.io.progress import no_progress
 from teacher_cache.jobs import discovery, planner
@@ -182,7 +182,7 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
     def cut(known: pa.Table, digest: str | None = digest, *, retry: bool = False, **clash: str) -> pa.Table:
         ids, uris = ["long", *clash], [uri, *clash.values()]
         digests = pa.array([digest] + [None] * len(clash), pa.string())
-        nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")}
+        nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in (*SEGMENT, "prompt", "extra")}
         videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
         with DecoderPool(DENSE, 1, timeout_seconds=60) as pool, ProbeCache(DENSE) as probed:
             return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), prober=pool, probed=probed)

@@ -1,0 +1,301 @@
+"""Truth masks of a set as the signals ``regions`` and ``objects``: exact on rendered scenes, and rows that say why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CLOCKS, Command, regions_job, tree
+from log_files import contents
+from PIL import Image
+
+from schemas.errors import BadInput, VideoError
+from schemas.job import Job, TeacherJob
+from teacher_cache import join_caches, open_cache
+from teacher_cache.encodings.objects import objects_shape, packed_objects, unpacked_objects
+from teacher_cache.jobs.audit import reteach
+from teacher_cache.jobs.run import run_job
+from teacher_cache.scenes import frame_times, random_scene, render_scene
+from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.layout import stored_arrays
+from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.verify import verify
+from teacher_cache.teachers.given import FAMILY
+from teacher_cache.teachers.masks import decoded_rle, label_maps
+
+JOB = TeacherJob(family="given", preset="px112", options={"objects": 12})
+IDS = [f"scene-{seed}.mp4" for seed in range(4)]
+
+
+def run(job: Mapping[str, Any], **how: Any) -> Any:
+    return run_job(Job.model_validate(job), **how)
+
+
+def rows_of(truth: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (truth / "list.jsonl").read_text().splitlines()]
+    return [row | {"masks": str(truth / row["masks"])} for row in rows]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_masks_are_exact_at_the_clips_frames_and_the_teachers_size(regions_store: Path) -> None:
+    read = open_cache(str(regions_store)).read(["regions", "frame_index"], IDS)
+    assert read["regions"].dtype == np.uint8
+    for seed, (frames, fps) in enumerate(CLOCKS):
+        truth = render_scene(random_scene(seed), frame_times(frames, fps), height=64, width=96).instance + 1
+        squashed = [
+            np.asarray(Image.fromarray(truth[n].astype(np.uint8)).resize((112, 112), Image.Resampling.NEAREST))
+            for n in read["frame_index"][seed]
+        ]
+        np.testing.assert_array_equal(read["regions"][seed], np.stack(squashed))
+        assert read["regions"][seed].max() > 1
+
+
+def test_objects_are_read_without_label_maps_and_one_that_is_never_seen_has_a_reason(regions_store: Path) -> None:
+    cache = open_cache(str(regions_store))
+    labels = cache.read(["regions"], IDS[::-1])["regions"]
+    for seed, maps, objects in zip((3, 2, 1, 0), labels, cache.objects(IDS[::-1]), strict=True):
+        assert [one.number for one in objects] == list(range(1, len(objects) + 1))
+        assert [one.phrase for one in objects] == [*(thing.name for thing in random_scene(seed).objects), "a unicorn"]
+        assert objects[-1].model_dump() | {"number": 0} == {
+            "number": 0, "phrase": "a unicorn", "box": None, "score": 0.0, "frames": (), "reason": "no_box",
+        }  # fmt: skip
+        for one in objects:
+            shown = tuple(np.flatnonzero((maps == one.number).any((1, 2))).tolist())
+            assert one.frames == shown
+            assert (one.reason is None) == bool(shown)
+            if one.box is not None and shown[:1] == (0,):
+                rows, columns = np.nonzero(maps[0] == one.number)
+                box = np.array([one.box.top, one.box.left, one.box.bottom, one.box.right])
+                found = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]) / 112
+                assert np.abs(box - found).max() < 2 / 64
+
+
+def test_joined_with_maps_of_another_store_it_tells_the_same_objects(tiny_store: Path, regions_store: Path) -> None:
+    joined = join_caches({"maps": open_cache(str(tiny_store)), "masks": open_cache(str(regions_store))})
+    assert joined.objects(IDS) == open_cache(str(regions_store)).objects(IDS)
+
+
+def test_two_runs_give_the_same_bytes_and_a_third_writes_nothing(
+    regions_store: Path, truth_masks: Path, tmp_path: Path
+) -> None:
+    job = regions_job(tmp_path, truth_masks, tmp_path / "store")
+    run(job)
+    assert contents(tree(tmp_path / "store")) == contents(tree(regions_store))
+    before = tree(tmp_path / "store")
+    assert run(job).clips.committed == 4
+    assert tree(tmp_path / "store") == before
+    assert verify(str(tmp_path / "store")).findings == ()
+    retaught, findings = reteach(str(tmp_path / "store"), 4, videos=("/",))
+    assert findings == ()
+    assert {name: value for one in retaught for name, value in one.drift.items()} == {"regions": 0.0, "objects": 0.0}
+
+
+def test_other_phrases_or_masks_are_another_row_and_the_rest_stays(truth_masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(truth_masks / "masks", tmp_path / "masks")
+    rows = [row | {"masks": f"masks/{Path(row['id']).stem}"} for row in rows_of(truth_masks)]
+    job = regions_job(
+        tmp_path, truth_masks, tmp_path / "store", videos={"manifest": str(write_rows(tmp_path / "list.jsonl", rows))}
+    )
+    run(job)
+    before = open_cache(str(tmp_path / "store"))
+    was = {name: before.clip(name).row for name in IDS}
+    rows[1]["phrases"] = "a left shoe; a right shoe"
+    write_rows(tmp_path / "list.jsonl", rows)
+    first = tmp_path / "masks" / "scene-2" / "00000.png"
+    Image.fromarray(np.zeros((64, 96), np.uint8)).convert("P").save(first)
+    (tmp_path / "masks" / "scene-3").rename(tmp_path / "gone")
+    run(job)
+    now = open_cache(str(tmp_path / "store"))
+    moved = {name for name in IDS if now.clip(name).row != was[name]}
+    assert moved == {"scene-1.mp4", "scene-2.mp4"}  # what is gone now may be as it was
+    assert [one.phrase for one in now.objects(["scene-1.mp4"])[0][:2]] == ["a left shoe", "a right shoe"]
+    assert all(0 not in one.frames for one in now.objects(["scene-2.mp4"])[0])
+    assert before.objects(["scene-1.mp4"]) != now.objects(["scene-1.mp4"])
+    assert open_cache(str(tmp_path / "store"), version=before.version).objects(IDS) == before.objects(IDS)
+
+
+def test_a_store_grows_by_videos_and_by_a_signal_and_touches_nothing_committed(
+    regions_store: Path, truth_masks: Path, tmp_path: Path
+) -> None:
+    def job(count: int, *signals: str) -> dict[str, Any]:
+        videos = {"manifest": str(write_rows(tmp_path / "list.jsonl", rows_of(truth_masks)[:count]))}
+        return regions_job(tmp_path, truth_masks, tmp_path / "store", videos=videos, signals=list(signals))
+
+    run(job(2, "objects"))
+    before = tree(tmp_path / "store")
+    run(job(4, "regions", "objects"))
+    after = tree(tmp_path / "store")
+    assert all(after[key] == data for key, data in before.items() if not key.endswith("zarr.json"))
+    assert verify(str(tmp_path / "store")).findings == ()
+    found, whole = (open_cache(str(store)).read(["regions", "objects"], IDS) for store in (tmp_path / "store", regions_store))
+    for name in found:
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+@pytest.mark.parametrize("name", ["regions", "objects"])
+def test_a_damaged_shard_is_found_and_just_its_clips_are_taught_again(
+    regions_store: Path, truth_masks: Path, tmp_path: Path, name: str
+) -> None:
+    store = Path(shutil.copytree(regions_store, tmp_path / "store"))
+    (shard,) = store.glob(f"{name}/c/0/*/*" if name == "objects" else f"{name}/c/0/0/0/0")
+    data = bytearray(shard.read_bytes())
+    data[20] ^= 1
+    shard.write_bytes(bytes(data))
+    hit = {clip_id for finding in verify(str(store)).findings for clip_id in finding.clip_ids}
+    assert hit == set(IDS[:1])
+    assert run(regions_job(tmp_path, truth_masks, store), repair=True).clips.committed == 4
+    assert verify(str(store)).findings == ()
+    now, was = open_cache(str(store)), open_cache(str(regions_store))
+    assert now.objects(IDS) == was.objects(IDS)
+    assert {i for i in IDS if now.clip(i).row != was.clip(i).row} == hit
+
+
+def test_what_an_earlier_attempt_left_is_taken_over_where_its_labels_are_the_same(
+    regions_store: Path, truth_masks: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(regions_store, tmp_path / "store"))
+    committed = sorted((store / "log").iterdir())
+    for record in committed:
+        if b"unit_committed" in record.read_bytes():
+            record.unlink()
+    for record in committed:
+        if "checkpoint" in str(record):
+            shutil.rmtree(record) if record.is_dir() else record.unlink()
+    array = {a.name: a for a in stored_arrays(open_cache(str(regions_store)).recipe, "regions", FAMILY.identify(JOB).shapes)}[
+        "regions"
+    ]
+    shard = store / "regions/c/0/0/0/0"
+    chunks = unpack_shard(shard.read_bytes(), 2)
+    labels = clip_buffer(array, 1)[0]
+    decode_chunk(chunks[1], array, labels)
+    labels[:, :, :40] = 0  # an object's pixels are lost
+    shard.write_bytes(pack_shard({0: bytes(chunks[0]), 1: encode_chunk(labels, array.compression)}, 2))
+    report = run(regions_job(tmp_path, truth_masks, store))
+    found = open_cache(str(store)).clips.to_pylist()
+    assert {clip["clip_id"]: clip["reason"] for clip in found if clip["reason"]} == {"scene-1.mp4": "missing_in_shard"}, report
+    assert run(regions_job(tmp_path, truth_masks, store)).clips.committed == 4
+    assert open_cache(str(store)).objects(IDS) == open_cache(str(regions_store)).objects(IDS)
+
+
+def test_a_file_of_phrases_goes_before_the_list(truth_masks: Path, tmp_path: Path) -> None:
+    phrases = write_rows(
+        tmp_path / "phrases.jsonl", [{"id": "scene-1.mp4", "phrases": ["A  Cup", "a cup", "dog"]}, {"id": "x", "phrases": []}]
+    )
+    videos = {"manifest": str(truth_masks / "list.jsonl"), "phrases": str(phrases)}
+    run(regions_job(tmp_path, truth_masks, tmp_path / "store", videos=videos))
+    found = open_cache(str(tmp_path / "store")).objects(["scene-1.mp4", "scene-0.mp4"])
+    assert [one.phrase for one in found[0][:2]] == ["A Cup", "dog"]
+    assert found[1][-1].phrase == "a unicorn"
+
+
+ODD = {
+    "one object in white": (np.full((64, 96), 255, np.uint8), None),
+    "colours": (np.zeros((64, 96, 3), np.uint8), "prompt_unusable"),
+    "an object beyond the store's": (np.full((64, 96), 200, np.uint8), "prompt_unusable"),
+}
+
+
+def test_masks_that_cannot_be_used_cost_their_own_row(
+    truth_masks: Path, tmp_path: Path, teacher_cache_command: Command
+) -> None:
+    rows = rows_of(truth_masks)[:1]
+    for name, (picture, _) in ODD.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(20):
+            Image.fromarray(picture).save(folder / f"{number}.png")
+        rows.append(rows[0] | {"id": name, "masks": str(folder)})
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.fromarray(ODD["one object in white"][0]).save(few / "0.png")
+    (tmp_path / "bad.json").write_text('{"annotations": 3}')
+    rows += [rows[0] | {"id": name, "masks": str(tmp_path / name)} for name in ("few", "bad.json", "none")]
+    rows.append({key: value for key, value in rows[0].items() if key != "masks"} | {"id": "no masks"})
+    wanted = {name: reason for name, (_, reason) in ODD.items()} | {
+        "scene-0.mp4": None, "few": "prompt_unusable", "bad.json": "prompt_unusable", "none": "prompt_missing",
+        "no masks": "prompt_missing",
+    }  # fmt: skip
+    videos = {"manifest": str(write_rows(tmp_path / "list.jsonl", rows))}
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(regions_job(tmp_path, truth_masks, str(tmp_path / "store"), videos=videos)))
+    done = teacher_cache_command("run", path)
+    assert done.status == 1, done.err
+    cache = open_cache(str(tmp_path / "store"))
+    clips = cache.clips.to_pylist()
+    assert {clip["clip_id"]: clip["reason"] or None for clip in clips} == wanted
+    said = {clip["clip_id"]: clip["detail"] for clip in clips}
+    assert "frames 0 to 0" in said["few"]
+    assert "options.objects" in said["an object beyond the store's"]
+    assert (cache.read(["regions"], ["one object in white"])["regions"] == 1).all()
+
+
+CODE = "`9e0900]OH`08300000000000000000000000000000000X9"
+"""A mask of 30 × 40 pixels as pycocotools 2.0.11 writes it: rows 4 to 25 and columns 10 to 30, without the pixel (6, 12)."""
+
+
+def test_annotations_of_a_json_are_drawn_and_the_nearest_frame_counts(tmp_path: Path) -> None:
+    square = np.zeros((6, 8), bool)
+    square[1:3, 2:5] = True
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], square.T.ravel(), [0]])) != 0), prepend=0).tolist()
+    counts = [*runs, square.size - sum(runs)]
+    rle = {"size": [6, 8], "counts": counts}
+    np.testing.assert_array_equal(decoded_rle(rle, 6, 8), square)
+    holed = np.zeros((30, 40), bool)
+    holed[4:25, 10:30] = True
+    holed[6:7, 12:13] = False
+    np.testing.assert_array_equal(decoded_rle({"size": [30, 40], "counts": CODE}, 30, 40), holed)
+    about = {"height": 6, "width": 8, "frames": [0, 5, 10], "annotations": [
+        {"segmentations": [rle, None, rle]}, {"bboxes": [None, [0, 0, 2, 3], None]},
+    ]}  # fmt: skip
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(about))
+    found = label_maps(str(path), None, [0, 2, 3, 9])
+    np.testing.assert_array_equal(found[0], square)
+    np.testing.assert_array_equal(found[1], square)
+    assert (found[2][:3, :2] == 2).all()
+    assert found[2].sum() == 12
+    np.testing.assert_array_equal(found[3], square)
+    with pytest.raises(VideoError, match="frames 0 to 10, one every 5 or less; the clip shows frame 15"):
+        label_maps(str(path), None, [15])
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [-1, 49], "zzzz~~~~~~~~~~~~~~~~~~~~", "é"])
+def test_runs_that_are_none_are_refused(counts: Any) -> None:
+    with pytest.raises(ValueError, match=r"runs of|no end|ordinal"):
+        decoded_rle({"size": [6, 8], "counts": counts}, 6, 8)
+
+
+def test_a_clip_s_objects_come_back_as_they_were(regions_store: Path) -> None:
+    (objects,) = open_cache(str(regions_store)).objects(["scene-0.mp4"])
+    phrases = [one.phrase for one in objects]
+    for frames in (16, 40):
+        late = [one.model_copy(update={"frames": (*one.frames, *((frames - 1,) * (frames > 16)))}) for one in objects]
+        values = packed_objects(list(enumerate(late)), objects_shape(12, frames))
+        boxes = [None if one.box is None else one.box.left for one in late]
+        back = unpacked_objects(values, phrases)
+        assert [(one.number, one.phrase, one.frames, one.reason) for one in back] == [
+            (one.number, one.phrase, one.frames, one.reason) for one in late
+        ]
+        assert [None if one.box is None else one.box.left for one in back] == pytest.approx(boxes)
+
+
+def test_bad_jobs_and_lists_are_named(truth_masks: Path, videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`objects`: Input should be less than or equal to 255"):
+        FAMILY.identify(TeacherJob(family="given", preset="px112", options={"objects": 300}))
+    with pytest.raises(BadInput, match=r"takes masks with frames, and the glob .* has none"):
+        run(regions_job(tmp_path, truth_masks, tmp_path / "store", videos={"glob": f"{videos}/*.mp4"}))
+    for phrases, said in ((3, "a list of texts"), (["a" * 201], "201 letters"), ([str(n) for n in range(256)], "256 phrases")):
+        rows = [rows_of(truth_masks)[0] | {"phrases": phrases}]
+        manifest = {"manifest": str(write_rows(tmp_path / "list.jsonl", rows))}
+        with pytest.raises(BadInput, match=f"line 1: .*{said}"):
+            run(regions_job(tmp_path, truth_masks, tmp_path / "store", videos=manifest))
+    assert not (tmp_path / "store").exists()
