@@ -450,7 +450,7 @@ def test_a_row_says_how_many_frames_its_video_lacks(jobs: Jobs, folder: Path, tm
     cut = strange_videos.write(
         folder / "cut.mp4", noise, codec="mjpeg", pixels="yuvj420p", container_options={"movflags": "faststart"}
     )
-    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.9)])
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.92)])  # inside of a frame, which does not count
     store = tmp_path / "store"
     assert run(jobs, folder, store, clips={"sampling": "uniform"}, signals=["depth"]).clips.committed == 3
     cache = open_cache(str(store))
