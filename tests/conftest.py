@@ -20,6 +20,7 @@ import s3_proxy
 import s3_server
 import yaml
 from hypothesis import settings
+from kept_decoders import KeptDecoders
 from terminal import Terminal
 
 from teacher_cache.io.lock import exclusive
@@ -224,8 +225,22 @@ def _taught_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def _kept_decoders() -> Iterator[KeptDecoders]:
+    kept = KeptDecoders()
+    yield kept
+    kept.close()
+
+
 @pytest.fixture
-def jobs(tmp_path: Path, videos: Path, _taught_once: None) -> Jobs:
+def _decoders_started_once(_kept_decoders: KeptDecoders) -> Iterator[None]:
+    """In this process: jobs go on with the decoder processes of those before, since hundreds of them decode a few videos."""
+    with _kept_decoders.in_use():
+        yield
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, videos: Path, _taught_once: None, _decoders_started_once: None) -> Jobs:
     folder = tmp_path / "jobs"
     folder.mkdir()
     return Jobs(folder, videos)

@@ -242,9 +242,20 @@ class AvVideo:
             yield from self._decoded_by_time(packets)
             return
         is_whole = True
-        for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
-            is_whole = not frame.is_corrupt and (is_whole or frame.key_frame)
-            yield _Decoded(frame, is_whole)
+        for packet in packets:
+            is_cut = self._is_cut(packet)
+            for frame in packet.decode():
+                is_whole = not (frame.is_corrupt or is_cut) and (is_whole or frame.key_frame)
+                yield _Decoded(frame, is_whole)
+            is_whole = is_whole and not is_cut
+
+    def _is_cut(self, packet: Any) -> bool:
+        """Whether the packet's end is missing. Decoders of single pictures fill what lacks with whatever their memory holds,
+        and say nothing.
+
+        Of a transport stream, FFmpeg says the same where its packets' counter jumps, as where two streams were joined.
+        """
+        return bool(packet.is_corrupt) and self._container.format.name != "mpegts"
 
     def _held(self, packet: Any) -> Any:
         """The packet. Raises `NotHeld` if its bytes are not in the file."""
@@ -265,6 +276,8 @@ class AvVideo:
                 damage.read(packet.pts, is_entry=packet.is_keyframe, is_needed=is_needed)
                 if packet.pts < self._passed and packet.pts not in self._wanted and not is_needed:
                     continue
+                if self._is_cut(packet):
+                    damage.found(packet.pts)
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:

@@ -130,8 +130,6 @@ def read_packets(file: int) -> Packets:
         with open_container(file) as container:
             stream = main_stream(container)
             packets = [packet for packet in map(_packet, container.demux(stream)) if packet.stamps.size]
-            if packets and packets[-1].is_corrupt:  # the file ends within it, and some codecs make up the rest of the picture
-                packets.pop()
             if len(packets) == 1 and holds_pictures(container):
                 raise VideoError("not_a_video", "a picture, not a video")
             return _packets(container.format.name, stream, packets)
@@ -171,14 +169,10 @@ class _Packet(NamedTuple):
     """Decoded but not shown, because of an edit list."""
     place: int | None
     """Its first byte in the file."""
-    is_corrupt: bool
-    """By what the container says of it."""
 
 
 def _packet(packet: Any) -> _Packet:
-    return _Packet(
-        Stamps(packet.pts, packet.dts, packet.size), packet.is_keyframe, packet.is_discard, packet.pos, packet.is_corrupt
-    )
+    return _Packet(Stamps(packet.pts, packet.dts, packet.size), packet.is_keyframe, packet.is_discard, packet.pos)
 
 
 def _packets(container: str, stream: Any, packets: list[_Packet]) -> Packets:

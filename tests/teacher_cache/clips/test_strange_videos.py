@@ -296,8 +296,8 @@ DAMAGED_TAILS: dict[str, tuple[str, dict[str, Any], bool]] = {
 }
 
 
-def damaged_at_its_end(folder: Path, name: str) -> tuple[Path, int, int]:
-    """A video of `DAMAGED_TAILS`; how many frames its index lists, how many decode."""
+def damaged_at_its_end(folder: Path, name: str) -> tuple[Path, int, int, int]:
+    """A video of `DAMAGED_TAILS`; how many packets FFmpeg finds, how many frames its index lists, how many decode."""
     file, kind, is_cut = DAMAGED_TAILS[name]
     video = strange_videos.write(folder / file, noisy(), **kind)
     if is_cut:
@@ -306,12 +306,12 @@ def damaged_at_its_end(folder: Path, name: str) -> tuple[Path, int, int]:
         strange_videos.garble(video, COUNT - 1)
     packets, whole = by_ffmpeg_alone(video)
     listed = COUNT if "faststart" in name else packets  # its index tells of frames that are gone
-    return video, listed, whole
+    return video, packets, listed, whole
 
 
 @pytest.mark.parametrize("name", DAMAGED_TAILS)
 def test_what_does_not_decode_at_the_end_is_left_out_and_counted(tmp_path: Path, name: str) -> None:
-    video, listed, whole = damaged_at_its_end(tmp_path, name)
+    video, _, listed, whole = damaged_at_its_end(tmp_path, name)
     assert COUNT // 2 < whole < COUNT
     with opened(str(video)) as it:
         (clip,) = clips_of(it, LENIENT, [None], began=0.0)
@@ -343,9 +343,9 @@ DENSE = LENIENT.model_copy(update={"sampling": "dense"})
 @pytest.mark.parametrize("name", DAMAGED_TAILS)
 def test_windows_at_a_damaged_end_are_of_the_frames_before_it(tmp_path: Path, name: str) -> None:
     """They go back from the last frame that decodes, as windows do at a video's end; those before know nothing of it."""
-    video, listed, whole = damaged_at_its_end(tmp_path, name)
+    video, packets, listed, whole = damaged_at_its_end(tmp_path, name)
     with opened(str(video)) as it:
-        planned = windows(DENSE, it.footage.frames)
+        planned = windows(DENSE, packets)
         found = list(clips_of(it, DENSE, planned, began=0.0))
         for window, clip in zip(planned, found, strict=True):
             if window.start >= whole:
