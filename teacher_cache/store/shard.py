@@ -67,8 +67,8 @@ def shard_index_length(array: StoredArray, clips_per_shard: int) -> int:
 def read_index(tail: Buffer, entries: int, shard_length: int) -> np.ndarray[Any, Any]:
     """The index, from the last bytes (at least `index_length` of them) of a shard of ``shard_length`` bytes.
 
-    Returns uint64 (entry, (offset, length)), both 2^64 - 1 where there is no chunk; the others lie before the index. Raises
-    `StoreDamaged` if the index fails its checksum, or names bytes that are not there.
+    Returns uint64 (entry, (offset, length)), both 2^64 - 1 where there is no chunk; the others fill what is before the index,
+    one after another. Raises `StoreDamaged` if the index fails its checksum, or names other bytes.
     """
     length = index_length(entries)
     packed_index, holds = split_checksum(tail[-length:])
@@ -79,6 +79,9 @@ def read_index(tail: Buffer, entries: int, shard_length: int) -> np.ndarray[Any,
     end = np.uint64(max(0, shard_length - length))
     if (offsets > end).any() or (lengths > end - offsets).any():  # no sum, which might overflow
         raise StoreDamaged("the shard's index names bytes that are not there")
+    ends = offsets + lengths
+    if not np.array_equal(np.append(offsets, end), np.append(np.uint64(0), ends)):
+        raise StoreDamaged("the chunks that the shard's index names do not fill it one after another")
     return index
 
 

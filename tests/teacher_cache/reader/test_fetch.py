@@ -167,13 +167,13 @@ def test_a_tier_gives_all_of_a_clip_from_its_chunks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entries", [None, [0]], ids=["all", "some"])
 def test_a_clip_that_lacks_one_of_its_chunks_is_damaged(tmp_path: Path, entries: list[int] | None) -> None:
-    """Or has them elsewhere than side by side; what is asked for of its other chunks still reads."""
+    """Or has them elsewhere than side by side. What is asked for of its other chunks still reads, if the index holds."""
     values = random_rows(PIECES, {0, 1})
     objects = written(str(tmp_path), PIECES, values)
     chunks = dict(enumerate(encode_chunks(values[0], PIECES)))
     one = chunks.pop(PIECES.chunks - 1)
     apart = {**chunks, PIECES.chunks: one, PIECES.chunks - 1: one}  # in the place of the next clip's first chunk, and after it
-    for kept, told in ((chunks, "its chunk is missing"), (apart, "do not lie one after another")):
+    for kept, told in ((chunks, "its chunk is missing"), (apart, "do not fill it one after another")):
         data = bytearray(pack_shard(kept, K * PIECES.chunks))
         if kept is apart:
             index = np.frombuffer(data, "<u8", K * PIECES.chunks * 2, len(data) - shard_index_length(PIECES, K)).reshape(-1, 2)
@@ -181,9 +181,9 @@ def test_a_clip_that_lacks_one_of_its_chunks_is_damaged(tmp_path: Path, entries:
             data[-4:] = checksum(bytes(data[-shard_index_length(PIECES, K) : -4]))
         (tmp_path / shard_key(PIECES, 0)).write_bytes(data)
         _lengths[objects.url, shard_key(PIECES, 0)] = len(data)
-        if entries is None:
+        if entries is None or kept is apart:
             with pytest.raises(StoreDamaged, match=rf"row 0 of pieces .*{told}"):
-                reader_of(objects).read([ClipsToRead(PIECES, [0])])
+                reader_of(objects).read([ClipsToRead(PIECES, [0], entries)])
         else:
             read = reader_of(objects).read([ClipsToRead(PIECES, [0], entries)])["pieces"]
             np.testing.assert_array_equal(read, [values[0][entries]])
