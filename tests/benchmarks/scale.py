@@ -27,7 +27,7 @@ from machine import processor
 
 from schemas.job import Job
 from schemas.log import ErrorFigures, StoredObject, UnitCommitted
-from teacher_cache.clips.tables import CLIPS
+from teacher_cache.clips.tables import CLIPS, SEGMENT
 from teacher_cache.jobs.discovery import JobFacts, discover
 from teacher_cache.store.catalog import Catalog, numbered_rows
 from teacher_cache.store.layout import shard_key, stored_arrays
@@ -116,7 +116,7 @@ def clips_table(first: int, stop: int) -> pa.Table:
         "content_digest": [f"sampled-sha256:{digests[64 * n : 64 * n + 64]}" for n in range(len(ids))],
         "window_start": pa.nulls(len(ids), pa.int64()),
         "window_stop": pa.nulls(len(ids), pa.int64()),
-        **{name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "extra")},
+        **{name: pa.nulls(len(ids), CLIPS.field(name).type) for name in (*SEGMENT, "prompt", "extra")},
         "flipped": pa.repeat(pa.scalar(value=False), len(ids)),
     }
     return pa.table([columns[name] for name in CLIPS.names], schema=CLIPS)

@@ -182,7 +182,9 @@ def test_a_video_is_probed_only_where_its_windows_are_unknown(folder: Path) -> N
     def cut(known: pa.Table, digest: str | None = digest, *, retry: bool = False, **clash: str) -> pa.Table:
         ids, uris = ["long", *clash], [uri, *clash.values()]
         digests = pa.array([digest] + [None] * len(clash), pa.string())
-        nulls = {name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "prompt", "extra")}
+        nulls = {
+            name: pa.nulls(len(ids), CLIPS.field(name).type) for name in ("segment_start", "segment_end", "prompt", "extra")
+        }
         videos = pa.table({"id": ids, "uri": uris, "content_digest": digests} | nulls)
         with DecoderPool(DENSE, 1, timeout_seconds=60) as pool, ProbeCache(DENSE) as probed:
             return windows_of(DENSE, videos, known, np.full(known.num_rows, retry), prober=pool, probed=probed)
