@@ -359,6 +359,31 @@ class ViewReport(Frozen):
     """Ids of the clips on it."""
 
 
+MarkStyle = Literal["box", "contour"]
+"""How an object is outlined in a Set-of-Mark picture."""
+
+
+class UndrawnClip(Frozen):
+    """A clip without a picture."""
+
+    clip_id: str
+    reason: str
+    """A code of `schemas.clip.FailureReason`, ``pending``, or ``not_shown``: its video may not be read, or lacks the frame."""
+    detail: str
+    """The reason in words."""
+
+
+class MarksReport(Frozen):
+    """What `marks` wrote."""
+
+    out: str
+    """The folder."""
+    files: tuple[str, ...]
+    """The pictures, one for each clip."""
+    undrawn: tuple[UndrawnClip, ...]
+    """Clips that have none."""
+
+
 class ScenesReport(Frozen):
     """A data set of rendered scenes, as `scenes` wrote it."""
 

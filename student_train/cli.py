@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 import yaml
@@ -15,12 +15,18 @@ from schemas.data import CheckedSet, CheckReport
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
+from schemas.regionize import RegionizeReport
+from schemas.report import MarkStyle
 from schemas.sweep import SweepConfig, SweepReport
 from schemas.train import Dtype, FitReport, ShownFit, TrainConfig, TrainedSet
 from student_train.training.ranks import rank_zero_console
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.config import load_yaml
 from teacher_cache.io.console import print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from student_train.regions.vision_model import VisionModel
+    from teacher_cache.reader.marked import RegionTargets
 
 _ABLATION = AblationConfig()
 
@@ -382,6 +388,198 @@ def region_questions(
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.kinds.items()))
         stdout.print(f"{report.questions:,} questions of {report.clips:,} clips ({kinds}): {report.out}", soft_wrap=True)
         stdout.print(f"{sum(report.below_margin.values()):,} more are not clear of the maps' errors", soft_wrap=True)
+
+
+QuestionsPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="QUESTIONS", help="a file of questions or of conversations; with --benchmark, the benchmark's folder"
+    ),
+]
+PublishedName = Annotated[
+    str | None, typer.Option("--benchmark", metavar="NAME", help="a published benchmark, as `eval --list` names it")
+]
+QuestionRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--video-root",
+        metavar="ROOT",
+        help="folder or URL that videos may be read from. Default: the folder of the questions",
+    ),
+]
+VisionFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="DIR", help="ask a vision-language model, such as a Qwen2.5-VL or Qwen3-VL. Default: by rules"
+    ),
+]
+Tries = Annotated[int, typer.Option("--tries", metavar="N", min=1, help="ask a model at most N times for a usable answer")]
+AtOnce = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="questions that a model is asked at once")]
+OfWeights = Annotated[Dtype | None, typer.Option("--dtype", help="dtype of the model's weights. Default: bfloat16")]
+
+
+@data_app.command(name="phrases", cls=Command)
+def phrases_data(  # noqa: PLR0917  # as above
+    questions: QuestionsPath,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the list of videos to write, such as videos.jsonl")],
+    benchmark: PublishedName = None,
+    video_root: QuestionRoot = None,
+    model: VisionFolder = None,
+    tries: Tries = 3,
+    batch: AtOnce = 8,
+    dtype: OfWeights = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write the list of videos that questions are about, with the phrases that name objects in each, for a job to find."""
+    with reported_errors(as_json):
+        from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
+        from student_train.regions.phrases import write_phrases  # noqa: PLC0415
+        from teacher_cache.io.places import Roots  # noqa: PLC0415
+
+        report = write_phrases(
+            asked_in(questions, benchmark),
+            out,
+            roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
+            says=None if model is None else _vision(model, dtype, batch),
+            tries=tries,
+            at_once=1 if model is None else batch,
+            advance=_told_now_and_then(),
+        )
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.left_out:
+            stderr.print(f"left out: {line}", soft_wrap=True, markup=False)
+        stdout.print(
+            f"{report.phrases:,} phrases of {report.videos:,} videos, from {report.questions:,} questions: {report.out}",
+            soft_wrap=True,
+        )
+    raise SystemExit(1 if report.left_out else 0)
+
+
+def _vision(folder: Path, dtype: Dtype | None, batch: int) -> VisionModel:
+    from student_train.regions.vision_model import VisionModel  # noqa: PLC0415  # as above
+
+    return VisionModel(folder, dtype, batch=batch)
+
+
+def _root(questions: Path, benchmark: str | None, given: str | None) -> str:
+    return given or str(questions if benchmark else questions.parent)
+
+
+@data_app.command(name="regionize", cls=Command)
+def regionize_data(  # noqa: PLR0917  # as above
+    questions: QuestionsPath,
+    store: Annotated[str, typer.Option(metavar="STORE", help="the store with the videos' regions and objects")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write, in R4D-Bench's layout")],
+    benchmark: PublishedName = None,
+    video_root: QuestionRoot = None,
+    model: VisionFolder = None,
+    tries: Tries = 3,
+    batch: AtOnce = 8,
+    dtype: OfWeights = None,
+    least: Annotated[
+        float,
+        typer.Option(
+            metavar="P", min=0, max=1, help="drop questions of which a step is less sure: the parse, the box, the link"
+        ),
+    ] = 0.0,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="drop questions in which a phrase names an object and has no mark")
+    ] = False,
+    style: Annotated[MarkStyle, typer.Option(help="outline an object by its box or by its contour")] = "box",
+    size: Annotated[int, typer.Option(metavar="PX", min=16, max=4096, help="the most pixels of a picture's width")] = 448,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the questions in the folder")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Put marks such as <obj_1> in the place of the objects that questions name, for videos with regions in a store."""
+    with reported_errors(as_json):
+        from student_train.regions.asked import asked_in  # noqa: PLC0415  # as above
+        from student_train.regions.checked import ByModel  # noqa: PLC0415
+        from student_train.regions.linking import ByRules, Linker  # noqa: PLC0415
+        from student_train.regions.regionize import Wanted, begin, regionize  # noqa: PLC0415
+        from teacher_cache import open_cache  # noqa: PLC0415
+        from teacher_cache.clips.preprocess import FrameSize  # noqa: PLC0415
+        from teacher_cache.io.places import Roots  # noqa: PLC0415
+        from teacher_cache.regions.phrases import PRECISION  # noqa: PLC0415
+
+        begin(out, overwrite=overwrite)
+        linker: Linker = ByRules(PRECISION)
+        if model is not None:
+            linker = ByModel(str(model), _vision(model, dtype, batch), tries=tries, at_once=batch, precision=PRECISION)
+        report = regionize(
+            asked_in(questions, benchmark),
+            cast("RegionTargets", open_cache(store)),
+            out,
+            roots=Roots((_root(questions, benchmark, video_root),), "--video-root"),
+            linker=linker,
+            wanted=Wanted(least, whole, style, FrameSize(size, "own")),
+            advance=_told_now_and_then(),
+        )
+    if as_json:
+        print_json(report)
+    else:
+        show_regionized(report)
+    raise SystemExit(1 if report.has_faults or not report.kept else 0)
+
+
+def show_regionized(report: RegionizeReport) -> None:
+    """How many questions are kept, and how many dropped for which reason."""
+    table = Table("", "questions")
+    table.add_row("read", f"{report.read:,}")
+    table.add_row("kept", f"{report.kept:,}")
+    table.add_row("  with a phrase that has no mark", f"{report.partly:,}")
+    for reason, count in report.dropped.items():
+        table.add_row(f"dropped: {reason}", f"{count:,}")
+    stdout.print(table)
+    stdout.print(f"{report.out}: kept.jsonl and dropped.jsonl say more of each", soft_wrap=True)
+
+
+@data_app.command(name="review", cls=Command)
+def review_data(  # noqa: PLR0917  # as above
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that `data regionize` wrote")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the page to write")] = Path("review.html"),
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="at most N questions, the least sure first")] = None,
+    below: Annotated[
+        float, typer.Option(metavar="P", min=0, max=1, help="only questions of which a step is no surer than that")
+    ] = 1.0,
+    label_studio: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="also write tasks and a labelling configuration for Label Studio")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write a page on which people keep, fix or drop questions about marks. It is one file, and sends nothing anywhere."""
+    with reported_errors(as_json):
+        from student_train.regions.review import write_review  # noqa: PLC0415  # as above
+
+        report = write_review(folder, out, limit=limit, below=below, label_studio=label_studio)
+    if as_json:
+        print_json(report)
+    else:
+        stdout.print(f"{report.questions:,} questions to review: {report.out}", soft_wrap=True)
+        if report.label_studio is not None:
+            stdout.print(f"for Label Studio: {report.label_studio}/tasks.json and labelling.xml", soft_wrap=True)
+
+
+@data_app.command(name="review-apply", cls=Command)
+def apply_review_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder that was reviewed")],
+    review: Annotated[Path, typer.Argument(metavar="REVIEW.json", help="what the page's Export, or Label Studio's, wrote")],
+    only_reviewed: Annotated[
+        bool, typer.Option("--only-reviewed", help="leave out questions that nobody has reviewed yet")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Apply a review to its questions. One that does not fit them is refused, and nothing is changed."""
+    with reported_errors(as_json):
+        from student_train.regions.review import apply_review  # noqa: PLC0415  # as above
+
+        report = apply_review(folder, review, only_reviewed=only_reviewed)
+    if as_json:
+        print_json(report)
+    else:
+        counts = f"{report.kept:,} kept, {report.fixed:,} fixed, {report.dropped:,} dropped, {report.unreviewed:,} not reviewed"
+        stdout.print(f"{report.questions:,} questions in {report.out}: {counts}", soft_wrap=True)
 
 
 @app.command(cls=Command)

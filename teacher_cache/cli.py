@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich import box
@@ -18,6 +18,7 @@ from schemas.report import (
     DoctorReport,
     Estimate,
     LogReport,
+    MarkStyle,
     PilotReport,
     PlanReport,
     RunReport,
@@ -29,6 +30,9 @@ from schemas.storage import StorageOptions
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
 from teacher_cache.io.console import print_json, progress_bar, size, stderr, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
+
+if TYPE_CHECKING:
+    from teacher_cache.reader.marked import RegionTargets
 
 app = command_line(
     "teacher-cache", "Run a frozen 4D teacher once over all training videos, and keep what it saw in a Zarr store."
@@ -319,6 +323,53 @@ def view(
             stdout.print(f"wrote {out} with {len(shown)} clips", soft_wrap=True)
             if not videos:
                 stdout.print("it has no frames of videos: `--videos ROOT` says where videos may be read from")
+
+
+@app.command(cls=Command)
+def marks(
+    store: StoreUrl,
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder to write", show_default=False)],
+    clip: Annotated[
+        list[str] | None, typer.Option(help="a clip id; repeat for several", show_default="every committed clip")
+    ] = None,
+    frame: Annotated[int, typer.Option(metavar="N", min=0, help="which of the clip's frames to draw in, from 0")] = 0,
+    style: Annotated[MarkStyle, typer.Option(help="outline an object by its box or by its contour")] = "box",
+    size: Annotated[
+        int, typer.Option(metavar="PX", min=16, max=4096, help="the most pixels of a picture's width; it is never enlarged")
+    ] = 448,
+    square: Annotated[
+        bool, typer.Option("--square", help="squash pictures to squares of --size, as a student sees frames")
+    ] = False,
+    videos: Videos = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the numbers and outlines of each clip's objects in one of its frames, as PNG files (Set-of-Mark)."""
+    with reported_errors(as_json):
+        from teacher_cache.clips.preprocess import FrameSize
+        from teacher_cache.reader.cache import open_cache
+        from teacher_cache.report.marks import write_marks
+
+        report = write_marks(
+            cast("RegionTargets", open_cache(store, storage_options=_options(storage))),
+            clip or None,
+            out,
+            videos=videos or (),
+            frame=frame,
+            style=style,
+            size=FrameSize(size, "square" if square else "own"),
+        )
+        if as_json:
+            print_json(report)
+        else:
+            stdout.print(f"wrote {len(report.files)} pictures to {out}", soft_wrap=True)
+            if report.undrawn:
+                table = Table("clip without a picture", "reason", "detail")
+                for one in report.undrawn[:_FAILURES_SHOWN]:
+                    table.add_row(one.clip_id, one.reason, one.detail)
+                stdout.print(table)
+    raise SystemExit(1 if report.undrawn else 0)
 
 
 @app.command(cls=Command)

@@ -17,10 +17,11 @@ OURS = ("schemas", "teacher_cache", "cluster", "student_train")
 ROOMS = {
     "schemas": (),
     "teacher_cache": (
-        "io", "geometry", "scenes", "clips", "encodings", "teachers", "store", "reader", "monitor", "jobs", "report",
+        "io", "geometry", "regions", "scenes", "clips", "encodings", "teachers", "store", "reader", "monitor", "jobs",
+        "report",
     ),
     "cluster": (),
-    "student_train": ("models", "distill", "data", "training", "evaluation", "lmms"),
+    "student_train": ("models", "distill", "data", "training", "evaluation", "regions", "lmms"),
 }  # fmt: skip
 LOOSE = {
     "teacher_cache": {"__init__", "cli", "demo"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "cluster": ("schemas", "teacher_cache"),
     "student_train": (
         "schemas", "teacher_cache.open_cache", "teacher_cache.Cache", "teacher_cache.ResumableBatchSampler",
-        "teacher_cache.Targets", "teacher_cache.io", "teacher_cache.geometry", "teacher_cache.clips",
+        "teacher_cache.Targets", "teacher_cache.io", "teacher_cache.geometry", "teacher_cache.regions", "teacher_cache.clips",
         "teacher_cache.teachers.heads", "teacher_cache.reader", "teacher_cache.report.colors",
     ),
 }  # fmt: skip

@@ -173,17 +173,24 @@ class ClipIndex:
         """The index of a store's clips."""
         return cls(cache.clips.select(["clip_id", "video", "status", "reason", "detail"]).to_pylist())
 
-    def find(self, conversation: Conversation, video_root: Sequence[str]) -> Mapping[str, Any]:
+    def find(
+        self,
+        conversation: Conversation,
+        video_root: Sequence[str],
+        is_meant: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
 
         Found by clip id, or else by video: as a clip id, as a uri, as a uri under a ``video_root``, or as the one uri that ends
         in that path, since a store is often written from another URL than the student reads. Raises `NoTargetsError` if
-        there is none with targets, and `BadInput` if several match.
+        there is none with targets, and `BadInput` if several match and ``is_meant`` does not leave one of their rows.
         """
         found = self._candidates(conversation, video_root)
         wanted = conversation.clip_id or conversation.video
         if not found:
             raise NoTargetsError(f"the store holds no clip of {wanted!r}")
+        if len(found) > 1:
+            found = [clip_id for clip_id in found if is_meant(self.by_id[clip_id])] or found
         if len(found) > 1:
             some = ", ".join(found[:3])
             raise BadInput(f"{conversation.source}: {wanted!r} matches several clips ({some}); give the sample's `clip_id`")

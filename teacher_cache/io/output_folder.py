@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import BadInput
 
 _FILE = "settings.json"
+_LONGEST_NAME = 200
 _Settings = TypeAdapter(dict[str, Any])
 
 
@@ -49,6 +52,19 @@ def require_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}; give another --out") from None
+
+
+def file_name(name: str, suffix: str) -> str:
+    """A file's name for any text, such as a clip's id: letters, digits, ``_.-~`` as they are, the rest as in URLs.
+
+    Different texts have different names, and none is longer than file systems allow.
+    """
+    written = quote(name, safe="", errors="surrogatepass") or "%"
+    if written.startswith("."):  # a hidden file, or a folder
+        written = f"%2E{written[1:]}"
+    if len(written) > _LONGEST_NAME:
+        written = f"{written[: _LONGEST_NAME - 33]}-{hashlib.sha256(written.encode()).hexdigest()[:32]}"
+    return f"{written}{suffix}"
 
 
 def write_json(path: Path, value: Any) -> None:

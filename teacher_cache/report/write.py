@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from schemas.errors import BadInput, CacheError, UnknownClip
 from schemas.storage import StorageOptions
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 VIDEOS_OPTION = "--videos"
 _CLIPS_SHOWN = 8
+
+
+class _WithClips(Protocol):
+    """A store, or joined ones."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def clips(self) -> pa.Table: ...
+
+
 _SHOWN = FrameSize(320, "own")
 
 
@@ -54,7 +67,7 @@ def write_report(
     return [row["clip_id"] for row in rows]
 
 
-def known_rows(cache: Cache, clip_ids: Sequence[str] | None) -> list[dict[str, Any]]:
+def known_rows(cache: _WithClips, clip_ids: Sequence[str] | None) -> list[dict[str, Any]]:
     """The rows of `Cache.clips` of these clips, in order, or of all clips if None. Raises `UnknownClip`."""
     rows = {row["clip_id"]: row for row in cache.clips.to_pylist()}
     wanted = list(rows) if clip_ids is None else list(clip_ids)

@@ -13,10 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from schemas.evaluation import SceneTask
-from teacher_cache.scenes.geometry import Box, DoubleArray
+from schemas.regions import Box, RegionObject
+from teacher_cache.regions.marks import draw_marks as draw_objects
+from teacher_cache.scenes.geometry import Box as UprightBox
+from teacher_cache.scenes.geometry import DoubleArray
 from teacher_cache.scenes.render import SceneTruth
 from teacher_cache.scenes.scene import Scene, SceneObject
 
@@ -123,35 +125,34 @@ def scene_questions(scene: Scene, truth: SceneTruth, marks: Sequence[Mark]) -> l
 
 
 def draw_marks(frame: npt.NDArray[np.uint8], instance: npt.NDArray[np.int16], marks: Sequence[Mark]) -> npt.NDArray[np.uint8]:
-    """The first frame with each marked object outlined and numbered: a Set-of-Mark picture (arXiv 2310.11441).
+    """The first frame with each marked object outlined and numbered.
 
     ``frame`` (y, x, RGB) and ``instance`` (y, x) are the clip's first. Returns uint8 (y, x, RGB).
     """
-    height, width = frame.shape[:2]
-    picture = Image.fromarray(frame)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(9, height // 10))
+    return draw_objects(frame, objects_of(marks), label_map(instance, marks), style="contour")
+
+
+def label_map(instance: npt.NDArray[np.int16], marks: Sequence[Mark]) -> npt.NDArray[np.uint8]:
+    """The marks' numbers where their objects are, and 0 elsewhere: uint8, with the axes of ``instance``."""
+    labels = np.zeros(instance.shape, np.uint8)
     for mark in marks:
-        color = _MARK_COLORS[(mark.number - 1) % len(_MARK_COLORS)]
-        inside = instance == mark.instance
-        edge = inside & ~_eroded(inside)
-        draw.bitmap((0, 0), Image.fromarray(edge.astype(np.uint8) * 255).convert("1"), fill=color)
-        y, x = np.nonzero(inside)
-        centre = (float(np.median(x)), float(np.median(y)))
-        left, top, right, bottom = draw.textbbox(centre, str(mark.number), font=font, anchor="mm")
-        shift = (min(0, width - 2 - right) - min(0, left - 1), min(0, height - 2 - bottom) - min(0, top - 1))
-        box = (left - 1 + shift[0], top - 1 + shift[1], right + 1 + shift[0], bottom + 1 + shift[1])
-        draw.rectangle(box, fill=color)
-        draw.text((centre[0] + shift[0], centre[1] + shift[1]), str(mark.number), fill="black", font=font, anchor="mm")
-    return np.asarray(picture)
+        labels[instance == mark.instance] = mark.number
+    return labels
 
 
-_MARK_COLORS = ("#ff3cf0", "#38f5ff", "#c6ff2e", "#ffb02e")
-
-
-def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    inner = np.pad(mask, 1)
-    return inner[1:-1, 1:-1] & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+def objects_of(marks: Sequence[Mark]) -> tuple[RegionObject, ...]:
+    """The marked objects, as a store of regions has them, in the first frame alone."""
+    names = ("left", "top", "right", "bottom")
+    return tuple(
+        RegionObject(
+            number=mark.number,
+            phrase=mark.name,
+            box=Box(**dict(zip(names, mark.box, strict=True))),
+            score=1.0,
+            frames=(0,),
+        )
+        for mark in marks
+    )
 
 
 def _bounds(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
@@ -193,7 +194,7 @@ def _rotation(asked: _Asked) -> Iterator[_Answered]:
         thing = asked.thing(mark)
         rate = thing.trajectory.spin_rate * thing.trajectory.spin_axis[1]
         upright = thing.trajectory.spin_axis[0] == thing.trajectory.spin_axis[2] == 0
-        if not isinstance(thing.solid, Box) or not (upright or thing.trajectory.spin_rate == 0):
+        if not isinstance(thing.solid, UprightBox) or not (upright or thing.trajectory.spin_rate == 0):
             continue
         if 0 < abs(rate) * asked.seconds < 0.3:
             continue

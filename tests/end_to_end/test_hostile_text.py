@@ -135,6 +135,7 @@ def test_teacher_cache_shows_it_as_text(
         "verify": [([forged], 1, f"depth/{SHOWN}")],
         "diff": [([forged, jobs.write(tmp_path / "else")], 1, SHOWN)],
         "view": [([forged, "--out", page], 0, SHOWN), ([forged, "--clip", f"no {HOSTILE}"], 2, SHOWN)],
+        "marks": [([tmp_path / HOSTILE, "--out", tmp_path / "marks"], 2, SHOWN)],
         "log": [([forged], 0, SHOWN)],
         "gc": [([forged, "--dry-run"], 0, f"depth/{SHOWN}")],
         "scenes": [([tmp_path / FILE_NAME / "scenes"], 2, SHOWN)],
@@ -179,7 +180,12 @@ def test_student_train_shows_it_as_text(
         "export": [([run, "--out", tmp_path / f"export {FILE_NAME}"], 0)],
         "ablation": [(["--settings", tmp_path / "settings.yaml"], 2)],
         "sweep": [([tmp_path / "grid.yaml"], 0), ([tmp_path / "settings.yaml"], 2)],
-        "data": [(["check", hostile_run], 1), (["convert", tmp_path / HOSTILE, "--out", tmp_path / "data"], 2)],
+        "data": [
+            (["check", hostile_run], 1),
+            (["convert", tmp_path / HOSTILE, "--out", tmp_path / "data"], 2),
+            (["phrases", tmp_path / "questions.json", "--out", tmp_path / "videos.jsonl"], 2),
+            (["review", tmp_path / HOSTILE], 2),
+        ],
     }
     assert calls.keys() == get_command(student_train).commands.keys()
     for name, uses in calls.items():
