@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,7 +96,7 @@ class TeacherJob(Frozen):
     """sha256 of the weights' file. If it is given, the job refuses a file with another one."""
     dtype: Precision = "float32"
     """Precision of the teacher's weights and arithmetic."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Settings of the family's own, such as ``{objects: 16}`` of ``given`` and ``grounded-sam``. They are in the recipe."""
     compile: bool = False
     """Whether to compile the teacher with `torch.compile`. It only changes speed, so it is not in the recipe."""
