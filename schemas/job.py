@@ -87,11 +87,14 @@ class TeacherJob(Frozen):
     """Which teacher to load, and from where."""
 
     family: str = "l4p"
-    """``l4p``; ``classical``: OpenCV's optical flow and background model; or one that an installed package provides."""
+    """``l4p``; ``classical``: OpenCV's optical flow and background model; ``grounded-sam``: objects by Grounding DINO and SAM
+    2; ``given``: a set's truth masks; or one that an installed package provides."""
     preset: str = "giant"
-    """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``."""
+    """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``,
+    ``px112`` to ``px1024`` of ``grounded-sam`` and ``given``."""
     weights: str | None = None
-    """Path or URL of the weights. ``tiny`` has its own in the package, and ``classical`` needs none."""
+    """Path or URL of the weights; of ``grounded-sam`` a folder with ``grounding`` and ``segmenter`` in it. ``tiny`` has its own
+    in the package; ``classical`` and ``given`` need none."""
     weights_digest: str | None = Field(None, pattern="^sha256:[0-9a-f]{64}$")
     """sha256 of the weights' file. If it is given, the job refuses a file with another one."""
     dtype: Precision = "float32"
