@@ -112,3 +112,20 @@ class TimeQuestionsReport(Frozen):
     questions: int
     left_out: tuple[str, ...]
     """For each video without a question: its path, and why."""
+
+
+RegionQuestionKind = Literal["nearer", "approach", "faster", "larger", "direction"]
+
+
+class RegionQuestionsReport(Frozen):
+    """What `student-train data region-questions` wrote."""
+
+    out: str
+    """The file of conversations."""
+    clips: int
+    """Clips that were looked at."""
+    questions: int
+    kinds: dict[RegionQuestionKind, int]
+    """Kind → questions of it."""
+    below_margin: dict[RegionQuestionKind, int]
+    """Kind → questions that were not asked, since their answer is not clear of the maps' errors."""

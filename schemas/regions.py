@@ -12,7 +12,7 @@ MOST_OBJECTS = 255
 """The most objects of one clip: label maps are uint8, and 0 is no object."""
 
 NotFound = Literal[
-    "no_box",  # nothing in the first frame scores above the thresholds for its phrase
+    "no_box",  # nothing in the first frame is it: none scores above the thresholds, or no truth mask has it
     "no_mask",  # it has a box, and the segmenter gives no pixel to it in any frame
     "too_many",  # the clip has as many objects as a label map can tell apart
 ]

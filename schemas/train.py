@@ -119,6 +119,29 @@ class ConfidenceConfig(Frozen):
         return {"depth": 0.1, "flow": 1.0, "motion": 0.25, "camray": 0.1, **self.tolerance}
 
 
+class RegionLossConfig(Frozen):
+    """Weigh each pixel of ED by where it lies: 1 in the background, other weights inside of objects and at their edges."""
+
+    inside: float = Field(1, ge=0, allow_inf_nan=False)
+    """Weight of a pixel of an object."""
+    edge: float = Field(1, ge=0, allow_inf_nan=False)
+    """Weight of a pixel near a border between two objects, or an object and the background, on both sides."""
+    edge_pixels: int = Field(2, ge=1, le=64)
+    """How near, in pixels of the maps."""
+
+
+class RegionsConfig(Frozen):
+    """A store of the objects of the same clips: to draw marks from, and to weigh pixels by (``loss.regions``)."""
+
+    store: str = Field(min_length=1)
+    """The store, of a teacher such as ``grounded-sam`` or ``given``, with label maps of the size of the maps."""
+    version: int | None = Field(None, ge=0)
+    """The version of it to read; the newest when absent, at each start of a run."""
+    marks: Literal["none", "first", "all"] = "first"
+    """Where the student sees marks, in conversations that ask about ``<obj_k>``: nowhere, in the clip's first frame, as the
+    paper's Set-of-Mark, or in every frame that shows the object."""
+
+
 class LossConfig(Frozen):
     """A named recipe, and changes to it. A field that is left out keeps the recipe's value."""
 
@@ -139,6 +162,9 @@ class LossConfig(Frozen):
     here, of which the paper says nothing; ``released`` does not, as the released code."""
     confidence: ConfidenceConfig | None = None
     """Weigh the pixels of ED by another teacher's agreement. Without it, as in the paper, every pixel has the same weight."""
+
+    regions: RegionLossConfig | None = None
+    """Weigh the pixels of ED by the objects of the run's ``regions``. With ``confidence`` too, weights are multiplied."""
 
     @field_validator("weights")
     @classmethod
@@ -319,6 +345,8 @@ class TrainConfig(Frozen):
     store_version: int | None = Field(None, ge=0)
     """The version of the store to learn from, as ``teacher-cache log`` lists them; the newest when absent. A resumed run keeps
     the version that it began with, whatever the store has gained or lost since."""
+    regions: RegionsConfig | None = None
+    """A store of the clips' objects, for marks in what the student sees and for ``loss.regions``."""
     output: str = Field(min_length=1)
     """Folder of the run, for its losses, checkpoints, report and weights."""
     recipe: RecipeName = "paper"
@@ -415,10 +443,13 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _maps_to_weigh(self) -> Self:
-        if self.loss.confidence is not None and self.mode in {"latent", "sft"}:
-            raise ValueError(
-                f"`loss.confidence` weighs the pixels of maps, and mode `{self.mode}` compares none; use `heads` or `direct`"
-            )
+        for name in ("confidence", "regions"):
+            if getattr(self.loss, name) is not None and self.mode in {"latent", "sft"}:
+                raise ValueError(
+                    f"`loss.{name}` weighs the pixels of maps, and mode `{self.mode}` compares none; use `heads` or `direct`"
+                )
+        if self.loss.regions is not None and self.regions is None:
+            raise ValueError("`loss.regions` weighs by the objects of a store of regions: name it as `regions: {store: …}`")
         return self
 
     @model_validator(mode="after")

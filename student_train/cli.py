@@ -366,6 +366,29 @@ def time_questions(
     raise SystemExit(1 if report.left_out else 0)
 
 
+@data_app.command(name="region-questions", cls=Command)
+def region_questions(
+    stores: Annotated[
+        list[str], typer.Argument(metavar="STORE...", help="a store with regions and maps, or several of the same clips")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the file of conversations to write")],
+    per_clip: Annotated[int, typer.Option(min=1, help="most questions of a clip")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the choice among a clip's questions")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Write questions about marked objects, answered from the teacher's own maps where these are clear: pseudo-labels."""
+    with reported_errors(as_json):
+        from student_train.data.region_questions import write_region_questions  # noqa: PLC0415  # as above
+
+        report = write_region_questions(stores, out, per_clip=per_clip, seed=seed)
+    if as_json:
+        print_json(report)
+    else:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.kinds.items()))
+        stdout.print(f"{report.questions:,} questions of {report.clips:,} clips ({kinds}): {report.out}", soft_wrap=True)
+        stdout.print(f"{sum(report.below_margin.values()):,} more are not clear of the maps' errors", soft_wrap=True)
+
+
 QuestionsPath = Annotated[
     Path,
     typer.Argument(

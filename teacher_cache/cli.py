@@ -301,21 +301,27 @@ def view(
         typer.Option(help="the HTML file to write; a name that ends in .rrd gives a Rerun recording of one clip in 3-D"),
     ] = Path("report.html"),
     videos: Videos = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="another store, whose objects are shown with the rest", show_default=False),
+    ] = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an HTML page of frames beside depth, flow, motion, camera rays and F4D, or a Rerun recording of one clip."""
+    """Write an HTML page of frames beside depth, flow, motion, camera rays, F4D and objects; or a Rerun recording."""
     with reported_errors(as_json):
         if out.suffix == ".rrd":
             from teacher_cache.report.recording import write_recording
 
             if clip and len(clip) > 1:
                 raise BadInput(f"a recording shows one clip, and {len(clip)} were given; write one recording for each")
-            shown = [write_recording(store, clip[0] if clip else None, out, _options(storage), videos or ())]
+            shown = [write_recording(store, clip[0] if clip else None, out, _options(storage), videos or (), regions=regions)]
         else:
             from teacher_cache.report.write import write_report
 
-            shown = write_report(store, clip or None, out, storage_options=_options(storage), videos=videos or ())
+            shown = write_report(
+                store, clip or None, out, storage_options=_options(storage), videos=videos or (), regions=regions
+            )
         if as_json:
             print_json(ViewReport(out=str(out), clips=tuple(shown)))
         else:

@@ -28,7 +28,8 @@ from teacher_cache.io.console import printable
 from teacher_cache.io.places import Roots, name_without_range
 
 if TYPE_CHECKING:
-    from student_train.distill.confidence import Confidence
+    from student_train.data.marks import Marks
+    from student_train.distill.pixel_weights import PixelWeights
     from student_train.models.backbone import Processor
     from teacher_cache import Targets
     from teacher_cache.reader.stream import ReadAhead
@@ -317,17 +318,18 @@ class Collator:
         frames: StudentFrames,
         processor: Processor,
         max_length: int | None = None,
-        confidence: Confidence | None = None,
         *,
+        weights: PixelWeights | None = None,
+        marks: Marks | None = None,
         reads_stored_frames: bool = False,
     ) -> None:
         """``reads_stored_frames``: of clips with targets; ``frames`` decodes those of other videos, and else all."""
         self.targets, self.frames, self.processor, self.max_length = targets, frames, processor, max_length
-        self.confidence, self._reads_stored_frames = confidence, reads_stored_frames
+        self.weights, self.marks, self._reads_stored_frames = weights, marks, reads_stored_frames
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """A batch: ``input_ids``, ``attention_mask``, ``labels``, ``visual``, and with clips, their ``targets`` and ``valid``,
-        and with a ``confidence`` also ``weights``.
+        and with a measure of pixels also ``weights``.
 
         The first axis of ``targets`` and ``valid`` is the samples with a video, in order. ``clip_ids`` is for messages. Raises
         what `TargetReader` raises, and `CouldNotRun` if a video or an image cannot be read.
@@ -358,8 +360,8 @@ class Collator:
         return self.targets.ahead(map(clips_of, batches), device, self.with_weights)
 
     def with_weights(self, found: TargetBatch, clip_ids: Sequence[str | None]) -> dict[str, Any]:
-        """``targets`` and ``valid``, and with a confidence ``weights``."""
-        return found._asdict() | ({} if self.confidence is None else {"weights": self.confidence(found.targets, clip_ids)})
+        """``targets`` and ``valid``, and with a measure of pixels ``weights``."""
+        return found._asdict() | ({} if self.weights is None else {"weights": self.weights(found.targets, clip_ids)})
 
     def _clips(self, samples: Sequence[Sample]) -> list[ClipInputs]:
         """The frames of each video: those that the teacher saw, or frames spread over the whole of a video without targets."""
@@ -378,7 +380,11 @@ class Collator:
             if not self._reads_stored_frames:
                 frames = self.frames(video, frames)[:, :, :: -1 if sample.flipped else 1]
             clips.append(ClipInputs(frames, timestamps))
-        return clips
+        if self.marks is None:
+            return clips
+        texts = ["".join(turn.text for turn in sample.conversation.turns) for sample in samples]
+        marked = self.marks([clip.frames for clip in clips], [sample.clip_id for sample in samples], texts)
+        return [clip._replace(frames=frames) for clip, frames in zip(clips, marked, strict=True)]
 
     def _text(self, samples: Sequence[Sample], times: Iterator[Sequence[float]]) -> dict[str, torch.Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels``, int64 (sample, token), cut at `max_length`, padded on the right."""

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 
 from schemas.errors import BadInput
 from schemas.train import ConfidenceConfig, Modality
-from student_train.distill.targets import TargetReader
-from teacher_cache import Cache, open_cache
-from teacher_cache.reader.joined import join_caches
+from student_train.distill.pixel_weights import OtherStore, Weights
+from teacher_cache import Cache
 
 Maps = torch.Tensor
 """float (clip, frame, …): a signal of some clips, axes and units as in `schemas.signal.SIGNALS`."""
@@ -63,14 +62,15 @@ _DISTANCES: dict[Modality, Callable[[Maps, Maps], torch.Tensor]] = {
 
 
 class Confidence:
-    """Weighs a store's clips by their agreement with another store's. Picklable, for workers."""
+    """Weighs a store's clips by their agreement with another store's: a `PixelWeights`."""
 
     def __init__(self, cache: Cache, signals: Sequence[str], config: ConfidenceConfig) -> None:
         """``signals``: those that the losses compare.
 
         Raises `BadInput` if the other store has none of their maps, and `JoinRefused` if it does not hold the same frames.
         """
-        self.other = open_cache(config.store, version=config.version)
+        self._store = OtherStore(cache, config.store, config.version, "loss.confidence.store")
+        self.other = self._store.cache
         self.tolerances: dict[Modality, float] = {
             name: tolerance for name, tolerance in config.tolerances().items() if name in signals and name in self.other.signals
         }
@@ -79,22 +79,16 @@ class Confidence:
                 f"`loss.confidence.store` {self.other.url} holds {', '.join(self.other.signals)}, and ED compares "
                 f"{', '.join(name for name in signals if name != 'f4d') or 'nothing'}; needed a store with one of these"
             )
-        self._reader = TargetReader(self.other, tuple(self.tolerances))
-        self._both = frozenset(join_caches({"store": cache, "confidence": self.other}).committed_ids())
 
     def require(self, clip_ids: Sequence[str]) -> None:
-        """Raise `BadInput` if the other store lacks a clip."""
-        if absent := sorted(set(clip_ids) - self._both):
-            raise BadInput(
-                f"`loss.confidence.store` {self.other.url} lacks {len(absent)} of the {len(set(clip_ids))} clips to train on, "
-                f"such as {absent[0]!r}; run its job over their videos, too"
-            )
+        """See `student_train.distill.pixel_weights.PixelWeights.require`."""
+        self._store.require(clip_ids)
 
-    def __call__(self, targets: Mapping[str, torch.Tensor], clip_ids: Sequence[str | None]) -> dict[str, torch.Tensor]:
-        """Signal → weights, float32 (clip, frame, y, x), of the clips of ``targets``, in that order; 1 without a target."""
+    def __call__(self, targets: Mapping[str, torch.Tensor], clip_ids: Sequence[str | None]) -> Weights:
+        """See `student_train.distill.pixel_weights.PixelWeights`."""
         known = [clip_id is not None for clip_id in clip_ids]
-        theirs = self._reader.read(self._reader.signals, [clip_id for clip_id in clip_ids if clip_id is not None])
-        weights: dict[str, torch.Tensor] = {}
+        theirs = self._store.read(tuple(self.tolerances), clip_ids)
+        weights: Weights = {}
         for signal, tolerance in self.tolerances.items():
             ours = targets[signal]
             weights[signal] = torch.ones(ours.shape[:4], device=ours.device)

@@ -106,7 +106,7 @@ class P4D(nn.Module):
         ``clips``: signal → number of clips that the loss is a mean over, needed under gradient accumulation; the valid
         clips of this batch when absent.
         ``weights``: map → float (clip, frame, y, x), each pixel's weight in ED, as
-        `student_train.distill.confidence.Confidence` gives them, or from any other measure; a map without has 1 everywhere.
+        `student_train.distill.pixel_weights.PixelWeights` gives them; a map without has 1 everywhere.
 
         Raises `BadInput` if a prediction and its target differ in shape.
         """

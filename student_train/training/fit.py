@@ -22,11 +22,14 @@ from schemas.errors import BadInput, CouldNotRun, Stopped
 from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames, reads_stored_frames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
+from student_train.data.marks import Marks
 from student_train.data.mixture import Epochs, image_roots, video_roots, weights_of, with_mixture
 from student_train.data.samples import Collator, Joined, Sample, SampleDataset, load_samples, some_of, with_flipped
 from student_train.data.workers import local_processes, workers_of
 from student_train.distill.confidence import Confidence
 from student_train.distill.p4d import P4D
+from student_train.distill.pixel_weights import PixelWeights, Product
+from student_train.distill.regions import RegionWeights
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import Backbone
@@ -151,11 +154,18 @@ class Run:
     """One run on one rank: its settings, its data and the position in them, its metrics and its checkpoints."""
 
     def __init__(
-        self, config: TrainConfig, cache: Cache, fitting: Fitting, ranks: Ranks, confidence: Confidence | None = None
+        self,
+        config: TrainConfig,
+        cache: Cache,
+        fitting: Fitting,
+        ranks: Ranks,
+        *,
+        weights: PixelWeights | None = None,
+        marks: Marks | None = None,
     ) -> None:
         folder = RunFolder(Path(config.output))
         self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
-        self.samples, self.confidence = fitting.joined.samples, confidence
+        self.samples, self.weights, self.marks = fitting.joined.samples, weights, marks
         self.epochs = Epochs([one.part for one in self.samples], weights_of(config.data), config.seed)
         self.steps = optimizer_steps(config, len(self.epochs), ranks.size)
         self.batches = StepBatches(
@@ -283,21 +293,36 @@ def _collator(run: Run, built: Built) -> Collator:
     data = run.config.data
     frames = StudentFrames(processor.image_size, data.frame_cache_mib * 2**20, data.decode_timeout_seconds)
     targets = TargetReader(run.cache, built.model.p4d.signals)
+    stored = reads_stored_frames(run.cache, processor.image_size, data.frames)
     return Collator(
-        targets, frames, processor, data.max_length, run.confidence, reads_stored_frames=_reads_stored_frames(run, built)
+        targets, frames, processor, data.max_length, weights=run.weights, marks=run.marks, reads_stored_frames=stored
     )
 
 
-def _reads_stored_frames(run: Run, built: Built) -> bool:
-    return reads_stored_frames(run.cache, built.model.student.processor.image_size, run.config.data.frames)
-
-
-def _confidence(config: TrainConfig, cache: Cache, built: Built, samples: Sequence[Sample]) -> Confidence | None:
-    if config.loss.confidence is None:
+def _weights(config: TrainConfig, cache: Cache, built: Built, samples: Sequence[Sample]) -> PixelWeights | None:
+    """The product of what weighs pixels, if anything does."""
+    signals, measures = built.model.p4d.signals, list[PixelWeights]()
+    if config.loss.confidence is not None:
+        measures.append(Confidence(cache, signals, config.loss.confidence))
+    if config.loss.regions is not None and config.regions is not None:
+        measures.append(RegionWeights(cache, signals, config.regions, config.loss.regions))
+    if not measures:
         return None
-    confidence = Confidence(cache, built.model.p4d.signals, config.loss.confidence)
-    confidence.require([sample.clip_id for sample in samples if sample.clip_id is not None])
-    return confidence
+    product = Product(measures)
+    product.require(_clip_ids(samples))
+    return product
+
+
+def _marks(config: TrainConfig, cache: Cache, samples: Sequence[Sample]) -> Marks | None:
+    if config.regions is None or config.regions.marks == "none":
+        return None
+    marks = Marks(cache, config.regions)
+    marks.require(_clip_ids(samples))
+    return marks
+
+
+def _clip_ids(samples: Sequence[Sample]) -> list[str]:
+    return [sample.clip_id for sample in samples if sample.clip_id is not None]
 
 
 def layers(student: Backbone) -> list[nn.Module]:
@@ -326,8 +351,8 @@ def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> t
         lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
     lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
     with ranks.raise_on_any_rank():
-        confidence = _confidence(config, cache, built, both)
-        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks, confidence)
+        weights, marks = _weights(config, cache, built, both), _marks(config, cache, both)
+        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks, weights=weights, marks=marks)
         if config.validation is None:
             return run, None
         return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)

@@ -95,7 +95,7 @@ def read_list(file: ListFile) -> Iterator[pa.Table]:
     """The list's rows as tables of `LISTED`, in order. Raises `BadInput` that names the file and the row."""
     read, unit = _READERS[format_of(file)]
     for chunk in read(file):
-        table = None if file.columns or file.takes else chunk.table
+        table = None if file.columns else chunk.table
         if table is None or not _is_well_formed(table):
             yield from _checked(chunk.records(), f"{file.name}, {unit}", file)
         else:

@@ -110,6 +110,8 @@ figcaption { margin: 7px 0 0; color: var(--soft); font-size: 12px; line-height: 
   padding: 8px; text-align: center; color: var(--soft); font-size: 12px; }
 .scale { height: 8px; border-radius: 4px; }
 .ends { display: flex; justify-content: space-between; margin: 2px 0 0; }
+.objects { display: flex; flex-wrap: wrap; gap: 2px 10px; }
+.objects i { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 4px; }
 .wheel { display: flex; align-items: center; gap: 9px; }
 .wheel img { flex: none; width: 40px; height: 40px; }
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teacher_cache.regions.marks import color_of
+
 RgbArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -113,6 +115,20 @@ def flow_wheel(size: int = 96) -> RgbArray:
     cover = np.clip((1 - np.hypot(flow[..., 0], flow[..., 1])) * size / 2 + 0.5, 0, 1)
     color = flow_to_rgb(flow / np.maximum(np.hypot(flow[..., 0], flow[..., 1])[..., None], 1), 1.0)
     return np.concatenate([color, _to_bytes(cover[..., None])], axis=-1)
+
+
+def regions_to_rgb(labels: npt.NDArray[np.uint8], ground: RgbArray | None = None) -> RgbArray:
+    """Label maps (frame, y, x) as colours over ``ground`` (frame, y, x, 3), or over grey: each object in that of its marks.
+
+    An object's rim is opaque, so that two of one colour that touch are seen to be two.
+    """
+    palette = np.array([NEUTRAL, *(color_of(number) for number in range(1, 256))], np.float32)
+    base = np.full((*labels.shape, 3), NEUTRAL, np.float32) if ground is None else ground.astype(np.float32)
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    around = (padded[:, 2:, 1:-1], padded[:, :-2, 1:-1], padded[:, 1:-1, 2:], padded[:, 1:-1, :-2])
+    is_rim = np.any([labels != other for other in around], axis=0)
+    opacity = np.where(labels == 0, 0.0, np.where(is_rim, 1.0, 0.5))[..., None]
+    return _to_bytes((base * (1 - opacity) + palette[labels] * opacity) / 255)
 
 
 def motion_to_rgb(logit: FloatArray, frames: RgbArray | None = None) -> RgbArray:

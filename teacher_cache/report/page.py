@@ -29,6 +29,8 @@ _GUIDE = {
     "Backward flow": "For each pixel of frame t, the way back to where its point was in frame t − 1: "
     "hue is direction, strength is length.",
     "Motion": "Probability that the pixel belongs to an object that moves in the world, whatever the camera does.",
+    "Regions": "The objects that the clip's phrases name, or those of truth masks: each has one colour and number in all "
+    "frames, also after it was hidden.",
     "Camera rays": "Plücker rays in the frame of the clip's first camera. Direction d: red right, green down, blue forward. "
     "Moment m = o × d: grey is zero, and the camera's centre o follows from it.",
     "F4D latents": "The teacher's features, as the first three principal components of each layer over the whole clip. "

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from schemas.regions import RegionObject
+from teacher_cache.regions.marks import color_of
 from teacher_cache.report import colors
 from teacher_cache.report.camera import camera_path
 from teacher_cache.report.sprites import Sprite, grid_sprite, photo_sprite, png_uri, resize_frames
@@ -36,13 +38,15 @@ class ClipPanel:
     """Source frame number of each frame, from 0."""
     signals: dict[str, SignalArray] = field(default_factory=dict)
     """Signal → the clip's array in physical units, axes as in `schemas.signal.SIGNALS`. Any may be absent."""
+    objects: tuple[RegionObject, ...] = ()
+    """The objects that the numbers of ``regions`` stand for, if there are any."""
     f4d_layers: tuple[int, ...] = ()
     """Encoder block of each layer of ``f4d``, from 1, for its label."""
 
     @property
     def num_frames(self) -> int:
         """Number of frames to show: 0 for a clip with neither frames nor signals."""
-        dense = [len(self.signals[name]) for name in ("depth", "flow", "motion", "camray") if name in self.signals]
+        dense = [len(self.signals[name]) for name in ("depth", "flow", "motion", "camray", "regions") if name in self.signals]
         own = [] if self.frames is None else [len(self.frames)]
         tokens = [self.signals["f4d"].shape[1]] if "f4d" in self.signals else []
         return next(iter([*own, *dense, *tokens]), 0)
@@ -55,12 +59,14 @@ class ClipPanel:
         """
         if self.frames is not None:
             return float(self.frames.shape[2] / self.frames.shape[1])
-        return next((float(s.shape[2] / s.shape[1]) for n, s in self.signals.items() if n != "f4d"), 1.0)
+        maps = (s for n, s in self.signals.items() if n not in {"f4d", "objects"})
+        return next((float(s.shape[2] / s.shape[1]) for s in maps), 1.0)
 
 
 def clip_panels(clip: ClipPanel, shown: int) -> str:
-    """The HTML of a clip's six panels, at frame ``shown`` before any script runs."""
-    panels = "".join(panel(clip, shown) for panel in _PANELS)
+    """The HTML of a clip's panels, at frame ``shown`` before any script runs: six, and one of its regions if it has them."""
+    of_regions = (_regions_panel,) if "regions" in clip.signals else ()
+    panels = "".join(panel(clip, shown) for panel in (*_PANELS, *of_regions))
     return f'<div class="panels" style="--aspect:{clip.aspect:.4f}">{panels}</div>'
 
 
@@ -103,11 +109,7 @@ def _motion_panel(clip: ClipPanel, shown: int) -> str:
     if "motion" not in clip.signals:
         return _absent("Motion")
     logit = clip.signals["motion"]
-    frames = clip.frames
-    if frames is not None and len(frames) == len(logit) and frames.shape[1:3] != logit.shape[1:]:
-        frames = resize_frames(frames, *logit.shape[1:])
-    ground = frames if frames is not None and len(frames) == len(logit) else None
-    sprite = photo_sprite(colors.motion_to_rgb(logit, ground), quality=76)
+    sprite = photo_sprite(colors.motion_to_rgb(logit, _ground(clip, logit)), quality=76)
     ramp = f"linear-gradient(90deg, rgb({_css_rgb(colors.MOTION_COLOR)} / .04), rgb({_css_rgb(colors.MOTION_COLOR)} / .85))"
     with np.errstate(invalid="ignore"):
         share = float(np.mean(logit > 0))
@@ -117,6 +119,26 @@ def _motion_panel(clip: ClipPanel, shown: int) -> str:
         f"probability of a moving object; {share:.1%} of pixels over 0.5"
     )
     return _figure("Motion", _stage(_tile(sprite, shown, clip.num_frames, "Motion probability over the frame")), legend)
+
+
+def _ground(clip: ClipPanel, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+    """The frames in the size of a map (frame, y, x, …), to draw it over; None if there are none."""
+    if clip.frames is None or len(clip.frames) != len(values):
+        return None
+    return clip.frames if clip.frames.shape[1:3] == values.shape[1:3] else resize_frames(clip.frames, *values.shape[1:3])
+
+
+def _regions_panel(clip: ClipPanel, shown: int) -> str:
+    labels = clip.signals["regions"].astype(np.uint8)
+    sprite = photo_sprite(colors.regions_to_rgb(labels, _ground(clip, labels)), quality=82, full_color=True)
+    found = [one for one in clip.objects if one.frames]
+    named = "".join(
+        f'<span><i style="background:rgb({_css_rgb(color_of(one.number))})"></i>{one.number} {escape(one.phrase)}</span>'
+        for one in found
+    )
+    absent = ", ".join(f"{escape(one.phrase)} ({escape(one.reason)})" for one in clip.objects if one.reason is not None)
+    legend = f'<div class="objects">{named}</div>' + (f"not found: {absent}" if absent else "")
+    return _figure("Regions", _stage(_tile(sprite, shown, clip.num_frames, "Objects over the frame")), legend)
 
 
 def _camera_panel(clip: ClipPanel, shown: int) -> str:

@@ -15,9 +15,10 @@ from teacher_cache.geometry.rays import camera_centres, camera_rotations, pinhol
 from teacher_cache.geometry.stitch import surface_points
 from teacher_cache.io.places import Roots
 from teacher_cache.reader.cache import open_cache
+from teacher_cache.regions.marks import color_of
 from teacher_cache.report import colors
 from teacher_cache.report.sprites import resize_frames
-from teacher_cache.report.write import VIDEOS_OPTION, clip_panel, known_rows
+from teacher_cache.report.write import VIDEOS_OPTION, clip_panel, known_rows, opened_regions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,11 +30,18 @@ _POINT_SHARE = 0.5
 
 
 def write_recording(
-    url: str, clip_id: str | None, out: Path, storage_options: StorageOptions | None = None, videos: Sequence[str] = ()
+    url: str,
+    clip_id: str | None,
+    out: Path,
+    storage_options: StorageOptions | None = None,
+    videos: Sequence[str] = (),
+    *,
+    regions: str | None = None,
 ) -> str:
     """Write one committed clip, or the store's first if ``clip_id`` is None. Returns its id.
 
-    ``videos``: as in `teacher_cache.report.write.write_report`; without the clip's, its depth is shown in place of frames.
+    ``videos``, ``regions``: as in `teacher_cache.report.write.write_report`; without the clip's video, its depth is shown in
+    place of frames.
 
     Lengths are in the scale of the teacher's depth; x is right, y down, z forward, in the first camera's coordinates.
 
@@ -50,7 +58,8 @@ def write_recording(
             f"the store {url} has no committed clip to show" if clip_id is None else f"clip {clip_id!r} is not committed"
         )
     with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
-        clip = clip_panel(cache, row, decoder, Roots(tuple(videos), VIDEOS_OPTION))
+        of_regions = opened_regions(cache, regions, storage_options)
+        clip = clip_panel(cache, row, decoder, Roots(tuple(videos), VIDEOS_OPTION), of_regions)
     stream = _stream(out, clip.clip_id)
     try:
         _Scene(clip).log_to(stream)
@@ -103,6 +112,8 @@ class _Scene:
         path = self.centres[np.isfinite(self.centres).all(-1)]
         if len(path) > 1:
             stream.log("scene/camera_path", rerun.LineStrips3D([path], colors=[[255, 170, 40]]), static=True)
+        if "regions" in self.clip.signals:
+            stream.log("/", rerun.AnnotationContext(self._names()), static=True)
         pinhole = rerun.Pinhole(image_from_camera=np.diag([width, height, 1.0]) @ self.intrinsics, width=width, height=height)
         for frame in range(frames):
             stream.set_time("frame", sequence=frame)
@@ -115,8 +126,14 @@ class _Scene:
             shown = np.isfinite(self.points[frame]).all(-1)
             stream.log("scene/surface", self._surface(rerun, frame, shown))
             stream.log("maps/depth", rerun.DepthImage(self.clip.signals["depth"][frame], meter=1.0))
+            if "regions" in self.clip.signals:
+                stream.log("maps/regions", rerun.SegmentationImage(self.clip.signals["regions"][frame]))
             for name, pictures in self.maps.items():
                 stream.log(f"maps/{name}", rerun.Image(pictures[frame]).compress())
+
+    def _names(self) -> list[tuple[int, str, tuple[int, int, int]]]:
+        """Number, name and colour of each object that the clip shows."""
+        return [(one.number, f"{one.number} {one.phrase}", color_of(one.number)) for one in self.clip.objects if one.frames]
 
     def _surface(self, rerun: Any, frame: int, shown: npt.NDArray[np.bool_]) -> Any:
         """The frame's pixels as 3-D points; moving ones are tinted as in the HTML page."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import BadInput, CacheError, UnknownClip
+from schemas.errors import BadInput, CacheError, ClipFailed, ClipPending, UnknownClip
+from schemas.regions import RegionObject
 from schemas.signal import SIGNALS
 from schemas.storage import StorageOptions
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
 from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.io.places import Roots
 from teacher_cache.reader.cache import Cache, open_cache
+from teacher_cache.reader.joined import join_caches
+from teacher_cache.reader.marked import require_regions
 from teacher_cache.report.page import render_page
 from teacher_cache.report.panels import ClipPanel
 
@@ -47,18 +51,20 @@ def write_report(
     *,
     storage_options: StorageOptions | None = None,
     videos: Sequence[str] = (),
+    regions: str | None = None,
 ) -> list[str]:
     """Write one self-contained HTML file. Returns the ids of the clips that it shows.
 
     Shows ``clip_ids`` in that order, or the store's first eight clips if None. ``extra_sections`` are trusted HTML, shown
-    before the clips. ``videos`` are the folders and URLs that videos may be read from, to show their frames. Raises
-    `UnknownClip`, and `BadInput` if ``out`` cannot be written.
+    before the clips. ``videos`` are the folders and URLs that videos may be read from, to show their frames; ``regions``
+    is another store, whose objects are shown with the rest. Raises `UnknownClip`, and `BadInput` if ``out`` cannot be written.
     """
     cache = open_cache(url, storage_options=storage_options)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
     roots = Roots(tuple(videos), VIDEOS_OPTION)
     with Decoder(None, DECODE_TIMEOUT_SECONDS) as decoder:
-        panels = (clip_panel(cache, row, decoder, roots) for row in rows)
+        of_regions = opened_regions(cache, regions, storage_options)
+        panels = (clip_panel(cache, row, decoder, roots, of_regions) for row in rows)
         page = render_page(f"Teacher's targets: {url}", _summary(cache), panels, extra_sections)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,13 +97,32 @@ def _summary(cache: Cache) -> dict[str, str]:
     }
 
 
-def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots) -> ClipPanel:
-    """The data to show of a clip, given its row of `Cache.clips`; its frames only if its video is under ``roots``."""
+def opened_regions(cache: Cache, url: str | None, storage_options: StorageOptions | None) -> Cache | None:
+    """The store of regions, if one is named. Raises `SignalMissing` if it has none, `JoinRefused` if its frames are others."""
+    if url is None:
+        return None
+    regions = open_cache(url, storage_options=storage_options)
+    require_regions(regions)
+    join_caches({"store": cache, "regions": regions})
+    return regions
+
+
+def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots, regions: Cache | None = None) -> ClipPanel:
+    """The data to show of a clip, given its row of `Cache.clips`; its frames only if its video is under ``roots``.
+
+    ``regions`` is another store, whose label map and objects of the clip are shown if it has the clip.
+    """
     values: dict[str, npt.NDArray[Any]] = {}
     if row["status"] == "committed":
         shown = [signal for signal in cache.signals if SIGNALS[signal].source == "teacher"]
         found = cache.read([*shown, "timestamps", "frame_index"], [row["clip_id"]])
         values = {name: array[0] for name, array in found.items()}
+    holder = cache if "objects" in values else regions
+    objects: tuple[RegionObject, ...] = ()
+    if values and holder is not None:
+        with suppress(UnknownClip, ClipFailed, ClipPending):
+            values["regions"] = holder.read(["regions"], [row["clip_id"]])["regions"][0]
+            (objects,) = holder.objects([row["clip_id"]])
     clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
     return ClipPanel(
         clip_id=row["clip_id"],
@@ -109,6 +134,7 @@ def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots
         timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
         frame_index=tuple(int(i) for i in clock["frame_index"]),
         signals=values,
+        objects=objects,
         f4d_layers=tuple(cache.recipe.teacher.config.get("hooks", ())),
     )
 

@@ -53,6 +53,8 @@ _GROUNDING_MODELS = ("grounding-dino", "mm-grounding-dino")
 _SEGMENTER_MODELS = ("sam2_video", "sam2")
 _KEPT = (".safetensors", ".json", ".txt")
 """What the files end in by which a folder of weights computes."""
+_OF_FOLDER: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads a folder: without the network, and without code that lies in it."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WORKING = 6 * 2**30
 """Bytes reckoned, not measured, that the published sizes take beside their weights, at 1024 pixels and 32 objects."""
@@ -90,10 +92,10 @@ class GroundedSamTeacher:
         self._options, self._device = options, torch.device(device)
         dtype = getattr(torch, description.identity.dtype)
         with _quietly():
-            self._tokenizer = AutoTokenizer.from_pretrained(weights / GROUNDING, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(weights / GROUNDING, **_OF_FOLDER)
             self._pictures = GroundingDinoImageProcessorPil.from_pretrained(weights / GROUNDING, local_files_only=True)
             grounding = AutoModelForZeroShotObjectDetection.from_pretrained(
-                weights / GROUNDING, local_files_only=True, use_safetensors=True, dtype=dtype
+                weights / GROUNDING, use_safetensors=True, dtype=dtype, **_OF_FOLDER
             )
             segmenter = Sam2VideoModel.from_pretrained(
                 weights / SEGMENTER, local_files_only=True, use_safetensors=True, dtype=dtype
@@ -258,8 +260,8 @@ def _corners(boxes: Tensor) -> Tensor:
 
 
 def _plain(phrase: str) -> str:
-    """A phrase as grounding models read it: lower case, and a full stop ends a phrase."""
-    return " ".join(phrase.lower().replace(".", " ").split())
+    """A phrase as grounding models read it: lower case, and a full stop or a question mark ends a phrase."""
+    return " ".join(phrase.lower().replace(".", " ").replace("?", " ").split())
 
 
 def _object(number: int, one: Grounded, phrases: Sequence[str], shown: NDArray[np.bool_]) -> RegionObject:
@@ -309,7 +311,7 @@ class GroundedSamFamily:
         description = self.identify(job)
         try:
             return GroundedSamTeacher(description, options_of(job, GroundedSamOptions), _folder(job), device)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             said = str(error).strip().partition("\n")[0]
             raise BadInput(
                 f"the weights {job.weights} cannot be loaded: {said}. Needed folders as transformers saves them."
@@ -321,7 +323,7 @@ class GroundedSamFamily:
         size = sum(file.stat().st_size for name in (GROUNDING, SEGMENTER) for file in (weights / name).glob("*.safetensors"))
         options, config = (
             options_of(job, GroundedSamOptions),
-            AutoConfig.from_pretrained(weights / SEGMENTER, local_files_only=True),
+            AutoConfig.from_pretrained(weights / SEGMENTER, **_OF_FOLDER),
         )
         share = (int(config.image_size) / 1024) ** 2
         return ForwardBytes(weights=size, working=int(_WORKING * share) + 2 * batch * options.frames * PRESETS[job.preset] ** 2)

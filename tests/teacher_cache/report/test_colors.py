@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from teacher_cache.regions.marks import color_of
 from teacher_cache.report import colors
 
 
@@ -140,3 +141,15 @@ def test_any_flow_at_all_can_be_drawn(flow):
     with np.errstate(over="ignore"):
         rgb = colors.flow_to_rgb(flow, colors.flow_scale(flow))
     assert rgb.shape == (2, 3, 3, 3)
+
+
+def test_objects_have_the_colours_of_their_marks_over_the_frame_and_an_opaque_rim() -> None:
+    labels = np.zeros((1, 5, 6), np.uint8)
+    labels[0, 1:4, 1:5] = 1
+    labels[0, 1:4, 4] = 8  # of the colour of 1
+    ground = np.full((1, 5, 6, 3), 200, np.uint8)
+    found = colors.regions_to_rgb(labels, ground)
+    assert (found[0][labels[0] == 0] == 200).all()
+    assert tuple(found[0, 1, 1]) == tuple(found[0, 2, 3]) == tuple(found[0, 2, 4]) == color_of(1) == color_of(8)
+    np.testing.assert_allclose(found[0, 2, 2], (np.array(color_of(1)) + 200) / 2, atol=1)
+    assert (colors.regions_to_rgb(labels)[0][labels[0] == 0] == colors.NEUTRAL).all()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import Command
 
+from teacher_cache import open_cache
 from teacher_cache.geometry.rays import pinhole_intrinsics, rays_on_grid
 from teacher_cache.geometry.stitch import surface_points
 from teacher_cache.scenes import frame_times, plucker_rays, random_scene, render_scene
@@ -53,6 +54,22 @@ def test_view_writes_a_recording_that_holds_the_scene(tiny_store: Path, tmp_path
     assert done.json["clips"] == ["scene-1.mp4"]
     found = {str(chunk.entity_path) for chunk in RrdReader(out).stream().to_chunks()}
     assert {"/scene/surface", "/scene/camera", "/scene/camera/picture", "/maps/flow", "/maps/motion", "/maps/depth"} <= found
+
+
+def test_objects_of_another_store_are_recorded_with_their_names(
+    tiny_store: Path, regions_store: Path, tmp_path: Path, teacher_cache_command: Command
+) -> None:
+    from rerun.chunk import RrdReader
+
+    out = tmp_path / "clip.rrd"
+    done = teacher_cache_command("view", tiny_store, "--clip", "scene-1.mp4", "--regions", regions_store, "--out", out)
+    assert done.status == 0, done.err
+    chunks = list(RrdReader(out).stream().to_chunks())
+    assert {"/maps/regions", "/maps/depth"} <= {str(chunk.entity_path) for chunk in chunks}
+    (named,) = open_cache(str(regions_store)).objects(["scene-1.mp4"])
+    first = next(one for one in named if one.frames)
+    said = "".join(str(chunk.to_record_batch()) for chunk in chunks if str(chunk.entity_path) == "/")
+    assert f"{first.number} {first.phrase}" in said
 
 
 def test_what_cannot_be_recorded_is_told(tiny_store: Path, tmp_path: Path, teacher_cache_command: Command) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import CLOCKS, Command, regions_job, tree
 from log_files import contents
@@ -16,8 +17,11 @@ from PIL import Image
 
 from schemas.errors import BadInput, VideoError
 from schemas.job import Job, TeacherJob
+from schemas.prompt import Prompt
 from teacher_cache import join_caches, open_cache
+from teacher_cache.clips.prompts import prompt_of, with_digests
 from teacher_cache.encodings.objects import objects_shape, packed_objects, unpacked_objects
+from teacher_cache.io.remote import filesystem
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import frame_times, random_scene, render_scene
@@ -299,3 +303,23 @@ def test_bad_jobs_and_lists_are_named(truth_masks: Path, videos: Path, tmp_path:
         with pytest.raises(BadInput, match=f"line 1: .*{said}"):
             run(regions_job(tmp_path, truth_masks, tmp_path / "store", videos=manifest))
     assert not (tmp_path / "store").exists()
+
+
+def test_masks_in_a_bucket_are_those_on_a_disk_and_one_that_changed_is_noticed(s3: str, truth_masks: Path) -> None:
+    fs, _ = filesystem(s3)
+    fs.put(str(truth_masks / "masks" / "scene-0") + "/", "bucket/m/scene-0/", recursive=True)
+    place = prompt_of({"masks": "m/scene-0"}, s3).masks
+    local = prompt_of({"masks": "masks/scene-0"}, str(truth_masks)).masks
+    assert place is not None
+    assert local is not None
+    for one, other in zip(label_maps(place, None, [0, 7, 19]), label_maps(local, None, [0, 7, 19]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    def digests() -> list[str | None]:
+        prompts = [Prompt(masks=place).text, Prompt(phrases=("a",)).text, Prompt(masks=f"{s3}/none.json").text]
+        return with_digests(pa.chunked_array([prompts]), "listed").to_pylist()
+
+    before = digests()
+    assert before[1:] == [None, None]
+    fs.pipe("bucket/m/scene-0/00007.png", (truth_masks / "masks/scene-0/00008.png").read_bytes())
+    assert digests()[0] != before[0] is not None

@@ -29,7 +29,7 @@ from teacher_cache.teachers.grounded_sam import (
     without_duplicates,
 )
 
-PHRASES = ("a red cup", "a blue ball.", "unicorn")
+PHRASES = ("a red cup", "a blue ball?", "unicorn")
 OPTIONS = {"objects": 3, "frames": 4, "box_threshold": 0.0, "text_threshold": 0.0}
 
 
@@ -67,7 +67,7 @@ def test_a_job_finds_and_follows_what_its_rows_name(models: Path, videos: Path, 
     cache = open_cache(str(tmp_path / "store"))
     found, none = cache.objects(["scene-0", "scene-1"])
     assert none == ()
-    assert [one.phrase for one in found] == ["a red cup", "a blue ball", "unicorn"]
+    assert [one.phrase for one in found] == ["a red cup", "a blue ball?", "unicorn"]
     labels = cache.read(["regions"], ["scene-0", "scene-1"])["regions"]
     assert not labels[1].any()
     for one in found:
