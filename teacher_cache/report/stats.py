@@ -48,6 +48,8 @@ _FOLDED_AT_ONCE = 2**16
 _MOST_MEASURES = 64
 
 # Axes whose indices are told apart; over all others, values are taken together.
+_NAMES: tuple[SignalName, ...] = ("regions", "objects")
+"""Signals whose values are names or codes, which have no mean."""
 _TOLD_APART = ("layer", "channel", "uv", "plucker", "rgb")
 _CHANNELS: Mapping[str, tuple[str, ...]] = {
     "uv": ("u", "v"),
@@ -223,8 +225,9 @@ def _chosen(committed: NDArray[np.int64], clips: int | None, seed: int) -> NDArr
 def _values(cache: Cache, rows: NDArray[np.int64], progress: Progress) -> dict[SignalName, Moments]:
     """What the clips' values come to, by signal."""
     found: dict[SignalName, Moments] = {}
-    with progress("reading values", len(rows) * len(cache.signals), "clips") as advance:
-        for signal in cache.signals:
+    amounts = [signal for signal in cache.signals if signal not in _NAMES]
+    with progress("reading values", len(rows) * len(amounts), "clips") as advance:
+        for signal in amounts:
             dims = SIGNALS[signal].dims
             kept = [axis for axis, dim in enumerate(dims) if dim in _TOLD_APART]
             for start in range(0, len(rows), _AT_ONCE):

@@ -42,7 +42,7 @@ def told_of(teacher: Teacher, clip: Clip, clock: FrameClock) -> list[Any]:
         return []
     if clip.prompt is None:
         raise VideoError("prompt_missing", "the masks that the list of videos names for it were not there")
-    return [teacher.prepare(Prompt.model_validate_json(clip.prompt), clock)]
+    return [teacher.prepare(Prompt.model_validate_json(clip.prompt), clock, flipped=clip.flipped)]
 
 
 def require_no_options(job: TeacherJob, name: str) -> None:

@@ -62,12 +62,12 @@ class GivenTeacher:
         self.frames = description.frames
         self.shapes: Mapping[SignalName, Shape] = description.shapes
 
-    def prepare(self, prompt: Prompt, clock: FrameClock) -> GivenClip:
+    def prepare(self, prompt: Prompt, clock: FrameClock, *, flipped: bool) -> GivenClip:
         """Read the masks of the clip's frames, nearest in time, and resize them, nearest in place. Raises `VideoError`."""
         if prompt.masks is None:
             raise VideoError("prompt_missing", "its row of the list names no `masks`")
         most = self.shapes["objects"][0]
-        whole = label_maps(prompt.masks, prompt.masks_digest, clock.frame_index)
+        whole = [one[:, :: -1 if flipped else 1] for one in label_maps(prompt.masks, prompt.masks_digest, clock.frame_index)]
         highest = max(int(labels.max()) for labels in whole)
         if max(highest, len(prompt.phrases)) > most:
             raise VideoError(

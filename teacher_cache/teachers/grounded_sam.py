@@ -103,7 +103,7 @@ class GroundedSamTeacher:
         self._grounding = grounding.eval().requires_grad_(requires_grad=False).to(self._device)
         self._segmenter = segmenter.eval().requires_grad_(requires_grad=False).to(self._device)
 
-    def prepare(self, prompt: Prompt, clock: FrameClock) -> tuple[str, ...]:  # noqa: ARG002
+    def prepare(self, prompt: Prompt, clock: FrameClock, *, flipped: bool) -> tuple[str, ...]:  # noqa: ARG002
         """The phrases. Raises `VideoError` if there are more than objects in the store."""
         if len(prompt.phrases) > self._options.objects:
             raise VideoError(

@@ -51,8 +51,10 @@ class Prompted(Protocol):
     Its identity has a ``takes`` in its configuration, so that the recipe says it; what it is given lies in the rows.
     """
 
-    def prepare(self, prompt: Prompt, clock: FrameClock) -> Any:
+    def prepare(self, prompt: Prompt, clock: FrameClock, *, flipped: bool) -> Any:
         """What `Teacher.raw` is to be told of one clip. Thread-safe; may read files, while the device works on other clips.
+
+        ``flipped``: the clip's frames have left and right swapped, and the prompt is of the video as it is.
 
         Raises `VideoError` (prompt_missing, prompt_unusable) for what cannot be read or does not fit: the clip's row fails.
         """

@@ -26,7 +26,7 @@ def test_tasks_with_other_gpus_have_no_decoder_beside_the_first(videos: Path, mo
     span, before, kept = Span((Block(0, 0, (clip,)),)), decoders(), []
     for gpus in ("0", "0", "1", "0"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        (block,) = ray_decode.decode(span, RECIPE, 60, "cpu", {})
+        (block,) = ray_decode.decode(span, RECIPE, 60, "cpu", None, {})
         assert block.trouble is None
         assert len(block.clips) == 1
         (one,) = decoders() - before

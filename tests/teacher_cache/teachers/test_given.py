@@ -25,9 +25,9 @@ from teacher_cache.io.remote import filesystem
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.run import run_job
 from teacher_cache.scenes import frame_times, random_scene, render_scene
-from teacher_cache.store.chunk import clip_buffer, decode_chunk, encode_chunk
+from teacher_cache.store.chunk import clip_buffer, decode_chunks, encode_chunks
 from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.shard import pack_shard, unpack_shard
+from teacher_cache.store.shard import pack_clips, unpack_clips
 from teacher_cache.store.verify import verify
 from teacher_cache.teachers.given import FAMILY
 from teacher_cache.teachers.masks import decoded_rle, label_maps
@@ -178,11 +178,11 @@ def test_what_an_earlier_attempt_left_is_taken_over_where_its_labels_are_the_sam
         "regions"
     ]
     shard = store / "regions/c/0/0/0/0"
-    chunks = unpack_shard(shard.read_bytes(), 2)
+    clips = unpack_clips(shard.read_bytes(), array, 2)
     labels = clip_buffer(array, 1)[0]
-    decode_chunk(chunks[1], array, labels)
+    decode_chunks(clips[1], array, labels)
     labels[:, :, :40] = 0  # an object's pixels are lost
-    shard.write_bytes(pack_shard({0: bytes(chunks[0]), 1: encode_chunk(labels, array.compression)}, 2))
+    shard.write_bytes(pack_clips({0: list(map(bytes, clips[0])), 1: encode_chunks(labels, array)}, array, 2))
     report = run(regions_job(tmp_path, truth_masks, store))
     found = open_cache(str(store)).clips.to_pylist()
     assert {clip["clip_id"]: clip["reason"] for clip in found if clip["reason"]} == {"scene-1.mp4": "missing_in_shard"}, report
@@ -323,3 +323,17 @@ def test_masks_in_a_bucket_are_those_on_a_disk_and_one_that_changed_is_noticed(s
     assert before[1:] == [None, None]
     fs.pipe("bucket/m/scene-0/00007.png", (truth_masks / "masks/scene-0/00008.png").read_bytes())
     assert digests()[0] != before[0] is not None
+
+
+def test_a_flipped_clip_has_its_masks_and_boxes_mirrored(truth_masks: Path, tmp_path: Path) -> None:
+    run(regions_job(tmp_path, truth_masks, tmp_path / "store", clips={"views": ["plain", "flipped"]}))
+    cache = open_cache(str(tmp_path / "store"))
+    flipped = [f"{clip_id}~flipped" for clip_id in IDS]
+    plain, mirrored = (cache.read(["regions"], ids)["regions"] for ids in (IDS, flipped))
+    assert (plain[..., ::-1] == mirrored).mean() > 0.98  # nearest pixels are not mirrored exactly
+    assert (plain != mirrored).any()
+    for one, other in zip(*map(cache.objects, (IDS, flipped)), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert (a.number, a.phrase, a.frames, a.reason) == (b.number, b.phrase, b.frames, b.reason)
+            if a.box is not None and b.box is not None:
+                assert (a.box.left + b.box.right, a.box.top, a.box.bottom) == pytest.approx((1, b.box.top, b.box.bottom))

@@ -147,7 +147,7 @@ def test_weights_that_do_not_fit_are_named(models: Path, teacher: GroundedSamTea
         FAMILY.identify(job_of(other))
     clock = FrameClock(frame_index=(0,), timestamps_seconds=(0.0,))
     with pytest.raises(VideoError, match="4 phrases, and a clip of this store has at most 3"):
-        teacher.prepare(Prompt(phrases=tuple("abcd")), clock)
+        teacher.prepare(Prompt(phrases=tuple("abcd")), clock, flipped=False)
 
 
 def _swapped(models: Path, folder: Path) -> Path:
