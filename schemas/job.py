@@ -88,19 +88,19 @@ class TeacherJob(Frozen):
 
     family: str = "l4p"
     """``l4p``; ``classical``: OpenCV's optical flow and background model; ``grounded-sam``: objects by Grounding DINO and SAM
-    2; ``given``: a set's truth masks; or one that an installed package provides."""
+    2; ``sam3``: objects by SAM 3; ``given``: a set's truth masks; or one that an installed package provides."""
     preset: str = "giant"
     """The family's configuration: ``giant`` (as published) and ``tiny`` of ``l4p``, ``px224`` of ``classical``,
-    ``px112`` to ``px1024`` of ``grounded-sam`` and ``given``."""
+    ``px112`` to ``px1024`` of ``grounded-sam``, ``sam3`` and ``given``."""
     weights: str | None = None
-    """Path or URL of the weights; of ``grounded-sam`` a folder with ``grounding`` and ``segmenter`` in it. ``tiny`` has its own
-    in the package; ``classical`` and ``given`` need none."""
+    """Path or URL of the weights; of ``grounded-sam`` and ``sam3`` a folder of models. ``tiny`` has its own in the
+    package; ``classical`` and ``given`` need none."""
     weights_digest: str | None = Field(None, pattern="^sha256:[0-9a-f]{64}$")
     """sha256 of the weights' file. If it is given, the job refuses a file with another one."""
     dtype: Precision = "float32"
     """Precision of the teacher's weights and arithmetic."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Settings of the family's own, such as ``{objects: 16}`` of ``given`` and ``grounded-sam``. They are in the recipe."""
+    """Settings of the family's own, such as ``{objects: 16}`` of those that give regions. They are in the recipe."""
     compile: bool = False
     """Whether to compile the teacher with `torch.compile`. It only changes speed, so it is not in the recipe."""
 

@@ -46,7 +46,7 @@ FORBIDDEN = {
     "student_train": ("ray",),
 }
 # … but for teachers that are loaded by their entry point alone, with an extra of their own
-LOADED_BY_NAME = {"teacher_cache/teachers/grounded_sam.py": ("transformers",)}
+LOADED_BY_NAME = {f"teacher_cache/teachers/{name}.py": ("transformers",) for name in ("phrases", "grounded_sam", "sam3")}
 
 
 def imports(path: Path) -> Iterator[str]:

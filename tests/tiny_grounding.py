@@ -1,4 +1,4 @@
-"""A seed in; a folder of tiny, random Grounding DINO and SAM 2 out, of the classes that ``grounded-sam`` takes."""
+"""A seed in; a folder of tiny, random Grounding DINO and SAM 2 out, or of SAM 3: the classes that phrases are asked of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from transformers import (
     MMGroundingDinoForObjectDetection,
     Sam2VideoConfig,
     Sam2VideoModel,
+    Sam3VideoConfig,
+    Sam3VideoModel,
     SwinConfig,
 )
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
@@ -74,3 +76,45 @@ def _write_segmenter(folder: Path) -> None:
         mask_downsampler_embed_dim=128, memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=64,
     )  # fmt: skip
     Sam2VideoModel(config).save_pretrained(folder)
+
+
+def write_sam3(folder: Path, *, seed: int = 0) -> Path:
+    """Write a SAM 3, some megabytes, with a tokenizer of `WORDS`."""
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", *WORDS]
+    side, width = 112, 128
+    grid = side // 14
+    layer = {"hidden_size": width, "num_attention_heads": 2}
+    small = layer | {"num_layers": 1, "intermediate_size": 64}
+    vision = {
+        "model_type": "sam3_vision_model", "fpn_hidden_size": width,
+        "backbone_feature_sizes": [[grid * 4] * 2, [grid * 2] * 2, [grid] * 2],
+        "backbone_config": layer | {
+            "model_type": "sam3_vit_model", "intermediate_size": 64, "num_hidden_layers": 2, "image_size": side,
+            "patch_size": 14, "window_size": 4, "global_attn_indexes": [1], "pretrain_image_size": side,
+        },
+    }  # fmt: skip
+    text = layer | {
+        "model_type": "clip_text_model", "vocab_size": len(words), "intermediate_size": 64, "projection_dim": width,
+        "num_hidden_layers": 1, "max_position_embeddings": 32, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0,
+    }  # fmt: skip
+    detector = {
+        "model_type": "sam3", "vision_config": vision, "text_config": text, "geometry_encoder_config": small,
+        "detr_encoder_config": small, "detr_decoder_config": small | {"num_queries": 8}, "mask_decoder_config": layer,
+    }  # fmt: skip
+    tracker = {
+        "model_type": "sam3_tracker_video", "vision_config": vision, "image_size": side,
+        "prompt_encoder_config": {"hidden_size": width, "image_size": side, "patch_size": 14, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": width, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
+        },
+        "memory_attention_hidden_size": width, "memory_attention_num_layers": 1, "mask_downsampler_embed_dim": width,
+        "memory_attention_feed_forward_hidden_size": 32, "memory_attention_rope_feat_sizes": [grid, grid],
+        "memory_encoder_hidden_size": width, "memory_encoder_output_channels": 64, "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 32,
+    }  # fmt: skip
+    config = Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=grid * 4)
+    Sam3VideoModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder

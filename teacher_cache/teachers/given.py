@@ -29,7 +29,7 @@ from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.masks import label_maps
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
-__all__ = ["FAMILY", "PRESETS", "GivenFamily", "GivenTeacher", "RegionOptions"]
+__all__ = ["FAMILY", "PRESETS", "GivenFamily", "GivenTeacher", "RegionOptions", "box_of"]
 
 PRESETS: dict[str, int] = {f"px{size}": size for size in (112, 224, 384, 512, 1024)}
 """Presets of the families that give regions: height and width of the frames and label maps, in pixels."""

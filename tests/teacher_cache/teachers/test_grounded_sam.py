@@ -20,14 +20,8 @@ from schemas.prompt import Prompt
 from teacher_cache import open_cache
 from teacher_cache.jobs.run import run_job
 from teacher_cache.store.verify import verify
-from teacher_cache.teachers.grounded_sam import (
-    FAMILY,
-    Grounded,
-    GroundedSamTeacher,
-    numbered,
-    overlap,
-    without_duplicates,
-)
+from teacher_cache.teachers.grounded_sam import FAMILY, GroundedSamTeacher, overlap
+from teacher_cache.teachers.phrases import Found, numbered, without_duplicates
 
 PHRASES = ("a red cup", "a blue ball?", "unicorn")
 OPTIONS = {"objects": 3, "frames": 4, "box_threshold": 0.0, "text_threshold": 0.0}
@@ -115,12 +109,12 @@ def test_duplicates_of_a_phrase_go_and_each_phrase_keeps_a_number() -> None:
     box, near, far = (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 0.45), (0.5, 0.5, 1.0, 1.0)
     assert overlap(box, near) == pytest.approx(0.9)
     assert overlap(box, far) == overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 0
-    found = [Grounded(1, 0.6, near), Grounded(1, 0.9, box), Grounded(0, 0.5, box), Grounded(1, 0.4, far), Grounded(1, 0.3, far)]
-    kept = without_duplicates(found, 0.7)
-    assert kept == [Grounded(1, 0.9, box), Grounded(0, 0.5, box), Grounded(1, 0.4, far)]
-    nowhere = Grounded(2, 0.0, (0.0, 0.0, 0.0, 0.0))
-    assert numbered(kept, 3, 4) == [Grounded(0, 0.5, box), Grounded(1, 0.9, box), Grounded(1, 0.4, far), nowhere]
-    assert numbered(kept, 3, 3) == [Grounded(0, 0.5, box), Grounded(1, 0.9, box), nowhere]
+    boxes = [(1, 0.6, near), (1, 0.9, box), (0, 0.5, box), (1, 0.4, far), (1, 0.3, far)]
+    kept = [one for one, _ in without_duplicates([(Found(*one), one[2]) for one in boxes], overlap, 0.7)]
+    assert kept == [Found(1, 0.9, box), Found(0, 0.5, box), Found(1, 0.4, far)]
+    nowhere = Found(2, 0.0, None)
+    assert numbered(kept, 3, 4) == [Found(0, 0.5, box), Found(1, 0.9, box), Found(1, 0.4, far), nowhere]
+    assert numbered(kept, 3, 3) == [Found(0, 0.5, box), Found(1, 0.9, box), nowhere]
 
 
 def test_the_other_grounding_model_is_taken_by_its_config(tmp_path: Path) -> None:
