@@ -48,12 +48,21 @@ class RegionScenes:
     @property
     def clips(self) -> pa.Table:
         rows = [
-            {"clip_id": one.clip_id, "video": one.video, "status": "committed", "reason": None, "detail": None}
+            {
+                "clip_id": one.clip_id,
+                "video": one.video,
+                "status": "committed",
+                "reason": None,
+                "detail": None,
+                "flipped": False,
+            }
             | dict(zip(("segment_start", "segment_end"), one.segment, strict=True))
             for one in self.scenes
         ]
         texts, numbers = ("clip_id", "video", "status", "reason", "detail"), ("segment_start", "segment_end")
-        schema = pa.schema({name: pa.string() for name in texts} | {name: pa.float64() for name in numbers})
+        schema = pa.schema(
+            {name: pa.string() for name in texts} | {name: pa.float64() for name in numbers} | {"flipped": pa.bool_()}
+        )
         return pa.Table.from_pylist(rows, schema)
 
     def clip(self, clip_id: str) -> SceneClip:

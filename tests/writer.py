@@ -225,4 +225,18 @@ def _keep_what_writes_nothing() -> None:
     Decoder.clips, L4PTeacher.raw = decode_once, raw_once  # type: ignore[method-assign]
     loading = [(L4PFamily, "identify"), (L4PFamily, "load"), (L4PTeacher, "heads")]
     for owner, name in [*loading, (registry, "entry_points"), (engine, "entry_points")]:
-        setattr(owner, name, functools.cache(getattr(owner, name)))
+        setattr(owner, name, _once_each(getattr(owner, name)))
+
+
+def _once_each(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `functools.cache`, by what the arguments look like, since a job's options cannot be hashed."""
+    given: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def once(*args: Any, **options: Any) -> Any:
+        key = repr((args, options))
+        if key not in given:
+            given[key] = function(*args, **options)
+        return given[key]
+
+    return once

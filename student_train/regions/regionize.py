@@ -42,7 +42,7 @@ from teacher_cache.regions.links import Link, rewritten
 from teacher_cache.regions.marks import boxes_of
 
 KEPT, DROPPED, REPORT = "kept.jsonl", "dropped.jsonl", "report.json"
-_COLUMNS = ["clip_id", "video", "status", "reason", "detail", "segment_start", "segment_end"]
+_COLUMNS = ["clip_id", "video", "status", "reason", "detail", "segment_start", "segment_end", "flipped"]
 _ALIKE_SECONDS = 1e-3
 QUESTIONS, CONVERSATIONS = "test.json", "conversations.jsonl"
 

@@ -77,7 +77,8 @@ def _of_batches(job: Job) -> Iterator[str]:
 def _of_values(job: Job) -> Iterator[str]:
     if isinstance(job.encoding, dict) and (absent := [name for name in job.encoding if name not in job.signals]):
         yield f"encoding names {', '.join(absent)}, which signals does not: it has no effect"
-    if job.clips.preprocessing == "l4p" and "student_size" in job.clips.model_fields_set:
-        yield "clips.student_size has no effect with `preprocessing: l4p`, which resizes once, to the teacher's size"
+    uses_student_size = job.clips.preprocessing == "student" or "frames" in job.signals
+    if "student_size" in job.clips.model_fields_set and not uses_student_size:
+        yield "clips.student_size has no effect without `preprocessing: student` or the signal frames"
     if job.prices.currency is None and job.prices.model_fields_set:
         yield "prices has no currency, so the cost has none either"

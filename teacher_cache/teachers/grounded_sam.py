@@ -26,12 +26,12 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from schemas.job import TeacherJob
 from teacher_cache.teachers.batch import options_of
 from teacher_cache.teachers.phrases import (
-    OF_FOLDER,
     Found,
     PhraseFamily,
     PhraseOptions,
     PhraseTeacher,
     numbered,
+    of_folder,
     without_duplicates,
 )
 from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
@@ -61,13 +61,11 @@ class GroundedSamTeacher(PhraseTeacher):
         super().__init__(description, options, device)
         self._options = options
         dtype = getattr(torch, description.identity.dtype)
-        self._tokenizer = AutoTokenizer.from_pretrained(weights / GROUNDING, **OF_FOLDER)
-        self._pictures = GroundingDinoImageProcessorPil.from_pretrained(weights / GROUNDING, local_files_only=True)
-        grounding = AutoModelForZeroShotObjectDetection.from_pretrained(
-            weights / GROUNDING, use_safetensors=True, dtype=dtype, **OF_FOLDER
-        )
-        segmenter = Sam2VideoModel.from_pretrained(
-            weights / SEGMENTER, local_files_only=True, use_safetensors=True, dtype=dtype
+        self._tokenizer = of_folder(AutoTokenizer, weights / GROUNDING)
+        self._pictures = of_folder(GroundingDinoImageProcessorPil, weights / GROUNDING)
+        grounding, segmenter = (
+            of_folder(kind, weights / name, use_safetensors=True, dtype=dtype)
+            for kind, name in ((AutoModelForZeroShotObjectDetection, GROUNDING), (Sam2VideoModel, SEGMENTER))
         )
         self._grounding = grounding.eval().requires_grad_(requires_grad=False).to(self._device)
         self._segmenter = segmenter.eval().requires_grad_(requires_grad=False).to(self._device)

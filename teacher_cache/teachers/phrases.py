@@ -39,12 +39,15 @@ from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.node_cache import digest_of_unchanged
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription
 
-OF_FOLDER: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers reads a folder: without the network, and without code that lies in it."""
 _KEPT = (".safetensors", ".json", ".txt")
 """What the files end in by which a folder of weights computes."""
 _WORKING = 6 * 2**30
 """Bytes reckoned, not measured, that the published sizes take beside their weights, at 1024 pixels and 32 objects."""
+
+
+def of_folder(kind: Any, folder: Path, **options: Any) -> Any:
+    """What one of transformers' classes makes of a folder: without the network, and without code that lies in it."""
+    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
 
 Shown = TypeVar("Shown")
@@ -217,7 +220,7 @@ class PhraseFamily(ABC):
         size = sum(file.stat().st_size for name in self.models for file in (weights / name).glob("*.safetensors"))
         options = options_of(job, self.options)
         segmenter = list(self.models)[-1]
-        share = (int(AutoConfig.from_pretrained(weights / segmenter, **OF_FOLDER).image_size) / 1024) ** 2
+        share = (int(of_folder(AutoConfig, weights / segmenter).image_size) / 1024) ** 2
         return ForwardBytes(weights=size, working=int(_WORKING * share) + 2 * batch * options.frames * PRESETS[job.preset] ** 2)
 
     def _folder(self, job: TeacherJob) -> Path:

@@ -25,12 +25,12 @@ from schemas.job import TeacherJob
 from teacher_cache.teachers.batch import options_of
 from teacher_cache.teachers.given import box_of
 from teacher_cache.teachers.phrases import (
-    OF_FOLDER,
     Found,
     PhraseFamily,
     PhraseOptions,
     PhraseTeacher,
     numbered,
+    of_folder,
     without_duplicates,
 )
 from teacher_cache.teachers.protocol import Teacher, TeacherDescription, TeacherFamily
@@ -61,10 +61,8 @@ class Sam3Teacher(PhraseTeacher):
     def __init__(self, description: TeacherDescription, options: Sam3Options, weights: Path, device: str) -> None:
         super().__init__(description, options, device)
         self._options = options
-        self._tokenizer = AutoTokenizer.from_pretrained(weights, **OF_FOLDER)
-        model = Sam3VideoModel.from_pretrained(
-            weights, local_files_only=True, use_safetensors=True, dtype=getattr(torch, description.identity.dtype)
-        )
+        self._tokenizer = of_folder(AutoTokenizer, weights)
+        model = of_folder(Sam3VideoModel, weights, use_safetensors=True, dtype=getattr(torch, description.identity.dtype))
         model.score_threshold_detection = options.detection_threshold
         model.new_det_thresh = options.new_object_threshold
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+import yaml
 import zarr
-from conftest import REAL_VIDEOS, Command, Jobs, tree
+from conftest import REAL_VIDEOS, Command, Jobs, regions_job, tree
 from log_files import contents
 
 from student_train.data.frames import StudentFrames
@@ -124,3 +125,24 @@ def test_videos_on_s3_are_each_fetched_once_for_all_their_windows(
     assert ran.json["clips"]["committed"] == local.json["clips_to_do"]
     asked, planned = ran.json["requests"]["videos"], local.json["requests"]["videos"]
     assert asked == planned
+
+
+def test_regions_are_taught_on_the_pool_like_any_signal(
+    s3: str, regions_store: Path, truth_masks: Path, tmp_path: Path, teacher_cache_command: Command
+) -> None:
+    """Teachers in Ray's actors read what their rows name besides frames; the store is the local engine's, byte by byte."""
+    import fsspec
+
+    store = f"{s3}/regions"
+    (tmp_path / "jobs").mkdir()
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(regions_job(tmp_path / "jobs", truth_masks, store, **RAY)))
+    ran = teacher_cache_command("run", job, "--engine", "ray", "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["clips"]["committed"] == 4
+    fs = fsspec.filesystem("s3")
+    root = store.removeprefix("s3://")
+    stored = {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
+    assert contents(stored) == contents(tree(regions_store))
+    ids = open_cache(store).committed_ids()
+    assert open_cache(store).objects(ids) == open_cache(str(regions_store)).objects(ids)

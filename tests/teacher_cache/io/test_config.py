@@ -27,7 +27,10 @@ def test_a_short_job_gets_every_default(tmp_path: Path) -> None:
         ("videos: {glob: x}\nteacher: {}\n", "store: missing, and required"),
         ("videos: {}\nstore: s\nteacher: {}\n", "give exactly one of `manifest`, `mixture` and `glob`"),
         (GOOD + "signals: []\n", "name at least one signal"),
-        (GOOD + "signals: [deep]\n", "signals.0: input should be 'f4d', 'depth', 'flow', 'motion' or 'camray' (found 'deep')"),
+        (
+            GOOD + "signals: [deep]\n",
+            "should be 'f4d', 'depth', 'flow', 'motion', 'camray', 'regions', 'objects' or 'frames' (found 'deep')",
+        ),
         (
             GOOD + "layout: {clips_per_shard: 0}\n",
             "layout.clips_per_shard: input should be greater than or equal to 1 (found 0)",
