@@ -143,7 +143,8 @@ class OurStore:
     def create(self, url: str, count: int) -> Store:
         store = create_store(url, self.recipe(), "benchmark")
         ids = [str(number) for number in range(count)]
-        columns = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
+        columns: dict[str, list[Any]] = dict.fromkeys(("clip_id", "video", "video_id", "content_digest"), ids)
+        columns["flipped"] = [False] * count
         clips = pa.Table.from_pydict(columns | dict.fromkeys(set(CLIPS.names) - set(columns), [None] * count), CLIPS)
         add_clips(store, Catalog(), lambda _: numbered_rows(clips, 0), "benchmark")
         add_parts(store, P4D_SIGNALS, SHAPES, count, "benchmark")

@@ -132,7 +132,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     shown = Table(title=title)
     for name in ("reader", "access", "clips/s", "of ours", "client CPU ms", "of ours", "server CPU ms", "MB/clip"):
         shown.add_column(name, justify="left" if name in ("reader", "access") else "right")
-    ours = rows[0]
+    ours = next((row for row in rows if "failure" not in row), {})
     for row in rows:
         if "failure" in row:
             shown.add_row(row["name"], row["access"], row["failure"])
@@ -156,7 +156,7 @@ def goals(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     for title, rows in tables.items():
         ours = rows[0]
         measured = [row for row in rows if "failure" not in row]
-        if not (peers := [row for row in measured if row["peer"]]):
+        if not (peers := [row for row in measured if row["peer"]]) or ours not in measured:
             continue
         best = max(r["clips_per_second"] for r in peers if r["access"] == "random")
         raw = next(r["clips_per_second"] for r in measured if r["name"] == formats.RawRanges.name)
