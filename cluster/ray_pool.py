@@ -69,7 +69,7 @@ class RayEngine:
         needed = worker_bytes(store.recipe, spec.shapes, family(spec.teacher.family), spec.teacher, spec.engine)
         with connected(spec.engine, stop) as head:
             require_resources(spec.engine, needed)
-            if not spec.engine.gpus_per_teacher and (gpus := ray.cluster_resources().get("GPU", 0)):
+            if spec.teaches and not spec.engine.gpus_per_teacher and (gpus := ray.cluster_resources().get("GPU", 0)):
                 yield Note(text=f"engine.gpus_per_teacher is 0, so teachers run on CPUs, and the cluster has {gpus:g} GPUs")
             with (
                 _Run(spec, store.recipe, needed, items, head) as run,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, StoreDamaged
 from schemas.job import VideoIdentity
 from schemas.prompt import LONGEST_PHRASE, MOST_PHRASES, Prompt, PromptName
 from teacher_cache.clips.identity import identities_of
@@ -29,6 +30,14 @@ _RATE = 1.0
 def prompt_of(given: Mapping[PromptName, Any], root: str) -> Prompt:
     """The prompt of a list's row, from its values of what the teacher takes. Raises `BadInput`."""
     return Prompt(phrases=phrases_of(given.get("phrases")), masks=_masks(given.get("masks"), root))
+
+
+def prompt_in(text: str) -> Prompt:
+    """The prompt that a store's row keeps. Raises `StoreDamaged` if it is none."""
+    try:
+        return Prompt.model_validate_json(text)
+    except ValidationError:
+        raise StoreDamaged(f"a row of the catalog has the prompt {ascii(text)[:80]}, which is none") from None
 
 
 def phrases_of(value: Any) -> tuple[str, ...]:

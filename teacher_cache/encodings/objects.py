@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import StoreDamaged, first_line
 from schemas.regions import Box, NotFound, RegionObject
 from schemas.signal import Shape
 
@@ -45,8 +46,16 @@ def packed_objects(found: Sequence[tuple[int, RegionObject]], shape: Shape) -> N
 
 
 def unpacked_objects(values: NDArray[Any], phrases: Sequence[str]) -> tuple[RegionObject, ...]:
-    """The objects of one clip's array, float32 (object, property), by the phrases of its row's prompt."""
-    return tuple(_object(int(row) + 1, values[row], phrases) for row in np.flatnonzero(values[:, 0] >= 0))
+    """The objects of one clip's array, float32 (object, property), by the phrases of its row's prompt.
+
+    Raises `StoreDamaged` for an array that `packed_objects` does not make.
+    """
+    if not np.isfinite(values).all():
+        raise StoreDamaged("a clip's objects cannot be read: not all of their numbers are finite")
+    try:
+        return tuple(_object(int(row) + 1, values[row], phrases) for row in np.flatnonzero(values[:, 0] >= 0))
+    except (ValueError, IndexError) as error:  # pydantic's are among them
+        raise StoreDamaged(f"a clip's objects cannot be read: {first_line(error)}") from None
 
 
 def _object(number: int, values: NDArray[Any], phrases: Sequence[str]) -> RegionObject:

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -351,7 +350,7 @@ class TaughtUnit:
         encodings = self._store.recipe.encodings
         taught: list[EncodedClip] = self._through(frames, told, lambda raw, bring: encode_batch(encodings, raw, bring))
         encoded_clips = taught or [EncodedClip() for _ in batch]
-        for pictures, encoded in zip(student, encoded_clips, strict=False):
+        for pictures, encoded in zip(student, encoded_clips, strict=True) if student else ():
             stored, figure = encoding("frames", encodings["frames"]).encode(SIGNALS["frames"], torch.tensor(pictures))
             encoded.arrays, encoded.errors = encoded.arrays | stored, encoded.errors | {"frames": figure}
         for (clip, decoded), encoded in zip(batch, encoded_clips, strict=True):
@@ -468,7 +467,8 @@ class TaughtUnit:
         chunks = {name: _chunks_in(data, self._arrays[name], per_shard) for name, data in standing.items()}
         for batch in self._kept:
             raw = self._through(batch.frames, batch.told, _by_clip) or [{}] * len(batch.clips)
-            for (clip, decoder, clock), values, student in zip(batch.clips, raw, batch.student or repeat(None), strict=False):
+            students: Sequence[bytes | None] = batch.student or [None] * len(batch.clips)
+            for (clip, decoder, clock), values, student in zip(batch.clips, raw, students, strict=True):
                 if clip.row in self._committed:
                     self._take_over_row(clip, decoder, clock, values, student, chunks)
 

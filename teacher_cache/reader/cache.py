@@ -20,11 +20,11 @@ from schemas.clip import Clip
 from schemas.errors import BadInput, ClipFailed, ClipPending, SignalMissing, StoreDamaged, UnknownClip
 from schemas.heads import HeadsCard
 from schemas.log import PartName
-from schemas.prompt import Prompt
 from schemas.recipe import Recipe
 from schemas.signal import SIGNALS, Shape, SignalName, exact_array
 from schemas.storage import StorageOptions
 from schemas.view import WHOLE, View
+from teacher_cache.clips.prompts import prompt_in
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.geometry.augmentation import view_signal
@@ -416,7 +416,7 @@ class Cache(ForTraining):
         self.require_clips(clip_ids)
         rows, order = np.unique(self._catalog.rows_of(clip_ids), return_inverse=True)
         texts = self._catalog.table(rows, ["prompt"])["prompt"].to_pylist()
-        found = [() if text is None else Prompt.model_validate_json(text).phrases for text in texts]
+        found = [() if text is None else prompt_in(text).phrases for text in texts]
         return [found[index] for index in order.tolist()]
 
     def require_clips(self, clip_ids: Sequence[str]) -> None:

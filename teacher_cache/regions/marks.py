@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from schemas.regions import Box, RegionObject
 from schemas.report import MarkStyle
+from teacher_cache.geometry.boxes import Mask, box_of
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _Rectangle = tuple[int, int, int, int]
 _Color = tuple[int, int, int]
 
@@ -54,17 +54,8 @@ def color_of(number: int) -> _Color:
 
 def boxes_of(labels: Labels) -> dict[int, Box]:
     """Where the objects of a label map (y, x) are: number → box."""
-    height, width = labels.shape
-    found = {}
-    for number in np.unique(labels[labels > 0]).tolist():
-        rows, columns = (np.flatnonzero((labels == number).any(axis=axis)) for axis in (1, 0))
-        found[number] = Box(
-            left=float(columns[0] / width),
-            top=float(rows[0] / height),
-            right=float((columns[-1] + 1) / width),
-            bottom=float((rows[-1] + 1) / height),
-        )
-    return found
+    boxes = ((number, box_of(labels == number)) for number in np.unique(labels[labels > 0]).tolist())
+    return {number: box for number, box in boxes if box is not None}
 
 
 def draw_marks(

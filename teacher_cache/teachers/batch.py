@@ -12,8 +12,8 @@ from schemas.base import Frozen
 from schemas.clip import Clip, FrameClock
 from schemas.errors import BadInput, SignalMissing, VideoError
 from schemas.job import TeacherJob
-from schemas.prompt import Prompt
 from schemas.signal import SignalName
+from teacher_cache.clips.prompts import prompt_in
 from teacher_cache.teachers.protocol import Prompted, Teacher
 
 
@@ -42,7 +42,7 @@ def told_of(teacher: Teacher, clip: Clip, clock: FrameClock) -> list[Any]:
         return []
     if clip.prompt is None:
         raise VideoError("prompt_missing", "the masks that the list of videos names for it were not there")
-    return [teacher.prepare(Prompt.model_validate_json(clip.prompt), clock, flipped=clip.flipped)]
+    return [teacher.prepare(prompt_in(clip.prompt), clock, flipped=clip.flipped)]
 
 
 def require_no_options(job: TeacherJob, name: str) -> None:

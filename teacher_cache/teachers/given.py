@@ -21,15 +21,16 @@ from schemas.errors import BadInput, VideoError
 from schemas.job import TeacherJob
 from schemas.prompt import Prompt
 from schemas.recipe import TeacherIdentity
-from schemas.regions import MOST_OBJECTS, Box, RegionObject
+from schemas.regions import MOST_OBJECTS, RegionObject
 from schemas.signal import Shape, SignalName
 from teacher_cache.encodings.objects import frames_shown, objects_shape, packed_objects
+from teacher_cache.geometry.boxes import box_of
 from teacher_cache.teachers.batch import options_of, require_fit
 from teacher_cache.teachers.heads import RawSignals
 from teacher_cache.teachers.masks import label_maps
 from teacher_cache.teachers.protocol import ForwardBytes, Teacher, TeacherDescription, TeacherFamily
 
-__all__ = ["FAMILY", "PRESETS", "GivenFamily", "GivenTeacher", "RegionOptions", "box_of"]
+__all__ = ["FAMILY", "PRESETS", "GivenFamily", "GivenTeacher", "RegionOptions"]
 
 PRESETS: dict[str, int] = {f"px{size}": size for size in (112, 224, 384, 512, 1024)}
 """Presets of the families that give regions: height and width of the frames and label maps, in pixels."""
@@ -109,15 +110,6 @@ def _object(number: int, phrases: Sequence[str], first: NDArray[np.uint8], shown
         frames=tuple(np.flatnonzero(shown).tolist()),
         reason=None if shown.any() else "no_box" if box is None else "no_mask",
     )
-
-
-def box_of(mask: NDArray[np.bool_]) -> Box | None:
-    """The box around a mask (y, x), half-open, in shares of height and width; None if it is empty."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    height, width = mask.shape
-    return Box(left=columns[0] / width, top=rows[0] / height, right=(columns[-1] + 1) / width, bottom=(rows[-1] + 1) / height)
 
 
 def region_shapes(size: int, options: RegionOptions) -> dict[SignalName, Shape]:

@@ -22,8 +22,8 @@ from transformers.models.sam3_video import modeling_sam3_video
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from schemas.job import TeacherJob
+from teacher_cache.geometry.boxes import box_of
 from teacher_cache.teachers.batch import options_of
-from teacher_cache.teachers.given import box_of
 from teacher_cache.teachers.phrases import (
     Found,
     PhraseFamily,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -12,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import CLOCKS, Command, regions_job, tree
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from log_files import contents
 from PIL import Image
 
-from schemas.errors import BadInput, VideoError
+from schemas.errors import BadInput, StoreDamaged, VideoError
 from schemas.job import Job, TeacherJob
 from schemas.prompt import Prompt
 from teacher_cache import join_caches, open_cache
-from teacher_cache.clips.prompts import prompt_of, with_digests
+from teacher_cache.clips.prompts import prompt_in, prompt_of, with_digests
 from teacher_cache.encodings.objects import objects_shape, packed_objects, unpacked_objects
 from teacher_cache.io.remote import filesystem
 from teacher_cache.jobs.audit import reteach
@@ -337,3 +341,16 @@ def test_a_flipped_clip_has_its_masks_and_boxes_mirrored(truth_masks: Path, tmp_
             assert (a.number, a.phrase, a.frames, a.reason) == (b.number, b.phrase, b.frames, b.reason)
             if a.box is not None and b.box is not None:
                 assert (a.box.left + b.box.right, a.box.top, a.box.bottom) == pytest.approx((1, b.box.top, b.box.bottom))
+
+
+@given(arrays(np.float32, (3, 8), elements=st.floats(width=32) | st.integers(-2, 9).map(float)))
+def test_objects_that_someone_forged_are_read_or_refused(values: np.ndarray) -> None:
+    with contextlib.suppress(StoreDamaged):
+        for one in unpacked_objects(values, ("a cup",)):
+            assert 1 <= one.number <= 3
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"phrases": 3}', '{"phrases": ["a"], "others": 1}', "[]"])
+def test_a_prompt_that_someone_forged_is_refused(text: str) -> None:
+    with pytest.raises(StoreDamaged, match=r"has the prompt .*, which is none"):
+        prompt_in(text)
