@@ -98,7 +98,8 @@ def test_maps_are_drawn_and_shown_as_the_losses_are(explodes_after_two: FitRepor
 
 def test_a_line_says_how_much_was_computed_in_its_seconds(explodes_after_two: FitReport) -> None:
     line = next(line for line in lines(Path(explodes_after_two.output)) if line["step"] == 3)
-    assert line["tokens_per_second"] / line["clips_per_second"] == 1079  # the tokens of a clip and its question
+    tokens = line["tokens_per_second"] / line["clips_per_second"]  # two quotients by the same seconds, each rounded
+    assert tokens == pytest.approx(1079)  # the tokens of a clip and its question
     # Forward and backward, 2 and 4 a weight that trains and 2 a weight that does not, for each token; the tower sees 64 tokens
     # a frame as well, and heads and decoder more: what is sure is a range.
     per_token = line["tflops_per_second"] * 1e12 / line["tokens_per_second"]
