@@ -191,18 +191,20 @@ def gaussian_bits(signal: SignalName, encoder: Encoding, raw: torch.Tensor, arra
 
 
 def entropy_bits(signal: SignalName, arrays: Mapping[str, np.ndarray], count: int) -> float | None:
-    """Bits a value of ``count`` values, of order 0, F4D's kinds of planes each by itself. None for floats."""
+    """Bits a value of ``count`` values, of order 0; of F4D's, those of the low bytes. None for floats."""
     bits = 0.0
-    kinds = list(arrays.values())
-    if signal == "f4d" and kinds[0].dtype.kind == "i":
-        times = kinds[0].shape[1] // 2
-        kinds = np.split(kinds[0], [times, 2 * times], axis=1)
-    for values in kinds:
+    for stored in arrays.values():
+        values = low_bytes(stored) if signal == "f4d" else stored
         if values.dtype.kind == "f":
             return None
         shares = np.bincount(values.ravel().astype(np.int32) - int(values.min())) / values.size
         bits -= values.size * float((shares[shares > 0] * np.log2(shares[shares > 0])).sum())
     return bits / count
+
+
+def low_bytes(rows: np.ndarray) -> np.ndarray:
+    """Of F4D as it is stored at a bound, what holds a byte a value: the last row is of scales, and of the few high bytes."""
+    return rows[:, :, :-1] if rows.dtype.kind == "i" else rows
 
 
 @dataclass(frozen=True)
@@ -219,27 +221,29 @@ class Alternative:
 
 
 def alternatives(kind: str, signal: SignalName, raw: torch.Tensor, repetitions: int) -> Iterator[Alternative]:
-    """What other codecs make of the integers of `fine`."""
+    """What other codecs make of the integers of `fine`, a stored chunk at a time."""
     encoder = encoder_of(signal, "fine")
+    (array,) = (a for a in encoder.stored(SIGNALS[signal], tuple(raw.shape)) if a.name == signal)
     values = encoder.encode(SIGNALS[signal], raw)[0][signal]
-    layouts = {"": values}
+    layouts = {"": low_bytes(values) if signal == "f4d" else values}
     if signal == "f4d":
-        times = values.shape[1] // 2
-        layouts = {"": values, "channel-major, ": np.ascontiguousarray(np.moveaxis(values, -1, 1))}
-        layouts["int16, "] = values[:, :times].astype(np.int16) + 256 * values[:, times : 2 * times].astype(np.int16)
-    elif signal == "flow":
-        layouts = {"": values, "planar, ": np.ascontiguousarray(np.moveaxis(values, -1, 0))}
-    if signal != "f4d":
-        last = layouts["planar, " if signal == "flow" else ""]
+        layouts["channel-major, "] = np.moveaxis(layouts[""], -1, 1)
+    else:
+        last = values
+        if signal == "flow":
+            last = layouts["planar, "] = np.moveaxis(values, -1, 1)
         layouts["differences along x, "] = np.diff(last, axis=-1, prepend=last.dtype.type(0))
-        time_axis = -3
-        layouts["differences along time, "] = np.diff(last, axis=time_axis, prepend=np.zeros_like(last[..., :1, :, :]))
-    for layout, values_ in layouts.items():
-        laid_out = np.ascontiguousarray(values_)
+        steps = np.diff(last, axis=0, prepend=last[:1])
+        first = slice(None, None, len(values) // array.chunks)
+        steps[first] = last[first]  # a chunk is decoded from itself alone
+        layouts["differences along time, "] = steps
+    for layout, laid_out in layouts.items():
+        parts = [np.ascontiguousarray(part) for part in np.split(laid_out, array.chunks)]
         for name, codec in codecs(laid_out.dtype).items():
-            packed, encode_ms = timed(lambda c=codec, v=laid_out: c.encode(v), 1)
-            _, decode_ms = timed(lambda c=codec, p=packed: c.decode(p), repetitions)
-            yield Alternative(signal, kind, layout + name, 8 * len(packed) / raw.numel(), encode_ms, decode_ms)
+            packed, encode_ms = timed(lambda c=codec, p=parts: [c.encode(part) for part in p], repetitions)
+            _, decode_ms = timed(lambda c=codec, p=packed: [c.decode(part) for part in p], repetitions)
+            bits = 8 * sum(map(len, packed)) / raw.numel()
+            yield Alternative(signal, kind, layout + name, bits, encode_ms, decode_ms)
 
 
 def codecs(dtype: np.dtype) -> dict[str, Codec]:
@@ -247,7 +251,8 @@ def codecs(dtype: np.dtype) -> dict[str, Codec]:
     shuffles = {"": Blosc.NOSHUFFLE, "bitshuffle, ": Blosc.BITSHUFFLE}
     if dtype.itemsize > 1:
         shuffles["shuffle, "] = Blosc.SHUFFLE
-    known |= {f"blosc({how}zstd {level})": Blosc("zstd", level, s) for how, s in shuffles.items() for level in (1, 3, 5)}
+    known |= {f"blosc({how}zstd {level})": Blosc("zstd", level, s) for how, s in shuffles.items() for level in (1, 3, 4, 5)}
+    known["blosc(bitshuffle, lz4 5)"] = Blosc("lz4", 5, Blosc.BITSHUFFLE)
     if dtype.itemsize > 1:
         try:
             from numcodecs.pcodec import PCodec

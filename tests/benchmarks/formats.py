@@ -99,6 +99,11 @@ def _smooth(rng: np.random.Generator, channels: int) -> np.ndarray[Any, Any]:
     return fine + rng.standard_normal(fine.shape, np.float32) / 500
 
 
+def shards(clips: int) -> list[range]:
+    """The rows of each of our store's shards."""
+    return [range(first, min(first + CLIPS_PER_SHARD, clips)) for first in range(0, clips, CLIPS_PER_SHARD)]
+
+
 def stored_bytes(url: str) -> int:
     return sum(found.length for found in Objects(url).listing().values())
 
@@ -127,8 +132,7 @@ class OurStore:
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         store = self.create(url, len(clips))
-        for first in range(0, len(clips), CLIPS_PER_SHARD):
-            rows = range(first, min(first + CLIPS_PER_SHARD, len(clips)))
+        for rows in shards(len(clips)):
             self.put(store, rows, [self.compress(store.recipe, self.quantise(store.recipe, clips[row])) for row in rows])
 
     def recipe(self) -> Recipe:
