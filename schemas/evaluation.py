@@ -204,6 +204,10 @@ class AnswersReport(Frozen):
     """Questions that were asked."""
     expected: int | None = None
     """Published number of questions; null if it is not known."""
+    limit: int | None = None
+    """Only the first so many questions were to be asked; null: all of them."""
+    new_tokens: int
+    """Longest response, in tokens."""
     overall: float | None
     """The figure that the benchmark's own code reports: the official micro or macro mean."""
     is_macro: bool = False

@@ -184,14 +184,18 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
     frames: Annotated[
         int | None, typer.Option(min=1, help="frames of each video that a question shows. Default: the benchmark's own number")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="keep the answers that an interrupted evaluation wrote")] = False,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="longest response, in tokens. Default: the benchmark's own number")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="keep the answers in the folder, and give the others")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the answers that are in the folder")] = False,
     seed: Annotated[int, typer.Option(help="seed of the letters that a benchmark draws where it finds none")] = 0,
     dtype: Annotated[
         Dtype | None, typer.Option(help="dtype of the weights. Default: the run's, or bfloat16 for a model that is no run's")
     ] = None,
     store: Annotated[str | None, typer.Option(help="compare maps on the clips of this store, such as held-out ones")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="only the clip of this id; repeat for several")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="only the first N clips")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first N clips, and the first N questions")] = None,
     maps: Annotated[
         bool | None, typer.Option(help="compare maps. Default: those of a run, unless a benchmark is named")
     ] = None,
@@ -229,7 +233,7 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
 
             wanted = Wanted(
                 store, tuple(clip or ()), limit, maps, benchmark, root, questions, video_root, tell_length, frames, seed, dtype,
-                batch, pictures, resume, out,
+                batch, pictures, new_tokens, resume, overwrite, out,
             )  # fmt: skip
             report = run(model, wanted, ranks)
         if as_json and ranks.is_rank_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,14 +53,16 @@ def answered(
     *,
     frames: int | None = None,
     seed: int = 0,
+    limit: int | None = None,
     tell_length: bool = True,
     resume: bool = False,
     pictures: int = 0,
 ) -> AnswersReport:
     """Ask every item that has no answer yet, and sum up all of them. Each process asks its share. Collective.
 
-    Each answer is a line of a file as soon as its batch is done; ``resume`` keeps those of the same settings. The pages show
-    ``pictures`` wrong answers. Raises `BadInput` if answers to keep are of other settings.
+    ``limit``: only the first so many items; another evaluation may go on from their answers. Each answer is a line of a file as
+    soon as its batch is done; ``resume`` keeps those of the same settings. The pages show ``pictures`` wrong answers. Raises
+    `BadInput` if answers to keep are of other settings.
     """
     benchmark, found, root = asking
     frames = frames or benchmark.frames
@@ -71,9 +74,11 @@ def answered(
         "benchmark": benchmark.name,
         "items": _digest(found.items),
         "frames": frames,
+        "new_tokens": benchmark.new_tokens,
         "tell_length": tell_length,
         "seed": seed,
     }
+    whole, found = found, replace(found, items=found.items[:limit])
     with ranks.raise_on_any_rank():
         done = _kept(how.out, settings) if resume else {}
     with ranks.raise_on_any_rank():  # all have read before one writes
@@ -101,8 +106,8 @@ def answered(
     answers = [done[item.id] for item in found.items]
     with ranks.raise_on_any_rank():
         if ranks.is_rank_zero:
-            _put_together(how.out, answers)
-    report = summary(benchmark, found, answers, frames=frames, seed=seed)
+            _put_together(how.out, [done[item.id] for item in whole.items if item.id in done])
+    report = summary(benchmark, found, answers, frames=frames, seed=seed, limit=limit)
     if ranks.is_rank_zero:
         questions = Questions(benchmark, found.items, root, opened.student.processor, frames=frames, tell_length=tell_length)
         write_pages(how.out, Path(how.model).name, report, wrong_answers(questions, answers, pictures))

@@ -70,8 +70,10 @@ def not_asked(item: Item, reason: str, detail: str) -> Answer:
     return _answer(item).model_copy(update={"reason": reason, "detail": detail})
 
 
-def summary(benchmark: Benchmark, found: Read, answers: Sequence[Answer], *, frames: int, seed: int = 0) -> AnswersReport:
-    """Means over all questions that were asked, over tasks, and per group and task."""
+def summary(
+    benchmark: Benchmark, found: Read, answers: Sequence[Answer], *, frames: int, seed: int = 0, limit: int | None = None
+) -> AnswersReport:
+    """Means over all questions that were asked, over tasks, and per group and task. ``limit``: how many were to be."""
     asked = [answer for answer in answers if answer.official is not None]
     tasks = {task: score(of_task) for task, of_task in _in_order(_parts(asked, lambda answer: (answer.task,)))}
     micro = score(asked) if asked else None
@@ -84,6 +86,8 @@ def summary(benchmark: Benchmark, found: Read, answers: Sequence[Answer], *, fra
         seed=seed,
         asked=len(asked),
         expected=benchmark.count,
+        limit=limit,
+        new_tokens=benchmark.new_tokens,
         overall=None if own is None else own.official,
         is_macro=benchmark.is_macro,
         micro=micro,

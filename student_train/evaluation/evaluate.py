@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,8 +82,12 @@ class Wanted:
     """Clips or questions in one forward pass; as in training when None."""
     pictures: int = 4
     """How many clips get a picture of their maps, and how many wrong answers one of what was shown."""
+    new_tokens: int | None = None
+    """Longest response, in tokens; the benchmark's own number when None."""
     resume: bool = False
-    """Whether to keep the answers that an interrupted evaluation wrote."""
+    """Whether to keep the answers that are in the folder, and give only the others."""
+    overwrite: bool = False
+    """Whether to replace the answers that are in the folder."""
     out: Path | None = None
     """Folder to write to; ``eval`` in the run's folder when None, ``eval-BENCHMARK`` for a benchmark; in the current folder,
     with the model's name before it, for a model that is no run's."""
@@ -115,7 +119,7 @@ def evaluate(folder: Path, wanted: Wanted, ranks: Ranks = ALONE) -> EvalReport:
         opened.student.to(device()).eval()
         out = _out(folder, wanted)
         if ranks.is_rank_zero:
-            _made_empty(out, keeps_answers=wanted.resume)
+            _made_empty(out, wanted)
     maps = None
     if run is not None and cache is not None:
         maps = _evaluate_maps(_Job(run, opened.student, cache, wanted, out), rows)
@@ -130,6 +134,7 @@ def evaluate(folder: Path, wanted: Wanted, ranks: Ranks = ALONE) -> EvalReport:
             ranks,
             frames=wanted.frames,
             seed=wanted.seed,
+            limit=wanted.limit,
             tell_length=wanted.tell_length,
             resume=wanted.resume,
             pictures=wanted.pictures,
@@ -164,15 +169,20 @@ def _asking(wanted: Wanted) -> Asking | None:
     if wanted.root is None and wanted.questions is None:
         raise BadInput(f"--benchmark {benchmark.name} needs --root, its folder; {needed(benchmark)}")
     found = read(benchmark, wanted.root or Path(), wanted.questions)
+    if wanted.new_tokens is not None:
+        benchmark = replace(benchmark, new_tokens=wanted.new_tokens)
     return Asking(benchmark, found, wanted.video_root or str(wanted.root or "."))
 
 
 def _require_used(wanted: Wanted, *, with_maps: bool, with_answers: bool) -> None:
     """Raise `BadInput` for what would be ignored: whoever gives it expects another evaluation."""
-    for option, is_given in (("--clip", bool(wanted.clip_ids)), ("--limit", wanted.limit is not None)):
-        if is_given and not with_maps:
-            raise BadInput(f"{option} chooses clips whose maps are compared, and here none are; leave it out, or give --maps")
-    for option, is_given in (("--root", wanted.root is not None), ("--frames", wanted.frames is not None)):
+    if wanted.clip_ids and not with_maps:
+        raise BadInput("--clip chooses clips whose maps are compared, and here none are; leave it out, or give --maps")
+    for option, is_given in (
+        ("--root", wanted.root is not None),
+        ("--frames", wanted.frames is not None),
+        ("--new-tokens", wanted.new_tokens is not None),
+    ):
         if is_given and not with_answers:
             raise BadInput(f"{option} is for questions, and none are asked; give --benchmark or --questions, or leave it out")
 
@@ -340,11 +350,18 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]], *, opens_videos: bool) -
     return samples
 
 
-def _made_empty(out: Path, *, keeps_answers: bool) -> None:
-    """Make the evaluation's folder, and remove the files of an earlier evaluation."""
+def _made_empty(out: Path, wanted: Wanted) -> None:
+    """Make the evaluation's folder, and remove an earlier evaluation's files. Raises `BadInput` rather than lose answers."""
     earlier = [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS))]
-    if not keeps_answers:
-        earlier += out.glob("answers.*")
+    if wanted.resume and wanted.overwrite:
+        raise BadInput("--resume keeps the answers in the folder, and --overwrite replaces them; give one of them")
+    if not wanted.resume:
+        answers = [*out.glob("answers*")]
+        if not wanted.overwrite and any(path.suffix == ".jsonl" and path.stat().st_size for path in answers):
+            raise BadInput(
+                f"{out} already holds answers; give another --out, --resume to keep them, or --overwrite to replace them"
+            )
+        earlier += answers
     try:
         (out / PLOTS).mkdir(parents=True, exist_ok=True)
         for path in earlier:

@@ -63,7 +63,10 @@ def _differing(report: AnswersReport) -> list[str]:
 def about(report: AnswersReport) -> list[str]:
     """What must be known with the scores."""
     of = "" if report.expected in {None, report.asked} else f" (published: {report.expected:,})"
-    lines = [f"{report.asked} questions of {report.questions}{of}, {report.frames} frames"]
+    shown = f"{report.frames} frames, responses of up to {report.new_tokens} tokens"
+    lines = [f"{report.asked} questions of {report.questions}{of}, {shown}"]
+    if report.limit is not None:
+        lines.append(f"only the first {report.limit:,} questions were to be asked: no score of the whole benchmark")
     if report.overall is not None:
         lines.append(
             f"the benchmark's own figure is the {'macro' if report.is_macro else 'micro'} mean: {share(report.overall)}"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,29 @@ def test_a_stopped_evaluation_goes_on_and_ends_alike(
     }
     with pytest.raises(BadInput, match="given with other settings:\n  frames: they have 16, now it is 8"):
         evaluate(model, Wanted(benchmark="r4d", root=root, out=out, frames=8, resume=True))
+
+
+def test_some_questions_are_asked_first_and_no_answer_is_lost(
+    asked: tuple[AnswersReport, Path], model: Path, root: Path, tmp_path: Path
+) -> None:
+    report, before = asked
+    wanted = Wanted(benchmark="r4d", root=root, out=tmp_path, batch=2, limit=2)
+    some = evaluate(model, wanted).answers
+    assert some is not None
+    assert (some.asked, some.limit, list(answers_in(tmp_path))) == (2, 2, list(answers_in(before))[:2])
+    assert "only the first 2 questions were to be asked" in (tmp_path / "answers.md").read_text(encoding="utf-8")
+    with pytest.raises(BadInput, match="already holds answers; give another --out, --resume to keep them, or --overwrite"):
+        evaluate(model, replace(wanted, limit=None))
+    with pytest.raises(BadInput, match="give one of them"):
+        evaluate(model, replace(wanted, resume=True, overwrite=True))
+    assert evaluate(model, replace(wanted, limit=None, resume=True)).answers == report
+    assert answers_in(tmp_path) == answers_in(before)
+    assert evaluate(model, replace(wanted, resume=True)).answers == some
+    given = {name: answer for name, answer in answers_in(before).items() if answer.reason is None}
+    assert answers_in(tmp_path) == given  # also those that were not asked for
+    short = evaluate(model, replace(wanted, new_tokens=1, overwrite=True)).answers
+    assert short is not None
+    assert (short.new_tokens, len(answers_in(tmp_path))) == (1, 2)
 
 
 @pytest.mark.complete  # starts torch twice

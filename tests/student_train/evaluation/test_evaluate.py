@@ -233,7 +233,7 @@ def test_other_backbones_are_evaluated_alike(tiny_store: Path, videos: Path, tmp
     items = json.loads(path.read_text(encoding="utf-8"))
     items[1]["som_image"] = str(tmp_path / "marks.png")[1:]
     path.write_text(json.dumps(items), encoding="utf-8")
-    found = evaluate(tmp_path / "run", Wanted(limit=1, pictures=0, questions=path, video_root="/"))
+    found = evaluate(tmp_path / "run", Wanted(clip_ids=("scene-0.mp4",), pictures=0, questions=path, video_root="/"))
     assert found.is_whole
     assert found.maps is not None
     assert found.answers is not None
@@ -373,10 +373,10 @@ def test_nothing_to_evaluate_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="there is nothing to evaluate"):
         evaluate(run, Wanted(maps=False, out=tmp_path / "eval"))
     unused: tuple[tuple[Wanted, str], ...] = (
-        (Wanted(maps=False, limit=1), "--limit chooses clips whose maps are compared"),
         (Wanted(maps=False, clip_ids=("scene-0.mp4",)), "--clip chooses clips"),
         (Wanted(root=tmp_path), "--root is for questions, and none are asked"),
         (Wanted(frames=4), "--frames is for questions"),
+        (Wanted(new_tokens=4), "--new-tokens is for questions"),
     )
     for wanted, said in unused:
         with pytest.raises(BadInput, match=said):
@@ -395,8 +395,8 @@ def test_the_command_lists_what_has_no_score_and_says_so_in_its_status(
 ) -> None:
     path = write_questions(tmp_path, WAY, ABSENT)
     done = student_train_command(
-        "eval", run, "--limit", 1, "--pictures", 0, "--questions", path, "--video-root", videos, "--out", tmp_path / "eval",
-        "--json",
+        "eval", run, "--clip", "scene-0.mp4", "--pictures", 0, "--questions", path, "--video-root", videos,
+        "--out", tmp_path / "eval", "--json",
     )  # fmt: skip
     assert done.status == 1, done.err
     found = EvalReport.model_validate(done.json)
