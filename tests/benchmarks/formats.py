@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
+import subprocess
 import sys
 import tarfile
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -279,6 +281,44 @@ class ZarrArrays:
             )
 
 
+class NewestZarr(ZarrArrays):
+    """Sharded arrays, a clip a chunk, read by the zarr-python of another environment, which ``ZARR_PYTHON`` names.
+
+    Its newest needs a newer Python than this project's. What is read stays in the process of that environment, so what it takes
+    to hand it to the trainer is not measured.
+    """
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        import zarr
+
+        group = zarr.open_group(url, mode="w")
+        for name, values in clips[0].items():
+            shape, one, many = ((count, *values.shape) for count in (len(clips), 1, CLIPS_PER_SHARD))
+            array = group.create_array(name, shape=shape, chunks=one, shards=many, dtype=self.dtype)
+            for rows in shards(len(clips)):
+                array[rows.start : rows.stop] = np.stack([clips[row][name] for row in rows])
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        python = os.environ.get("ZARR_PYTHON")
+        if python is None:
+            raise ModuleNotFoundError(name="a Python with zarr that ZARR_PYTHON names")
+        command = [python, str(Path(__file__).with_name("zarr_reader.py")), url, str(IN_FLIGHT)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+
+            def read(numbers: Sequence[int]) -> object:
+                print(*numbers, file=reader.stdin, flush=True)
+                assert reader.stdout is not None
+                assert int(reader.stdout.readline()) == len(numbers)
+                return None
+
+            assert reader.stdout.readline(), "the reader has ended"  # its version, once it has opened the arrays
+            yield read
+            reader.stdin.close()
+
+
 class TensorStoreArrays(ZarrArrays):
     @contextmanager
     def open(self, url: str) -> Iterator[Read]:
@@ -352,6 +392,18 @@ def _load_npz(data: bytes) -> Values:
         return dict(arrays)
 
 
+def _tar(clips: Mapping[int, Values]) -> bytes:
+    """A tar of one npz a clip."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number, clip in clips.items():
+            data = _npz(clip)
+            entry = tarfile.TarInfo(f"{number:06d}.npz")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
 @dataclass
 class WebDataset:
     """Tar files of one npz a clip, read one after another through one pipe."""
@@ -363,15 +415,9 @@ class WebDataset:
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         fs, root = fsspec.url_to_fs(url)
-        for first in range(0, len(clips), CLIPS_PER_SHARD):
-            buffer = io.BytesIO()
-            with tarfile.open(fileobj=buffer, mode="w") as tar:
-                for number, clip in enumerate(clips[first : first + CLIPS_PER_SHARD], first):
-                    data = _npz(_cast(clip, self.dtype))
-                    entry = tarfile.TarInfo(f"{number:06d}.npz")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-            fs.pipe_file(f"{root}/{first // CLIPS_PER_SHARD:06d}.tar", buffer.getvalue(), chunksize=5 * 2**30)
+        for rows in shards(len(clips)):
+            data = _tar({row: _cast(clips[row], self.dtype) for row in rows})
+            fs.pipe_file(f"{root}/{rows.start // CLIPS_PER_SHARD:06d}.tar", data, chunksize=5 * 2**30)
 
     @contextmanager
     def open(self, url: str) -> Iterator[Read]:
@@ -390,6 +436,68 @@ class WebDataset:
         )  # fmt: skip
         with closing(iter(pipeline)) as samples:
             yield lambda numbers: [next(samples) for _ in numbers]
+
+
+@dataclass
+class Energon:
+    """Tar files of one npz a clip with Energon's index, read one after another by its own client."""
+
+    dtype: str
+    name = "Megatron-Energon"
+    place = "energon"
+    sequential = True
+    ours = False
+
+    def write(self, url: str, clips: Sequence[Values]) -> None:
+        from megatron.energon.epathlib import EPath
+        from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+
+        with tempfile.TemporaryDirectory() as folder:
+            names = []
+            for rows in shards(len(clips)):
+                names.append(f"{len(names):06d}.tar")
+                (Path(folder) / names[-1]).write_bytes(_tar({row: _cast(clips[row], self.dtype) for row in rows}))
+            BaseWebdatasetFactory.prepare_dataset(EPath(folder), names, split_parts_ratio=[("train", 1)], workers=1)
+            kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
+            (Path(folder) / ".nv-meta" / "dataset.yaml").write_text(kind)
+            _upload(Path(folder), url)
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[Read]:
+        from megatron import energon
+        from megatron.energon.task_encoder.cooking import Cooker
+
+        class Cooked(energon.DefaultTaskEncoder):  # type: ignore[misc]
+            cookers = (Cooker(energon.stateless(_cooked)),)
+
+        bucket, _, path = url.removeprefix("s3://").partition("/")
+        options = {"base_path": bucket, "endpoint_url": os.environ["AWS_ENDPOINT_URL"], "region_name": "us-east-1"}
+        keys = {"access_key": os.environ["AWS_ACCESS_KEY_ID"], "secret_key": os.environ["AWS_SECRET_ACCESS_KEY"]}
+        profile = {
+            "storage_provider": {"type": "s3", "options": options},
+            "credentials_provider": {"type": "S3Credentials", "options": keys},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "msc.json"
+            config.write_text(json.dumps({"profiles": {"bench": profile}}))
+            os.environ["MSC_CONFIG"] = str(config)
+            dataset = energon.get_train_dataset(
+                f"msc://bench/{path}",
+                worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=0),
+                batch_size=None,
+                shuffle_buffer_size=None,
+                max_samples_per_sequence=None,
+                task_encoder=Cooked(),
+                repeat=False,
+            )
+            samples = iter(energon.get_loader(dataset))
+            yield lambda numbers: [next(samples) for _ in numbers]
+
+
+def _cooked(sample: dict[str, Any]) -> dict[str, Any]:
+    from megatron.energon import basic_sample_keys
+
+    return basic_sample_keys(sample) | {"clip": dict(sample["npz"])}
 
 
 @dataclass
@@ -486,6 +594,7 @@ def same_bytes() -> list[Format]:
         _safetensors("safetensors a clip, our client", "float32", ranged=True),
         FilePerClip("npz a clip, s3fs", "float32", _npz, _load_npz, "npz"),
         WebDataset("float32"),
+        Energon("float32"),
         MosaicML("float32"),
         LitData("float32"),
     ]
@@ -501,11 +610,13 @@ def as_users_store_it() -> list[Format]:
         OurLoader("fine"),
         RawRanges("fine"),
         ZarrArrays("zarr-python", "float16"),
+        NewestZarr("zarr-python's newest, sharded", "float16", place="zarr-sharded"),
         TensorStoreArrays("tensorstore", "float16"),
         _safetensors("safetensors a clip, s3fs", "float16"),
         _safetensors("safetensors a clip, our client", "float16", ranged=True),
         FilePerClip("npz a clip, compressed, s3fs", "float16", partial(_npz, save=np.savez_compressed), _load_npz, "npz"),
         WebDataset("float16"),
+        Energon("float16"),
         MosaicML("float16", "zstd"),
         LitData("float16", "zstd"),
     ]

@@ -4,7 +4,8 @@
 
 Every format holds the same clips of L4P giant's size on the same server (SeaweedFS, on this machine), and is read in the same
 shuffled order in batches of eight, cold, in turns; the median of the turns is told. The first table has every format hold the
-teacher's float32; the second has each as its users would. Peers that are not installed are named (`pip install '.[bench]'`).
+teacher's float32; the second has each as its users would. Peers that are not installed are named (`pip install '.[bench]'`, and
+`megatron-energon`); zarr-python's newest needs a newer Python, which ``ZARR_PYTHON`` names, with `zarr` and `s3fs` in it.
 The server shares this machine's cores, so its CPU time limits every rate; it is told apart from the client's.
 
     … python tests/benchmarks/read.py --gbit 1 --out tests/benchmarks/results/read-1-gbit.json

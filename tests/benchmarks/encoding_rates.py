@@ -1,6 +1,6 @@
 """Measures what each encoding costs and keeps, over inputs of several kinds: a table, and the same as JSON.
 
-    PYTHONPATH=.:tests python tests/benchmarks/encodings.py     # one core, two minutes
+    PYTHONPATH=.:tests python tests/benchmarks/encoding_rates.py     # one core, two minutes
 
 Bits a value are those of the stored chunks, checksums included. Beside them stand two bounds for the error that was measured:
 the Gaussian rate-distortion function, ½ log2(power / error) averaged over the channels, which no code for independent Gaussian
@@ -40,7 +40,7 @@ from teacher_cache.store.chunk import clip_buffer, decode_chunks, encode_chunks
 from teacher_cache.teachers.l4p.network import L4P
 from teacher_cache.teachers.l4p.teacher import PRESETS, normalise
 
-RESULT = Path(__file__).parent / "results" / "encodings.json"
+RESULT = Path(__file__).parent / "results" / "encoding-rates.json"
 PROFILES: tuple[EncodingProfile, ...] = ("fine", "compact", "exact")
 F4D = (4, 8, 16, 16, 1408)
 FRAMES, SIZE = 16, 224
