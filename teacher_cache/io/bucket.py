@@ -26,7 +26,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from schemas.errors import Unreachable
 from schemas.storage import DEFAULT_STORAGE, StorageOptions
 from teacher_cache.io.backend import Found, Scratch
-from teacher_cache.io.patience import NotNow, is_passing
+from teacher_cache.io.patience import NotNow, is_passing, share_service_data
 from teacher_cache.io.places import protocol
 from teacher_cache.io.remote import CONNECT_SECONDS, NoBucket, read_seconds, require_endpoints
 
@@ -329,6 +329,7 @@ def _s3(options: StorageOptions, about: ClientConfig) -> dict[str, Any]:
     if not options.endpoint_url:
         require_endpoints()
     session = botocore.session.Session(profile=options.profile)
+    share_service_data(session)
     unsigned = Config(signature_version=UNSIGNED) if options.anonymous else None
     found = session.create_client("s3", region_name=options.region, endpoint_url=options.endpoint_url, config=unsigned).meta
     if bundle := session.get_config_variable("ca_bundle"):
