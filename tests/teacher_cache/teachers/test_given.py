@@ -162,6 +162,8 @@ ODD = {
     "one object in white": (np.full((64, 96), 255, np.uint8), None),
     "colours": (np.zeros((64, 96, 3), np.uint8), "prompt_unusable"),
     "an object beyond the store's": (np.full((64, 96), 200, np.uint8), "prompt_unusable"),
+    "16 bits": (np.full((64, 96), 3, np.uint16), None),
+    "16 bits, of which more than 8 are used": (np.full((64, 96), 3 + 256, np.uint16), "prompt_unusable"),
 }
 
 
@@ -196,7 +198,10 @@ def test_masks_that_cannot_be_used_cost_their_own_row(
     said = {clip["clip_id"]: clip["detail"] for clip in clips}
     assert "frames 0 to 0" in said["few"]
     assert "options.objects" in said["an object beyond the store's"]
-    assert (cache.read(["regions"], ["one object in white"])["regions"] == 1).all()
+    assert f"the masks {tmp_path / 'colours'}: 0.png: its pixels are of the kind RGB" in said["colours"]
+    assert "a pixel has the number 259; objects have 1 to 254" in said["16 bits, of which more than 8 are used"]
+    for name, number in (("one object in white", 1), ("16 bits", 3)):
+        assert (cache.read(["regions"], [name])["regions"] == number).all()
 
 
 CODE = "`9e0900]OH`08300000000000000000000000000000000X9"
