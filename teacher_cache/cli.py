@@ -748,6 +748,9 @@ def _print_stats(report: StatsReport) -> None:
     if not sample.clips:
         stdout.print("values       of no clip were looked at")
         return
+    if not any(of.values for of in report.signals.values()):
+        stdout.print("values       none: names and codes have no mean")
+        return
     chosen = "all" if sample.clips == sample.of else f"{sample.clips:,} of {sample.of:,}, chosen by the seed {sample.seed}"
     stdout.print(f"values       of the committed clips: {chosen}")
     stdout.print(_values_table(report))

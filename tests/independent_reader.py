@@ -210,6 +210,27 @@ class Reader:
         values = self._chunk(f"{name}_exact" if is_exact else name, row)
         return decoded(name, "float32-raw" if is_exact else self.recipe["encodings"][name], values)
 
+    def objects(self, clip_id: str) -> list[dict[str, Any]]:
+        """The clip's objects, by their numbers in its regions."""
+        (about,) = (row for row in self.rows.values() if row["clip_id"] == clip_id)
+        phrases = json.loads(about["prompt"])["phrases"]
+        found = []
+        for number, columns in enumerate(self.read("objects", clip_id).tolist(), start=1):
+            phrase, left, top, right, bottom, score, reason = columns[:7]
+            if phrase >= 0:
+                bits = "".join(f"{int(column):016b}"[::-1] for column in columns[7:])
+                found.append(
+                    {
+                        "number": number,
+                        "phrase": phrases[int(phrase)] if phrase < len(phrases) else f"object {number}",
+                        "box": None if left < 0 else {"left": left, "top": top, "right": right, "bottom": bottom},
+                        "score": score,
+                        "frames": tuple(place for place, bit in enumerate(bits) if bit == "1"),
+                        "reason": (None, "no_box", "no_mask", "too_many")[int(reason)],
+                    }
+                )
+        return found
+
     def _chunk(self, name: str, row: int) -> np.ndarray:
         about = json.loads((self.store / name / "zarr.json").read_bytes())
         (sharding,) = about["codecs"]

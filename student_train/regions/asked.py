@@ -74,7 +74,7 @@ def asked_in(source: Path, benchmark: str | None) -> Iterator[Asked | DroppedQue
     for item in found.items:
         texts = (item.question, *item.options)
         came_from = item.benchmark or benchmark or "own"
-        yield _usable(Asked(item.id, texts, item.videos, item, benchmark=came_from), has_images=bool(item.images))
+        yield _usable(Asked(item.id, texts, item.videos, item, item.clip_id, came_from), has_images=bool(item.images))
 
 
 def _conversation(one: Conversation, name: str) -> Asked | DroppedQuestion:

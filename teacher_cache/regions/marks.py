@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def draw_marks(
             _outline(draw, places[number], color_of(number), pen)
         else:
             _contour(picture, labels == number, places[number], color_of(number), pen)
-    _numbers(draw, places, pen, (height, width))
+    masks = {number: labels == number for number in shown} if style == "contour" and labels is not None else {}
+    _numbers(draw, places, masks, pen, (height, width))
     return np.asarray(picture)
 
 
@@ -130,8 +132,14 @@ def _dilated(mask: Mask, by: int) -> Mask:
     return np.asarray(np.logical_or.reduce([rows[:, shift : shift + mask.shape[1]] for shift in range(2 * by + 1)]))
 
 
-def _numbers(draw: ImageDraw.ImageDraw, places: Mapping[int, _Rectangle], pen: _Pen, shape: tuple[int, int]) -> None:
-    """Each object's number on a plate of its colour, at a corner of its box, where no other plate is."""
+def _numbers(
+    draw: ImageDraw.ImageDraw,
+    places: Mapping[int, _Rectangle],
+    masks: Mapping[int, Mask],
+    pen: _Pen,
+    shape: tuple[int, int],
+) -> None:
+    """Each object's number on a plate of its colour, at its mask or at a corner of its box, where no other plate is."""
     font = ImageFont.load_default(size=pen.text)
     pad = max(1, pen.text // 6)
     taken: list[_Rectangle] = []
@@ -139,12 +147,33 @@ def _numbers(draw: ImageDraw.ImageDraw, places: Mapping[int, _Rectangle], pen: _
         text = str(number)
         left, top, right, bottom = (round(side) for side in draw.textbbox((0, 0), text, font=font))
         size = right - left + 2 * pad, bottom - top + 2 * pad
-        at = _free(_corners(place, size, pen), size, taken, shape)
+        corners = chain(_tips(masks[number], place, size, pen, shape) if number in masks else (), _corners(place, size, pen))
+        at = _free(corners, size, taken, shape)
         plate = (at[0], at[1], at[0] + size[0] - 1, at[1] + size[1] - 1)
         taken.append(plate)
         draw.rectangle(_grown(plate, pen.halo), fill=_HALO)
         draw.rectangle(plate, fill=color_of(number))
         draw.text((at[0] + pad - left, at[1] + pad - top), text, fill=ink_on(color_of(number)), font=font)
+
+
+def _tips(mask: Mask, place: _Rectangle, size: tuple[int, int], pen: _Pen, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Where a plate's left top corner may be: at the mask's highest, lowest, leftmost and rightmost pixel.
+
+    An object of several parts may have none of them near a corner of its box.
+    """
+    gap = pen.line + 2 * pen.halo
+    left, top, right, bottom = place
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    for line, edge in ((mask[rows[0]], top - size[1] - gap), (mask[rows[-1]], bottom + 1 + gap)):
+        yield _middle(line, shape[1]) - size[0] // 2, edge
+    for line, edge in ((mask[:, columns[0]], left - size[0] - gap), (mask[:, columns[-1]], right + 1 + gap)):
+        yield edge, _middle(line, shape[0]) - size[1] // 2
+
+
+def _middle(line: Mask, length: int) -> int:
+    """The middle one of a line's pixels in the mask, in a frame of that length."""
+    found = np.flatnonzero(line)
+    return int((found[len(found) // 2] + 0.5) * length / len(line))
 
 
 def _corners(place: _Rectangle, size: tuple[int, int], pen: _Pen) -> Iterator[tuple[int, int]]:

@@ -137,7 +137,7 @@ def _regions_panel(clip: ClipPanel, shown: int) -> str:
         for one in found
     )
     absent = ", ".join(f"{escape(one.phrase)} ({escape(one.reason)})" for one in clip.objects if one.reason is not None)
-    legend = f'<div class="objects">{named}</div>' + (f"not found: {absent}" if absent else "")
+    legend = f'<div class="objects">{named or "no object"}</div>' + (f"not found: {absent}" if absent else "")
     return _figure("Regions", _stage(_tile(sprite, shown, clip.num_frames, "Objects over the frame")), legend)
 
 

@@ -20,7 +20,7 @@ from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS
 from teacher_cache.clips.pictures import listed_pictures, numbered
 from teacher_cache.clips.ranges import read_part
-from teacher_cache.io.places import Pictures, inside
+from teacher_cache.io.places import Pictures, inside, name_without_range
 
 Labels = NDArray[np.uint8]
 _VOID = 255
@@ -42,7 +42,7 @@ def label_maps(place: str, digest: str | None, frames: Sequence[int]) -> list[La
         return _from_json(_annotations(place, digest), frames)
     except VideoError as error:
         reason = "prompt_missing" if error.reason == "video_missing" else "prompt_unusable"
-        raise VideoError(reason, f"the masks {place}: {error.detail}") from None
+        raise VideoError(reason, f"the masks {name_without_range(place)}: {error.detail}") from None
 
 
 def _nearest(known: Sequence[int], frames: Sequence[int]) -> list[int]:
@@ -83,11 +83,14 @@ def _picture(uri: str, size: int) -> Labels:
     data, _ = read_part(uri, 0, size)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "WEBP")) as image:
-            if image.mode not in {"P", "L", "1"}:
+            if image.mode not in {"P", "L", "1", "I;16"}:
                 raise ValueError(f"its pixels are of the kind {image.mode}; needed one number each, of a palette or grey")
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is {image.width} × {image.height}; {MAX_PIXELS} pixels may be decoded")
-            return np.asarray(image.convert("L") if image.mode == "1" else image, np.uint8)
+            numbers = np.asarray(image.convert("L") if image.mode == "1" else image)
+            if numbers.max() > _VOID:
+                raise ValueError(f"a pixel has the number {numbers.max()}; objects have 1 to {_VOID - 1}")
+            return numbers.astype(np.uint8)
     except _TROUBLE as error:
         raise VideoError("unusable", f"{uri.rpartition('/')[2]}: {error}") from None
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -593,6 +596,21 @@ def _needs(requirement: Requirement) -> list[Requirement]:
     on_image = {"sys_platform": "linux", "platform_system": "Linux", "python_version": "3.11", "python_full_version": "3.11.14"}
     extras = requirement.extras or {""}
     return [n for n in found if n.marker is None or any(n.marker.evaluate(on_image | {"extra": e}) for e in extras)]
+
+
+def test_every_module_and_every_family_of_teachers_works_with_what_the_lock_installs(tmp_path: Path) -> None:
+    """Here, where more is installed, in a process that does not find it."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "in_the_image.py", json.dumps([*locked(), "p4d-cache"]), tmp_path],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["wrong"] == {}
+    assert {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["teacher_cache.teachers"]} <= {
+        *found["families"]
+    }
 
 
 def test_a_gpu_s_decoder_and_compiler_are_in_the_image() -> None:

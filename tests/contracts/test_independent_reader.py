@@ -47,6 +47,8 @@ def agrees(store: Path, version: int | None) -> int:
     for name in names:
         for index, clip_id in enumerate(committed):
             np.testing.assert_array_equal(theirs.read(name, clip_id), read[name][index], strict=True)
+    for clip_id, objects in zip(committed, ours.objects(committed), strict=True) if "objects" in names else ():
+        assert theirs.objects(clip_id) == [one.model_dump() for one in objects]
     return len(names) * len(committed)
 
 

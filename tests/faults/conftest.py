@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from conftest import Jobs, tree
@@ -24,26 +25,41 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-@pytest.fixture(scope="module")
-def two_jobs(folder: Path, videos: Path) -> tuple[Job, Job]:
-    """Four videos, of which one is none, and one signal; then one more video and one more signal. Three shards.
+@pytest.fixture(scope="module", autouse=True)
+def _packages() -> Iterator[None]:
+    """The families of teachers for tests are installed, here and in the processes that are started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "packages"))
+        yield
 
-    F4D is compressed with zstd; flow is beyond its integers in some of the clips, which are in the exact array.
+
+@pytest.fixture(scope="module")
+def two_jobs(folder: Path, truth_masks: Path) -> tuple[Job, Job]:
+    """Four videos, of which one is none, and two signals; then one more video and two more signals. Three shards.
+
+    F4D is compressed with zstd; flow is beyond its integers in some of the clips, which are in the exact array. Regions and
+    their objects are of the rows' masks and phrases.
     """
     (folder / "broken.mp4").write_bytes(b"not a video")
-    first = [videos / "scene-0.mp4", videos / "scene-1.mp4", folder / "broken.mp4", videos / "scene-2.mp4"]
-    return job(folder, first, ["f4d"]), job(folder, [*first, videos / "scene-3.mp4"], ["f4d", "flow"])
+    named = ("masks", "phrases")
+    rows = [json.loads(line) for line in (truth_masks / "list.jsonl").read_text().splitlines()]
+    scenes = [{"uri": row["uri"], "id": Path(row["id"]).stem} | {name: row[name] for name in named} for row in rows]
+    for scene in scenes:
+        scene["masks"] = str(truth_masks / scene["masks"])
+    first = [*scenes[:2], scenes[2] | {"uri": str(folder / "broken.mp4"), "id": "broken"}, scenes[2]]
+    return job(folder, first, ["f4d", "objects"]), job(folder, [*first, scenes[3]], ["f4d", "flow", "regions", "objects"])
 
 
-def job(folder: Path, videos: list[Path], signals: list[str]) -> Job:
-    """A tiny teacher over ``videos``, two clips a shard, into a store that is yet to be named."""
-    manifest = folder / f"{len(videos)}-videos.jsonl"
-    manifest.write_text("".join(json.dumps({"uri": str(video), "id": video.stem}) + "\n" for video in videos))
+def job(folder: Path, rows: list[dict[str, Any]], signals: list[str]) -> Job:
+    """A tiny teacher over a list of ``rows``, two clips a shard, into a store that is yet to be named."""
+    manifest = folder / f"{len(rows)}-videos.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
     weights = folder / "far.ckpt"
     if not weights.exists():
         far_weights(folder, "flow_2d_backward", 2046.42)
-    changes = {"teacher": {"preset": "tiny", "weights": str(weights)}, "signals": signals}
-    return Job.model_validate(Jobs(folder, folder).value("unnamed", videos={"manifest": str(manifest)}, **changes))
+    teacher = {"family": "every-signal", "preset": "tiny", "weights": str(weights), "options": {"objects": 12}}
+    changes = {"videos": {"manifest": str(manifest)}, "teacher": teacher, "signals": signals}
+    return Job.model_validate(Jobs(folder, folder).value("unnamed", **changes))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
-from conftest import FAULTS, Command, Jobs, regions_job, tree
+from conftest import FAULTS, Command, Jobs, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_files import contents
@@ -114,13 +114,6 @@ def checkpoints(workers: Writers, folder: Path, two_jobs: tuple[Job, Job], begin
     return Task(workers, two_jobs[1], 2, begin.undisturbed, folder / "checkpoints").rehearsed()
 
 
-@pytest.fixture(scope="module")
-def regions(workers: Writers, folder: Path, truth_masks: Path) -> Task:
-    """A first run of a teacher that takes more than frames."""
-    job = Job.model_validate(regions_job(folder, truth_masks, "unnamed"))
-    return Task(workers, job, 100, None, folder / "regions").rehearsed()
-
-
 @pytest.fixture(params=["begin", "grow"])
 def task(request: pytest.FixtureRequest) -> Task:
     found: Task = request.getfixturevalue(request.param)
@@ -187,12 +180,6 @@ def test_killed_at_every_step(task: Task, stride: int) -> None:
         _is_killed(task, step, "kill")
         if name.startswith("open "):
             _is_killed(task, step, "tear")
-
-
-@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.complete)], ids=["some", "all"])
-def test_a_run_that_keeps_regions_is_killed_at_every_kind_of_step(regions: Task, stride: int) -> None:
-    for step, _ in sampled(enumerate(regions.steps, 1), stride):
-        _is_killed(regions, step, "kill")
 
 
 @some_or_all

@@ -41,6 +41,8 @@ class Item:
     """The right number; None with options."""
     videos: tuple[Footage, ...] = ()
     """The same footage in several places: the first that is there is shown. Empty for images alone."""
+    clip_id: str | None = None
+    """The clip in a store that its video is, if the file says so."""
     images: tuple[str | bytes, ...] = ()
     """Paths relative to the benchmark's folder, or the files themselves. They are shown before the video."""
     benchmark: str = ""

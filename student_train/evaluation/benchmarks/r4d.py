@@ -59,6 +59,7 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
         right=right,
         number=None if options else number_of(record.get("answer")),
         videos=tuple(_footage(record)),
+        clip_id=None if record.get("clip_id") is None else text(record, "clip_id"),
         images=(path_in(record, "som_image"),) if record.get("som_image") else (),
         benchmark=came_from if isinstance(came_from, str) else "",
         groups=groups,

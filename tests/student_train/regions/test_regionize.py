@@ -215,13 +215,15 @@ def test_of_a_video_s_parts_the_clip_is_meant_that_the_question_is_about(scenes:
     parts = [replace(whole, clip_id=f"part-{n}", segment=(0.5 * n, 0.5 * n + 0.5)) for n in range(3)]
     one = next(one for one in records(folder) if "<obj_" in one["marked"][0])
     asked = [{**one, "id": str(n), "time_start": 0.5 * n, "time_end": 0.5 * n + 0.5, "source": one["video"]} for n in range(2)]
-    (tmp_path / "questions.json").write_text(json.dumps([*(a | {"video": "clipped/x.mp4"} for a in asked), one]))
+    named = one | {"id": "2", "clip_id": "part-2"}
+    (tmp_path / "questions.json").write_text(json.dumps([*(a | {"video": "clipped/x.mp4"} for a in asked), one, named]))
     report = made(folder, tmp_path / "questions.json", replace(store, scenes=tuple(parts)), tmp_path / "out")
     assert report.dropped == {"no_clip": 1}
     left = lines(tmp_path / "out", "dropped.jsonl")[one["id"]]
     assert "matches several clips" in left["detail"]
-    assert {name: k["clip_id"] for name, k in lines(tmp_path / "out", "kept.jsonl").items()} == {"0": "part-0", "1": "part-1"}
-    (first, second) = read(R4D, tmp_path / "out").items
+    kept = {name: k["clip_id"] for name, k in lines(tmp_path / "out", "kept.jsonl").items()}
+    assert kept == {str(n): f"part-{n}" for n in range(3)}
+    (first, second, _) = read(R4D, tmp_path / "out").items
     assert [footage.segment is None for footage in second.videos] == [True, False]
     assert second.videos[1].segment is not None
     assert second.videos[1].segment.start_seconds == 0.5

@@ -52,6 +52,17 @@ def test_every_object_has_its_line_and_its_number_in_the_picture(height: int, wi
     assert height != 1080 or (drawn[np.kron(inside, np.ones((height // 30, width // 40))).astype(bool)] == 60).mean() > 0.9
 
 
+def test_the_number_of_an_object_of_two_parts_stands_at_one_of_them() -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:11, 30:36] = labels[25:31, 8:14] = 1
+    drawn = draw_marks(np.full((240, 360, 3), 60, np.uint8), [thing(1, 0, 0, 1, 1)], labels, style="contour")
+    rows, columns = np.nonzero((drawn != 60).any(-1))
+    near = np.zeros((240, 360), bool)
+    for top, left, bottom, right in ((5, 30, 11, 36), (25, 8, 31, 14)):
+        near[6 * top - 30 : 6 * bottom + 6, max(0, 6 * left - 6) : 6 * right + 6] = True
+    assert near[rows, columns].all()
+
+
 def test_boxes_are_where_the_label_map_says() -> None:
     labels = np.zeros((4, 8), np.uint8)
     labels[1:3, 2:7] = 3

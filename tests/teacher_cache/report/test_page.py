@@ -73,6 +73,11 @@ def test_a_page_shows_every_signal_with_its_scale(clip):
     assert 'data-sources="[0, 2' in page
 
 
+def test_a_clip_in_which_nothing_was_found_says_so(clip):
+    page = render_page("Store", {}, [replace(clip, signals=clip.signals | {"regions": np.zeros((8, 56, 56), np.uint8)})])
+    assert '<div class="objects">no object</div>' in page
+
+
 @pytest.mark.parametrize("missing", ["depth", "flow", "motion", "camray", "f4d"])
 def test_any_signal_may_be_absent(clip, missing):
     signals = {name: value for name, value in clip.signals.items() if name != missing}

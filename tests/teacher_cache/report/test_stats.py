@@ -57,7 +57,9 @@ def test_channels_far_larger_than_their_layer_s_others_are_named(tiny_store: Pat
     assert len(rms) == min(8, spread.outliers)
 
 
-def test_a_sample_is_said_and_its_seed_chooses_it(tiny_store: Path, teacher_cache_command: Command) -> None:
+def test_a_sample_is_said_and_its_seed_chooses_it(
+    tiny_store: Path, regions_store: Path, teacher_cache_command: Command
+) -> None:
     one = teacher_cache_command("stats", tiny_store, "--clips", 2, "--json")
     again, other = (teacher_cache_command("stats", tiny_store, "--clips", 2, "--seed", seed, "--json") for seed in (0, 1))
     assert one.json["sample"] == {"clips": 2, "of": 4, "seed": 0}
@@ -69,6 +71,7 @@ def test_a_sample_is_said_and_its_seed_chooses_it(tiny_store: Path, teacher_cach
     assert "2 of 4, chosen by the seed 0" in shown
     assert "of no clip" in teacher_cache_command("stats", tiny_store, "--clips", 0).out
     assert "committed clips: all" in teacher_cache_command("stats", tiny_store, "--all").out
+    assert teacher_cache_command("stats", regions_store).out.endswith("none: names and codes have no mean\n")
     is_one_clear_error(teacher_cache_command("stats", tiny_store, "--version", 99), 2, "version 99", "0 to")
 
 
