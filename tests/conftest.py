@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +46,52 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
-# The files that take longest, for two processes: one begins with the first of each pair, the other with the second. Both then
-# have short tests left, which either can take from the other; and Ray's clusters, all in one, are not there twice at once.
+# The files that take longest, for three processes: each begins with its own, longest first. All then have short tests left,
+# which any can take from another. Ray's clusters are all in the first, so that they are not there twice at once.
 LONGEST = (
-    ("faults/test_ray.py", "student_train/training/test_distributed.py"),
-    ("student_train/test_students.py", "student_train/models/test_qwen_vl.py"),
-    ("faults/test_ray_head.py", "student_train/training/test_fit.py"),
-    ("faults/test_ray_growth.py", "student_train/training/test_validation.py"),
-    ("end_to_end/test_slurm.py", "student_train/training/test_memory.py"),
-    ("faults/test_kill.py", "student_train/test_sweep.py"),
-    ("cluster/test_deploy_page.py", "simulator/test_store.py"),
-    ("student_train/evaluation/test_evaluate.py", "student_train/training/test_resume.py"),
-    ("teacher_cache/jobs/test_run.py", "teacher_cache/teachers/l4p/test_cost.py"),
-    ("cluster/test_ray_pool.py", "teacher_cache/teachers/l4p/test_teacher.py"),
-    ("end_to_end/test_s3_ray.py", "faults/test_s3_outages.py"),
-    ("test_readme.py", "student_train/test_ablation.py"),
-    ("faults/test_damage.py", "teacher_cache/reader/test_fetch.py"),
-    ("teacher_cache/teachers/l4p/test_tiny.py", "teacher_cache/jobs/test_memory.py"),
-    ("test_examples.py", "teacher_cache/jobs/test_plan.py"),
-    ("student_train/test_export.py", "teacher_cache/clips/test_windows.py"),
+    (
+        "faults/test_ray.py",
+        "cluster/test_ray_pool.py",
+        "end_to_end/test_s3_ray.py",
+        "faults/test_ray_head.py",
+        "cluster/test_deploy_page.py",
+        "faults/test_ray_growth.py",
+        "end_to_end/test_rights.py",
+        "faults/test_full_disks.py",
+        "teacher_cache/jobs/test_doctor.py",
+        "teacher_cache/jobs/test_ray_address.py",
+    ),
+    (
+        "student_train/evaluation/test_evaluate.py",
+        "test_readme.py",
+        "student_train/test_students.py",
+        "faults/test_kill.py",
+        "student_train/training/test_distributed.py",
+        "student_train/test_export.py",
+        "teacher_cache/teachers/test_node_cache.py",
+        "student_train/training/test_fit.py",
+        "student_train/training/test_resume.py",
+        "end_to_end/test_slurm.py",
+        "student_train/evaluation/test_answering.py",
+        "student_train/test_ablation.py",
+        "student_train/test_reuse.py",
+    ),
+    (
+        "faults/test_s3_outages.py",
+        "teacher_cache/reader/test_fetch.py",
+        "test_examples.py",
+        "teacher_cache/io/test_command_line.py",
+        "teacher_cache/jobs/test_run.py",
+        "contracts/test_places.py",
+        "teacher_cache/clips/test_windows.py",
+        "teacher_cache/jobs/test_memory.py",
+        "end_to_end/test_bad_input.py",
+        "end_to_end/test_hostile_text.py",
+        "teacher_cache/teachers/l4p/test_tiny.py",
+        "teacher_cache/teachers/l4p/test_cost.py",
+        "faults/test_damage.py",
+        "simulator/test_store.py",
+    ),
 )
 
 
@@ -72,8 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "complete" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
         items[:] = [item for item in items if not item.get_closest_marker("complete")]
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items[:] = _longest_first(items)
+    if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        items[:] = _longest_first(items, int(count))
 
 
 def pytest_collection_finish() -> None:
@@ -94,16 +122,21 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         gc.freeze()
 
 
-def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Two halves, as `--dist worksteal` gives them to two processes; each begins with its files of `LONGEST`."""
+def _longest_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """As many equal parts as `--dist worksteal` gives to processes; each begins with its files of `LONGEST`."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     tests = Path(__file__).parent
-    first, second = ([item for pair in LONGEST for item in files.pop(tests / pair[half], ())] for half in (0, 1))
-    short = [item for file in files.values() for item in file]
-    cut = max(0, len(items) // 2 - len(first))
-    return [*first, *short[:cut], *second, *short[cut:]]
+    long: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for number, names in enumerate(LONGEST):
+        long[number % processes] += [item for name in names for item in files.pop(tests / name, ())]
+    short = iter([item for file in files.values() for item in file])
+    ordered: list[pytest.Item] = []
+    for number, part in enumerate(long, 1):
+        ordered += part
+        ordered += islice(short, max(0, len(items) * number // processes - len(ordered)))
+    return [*ordered, *short]
 
 
 @pytest.fixture(scope="session", autouse=True)
