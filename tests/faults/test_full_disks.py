@@ -76,23 +76,30 @@ def test_its_videos_are_counted_and_decoded_elsewhere(
     on_s3: str, jobs: Jobs, teacher_cache_command: Command, start_node: StartNode
 ) -> None:
     """`fps` has each video's frames counted before any is decoded. First there is no other node."""
-    job = jobs.write(
-        jobs.folder / "store",
-        videos={"glob": f"{on_s3}/*.mp4"},
-        clips={"sampling": "fps", "fps": 60},
-        engine={"kind": "ray", "batch": 2, "threads_per_teacher": 1, "decoder_resources": {"decodes": 1}},
-    )
+
+    def job_of(store: str) -> Path:
+        return jobs.write(
+            jobs.folder / store,
+            videos={"glob": f"{on_s3}/*.mp4"},
+            clips={"sampling": "fps", "fps": 60},
+            engine={"kind": "ray", "batch": 2, "threads_per_teacher": 1, "decoder_resources": {"decodes": 1}},
+        )
+
     impatient = {"P4D_PATIENCE_SECONDS": "1"}
     start_node(True)
-    alone = teacher_cache_command("run", job, **impatient)
+    alone = teacher_cache_command("run", job_of("alone"), **impatient)
     is_one_clear_error(alone, 3, "has no room for a copy of s3://bucket/videos/scene-", "set TMPDIR")
     start_node(False)
-    events = job.with_suffix(".events")
-    ran = teacher_cache_command("run", job, "--json", "--events", events, **impatient)
-    assert ran.status == 0, ran.err
-    assert ran.json["clips"]["committed"] == ran.json["clips"]["planned"] > 4
-    notes = [event["text"] for line in events.read_text().splitlines() if (event := json.loads(line))["event"] == "note"]
-    assert len([text for text in notes if "has no room for a copy" in text]) == 1, notes
+    for attempt in range(5):  # the node with room may have done all before the other has begun
+        job = job_of(f"store-{attempt}")
+        events = job.with_suffix(".events")
+        ran = teacher_cache_command("run", job, "--json", "--events", events, **impatient)
+        assert ran.status == 0, ran.err
+        assert ran.json["clips"]["committed"] == ran.json["clips"]["planned"] > 4
+        told = [json.loads(line) for line in events.read_text().splitlines()]
+        if notes := [event["text"] for event in told if event["event"] == "note" and "has no room for a copy" in event["text"]]:
+            break
+    assert len(notes) == 1, notes
 
 
 @pytest.mark.complete
