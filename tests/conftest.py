@@ -77,6 +77,7 @@ LONGEST = (
         "student_train/test_reuse.py",
     ),
     (
+        "end_to_end/test_demo.py",
         "faults/test_s3_outages.py",
         "teacher_cache/reader/test_fetch.py",
         "test_examples.py",
