@@ -373,7 +373,11 @@ def time_questions(
 @data_app.command(name="region-questions", cls=Command)
 def region_questions(
     stores: Annotated[
-        list[str], typer.Argument(metavar="STORE...", help="a store with regions and maps, or several of the same clips")
+        list[str],
+        typer.Argument(
+            metavar="STORE...",
+            help="a store with regions and maps, or several of the same clips; a signal of several is the first one's",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the file of conversations to write")],
     per_clip: Annotated[int, typer.Option(min=1, help="most questions of a clip")] = 6,

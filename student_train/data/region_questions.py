@@ -186,12 +186,14 @@ def write_region_questions(
 ) -> RegionQuestionsReport:
     """Write conversations, a question each, about the committed clips of a store, or of several that are joined.
 
+    A signal that several stores have is the first one's.
     Of a clip's clear questions, ``per_clip`` at random, as many of each kind as can be. ``where`` names clips; all when absent.
     Raises `BadInput` if there is none to ask, and what opening and reading stores raises.
     """
     require_writable(out)
     opened = {f"store{number}": open_cache(url) for number, url in enumerate(stores, start=1)}
-    cache = join_caches(opened) if len(opened) > 1 else opened["store1"]
+    first: dict[str, str] = {signal: name for name, cache in reversed(opened.items()) for signal in cache.signals}
+    cache = join_caches(opened, choose=first) if len(opened) > 1 else opened["store1"]
     clip_ids = list(where) if where is not None else cache.committed_ids()
     records: list[dict[str, Any]] = []
     written, unclear = Counter[RegionQuestionKind](), Counter[RegionQuestionKind]()

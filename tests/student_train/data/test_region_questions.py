@@ -91,7 +91,7 @@ def test_questions_of_a_store_are_conversations_with_their_margins(
     assert len(read) == len(records)
     assert {one.clip_id for one in read} <= {f"scene-{n}.mp4" for n in range(4)}
     again = tmp_path / "again.json"
-    write_region_questions([str(tiny_store), str(regions_store)], again)
+    write_region_questions([str(tiny_store), str(regions_store), str(regions_store)], again)  # a signal of two is the first's
     assert again.read_bytes() == out.read_bytes()
     with pytest.raises(BadInput, match="none of 0 clips"):
         write_region_questions([str(tiny_store), str(regions_store)], again, where=[])
