@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -259,14 +259,14 @@ def summary_of(answers: Sequence[MarkAnswer]) -> dict[str, Share]:
     return shares | {"wrong_region_by_chance": Share(share=statistics.fmean(by_chance) if by_chance else None, of=len(wrong))}
 
 
-def _share(answers: Sequence[MarkAnswer], holds: Any) -> Share:
+def _share(answers: Sequence[MarkAnswer], holds: Callable[[MarkAnswer], bool]) -> Share:
     """The share of answers of which it holds. Its standard error takes those about one clip as one draw."""
     if not answers:
         return Share(share=None, of=0)
-    share = statistics.fmean(bool(holds(one)) for one in answers)
+    share = statistics.fmean(holds(one) for one in answers)
     of_clip: defaultdict[str, float] = defaultdict(float)
     for one in answers:
-        of_clip[one.clip_id] += bool(holds(one)) - share
+        of_clip[one.clip_id] += holds(one) - share
     clips = len(of_clip)
     if clips < 2:
         return Share(share=share, of=len(answers))
@@ -295,14 +295,16 @@ def swap_marks(
     require_regions(cache)
     items, left_out = _with_clips(read(QUESTIONS, questions.parent, questions).items, cache)
     asked, others = swap_questions(items)
-    left_out += others
-    if not asked:
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise BadInput(f"no question of {questions} tells what a swap of marks makes right: {why}")
     opened = open_model(model, dtype)
     if shown is None:
         trained = None if opened.config is None else opened.config.regions
         shown = "picture" if trained is None or trained.marks == "none" else trained.marks
+    found = _with_marks(asked, cache, shown)
+    left_out += others + Counter({"mark_not_shown": len(asked) - len(found)})
+    asked = found
+    if not asked:
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        raise BadInput(f"no question of {questions} tells what a swap of marks makes right: {why}")
     opened.student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     roots = Roots((video_root or str(questions.parent),), "--video-root")
     video_of = {question.clip_id: roots.find(question.item.videos[-1].path) for question in asked}  # the whole, not a part
@@ -318,7 +320,7 @@ def swap_marks(
         shown=shown,
         asked=len(asked),
         clips=len({one.clip_id for one in asked}),
-        left_out=dict(left_out),
+        left_out={reason: count for reason, count in left_out.items() if count},
         answers=tuple(answers),
         **summary_of(answers),
     )
@@ -335,8 +337,18 @@ def _with_clips(items: Sequence[Item], cache: Cache) -> tuple[list[tuple[str, It
     for item in items:
         try:
             row = index.find(Conversation(item.id, (), video=item.videos[-1].path if item.videos else ""), ())
-        except NoTargetsError:
+        except (NoTargetsError, BadInput):  # none, or several
             left_out["no_clip"] += 1
             continue
         found.append((str(row["clip_id"]), item))
     return found, left_out
+
+
+def _with_marks(questions: Sequence[SwapQuestion], cache: Cache, shown: MarksShown) -> list[SwapQuestion]:
+    """The questions whose marks, and those that are swapped, are drawn."""
+    clip_ids = list(dict.fromkeys(question.clip_id for question in questions))
+    drawn = {
+        clip_id: {one.number for one in objects if (one.frames if shown == "all" else one.box)}
+        for clip_id, objects in zip(clip_ids, cache.objects(clip_ids) if clip_ids else (), strict=True)
+    }
+    return [question for question in questions if question.asked.union(question.swapped) <= drawn[question.clip_id]]

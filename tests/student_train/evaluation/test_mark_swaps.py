@@ -235,7 +235,9 @@ def asked(regions_store: Path, videos: Path, tmp_path_factory: pytest.TempPathFa
         for clip_id, one in colour_items(shown_objects(regions_store))
     ]  # fmt: skip
     path = tmp_path_factory.mktemp("asked") / "questions.json"
-    path.write_text(json.dumps([*records, records[0] | {"id": "elsewhere", "video": "elsewhere.mp4"}]))
+    unseen = {"id": "unseen", "question": "Which is larger: <obj_1> or <obj_250>?", "options": ["<obj_1>", "<obj_250>"]}
+    others = {"id": "elsewhere", "video": "elsewhere.mp4"}, unseen | {"answer": "<obj_1>"}
+    path.write_text(json.dumps([*records, *(records[0] | other for other in others)]))
     return path
 
 
@@ -248,9 +250,9 @@ def test_the_command_asks_a_student_of_ours(
     done = student_train_command(*run)
     assert done.status == 0, done.err
     assert "follow the mark" in done.out
-    assert "left out: 1 no_clip" in done.out
+    assert "left out: 1 mark_not_shown, 1 no_clip" in done.out
     report = MarkSwapReport.model_validate_json(out.read_text())
-    assert (report.shown, report.left_out) == ("picture", {"no_clip": 1})
+    assert (report.shown, report.left_out) == ("picture", {"no_clip": 1, "mark_not_shown": 1})
     assert report.asked == len(report.answers) == report.right.of
     assert report.follow.share is not None
     assert sum(getattr(report, name).share for name in ("follow", "stay", "neither")) == pytest.approx(1)
@@ -260,7 +262,8 @@ def test_what_cannot_be_asked_is_named(
     asked: Path, regions_store: Path, tiny_store: Path, tmp_path: Path, student_train_command: Command
 ) -> None:
     (tmp_path / "none.json").write_text(json.dumps([json.loads(asked.read_text())[0] | {"question": "What colour is it?"}]))
-    done = student_train_command("swap-marks", tmp_path, tmp_path / "none.json", "--regions", regions_store)
+    build_student(ModelConfig()).save(tmp_path / "student")
+    done = student_train_command("swap-marks", tmp_path / "student", tmp_path / "none.json", "--regions", regions_store)
     assert done.status == 2
     assert "tells what a swap of marks makes right: 1 no_marks" in done.err
     with pytest.raises(SignalMissing, match="regions and objects are needed for marks"):
