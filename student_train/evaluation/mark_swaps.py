@@ -137,20 +137,23 @@ def on_background(marked: Marked, numbers: Sequence[int]) -> Marked:
     A place is that with the fewest objects' pixels in it, and of several, the one farthest from where the mark was.
     """
     labels, objects = marked[0].copy(), {one.number: one for one in marked[1]}
-    for number in numbers:
-        first = None
-        for index, frame in enumerate(labels):
-            is_object = frame == number
-            if (box := box_of(is_object)) is None:
+    labels[np.isin(labels, numbers)] = 0
+    for before, frame in zip(marked[0], labels, strict=True):
+        taken = before > 0
+        places = []
+        for number in numbers:
+            if (box := box_of(before == number)) is None:
                 continue
             height, width = frame.shape
             size = round((box.bottom - box.top) * height), round((box.right - box.left) * width)
-            top, left = _emptiest(frame > 0, size, (round(box.top * height), round(box.left * width)))
-            frame[is_object] = 0
-            frame[top : top + size[0], left : left + size[1]] = number
-            if index == 0:
-                first = box_of(frame == number)
-        objects[number] = objects[number].model_copy(update={"box": first})
+            top, left = _emptiest(taken, size, (round(box.top * height), round(box.left * width)))
+            places.append((number, slice(top, top + size[0]), slice(left, left + size[1])))
+            taken[places[-1][1:]] = True
+        # The largest first: where there is no room for all, none of them hides another.
+        for number, *place in sorted(places, key=lambda one: -frame[one[1:]].size):
+            frame[tuple(place)] = number
+    for number in numbers:
+        objects[number] = objects[number].model_copy(update={"box": box_of(labels[0] == number)})
     return labels, tuple(objects.values())
 
 
