@@ -38,7 +38,7 @@ from rich.console import Console
 
 from schemas.evaluation import OPTION_LETTERS, multiple_choice
 from schemas.job import Job
-from schemas.mark_swaps import MarksShown, MarkSwapReport
+from schemas.mark_swaps import MarksAt, MarksShown, MarkSwapReport
 from schemas.train import (
     DataConfig,
     DecoderConfig,
@@ -57,7 +57,7 @@ from student_train.distill.regions import region_weights
 from student_train.distill.targets import TargetReader
 from student_train.evaluation.comparing import ScoredClip, comparable, scored_clips
 from student_train.evaluation.evaluate import load_p4d
-from student_train.evaluation.mark_swaps import swap_marks
+from student_train.evaluation.mark_swaps import Marked, on_background, swap_marks, swapped
 from student_train.evaluation.models import open_model, open_run
 from student_train.training.fit import fit
 from student_train.training.run_folder import RunFolder
@@ -268,6 +268,11 @@ def ask(run: Path, data: Path, arm: Arm) -> MarkSwapReport:
     )
 
 
+def asked_of(work: Path, part: str, arm: Arm, seed: int) -> MarkSwapReport:
+    """What `ask` wrote of the held-out scenes."""
+    return MarkSwapReport.model_validate_json((run_of(work, part, arm.name, seed) / "asked-held-out.json").read_text())
+
+
 def map_errors(folder: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Signal → where → clip → mean absolute error against the teacher's map: inside of objects, at their edges, elsewhere.
 
@@ -422,6 +427,37 @@ def kinds_of(data: Path) -> dict[str, list[str]]:
     return found
 
 
+def mean_weight(data: Path) -> float:
+    """Of a pixel in `loss.regions`, over the clips that are trained on."""
+    cache = open_cache(str(data / "regions"))
+    labels = torch.from_numpy(cache.read(["regions"], cache.committed_ids())["regions"])
+    return float(region_weights(labels, _EDGE).mean())
+
+
+def lower_box(asked: Sequence[MarkSwapReport], data: Path) -> dict[str, dict[str, float]]:
+    """Where the marks are → the share of answers that name the mark whose box is lower there, of how many clips.
+
+    A student that judges by where the boxes are, and not by what is in them, names it each time.
+    """
+    cache, named = open_cache(str(data / "regions")), dict[MarksAt, dict[str, float]]()
+    for name in (one.clip_id for one in asked[0].answers):
+        marked = cache.read(["regions"], [name])["regions"][0], cache.objects([name])[0]
+        marks: dict[MarksAt, Marked] = {
+            "place": marked,
+            "swapped": swapped(marked, 1, 2),
+            "background": on_background(marked, (1, 2)),
+        }
+        found: dict[MarksAt, str] = {}
+        for at, (_, held) in marks.items():
+            bottom = {one.number: one.box.bottom for one in held if one.box is not None}
+            if len(bottom) == 2 and bottom[1] != bottom[2]:
+                found[at] = "AB"[int(bottom[2] > bottom[1])]
+        said = [next(one.said for one in run.answers if one.clip_id == name) for run in asked]
+        for at, lower in found.items():
+            named.setdefault(at, {})[name] = statistics.fmean(one[at] == lower for one in said)
+    return {at: share(of) | {"clips": len(of)} for at, of in named.items()}
+
+
 def overlap(one: Any, other: Any) -> bool:
     return bool(one.left < other.right and other.left < one.right and one.top < other.bottom and other.top < one.bottom)
 
@@ -459,7 +495,12 @@ def measured(part: str, work: Path, size: Size, processes: int) -> dict[str, Any
             for arm in ARMS[part]
             if arm.marks != "none"
         },
-        **({"maps": map_rows(runs)} if part == "maps" else {}),
+        "lower_box": {
+            arm.name: lower_box([asked_of(work, part, arm, seed) for seed in range(size.seeds)], work / part / "held-out")
+            for arm in ARMS[part]
+            if arm.marks != "none"
+        },
+        **({"maps": map_rows(runs), "mean_weight": mean_weight(work / part / "train")} if part == "maps" else {}),
         "runs": [{name: value for name, value in run.items() if name not in {"answers", "maps"}} for run in runs],
         "seconds": time.perf_counter() - begin,
     }
