@@ -327,7 +327,8 @@ def arms_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for at in ("place", "background", "nowhere", "swapped"):
             row[f"right_{at}"] = share(per_question(mine, at)) | {"of_seeds": [mean_of(run, at) for run in mine]}
         for figure in ("follow", "stay", "neither", "right_follow", "right_stay", "unchanged", "unreadable"):
-            row[figure] = statistics.fmean(run["swaps"][figure]["share"] for run in mine)
+            shares = [found for run in mine if (found := run["swaps"][figure]["share"]) is not None]
+            row[figure] = statistics.fmean(shares) if shares else None
         row["seconds"] = statistics.fmean(run["seconds"] for run in mine)
         rows.append(row)
     return rows
@@ -342,9 +343,11 @@ def per_question(runs: Sequence[Mapping[str, Any]], at: str) -> dict[str, float]
     return {name: statistics.fmean(run["answers"][name][at] for run in runs) for name in runs[0]["answers"]}
 
 
-def share(values: Mapping[str, float]) -> dict[str, float]:
+def share(values: Mapping[str, float]) -> dict[str, Any]:
+    """Mean and standard error; the error is null of a single value."""
     found = list(values.values())
-    return {"share": statistics.fmean(found), "standard_error": statistics.stdev(found) / math.sqrt(len(found))}
+    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return {"share": statistics.fmean(found), "standard_error": error}
 
 
 def differences(runs: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
@@ -434,7 +437,7 @@ def mean_weight(data: Path) -> float:
     return float(region_weights(labels, _EDGE).mean())
 
 
-def lower_box(asked: Sequence[MarkSwapReport], data: Path) -> dict[str, dict[str, float]]:
+def lower_box(asked: Sequence[MarkSwapReport], data: Path) -> dict[str, dict[str, Any]]:
     """Where the marks are → the share of answers that name the mark whose box is lower there, of how many clips.
 
     A student that judges by where the boxes are, and not by what is in them, names it each time.
