@@ -15,6 +15,7 @@ from schemas.data import CheckedSet, CheckReport
 from schemas.errors import BadInput
 from schemas.evaluation import AnswersReport, EvalReport, MapsReport, Unevaluated
 from schemas.job import EncodingProfile
+from schemas.mark_swaps import MarksShown, MarkSwapReport, Share
 from schemas.regionize import RegionizeReport
 from schemas.report import MarkStyle
 from schemas.sweep import SweepConfig, SweepReport
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
     from student_train.regions.vision_model import VisionModel
 
 _ABLATION = AblationConfig()
+QuestionRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--video-root",
+        metavar="ROOT",
+        help="folder or URL that videos may be read from. Default: the folder of the questions",
+    ),
+]
 
 app = command_line("student-train", "Train a student from a store of cached 4D targets.")
 
@@ -243,6 +252,67 @@ def evaluate(  # noqa: PLR0917  # typer makes each of them an option by its name
         raise SystemExit(0 if report.is_whole else 1)
 
 
+@app.command(name="swap-marks", cls=Command)
+def swap_marks(  # noqa: PLR0917  # typer makes each of them an option by its name
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="the folder of a finished fit, a checkpoint, an export or a model")
+    ],
+    questions: Annotated[Path, typer.Argument(metavar="QUESTIONS", help="questions about <obj_k>, in R4D-Bench's fields")],
+    regions: Annotated[str, typer.Option(metavar="STORE", help="the store of the objects of the questions' videos")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the report to write, with all answers")] = Path("swap-marks.json"),
+    shown: Annotated[
+        MarksShown | None,
+        typer.Option(
+            "--marks",
+            help="where the model sees marks: in a picture before the video, as R4D-Bench's, or in the video's first frame or "
+            "in all. Default: as the run was trained, else picture",
+        ),
+    ] = None,
+    video_root: QuestionRoot = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="dtype of the weights. Default: the run's, or bfloat16 for a model that is no run's")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="answers in a batch")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+) -> None:
+    """Ask a model each question with its marks in place, swapped, on the background and nowhere: do answers follow them?"""
+    with reported_errors(as_json):
+        from student_train.evaluation.mark_swaps import swap_marks as run  # noqa: PLC0415  # as above
+
+        report = run(model, questions, regions, out, shown=shown, video_root=video_root, dtype=dtype, batch=batch)
+    if as_json:
+        print_json(report)
+    else:
+        show_mark_swaps(report, out)
+
+
+def show_mark_swaps(report: MarkSwapReport, out: Path) -> None:
+    """Print what each place of the marks makes of the answers."""
+    table = Table("marks", "answers", "share", "± s.e.", "of")
+    for where, what, name in (
+        ("in their places", "right", "right"),
+        ("on the background", "the same right answer", "right_background"),
+        ("nowhere", "the same right answer", "right_nowhere"),
+        ("two swapped", "follow the mark", "follow"),
+        ("", "stay with the object", "stay"),
+        ("", "neither", "neither"),
+        ("two swapped, where it was right", "follow the mark", "right_follow"),
+        ("", "stay with the object", "right_stay"),
+        ("", "neither", "right_neither"),
+        ("in all four", "unchanged", "unchanged"),
+        ("in their places, where it was wrong", "right for another object", "wrong_region"),
+        ("", "by chance", "wrong_region_by_chance"),
+    ):
+        found: Share = getattr(report, name)
+        shares = ("" if value is None else f"{value:.1%}" for value in (found.share, found.standard_error))
+        table.add_row(where, what, *shares, f"{found.of:,}")
+    stdout.print(table)
+    if report.left_out:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()))
+        stdout.print(f"left out: {why}", soft_wrap=True)
+    stdout.print(f"{report.asked:,} questions of {report.clips:,} clips: {out}", soft_wrap=True)
+
+
 def show_benchmarks() -> None:
     """What each benchmark needs, and from where."""
     from student_train.evaluation.benchmarks.protocol import needed  # noqa: PLC0415  # as above
@@ -405,14 +475,6 @@ QuestionsPath = Annotated[
 ]
 PublishedName = Annotated[
     str | None, typer.Option("--benchmark", metavar="NAME", help="a published benchmark, as `eval --list` names it")
-]
-QuestionRoot = Annotated[
-    str | None,
-    typer.Option(
-        "--video-root",
-        metavar="ROOT",
-        help="folder or URL that videos may be read from. Default: the folder of the questions",
-    ),
 ]
 VisionFolder = Annotated[
     Path | None,
