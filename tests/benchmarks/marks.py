@@ -100,6 +100,8 @@ class Arm(NamedTuple):
     marks: str
     mode: Mode = "sft"
     regions: RegionLossConfig | None = None
+    beta: float | None = None
+    """The weight of ED; the paper's when None."""
 
 
 _MARKED = "marks in all frames"
@@ -109,6 +111,8 @@ ARMS = {
         Arm("SFT", "all"),
         Arm("LD+ED", "all", "heads"),
         Arm("LD+ED, regions", "all", "heads", _EDGE),
+        # The control: ED counts as much altogether as with the weights, whose mean is 1.232 here.
+        Arm("LD+ED, larger beta", "all", "heads", beta=0.1232),
     ),
 }
 
@@ -212,7 +216,7 @@ def train_config(arm: Arm, data: Path, out: Path, size: Size, seed: int) -> Trai
         data=DataConfig(conversations=(str(data / "conversations.json"),), video_root=(str(data),), workers=0),
         model=_MODEL,
         decoder=DecoderConfig(hidden=256),
-        loss=LossConfig(regions=arm.regions),
+        loss=LossConfig(regions=arm.regions, beta=arm.beta),
         optim=OptimConfig(optimizer="muon", learning_rate=size.rate, warmup=0.1),
         precision="bf16",
         steps=size.steps,
@@ -360,8 +364,8 @@ def differences(runs: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, st
 
 
 def map_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each map and place: the arms' mean errors, and of the weighed arm less the other, paired by clip, over the seeds."""
-    plain, weighed = (ARMS["maps"][number].name for number in (1, 2))
+    """Of each map and place: the arms' mean errors, and of the others less LD+ED, paired by clip, over the seeds."""
+    plain, *others = (arm.name for arm in ARMS["maps"][1:])
     rows = []
     for signal, places in next(run["maps"] for run in runs if "maps" in run).items():
         for place, clips in places.items():
@@ -370,9 +374,9 @@ def map_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     clip: statistics.fmean(run["maps"][signal][place][clip] for run in runs if run["arm"] == arm)
                     for clip in clips
                 }
-                for arm in (plain, weighed)
+                for arm in (plain, *others)
             }
-            less = share({clip: mean[weighed][clip] - mean[plain][clip] for clip in clips})
+            less = {arm: share({clip: mean[arm][clip] - mean[plain][clip] for clip in clips}) for arm in others}
             of_seeds = {
                 arm: [statistics.fmean(run["maps"][signal][place].values()) for run in runs if run["arm"] == arm]
                 for arm in mean
@@ -382,8 +386,8 @@ def map_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "map": signal,
                     "where": place,
                     **{arm: statistics.fmean(values.values()) for arm, values in mean.items()},
-                    "less": less["share"],
-                    "standard_error": less["standard_error"],
+                    "less": {arm: found["share"] for arm, found in less.items()},
+                    "standard_error": {arm: found["standard_error"] for arm, found in less.items()},
                     "of_seeds": of_seeds,
                 }
             )
@@ -476,6 +480,7 @@ PAIRS = {
     "maps": [
         ("LD+ED", "place", "SFT", "place"),
         ("LD+ED, regions", "place", "LD+ED", "place"),
+        ("LD+ED, larger beta", "place", "LD+ED", "place"),
     ],
 }
 
