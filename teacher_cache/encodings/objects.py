@@ -60,8 +60,10 @@ def unpacked_objects(values: NDArray[Any], phrases: Sequence[str]) -> tuple[Regi
 
 def _object(number: int, values: NDArray[Any], phrases: Sequence[str]) -> RegionObject:
     phrase, left, top, right, bottom, score, reason = (float(value) for value in values[: len(PROPERTIES)])
-    masks = values[len(PROPERTIES) :].astype(np.int64)
-    shown = (masks[:, None] >> np.arange(_FRAMES)) & 1
+    masks = values[len(PROPERTIES) :]
+    if not ((masks >= 0) & (masks < 2**_FRAMES) & (masks % 1 == 0)).all():
+        raise ValueError(f"the frames that show object {number} are no numbers of {_FRAMES} bits")
+    shown = (masks[:, None].astype(np.int64) >> np.arange(_FRAMES)) & 1
     return RegionObject(
         number=number,
         phrase=phrases[int(phrase)] if phrase < len(phrases) else f"object {number}",

@@ -26,6 +26,9 @@ for place in $(cut -d ' ' -f 2 /proc/self/mounts | sort -u); do
   case "$place" in /proc*|/sys*|/dev*) ;; *) mount -o remount,ro,bind "$place" ;; esac
 done
 mount -t tmpfs volumes "$VOLUMES"
+mkdir "$VOLUMES/files"
+mount --bind "$FILES" "$VOLUMES/files"
+mount -o remount,ro,bind "$VOLUMES/files"
 mount -t tmpfs shm /dev/shm
 mkdir "$TMPDIR"
 exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all bash -c '
@@ -43,14 +46,17 @@ def test_a_run_with_ray_writes_nowhere_but_in_its_volumes(jobs: Jobs) -> None:
     if not may_make_a_mount_namespace():
         pytest.skip("no right to a mount namespace here: the limits of a pod were not tried")
     engine = {"kind": "ray", "batch": 2, "threads_per_teacher": 1}
-    job = jobs.write(f"{VOLUMES}/store", engine=engine, videos={"glob": f"{jobs.videos}/scene-[01].mp4"}, signals=["depth"])
+    for number in (0, 1):
+        shutil.copy(jobs.videos / f"scene-{number}.mp4", jobs.folder)
+    job = jobs.write(f"{VOLUMES}/store", engine=engine, videos={"glob": f"{VOLUMES}/files/*.mp4"}, signals=["depth"])
     environment = {
+        "FILES": str(jobs.folder),
         "VOLUMES": VOLUMES,
         "TMPDIR": f"{VOLUMES}/tmp",
         "P4D_CACHE_DIR": f"{VOLUMES}/cache/p4d",
         "PYTHONPATH": str(ROOT),
     }
-    own = [str(Path(sys.executable).parent / "teacher-cache"), "run", str(job), "--json"]
+    own = [str(Path(sys.executable).parent / "teacher-cache"), "run", f"{VOLUMES}/files/{job.name}", "--json"]
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", INSIDE, "inside", *own],
         capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False,

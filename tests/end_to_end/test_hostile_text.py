@@ -184,10 +184,11 @@ def test_student_train_shows_it_as_text(
     maps = ["--questions", tmp_path / "questions.json", "--video-root", videos]
     calls: dict[str, list[tuple[list[object], int]]] = {
         "fit": [([hostile_run], 0), ([hostile_run], 2)],
-        "eval": [([run, *maps, "--limit", "1"], 1), ([tmp_path / HOSTILE], 2)],
+        "eval": [([run, *maps, "--limit", "3"], 1), ([tmp_path / HOSTILE], 2)],
         "export": [([run, "--out", tmp_path / f"export {FILE_NAME}"], 0)],
         "ablation": [(["--settings", tmp_path / "settings.yaml"], 2)],
         "sweep": [([tmp_path / "grid.yaml"], 0), ([tmp_path / "settings.yaml"], 2)],
+        "swap-marks": [([run, tmp_path / "questions.json", "--regions", tmp_path / HOSTILE], 2)],
         "data": [
             (["check", hostile_run], 1),
             (["convert", tmp_path / HOSTILE, "--out", tmp_path / "data"], 2),
