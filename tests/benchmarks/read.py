@@ -40,6 +40,7 @@ from machine import processor
 from measuring import guarded, server_cpu
 from rich.console import Console
 from rich.table import Table
+from s3fs import S3FileSystem
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 8
@@ -108,9 +109,15 @@ def read_all(measured: Measured, order: Sequence[int], server: s3_server.S3Serve
 
 
 def measure(
-    forms: Sequence[Format], clips: Sequence[Values], turns: int, server: s3_server.S3Server, say: Callable[[str], None]
+    forms: Sequence[Format],
+    clips: Sequence[Values],
+    turns: int,
+    server: s3_server.S3Server,
+    say: Callable[[str], None],
+    *,
+    endpoint: str,
 ) -> list[dict[str, Any]]:
-    """Write every format, then read them in turns."""
+    """Write every format, then read them in turns from ``endpoint``: the server, or a link before it."""
     every = [Measured(form, f"s3://bucket/{form.place}") for form in forms]
     written: set[str] = set()
     for measured in every:
@@ -119,6 +126,8 @@ def measure(
             guarded(measured, lambda m=measured: m.form.write(m.url, clips))
             written.add(measured.url)
         measured.bytes_per_clip = formats.stored_bytes(measured.url) / len(clips)
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    S3FileSystem.clear_instance_cache()  # it knows the server
     rng = np.random.default_rng(0)
     for turn in range(turns):
         order = rng.permutation(len(clips)).tolist()
@@ -192,14 +201,14 @@ def main() -> None:
         chosen = dict(list(TABLES.items())[1:]) if has_link or options.only else TABLES
         try:
             with contextlib.ExitStack() as stack:
+                endpoint = server.endpoint
                 if has_link:
-                    far = link(server.endpoint, options.gbit or 0, options.latency_ms)
-                    os.environ["AWS_ENDPOINT_URL"] = stack.enter_context(far)
+                    endpoint = stack.enter_context(link(server.endpoint, options.gbit or 0, options.latency_ms))
                 for title, forms in chosen.items():
                     server.filesystem.mkdir("bucket")
                     with console.status(title) as status:
                         asked = [form for form in forms() if form.name.startswith(tuple(options.only or [""]))]
-                        tables[title] = measure(asked, clips, options.turns, server, status.update)
+                        tables[title] = measure(asked, clips, options.turns, server, status.update, endpoint=endpoint)
         finally:
             s3_server.stop(server)
     result = {
