@@ -338,8 +338,11 @@ def _with_clips(items: Sequence[Item], cache: Cache) -> tuple[list[tuple[str, It
     """The items with their clips' ids, and why others have none."""
     index, found, left_out = ClipIndex.of(cache), list[tuple[str, Item]](), Counter[str]()
     for item in items:
+        if not item.videos:
+            left_out["no_clip"] += 1
+            continue
         try:
-            row = index.find(Conversation(item.id, (), video=item.videos[-1].path if item.videos else ""), ())
+            row = index.find(Conversation(item.id, (), item.videos[-1].path, item.clip_id), ())
         except (NoTargetsError, BadInput):  # none, or several
             left_out["no_clip"] += 1
             continue
