@@ -43,7 +43,7 @@ from teacher_cache.store.shard import pack_clips, unpack_clips
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store
 
 IN_FLIGHT = 8
-"""Requests that every random-access reader may have open at once."""
+"""Requests that every random-access peer, and raw GET, may have open at once. Ours chooses, by latency: 8 to 64."""
 CLIPS_PER_SHARD = 8
 """Also of the peers' shards, except MosaicML's, which are as long as it makes them by default."""
 

@@ -8,9 +8,9 @@ marks: 50%. Students are the project's tiny one, trained by `fit` from random we
 what they are called.
 
 ``marks``: clips of two frames, SFT, with no marks, marks in the first frame, marks in all. ``maps``: the students of the last
-arm go on with clips of 16 frames, whose maps the tiny L4P teaches, and marks in all frames: SFT, LD and ED, and LD and ED with
-`loss.regions`. Besides answers, their maps are compared with the teacher's inside of the marked objects, at their edges, and
-elsewhere.
+arm go on with clips of 16 frames, whose maps the tiny L4P teaches, and marks in all frames: SFT, LD and ED, and these with
+`loss.regions`, or with a larger beta as its control. Besides answers, their maps are compared with the teacher's inside of the
+marked objects, at their edges, and elsewhere.
 
 Answers with the marks in place, swapped, on the background and nowhere are those of `student-train swap-marks`. ``--dev``
 trains one student of ``marks`` and asks about the development scenes, and keeps the settings and figures in the result file,
