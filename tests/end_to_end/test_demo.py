@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from teacher_cache.scenes import random_scene, render_scene
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`teacher-cache` in that folder, as its paths say."""
+    """`teacher-cache` in that folder, as its paths say, in one thread: others would spin where tests share the cores."""
     program = str(Path(sys.executable).parent / "teacher-cache")
-    return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False, env=own)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
     return folder / "made", done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_the_demo_tells_the_whole_story_in_three_minutes_of_two_cores(made: tuple[Path, str, float]) -> None:
+def test_the_demo_tells_the_whole_story_in_four_minutes_of_a_core(made: tuple[Path, str, float]) -> None:
     folder, said, seconds = made
-    assert seconds < 2 * 180  # the clock on the wall is other tests' as well
+    assert seconds < 240  # the clock on the wall is other tests' as well
     assert "teacher-cache status made/store" in said
     assert len(list((folder / "videos").glob("*.mp4"))) == 8
     cache = open_cache(str(folder / "store"))
