@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import fsspec
@@ -35,6 +36,7 @@ from teacher_cache import open_cache
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import encoding, resolve
+from teacher_cache.reader.stream import DeviceReader, ReadAhead, Wanted
 from teacher_cache.store.catalog import Catalog, numbered_rows
 from teacher_cache.store.chunk import encode_chunks
 from teacher_cache.store.layout import array_of, shard_key, shard_of, stored_arrays
@@ -63,6 +65,8 @@ class Format(Protocol):
     """Whether it can be read only in its own order; ``Read`` then gives its next clips, as many as it is asked for."""
     ours: bool
     """Whether it is read with this project's client, and so is none of the peers to be measured against."""
+    keeps: bool
+    """Whether clips that it has read stay on this machine, so that a second epoch would not read them again."""
 
     def write(self, url: str, clips: Sequence[Values]) -> None: ...
 
@@ -123,6 +127,7 @@ class OurStore:
     handed_over: str = "float32"
     sequential = False
     ours = True
+    keeps = False
 
     @property
     def name(self) -> str:
@@ -209,6 +214,27 @@ class OurStream(OurStore):
             torch.cuda.synchronize()
 
 
+class OurStreamAsStored(OurStream):
+    """The host's part of a stream to a GPU, which decodes there: what is stored, read ahead."""
+
+    @property
+    def name(self) -> str:
+        return f"this stream, stored, {self.profile}"
+
+    def each(self, url: str, batches: Sequence[Sequence[int]]) -> Iterator[object]:
+        wanted = (Wanted([str(n) for n in batch], dict) for batch in batches)
+        with closing(ReadAhead(open_cache(url), P4D_SIGNALS, wanted, _AsStored(torch.device("cpu")), 2)) as ahead:
+            yield from ahead
+
+
+class _AsStored(DeviceReader):
+    def place(self, stored: Any, _then: object) -> Any:
+        return stored
+
+    def take(self, placed: Any) -> Any:
+        return placed
+
+
 class OurLoader(OurStream):
     """The same through a DataLoader with two spawned workers: what a stream saves."""
 
@@ -259,6 +285,7 @@ class ZarrArrays:
     place: str = "zarr"
     sequential = False
     ours = False
+    keeps = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         import zarr
@@ -307,12 +334,13 @@ class NewestZarr(ZarrArrays):
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdin is not None
             assert reader.stdout is not None
+            one_at_a_time = Lock()
 
             def read(numbers: Sequence[int]) -> object:
-                print(*numbers, file=reader.stdin, flush=True)
-                assert reader.stdout is not None
-                assert int(reader.stdout.readline()) == len(numbers)
-                return None
+                with one_at_a_time:
+                    print(*numbers, file=reader.stdin, flush=True)
+                    assert reader.stdout is not None
+                    assert int(reader.stdout.readline()) == len(numbers)
 
             assert reader.stdout.readline(), "the reader has ended"  # its version, once it has opened the arrays
             yield read
@@ -332,11 +360,10 @@ class TensorStoreArrays(ZarrArrays):
             for name in zarr.open_group(url, mode="r", use_consolidated=False).array_keys()
         ]
 
-        def read(numbers: Sequence[int]) -> object:
-            with ThreadPoolExecutor(IN_FLIGHT) as threads:  # eight in flight, no more
-                return list(threads.map(lambda job: job[0][job[1]].read().result(), [(a, n) for n in numbers for a in arrays]))
-
-        yield read
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            yield lambda numbers: list(
+                threads.map(lambda job: job[0][job[1]].read().result(), [(a, n) for n in numbers for a in arrays])
+            )
 
 
 @dataclass
@@ -350,7 +377,7 @@ class FilePerClip:
     place: str
     ranged: bool = False
     """Whether the bytes are fetched by our client in place of s3fs: what neither checksum nor compression costs."""
-    sequential = False
+    sequential = keeps = False
 
     @property
     def ours(self) -> bool:
@@ -412,6 +439,7 @@ class WebDataset:
     name = place = "webdataset"
     sequential = True
     ours = False
+    keeps = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         fs, root = fsspec.url_to_fs(url)
@@ -447,6 +475,7 @@ class Energon:
     place = "energon"
     sequential = True
     ours = False
+    keeps = False
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         from megatron.energon.epathlib import EPath
@@ -510,6 +539,7 @@ class MosaicML:
     place = "mosaicml"
     sequential = False
     ours = False
+    keeps = True
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         columns = {name: f"ndarray:{self.dtype}:{','.join(map(str, v.shape))}" for name, v in clips[0].items()}
@@ -549,6 +579,7 @@ class LitData:
     place = "litdata"
     sequential = False
     ours = False
+    keeps = True
 
     def write(self, url: str, clips: Sequence[Values]) -> None:
         from litdata.streaming.writer import BinaryWriter
@@ -605,6 +636,7 @@ def as_users_store_it() -> list[Format]:
     return [
         OurStore("fine", "stored"),
         OurStore("fine", "float32"),
+        OurStreamAsStored("fine"),
         OurStream("fine"),
         OurStream("compact"),
         OurLoader("fine"),
