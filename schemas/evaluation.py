@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.errors import CacheError, VideoError
 from schemas.train import Mode
 
 STATIC_TASKS = ("3D Video Grounding", "Dimensional Measurement", "Spatial Relation")
@@ -55,6 +56,14 @@ class Unevaluated(Frozen):
     ``not_under_video_root``, or ``item_unreadable``."""
     detail: str
     """The reason in words."""
+
+    @classmethod
+    def because(cls, error: CacheError, *, id: str, video: str) -> Self:  # noqa: A002  # the field's name
+        """Of what a video, an image or the targets could not be read for; the video's own reason if that is the cause."""
+        cause = error.__cause__ if isinstance(error.__cause__, VideoError) else error
+        if isinstance(cause, VideoError):
+            return cls(id=id, video=video, reason=cause.reason, detail=cause.detail)
+        return cls(id=id, video=video, reason=type(error).__name__, detail=str(error))
 
 
 class ClipScores(Frozen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.base import Frozen
+from schemas.evaluation import Unevaluated
 
 MarksShown = Literal["picture", "first", "all"]
 """``picture``: a marked first frame before the video, as R4D-Bench; ``first``: in the video's first frame; ``all``: in every
@@ -80,3 +81,10 @@ class MarkSwapReport(Frozen):
     unreadable: Share
     """Answers that are no option."""
     answers: tuple[MarkAnswer, ...]
+    unevaluated: tuple[Unevaluated, ...] = ()
+    """Questions whose video could not be read; they count in nothing else."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every question that was to be asked has been."""
+        return not self.unevaluated

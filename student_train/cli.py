@@ -273,17 +273,21 @@ def swap_marks(  # noqa: PLR0917  # typer makes each of them an option by its na
         Dtype | None, typer.Option(help="dtype of the weights. Default: the run's, or bfloat16 for a model that is no run's")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="answers in a batch")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the report that is there")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
 ) -> None:
     """Ask a model each question with its marks in place, swapped, on the background and nowhere: do answers follow them?"""
     with reported_errors(as_json):
         from student_train.evaluation.mark_swaps import swap_marks as run  # noqa: PLC0415  # as above
 
-        report = run(model, questions, regions, out, shown=shown, video_root=video_root, dtype=dtype, batch=batch)
-    if as_json:
-        print_json(report)
-    else:
-        show_mark_swaps(report, out)
+        report = run(
+            model, questions, regions, out, shown=shown, video_root=video_root, dtype=dtype, batch=batch, overwrite=overwrite
+        )
+        if as_json:
+            print_json(report)
+        else:
+            show_mark_swaps(report, out)
+        raise SystemExit(0 if report.is_whole else 1)
 
 
 def show_mark_swaps(report: MarkSwapReport, out: Path) -> None:
@@ -310,6 +314,7 @@ def show_mark_swaps(report: MarkSwapReport, out: Path) -> None:
     if report.left_out:
         why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()))
         stdout.print(f"left out: {why}", soft_wrap=True)
+    show_unevaluated("questions", report.unevaluated)
     stdout.print(f"{report.asked:,} questions of {report.clips:,} clips: {out}", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from schemas.errors import CacheError, Unreachable, VideoError
+from schemas.errors import CacheError, Unreachable
 from schemas.evaluation import ClipScores, MapSummary, Unevaluated
 from schemas.signal import P4D_SIGNALS, SignalName
 from student_train.data.samples import Collator, Sample, SampleDataset
@@ -79,10 +79,8 @@ class Readable:
         except CacheError as error:
             if len(samples) > 1:
                 return [one for sample in samples for one in self([sample])]
-            cause = error.__cause__ if isinstance(error.__cause__, VideoError) else None
-            reason, detail = (type(error).__name__, str(error)) if cause is None else (cause.reason, cause.detail)
             (sample,) = samples
-            return [Unevaluated(id=str(sample.clip_id), video=str(sample.video), reason=reason, detail=detail)]
+            return [Unevaluated.because(error, id=str(sample.clip_id), video=str(sample.video))]
 
 
 def _scored_batch(

@@ -6,7 +6,6 @@ teacher's maps come from the store: no teacher runs.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from student_train.evaluation.benchmarks.protocol import needed, read
 from student_train.evaluation.benchmarks.r4d import QUESTIONS
 from student_train.evaluation.benchmarks.registry import benchmark_of
 from student_train.evaluation.comparing import comparable, scored_clips, summaries
-from student_train.evaluation.models import Run, is_model, open_model, open_run
+from student_train.evaluation.models import Run, device, is_model, open_model, open_run
 from student_train.evaluation.plots import plot_scores, plot_training
 from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
@@ -115,9 +114,11 @@ def evaluate(folder: Path, wanted: Wanted, ranks: Ranks = ALONE) -> EvalReport:
             raise BadInput("there is nothing to evaluate: give --benchmark or --questions, or a store that has clips")
         if rows and ranks.size > 1:
             raise BadInput("maps are compared by one process; start `eval` without torchrun, or give --no-maps")
+        out = _out(folder, wanted)
+        _require_replaceable(out, wanted)
         opened = open_model(folder, wanted.dtype)
         opened.student.to(device()).eval()
-        out = _out(folder, wanted)
+    with ranks.raise_on_any_rank():  # all have looked before one writes
         if ranks.is_rank_zero:
             _made_empty(out, wanted)
     maps = None
@@ -202,13 +203,6 @@ def _run_with_maps(folder: Path, wanted: Wanted, *, has_questions: bool) -> Run 
 def _out(folder: Path, wanted: Wanted) -> Path:
     name = "eval" if wanted.benchmark is None else f"eval-{wanted.benchmark}"
     return wanted.out or (Path(f"{folder.resolve().name}-{name}") if is_model(folder) else folder / name)
-
-
-def device() -> torch.device:
-    """This process's GPU, if there is one."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def require_same_teacher(run: Run, cache: Cache) -> None:
@@ -350,18 +344,21 @@ def _samples(job: _Job, rows: Sequence[dict[str, Any]], *, opens_videos: bool) -
     return samples
 
 
-def _made_empty(out: Path, wanted: Wanted) -> None:
-    """Make the evaluation's folder, and remove an earlier evaluation's files. Raises `BadInput` rather than lose answers."""
-    earlier = [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS))]
+def _require_replaceable(out: Path, wanted: Wanted) -> None:
+    """Raise `BadInput` rather than lose the answers of an earlier evaluation."""
     if wanted.resume and wanted.overwrite:
         raise BadInput("--resume keeps the answers in the folder, and --overwrite replaces them; give one of them")
+    if not (wanted.resume or wanted.overwrite) and any(path.stat().st_size for path in out.glob("answers*.jsonl")):
+        raise BadInput(
+            f"{out} already holds answers; give another --out, --resume to keep them, or --overwrite to replace them"
+        )
+
+
+def _made_empty(out: Path, wanted: Wanted) -> None:
+    """Make the evaluation's folder, and remove an earlier evaluation's files. Raises `BadInput` if it cannot be written."""
+    earlier = [*(out / PLOTS).glob("*.png"), *(out / name for name in (REPORT, CLIPS))]
     if not wanted.resume:
-        answers = [*out.glob("answers*")]
-        if not wanted.overwrite and any(path.suffix == ".jsonl" and path.stat().st_size for path in answers):
-            raise BadInput(
-                f"{out} already holds answers; give another --out, --resume to keep them, or --overwrite to replace them"
-            )
-        earlier += answers
+        earlier += out.glob("answers*")
     try:
         (out / PLOTS).mkdir(parents=True, exist_ok=True)
         for path in earlier:

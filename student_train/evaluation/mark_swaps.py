@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from schemas.errors import BadInput, CouldNotRun
-from schemas.evaluation import OPTION_LETTERS
+from schemas.errors import BadInput, CouldNotRun, Unreachable
+from schemas.evaluation import OPTION_LETTERS, Unevaluated
 from schemas.mark_swaps import MarkAnswer, MarksAt, MarksShown, MarkSwapReport, Share
 from schemas.regions import RegionObject
 from schemas.train import Dtype
@@ -33,7 +32,7 @@ from student_train.evaluation.benchmarks.item import Item
 from student_train.evaluation.benchmarks.protocol import read
 from student_train.evaluation.benchmarks.r4d import QUESTIONS, R4D
 from student_train.evaluation.generating import Prompt, responses, some
-from student_train.evaluation.models import open_model
+from student_train.evaluation.models import device, open_model
 from student_train.models.backbone import Backbone
 from teacher_cache import Cache, open_cache
 from teacher_cache.geometry.boxes import box_of
@@ -181,35 +180,49 @@ def ask_with_swaps(
     student: Backbone,
     questions: Sequence[SwapQuestion],
     regions: Cache,
-    video_of: Mapping[str, str],
+    roots: Roots,
     *,
     shown: MarksShown,
     batch: int = _BATCH,
-) -> Iterator[MarkAnswer]:
+) -> Iterator[MarkAnswer | Unevaluated]:
     """Yields the student's answers to each question, with the marks in four places, by greedy decoding.
 
-    ``video_of``: clip id → where its video is read. Raises `CouldNotRun` if one cannot be.
+    A question whose video is not under ``roots``, or cannot be read, has none.
     """
     frames_of = StudentFrames(student.processor.image_size, 64 * 2**20)
-    device = next(student.parameters()).device
+    where = next(student.parameters()).device
     benchmark = R4D if shown == "picture" else QUESTIONS
+    unread: dict[str, Unevaluated] = {}  # by clip, since a video that times out does so for each question
     for some_questions in some(questions, batch):
-        prompts = []
+        prompts, asked = list[Prompt](), list[SwapQuestion]()
         for question in some_questions:
             item = replace(question.item, images=("marks",) if shown == "picture" else ())
             held = regions.read(["regions", "frame_index", "timestamps"], [question.clip_id])
             seconds = held["timestamps"][0]
-            frames = frames_of(video_of[question.clip_id], held["frame_index"][0])
+            video = item.videos[-1].path  # the whole, not a part
+            try:
+                if question.clip_id not in unread:
+                    frames = frames_of(roots.find(video), held["frame_index"][0])
+            except Unreachable:
+                raise
+            except BadInput as error:
+                unread[question.clip_id] = Unevaluated(id="", video=video, reason="not_under_video_root", detail=str(error))
+            except CouldNotRun as error:
+                unread[question.clip_id] = Unevaluated.because(error, id="", video=video)
+            if question.clip_id in unread:
+                yield unread[question.clip_id].model_copy(update={"id": item.id})
+                continue
+            asked.append(question)
             objects = tuple(one for one in regions.objects([question.clip_id])[0] if one.frames)
             text = benchmark.prompt(item, None)
             for places in marked_at((held["regions"][0], objects), question).values():
-                picture, video = _shown(frames, places, shown)
-                watched = Watched(video, seconds, float(seconds[-1] - seconds[0]))
+                picture, marked = _shown(frames, places, shown)
+                watched = Watched(marked, seconds, float(seconds[-1] - seconds[0]))
                 images: tuple[str | Place, ...] = (Place.IMAGE, "\n") if picture else ()
                 turn = Turn("user", (*images, Place.VIDEO, "\n", text))
                 prompts.append(Prompt(prompt([turn], student.processor, seconds.tolist()), watched, picture))
-        said = responses(student, prompts, batch=batch, device=device, new_tokens=benchmark.new_tokens)
-        for question, texts in zip(some_questions, some(said, len(_AT)), strict=True):
+        said = responses(student, prompts, batch=batch, device=where, new_tokens=benchmark.new_tokens)
+        for question, texts in zip(asked, some(said, len(_AT)), strict=True):
             parsed = (benchmark.parse(text, question.item) for text in texts)
             choices = {at: None if p is None else p.choice for at, p in zip(_AT, parsed, strict=True)}
             yield answer_of(question, choices)
@@ -287,12 +300,16 @@ def swap_marks(
     video_root: str | None = None,
     dtype: Dtype | None = None,
     batch: int = _BATCH,
+    overwrite: bool = False,
 ) -> MarkSwapReport:
     """Ask a model each question with its marks in four places, and write the report and all answers, as one JSON file.
 
     ``shown``: where the model sees marks; as the run was trained, or as R4D-Bench shows them when None. Raises `BadInput` if no
-    question can be asked, `SignalMissing` if the store has no regions, and `CouldNotRun` if a video cannot be read.
+    question can be asked, or there is a report already that may not be overwritten, and `SignalMissing` if the store has no
+    regions. A question whose video cannot be read does not stop the others: it is in the report with its reason.
     """
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} is there already; give another --out, or --overwrite to replace it")
     require_writable(out)
     cache = open_cache(regions)
     require_regions(cache)
@@ -308,23 +325,26 @@ def swap_marks(
     if not asked:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
         raise BadInput(f"no question of {questions} tells what a swap of marks makes right: {why}")
-    opened.student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    opened.student.to(device()).eval()
     roots = Roots((video_root or str(questions.parent),), "--video-root")
-    video_of = {question.clip_id: roots.find(question.item.videos[-1].path) for question in asked}  # the whole, not a part
-    answers = []
+    answers, unevaluated = list[MarkAnswer](), list[Unevaluated]()
     with progress_bar("answers", len(asked), "questions") as advance:
-        for answer in ask_with_swaps(opened.student, asked, cache, video_of, shown=shown, batch=batch):
-            answers.append(answer)
+        for answer in ask_with_swaps(opened.student, asked, cache, roots, shown=shown, batch=batch):
+            if isinstance(answer, Unevaluated):
+                unevaluated.append(answer)
+            else:
+                answers.append(answer)
             advance(1)
     report = MarkSwapReport(
         model=str(model),
         questions=str(questions),
         regions=regions,
         shown=shown,
-        asked=len(asked),
-        clips=len({one.clip_id for one in asked}),
+        asked=len(answers),
+        clips=len({one.clip_id for one in answers}),
         left_out={reason: count for reason, count in left_out.items() if count},
         answers=tuple(answers),
+        unevaluated=tuple(unevaluated),
         **summary_of(answers),
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,13 @@ def open_run(path: Path) -> Run:
 def is_model(path: Path) -> bool:
     """Whether a folder holds a model by itself, or a checkpoint, and not a run."""
     return nvila.is_checkpoint(path) or (path / STATE).is_file() or model_type(path) is not None
+
+
+def device() -> torch.device:
+    """This process's GPU, if there is one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 class Opened(NamedTuple):

@@ -22,8 +22,8 @@ from student_train.data.chat import prompt
 from student_train.data.conversations import Place, Turn
 from student_train.data.frames import StudentFrames, Watched
 from student_train.data.workers import workers_of
-from student_train.evaluation.evaluate import device as own_device
 from student_train.evaluation.generating import Pixels, Prompt, responses
+from student_train.evaluation.models import device as own_device
 from student_train.evaluation.models import open_model
 from student_train.lmms.published import NOT_ASKED, told
 from teacher_cache.io.console import progress_bar

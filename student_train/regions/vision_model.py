@@ -11,9 +11,8 @@ from schemas.train import Dtype
 from student_train.data.chat import prompt
 from student_train.data.conversations import Place, Turn
 from student_train.data.frames import StudentFrames
-from student_train.evaluation.evaluate import device
 from student_train.evaluation.generating import Prompt, responses
-from student_train.evaluation.models import open_model
+from student_train.evaluation.models import device, open_model
 from teacher_cache.regions.marks import Frame
 
 NEW_TOKENS = 512

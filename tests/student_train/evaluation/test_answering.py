@@ -153,6 +153,8 @@ def test_some_questions_are_asked_first_and_no_answer_is_lost(
     assert "only the first 2 questions were to be asked" in (tmp_path / "answers.md").read_text(encoding="utf-8")
     with pytest.raises(BadInput, match="already holds answers; give another --out, --resume to keep them, or --overwrite"):
         evaluate(model, replace(wanted, limit=None))
+    with pytest.raises(BadInput, match="already holds answers"):  # which is known before the model is looked for
+        evaluate(tmp_path / "no model", replace(wanted, limit=None))
     with pytest.raises(BadInput, match="give one of them"):
         evaluate(model, replace(wanted, resume=True, overwrite=True))
     assert evaluate(model, replace(wanted, limit=None, resume=True)).answers == report

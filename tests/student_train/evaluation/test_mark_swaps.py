@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from conftest import Command
 from torch import nn
 
 from schemas.errors import SignalMissing
-from schemas.mark_swaps import MarksShown, MarkSwapReport, Share
+from schemas.mark_swaps import MarkAnswer, MarksShown, MarkSwapReport, Share
 from schemas.regions import Box, RegionObject
 from schemas.train import ModelConfig
 from student_train.evaluation import mark_swaps
-from student_train.evaluation.benchmarks.item import Item
+from student_train.evaluation.benchmarks.item import Footage, Item
 from student_train.evaluation.mark_swaps import (
     ask_with_swaps,
     on_background,
@@ -32,6 +33,7 @@ from student_train.models import nvila
 from student_train.models.build import build_student
 from teacher_cache import open_cache
 from teacher_cache.geometry.boxes import box_of
+from teacher_cache.io.places import Roots
 from teacher_cache.regions.marks import color_of
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -58,7 +60,8 @@ def colour_items(objects: Mapping[str, Mapping[int, RegionObject]]) -> list[tupl
 
 def colour_item(clip_id: str, number: int, phrase: str) -> Item:
     right = COLOURS.index(phrase.split(maxsplit=1)[0])
-    return Item(f"{clip_id}-{number}", "colour", f"What colour is <obj_{number}>?", COLOURS, right)
+    question = f"What colour is <obj_{number}>?"
+    return Item(f"{clip_id}-{number}", "colour", question, COLOURS, right, videos=(Footage(clip_id),))
 
 
 class HandMade(nn.Module):
@@ -113,9 +116,9 @@ def summary(
     assert not left_out
     student.clip_ids = [question.clip_id for question in questions for _ in range(4)]
     # Prompts of one length are asked in their order; those of a batch are sorted by it.
-    video_of = {clip_id: str(videos / clip_id) for clip_id in IDS}
-    cache = open_cache(str(regions_store))
-    return summary_of(list(ask_with_swaps(student, questions, cache, video_of, shown=shown, batch=1)))
+    cache, roots = open_cache(str(regions_store)), Roots((str(videos),), "--video-root")
+    answers = list(ask_with_swaps(student, questions, cache, roots, shown=shown, batch=1))
+    return summary_of([answer for answer in answers if isinstance(answer, MarkAnswer)])
 
 
 @pytest.mark.parametrize("shown", ["picture", "first", "all"])
@@ -267,6 +270,40 @@ def test_the_command_asks_a_student_of_ours(
     assert report.asked == len(report.answers) == report.right.of
     assert report.follow.share is not None
     assert sum(getattr(report, name).share for name in ("follow", "stay", "neither")) == pytest.approx(1)
+
+
+def test_one_unreadable_video_costs_its_own_questions(
+    asked: Path, regions_store: Path, videos: Path, tmp_path: Path, student_train_command: Command
+) -> None:
+    build_student(ModelConfig()).save(tmp_path / "student")
+    folder, out = tmp_path / "videos", tmp_path / "report.json"
+    folder.mkdir()
+    records = [record for record in json.loads(asked.read_text()) if record["id"] not in {"unseen", "elsewhere"}]
+    for record in records:
+        record["video"] = Path(record["video"]).name
+        shutil.copy(videos / record["video"], folder)
+    damaged, linked = records[0]["video"], records[-1]["video"]
+    assert len({damaged, linked} | {record["video"] for record in records}) > 2
+    (folder / damaged).write_bytes(b"no video")
+    (folder / linked).unlink()
+    (folder / linked).symlink_to(videos / linked)
+    (folder / "questions.json").write_text(json.dumps(records))
+    run = ("swap-marks", tmp_path / "student", folder / "questions.json", "--regions", regions_store, "--out", out)
+    done = student_train_command(*run)
+    assert done.status == 1, done.err
+    report = MarkSwapReport.model_validate_json(out.read_text())
+    why = {record["id"]: "not_a_video" for record in records if record["video"] == damaged}
+    why |= {record["id"]: "not_under_video_root" for record in records if record["video"] == linked}
+    assert {one.id: one.reason for one in report.unevaluated} == why
+    assert {one.id for one in report.answers} == {record["id"] for record in records} - why.keys()
+    assert report.asked == report.right.of == len(report.answers)
+    assert f"questions without a score: {len(why)}" in done.err
+    assert f"  {records[0]['id']}: not_a_video (" in done.err
+
+    before = out.read_bytes()
+    done = student_train_command(*run)
+    assert (done.status, out.read_bytes()) == (2, before)
+    assert "report.json is there already; give another --out, or --overwrite to replace it" in done.err
 
 
 def test_what_cannot_be_asked_is_named(
