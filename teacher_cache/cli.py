@@ -327,7 +327,7 @@ def view(
         else:
             stdout.print(f"wrote {out} with {len(shown)} clips", soft_wrap=True)
             if not videos:
-                stdout.print("it has no frames of videos: `--videos ROOT` says where videos may be read from")
+                stdout.print("no video was read: `--videos ROOT` says where videos may be read from")
 
 
 @app.command(cls=Command)

@@ -108,6 +108,7 @@ figcaption { margin: 7px 0 0; color: var(--soft); font-size: 12px; line-height: 
 .void.on { display: grid; }
 .absent { display: grid; place-items: center; aspect-ratio: var(--aspect); border: 1px dashed var(--rule); border-radius: 8px;
   padding: 8px; text-align: center; color: var(--soft); font-size: 12px; }
+.missing { margin: 12px 0 0; color: var(--soft); font-size: 12px; }
 .scale { height: 8px; border-radius: 4px; }
 .ends { display: flex; justify-content: space-between; margin: 2px 0 0; }
 .objects { display: flex; flex-wrap: wrap; gap: 2px 10px; }

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.regions import RegionObject
+from schemas.signal import P4D_SIGNALS, SignalName
 from teacher_cache.regions.marks import color_of
 from teacher_cache.report import colors
 from teacher_cache.report.camera import camera_path
@@ -64,15 +65,16 @@ class ClipPanel:
 
 
 def clip_panels(clip: ClipPanel, shown: int) -> str:
-    """The HTML of a clip's panels, at frame ``shown`` before any script runs: six, and one of its regions if it has them."""
-    of_regions = (_regions_panel,) if "regions" in clip.signals else ()
-    panels = "".join(panel(clip, shown) for panel in (*_PANELS, *of_regions))
-    return f'<div class="panels" style="--aspect:{clip.aspect:.4f}">{panels}</div>'
+    """The HTML of a clip's panels, at frame ``shown`` before any script runs: its frames, and each signal that it has."""
+    drawn = "".join(panel(clip, shown) for signal, panel in _PANELS.items() if signal in clip.signals)
+    panels = f'<div class="panels" style="--aspect:{clip.aspect:.4f}">{_frame_panel(clip, shown)}{drawn}</div>'
+    missing = [signal for signal in P4D_SIGNALS if signal not in clip.signals]
+    return panels + (f'<p class="missing">not in this store: {", ".join(missing)}</p>' if missing else "")
 
 
 def _frame_panel(clip: ClipPanel, shown: int) -> str:
     if clip.frames is None:
-        return _absent("Frame", "the video cannot be read")
+        return '<figure><h4>Frame</h4><div class="absent">the video cannot be read</div></figure>'
     times = clip.timestamps_seconds
     span = f" over {times[-1] - times[0]:.2f} s" if len(times) > 1 else ""
     tile = _tile(photo_sprite(clip.frames, quality=80), shown, clip.num_frames, "Video frame")
@@ -80,8 +82,6 @@ def _frame_panel(clip: ClipPanel, shown: int) -> str:
 
 
 def _depth_panel(clip: ClipPanel, shown: int) -> str:
-    if "depth" not in clip.signals:
-        return _absent("Depth")
     depth = clip.signals["depth"]
     scale = colors.depth_scale(depth)
     sprite = photo_sprite(colors.depth_to_rgb(depth, scale), quality=82)
@@ -92,8 +92,6 @@ def _depth_panel(clip: ClipPanel, shown: int) -> str:
 
 
 def _flow_panel(clip: ClipPanel, shown: int) -> str:
-    if "flow" not in clip.signals:
-        return _absent("Backward flow")
     flow = clip.signals["flow"]
     scale = colors.flow_scale(flow[1:])
     sprite = photo_sprite(colors.flow_to_rgb(flow, scale), quality=82, full_color=True)
@@ -106,8 +104,6 @@ def _flow_panel(clip: ClipPanel, shown: int) -> str:
 
 
 def _motion_panel(clip: ClipPanel, shown: int) -> str:
-    if "motion" not in clip.signals:
-        return _absent("Motion")
     logit = clip.signals["motion"]
     sprite = photo_sprite(colors.motion_to_rgb(logit, _ground(clip, logit)), quality=76)
     ramp = f"linear-gradient(90deg, rgb({_css_rgb(colors.MOTION_COLOR)} / .04), rgb({_css_rgb(colors.MOTION_COLOR)} / .85))"
@@ -142,8 +138,6 @@ def _regions_panel(clip: ClipPanel, shown: int) -> str:
 
 
 def _camera_panel(clip: ClipPanel, shown: int) -> str:
-    if "camray" not in clip.signals:
-        return _absent("Camera rays")
     rays = clip.signals["camray"]
     direction = grid_sprite(colors.ray_directions_to_rgb(rays))
     moment = grid_sprite(colors.ray_moments_to_rgb(rays))
@@ -159,8 +153,6 @@ def _camera_panel(clip: ClipPanel, shown: int) -> str:
 
 
 def _f4d_panel(clip: ClipPanel, shown: int) -> str:
-    if "f4d" not in clip.signals:
-        return _absent("F4D latents")
     pictures = colors.f4d_to_rgb(clip.signals["f4d"])
     layers = clip.f4d_layers if len(clip.f4d_layers) == len(pictures) else tuple(range(1, len(pictures) + 1))
     word = "block" if clip.f4d_layers == layers else "layer"
@@ -173,22 +165,19 @@ def _f4d_panel(clip: ClipPanel, shown: int) -> str:
     return _figure("F4D latents", body, f"first three principal components of {channels} channels, {steps} time steps")
 
 
-_PANELS: tuple[Callable[[ClipPanel, int], str], ...] = (
-    _frame_panel,
-    _depth_panel,
-    _flow_panel,
-    _motion_panel,
-    _camera_panel,
-    _f4d_panel,
-)
+_PANELS: dict[SignalName, Callable[[ClipPanel, int], str]] = {
+    "depth": _depth_panel,
+    "flow": _flow_panel,
+    "motion": _motion_panel,
+    "camray": _camera_panel,
+    "f4d": _f4d_panel,
+    "regions": _regions_panel,
+}
+"""In their order on the page."""
 
 
 def _figure(title: str, body: str, legend: str) -> str:
     return f"<figure><h4>{escape(title)}</h4>{body}<figcaption>{legend}</figcaption></figure>"
-
-
-def _absent(title: str, why: str = "not in this store") -> str:
-    return f'<figure><h4>{escape(title)}</h4><div class="absent">{escape(why)}</div></figure>'
 
 
 def _stage(body: str) -> str:

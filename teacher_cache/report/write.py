@@ -56,8 +56,9 @@ def write_report(
     """Write one self-contained HTML file. Returns the ids of the clips that it shows.
 
     Shows ``clip_ids`` in that order, or the store's first eight clips if None. ``extra_sections`` are trusted HTML, shown
-    before the clips. ``videos`` are the folders and URLs that videos may be read from, to show their frames; ``regions``
-    is another store, whose objects are shown with the rest. Raises `UnknownClip`, and `BadInput` if ``out`` cannot be written.
+    before the clips. ``videos`` are the folders and URLs that videos may be read from, to show their frames in place of stored
+    ones; ``regions`` is another store, whose objects are shown with the rest. Raises `UnknownClip`, and
+    `BadInput` if ``out`` cannot be written.
     """
     cache = open_cache(url, storage_options=storage_options)
     rows = known_rows(cache, clip_ids)[: None if clip_ids is not None else _CLIPS_SHOWN]
@@ -108,7 +109,7 @@ def opened_regions(cache: Cache, url: str | None, storage_options: StorageOption
 
 
 def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots, regions: Cache | None = None) -> ClipPanel:
-    """The data to show of a clip, given its row of `Cache.clips`; its frames only if its video is under ``roots``.
+    """The data to show of a clip, given its row of `Cache.clips`; its frames if its video is under ``roots``, or as stored.
 
     ``regions`` is another store, whose label map and objects of the clip are shown if it has the clip.
     """
@@ -124,19 +125,28 @@ def clip_panel(cache: Cache, row: dict[str, Any], decoder: Decoder, roots: Roots
             values["regions"] = holder.read(["regions"], [row["clip_id"]])["regions"][0]
             (objects,) = holder.objects([row["clip_id"]])
     clock = {name: values.pop(name, np.empty(0)) for name in ("timestamps", "frame_index")}
+    frames = _frames(decoder, roots, row, clock["frame_index"])
     return ClipPanel(
         clip_id=row["clip_id"],
         video=row["video"],
         status=row["status"],
         reason=row["reason"],
         detail=row["detail"],
-        frames=_frames(decoder, roots, row, clock["frame_index"]),
+        frames=_stored(cache, row) if frames is None else frames,
         timestamps_seconds=tuple(float(t) for t in clock["timestamps"]),
         frame_index=tuple(int(i) for i in clock["frame_index"]),
         signals=values,
         objects=objects,
         f4d_layers=tuple(cache.recipe.teacher.config.get("hooks", ())),
     )
+
+
+def _stored(cache: Cache, row: dict[str, Any]) -> npt.NDArray[np.uint8] | None:
+    """The student's frames of a committed clip, if the store has them."""
+    if row["status"] != "committed" or "frames" not in cache.signals:
+        return None
+    frames: npt.NDArray[np.uint8] = cache.read(["frames"], [row["clip_id"]])["frames"][0]
+    return frames
 
 
 def _frames(decoder: Decoder, roots: Roots, row: dict[str, Any], frame_index: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:

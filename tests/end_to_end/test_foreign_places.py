@@ -93,7 +93,7 @@ def test_an_honest_store_s_videos_are_shown_from_where_they_may_be_read(
     assert "--videos" not in shown.out
     bare = teacher_cache_command("view", tiny_store, "--out", tmp_path / "bare.html")
     assert "Video frame" not in (tmp_path / "bare.html").read_text()
-    assert "it has no frames of videos: `--videos ROOT` says where" in bare.out
+    assert "no video was read: `--videos ROOT` says where" in bare.out
 
 
 @pytest.mark.parametrize("uri", ["reference://a", "zip://a.mp4::/data/a.zip", "http://127.0.0.1:9/a.mp4", "s3://b/a.mp4?v"])

@@ -17,9 +17,12 @@ from schemas.report import RunReport
 from schemas.view import View
 from student_train.data.frames import StudentFrames
 from teacher_cache import join_caches, open_cache
+from teacher_cache.clips.decoder import Decoder
+from teacher_cache.io.places import Roots
 from teacher_cache.jobs.audit import reteach
 from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.run import run_job
+from teacher_cache.report.write import VIDEOS_OPTION, clip_panel
 from teacher_cache.store.chunk import encode_chunks
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import pack_shard
@@ -80,6 +83,13 @@ def test_a_store_has_the_student_s_frames_in_one_size(jobs: Jobs, tmp_path: Path
     joined = join_caches({"small": open_cache(str(store)), "large": open_cache(str(tmp_path / "apart"))})
     found = joined.read(["small:frames", "large:frames"], joined.committed_ids()[:1])
     assert [values.shape[2] for values in found.values()] == [60, 64]
+
+
+def test_a_report_shows_stored_frames_where_no_video_may_be_read(both: Path) -> None:
+    cache = open_cache(str(both))
+    for row in cache.clips.to_pylist():
+        panel = clip_panel(cache, row, Decoder(None, 60), Roots((), VIDEOS_OPTION))
+        np.testing.assert_array_equal(panel.frames, cache.read(["frames"], [row["clip_id"]])["frames"][0])
 
 
 def test_a_flipped_clip_is_a_row_of_its_own_of_mirrored_frames(both: Path) -> None:

@@ -83,6 +83,14 @@ def test_any_signal_may_be_absent(clip, missing):
     signals = {name: value for name, value in clip.signals.items() if name != missing}
     page = render_page("Store", {}, [replace(clip, signals=signals)])
     assert page.count("not in this store") == 1
+    assert f'<p class="missing">not in this store: {missing}</p>' in page
+    assert page.count("<figure>") == 5  # the frames, and each of the others
+
+
+def test_regions_alone_have_their_panel_and_no_empty_ones(clip):
+    page = render_page("Store", {}, [replace(clip, signals={"regions": np.ones((8, 56, 56), np.uint8)})])
+    assert re.findall("<h4>(.*?)</h4>", page) == ["Frame", "Regions"]
+    assert "not in this store: f4d, depth, flow, motion, camray" in page
 
 
 def test_signals_are_shown_where_the_video_cannot_be_read(clip):
