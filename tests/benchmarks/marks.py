@@ -269,6 +269,7 @@ def ask(run: Path, data: Path, arm: Arm) -> MarkSwapReport:
         shown=shown,
         video_root=str(data),
         batch=16,
+        overwrite=True,
     )
 
 
