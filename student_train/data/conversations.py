@@ -16,8 +16,9 @@ from pyarrow import ArrowException
 
 from schemas.errors import BadInput
 from student_train.data.records import in_llava_shape
-from teacher_cache.clips.lists import is_utf8, json_objects
+from teacher_cache.clips.lists import json_objects
 from teacher_cache.clips.mixture import files_of
+from teacher_cache.io.places import is_utf8
 
 _ROWS = 64
 """Rows of Parquet that are read at once."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pyarrow import ArrowException
 
 from schemas.data import ConvertReport
@@ -18,6 +18,7 @@ from schemas.errors import BadInput
 from student_train.data.conversations import Unread, conversation_of, ids_in, records_in
 from student_train.data.records import captioned, in_llava_shape
 from teacher_cache.clips.mixture import files_of
+from teacher_cache.clips.preprocess import BAD_PICTURE
 from teacher_cache.io.output_folder import written_whole
 
 CONVERSATIONS = "conversations.jsonl"
@@ -118,7 +119,7 @@ class _Images:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 kind = str(image.format).lower()
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        except BAD_PICTURE:
             raise BadInput(f"an image of {len(data)} bytes is none that Pillow reads") from None
         digest = hashlib.sha256(data).hexdigest()[:32]
         name = f"images/{digest[:2]}/{digest}.{'jpg' if kind == 'jpeg' else kind}"

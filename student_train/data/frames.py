@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from schemas.clip import Segment
 from schemas.errors import BadInput, CouldNotRun, VideoError
 from teacher_cache.clips.decoder import DECODE_TIMEOUT_SECONDS, Decoder
-from teacher_cache.clips.preprocess import FrameSize, resize
+from teacher_cache.clips.preprocess import BAD_PICTURE, FrameSize, resize
 from teacher_cache.io.remote import filesystem
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _image(data: bytes, name: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except BAD_PICTURE as error:
         raise _unreadable(name, error) from error
     return image
 

@@ -39,7 +39,7 @@ from teacher_cache.geometry.boxes import box_of
 from teacher_cache.io.console import progress_bar
 from teacher_cache.io.output_folder import require_writable
 from teacher_cache.io.places import Roots
-from teacher_cache.reader.marked import require_regions
+from teacher_cache.reader.marked import flipped_clips, require_regions
 from teacher_cache.regions.marks import draw_marks
 from teacher_cache.regions.phrases import MARK
 
@@ -192,7 +192,8 @@ def ask_with_swaps(
     frames_of = StudentFrames(student.processor.image_size, 64 * 2**20)
     where = next(student.parameters()).device
     benchmark = R4D if shown == "picture" else QUESTIONS
-    unread: dict[str, Unevaluated] = {}  # by clip, since a video that times out does so for each question
+    flipped = flipped_clips(regions.clips)
+    unread: dict[tuple[str, str], Unevaluated] = {}  # by clip and video: one that times out would do so for each question
     for some_questions in some(questions, batch):
         prompts, asked = list[Prompt](), list[SwapQuestion]()
         for question in some_questions:
@@ -200,17 +201,19 @@ def ask_with_swaps(
             held = regions.read(["regions", "frame_index", "timestamps"], [question.clip_id])
             seconds = held["timestamps"][0]
             video = item.videos[-1].path  # the whole, not a part
+            key = question.clip_id, video
             try:
-                if question.clip_id not in unread:
+                if key not in unread:
                     frames = frames_of(roots.find(video), held["frame_index"][0])
+                    frames = frames[:, :, ::-1] if question.clip_id in flipped else frames
             except Unreachable:
                 raise
             except BadInput as error:
-                unread[question.clip_id] = Unevaluated(id="", video=video, reason="not_under_video_root", detail=str(error))
+                unread[key] = Unevaluated(id="", video=video, reason="not_under_video_root", detail=str(error))
             except CouldNotRun as error:
-                unread[question.clip_id] = Unevaluated.because(error, id="", video=video)
-            if question.clip_id in unread:
-                yield unread[question.clip_id].model_copy(update={"id": item.id})
+                unread[key] = Unevaluated.because(error, id="", video=video)
+            if key in unread:
+                yield unread[key].model_copy(update={"id": item.id})
                 continue
             asked.append(question)
             objects = tuple(one for one in regions.objects([question.clip_id])[0] if one.frames)
@@ -374,7 +377,7 @@ def _with_marks(questions: Sequence[SwapQuestion], cache: Cache, shown: MarksSho
     """The questions whose marks, and those that are swapped, are drawn."""
     clip_ids = list(dict.fromkeys(question.clip_id for question in questions))
     drawn = {
-        clip_id: {one.number for one in objects if (one.frames if shown == "all" else one.box)}
+        clip_id: {one.number for one in objects if one.frames and (shown == "all" or one.box)}
         for clip_id, objects in zip(clip_ids, cache.objects(clip_ids) if clip_ids else (), strict=True)
     }
     return [question for question in questions if question.asked.union(question.swapped) <= drawn[question.clip_id]]

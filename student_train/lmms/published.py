@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydantic import TypeAdapter
 
-from schemas.errors import BadInput, CacheError
+from schemas.clip import Segment
+from schemas.errors import BadInput, CacheError, CouldNotRun
 from student_train.evaluation.answers import DRAWN, scored
-from student_train.evaluation.benchmarks.item import Footage, Item
+from student_train.evaluation.benchmarks.item import Item
 from student_train.evaluation.benchmarks.protocol import Read, needed, read
 from student_train.evaluation.benchmarks.r4d import R4D
 from student_train.evaluation.benchmarks.registry import benchmark_of
 from student_train.evaluation.benchmarks.vlm4d import VLM4D
 from student_train.evaluation.benchmarks.vstibench import VSTIBENCH
+from teacher_cache.clips.preprocess import BAD_PICTURE
+from teacher_cache.io.places import Roots
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,28 +87,35 @@ def documents(which: Dataset) -> Dataset:
 
 
 def _documents(found: Read, root: Path, benchmark: str) -> Iterator[dict[str, Any]]:
+    roots = Roots((str(root),), "the benchmark's folder")
     for item in found.items:
-        images = [str(root / image) for image in item.images if isinstance(image, str)]
-        footage = _there(item.videos, root)
-        if all(map(os.path.isfile, images)) and (footage is not None or not item.videos):
-            yield _document(item, root, benchmark, images, footage)
+        images = [_file(image, roots) for image in item.images if isinstance(image, str)]
+        video, footage = next(((path, one) for one in item.videos if (path := _file(one.path, roots))), (None, None))
+        if None not in images and (footage is not None or not item.videos):
+            yield _document(item, benchmark, images, video, None if footage is None else footage.segment)
 
 
-def _document(item: Item, root: Path, benchmark: str, images: Sequence[str], footage: Footage | None) -> dict[str, Any]:
-    segment = None if footage is None else footage.segment
+def _document(
+    item: Item, benchmark: str, images: Sequence[str | None], video: str | None, segment: Segment | None
+) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
         "prompt": benchmark_of(benchmark).prompt(item, None),
         "images": list(images),
-        "video": None if footage is None else str(root / footage.path),
+        "video": video,
         "start_seconds": None if segment is None else segment.start_seconds,
         "end_seconds": None if segment is None else segment.end_seconds,
         "item": _ITEM.dump_json(item).decode(),
     }
 
 
-def _there(videos: Iterable[Footage], root: Path) -> Footage | None:
-    return next((footage for footage in videos if (root / footage.path).is_file()), None)
+def _file(path: str, roots: Roots) -> str | None:
+    """The file that a record names; None if it is not there, or not under the benchmark's folder."""
+    try:
+        found = roots.find(path)
+    except BadInput:
+        return None
+    return found if Path(found).is_file() else None
 
 
 def text(document: Document) -> str:
@@ -150,11 +160,15 @@ def messages(document: Document) -> list[dict[str, Any]]:
 
 
 def _opened(document: Document) -> list[Image.Image]:
+    """Raises `CouldNotRun` if one cannot be read."""
     found: list[Image.Image] = []
     for path in document["images"]:
-        with Image.open(path) as image:
-            image.load()
-            found.append(image)
+        try:
+            with Image.open(path) as image:
+                image.load()
+                found.append(image)
+        except BAD_PICTURE as error:
+            raise CouldNotRun(f"cannot read the image {path}: {error}") from None
     return found
 
 

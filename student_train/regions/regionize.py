@@ -193,6 +193,9 @@ class _Work:
             except (NoTargetsError, BadInput) as found:
                 error = NoTargetsError(str(found))
                 continue
+            if row["flipped"]:
+                error = NoTargetsError(f"clip {row['clip_id']!r} is of mirrored frames, and the question's video is not")
+                continue
             path = None if place is None else local_path(self._roots.find(place.path))
             video = str(path) if path is not None and path.is_file() else self._roots.find(str(row["video"]))
             return _Found(one, place, str(row["clip_id"]), video)

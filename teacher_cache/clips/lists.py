@@ -558,15 +558,6 @@ def _seconds(value: Any, key: str) -> float | None:
     return seconds
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written: JSON can hold half a character, such as an emoji's, which no file or tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def require_all_keepable(texts: pa.ChunkedArray, where: str) -> None:
     """`require_keepable` of a column, of which it looks at suspicious ones alone. Raises `BadInput`."""
     for chunk in texts.chunks:

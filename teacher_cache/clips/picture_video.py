@@ -17,13 +17,12 @@ from PIL import Image, ImageOps
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS
-from teacher_cache.clips.preprocess import Frame
+from teacher_cache.clips.preprocess import BAD_PICTURE, Frame
 from teacher_cache.clips.video import PACKED_PICTURES, PLAIN, Shown, TimedFrame
 
 DECODER = f"Pillow {PIL.__version__} (pictures)"
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 _EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-_TROUBLE = (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class _Packed(NamedTuple):
@@ -65,7 +64,7 @@ class PictureVideo:
                 if image.mode not in _EIGHT_BITS:
                     raise ValueError(f"its pixels are of the kind {image.mode}, and 8 bits a colour were needed")
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except _TROUBLE as error:
+        except BAD_PICTURE as error:
             name = self._pictures[index].name
             raise VideoError("decode_error", f"frame {index} of {len(self._pictures)}, {name}: {error}") from None
 
@@ -83,7 +82,7 @@ class PictureVideo:
             try:
                 with self._opened(index) as image:
                     size = image.size
-            except _TROUBLE:
+            except BAD_PICTURE:
                 continue
             first = first or (picture.name, size)
             if size != first[1]:

@@ -12,6 +12,9 @@ from PIL import Image
 from schemas.errors import BadInput
 from schemas.recipe import ClipRecipe
 
+BAD_PICTURE = (OSError, EOFError, ValueError, TypeError, SyntaxError, NotImplementedError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged picture, or one that it cannot read."""
+
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, WebPImagePlugin
+from PIL import WebPImagePlugin
 
 from schemas.clip import VideoInfo
 from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS
+from teacher_cache.clips.preprocess import BAD_PICTURE
 from teacher_cache.clips.video import PLAIN, Shown, TimedFrame
 
 DECODER = f"Pillow {PIL.__version__}"
@@ -67,7 +68,7 @@ def opened(file: int, _shown: Shown = PLAIN) -> Iterator[WebpVideo]:
                 raise VideoError("not_a_video", f"it lists {len(seconds)} frames, and holds {image.n_frames}")
             times = np.array([0.0, *itertools.accumulate(seconds[:-1])])
             yield WebpVideo(image, times, len(seconds) / sum(seconds) if sum(seconds) else 0.0)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except BAD_PICTURE as error:
         raise VideoError("not_a_video", str(error) or type(error).__name__) from None
 
 

@@ -133,6 +133,15 @@ def _require_no_credentials(url: str) -> None:
         )
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: JSON can hold half a character, such as an emoji's, which no file or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Roots:
     """The folders and URLs that a user lets videos and images be read from; none from anywhere else.
@@ -150,8 +159,8 @@ class Roots:
 
         For a local file that is its real path, with all links followed. Raises `BadInput` if it is under none of the roots.
         """
-        if "\0" in path:
-            raise BadInput(f"{path!a} is no path: no file's name has a NUL")
+        if "\0" in path or not is_utf8(path):
+            raise BadInput(f"{path!a} is no path: no file's name has a NUL, or half a character")
         if "://" not in path and not path.startswith("/") and self.roots:
             path = f"{self.roots[0].rstrip('/')}/{path}"
         require_openable(path)

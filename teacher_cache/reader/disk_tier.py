@@ -167,7 +167,8 @@ class DiskTier:
         with contextlib.suppress(FileNotFoundError):  # of a damaged file, in whose place it will lie
             size = path.lstat().st_size
             path.unlink()
-            self._set_total(max(0, (self._total() or 0) - size))
+            if (known := self._total()) is not None:
+                self._set_total(max(0, known - size))
         total = self._total()
         if total is None or total + length > self.max_bytes:
             idle = [each for each in self.folder.glob("store-*") if each != home and _is_idle(each)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -50,6 +51,11 @@ def require_regions(cache: RegionTargets) -> None:
             f"the store {cache.url} holds {', '.join(cache.signals) or 'no signal'}; {' and '.join(absent)} are needed for "
             "marks. Run a job with `signals: [regions, objects]` and a teacher that finds objects."
         )
+
+
+def flipped_clips(clips: pa.Table) -> frozenset[str]:
+    """Ids of the clips whose targets are of mirrored frames, of rows of `Cache.clips`."""
+    return frozenset(clips.filter(clips["flipped"])["clip_id"].to_pylist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,5 +108,10 @@ class RegionFrames:
         if not 0 <= frame < len(numbers):
             raise BadInput(f"clip {clip_id!r} has {len(numbers)} frames; needed one of 0 to {len(numbers) - 1}, found {frame}")
         seen = self._decoder.frames(self._roots.find(video), [int(numbers[frame])], self._size)
+        shown = seen.frames[0][:, ::-1] if clip_id in self._flipped else seen.frames[0]
         labels = found["regions"][0][frame].astype(np.uint8)
-        return RegionFrame(clip_id, seen.frames[0], labels, self._cache.objects([clip_id])[0])
+        return RegionFrame(clip_id, shown, labels, self._cache.objects([clip_id])[0])
+
+    @cached_property
+    def _flipped(self) -> frozenset[str]:
+        return flipped_clips(self._cache.clips)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from teacher_cache.regions import words
@@ -22,6 +23,10 @@ PRECISION = 0.95
 """Share of the phrases found in questions that were kept aside (`tests/named_objects.py`) that name an object: 53 of 56."""
 _TOKEN = re.compile(r"<obj_\d+>|[^\W\d_]+(?:[-'’][^\W\d_]+)*['’]?|\d+(?:\.\d+)?|\S")
 _POSSESSIVE = re.compile(r"['’]s?$")
+_LONGEST = 16
+"""Words of the longest phrase; a text of nouns alone would otherwise be looked through from each of them to its end."""
+_BEFORE = 100
+"""Characters before a phrase that can ask for it."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +99,30 @@ class _Token(NamedTuple):
 
 def phrases_in(question: str) -> tuple[Phrase, ...]:
     """The phrases of a question that name objects, in order; none overlap. Equal questions give equal phrases."""
-    return tuple(_phrases(question, [_Token(found[0], *found.span()) for found in _TOKEN.finditer(question)]))
+    return tuple(_phrases(question, _Tokens(_Token(found[0], *found.span()) for found in _TOKEN.finditer(question))))
 
 
-def _phrases(question: str, tokens: Sequence[_Token]) -> Iterator[Phrase]:
+class _Tokens(tuple[_Token, ...]):
+    """The tokens of a text."""
+
+    @cached_property
+    def first_auxiliary(self) -> int:
+        """Index of the first auxiliary; their number if there is none."""
+        return next((number for number, token in enumerate(self) if token.word in words.AUXILIARIES), len(self))
+
+
+def _phrases(question: str, tokens: _Tokens) -> Iterator[Phrase]:
     number = 0
     while number < len(tokens):
         first = number
         end = _end(tokens, first)
         number = max(end, first + 1)
-        if end > first and not is_asked_for(question[: tokens[first].start]):
+        if end > first and not is_asked_for(question[max(0, tokens[first].start - _BEFORE) : tokens[first].start]):
             start, stop = tokens[first].start, tokens[end - 1].start + len(tokens[end - 1].noun)
             yield Phrase(question[start:stop], start, stop)
 
 
-def _end(tokens: Sequence[_Token], first: int) -> int:
+def _end(tokens: _Tokens, first: int) -> int:
     """Index after the phrase that begins at ``first``; ``first`` itself if none does."""
     opens = tokens[first].word in words.DETERMINERS
     start = first + opens
@@ -126,10 +140,10 @@ def _end(tokens: Sequence[_Token], first: int) -> int:
     return _extended(tokens, end)
 
 
-def _core(tokens: Sequence[_Token], start: int, *, is_determined: bool) -> int:
+def _core(tokens: _Tokens, start: int, *, is_determined: bool) -> int:
     """Index after the words of a phrase: adjectives, nouns, and participles before a noun."""
     end = start
-    while end < len(tokens):
+    while end < min(len(tokens), start + _LONGEST):
         token = tokens[end]
         if token.word in {"and", "or"} and end > start and tokens[end - 1].word in words.COLOURS:
             if end + 2 < len(tokens) and tokens[end + 1].word in words.COLOURS and tokens[end + 2].is_word:
@@ -146,7 +160,7 @@ def _core(tokens: Sequence[_Token], start: int, *, is_determined: bool) -> int:
     return end
 
 
-def _continues(tokens: Sequence[_Token], start: int, end: int, *, is_determined: bool) -> bool:
+def _continues(tokens: _Tokens, start: int, end: int, *, is_determined: bool) -> bool:
     """Whether the word at ``end`` is one more of the phrase."""
     token = tokens[end]
     follows = tokens[end + 1].word if end + 1 < len(tokens) else ""
@@ -161,7 +175,7 @@ def _continues(tokens: Sequence[_Token], start: int, end: int, *, is_determined:
     return token.word not in words.VERBS or _is_within(tokens, start, end, is_determined=is_determined)
 
 
-def _is_within(tokens: Sequence[_Token], start: int, end: int, *, is_determined: bool) -> bool:
+def _is_within(tokens: _Tokens, start: int, end: int, *, is_determined: bool) -> bool:
     """Whether a word that can be a verb is a part of the phrase: "the moving car", "the spinning top", "the swing"."""
     token = tokens[end]
     if end and _is_possessive(tokens[end - 1]):
@@ -177,9 +191,9 @@ def _is_within(tokens: Sequence[_Token], start: int, end: int, *, is_determined:
     return token.word in words.BARE and is_noun and not words.is_plural(tokens[end - 1].word)
 
 
-def _is_asked(tokens: Sequence[_Token], start: int) -> bool:
+def _is_asked(tokens: _Tokens, start: int) -> bool:
     """Whether an auxiliary before the phrase awaits a verb in its bare form."""
-    return any(token.word in words.AUXILIARIES for token in tokens[:start])
+    return tokens.first_auxiliary < start
 
 
 def _qualifies(token: _Token) -> bool:
@@ -190,7 +204,7 @@ def _is_possessive(token: _Token) -> bool:
     return token.noun != token.word
 
 
-def _stands_alone(tokens: Sequence[_Token], first: int, end: int) -> bool:
+def _stands_alone(tokens: _Tokens, first: int, end: int) -> bool:
     """Whether words without a determiner are a plural noun, and not the rest of something else."""
     last = tokens[end - 1].word
     before = tokens[first - 1].word if first else ""
@@ -201,7 +215,7 @@ def _stands_alone(tokens: Sequence[_Token], first: int, end: int) -> bool:
     )
 
 
-def _extended(tokens: Sequence[_Token], end: int) -> int:
+def _extended(tokens: _Tokens, end: int) -> int:
     """Index after what belongs to a phrase: "of the fridge", and what somebody wears or has in the hand."""
     if end + 1 >= len(tokens):
         return end

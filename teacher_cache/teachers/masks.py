@@ -19,6 +19,7 @@ from PIL import Image
 from schemas.errors import VideoError
 from teacher_cache.clips.packets import MAX_PIXELS
 from teacher_cache.clips.pictures import listed_pictures, numbered
+from teacher_cache.clips.preprocess import BAD_PICTURE
 from teacher_cache.clips.ranges import read_part
 from teacher_cache.io.places import Pictures, inside, name_without_range
 
@@ -26,7 +27,6 @@ Labels = NDArray[np.uint8]
 _VOID = 255
 """Of pixels that a set leaves undecided; and of the one object of sets that know no other."""
 _LONGEST_JSON = 2**28
-_TROUBLE = (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def label_maps(place: str, digest: str | None, frames: Sequence[int]) -> list[Labels]:
@@ -91,7 +91,7 @@ def _picture(uri: str, size: int) -> Labels:
             if numbers.max() > _VOID:
                 raise ValueError(f"a pixel has the number {numbers.max()}; objects have 1 to {_VOID - 1}")
             return numbers.astype(np.uint8)
-    except _TROUBLE as error:
+    except BAD_PICTURE as error:
         raise VideoError("unusable", f"{uri.rpartition('/')[2]}: {error}") from None
 
 

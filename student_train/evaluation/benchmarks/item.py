@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.clip import Segment
 from schemas.evaluation import OPTION_LETTERS
-from teacher_cache.clips.lists import is_utf8
+from teacher_cache.io.places import is_utf8
 
 Record = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from student_train.evaluation.benchmarks.item import Item, Record, lettered, option_texts, text
+from student_train.evaluation.benchmarks.item import Item, Record, lettered, option_texts, path_in, text
 from student_train.evaluation.benchmarks.parsing import Parsed, letter_by
 from student_train.evaluation.benchmarks.protocol import Benchmark
 
@@ -14,14 +14,13 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
     answer = record.get("answer")
     is_index = isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options)
     name, kind = text(record, "id"), text(record, "task_type")
-    image = record.get("image_path")
     yield Item(
         id=f"{kind} {name}",  # ids are numbered within a kind
         task=text(record, "sub_task_type", "task_type"),
         question=text(record, "question"),
         options=options,
         right=answer if is_index and isinstance(answer, int) else None,
-        images=(image if isinstance(image, str) and image else f"{kind}/{name.partition('_')[0]}.png",),
+        images=(path_in(record, "image_path") if record.get("image_path") else f"{kind}/{name.partition('_')[0]}.png",),
         groups=(kind,),
         fault=None if is_index else f"the published answer {answer!r} is no index of its {len(options)} options",
     )

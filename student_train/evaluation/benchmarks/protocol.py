@@ -14,6 +14,7 @@ from schemas.evaluation import PublishedRow, Unevaluated
 from student_train.evaluation.benchmarks.item import Item, ItemError, Record
 from student_train.evaluation.benchmarks.parsing import Parser
 from teacher_cache.clips.lists import json_objects
+from teacher_cache.io.places import is_utf8
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def read(benchmark: Benchmark, root: Path, file: Path | None = None) -> Read:
             found = list(benchmark.items(record, index))
         except ItemError as error:
             name = str(record.get("id", index))
+            name = name if is_utf8(name) else ascii(name)
             unread.append(Unevaluated(id=name, video="", reason="item_unreadable", detail=f"item {index}: {error}"))
             continue
         items += (item if item.id not in seen else _renamed(item, index) for item in found)
@@ -117,7 +119,7 @@ def _records(path: Path) -> Iterator[Record]:
             yield from json_objects(path, f"cannot read the questions of {path}")
     except FileNotFoundError:
         raise BadInput(f"there is no file of questions {path}") from None
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the questions of {path}: {getattr(error, 'strerror', None) or error}") from None
 
 

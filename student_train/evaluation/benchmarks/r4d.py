@@ -49,7 +49,6 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
     options = option_texts(record["options"]) if record.get("options") else ()
     right, fault = index_of(options, record.get("answer")) if options else (None, None)
     task = task_name(text(record, "task"))
-    came_from = record.get("benchmark")
     groups = ("static",) if task in STATIC_TASKS else ("dynamic",) if task in DYNAMIC_TASKS else ()
     yield Item(
         id=text(record, "id"),
@@ -61,7 +60,7 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
         videos=tuple(_footage(record)),
         clip_id=None if record.get("clip_id") is None else text(record, "clip_id"),
         images=(path_in(record, "som_image"),) if record.get("som_image") else (),
-        benchmark=came_from if isinstance(came_from, str) else "",
+        benchmark=text(record, "benchmark") if isinstance(record.get("benchmark"), str) and record["benchmark"].strip() else "",
         groups=groups,
         fault=fault,
     )
@@ -71,8 +70,8 @@ def _footage(record: Record) -> Iterator[Footage]:
     """The video and, if it is a clip that was not cut, the same seconds of its source."""
     video, source = path_in(record, "video"), record.get("source")
     yield Footage(video)
-    if isinstance(source, str) and source not in {"", video}:
-        yield Footage(source, segment_of(record.get("time_start"), record.get("time_end")))
+    if isinstance(source, str) and source.strip() and source != video:
+        yield Footage(path_in(record, "source"), segment_of(record.get("time_start"), record.get("time_end")))
 
 
 def _prompt(item: Item, _seconds: float | None) -> str:

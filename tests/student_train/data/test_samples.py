@@ -272,7 +272,10 @@ def test_images_are_shown_in_the_order_of_their_places(cache: Cache, tmp_path: P
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n")
-    for name in ("half.png", "absent.png"):
+    Image.new("RGB", (8, 8)).save(tmp_path / "chunk.png")
+    damaged = (tmp_path / "chunk.png").read_bytes().replace(b"IEND", b"IE\x00D").replace(b"IDAT", b"IDA\x00")
+    (tmp_path / "chunk.png").write_bytes(damaged)
+    for name in ("half.png", "chunk.png", "absent.png"):
         with pytest.raises(CouldNotRun, match=rf"cannot read the image .*{name}.*image_root"):
             StudentFrames(20, 0).image(str(tmp_path / name))
 

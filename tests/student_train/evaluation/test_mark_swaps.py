@@ -6,16 +6,19 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, regions_job
+from region_scenes import write_region_scenes
 from torch import nn
 
 from schemas.errors import SignalMissing
+from schemas.job import Job
 from schemas.mark_swaps import MarkAnswer, MarksShown, MarkSwapReport, Share
 from schemas.regions import Box, RegionObject
 from schemas.train import ModelConfig
@@ -32,8 +35,11 @@ from student_train.evaluation.mark_swaps import (
 from student_train.models import nvila
 from student_train.models.build import build_student
 from teacher_cache import open_cache
+from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.geometry.boxes import box_of
 from teacher_cache.io.places import Roots
+from teacher_cache.jobs.run import run_job
+from teacher_cache.reader.marked import RegionFrames
 from teacher_cache.regions.marks import color_of
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -287,23 +293,63 @@ def test_one_unreadable_video_costs_its_own_questions(
     (folder / damaged).write_bytes(b"no video")
     (folder / linked).unlink()
     (folder / linked).symlink_to(videos / linked)
+    good = next(record for record in records if record["video"] not in {damaged, linked})
+    # Of a clip by its id, whose video lies elsewhere by this question alone.
+    records.insert(0, good | {"id": "elsewhere", "clip_id": good["video"], "video": "/elsewhere/video.mp4"})
     (folder / "questions.json").write_text(json.dumps(records))
     run = ("swap-marks", tmp_path / "student", folder / "questions.json", "--regions", regions_store, "--out", out)
     done = student_train_command(*run)
     assert done.status == 1, done.err
     report = MarkSwapReport.model_validate_json(out.read_text())
     why = {record["id"]: "not_a_video" for record in records if record["video"] == damaged}
-    why |= {record["id"]: "not_under_video_root" for record in records if record["video"] == linked}
+    why |= {one["id"]: "not_under_video_root" for one in records if one["video"] == linked or "clip_id" in one}
     assert {one.id: one.reason for one in report.unevaluated} == why
     assert {one.id for one in report.answers} == {record["id"] for record in records} - why.keys()
     assert report.asked == report.right.of == len(report.answers)
     assert f"questions without a score: {len(why)}" in done.err
-    assert f"  {records[0]['id']}: not_a_video (" in done.err
+    assert f"  {records[1]['id']}: not_a_video (" in done.err
 
     before = out.read_bytes()
     done = student_train_command(*run)
     assert (done.status, out.read_bytes()) == (2, before)
     assert "report.json is there already; give another --out, or --overwrite to replace it" in done.err
+
+
+def test_marks_of_a_mirrored_clip_are_asked_about_on_mirrored_frames(truth_masks: Path, videos: Path, tmp_path: Path) -> None:
+    job = regions_job(tmp_path, truth_masks, tmp_path / "store", clips={"views": ["plain", "flipped"]})
+    assert run_job(Job.model_validate(job)).clips.committed == 8
+    cache, roots = open_cache(str(tmp_path / "store")), Roots((str(videos),), "--video-root")
+    with RegionFrames(cache, roots, FrameSize(112)) as frames:
+        for clip_id in IDS:
+            plain, mirrored = (frames(one, str(videos / clip_id)) for one in (clip_id, f"{clip_id}~flipped"))
+            np.testing.assert_array_equal(mirrored.frame, plain.frame[:, ::-1])
+            assert (mirrored.labels == plain.labels[:, ::-1]).mean() > 0.99
+
+    class Sees(HandMade):
+        def generate(self, ids: torch.Tensor, _mask: torch.Tensor, *, visual: Any, **_: Any) -> torch.Tensor:
+            self.seen = visual["frames"].numpy()  # of the four places, the last is without marks
+            return torch.stack([ids[0, :1]] * len(ids))
+
+    seen = []
+    for clip_id in (IDS[0], f"{IDS[0]}~flipped"):
+        student: Any = Sees({}, lambda *_: "A")
+        item = Item("1", "", "Is <obj_1> red?", ("yes", "no"), 0, videos=(Footage(IDS[0]),))
+        question = mark_swaps.SwapQuestion(item, clip_id, (1, 2), 0, 1, frozenset({1}))
+        assert len(list(ask_with_swaps(student, [question], cache, roots, shown="first"))) == 1
+        seen.append(student.seen[-1])
+    np.testing.assert_array_equal(seen[1], seen[0][:, :, ::-1])
+
+
+def test_an_object_without_a_mask_has_no_mark(tmp_path: Path) -> None:
+    store = write_region_scenes(tmp_path, range(1), frames=3)
+    one, other = [one for one in store.scenes[0].objects if one.box is not None][:2]
+    boxed = replace(store.scenes[0], objects=(one.model_copy(update={"frames": ()}), other))
+    cache: Any = replace(store, scenes=(boxed,))
+    item = Item("1", "", f"Is <obj_{one.number}> red?", ("yes", "no"), 0)
+    asked = [mark_swaps.SwapQuestion(item, boxed.clip_id, (one.number, other.number), 0, 1, frozenset({1}))]
+    for shown in ("picture", "first", "all"):
+        assert mark_swaps._with_marks(asked, store, shown) == asked  # type: ignore[arg-type]
+        assert mark_swaps._with_marks(asked, cache, shown) == []  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_asked_is_named(

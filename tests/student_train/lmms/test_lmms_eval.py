@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,7 +25,7 @@ import torch
 import yaml
 from PIL import Image
 
-from schemas.errors import BadInput
+from schemas.errors import BadInput, CouldNotRun
 from schemas.evaluation import Answer, AnswersReport
 from schemas.train import ModelConfig
 from student_train.evaluation.benchmarks.protocol import read
@@ -114,6 +115,27 @@ def test_marks_are_pictures_and_parts_of_videos_have_their_times(roots: dict[str
     assert [one["end_time"] for one in times] == pytest.approx([0.7, 0.5])
     with pytest.raises(BadInput, match=r"from 0\.3 to 0\.7 s.*cut the clips"):
         published.visual(part)
+
+
+def test_no_file_outside_of_the_benchmarks_folder_is_opened(roots: dict[str, Path], tmp_path: Path) -> None:
+    (root := tmp_path / "root").mkdir()
+    shutil.copytree(roots["r4d"], root, dirs_exist_ok=True)
+    outside = shutil.copy(next((root / "videos").rglob("*.mp4")), tmp_path / "outside.mp4")
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (root / "linked.mp4").symlink_to(outside)
+    one = json.loads((root / "test.json").read_text())[0] | {"source": None}
+    for number, place in enumerate(
+        [{"som_image": str(tmp_path / "outside.png")}, {"video": "../outside.mp4"}, {"video": "linked.mp4"}]
+    ):
+        (root / "test.json").write_text(json.dumps([one, one | {"id": f"outside-{number}"} | place]))
+        assert len(documents("r4d", root)) == 1
+
+
+def test_a_damaged_picture_is_told(roots: dict[str, Path], tmp_path: Path) -> None:
+    marked = documents("r4d", roots["r4d"])[0]
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(CouldNotRun, match=r"cannot read the image .*bad\.png"):
+        published.messages(marked | {"images": [str(tmp_path / "bad.png")]})
 
 
 def test_what_was_not_asked_is_in_no_mean(roots: dict[str, Path]) -> None:

@@ -154,6 +154,18 @@ def test_a_damaged_file_is_fetched_again(tmp_path: Path, damage) -> None:
     assert source.asked == ["a", "a"]
 
 
+def test_the_bound_holds_where_a_crash_left_damage_and_no_count(tmp_path: Path) -> None:
+    source = Source()
+    for key in range(9):
+        source.read(DiskTier(tmp_path, 10**4), str(key))
+    (tmp_path / "total").write_bytes(b"")
+    kept(tmp_path)[0].write_bytes(b"")
+    tier = DiskTier(tmp_path, 10**4)
+    for key in range(40):
+        source.read(tier, str(key))
+        assert sum(path.stat().st_size for path in kept(tmp_path)) <= 10**4
+
+
 def test_threads_wait_for_a_fetch_and_share_its_error(tmp_path: Path) -> None:
     tier, asked, begun, go = DiskTier(tmp_path, 10**6), [], threading.Event(), threading.Event()
 

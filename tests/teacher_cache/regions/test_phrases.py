@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +71,14 @@ def test_any_text_gives_phrases_of_itself_in_order(question: str) -> None:
         assert end <= phrase.start < phrase.end
         assert phrase.name
         end = phrase.end
+
+
+@pytest.mark.parametrize("text", ["cup ", "which cups is the ", "the cup of ", "a' "])
+def test_a_hostile_text_takes_no_more_than_its_length(text: str) -> None:
+    def seconds(times: int) -> float:
+        begin = time.process_time()
+        phrases_in(text * times)
+        return time.process_time() - begin
+
+    seconds(100)
+    assert seconds(8000) < 10 * seconds(2000)  # 4 times; 16 where each word looks through the rest

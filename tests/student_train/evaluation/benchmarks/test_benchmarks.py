@@ -23,6 +23,7 @@ from student_train.evaluation.answers import DRAWN, scored, summary
 from student_train.evaluation.benchmarks.item import Item, ItemError
 from student_train.evaluation.benchmarks.protocol import Benchmark, Read, read
 from student_train.evaluation.benchmarks.registry import BENCHMARKS, benchmark_of
+from teacher_cache.io.places import Roots
 
 ITEMS = Path(__file__).parent / "items"
 TABLES = Path(__file__).parent / "tables"
@@ -156,6 +157,18 @@ def test_what_no_number_path_or_text_is_costs_its_record(wrong: dict[str, Any]) 
     assert len(list(BENCHMARKS["timebench"].items(sound, 0))) == 1
     with pytest.raises(ItemError, match="|".join(f"`{name}`" for name in wrong)):
         list(BENCHMARKS["timebench"].items(sound | wrong, 0))
+
+
+@pytest.mark.parametrize("field", ["source", "benchmark", "som_image", "clip_id"])
+def test_half_a_character_in_any_field_costs_its_record(field: str, tmp_path: Path) -> None:
+    sound = {"id": "1", "video": "a.mp4", "question": "How far?", "answer": 3, "task": "Counting"}
+    (tmp_path / "questions.json").write_text(json.dumps([sound, sound | {field: "\ud83d"}, {"id": "\ud83d"}]))
+    found = read(BENCHMARKS["questions"], tmp_path)
+    assert [item.id for item in found.items] == ["1"]
+    assert [one.id for one in found.unread] == ["1", "'\\ud83d'"]
+    assert all(one.model_dump_json() for one in found.unread)
+    with pytest.raises(BadInput, match="half a character"):
+        Roots((str(tmp_path),), "--root").find("\ud83d.mp4")
 
 
 @pytest.mark.parametrize("name", TABLED)
