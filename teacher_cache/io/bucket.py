@@ -8,7 +8,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -43,6 +43,12 @@ BUCKETS = ("s3", "gs", "az")
 IN_ONE_PIECE = 16 * 2**20
 _PIECE = 2**20
 
+_SENT_PER_SECOND = 2**20
+"""Bytes a second of the slowest upload that is not given up: of a shard of 400 MB, some seven minutes."""
+
+_WHOLE_BODY = timedelta(hours=1)
+"""A body that is read may take long as long as it makes progress."""
+
 _PER_PAGE = 1000
 
 # botocore renews temporary credentials at least ten minutes before they expire.
@@ -76,18 +82,24 @@ class Bucket:
     def __init__(self, url: str, options: StorageOptions) -> None:
         self._url, self._options = url, options
         self._scratch = Scratch()
+        self._senders: dict[int, Client] = {}
 
     @cached_property
-    def _made(self) -> Callable[..., Client]:
-        """Makes a client, given how it retries."""
+    def _maker(self) -> partial[Any]:
         _USED_IN.add(os.getpid())
         with _final_errors():
             return _maker(self._url, self._options)
 
+    def _made(self, retries: int = 0, **about: timedelta) -> Client:
+        """A client. `Patience` retries an operation, so most do not."""
+        with _final_errors():
+            options = self._maker.keywords["client_options"] | about
+            client: Client = self._maker(retry_config={"max_retries": retries}, client_options=options)
+            return client
+
     @cached_property
     def _client(self) -> Client:
-        with _final_errors():
-            return self._made(retry_config={"max_retries": 0})  # `Patience` retries an operation
+        return self._made()
 
     @cached_property
     def patient_client(self) -> Client:
@@ -95,8 +107,20 @@ class Bucket:
 
         A listing is one operation of many requests, and one failure must not begin it anew.
         """
-        with _final_errors():
-            return self._made(retry_config={"max_retries": 5})
+        return self._made(retries=5)
+
+    def _sender(self, length: int) -> Client:
+        """A client to send so many bytes with. Its server may be silent for as long as they take over a slow link.
+
+        For reqwest, below obstore, all the time of a body that is being sent is silence, whatever progress it makes.
+        """
+        if length <= _SENT_PER_SECOND:
+            return self._client
+        size = 1 << (length - 1).bit_length()  # few clients for all lengths: each has connections of its own
+        if size not in self._senders:
+            seconds = timedelta(seconds=read_seconds() + size / _SENT_PER_SECOND)
+            self._senders[size] = self._made(read_timeout=seconds, timeout=_WHOLE_BODY + seconds)
+        return self._senders[size]
 
     def get(self, key: str, most: int) -> bytes:
         client = self._client
@@ -140,7 +164,7 @@ class Bucket:
         return buffer[:filled]
 
     def create(self, key: str, data: bytes) -> bool:
-        client = self._client
+        client = self._sender(len(data))
         try:
             with self._plain_errors():
                 obstore.put(client, key, data, mode="create", use_multipart=False)
@@ -149,7 +173,7 @@ class Bucket:
         return True
 
     def replace(self, key: str, data: bytes) -> None:
-        client = self._client
+        client = self._sender(len(data))
         with self._plain_errors():
             obstore.put(client, key, data, use_multipart=False)
 
@@ -305,13 +329,13 @@ def _final_errors() -> Iterator[None]:
         raise OSError(_last_part(str(error))) from None
 
 
-def _maker(url: str, options: StorageOptions) -> Callable[..., Client]:
+def _maker(url: str, options: StorageOptions) -> partial[Any]:
     place, kind = urlsplit(url), protocol(url)
     about: ClientConfig = {
         "allow_http": True,  # if the endpoint's URL says so
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=read_seconds()),
-        "timeout": timedelta(hours=1),  # for a whole body: a slow one may take long as long as it makes progress
+        "timeout": _WHOLE_BODY,
     }
     where: dict[str, Any] = {"prefix": place.path.strip("/") or None, "client_options": about}
     if options.anonymous:
