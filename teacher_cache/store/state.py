@@ -30,7 +30,7 @@ from schemas.log import (
 )
 from schemas.report import ClipCounts
 from schemas.signal import SIGNALS, Shape, exact_array
-from teacher_cache.store.layout import CLOCK_ARRAYS, array_of, part_of, shard_of
+from teacher_cache.store.layout import ARRAYS, array_of, part_of, shard_of
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
 """Status of a row, in one part or over several."""
@@ -158,7 +158,7 @@ class State:
                 f"in shards of {self.clips_per_shard}"
             )
         for key in unit.objects:
-            array = _known(array_of(key), _ARRAYS)
+            array = _known(array_of(key), ARRAYS)
             if part_of(array) not in unit.parts or shard_of(key) != unit.shard:
                 raise StoreDamaged(f"the log commits {key} as part of unit {unit.unit.name}")
 
@@ -179,7 +179,7 @@ class State:
         exact = _flat(units["exact"])
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
-            _put(self._exact, _known(array, _ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
+            _put(self._exact, _known(array, ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
         tails = _flat(units["undecodable_tail_frames"])
         _put(self._tails, "frames", tails.field("row").to_numpy(), tails.field("frames").to_numpy(), self._rows_known)
         self._put_objects(units, "lengths", self._lengths)
@@ -205,7 +205,7 @@ class State:
             if (counts[members] != len(arrays)).any():
                 raise StoreDamaged(f"the log gives other than {len(arrays)} {name} of objects in {texts}")
             for number, array in enumerate(arrays):
-                _put(of, _known(array, _ARRAYS), shards[members], flat[starts[members] + number], self.shards)
+                _put(of, _known(array, ARRAYS), shards[members], flat[starts[members] + number], self.shards)
 
     def _settle(self) -> None:
         with self._lock:
@@ -331,8 +331,6 @@ def clip_counts(rows: NDArray[np.int64], state: State, parts: Sequence[PartName]
     committed, failed = int((status == COMMITTED).sum()), int((status == FAILED).sum())
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
 
-
-_ARRAYS = {*CLOCK_ARRAYS, *SIGNALS, *map(exact_array, SIGNALS)}
 
 _MOST_LOST = 2**22
 """The most rows that records may have added that are lost."""
