@@ -93,7 +93,7 @@ class State:
         self._versions: dict[str, NDArray[np.int64]] = {}
         """Part → by shard: one more than the version that committed it; 0 if none has."""
         self._failures: dict[str, dict[int, tuple[str, str]]] = {}
-        """Part → row → (reason, detail)."""
+        """Part → row → (reason, detail). It grows in place, so whoever walks over it holds the lock."""
         self._tails: dict[str, NDArray[np.int64]] = {}
         """``frames`` → by row: how many at its video's end it was made without."""
         self._tables: list[pa.Table] = []
@@ -171,11 +171,11 @@ class State:
             for part in parts.split(","):
                 _put(self._versions, _known(part, PARTS), shards[members], versions[members] + 1, most)
         failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
-        for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
-            for part in parts.split(","):
-                self._failures[part] = self._failures.get(part, {}) | {
-                    failure["row"]: (failure["reason"], failure["detail"]) for failure in failures
-                }
+        with self._lock:
+            for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
+                of_row = {failure["row"]: (failure["reason"], failure["detail"]) for failure in failures}
+                for part in parts.split(","):
+                    self._failures.setdefault(part, {}).update(of_row)
         exact = _flat(units["exact"])
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
@@ -263,7 +263,9 @@ class State:
         for part in parts:
             done[:last] &= _at(self._versions.get(part), np.arange(last)) > 0
         result = np.where(done, np.uint8(COMMITTED), np.uint8(PENDING))[shards]
-        if failed := [row for part in parts for row in self._failures.get(part, ())]:
+        with self._lock:
+            failed = [row for part in parts for row in self._failures.get(part, ())]
+        if failed:
             result[np.isin(rows, failed)] = FAILED
         if self._retired:
             result[np.isin(rows, list(self._retired))] = RETIRED
@@ -282,7 +284,8 @@ class State:
     def rows_failed_for(self, reason: FailureReason) -> list[int]:
         """Rows that failed for this reason in some part."""
         self._settle()
-        return sorted({row for of in self._failures.values() for row, (found, _) in of.items() if found == reason})
+        with self._lock:
+            return sorted({row for of in self._failures.values() for row, (found, _) in of.items() if found == reason})
 
     def is_done(self, part: PartName, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each shard is committed in the part: bool (shard,)."""
