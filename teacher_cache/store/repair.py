@@ -52,7 +52,8 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
         for key, data in expected_metadata(store, store.catalog().rows).items():
             if store.objects.get(key, len(data)) != data:
                 store.objects.replace(key, data)
-    hit = [damage for damage in damages if damage.finding.kind in _RETIRES and damage.rows]
+    # Also an object that no row in force needs: its damage becomes known, and is told once.
+    hit = [damage for damage in damages if damage.finding.kind in _RETIRES]
     for start in range(0, len(hit), _AT_ONCE):
         retired = _retired(hit[start : start + _AT_ONCE])
         store.log.append(partial(_left_to_retire, retired), "run --repair")
@@ -60,7 +61,8 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
 
 
 def _left_to_retire(retired: RowsRetired, state: State) -> list[RowsRetired]:
-    return [] if set(retired.rows) <= state.retired else [retired]
+    is_known = set(retired.rows) <= state.retired and retired.found.items() <= state.known_damage.items()
+    return [] if is_known else [retired]
 
 
 def _retired(damages: list[Damage]) -> RowsRetired:
