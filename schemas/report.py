@@ -309,6 +309,10 @@ class GarbageReport(Frozen):
     """Bytes of the garbage."""
     unfinished: tuple[str, ...]
     """Keys of what stopped runs left of units that are not committed. A run takes it over, so it stays unless asked for."""
+    foreign: int = 0
+    """Objects under the store's URL whose keys no store has, such as another store's or videos. They stay."""
+    foreign_example: str = ""
+    """Key of one of them; empty if there is none."""
 
 
 STATS_CLIPS = 32

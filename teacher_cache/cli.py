@@ -462,6 +462,10 @@ def gc(
         stdout.print(f"{verb} {len(report.removed)} objects, {size(report.bytes)}")
         if report.unfinished:
             stdout.print(f"kept {len(report.unfinished)} objects of unfinished units, which the next run takes over")
+        if report.foreign:
+            stdout.print(
+                f"{report.foreign} objects are none of a store's, and were left: {report.foreign_example}", soft_wrap=True
+            )
 
 
 @app.command(cls=Command)

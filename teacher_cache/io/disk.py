@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from schemas.errors import BadInput
 from teacher_cache.io.backend import Found, Scratch
 
-TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
 
 
 class Disk:
@@ -72,7 +73,7 @@ class Disk:
     def _written(self, path: Path, data: bytes) -> Iterator[Path]:
         """A synced temporary file beside ``path``, which is removed if it is still there at the end."""
         self._make_folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -109,6 +110,12 @@ class Disk:
 
     def modified(self, key: str) -> datetime:
         return datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
+
+
+def final_name(name: str) -> str:
+    """The name that a file comes to have: that which a temporary one is written for; else its own."""
+    found = _TEMPORARY.fullmatch(name)
+    return name if found is None else found[1]
 
 
 def _done(move: Callable[[], object]) -> bool:

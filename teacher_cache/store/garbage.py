@@ -1,5 +1,7 @@
 """A store's listing and its log in; the objects that nothing names out, deleted if no writer can come to name them.
 
+Only what has a key of the format is a store's. Beside it may lie other stores, videos, whatever people keep; that is left.
+
 What can be named is decided by the log alone, never by age. Work that is done stays done, and a row that is superseded stays
 so: an object that the log rules out now is ruled out for every writer, however late, since each appends after what it has
 read. Each deletion is announced in the log before and recorded after, so that another ``gc`` can finish it, and an announced
@@ -19,22 +21,20 @@ from schemas.signal import SIGNALS, Shape, SignalName
 from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.layout import (
-    CHECKPOINT,
     HEADS_CARD,
     HEADS_FILE,
     MARKERS,
     ROOT_METADATA,
-    ROWS,
-    SUPERSEDED,
     array_of,
+    checkpoint_version,
+    first_row_of,
+    is_own,
     metadata_key,
     part_of,
-    shard_key,
     shard_of,
     stored_arrays,
     version_of,
 )
-from teacher_cache.store.log import checkpoint_version
 from teacher_cache.store.state import State
 from teacher_cache.store.store import Store, open_store
 
@@ -50,6 +50,8 @@ class Unnamed:
     """No writer can come to name them."""
     unfinished: list[str] = field(default_factory=list)
     """What a running or stopped run made and has not committed; a later run takes it over."""
+    foreign: list[str] = field(default_factory=list)
+    """No store has such keys: somebody else put them here."""
 
 
 def unnamed(store: Store, listed: Iterable[str]) -> Unnamed:
@@ -57,8 +59,14 @@ def unnamed(store: Store, listed: Iterable[str]) -> Unnamed:
     found = Unnamed()
     known = _Known(store)
     for key in listed:
-        if not known.is_named(key):
-            (found.unfinished if known.is_open(key) else found.garbage).append(key)
+        if known.is_named(key):
+            continue
+        if not is_own(key):
+            found.foreign.append(key)
+        elif known.is_open(key):
+            found.unfinished.append(key)
+        else:
+            found.garbage.append(key)
     return found
 
 
@@ -69,7 +77,7 @@ class _Known:
         self._state, per_shard = store.state, store.recipe.layout.clips_per_shard
         shapes: dict[SignalName, Shape] = {name: (16,) * len(signal.dims) for name, signal in SIGNALS.items()}
         # Also those that are not declared yet, since a run may be about to; of their shapes, only the rank matters here.
-        self._arrays = {array.name: array for part in PARTS for array in stored_arrays(store.recipe, part, shapes)}
+        self._arrays = {array.name for part in PARTS for array in stored_arrays(store.recipe, part, shapes)}
         self._fixed = {ROOT_METADATA, HEADS_FILE, HEADS_CARD, *map(metadata_key, (*MARKERS, *self._arrays))}
         for added in store.state.rows_added:
             self._fixed |= {table.key for table in (added.table, added.superseded) if table is not None}
@@ -77,28 +85,17 @@ class _Known:
         """Shards with rows in force."""
 
     def is_named(self, key: str) -> bool:
-        if key in self._fixed or version_of(key) is not None:
-            return True
-        if key.startswith(CHECKPOINT):
-            return checkpoint_version(key) is not None
-        array, shard = self._arrays.get(array_of(key)), shard_of(key)
-        return (
-            array is not None
-            and shard is not None
-            and key == shard_key(array, shard)
-            and self._state.shard_length(array.name, shard) > 0
-        )
+        is_of_log = version_of(key) is not None or checkpoint_version(key) is not None
+        return key in self._fixed or is_of_log or _is_committed(self._state, key)
 
     def is_open(self, key: str) -> bool:
         """Whether a writer may still come to name the key."""
-        for prefix in (ROWS, SUPERSEDED):
-            if key.startswith(prefix):
-                first_row = key.removeprefix(prefix).partition("-")[0]
-                return first_row.isdigit() and int(first_row) >= self._state.rows
-        array, shard = self._arrays.get(array_of(key)), shard_of(key)
-        if array is None or shard is None or key != shard_key(array, shard) or key in self._state.announced:
+        if (first_row := first_row_of(key)) is not None:
+            return first_row >= self._state.rows
+        array, shard = array_of(key), shard_of(key)
+        if array not in self._arrays or shard not in self._wanted or key in self._state.announced:
             return False
-        return shard in self._wanted and not self._state.is_done(part_of(array.name), np.array([shard]))[0]
+        return not self._state.is_done(part_of(array), np.array([shard]))[0]
 
 
 def collect_garbage(
@@ -109,7 +106,7 @@ def collect_garbage(
     progress: Progress = no_progress,
     storage_options: StorageOptions | None = None,
 ) -> GarbageReport:
-    """Delete the objects that nothing in the store names or can come to name. Safe beside runs, repairs, readers and itself.
+    """Delete the store's objects that nothing in it names or can come to name. Safe beside runs, repairs, readers and itself.
 
     With ``unfinished``, also what stopped runs left of units that are not committed: the clips of these units get new rows in
     the next run, and so do those of units that a run has in work now. Raises `StoreDamaged` if the log is unreadable, since
@@ -120,6 +117,7 @@ def collect_garbage(
     found = unnamed(store, listed)
     # Tables of rows that a run is about to add stay: they are garbage once others are added.
     keys = found.garbage + [key for key in found.unfinished if unfinished and shard_of(key) is not None]
+    chosen = set(keys)
     if not dry_run:
         with progress("deleting", len(keys), "objects") as advance:
             for start in range(0, len(keys), _AT_ONCE):
@@ -132,7 +130,9 @@ def collect_garbage(
         dry_run=dry_run,
         removed=tuple(keys),
         bytes=sum(listed[key].length for key in keys),
-        unfinished=tuple(key for key in found.unfinished if key not in set(keys)),
+        unfinished=tuple(key for key in found.unfinished if key not in chosen),
+        foreign=len(found.foreign),
+        foreign_example=next(iter(found.foreign), ""),
     )
 
 

@@ -24,8 +24,8 @@ from schemas.log import (
 )
 from schemas.report import LogEntry, LogReport
 from schemas.storage import StorageOptions
-from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, record_key, version_of
-from teacher_cache.store.log import checkpoint_version, read_checkpoint, read_record
+from teacher_cache.store.layout import LONGEST_CHECKPOINT, LONGEST_RECORD, checkpoint_version, record_key, version_of
+from teacher_cache.store.log import read_checkpoint, read_record
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.store import open_store
 
@@ -98,14 +98,14 @@ def _is_lost(record: Record) -> bool:
 def last_version(keys: Collection[str]) -> int:
     """The highest number of a record or checkpoint among a store's keys; -1 if there is none."""
     found = [version_of(key) for key in keys]
-    found += [checkpoint_version(key) for key in keys if key.startswith(CHECKPOINT)]
+    found += [checkpoint_version(key) for key in keys]
     return max((number for number in found if number is not None), default=-1)
 
 
 def damaged_checkpoints(objects: Objects, listed: Mapping[str, object], clips_per_shard: int) -> Iterator[str]:
     """Keys of the checkpoints that are not what their names say."""
     for key in listed:
-        if key.startswith(CHECKPOINT) and checkpoint_version(key) is not None:
+        if checkpoint_version(key) is not None:
             data = objects.get(key, LONGEST_CHECKPOINT)
             if data is not None and read_checkpoint(key, data, clips_per_shard) is None:
                 yield key

@@ -20,7 +20,7 @@ from schemas.base import Frozen, canonical_json, sha256_digest
 from schemas.errors import BadInput, StoreDamaged
 from schemas.log import PARTS, Action, Record, RecordLost, RecordsReplaced, RowsAdded
 from teacher_cache.store.catalog import rows_table
-from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, record_key
+from teacher_cache.store.layout import CHECKPOINT, LONGEST_CHECKPOINT, LONGEST_RECORD, checkpoint_version, record_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.parquet import UNREADABLE, metadata_of, parquet_bytes, read_parquet
 from teacher_cache.store.records import REPAIR_ADVICE, seal, unseal
@@ -198,12 +198,6 @@ def read_record(number: int, data: bytes, url: str) -> Record:
 def checkpoints(objects: Objects) -> list[str]:
     """Keys of the checkpoints, ascending."""
     return list(objects.listing(CHECKPOINT))
-
-
-def checkpoint_version(key: str) -> int | None:
-    """The version in a checkpoint's key; None if the key is not one's."""
-    number, _, rest = key.removeprefix(CHECKPOINT).partition("-")
-    return int(number) if number.isdigit() and len(number) == 20 and rest.endswith(".parquet") else None
 
 
 class _About(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import partial
@@ -15,8 +16,7 @@ from schemas.storage import StorageOptions
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
-from teacher_cache.store.layout import CHECKPOINT, LOG, ROWS, SUPERSEDED, record_key
-from teacher_cache.store.log import checkpoint_version
+from teacher_cache.store.layout import LOG, ROWS, SUPERSEDED, checkpoint_version, first_row_of, record_key
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.parquet import UNREADABLE, row_count
 from teacher_cache.store.records import seal
@@ -52,7 +52,8 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
         for key, data in expected_metadata(store, store.catalog().rows).items():
             if store.objects.get(key, len(data)) != data:
                 store.objects.replace(key, data)
-    hit = [damage for damage in damages if damage.finding.kind in _RETIRES and damage.rows]
+    # Also an object that no row in force needs: its damage becomes known, and is told once.
+    hit = [damage for damage in damages if damage.finding.kind in _RETIRES]
     for start in range(0, len(hit), _AT_ONCE):
         retired = _retired(hit[start : start + _AT_ONCE])
         store.log.append(partial(_left_to_retire, retired), "run --repair")
@@ -60,7 +61,8 @@ def retire_damaged(url: str, progress: Progress = no_progress, storage_options: 
 
 
 def _left_to_retire(retired: RowsRetired, state: State) -> list[RowsRetired]:
-    return [] if set(retired.rows) <= state.retired else [retired]
+    is_known = set(retired.rows) <= state.retired and retired.found.items() <= state.known_damage.items()
+    return [] if is_known else [retired]
 
 
 def _retired(damages: list[Damage]) -> RowsRetired:
@@ -98,11 +100,12 @@ def mend_log(objects: Objects, clips_per_shard: int) -> tuple[int, ...]:
             if table is not None
         }
     # First, since a checkpoint tells what the record did not tell once it is replaced.
-    stale = [key for key in listed if key.startswith(CHECKPOINT) and lost and (checkpoint_version(key) or 0) >= lost[0][0]]
+    first_lost = lost[0][0] if lost else math.inf
+    stale = [key for key in listed if (number := checkpoint_version(key)) is not None and number >= first_lost]
     objects.delete_many([*stale, *damaged_checkpoints(objects, listed, clips_per_shard)])
     for version, rows_before, data in lost:
         later = [added.first_row for added in state.rows_added if added.first_row >= rows_before]
-        free = {key for key in listed if key.startswith((ROWS, SUPERSEDED)) and key not in named}
+        free = {key for key in listed if first_row_of(key) is not None and key not in named}
         rebuilt = _rows_added(objects, _still_named(data, free), rows_before, min(later, default=None))
         named |= {action.table.key for action in rebuilt}
         record = Record(
@@ -139,9 +142,9 @@ def _rows_added(objects: Objects, free: set[str], first: int, stop: int | None) 
     by_row: dict[int, dict[str, list[str]]] = defaultdict(lambda: {ROWS: [], SUPERSEDED: []})
     for key in free:
         prefix = ROWS if key.startswith(ROWS) else SUPERSEDED
-        number = key.removeprefix(prefix).partition("-")[0]
-        if number.isdigit() and int(number) >= first and (stop is None or int(number) < stop):
-            by_row[int(number)][prefix].append(key)
+        number = first_row_of(key)
+        if number is not None and number >= first and (stop is None or number < stop):
+            by_row[number][prefix].append(key)
     actions = []
     for first_row, keys in sorted(by_row.items()):
         if not keys[ROWS]:

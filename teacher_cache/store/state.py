@@ -30,7 +30,7 @@ from schemas.log import (
 )
 from schemas.report import ClipCounts
 from schemas.signal import SIGNALS, Shape, exact_array
-from teacher_cache.store.layout import CLOCK_ARRAYS, array_of, part_of, shard_of
+from teacher_cache.store.layout import ARRAYS, array_of, part_of, shard_of
 
 PENDING, COMMITTED, FAILED, RETIRED = range(4)
 """Status of a row, in one part or over several."""
@@ -93,7 +93,7 @@ class State:
         self._versions: dict[str, NDArray[np.int64]] = {}
         """Part → by shard: one more than the version that committed it; 0 if none has."""
         self._failures: dict[str, dict[int, tuple[str, str]]] = {}
-        """Part → row → (reason, detail)."""
+        """Part → row → (reason, detail). It grows in place, so whoever walks over it holds the lock."""
         self._tails: dict[str, NDArray[np.int64]] = {}
         """``frames`` → by row: how many at its video's end it was made without."""
         self._tables: list[pa.Table] = []
@@ -158,7 +158,7 @@ class State:
                 f"in shards of {self.clips_per_shard}"
             )
         for key in unit.objects:
-            array = _known(array_of(key), _ARRAYS)
+            array = _known(array_of(key), ARRAYS)
             if part_of(array) not in unit.parts or shard_of(key) != unit.shard:
                 raise StoreDamaged(f"the log commits {key} as part of unit {unit.unit.name}")
 
@@ -171,15 +171,15 @@ class State:
             for part in parts.split(","):
                 _put(self._versions, _known(part, PARTS), shards[members], versions[members] + 1, most)
         failed = units.filter(pa.array(units["failed"].combine_chunks().value_lengths().to_numpy() > 0))
-        for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
-            for part in parts.split(","):
-                self._failures[part] = self._failures.get(part, {}) | {
-                    failure["row"]: (failure["reason"], failure["detail"]) for failure in failures
-                }
+        with self._lock:
+            for parts, failures in zip(failed["parts"].to_pylist(), failed["failed"].to_pylist(), strict=True):
+                of_row = {failure["row"]: (failure["reason"], failure["detail"]) for failure in failures}
+                for part in parts.split(","):
+                    self._failures.setdefault(part, {}).update(of_row)
         exact = _flat(units["exact"])
         for array, members in _groups(exact.field("array")):
             in_array = exact.field("row").to_numpy()[members]
-            _put(self._exact, _known(array, _ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
+            _put(self._exact, _known(array, ARRAYS), in_array, np.ones(len(members), bool), self._rows_known)
         tails = _flat(units["undecodable_tail_frames"])
         _put(self._tails, "frames", tails.field("row").to_numpy(), tails.field("frames").to_numpy(), self._rows_known)
         self._put_objects(units, "lengths", self._lengths)
@@ -205,7 +205,7 @@ class State:
             if (counts[members] != len(arrays)).any():
                 raise StoreDamaged(f"the log gives other than {len(arrays)} {name} of objects in {texts}")
             for number, array in enumerate(arrays):
-                _put(of, _known(array, _ARRAYS), shards[members], flat[starts[members] + number], self.shards)
+                _put(of, _known(array, ARRAYS), shards[members], flat[starts[members] + number], self.shards)
 
     def _settle(self) -> None:
         with self._lock:
@@ -263,7 +263,9 @@ class State:
         for part in parts:
             done[:last] &= _at(self._versions.get(part), np.arange(last)) > 0
         result = np.where(done, np.uint8(COMMITTED), np.uint8(PENDING))[shards]
-        if failed := [row for part in parts for row in self._failures.get(part, ())]:
+        with self._lock:
+            failed = [row for part in parts for row in self._failures.get(part, ())]
+        if failed:
             result[np.isin(rows, failed)] = FAILED
         if self._retired:
             result[np.isin(rows, list(self._retired))] = RETIRED
@@ -282,7 +284,8 @@ class State:
     def rows_failed_for(self, reason: FailureReason) -> list[int]:
         """Rows that failed for this reason in some part."""
         self._settle()
-        return sorted({row for of in self._failures.values() for row, (found, _) in of.items() if found == reason})
+        with self._lock:
+            return sorted({row for of in self._failures.values() for row, (found, _) in of.items() if found == reason})
 
     def is_done(self, part: PartName, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each shard is committed in the part: bool (shard,)."""
@@ -331,8 +334,6 @@ def clip_counts(rows: NDArray[np.int64], state: State, parts: Sequence[PartName]
     committed, failed = int((status == COMMITTED).sum()), int((status == FAILED).sum())
     return ClipCounts(planned=len(rows), committed=committed, failed=failed, pending=len(rows) - committed - failed)
 
-
-_ARRAYS = {*CLOCK_ARRAYS, *SIGNALS, *map(exact_array, SIGNALS)}
 
 _MOST_LOST = 2**22
 """The most rows that records may have added that are lost."""

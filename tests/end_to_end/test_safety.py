@@ -182,8 +182,10 @@ def test_a_table_of_a_few_bytes_cannot_claim_millions_of_rows(tmp_path: Path) ->
 def test_gc_removes_nothing_through_a_link(store: Path, outside: Path) -> None:
     (store / "depth/c/7").symlink_to(outside, target_is_directory=True)
     (store / "orphans").symlink_to(outside, target_is_directory=True)
-    (store / "depth/c/8").write_bytes(b"an orphan")
-    assert collect_garbage(str(store)).removed == ("depth/c/8",)
+    orphan = store / "depth/c/8/0/0/0"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"an orphan")
+    assert collect_garbage(str(store)).removed == ("depth/c/8/0/0/0",)
     assert (outside / "precious").read_bytes() == b"not ours"
     shutil.rmtree(store / "depth/c/0")
     (store / "depth/c/0").symlink_to(outside, target_is_directory=True)
@@ -199,9 +201,11 @@ def test_gc_removes_nothing_beside_a_store_on_s3(s3: str, tiny_store: Path) -> N
     fs = s3fs.S3FileSystem()
     fs.pipe_file("bucket/storeroom/precious", b"not ours")
     assert collect_garbage(f"{s3}/store").removed == ()
-    fs.pipe_file("bucket/store/stray", b"an orphan")
-    assert collect_garbage(f"{s3}/store").removed == ("stray",)
+    fs.pipe_file("bucket/store/depth/c/8/0/0/0", b"an orphan")
+    fs.pipe_file("bucket/store/raw/precious", b"not ours either")
+    assert collect_garbage(f"{s3}/store").removed == ("depth/c/8/0/0/0",)
     assert fs.cat_file("bucket/storeroom/precious") == b"not ours"
+    assert fs.cat_file("bucket/store/raw/precious") == b"not ours either"
 
 
 def test_names_in_a_store_cannot_command_a_terminal(store: Path, teacher_cache_command: Command) -> None:

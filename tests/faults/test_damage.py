@@ -324,6 +324,17 @@ names = st.text("abc0123456789-._", min_size=1, max_size=12).filter(lambda name:
 suffixes = st.sampled_from(["", ".json", ".parquet", ".tmp", "/zarr.json"])
 
 
+# What a writer makes, and nothing in the store names: shards of rows that there are not, an array that nobody added,
+# tables that came too late; and the temporary file of anything.
+keys_of_the_format = st.tuples(
+    st.builds("{}/c/{}{}".format, st.just("f4d"), st.integers(7, 2**30 - 1), st.just("/0" * 5))
+    | st.builds("{}/c/{}{}".format, st.sampled_from(["flow", "flow_exact"]), st.integers(7, 2**30 - 1), st.just("/0" * 4))
+    | st.just("objects_exact/zarr.json")
+    | st.builds("log/{}-0000000000-{:016x}.parquet".format, st.sampled_from(["rows", "superseded"]), st.integers(0, 2**64 - 1)),
+    st.none() | st.integers(0, 2**128 - 1),
+).map(lambda drawn: drawn[0] if drawn[1] is None else "{}/.{}.{:032x}.tmp".format(*drawn[0].rsplit("/", 1), drawn[1]))
+
+
 @settings(max_examples=30 * FAULTS, deadline=None)
 @given(key=st.builds("{}{}{}".format, folders, names, suffixes))
 def test_what_should_not_be_there_is_found(whole: Whole, key: str) -> None:
@@ -334,9 +345,27 @@ def test_what_should_not_be_there_is_found(whole: Whole, key: str) -> None:
 
 
 @settings(max_examples=30 * FAULTS, deadline=None)
-@given(key=st.builds("{}{}{}".format, st.sampled_from(["", "f4d/c/", "flow/c/7/"]), names, st.sampled_from(["", ".tmp"])))
+@given(key=keys_of_the_format)
 def test_gc_removes_just_that(whole: Whole, key: str) -> None:
     assume(not (whole.path / key).exists())
     with whole.damaged({key: b"{}"}):
         assert collect_garbage(str(whole.path)).removed == (key,)
         assert contents(tree(whole.path)) == contents(whole.objects)
+
+
+foreign_keys = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "f4d/c/", "flow/c/7/", "log/", "heads/", "l4p-giant/flow/c/7/0/0/0/"]),
+    names,
+    suffixes,
+)
+
+
+@settings(max_examples=30 * FAULTS, deadline=None)
+@given(key=foreign_keys)
+def test_gc_leaves_what_no_store_writes(whole: Whole, key: str) -> None:
+    assume(not (whole.path / key).exists())
+    with whole.damaged({key: b"{}"}):
+        found = collect_garbage(str(whole.path))
+        assert (found.removed, found.foreign, found.foreign_example) == ((), 1, key)
+        assert (whole.path / key).read_bytes() == b"{}"

@@ -20,6 +20,7 @@ from teacher_cache.store import records
 from teacher_cache.store.layout import record_key
 from teacher_cache.store.log import Log, checkpoint_file
 from teacher_cache.store.objects import Objects
+from teacher_cache.store.store import open_store
 from teacher_cache.store.verify import verify
 
 CLIPS = ["scene-0", "scene-1", "scene-2"]
@@ -135,6 +136,24 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(whole: Path, job: Job,
     assert [(finding.kind, finding.key) for finding in verify(str(store)).findings] == [("checkpoint", key)]
     run_job(job.model_copy(update={"store": str(store)}), repair=True)
     assert verify(str(store)).findings == ()
+
+
+def test_damage_that_changes_after_a_repair_is_found_once_more_and_then_known(whole: Path, job: Job, tmp_path: Path) -> None:
+    store = shutil.copytree(whole, tmp_path / "store")
+    job = job.model_copy(update={"store": str(store)})
+    shard = next(path for path in store.glob("objects/c/0/**/*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:100])
+    run_job(job, repair=True)
+    assert verify(str(store)).findings == ()
+    rows = _rows(store)
+    shard.unlink()
+    (found,) = verify(str(store)).findings
+    assert (found.kind, found.clip_ids) == ("missing", ())
+    run_job(job, repair=True)
+    assert verify(str(store)).findings == ()
+    version = open_store(str(store)).version
+    run_job(job, repair=True)
+    assert (_rows(store), open_store(str(store)).version) == (rows, version)
 
 
 def test_a_second_repair_and_one_of_a_whole_store_change_nothing(whole: Path, job: Job, tmp_path: Path) -> None:

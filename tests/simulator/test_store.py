@@ -164,7 +164,7 @@ def two_drivers(world: World) -> None:
     ends_well(real, truth, Work("ab"), may_fail="b")
 
 
-GARBAGE = "depth_exact/c/0/0/0"
+GARBAGE = "depth_exact/c/0/0/0/0"
 """Where ``ADDING`` has committed depth without it: what lies there is no writer's."""
 
 
@@ -193,7 +193,7 @@ def run_and_gc_of_the_unfinished(world: World) -> None:
 def gc_and_the_next(world: World) -> None:
     """The first is killed anywhere, or believed so."""
     real = RealStore(world, *ADDING, settled=GROWN, ahead=1)
-    for key in (GARBAGE, "what/is/this"):
+    for key in (GARBAGE, "depth_exact/c/7/0/0/0"):
         world.store.create(key, b"garbage")
     truth = Truth(real)
     world.actor("gc", lambda: collect_garbage(URL))

@@ -22,8 +22,8 @@ from schemas.log import PARTS
 from schemas.signal import SIGNALS
 from teacher_cache.encodings.registry import encoding
 from teacher_cache.store.chunk import clip_buffer, decode_chunks
-from teacher_cache.store.layout import stored_arrays
-from teacher_cache.store.log import Log, checkpoint_file, checkpoint_version, read_checkpoint
+from teacher_cache.store.layout import checkpoint_version, stored_arrays
+from teacher_cache.store.log import Log, checkpoint_file, read_checkpoint
 from teacher_cache.store.objects import Objects
 from teacher_cache.store.shard import unpack_clips
 

@@ -315,11 +315,40 @@ def test_garbage_is_what_nothing_can_come_to_name(jobs: Jobs, three: Path, tmp_p
     assert {path.name for path in record_paths(store)} - {Path(key).name for key in committed} == {
         f"{number:020d}.json" for number in range(4, 8)
     }
-    # The key was announced, so nothing is ever committed there again: the clips of its unit get new rows.
+    # A key was announced, so nothing is ever committed there again: the clips of its unit get new rows.
     report = run(jobs, store, **source(three), signals=["depth", "flow"])
     assert report.clips.model_dump() == {"planned": 3, "committed": 3, "failed": 0, "pending": 0}
     assert min(open_cache(str(store)).clips["row"].to_pylist()) >= 2
     assert not [f for f in verify(str(store)).findings if f.kind != "orphan"]
+
+
+def test_gc_leaves_another_store_and_videos_below_it(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
+    outer, inner = tmp_path / "p4d", tmp_path / "p4d/l4p-giant"
+    run(jobs, inner, **source(three), signals=["depth"])
+    run(jobs, outer, **source(three), signals=["depth"])
+    shutil.copytree(videos, outer / "raw")
+    before = tree(outer)
+    foreign = sorted(key for key in before if key.startswith(("l4p-giant/", "raw/")))
+    found = collect_garbage(str(outer), unfinished=True)
+    assert (found.removed, found.foreign, found.foreign_example) == ((), len(foreign), foreign[0])
+    assert tree(outer) == before
+    (told,) = verify(str(outer)).findings
+    assert (told.kind, told.key) == ("orphan", foreign[0])
+    assert f"{len(foreign)} such objects" in told.detail
+
+
+def test_what_a_killed_writer_began_is_no_shard(jobs: Jobs, three: Path, tmp_path: Path) -> None:
+    """Its announcement bars nothing: the rows that are committed get the new signal too."""
+    store = tmp_path / "store"
+    run(jobs, store, **source(three), signals=["depth"])
+    half = store / "flow/c/0/0/0/0/.0.abc.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    assert collect_garbage(str(store)).removed == ("flow/c/0/0/0/0/.0.abc.tmp",)
+    before = open_cache(str(store)).clips["row"].to_pylist()
+    report = run(jobs, store, **source(three), signals=["depth", "flow"])
+    assert report.clips.model_dump() == {"planned": 3, "committed": 3, "failed": 0, "pending": 0}
+    assert open_cache(str(store)).clips["row"].to_pylist() == before
 
 
 def test_only_new_videos_are_looked_at_where_the_job_says_so(jobs: Jobs, three: Path, videos: Path, tmp_path: Path) -> None:
