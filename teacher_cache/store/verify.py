@@ -34,6 +34,8 @@ from teacher_cache.teachers.heads.tensors import safetensors_shapes
 
 # Each reader holds one whole shard.
 _READERS = 4
+_AT_ONCE = 10_000
+"""Objects that are queued at once: a store of ten million clips has millions, and each that is queued takes a kilobyte."""
 
 
 def verify(url: str, progress: Progress = no_progress, storage_options: StorageOptions | None = None) -> VerifyReport:
@@ -95,9 +97,11 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
         damages.append(_damage("log", LOG, str(error)))
         arrays, is_log_whole = {}, False
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
-        for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state, arrays), claims):
-            damages += damage
-            advance(1)
+        for start in range(0, len(claims), _AT_ONCE):
+            some = claims[start : start + _AT_ONCE]
+            for damage in readers.map(lambda claim: _check_object(store, claim, clip_at, state, arrays), some):
+                damages += damage
+                advance(1)
     if catalog is not None and is_log_whole:
         damages += _check_metadata(store, catalog)
         if not any(damage.finding.kind == "log" for damage in damages):
