@@ -27,7 +27,7 @@ from teacher_cache.jobs.discovery import Contents, JobFacts, find_clips
 from teacher_cache.jobs.engine import JobProber
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store, lengthen, open_store
 
 _FIRST_SECONDS = 20.0
@@ -78,7 +78,7 @@ class Planner:
         assert store is not None  # no list is empty
         self._progress.end()
         add_parts(store, self._facts.parts, self._facts.shapes, self._catalog.rows, "run")
-        left = self._left(store)
+        left = self._left(store, is_all)
         if not is_all:
             self._thread = threading.Thread(target=self._go_on, name="plan", daemon=True)
             self._thread.start()
@@ -102,7 +102,7 @@ class Planner:
             raise self._error
         store.log.read()
         self._catalog = store.catalog()
-        return self._left(store)
+        return self._left(store, is_all=True)
 
     def _add(self, store: Store, clips: pa.Table) -> None:
         if self._is_one_of_several:
@@ -112,12 +112,22 @@ class Planner:
         self._contents.add(clips)
         self._keys.append(clips["clip_key"].to_numpy())
 
-    def _left(self, store: Store) -> WorkLeft:
+    def _left(self, store: Store, is_all: bool) -> WorkLeft:
         lengthen(store, self._catalog.rows)
         keys = np.concatenate(self._keys)
-        self.clips, self.notes = len(keys), self._contents.note()
         rows = rows_of(keys, self._catalog)
+        self.clips, self.notes = len(keys), self._contents.note()
+        if is_all:
+            self.notes += self._note(store, rows)
         return WorkLeft(self._facts.recipe, self._catalog, store.state, self._facts.parts, rows)
+
+    def _note(self, store: Store, rows: Rows) -> tuple[str, ...]:
+        """A sentence, if there are rows to teach again that are not the job's, whose ``rows`` are all given new ones."""
+        redo = rows_to_redo(self._catalog, store.state, self._facts.parts, retry_failed=False)
+        if not len(others := np.setdiff1d(redo, rows)):
+            return ()
+        (clip,) = self._catalog.clips(others[:1])
+        return (f"{len(others)} clips are to be taught again, such as {clip.clip_id!r}, by a job that lists their videos",)
 
     def _go_on(self) -> None:
         try:

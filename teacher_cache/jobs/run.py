@@ -81,7 +81,7 @@ def run_job(
             left: WorkLeft | None = all_left
             while left is not None:
                 all_left = left
-                done_before = planner.clips - all_left.rows - rows_done
+                done_before = planner.clips - all_left.rows_of_job - rows_done
                 left = all_left if portion.is_all else all_left.of(portion.after(done.committed + done.failed))
                 listen(
                     RunStarted(
@@ -104,7 +104,7 @@ def run_job(
                         f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from "
                         "there"
                     )
-                rows_left, rows_done = all_left.rows - left.rows, rows_done + left.rows
+                rows_left, rows_done = all_left.rows_of_job - left.rows_of_job, rows_done + left.rows_of_job
                 left = planner.next(store, stop)
     state = status(store)
     wall_seconds = time.perf_counter() - start

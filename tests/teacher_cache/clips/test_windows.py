@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.planner import Planner
 from teacher_cache.jobs.portion import portion
 from teacher_cache.jobs.run import run_job
+from teacher_cache.monitor.progress import RunProgress
 from teacher_cache.store.store import create_store
 from teacher_cache.store.verify import verify
 
@@ -361,6 +362,8 @@ def test_the_first_videos_are_taught_while_the_others_are_counted(jobs: Jobs, fo
     assert report.clips.model_dump() == {"planned": 6, "committed": 6, "failed": 0, "pending": 0}
     assert (report.committed, report.left, report.done_before) == (6, 0, 0)
     assert [event.clips for event in events if isinstance(event, RunStarted)] == [3, 3]
+    shown = reduce(lambda progress, event: progress.after(event, 1.0), events, RunProgress(0.0)).figures(2.0)
+    assert (shown.clips, shown.done) == (6, 6)
     assert not verify(str(tmp_path / "store")).findings
     again = run_job(job(jobs, folder, tmp_path / "store"))
     assert (again.committed, again.done_before) == (0, 6)
