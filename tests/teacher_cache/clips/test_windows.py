@@ -40,6 +40,7 @@ from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.io.progress import no_progress
+from teacher_cache.io.stop import Stop
 from teacher_cache.jobs import discovery, planner
 from teacher_cache.jobs.discovery import discover
 from teacher_cache.jobs.plan import diff_report, plan_report
@@ -333,7 +334,7 @@ def test_runs_of_one_job_probe_each_video_once_together(
 
     def rounds(number: int) -> Iterator[int]:
         monkeypatch.setenv("P4D_CACHE_DIR", str(tmp_path / f"machine-{number}"))
-        run = Planner(task, discover(task), no_progress, retry_failed=False, portion=portion(f"{number}/2"))
+        run = Planner(task, discover(task), no_progress, Stop(), retry_failed=False, portion=portion(f"{number}/2"))
         store = create_store(task.store, discover(task).recipe, "run")
         with run:
             for clips in run._clips:  # as `first` and its thread do, which would not take turns

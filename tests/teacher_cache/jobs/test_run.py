@@ -424,12 +424,14 @@ def test_a_run_does_its_portion_and_all_of_them_the_job(jobs: Jobs, single_clips
 
 def test_a_deadline_ends_a_run_with_a_status_of_its_own(jobs: Jobs, tmp_path: Path) -> None:
     changes = {"signals": ["depth"], "engine": {"kind": "local", "grace_seconds": 0}}
-    job = Job.model_validate(jobs.value(tmp_path / "store", **changes))
-    with pytest.raises(
-        OutOfTime, match=r"stopped by its deadline, .* UTC with 0 of 2 units committed; the same command"
-    ) as out:
-        run_job(job, portion=portion(max_hours=0))
-    assert out.value.exit_status == 75
+    for clips in ({"sampling": "dense"}, {}):
+        job = Job.model_validate(jobs.value(tmp_path / "store", clips=clips, **changes))
+        with pytest.raises(
+            OutOfTime, match=r"stopped by its deadline, .* UTC before all videos were looked at; the same command"
+        ) as out:
+            run_job(job, portion=portion(max_hours=0))
+        assert out.value.exit_status == 75
+        assert not (tmp_path / "store").exists()
     assert run_job(job, portion=portion(deadline="2999-01-01")).clips.committed == 4
 
 
