@@ -84,9 +84,9 @@ class RayEngine:
         """See `teacher_cache.jobs.doctor.ChecksNodes`."""
         return on_nodes(check, settings)
 
-    def prober(self, recipe: ClipRecipe, settings: EngineJob) -> AbstractContextManager[RayProber | None]:
+    def prober(self, recipe: ClipRecipe, settings: EngineJob, stop: Stop) -> AbstractContextManager[RayProber | None]:
         """See `teacher_cache.jobs.engine.Probes`."""
-        return prober(recipe, settings)
+        return prober(recipe, settings, stop)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +18,17 @@ from cluster.ray_connection import connected
 from cluster.ray_decode import kept_decoder
 from cluster.ray_environment import adopt, shared
 from cluster.ray_head import Head
-from cluster.ray_room import decoder_cores
+from cluster.ray_room import custom, decoder_cores
 from schemas.clip import Segment, VideoInfo
 from schemas.errors import CacheError, CouldNotRun, VideoError, first_line
 from schemas.job import EngineJob
 from schemas.recipe import ClipRecipe
 from schemas.storage import Requests
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
+from teacher_cache.io.stop import Stop
 
 _LOOK_SECONDS = 0.5
-"""How long one wait for an answer lasts; then it is seen to that the head is there."""
+"""How long one wait for an answer lasts; then the stop request and the cluster are checked."""
 _VIDEOS_A_TASK = 16
 _TASKS_A_CORE = 2
 """Tasks that wait or run for each core of the cluster."""
@@ -65,14 +67,14 @@ def probe(videos: Sequence[Asked], recipe: ClipRecipe, timeout_seconds: float, e
 class RayProber:
     """See `teacher_cache.clips.decoder_pool.Prober`."""
 
-    def __init__(self, recipe: ClipRecipe, settings: EngineJob, head: Head) -> None:
-        self._head, self._settings, self._full_disks = head, settings, FullDisks()
+    def __init__(self, recipe: ClipRecipe, settings: EngineJob, head: Head, stop: Stop) -> None:
+        self._head, self._settings, self._stop, self._full_disks = head, settings, stop, FullDisks()
         self._about = (recipe, settings.decode_timeout_seconds, shared())
         # A task fails only with its node; a bad video comes back as a value.
         self._probe = ray.remote(num_cpus=1, resources=settings.decoder_resources, max_retries=-1)(probe)
 
     def probe_segments(self, videos: Iterable[Asked]) -> Iterator[Found]:
-        """Raises what a task's server raises, and `CouldNotRun` if Ray is gone."""
+        """Raises what a task's server raises; `CouldNotRun` if Ray is gone or nothing is answered for too long; `Stopped`."""
         videos, asked = iter(videos), deque[tuple[list[Asked], Any]]()
         try:
             while True:
@@ -81,8 +83,7 @@ class RayProber:
                     asked.append((some, self._ask(some)))
                 if not asked:
                     return
-                while not ray.wait([asked[0][1]], timeout=_LOOK_SECONDS)[0]:
-                    _ = self._head.told  # or it would wait for a head that is gone
+                self._wait([task for _, task in asked])
                 answer: Probed = ray.get(asked[0][1])
                 some, _ = asked.popleft()
                 VIDEO_REQUESTS.merge(answer.requests)
@@ -99,6 +100,25 @@ class RayProber:
             for _, task in () if self._head.is_silent else asked:
                 ray.cancel(task, force=True)
 
+    def _wait(self, tasks: Sequence[Any]) -> None:
+        """Wait for the first of the tasks, for as long as some of them are answered."""
+        settings, answered, since = self._settings, 0, time.monotonic()
+        most = settings.start_timeout_seconds + _VIDEOS_A_TASK * settings.decode_timeout_seconds
+        while not ray.wait([tasks[0]], timeout=_LOOK_SECONDS)[0]:
+            _ = self._head.told  # or it would wait for a head that is gone
+            if self._stop.is_set:
+                raise self._stop.error("before all videos were looked at")
+            ready = len(ray.wait(tasks, num_returns=len(tasks), timeout=0, fetch_local=False)[0])
+            # Finding shots takes as long as videos are, so of that it is only bounded how long no node can do it.
+            if ready > answered or (self._about[0].shots and self._decoding):
+                answered, since = ready, time.monotonic()
+            if (idle := time.monotonic() - since) > most:
+                raise CouldNotRun(
+                    f"no progress for {idle:.0f} s in looking at videos. That needs one free core"
+                    f"{custom(settings.decoder_resources)}: see `ray status`, and add nodes that offer this, or raise "
+                    "engine.start_timeout_seconds."
+                )
+
     def _ask(self, videos: list[Asked]) -> Any:
         return self._probe.options(**self._full_disks.options).remote(videos, *self._about)
 
@@ -108,10 +128,10 @@ class RayProber:
 
 
 @contextmanager
-def prober(recipe: ClipRecipe, settings: EngineJob) -> Iterator[RayProber | None]:
+def prober(recipe: ClipRecipe, settings: EngineJob, stop: Stop) -> Iterator[RayProber | None]:
     """A `RayProber` on the cluster that ``RAY_ADDRESS`` names; None without one. Raises `CouldNotRun` if it does not answer."""
     if "RAY_ADDRESS" not in os.environ:
         yield None
         return
-    with connected(settings) as head:
-        yield RayProber(recipe, settings, head)
+    with connected(settings, stop) as head:
+        yield RayProber(recipe, settings, head, stop)

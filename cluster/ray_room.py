@@ -150,7 +150,7 @@ class Patience:
         if idle > engine.start_timeout_seconds + engine.decode_timeout_seconds:
             raise CouldNotRun(
                 f"no progress for {idle:.0f} s with {teachers} teachers running. A decoder needs one free core"
-                f"{_custom(engine.decoder_resources)}: see `ray status`, and add nodes or lower engine.cpus_per_teacher."
+                f"{custom(engine.decoder_resources)}: see `ray status`, and add nodes or lower engine.cpus_per_teacher."
             )
         if max(short, idle) > _SAY_SECONDS and now - self._said > _SAY_SECONDS:
             self._said = now
@@ -160,8 +160,9 @@ class Patience:
 def _needs(engine: EngineJob, needed: WorkerBytes) -> str:
     gpus = f"{engine.gpus_per_teacher:g} GPUs, " if engine.gpus_per_teacher else ""
     memory = f"{gigabytes(needed.host)} of memory"
-    return f"{gpus}{engine.cpus_per_teacher:g} cores, {memory}{_custom(engine.teacher_resources)}"
+    return f"{gpus}{engine.cpus_per_teacher:g} cores, {memory}{custom(engine.teacher_resources)}"
 
 
-def _custom(resources: Mapping[str, float]) -> str:
+def custom(resources: Mapping[str, float]) -> str:
+    """What is asked of a node beside cores, GPUs and memory, for the end of a phrase."""
     return "".join(f" and {amount:g} of {name!r}" for name, amount in resources.items())

@@ -17,7 +17,7 @@ class RunStarted(Timed):
     store: str
     fingerprint: str
     clips: int
-    """Clips of the job in the units to do."""
+    """Clips in the units to do."""
     units: int
     """Units of work to do."""
     done_before: int

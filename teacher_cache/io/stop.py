@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from schemas.errors import OutOfTime, Stopped
+
 
 class Stop:
     """Whether a run has been told to stop, why, and how long ago."""
@@ -37,6 +39,11 @@ class Stop:
             self.is_out_of_time = True
             self.request(self._at_reason)
         return self._since is not None
+
+    def error(self, when: str) -> Stopped:
+        """What ends a run that it stopped; ``when`` says how far the run was."""
+        kind = OutOfTime if self.is_out_of_time else Stopped
+        return kind(f"stopped by {self.reason} {when}; the same command goes on from there")
 
     def has_lasted(self, seconds: float) -> bool:
         """Whether the stop was requested more than ``seconds`` ago."""

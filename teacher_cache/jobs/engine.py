@@ -36,15 +36,15 @@ class Engine(Protocol):
 class Probes(Protocol):
     """An `Engine` that counts videos' frames where it decodes them."""
 
-    def prober(self, recipe: ClipRecipe, settings: EngineJob) -> AbstractContextManager[Prober | None]:
-        """What opens videos there; None to have it done on this machine. Raises `CouldNotRun`."""
+    def prober(self, recipe: ClipRecipe, settings: EngineJob, stop: Stop) -> AbstractContextManager[Prober | None]:
+        """What opens videos there; None to have it done on this machine. Raises `CouldNotRun`, and `Stopped` once told to."""
 
 
 class JobProber:
     """Opens a job's videos by its engine, or else by this machine's cores; begins when it is first asked. A context manager."""
 
-    def __init__(self, recipe: ClipRecipe, settings: EngineJob) -> None:
-        self._recipe, self._settings = recipe, settings
+    def __init__(self, recipe: ClipRecipe, settings: EngineJob, stop: Stop) -> None:
+        self._recipe, self._settings, self._stop = recipe, settings, stop
         self._stack = ExitStack()
         self._begun: Prober | None = None
 
@@ -52,9 +52,10 @@ class JobProber:
         """See `Prober`."""
         if self._begun is None:
             by = engine(self._settings.kind)
-            found = self._stack.enter_context(by.prober(self._recipe, self._settings)) if isinstance(by, Probes) else None
+            recipe, settings = self._recipe, self._settings
+            found = self._stack.enter_context(by.prober(recipe, settings, self._stop)) if isinstance(by, Probes) else None
             self._begun = found or self._stack.enter_context(
-                DecoderPool(self._recipe, os.cpu_count() or 1, self._settings.decode_timeout_seconds)
+                DecoderPool(recipe, os.cpu_count() or 1, settings.decode_timeout_seconds)
             )
         return self._begun.probe_segments(videos)
 

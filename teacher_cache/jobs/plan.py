@@ -21,6 +21,7 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.io.places import local_path
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.io.request_counts import VIDEO_REQUESTS
+from teacher_cache.io.stop import Stop
 from teacher_cache.jobs.discovery import Contents, JobFacts, discover, find_clips
 from teacher_cache.jobs.engine import JobProber
 from teacher_cache.jobs.estimate import SignalWork, StoreWork, cost, estimate, store_requests, teachers_of
@@ -111,7 +112,7 @@ def _outlook(place: Objects, job: Job, facts: JobFacts, scratch: Objects, progre
         place.require_bucket()
     again = rows_to_redo(known, state, facts.parts, retry_failed=False)
     catalog, contents, keys, new_clips = known, Contents(), list[Keys](), 0
-    with JobProber(facts.recipe.clips, job.engine) as prober:
+    with JobProber(facts.recipe.clips, job.engine, Stop()) as prober:
         for clips in find_clips(job, facts, known, again, progress, prober):
             added = new_rows(clips, catalog, facts.recipe, again)
             catalog, _ = store_rows(scratch, catalog, added, facts.recipe.layout.clips_per_shard)

@@ -17,7 +17,6 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from schemas.errors import OutOfTime, Stopped
 from schemas.job import Job
 from schemas.storage import Requests
 from teacher_cache.clips.tables import Keys
@@ -27,7 +26,7 @@ from teacher_cache.jobs.discovery import Contents, JobFacts, find_clips
 from teacher_cache.jobs.engine import JobProber
 from teacher_cache.jobs.portion import ALL, Portion
 from teacher_cache.jobs.work_list import WorkLeft, new_rows, rows_of, rows_to_redo, state_of
-from teacher_cache.store.catalog import Catalog
+from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.store import Store, add_clips, add_parts, create_store, lengthen, open_store
 
 _FIRST_SECONDS = 20.0
@@ -39,9 +38,11 @@ _LAST_SECONDS = 10.0
 class Planner:
     """Adds a job's clips to its store. Use as a context manager."""
 
-    def __init__(self, job: Job, facts: JobFacts, progress: Progress, *, retry_failed: bool, portion: Portion = ALL) -> None:
-        self._job, self._facts, self._progress = job, facts, _UntilOver(progress)
-        self._prober = JobProber(facts.recipe.clips, job.engine)
+    def __init__(
+        self, job: Job, facts: JobFacts, progress: Progress, stop: Stop, *, retry_failed: bool, portion: Portion = ALL
+    ) -> None:
+        self._job, self._facts, self._stop, self._progress = job, facts, stop, _UntilOver(progress, self._heed_stop)
+        self._prober = JobProber(facts.recipe.clips, job.engine, stop)
         self._catalog: Catalog
         self._found, self._catalog, state = state_of(job.store, facts.recipe, facts.wanted_shapes, job.storage_options)
         self._again = rows_to_redo(self._catalog, state, facts.parts, retry_failed=retry_failed)
@@ -65,9 +66,10 @@ class Planner:
         """Requests that other connections than the first round's have sent."""
 
     def first(self) -> tuple[Store, WorkLeft]:
-        """The store, made if there was none, and the first round. Raises what finding clips raises."""
+        """The store, made if there was none, and the first round. Raises what finding clips raises, and `Stopped`."""
         began, store, is_all = time.monotonic(), self._found, True
         for clips in self._clips:
+            self._heed_stop()
             # Created only now, so that a job whose videos cannot be reached leaves nothing behind.
             if store is None or store.version < 0:
                 store = create_store(self._job.store, self._facts.recipe, "run", self._job.storage_options)
@@ -78,31 +80,30 @@ class Planner:
         assert store is not None  # no list is empty
         self._progress.end()
         add_parts(store, self._facts.parts, self._facts.shapes, self._catalog.rows, "run")
-        left = self._left(store)
+        left = self._left(store, is_all)
         if not is_all:
             self._thread = threading.Thread(target=self._go_on, name="plan", daemon=True)
             self._thread.start()
         return store, left
 
-    def next(self, store: Store, stop: Stop) -> WorkLeft | None:
-        """The next round, once the one before is taught and the rest is found; None if there is none.
-
-        Raises as `first`, and `Stopped` if ``stop`` is set before.
-        """
+    def next(self, store: Store) -> WorkLeft | None:
+        """The next round, once the one before is taught and the rest is found; None if there is none. Raises as `first`."""
         if self._thread is None:
             return None
         while self._thread.is_alive():
-            if stop.is_set:
-                raise (OutOfTime if stop.is_out_of_time else Stopped)(
-                    f"stopped by {stop.reason} before all videos were looked at; the same command goes on from there"
-                )
+            self._heed_stop()
             self._thread.join(0.5)
         self._thread = None
         if self._error is not None:
             raise self._error
         store.log.read()
         self._catalog = store.catalog()
-        return self._left(store)
+        return self._left(store, is_all=True)
+
+    def _heed_stop(self) -> None:
+        """Raises `Stopped` if the run is told to stop."""
+        if self._stop.is_set:
+            raise self._stop.error("before all videos were looked at")
 
     def _add(self, store: Store, clips: pa.Table) -> None:
         if self._is_one_of_several:
@@ -112,12 +113,22 @@ class Planner:
         self._contents.add(clips)
         self._keys.append(clips["clip_key"].to_numpy())
 
-    def _left(self, store: Store) -> WorkLeft:
+    def _left(self, store: Store, is_all: bool) -> WorkLeft:
         lengthen(store, self._catalog.rows)
         keys = np.concatenate(self._keys)
-        self.clips, self.notes = len(keys), self._contents.note()
         rows = rows_of(keys, self._catalog)
+        self.clips, self.notes = len(keys), self._contents.note()
+        if is_all:
+            self.notes += self._note(store, rows)
         return WorkLeft(self._facts.recipe, self._catalog, store.state, self._facts.parts, rows)
+
+    def _note(self, store: Store, rows: Rows) -> tuple[str, ...]:
+        """A sentence, if there are rows to teach again that are not the job's, whose ``rows`` are all given new ones."""
+        redo = rows_to_redo(self._catalog, store.state, self._facts.parts, retry_failed=False)
+        if not len(others := np.setdiff1d(redo, rows)):
+            return ()
+        (clip,) = self._catalog.clips(others[:1])
+        return (f"{len(others)} clips are to be taught again, such as {clip.clip_id!r}, by a job that lists their videos",)
 
     def _go_on(self) -> None:
         try:
@@ -143,10 +154,10 @@ class Planner:
 
 
 class _UntilOver:
-    """A `Progress` that shows no more once it is over: then a run's display has the terminal."""
+    """A `Progress` that shows no more once it is over: then a run's display has the terminal. ``at_step`` is called anyway."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, at_step: Callable[[], None]) -> None:
+        self._progress, self._at_step = progress, at_step
         self._shown = ExitStack()
         self._advance: Callable[[int], None] | None = None
         self._is_over = False
@@ -160,8 +171,14 @@ class _UntilOver:
                 shows = True
             else:
                 shows = False
+
+        def step(count: int) -> None:
+            self._at_step()
+            if shows:
+                self._step(count)
+
         try:
-            yield self._step if shows else lambda _: None
+            yield step
         finally:
             if shows:
                 self._hide()

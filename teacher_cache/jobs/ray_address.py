@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from schemas.errors import BadInput, CouldNotRun, Stopped
+from schemas.errors import BadInput, CouldNotRun
 from teacher_cache.io.stop import Stop
 
 _TRY_SECONDS = 10
@@ -52,7 +52,7 @@ def _require_answer(host: str, port: int, stop: Stop, seconds: float) -> None:
                 return
         except (OSError, OverflowError) as error:
             if stop.is_set:
-                raise Stopped(f"stopped by {stop.reason} before Ray answered; the same command goes on from there") from None
+                raise stop.error("before Ray answered") from None
             if time.monotonic() > deadline or isinstance(error, OverflowError):
                 raise CouldNotRun(f"nothing answers at RAY_ADDRESS, {host}:{port} ({error}). {_ADVICE}") from None
         time.sleep(0.2)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from schemas.errors import CouldNotRun, OutOfTime, Stopped
+from schemas.errors import CouldNotRun
 from schemas.event import EngineEvent, Event, Note, RunFinished, RunStarted
 from schemas.job import Job
 from schemas.report import FailedClip, JobRequests, RunReport, StageSeconds, UnitReport
@@ -71,41 +71,40 @@ def run_job(
             UnitWorker(spec).close()  # the first thing a worker does is to store its teacher's heads
         repaired = found.objects.take_requests()
     done = _Done(repaired)
-    with Planner(job, facts, progress, retry_failed=retry_failed, portion=portion) as planner:
+    with (
+        stop_on_sigterm() as stop,
+        Planner(job, facts, progress, stop, retry_failed=retry_failed, portion=portion) as planner,
+    ):
+        portion.bound(stop, job.engine.grace_seconds)
         store, all_left = planner.first()
         done_before = rows_left = rows_done = 0
         before = bytes_by_signal(store.state, facts.signals)
         done.of_videos = VIDEO_REQUESTS.take()
-        with stop_on_sigterm() as stop:
-            portion.bound(stop, job.engine.grace_seconds)
-            left: WorkLeft | None = all_left
-            while left is not None:
-                all_left = left
-                done_before = planner.clips - all_left.rows - rows_done
-                left = all_left if portion.is_all else all_left.of(portion.after(done.committed + done.failed))
-                listen(
-                    RunStarted(
-                        store=job.store,
-                        fingerprint=facts.recipe.fingerprint,
-                        clips=left.rows,
-                        units=len(left),
-                        done_before=done_before,
-                    )
+        left: WorkLeft | None = all_left
+        while left is not None:
+            all_left = left
+            done_before = planner.clips - all_left.rows_of_job - rows_done
+            left = all_left if portion.is_all else all_left.of(portion.after(done.committed + done.failed))
+            listen(
+                RunStarted(
+                    store=job.store,
+                    fingerprint=facts.recipe.fingerprint,
+                    clips=left.rows,
+                    units=len(left),
+                    done_before=done_before,
                 )
-                for note in () if done.units else (*facts.notes, *planner.notes):
-                    listen(Note(text=note))
-                units_before = done.units
-                for event in _worked(workers, spec.lacking(left.lacking), store, left, stop):
-                    listen(event)
-                    if isinstance(event, UnitReport):
-                        done.add(event, listen)
-                if (units := done.units - units_before) < len(left):
-                    raise (OutOfTime if stop.is_out_of_time else Stopped)(
-                        f"stopped by {stop.reason} with {units} of {len(left)} units committed; the same command goes on from "
-                        "there"
-                    )
-                rows_left, rows_done = all_left.rows - left.rows, rows_done + left.rows
-                left = planner.next(store, stop)
+            )
+            for note in () if done.units else (*facts.notes, *planner.notes):
+                listen(Note(text=note))
+            units_before = done.units
+            for event in _worked(workers, spec.lacking(left.lacking), store, left, stop):
+                listen(event)
+                if isinstance(event, UnitReport):
+                    done.add(event, listen)
+            if (units := done.units - units_before) < len(left):
+                raise stop.error(f"with {units} of {len(left)} units committed")
+            rows_left, rows_done = all_left.rows_of_job - left.rows_of_job, rows_done + left.rows_of_job
+            left = planner.next(store)
     state = status(store)
     wall_seconds = time.perf_counter() - start
     listen(RunFinished(clips=state.clips, wall_seconds=wall_seconds))

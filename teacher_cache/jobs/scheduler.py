@@ -164,8 +164,9 @@ class Scheduler:
 
     def expects(self, block: Block) -> bool:
         """Whether the block's decoded clips are still needed; not if they are of an item that was replaced since."""
-        is_of_item = block.unit not in self._replaced or block in _blocks(block.unit, self._items[block.unit])
-        return self.wants(block.unit) and is_of_item
+        if not self.wants(block.unit):  # such a unit may be finished, so that it has no item
+            return False
+        return block.unit not in self._replaced or block in _blocks(block.unit, self._items[block.unit])
 
     def _may_open(self) -> bool:
         return len(self._slots) < self.ahead or not self._untaught

@@ -549,7 +549,7 @@ class TaughtUnit:
         return UnitReport(
             unit=self._item.unit.name,
             committed=written.rows - len(written.failed),
-            failed=len(written.failed),
+            failed=sum(row.reason != "superseded" for row in written.failed),
             bytes=sum(stored.length for stored in written.objects.values()),
             seconds=StageSeconds(**self.clock.seconds),
             failures=tuple(self._failures),

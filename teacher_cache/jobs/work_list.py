@@ -43,7 +43,7 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
         differs = pc.not_equal(now["prompt"], pc.fill_null(then["prompt"], ""))
         needs[compared] |= pc.fill_null(differs, fill_value=False).to_numpy()
     if again is not None:
-        needs |= is_readable & np.isin(rows, again)
+        needs |= np.isin(rows, again)  # where a video cannot be read, the new row fails, and so says why
     chosen = clips.drop("clip_key")
     return numbered_rows(
         chosen if needs.all() else chosen.filter(pa.array(needs)), catalog.next_row(recipe.layout.clips_per_shard)
@@ -53,21 +53,16 @@ def new_rows(clips: pa.Table, catalog: Catalog, recipe: Recipe, again: Rows | No
 def rows_to_redo(catalog: Catalog, state: State, parts: Sequence[PartName], *, retry_failed: bool) -> Rows:
     """Current rows whose clips are to be taught again in new rows, by a job of these ``parts``.
 
-    Those are rows that are retired, barred, or failed without their video's fault; with ``retry_failed``, all that failed.
+    Those are rows that are retired, barred (in a shard in which one of these parts can no longer be committed), or failed
+    without their video's fault; with ``retry_failed``, all that failed.
     """
     rows, parts = catalog.current, tuple({*parts, *state.parts})
-    redo = np.isin(rows, [*state.retired, *state.rows_failed_for("missing_in_shard")]) | _barred(
-        rows, state, parts, state.clips_per_shard
-    )
+    barred = [shard for part, shard in state.barred if part in parts]
+    redo = np.isin(rows, [*state.retired, *state.rows_failed_for("missing_in_shard")])
+    redo |= np.isin(rows // state.clips_per_shard, barred)
     if retry_failed:
         redo |= state.status(rows, parts) == FAILED
     return rows[redo]
-
-
-def _barred(rows: Rows, state: State, parts: Sequence[PartName], per_shard: int) -> NDArray[np.bool_]:
-    """Whether each row is in a shard in which one of ``parts`` can no longer be committed: bool (row,)."""
-    barred: NDArray[np.bool_] = np.isin(rows // per_shard, [shard for part, shard in state.barred if part in parts])
-    return barred
 
 
 class WorkLeft(Sequence[WorkItem]):
@@ -81,9 +76,7 @@ class WorkLeft(Sequence[WorkItem]):
     ) -> None:
         self._recipe, self._per_shard, self._rows_left = recipe, recipe.layout.clips_per_shard, rows
         self.catalog, self.state, self._parts = catalog, state, tuple(parts)
-        # A retired or barred row whose clip could not get a new row (its video is missing) leaves nothing to do in its shard.
-        is_left = ~np.isin(rows, list(state.retired)) & ~_barred(rows, state, parts, self._per_shard)
-        shards = np.unique(rows[is_left] // self._per_shard)
+        shards = np.unique(rows // self._per_shard)
         lacks = np.array([~state.is_done(part, shards).astype(bool) for part in parts]).reshape(len(parts), len(shards))
         taken = np.flatnonzero(lacks.any(axis=0))
         taken = taken[self._are_in(portion, shards[taken])]
@@ -131,8 +124,16 @@ class WorkLeft(Sequence[WorkItem]):
 
     @property
     def rows(self) -> int:
-        """Number of rows of all units, to be taught or not."""
-        return self.catalog.rows_within(self._shards * self._per_shard, (self._shards + 1) * self._per_shard)
+        """Number of rows in force of all units, to be taught or not."""
+        return self._within(self.catalog.current)
+
+    @property
+    def rows_of_job(self) -> int:
+        """Of these, the job's: a shard may have clips that another list named."""
+        return self._within(self._rows_left)
+
+    def _within(self, rows: Rows) -> int:
+        return int(np.isin(rows // self._per_shard, self._shards).sum())
 
     def units(self, part: PartName) -> int:
         """Number of units that write the part."""

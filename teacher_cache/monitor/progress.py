@@ -155,7 +155,7 @@ class RunProgress:
     def _told(self, event: Event, now: float) -> RunProgress:
         match event:
             case RunStarted():
-                return replace(self, clips=event.clips)
+                return replace(self, clips=self.done + event.clips)  # a run may have several rounds
             case TeacherStarted():
                 teachers = MappingProxyType({**self.teachers, event.teacher: len(event.devices)})
                 since = now if self.teaching_since is None else self.teaching_since

@@ -1,6 +1,7 @@
 """The catalog: clip ids in, rows out, and back. Stored as tables that the log names, held in memory as columns.
 
-A later row of a clip supersedes earlier ones. Rows of a video's later content supersede all rows of its earlier content.
+A later row of a clip supersedes earlier ones. Rows of a video's later content, where that is known, supersede all rows of its
+earlier content.
 Ids are looked up by 64-bit hash keys, so ten million clips need only a few arrays of numbers. What a key finds is then
 compared by another 64 bits of the hash.
 """
@@ -108,13 +109,14 @@ class Catalog:
         rows = rows[among(self.video_keys(rows), videos)]
         if not len(rows):
             return rows
-        # Of a video that is added in two contents, the last counts.
-        content = np.zeros(len(videos), np.uint64)
+        # Of a video that is added in two contents, the last counts. One that cannot be read now may be as it was.
+        content, is_known = np.zeros(len(videos), np.uint64), np.zeros(len(videos), bool)
         content[of_added] = added["content_key"].to_numpy()
-        index = np.searchsorted(self._rows, rows)
-        is_same = self._keys("content_key")[index] == content[np.searchsorted(videos, self.video_keys(rows))]
+        is_known[of_added] = added["content_digest"].is_valid().to_numpy()
+        index, of_video = np.searchsorted(self._rows, rows), np.searchsorted(videos, self.video_keys(rows))
+        is_other = is_known[of_video] & (self._keys("content_key")[index] != content[of_video])
         is_again = among(self._keys("clip_key")[index], added["clip_key"].to_numpy())
-        superseded: Rows = rows[~is_same | is_again]
+        superseded: Rows = rows[is_other | is_again]
         return superseded
 
     @cached_property
@@ -246,10 +248,6 @@ class Catalog:
         """The existing rows in [start, stop), current or not."""
         first, last = np.searchsorted(self._rows, [start, stop])
         return self._rows[first:last]
-
-    def rows_within(self, starts: Rows, stops: Rows) -> int:
-        """Number of existing rows in all the ranges [start, stop), which must not overlap."""
-        return int((np.searchsorted(self._rows, stops) - np.searchsorted(self._rows, starts)).sum())
 
     def rows_of_videos(self, video_ids: Sequence[str]) -> Rows:
         """The current rows of the given videos, ascending."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +21,13 @@ from log_files import contents
 from ray.cluster_utils import Cluster
 
 from cluster.ray_pool import RayEngine
-from schemas.errors import BadInput, CouldNotRun
-from schemas.job import EngineJob, TeacherJob
+from schemas.errors import BadInput, CouldNotRun, OutOfTime, Stopped
+from schemas.job import EngineJob, Job, TeacherJob
 from schemas.log import Unit, WorkItem
 from teacher_cache.io.stop import Stop
+from teacher_cache.jobs.plan import plan_report
+from teacher_cache.jobs.portion import portion
+from teacher_cache.jobs.run import run_job
 from teacher_cache.jobs.unit_worker import WorkerSpec
 from teacher_cache.store.store import open_store
 
@@ -89,6 +95,27 @@ def test_a_plan_s_pilot_runs_where_a_teacher_would(tmp_path: Path, jobs: Jobs, t
     job = jobs.write(tmp_path / "store", videos={"glob": f"{tmp_path}/*.mp4"}, engine=ONE_TEACHER)
     pilot = teacher_cache_command("plan", job, "--pilot", 1)
     is_one_clear_error(pilot, 2, "none of the pilot's 1 clips could be taught")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_waits_for_frames_that_no_node_counts_is_told_so_or_stopped(tmp_path: Path, jobs: Jobs) -> None:
+    def job(**engine: object) -> Job:
+        engine = ONE_TEACHER | {"decoder_resources": {"decodes": 1}, "grace_seconds": 0} | engine
+        return Job.model_validate(jobs.value(tmp_path / "store", clips={"sampling": "dense"}, engine=engine))
+
+    with pytest.raises(CouldNotRun, match=r"no progress for \d s in looking at videos.* core and 1 of 'decodes': see"):
+        plan_report(job(start_timeout_seconds=0.4, decode_timeout_seconds=0.04))
+    with pytest.raises(OutOfTime, match=r"stopped by its deadline, .* before all videos were looked at"):
+        run_job(job(), portion=portion(max_hours=1 / 3600))
+    received = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped, match="stopped by SIGTERM before all videos were looked at") as stopped:
+            run_job(job(start_timeout_seconds=20, decode_timeout_seconds=0.1))
+    finally:
+        signal.signal(signal.SIGTERM, received)
+    assert stopped.value.exit_status == 143
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.fixture

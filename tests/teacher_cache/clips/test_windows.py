@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ from teacher_cache.clips.sampling import frame_indices, spread
 from teacher_cache.clips.tables import CLIPS
 from teacher_cache.clips.windows import windows_of
 from teacher_cache.io.progress import no_progress
+from teacher_cache.io.stop import Stop
 from teacher_cache.jobs import discovery, planner
 from teacher_cache.jobs.discovery import discover
 from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.planner import Planner
 from teacher_cache.jobs.portion import portion
 from teacher_cache.jobs.run import run_job
+from teacher_cache.monitor.progress import RunProgress
 from teacher_cache.store.store import create_store
 from teacher_cache.store.verify import verify
 
@@ -332,7 +334,7 @@ def test_runs_of_one_job_probe_each_video_once_together(
 
     def rounds(number: int) -> Iterator[int]:
         monkeypatch.setenv("P4D_CACHE_DIR", str(tmp_path / f"machine-{number}"))
-        run = Planner(task, discover(task), no_progress, retry_failed=False, portion=portion(f"{number}/2"))
+        run = Planner(task, discover(task), no_progress, Stop(), retry_failed=False, portion=portion(f"{number}/2"))
         store = create_store(task.store, discover(task).recipe, "run")
         with run:
             for clips in run._clips:  # as `first` and its thread do, which would not take turns
@@ -361,6 +363,8 @@ def test_the_first_videos_are_taught_while_the_others_are_counted(jobs: Jobs, fo
     assert report.clips.model_dump() == {"planned": 6, "committed": 6, "failed": 0, "pending": 0}
     assert (report.committed, report.left, report.done_before) == (6, 0, 0)
     assert [event.clips for event in events if isinstance(event, RunStarted)] == [3, 3]
+    shown = reduce(lambda progress, event: progress.after(event, 1.0), events, RunProgress(0.0)).figures(2.0)
+    assert (shown.clips, shown.done) == (6, 6)
     assert not verify(str(tmp_path / "store")).findings
     again = run_job(job(jobs, folder, tmp_path / "store"))
     assert (again.committed, again.done_before) == (0, 6)

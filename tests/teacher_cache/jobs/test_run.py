@@ -16,7 +16,7 @@ from log_files import contents, record_paths
 from schemas.errors import BadInput, ClipFailed, CouldNotRun, OutOfTime, RecipeMismatch, SignalMissing, UnknownClip
 from schemas.event import Event, Note, RunStarted
 from schemas.job import Job
-from schemas.report import RunReport
+from schemas.report import RunReport, UnitReport
 from teacher_cache import open_cache
 from teacher_cache.jobs.plan import diff_report, plan_report
 from teacher_cache.jobs.portion import portion
@@ -194,7 +194,14 @@ def test_a_video_whose_content_changed_is_taught_again_as_a_new_row(
     new = open_cache(str(store))
     assert {c["clip_id"]: c["row"] for c in new.clips.to_pylist()}["scene-0.mp4"] == 4
     assert (new.read(["depth"], ["scene-0.mp4"])["depth"] != old).any()
-    run(jobs, store, **source(three), signals=["depth", "motion"])  # a superseded row is no obstacle to a new run
+    events: list[Event] = []  # a superseded row is no obstacle to a new run, and no clip of it
+    job = Job.model_validate(jobs.value(store, **source(three), signals=["depth", "motion"]))
+    assert run_job(job, listen=events.append).done_before == 0
+    assert [event.clips for event in events if isinstance(event, RunStarted)] == [3]
+    assert sum(event.committed + event.failed for event in events if isinstance(event, UnitReport)) == 3
+    # Of two clips in one unit, a list may have one.
+    one = run(jobs, store, videos={"glob": f"{three}/scene-1.mp4"}, signals=["depth", "flow"])
+    assert (one.done_before, one.left) == (0, 0)
     assert not verify(str(store)).findings
 
 
@@ -205,6 +212,50 @@ def test_a_vanished_video_leaves_its_targets_good(jobs: Jobs, three: Path, tmp_p
     run(jobs, tmp_path / "store", **listed)
     (three / "scene-2.mp4").unlink()
     assert run(jobs, tmp_path / "store", **listed).clips.committed == 3
+
+
+def rows_of(store: Path) -> dict[str, int]:
+    return {clip["clip_id"]: clip["row"] for clip in open_cache(str(store)).clips.to_pylist()}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "dense"])
+def test_a_damaged_clip_whose_video_is_gone_fails_and_is_taught_once_it_is_back(
+    jobs: Jobs, three: Path, tmp_path: Path, sampling: str
+) -> None:
+    """Its video's other clips stay as they are."""
+    store, gone = tmp_path / "store", three / "scene-1.mp4"
+    lines = "\n".join(json.dumps({"uri": f"scene-{i}.mp4", "id": f"scene-{i}"}) for i in range(3))
+    (three / "videos.jsonl").write_text(lines)
+    changes = {"clips": {"sampling": sampling}, "videos": {"manifest": f"{three}/videos.jsonl"}}
+    job = Job.model_validate(jobs.value(store, signals=["depth"], **changes))
+    count = run_job(job).committed
+    before = rows_of(store)
+    number = min(row for clip_id, row in before.items() if clip_id.startswith("scene-1")) // 2
+    shard = next(path for path in (store / f"depth/c/{number}").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    hit = {clip_id for finding in verify(str(store)).findings for clip_id in finding.clip_ids}
+    lost = {clip_id for clip_id in hit if clip_id.startswith("scene-1")}
+    assert lost
+    held = gone.read_bytes()
+    gone.unlink()
+    (three / "others.jsonl").write_text("\n".join(line for line in lines.splitlines() if "scene-1" not in line))
+    others = job.model_copy(update={"videos": job.videos.model_copy(update={"manifest": f"{three}/others.jsonl"})})
+    assert any(f"{len(lost)} clips are to be taught again" in note for note in run_job(others, repair=True).notes)
+    plan = plan_report(job)
+    assert (plan.new_clips, plan.clips_to_do) == (len(lost), len(lost))
+
+    report = run_job(job)
+    assert report.clips.model_dump() == {"planned": count, "committed": count - len(lost), "failed": len(lost), "pending": 0}
+    assert {(failure.clip_id, failure.reason) for failure in report.failures} == {(name, "video_missing") for name in lost}
+    assert (report.failed, report.ok) == (len(lost), False)
+    assert not verify(str(store)).findings
+    assert (run_job(job).ok, run_job(job, retry_failed=True).ok) == (True, False)
+    gone.write_bytes(held)
+    report = run_job(job)
+    assert (report.committed, report.clips.committed, report.notes) == (len(lost), count, ())
+    now = rows_of(store)
+    assert {clip_id for clip_id in now if now[clip_id] != before[clip_id]} == hit
+    assert not verify(str(store)).findings
 
 
 def test_another_recipe_is_refused_with_the_fields_that_differ(jobs: Jobs, tmp_path: Path) -> None:
@@ -402,12 +453,14 @@ def test_a_run_does_its_portion_and_all_of_them_the_job(jobs: Jobs, single_clips
 
 def test_a_deadline_ends_a_run_with_a_status_of_its_own(jobs: Jobs, tmp_path: Path) -> None:
     changes = {"signals": ["depth"], "engine": {"kind": "local", "grace_seconds": 0}}
-    job = Job.model_validate(jobs.value(tmp_path / "store", **changes))
-    with pytest.raises(
-        OutOfTime, match=r"stopped by its deadline, .* UTC with 0 of 2 units committed; the same command"
-    ) as out:
-        run_job(job, portion=portion(max_hours=0))
-    assert out.value.exit_status == 75
+    for clips in ({"sampling": "dense"}, {}):
+        job = Job.model_validate(jobs.value(tmp_path / "store", clips=clips, **changes))
+        with pytest.raises(
+            OutOfTime, match=r"stopped by its deadline, .* UTC before all videos were looked at; the same command"
+        ) as out:
+            run_job(job, portion=portion(max_hours=0))
+        assert out.value.exit_status == 75
+        assert not (tmp_path / "store").exists()
     assert run_job(job, portion=portion(deadline="2999-01-01")).clips.committed == 4
 
 

@@ -168,6 +168,23 @@ def test_a_unit_that_another_run_did_is_passed() -> None:
     work.finish(random.Random(0))
 
 
+def test_a_block_of_before_its_unit_was_replaced_may_come_at_any_time() -> None:
+    scheduler = Scheduler(items_of([1] * 8, 8), ahead=2)
+    unit = scheduler.next_unit()
+    old = scheduler.next_span()
+    scheduler.begin_again(unit)
+    assert unit is not None
+    assert old is not None
+    assert scheduler.expects(old.blocks[0])
+    item = scheduler.item(unit)
+    scheduler.replace(unit, item.model_copy(update={"clips": item.clips[1:]}))
+    assert not scheduler.expects(old.blocks[0])
+    scheduler.taught(unit)
+    assert not scheduler.expects(old.blocks[0])
+    scheduler.finish(unit)
+    assert not scheduler.expects(old.blocks[0])
+
+
 def test_a_video_that_takes_long_does_not_hold_up_the_others() -> None:
     work = Work(items_of([1] * 40, 2), Pool(3, 2, 2))
     assert work.step("decode", 0)  # and this decoder hangs

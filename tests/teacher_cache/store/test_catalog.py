@@ -37,7 +37,7 @@ def clips(segment: dict[str, tuple[str | None, int]]) -> pa.Table:
 
 def walk(current: dict[str, Clip], added: list[Clip]) -> dict[str, Clip]:
     """The rule of the format, row by row: what is in force after some are added."""
-    content = {clip.video_id: (clip.content_digest, clip.window is None) for clip in added}
+    content = {clip.video_id: (clip.content_digest, clip.window is None) for clip in added if clip.content_digest is not None}
     left = {
         clip.clip_id: clip
         for clip in current.values()
