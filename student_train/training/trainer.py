@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -253,6 +254,9 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         step, started = self.state.global_step, time.perf_counter()
         self.model.eval()
         losses = self.validation.losses(self.model.p4d, self._validation_pass, step)
+        if isinstance(self.model, FSDPModule):
+            # A backward pass shards the outermost weights again, and there was none: without this, they are no shards to save.
+            self.model.reshard()
         self.model.train()
         self.metrics.validated(step, losses, time.perf_counter() - started)
         stderr.print(f"validation at step {step}: {_listed(losses)}", soft_wrap=True)

@@ -40,7 +40,8 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "batch": 1,
     }
     if isinstance(changes.get("data"), dict):
-        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0}
+        # After the second step too, which some save as well.
+        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0, "every": 2}
     return base | changes
 
 
@@ -96,7 +97,7 @@ def cut_back(run: Path, output: Path) -> None:
     (output / "result.json").unlink()
     shutil.rmtree(output / "student")
     metrics = output / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
+    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]
 
 
