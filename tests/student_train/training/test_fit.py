@@ -228,6 +228,11 @@ def test_conversations_are_trained_on(tiny_store: Path, tmp_path: Path, videos: 
     assert (report.samples, report.clips) == (5, 2)
     (text_alone,) = [line for line in metrics(tmp_path / "run") if "ld" not in line]
     assert text_alone["loss"] == pytest.approx(text_alone["sft"])
+    path.write_text(json.dumps(samples[-1:]), encoding="utf-8")
+    frozen = {"mode": "sft", "model": {"freeze": ["vision_tower", "projector"]}}
+    fit(config(tiny_store, tmp_path / "llm-alone", steps=1, data=data, **frozen))
+    (alone,) = losses(tmp_path / "llm-alone")
+    assert alone == {"loss": alone["sft"], "sft": alone["sft"]}
 
 
 def test_what_is_longer_than_the_limit_is_cut_or_left_out_and_counted(
