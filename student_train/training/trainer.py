@@ -341,12 +341,16 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """``no_sync`` for a sharded model: Trainer's own asks for settings that only transformers' own sharding has."""
-        self.model.set_requires_gradient_sync(False)
+        """``no_sync`` for a sharded model: only HSDP's all-reduce waits for the step's last batch.
+
+        Each pass scatters its gradients, which FSDP adds up: kept back, they would be whole on every device. Trainer's own asks
+        for settings that only transformers' own sharding has.
+        """
+        self.model.set_requires_all_reduce(False)
         try:
             yield
         finally:
-            self.model.set_requires_gradient_sync(True)
+            self.model.set_requires_all_reduce(True)
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types

@@ -16,6 +16,10 @@ import pytest
 import torch
 import two_processes
 import yaml
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from schemas.train import DataConfig, FitReport, TrainConfig
 from student_train.data.samples import load_samples
@@ -23,6 +27,7 @@ from student_train.models.build import load_student
 from student_train.training.batches import StepBatches
 from student_train.training.fit import fit
 from student_train.training.ranks import Ranks
+from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
 
 PARTS = ("loss", "sft", "ld", "ed_camray", "learning_rate", "grad_norm")
@@ -86,7 +91,10 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
         "plain",
         {"batch": 1, "accumulate": 2, "fsdp": "full_shard", "gradient_checkpointing": True, "checkpoint_every": 2},
     ),
-    "machines-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}}),
+    "machines-adapters-resumed": (
+        "adapters",
+        {"batch": 1, "accumulate": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}},
+    ),
 }
 """Name → which fit by one process it must equal, and what is special."""
 
@@ -124,6 +132,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
 @pytest.mark.parametrize("name", TWO)
 def test_two_processes_have_the_losses_of_one(runs: Path, name: str) -> None:
     assert_equal_curves(runs / name, runs / TWO[name][0])
+
+
+def test_between_the_passes_of_a_step_no_gradient_is_whole() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        trainer = P4DTrainer.__new__(P4DTrainer)
+        trainer.model = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (1,)))
+        for passes in (1, 2):
+            with trainer._defer_fsdp_gradient_reduction():
+                trainer.model(torch.ones(1, 4)).sum().backward()
+            assert isinstance(trainer.model.bias.grad, DTensor)
+            assert trainer.model.bias.grad.to_local().tolist() == [passes] * 4
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_store: Path, mixed: dict[str, Any]) -> None:
