@@ -340,6 +340,8 @@ def test_what_a_file_comes_to_is_shown_without_training(
     assert found.memory["moments"] == 2 * 4 * trained // 2
     assert found.checkpoint_host_bytes == 2 * 12 * trained // 2, "two processes share it"
     assert found.memory["heads"] > 2**20
+    hybrid = ("--processes", "64", "--per-machine", "2", "--set", "fsdp=hybrid_shard")
+    assert student_train_command("fit", path, "--show", "--json", *hybrid).json["memory"] == found.memory
     assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
     assert not (tmp_path / "run").exists()
     shown = student_train_command("fit", path, "--show").out
