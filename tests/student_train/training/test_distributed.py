@@ -196,6 +196,8 @@ def test_torchrun_starts_the_command(tiny_store: Path, tmp_path: Path) -> None:
         "--standalone",
         "--nproc_per_node",
         "2",
+        "--shutdown-timeout",
+        "600",
         "-m",
         "student_train.cli",
     ]
