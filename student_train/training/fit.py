@@ -97,6 +97,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
             _make_empty(folder)
+        if ranks.is_rank_zero:  # of a resumed run too: places may be others by now, and `eval` and `export` look there
             _write(folder.config_file, config.model_dump_json(indent=2))
     _say_what_is_left_out(run.fitting, config)
     run.go_on_from(begun)
