@@ -20,6 +20,8 @@ from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
 from schemas.train import FitReport, ShownFit, TrainConfig
 from student_train.data import workers
+from student_train.export import export
+from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
@@ -145,7 +147,8 @@ def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Pa
         "model": {"dtype": "bfloat16", "weights": str(plain / "student")},
         "precision": "bf16",
         "mode": "latent",
-        "steps": 1,
+        "steps": 2,
+        "checkpoint_every": 1,
     }
     fit(config(tiny_store, tmp_path / "run", **half, optim={"part_learning_rates": {"projector": 1e-3}}))
     saved = load_file(tmp_path / "run" / "student" / "model.safetensors")
@@ -153,6 +156,13 @@ def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Pa
         part: {t.dtype for name, t in saved.items() if name.startswith(part)} for part in ("vision_tower", "projector", "llm")
     }
     assert kinds == {"vision_tower": {torch.bfloat16}, "projector": {torch.float32}, "llm": {torch.float32}}
+    export(tmp_path / "run", tmp_path / "first", step=1, dtype="float32")
+    exported = load_file(tmp_path / "first" / "model.safetensors")
+    first = Checkpoints(tmp_path / "run" / "checkpoints", 1).at(1).weights()
+    trained = {name.removeprefix("student.model."): weight for name, weight in first.items() if "student" in name}
+    assert trained.keys() == {name for name in exported if not name.startswith("vision_tower")}
+    for name, weight in trained.items():
+        torch.testing.assert_close(exported[name], weight, rtol=0, atol=0)
     with pytest.raises(BadInput, match=r"part_learning_rates` names vision_tower, of which nothing trains"):
         fit(config(tiny_store, tmp_path / "other", optim={"part_learning_rates": {"vision_tower": 1e-3}}))
 
