@@ -135,18 +135,23 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         return self._loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's own `train`; afterwards, however it ends, the DataLoader workers are stopped."""
+        """Trainer's own `train`; afterwards, however it ends, the DataLoader workers are stopped. Collective.
+
+        Raises on every rank if the last line of metrics could not be written; of an earlier one, the next step says it.
+        """
         try:
-            return super().train(*args, **kwargs)
+            done = super().train(*args, **kwargs)
         finally:
             if self._loader is not None:
                 self._loader.close()
+        self.ranks.raise_first(self.metrics.failure)
+        return done
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """This rank's batches of one optimizer step, and `step_counts` summed over all ranks. Collective."""
         started = time.perf_counter()
         batches: list[dict[str, Any]] = []
-        error = self.failed_save()
+        error = self.failed_save() or self.metrics.failure
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except CacheError as met:

@@ -120,6 +120,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
         if name.endswith("resumed"):
             cut_back(folder / alone, folder / name)
         files.append(write(settings(tiny_store, folder / name, data=mixed, **changes), name))
+    cut_back(folder / "plain", folder / "full-resumed")
+    (folder / "full-resumed" / "metrics.jsonl").unlink()
+    (folder / "full-resumed" / "metrics.jsonl").symlink_to("/dev/full")
+    files.append(write(settings(tiny_store, folder / "full-resumed", data=mixed, batch=2), "full-resumed"))
     explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20, "max_bad_steps": 1}
     files.append(write(settings(tiny_store, folder / "nan", data=mixed, **explodes), "nan"))
     done = two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder))
@@ -163,9 +167,10 @@ def test_some_steps_show_a_video_to_one_process_alone(tiny_store: Path, mixed: d
     assert [False, False] in shown
 
 
-def test_a_loss_that_is_not_a_number_stops_both(runs: Path) -> None:
+def test_a_full_disk_or_a_loss_that_is_not_a_number_stops_both(runs: Path) -> None:
     first, second = json.loads((runs / "said.json").read_text(encoding="utf-8"))
-    assert re.fullmatch(r"nan: the loss of step \d+ is .*learning_rate.*\n", first)
+    full = r"full-resumed: cannot write .*metrics.jsonl: No space left on device.*\n"
+    assert re.fullmatch(full + r"nan: the loss of step \d+ is .*learning_rate.*\n", first)
     assert second == first
     assert not (runs / "nan" / "result.json").exists()
 
