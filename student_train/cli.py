@@ -59,6 +59,9 @@ def fit(  # noqa: PLR0917  # typer makes each of them an option by its name
         bool, typer.Option("--show", help="print what the file comes to, and train nothing: fields, steps, tokens, memory")
     ] = False,
     processes: Annotated[int, typer.Option(min=1, help="how many processes `--show` reckons for")] = 1,
+    per_machine: Annotated[
+        int, typer.Option(min=1, envvar="LOCAL_WORLD_SIZE", help="how many of them, at most, are on one machine")
+    ] = 8,
 ) -> None:
     """Train a student into a run folder of losses, checkpoints and weights. For several processes, start it with torchrun."""
     with rank_zero_console() as ranks:
@@ -68,7 +71,7 @@ def fit(  # noqa: PLR0917  # typer makes each of them an option by its name
             if only_show:
                 from student_train.training.show import shown_fit  # noqa: PLC0415  # as below
 
-                found = shown_fit(config, processes)
+                found = shown_fit(config, processes, min(processes, per_machine))
                 print_json(found) if as_json else show_fit(found)
                 return
             from student_train.training.fit import fit as run  # noqa: PLC0415  # transformers takes seconds; a mistake in the YAML shows at once

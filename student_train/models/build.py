@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from schemas.errors import BadInput, CouldNotRun, first_line
-from schemas.train import BackboneName, Dtype, ModelConfig, Separator
+from schemas.train import BackboneName, Dtype, LoraConfig, ModelConfig, Separator
 from student_train.models import image_text, nvila, qwen_vl
 from student_train.models.backbone import Backbone
 from student_train.models.folder import model_type
+from student_train.models.lora import add_adapters
 
 
 def build_student(config: ModelConfig) -> Backbone:
@@ -31,6 +33,16 @@ def build_student(config: ModelConfig) -> Backbone:
     for module in student.unread:
         module.requires_grad_(requires_grad=False)
     return student
+
+
+def build_trained(config: ModelConfig, lora: LoraConfig | None) -> tuple[Backbone, Any]:
+    """The student to train, and its adapters, a `peft.LoraModel`, or None without ``lora``; what trains is in float32."""
+    student = build_student(config)
+    adapters = None if lora is None else add_adapters(student.parts()["llm"], lora)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return student, adapters
 
 
 def load_student(folder: Path, dtype: Dtype = "float32") -> Backbone:

@@ -181,7 +181,7 @@ class Checkpoints:
         try:
             yield
             self.finish(ranks)
-        except OSError as error:
+        except (OSError, CouldNotRun) as error:
             self._thread.shutdown()
             # A disk that a checkpoint fills has no room for a line of metrics either: tell the cause.
             raise (self.failure() or error) from None

@@ -33,9 +33,9 @@ from student_train.distill.regions import RegionWeights
 from student_train.distill.student import DistilledStudent
 from student_train.distill.targets import TargetReader
 from student_train.models.backbone import Backbone
-from student_train.models.build import build_student
+from student_train.models.build import build_trained
 from student_train.models.folder import without_weights
-from student_train.models.lora import add_adapters, merge_adapters
+from student_train.models.lora import merge_adapters
 from student_train.training.batches import StepBatches
 from student_train.training.checkpoints import (
     Checkpoint,
@@ -97,6 +97,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             refuse_another_run(begun.state, run.beginning(), begun.folder)
         elif ranks.is_rank_zero:
             _make_empty(folder)
+        if ranks.is_rank_zero:  # of a resumed run too: places may be others by now, and `eval` and `export` look there
             _write(folder.config_file, config.model_dump_json(indent=2))
     _say_what_is_left_out(run.fitting, config)
     run.go_on_from(begun)
@@ -245,14 +246,8 @@ def build(config: TrainConfig, cache: Cache, *, has_weights: bool = True) -> Bui
     """
     torch.manual_seed(config.seed)
     with nullcontext() if has_weights else without_weights():
-        student = build_student(config.model)
+        student, adapters = build_trained(config.model, config.lora)
     p4d = P4D.for_store(cache, student.hidden_size, config.loss.resolved(), mode=config.mode, decoder=config.decoder)
-    llm: Any = student.parts()["llm"]
-    with nullcontext() if has_weights else without_weights():
-        adapters = None if config.lora is None else add_adapters(llm, config.lora)
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         student.language_model.activation_checkpointing_enable()
     return Built(DistilledStudent(student, p4d), adapters)

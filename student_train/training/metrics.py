@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schemas.base import Frozen
+from schemas.errors import CouldNotRun
 from schemas.train import SmoothedLosses, Validated
 from student_train.training.counts import Seen
 
@@ -56,6 +57,8 @@ class MetricsLog:
         self.validations: list[Validated] = []
         self.data_wait_seconds = 0.0
         self.bad_steps = 0
+        self.failure: CouldNotRun | None = None
+        """Why the file could not be written, if it could not: one rank writes it, and all are to end."""
         self.flops_per_token: float | None = None
         """Floating-point operations of a step for each token, padding included; None until they are known."""
         self._seen, self._seen_from = Seen(), 0.0
@@ -152,9 +155,14 @@ class MetricsLog:
         self._seen, self._seen_from = Seen(), state.seconds
 
     def _put(self, more: str) -> None:
-        if self.path is not None:
-            with self.path.open("a" if self._written else "w", encoding="utf-8") as file:
-                file.write(more)
+        if self.path is not None and self.failure is None:
+            try:
+                with self.path.open("a" if self._written else "w", encoding="utf-8") as file:
+                    file.write(more)
+            except OSError as error:
+                self.failure = CouldNotRun(
+                    f"cannot write {self.path}: {error.strerror}; free disk space, or give another `output`"
+                )
         self._written.append(more)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar, cast
 
 from schemas.errors import CacheError, ProgramFault
+from teacher_cache.io.command_line import no_room
 from teacher_cache.io.console import stderr, stdout
 
 Value = TypeVar("Value")
@@ -70,13 +71,25 @@ class Ranks:
 
     @contextmanager
     def raise_on_any_rank(self) -> Iterator[None]:
-        """If the block raises `CacheError` on one rank, every rank raises it. The block may hold no collective. Collective."""
-        error = None
-        try:
+        """If the block raises what `kept` keeps on one rank, every rank raises it. It may hold no collective. Collective."""
+        errors: list[CacheError] = []
+        with kept(errors):
             yield
-        except CacheError as met:
-            error = met
-        self.raise_first(error)
+        self.raise_first(errors[0] if errors else None)
+
+
+@contextmanager
+def kept(errors: list[CacheError]) -> Iterator[None]:
+    """Append the block's error instead of raising it, if it is a `CacheError` or a full disk's, for `Ranks.raise_first`."""
+    try:
+        yield
+    except CacheError as met:
+        errors.append(met)
+    except Exception as met:
+        full = no_room(met)
+        if full is None:
+            raise
+        errors.append(full)
 
 
 @contextmanager

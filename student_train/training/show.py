@@ -16,9 +16,10 @@ from student_train.training.ranks import Ranks
 from teacher_cache import Cache, open_cache
 
 
-def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
-    """What a fit of the config by so many processes would be. Reads the store's catalog and the conversations, and no weights.
+def shown_fit(config: TrainConfig, processes: int, per_machine: int) -> ShownFit:
+    """What a fit of the config by so many processes, ``per_machine`` of them on each machine, would be.
 
+    Reads the store's catalog and the conversations, and no weights.
     Raises what `student_train.training.fit.fit` raises for settings, a store and conversations that do not fit together.
     """
     config = with_mixture(config)
@@ -28,12 +29,13 @@ def shown_fit(config: TrainConfig, processes: int) -> ShownFit:
     run, _ = prepared(config, cache, built, Ranks())
     lengths, steps = run.fitting.lengths, optimizer_steps(config, len(run.epochs), processes)
     longest = max(length.whole for length in lengths)
+    shards = {None: None, "full_shard": processes, "hybrid_shard": per_machine}
     memory = reckon(
         built.model,
         built.model.student.language_model,
         layers(built.model.student),
         Batch(config.batch, longest, config.batch * max(length.whole - length.least + 1 for length in lengths)),
-        shards=None if config.fsdp is None else processes,
+        shards=shards[config.fsdp],
         bf16=config.precision == "bf16",
         decode=_decoders(built, cache),
     )

@@ -6,8 +6,8 @@ import torch
 
 from schemas.errors import CouldNotRun
 from student_train.models.backbone import Backbone
-from student_train.models.build import build_student
-from student_train.models.lora import add_adapters, merge_adapters
+from student_train.models.build import build_trained
+from student_train.models.lora import merge_adapters
 from student_train.training.checkpoints import Checkpoint
 
 
@@ -15,8 +15,7 @@ def student_of(checkpoint: Checkpoint) -> Backbone:
     """The plain student at a checkpoint, adapters merged. Raises `CouldNotRun` if the weights are not this student's."""
     config = checkpoint.state.config
     torch.manual_seed(config.seed)  # a student built from config gets the run's own frozen weights
-    student = build_student(config.model)
-    adapters = None if config.lora is None else add_adapters(student.parts()["llm"], config.lora)
+    student, adapters = build_trained(config.model, config.lora)
     own = {f"student.{name}": parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     weights = {name: weight for name, weight in checkpoint.weights().items() if name.startswith("student.")}
     if own.keys() != weights.keys():

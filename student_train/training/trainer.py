@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -134,18 +135,23 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         return self._loader
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's own `train`; afterwards, however it ends, the DataLoader workers are stopped."""
+        """Trainer's own `train`; afterwards, however it ends, the DataLoader workers are stopped. Collective.
+
+        Raises on every rank if the last line of metrics could not be written; of an earlier one, the next step says it.
+        """
         try:
-            return super().train(*args, **kwargs)
+            done = super().train(*args, **kwargs)
         finally:
             if self._loader is not None:
                 self._loader.close()
+        self.ranks.raise_first(self.metrics.failure)
+        return done
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """This rank's batches of one optimizer step, and `step_counts` summed over all ranks. Collective."""
         started = time.perf_counter()
         batches: list[dict[str, Any]] = []
-        error = self.failed_save()
+        error = self.failed_save() or self.metrics.failure
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except CacheError as met:
@@ -253,6 +259,9 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         step, started = self.state.global_step, time.perf_counter()
         self.model.eval()
         losses = self.validation.losses(self.model.p4d, self._validation_pass, step)
+        if isinstance(self.model, FSDPModule):
+            # A backward pass shards the outermost weights again, and there was none: without this, they are no shards to save.
+            self.model.reshard()
         self.model.train()
         self.metrics.validated(step, losses, time.perf_counter() - started)
         stderr.print(f"validation at step {step}: {_listed(losses)}", soft_wrap=True)
@@ -337,12 +346,16 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        """``no_sync`` for a sharded model: Trainer's own asks for settings that only transformers' own sharding has."""
-        self.model.set_requires_gradient_sync(False)
+        """``no_sync`` for a sharded model: only HSDP's all-reduce waits for the step's last batch.
+
+        Each pass scatters its gradients, which FSDP adds up: kept back, they would be whole on every device. Trainer's own asks
+        for settings that only transformers' own sharding has.
+        """
+        self.model.set_requires_all_reduce(False)
         try:
             yield
         finally:
-            self.model.set_requires_gradient_sync(True)
+            self.model.set_requires_all_reduce(True)
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]  # transformers ships no types

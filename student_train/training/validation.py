@@ -19,7 +19,7 @@ from student_train.data.workers import begin_worker
 from student_train.distill.p4d import part_name, signal_weights
 from student_train.training.batches import ErrorsAsValues
 from student_train.training.counts import step_counts, summed, values_of
-from student_train.training.ranks import Ranks
+from student_train.training.ranks import Ranks, kept
 
 if TYPE_CHECKING:
     from student_train.data.frames import StudentFrames
@@ -84,9 +84,9 @@ class Validation:
         """``loss`` and each of its parts, unweighted: means over all held-out conversations, on every rank. Collective.
 
         ``forward``: the model on a batch, in the run's precision. What is not finite is left out. Rank 0 draws `pictures_of`
-        the step. Raises `CacheError` on every rank if one cannot read its share.
+        the step. Raises `CacheError` on every rank if one cannot read its share, or rank 0 cannot draw.
         """
-        drawn = 0
+        drawn, errors = 0, list[CacheError]()
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
         ones = dict.fromkeys(("labels", *p4d.signals), 1.0)  # sums in place of means
@@ -101,9 +101,11 @@ class Validation:
                     {signal: of[signal][row].float().cpu().numpy() for signal in found.maps.keys() & batch["targets"].keys()}
                     for of in (found.maps, batch["targets"])
                 )
-                picture = shown(self.cache, self._by_clip[clip_id], student, teacher, self.frames_of)
-                plot_clip(self._folder_of(step) / f"clip-{drawn}.png", picture)
+                with kept(errors):
+                    picture = shown(self.cache, self._by_clip[clip_id], student, teacher, self.frames_of)
+                    plot_clip(self._folder_of(step) / f"clip-{drawn}.png", picture)
                 drawn += 1
+        self.ranks.raise_first(errors[0] if errors else None)
         told = self.ranks.gather((sums, counts))
         sums, counts = summed(each for each, _ in told), summed(each for _, each in told)
         means = {"sft": sums["sft"] / counts["labels"]}

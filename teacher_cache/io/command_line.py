@@ -135,12 +135,18 @@ def _told(error: Exception) -> CacheError:
             f"{_first_line(chain[-1])}. Nothing here needs torchvision: `pip uninstall torchvision`, or install the release "
             "that matches this torch, from the same source."
         )
-    if full := next((one for one in chain if _is_no_room(one)), None):
-        where = f" {full.filename}" if isinstance(full, OSError) and full.filename else ""
-        return CouldNotRun(f"cannot write{where}: {_first_line(full)}. Make room there, or give another folder; then go on.")
-    return ProgramFault(
+    return no_room(error) or ProgramFault(
         f"a fault of the program: {type(error).__name__}: {_first_line(error)}. {_kept(error)} Please report it with that."
     )
+
+
+def no_room(error: Exception) -> CouldNotRun | None:
+    """The error as one that a user can act on, if it is that of a full disk."""
+    full = next((one for one in _chain(error) if _is_no_room(one)), None)
+    if full is None:
+        return None
+    where = f" {full.filename}" if isinstance(full, OSError) and full.filename else ""
+    return CouldNotRun(f"cannot write{where}: {_first_line(full)}. Make room there, or give another folder; then go on.")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

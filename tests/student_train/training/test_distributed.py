@@ -16,6 +16,10 @@ import pytest
 import torch
 import two_processes
 import yaml
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from schemas.train import DataConfig, FitReport, TrainConfig
 from student_train.data.samples import load_samples
@@ -23,6 +27,7 @@ from student_train.models.build import load_student
 from student_train.training.batches import StepBatches
 from student_train.training.fit import fit
 from student_train.training.ranks import Ranks
+from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
 
 PARTS = ("loss", "sft", "ld", "ed_camray", "learning_rate", "grad_norm")
@@ -40,7 +45,8 @@ def settings(store: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "batch": 1,
     }
     if isinstance(changes.get("data"), dict):
-        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0}
+        # After the second step too, which some save as well.
+        base["validation"] = {"conversations": changes["data"]["conversations"], "student": "last", "pictures": 0, "every": 2}
     return base | changes
 
 
@@ -85,7 +91,10 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
         "plain",
         {"batch": 1, "accumulate": 2, "fsdp": "full_shard", "gradient_checkpointing": True, "checkpoint_every": 2},
     ),
-    "machines-adapters-resumed": ("adapters", {"batch": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}}),
+    "machines-adapters-resumed": (
+        "adapters",
+        {"batch": 1, "accumulate": 2, "fsdp": "hybrid_shard", "lora": {"rank": 4}},
+    ),
 }
 """Name → which fit by one process it must equal, and what is special."""
 
@@ -96,7 +105,7 @@ def cut_back(run: Path, output: Path) -> None:
     (output / "result.json").unlink()
     shutil.rmtree(output / "student")
     metrics = output / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
+    metrics.write_text("".join(metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -111,6 +120,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
         if name.endswith("resumed"):
             cut_back(folder / alone, folder / name)
         files.append(write(settings(tiny_store, folder / name, data=mixed, **changes), name))
+    cut_back(folder / "plain", folder / "full-resumed")
+    (folder / "full-resumed" / "metrics.jsonl").unlink()
+    (folder / "full-resumed" / "metrics.jsonl").symlink_to("/dev/full")
+    files.append(write(settings(tiny_store, folder / "full-resumed", data=mixed, batch=2), "full-resumed"))
     explodes = {"optim": {"learning_rate": 1e30, "max_grad_norm": 0}, "steps": 20, "max_bad_steps": 1}
     files.append(write(settings(tiny_store, folder / "nan", data=mixed, **explodes), "nan"))
     done = two_processes.finished(two_processes.start(two_processes.PROGRAM, *files, cwd=folder))
@@ -123,6 +136,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, mixed: dict
 @pytest.mark.parametrize("name", TWO)
 def test_two_processes_have_the_losses_of_one(runs: Path, name: str) -> None:
     assert_equal_curves(runs / name, runs / TWO[name][0])
+
+
+def test_between_the_passes_of_a_step_no_gradient_is_whole() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        trainer = P4DTrainer.__new__(P4DTrainer)
+        trainer.model = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (1,)))
+        for passes in (1, 2):
+            with trainer._defer_fsdp_gradient_reduction():
+                trainer.model(torch.ones(1, 4)).sum().backward()
+            assert isinstance(trainer.model.bias.grad, DTensor)
+            assert trainer.model.bias.grad.to_local().tolist() == [passes] * 4
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_one_process_goes_on_from_what_two_with_shards_saved(runs: Path, tiny_store: Path, mixed: dict[str, Any]) -> None:
@@ -140,9 +167,10 @@ def test_some_steps_show_a_video_to_one_process_alone(tiny_store: Path, mixed: d
     assert [False, False] in shown
 
 
-def test_a_loss_that_is_not_a_number_stops_both(runs: Path) -> None:
+def test_a_full_disk_or_a_loss_that_is_not_a_number_stops_both(runs: Path) -> None:
     first, second = json.loads((runs / "said.json").read_text(encoding="utf-8"))
-    assert re.fullmatch(r"nan: the loss of step \d+ is .*learning_rate.*\n", first)
+    full = r"full-resumed: cannot write .*metrics.jsonl: No space left on device.*\n"
+    assert re.fullmatch(full + r"nan: the loss of step \d+ is .*learning_rate.*\n", first)
     assert second == first
     assert not (runs / "nan" / "result.json").exists()
 
@@ -173,6 +201,8 @@ def test_torchrun_starts_the_command(tiny_store: Path, tmp_path: Path) -> None:
         "--standalone",
         "--nproc_per_node",
         "2",
+        "--shutdown-timeout",
+        "600",
         "-m",
         "student_train.cli",
     ]

@@ -20,6 +20,8 @@ from schemas.errors import BadInput, CouldNotRun, StoreNotFound
 from schemas.job import Job
 from schemas.train import FitReport, ShownFit, TrainConfig
 from student_train.data import workers
+from student_train.export import export
+from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import fit
 from student_train.training.trainer import P4DTrainer
 from teacher_cache import open_cache
@@ -145,7 +147,8 @@ def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Pa
         "model": {"dtype": "bfloat16", "weights": str(plain / "student")},
         "precision": "bf16",
         "mode": "latent",
-        "steps": 1,
+        "steps": 2,
+        "checkpoint_every": 1,
     }
     fit(config(tiny_store, tmp_path / "run", **half, optim={"part_learning_rates": {"projector": 1e-3}}))
     saved = load_file(tmp_path / "run" / "student" / "model.safetensors")
@@ -153,6 +156,13 @@ def test_weights_that_train_are_in_float32_and_others_as_they_are_said(plain: Pa
         part: {t.dtype for name, t in saved.items() if name.startswith(part)} for part in ("vision_tower", "projector", "llm")
     }
     assert kinds == {"vision_tower": {torch.bfloat16}, "projector": {torch.float32}, "llm": {torch.float32}}
+    export(tmp_path / "run", tmp_path / "first", step=1, dtype="float32")
+    exported = load_file(tmp_path / "first" / "model.safetensors")
+    first = Checkpoints(tmp_path / "run" / "checkpoints", 1).at(1).weights()
+    trained = {name.removeprefix("student.model."): weight for name, weight in first.items() if "student" in name}
+    assert trained.keys() == {name for name in exported if not name.startswith("vision_tower")}
+    for name, weight in trained.items():
+        torch.testing.assert_close(exported[name], weight, rtol=0, atol=0)
     with pytest.raises(BadInput, match=r"part_learning_rates` names vision_tower, of which nothing trains"):
         fit(config(tiny_store, tmp_path / "other", optim={"part_learning_rates": {"vision_tower": 1e-3}}))
 
@@ -228,6 +238,11 @@ def test_conversations_are_trained_on(tiny_store: Path, tmp_path: Path, videos: 
     assert (report.samples, report.clips) == (5, 2)
     (text_alone,) = [line for line in metrics(tmp_path / "run") if "ld" not in line]
     assert text_alone["loss"] == pytest.approx(text_alone["sft"])
+    path.write_text(json.dumps(samples[-1:]), encoding="utf-8")
+    frozen = {"mode": "sft", "model": {"freeze": ["vision_tower", "projector"]}}
+    fit(config(tiny_store, tmp_path / "llm-alone", steps=1, data=data, **frozen))
+    (alone,) = losses(tmp_path / "llm-alone")
+    assert alone == {"loss": alone["sft"], "sft": alone["sft"]}
 
 
 def test_what_is_longer_than_the_limit_is_cut_or_left_out_and_counted(
@@ -335,6 +350,8 @@ def test_what_a_file_comes_to_is_shown_without_training(
     assert found.memory["moments"] == 2 * 4 * trained // 2
     assert found.checkpoint_host_bytes == 2 * 12 * trained // 2, "two processes share it"
     assert found.memory["heads"] > 2**20
+    hybrid = ("--processes", "64", "--per-machine", "2", "--set", "fsdp=hybrid_shard")
+    assert student_train_command("fit", path, "--show", "--json", *hybrid).json["memory"] == found.memory
     assert found.memory["total"] == sum(size for name, size in found.memory.items() if name != "total")
     assert not (tmp_path / "run").exists()
     shown = student_train_command("fit", path, "--show").out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_log_without_a_path_writes_nothing(tmp_path: Path) -> None:
     log.write(1, {})
     assert log.lines == [Line(1, 1, {"loss": 3.0})]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_written_is_kept_for_all_ranks() -> None:
+    log = MetricsLog(Path("/dev/full"))
+    log.begin()
+    assert log.failure is None
+    log.add({"loss": 3.0})
+    log.write(1, {})
+    assert re.match("cannot write /dev/full: No space left on device; free disk space", str(log.failure))
 
 
 def test_first_and_last_are_a_tenth_each() -> None:

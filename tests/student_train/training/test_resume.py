@@ -26,6 +26,7 @@ from student_train.training.checkpoints import Checkpoints, CheckpointState
 from student_train.training.fit import fit
 from student_train.training.metrics import RATES
 from student_train.training.ranks import Ranks
+from student_train.training.run_folder import RunFolder
 from teacher_cache import open_cache
 from teacher_cache.store.store import open_store
 
@@ -265,7 +266,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_message(tiny_sto
 
 
 def test_a_store_that_has_changed_since_is_read_as_it_was(undisturbed: Path, tiny_store: Path, tmp_path: Path) -> None:
-    """It has gained a clip, and one of those that were learnt is retired."""
+    """It has another place, has gained a clip, and one of those that were learnt is retired."""
     store = shutil.copytree(tiny_store, tmp_path / "store")
     output = stopped_at(undisturbed, tmp_path / "run")
     log = open_store(str(store)).log
@@ -274,6 +275,7 @@ def test_a_store_that_has_changed_since_is_read_as_it_was(undisturbed: Path, tin
     assert len(open_cache(str(store)).committed_ids()) == 3
     report = fit(config(store, output), resume=True)
     assert report.store_version == begun
+    assert RunFolder(output).config().store == str(store)  # where `eval` looks
     assert curve(output) == curve(undisturbed)
     with pytest.raises(BadInput, match=r"version 99 of .* was asked for, and it has 0 to"):
         fit(config(store, tmp_path / "other", store_version=99))
