@@ -60,9 +60,9 @@ class Unevaluated(Frozen):
     @classmethod
     def because(cls, error: CacheError, *, id: str, video: str) -> Self:  # noqa: A002  # the field's name
         """Of what a video, an image or the targets could not be read for; the video's own reason if that is the cause."""
-        cause = error.__cause__ if isinstance(error.__cause__, VideoError) else error
-        if isinstance(cause, VideoError):
-            return cls(id=id, video=video, reason=cause.reason, detail=cause.detail)
+        for one in (error, error.__cause__):
+            if isinstance(one, VideoError):
+                return cls(id=id, video=video, reason=one.reason, detail=one.detail)
         return cls(id=id, video=video, reason=type(error).__name__, detail=str(error))
 
 

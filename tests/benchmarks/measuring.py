@@ -13,10 +13,15 @@ class Measured(Protocol):
     failure: str | None
 
 
-def server_cpu(server: s3_server.S3Server) -> float:
-    """CPU seconds that the server has taken since it started."""
-    times = psutil.Process(server.process.pid).cpu_times()
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has taken since it started."""
+    times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
+
+
+def server_cpu(server: s3_server.S3Server) -> float:
+    """The same of a server."""
+    return cpu_seconds(server.process.pid)
 
 
 def guarded(measured: Measured, step: Callable[[], object]) -> None:

@@ -40,7 +40,7 @@ import torch
 from formats import Format, Values
 from link import Started, link
 from machine import processor
-from measuring import guarded, server_cpu
+from measuring import cpu_seconds, guarded, server_cpu
 from rich.console import Console
 from rich.table import Table
 from s3fs import S3FileSystem
@@ -131,7 +131,7 @@ class Route:
         return {
             "client": time.process_time() + sum(sum(child.cpu_times()[:2]) for child in workers),
             "server": server_cpu(self.server),
-            "link": self.link.cpu_seconds() if self.link else 0.0,
+            "link": cpu_seconds(self.link.pid) if self.link else 0.0,
         }
 
 

@@ -48,7 +48,7 @@ def task_name(spelling: str) -> str:
 def _items(record: Record, _index: int) -> Iterator[Item]:
     options = option_texts(record["options"]) if record.get("options") else ()
     right, fault = index_of(options, record.get("answer")) if options else (None, None)
-    task = task_name(text(record, "task"))
+    task, came_from = task_name(text(record, "task")), record.get("benchmark")
     groups = ("static",) if task in STATIC_TASKS else ("dynamic",) if task in DYNAMIC_TASKS else ()
     yield Item(
         id=text(record, "id"),
@@ -60,7 +60,7 @@ def _items(record: Record, _index: int) -> Iterator[Item]:
         videos=tuple(_footage(record)),
         clip_id=None if record.get("clip_id") is None else text(record, "clip_id"),
         images=(path_in(record, "som_image"),) if record.get("som_image") else (),
-        benchmark=text(record, "benchmark") if isinstance(record.get("benchmark"), str) and record["benchmark"].strip() else "",
+        benchmark=text(record, "benchmark") if isinstance(came_from, str) and came_from.strip() else "",
         groups=groups,
         fault=fault,
     )
