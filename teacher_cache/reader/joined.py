@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from schemas.clip import Clip
-from schemas.errors import BadInput, JoinRefused, SignalMissing
+from schemas.clip import Clip, FailureReason
+from schemas.errors import BadInput, ClipFailed, JoinRefused, SignalMissing
 from schemas.signal import SIGNAL_NAMES, SIGNALS, Shape
 from schemas.view import WHOLE, View
 from teacher_cache.geometry.stitch import Alignment
@@ -33,6 +34,7 @@ ClipSet = Literal["common", "same"]
 
 _FRAME_CHOICE = ("frames", "sampling", "fps", "shots")
 _CONTENT = ("content_digest", "window_start", "window_stop", "segment_start", "segment_end", "flipped")
+_CUT_SHORT: FailureReason = "decode_error"
 _STATUSES = pa.array(["committed", "pending", "failed"])
 
 
@@ -59,9 +61,12 @@ class JoinedCache(ForTraining):
         self.caches, self._choose, self._clip_set = caches, choose, clips
         self._require_names()
         self._require_frame_choice()
+        self._cut_short: dict[str, tuple[str, str]] = {}
+        """Id of a clip of other frames → what is told of it, and the store's URL."""
         self.clips: pa.Table = self._joined_clips()
         """As `Cache.clips`, for the joined clips, without ``row``. ``status`` is the worst over all stores (failed, pending,
-        committed), and ``store`` names the store that has it; null if all committed the clip."""
+        committed), and ``store`` names the store that has it; null if all committed the clip. A clip of which fewer frames
+        decoded for one store than for another has failed in that one: its targets there are of other frames."""
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return JoinedCache, (self.caches, self._choose, self._clip_set)
@@ -180,9 +185,13 @@ class JoinedCache(ForTraining):
         return self.caches[self._home("objects")[0]].phrases(clip_ids)
 
     def require_clips(self, clip_ids: Sequence[str]) -> None:
-        """Raise `UnknownClip`, naming the store, for a clip that some store lacks."""
+        """Raise `UnknownClip`, naming the store, for a clip that some store lacks; `ClipFailed` if its frames differ."""
         for cache in self.caches.values():
             cache.require_clips(clip_ids)
+        for clip_id in clip_ids:
+            if clip_id in self._cut_short:
+                text, store = self._cut_short[clip_id]
+                raise ClipFailed(clip_id, _CUT_SHORT, text, store)
 
     def read_video(
         self, signals: Sequence[str], video_id: str, *, align: Alignment = "disparity", seed: int = 0
@@ -280,7 +289,30 @@ class JoinedCache(ForTraining):
         aligned = {name: table.take(pc.index_in(common, value_set=ids[name])) for name, table in tables.items()}
         for left, right in combinations(aligned, 2):
             self._require_content(aligned[left], left, aligned[right], right)
-        return _worst(aligned)
+        return _worst(self._without_other_frames(aligned))
+
+    def _without_other_frames(self, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+        """The tables, in which a clip has failed where more frames at its end were undecodable than for another store."""
+        committed = np.array([pc.equal(table["status"], "committed").to_numpy() for table in tables.values()])
+        lacking = np.where(committed, [table["undecodable_tail_frames"].to_numpy() for table in tables.values()], -1)
+        least = np.where(committed, lacking, np.iinfo(lacking.dtype).max).min(0)
+        return {name: self._failed(table, name, least, lacking[number]) for number, (name, table) in enumerate(tables.items())}
+
+    def _failed(self, table: pa.Table, name: str, least: NDArray[np.int64], lacking: NDArray[np.int64]) -> pa.Table:
+        wrong = lacking > least
+        if not wrong.any():
+            return table
+        texts = [
+            f"{more} frames at its end did not decode for this store, and {fewer} for another: its targets are of other frames"
+            for more, fewer in zip(lacking[wrong].tolist(), least[wrong].tolist(), strict=True)
+        ]
+        for clip_id, text in zip(table["clip_id"].filter(pa.array(wrong)).to_pylist(), texts, strict=True):
+            self._cut_short.setdefault(clip_id, (text, self.caches[name].url))
+        marked = {"status": ["failed"] * len(texts), "reason": [_CUT_SHORT] * len(texts), "detail": texts}
+        for column, values in marked.items():
+            put = pc.replace_with_mask(table[column].combine_chunks(), pa.array(wrong), pa.array(values, table[column].type))
+            table = _with(table, column, put)
+        return table
 
     def _require_same(self, ids: Mapping[str, pa.Array]) -> None:
         for (lacking, there), (holder, held) in permutations(ids.items(), 2):

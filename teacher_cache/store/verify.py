@@ -25,7 +25,17 @@ from teacher_cache.store.chunk import Buffer, clip_buffer, decode_chunks
 from teacher_cache.store.declared import expected_metadata
 from teacher_cache.store.garbage import unnamed
 from teacher_cache.store.history import DamagedRecord, damaged_checkpoints, last_version, records
-from teacher_cache.store.layout import HEADS_CARD, HEADS_FILE, LOG, LONGEST_METADATA, array_of, record_key, stored_arrays
+from teacher_cache.store.layout import (
+    HEADS_CARD,
+    HEADS_FILE,
+    LOG,
+    LONGEST_METADATA,
+    array_of,
+    part_of,
+    record_key,
+    shard_key,
+    stored_arrays,
+)
 from teacher_cache.store.records import unseal
 from teacher_cache.store.shard import unpack_clips
 from teacher_cache.store.state import State, clip_counts
@@ -96,6 +106,7 @@ def examine(store: Store, progress: Progress = no_progress) -> Examined:
     except (StoreDamaged, BadInput) as error:
         damages.append(_damage("log", LOG, str(error)))
         arrays, is_log_whole = {}, False
+    damages += _check_named(units, arrays, clip_at, state)
     with progress("verifying", len(claims), "objects") as advance, ThreadPoolExecutor(_READERS) as readers:
         for start in range(0, len(claims), _AT_ONCE):
             some = claims[start : start + _AT_ONCE]
@@ -201,6 +212,20 @@ def _check_units(store: Store, units: Sequence[UnitCommitted], catalog: Catalog)
         there = len(catalog.rows_between(unit.shard * per_shard, (unit.shard + 1) * per_shard))
         if unit.rows != there:
             yield _damage("log", f"unit {unit.unit.name}", f"it has {unit.rows} rows, and the catalog {there}")
+
+
+def _check_named(
+    units: Sequence[UnitCommitted], arrays: Mapping[str, StoredArray], clip_at: Mapping[int, str], state: State
+) -> Iterator[Damage]:
+    """Rows that have their targets, by a unit that names no object which holds them."""
+    for unit in units:
+        for array in arrays.values():
+            key = shard_key(array, unit.shard)
+            if part_of(array.name) not in unit.parts or key in unit.objects:
+                continue
+            if rows := [row for row in unit.rows_in(array.name, state.clips_per_shard) if row not in state.retired]:
+                hit = [(row, clip_at.get(row, "")) for row in rows]
+                yield _damage("missing", key, "the unit that holds these clips names no such object", hit)
 
 
 def _check_object(

@@ -194,6 +194,30 @@ def test_a_clip_has_the_worst_of_its_statuses_and_the_store_that_it_is_of(
             both.read(["f4d", "flow"], ["scene-0.mp4"])
 
 
+def test_a_clip_of_which_fewer_frames_decoded_for_one_store_has_failed_there(
+    latents: Cache, classical: Cache, tmp_path: Path
+) -> None:
+    """Another decoder, or another version of one, reaches further into a damaged video: the clips' frames are not the same."""
+
+    def cut(unit: dict[str, Any]) -> None:
+        unit["undecodable_tail_frames"] = {"3": [1]}
+
+    shorter = changed(classical, tmp_path, cut)
+    for stores in ({"a": latents, "b": shorter}, {"b": shorter, "a": latents}):
+        both = join_caches(stores)
+        row = both.clips.to_pylist()[1]
+        assert (row["clip_id"], row["status"], row["reason"], row["store"]) == ("scene-1.mp4", "failed", "decode_error", "b")
+        assert "3 frames at its end did not decode for this store, and 0 for another" in row["detail"]
+        assert both.committed_ids() == ["scene-0.mp4", "scene-2.mp4", "scene-3.mp4"]
+        for name in ("f4d", "flow"):
+            with pytest.raises(ClipFailed, match=r"3 frames at its end .*, in the store .*copy"):
+                both.read([name], ["scene-1.mp4"])
+    with pytest.raises(ClipFailed, match="3 frames at its end"):
+        pickle.loads(pickle.dumps(both)).read(["f4d"], ["scene-1.mp4"])
+    alone = join_caches({"b": shorter})
+    assert len(alone.committed_ids()) == 4
+
+
 def test_a_clip_that_one_store_has_yet_to_commit_is_pending(latents: Cache, classical: Cache, tmp_path: Path) -> None:
     both = join_caches({"a": latents, "b": changed(classical, tmp_path, None)})
     assert both.committed_ids() == ["scene-2.mp4", "scene-3.mp4"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from log_files import record_paths, rewrite
 
+from teacher_cache.store.repair import retire_damaged
 from teacher_cache.store.verify import verify
 
 
@@ -60,3 +61,15 @@ def test_a_record_that_is_gone_is_found(tiny_store: Path, tmp_path: Path) -> Non
     (finding,) = (finding for finding in verify(str(store)).findings if finding.kind == "log")
     assert finding.key == f"log/{lost.name}"
     assert "missing" in finding.detail
+
+
+def test_a_unit_without_its_objects_is_found_and_repaired(tiny_store: Path, tmp_path: Path) -> None:
+    """It is sealed, and says that its rows are taught: readers would look for objects that nobody wrote."""
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    rewrite(store, lambda unit: unit.update(objects={}), shard=1)
+    found = [finding for finding in verify(str(store)).findings if finding.kind == "missing"]
+    assert {len(finding.clip_ids) for finding in found} == {2}
+    assert any(finding.key.startswith("depth/c/1/") for finding in found)
+    retire_damaged(str(store))
+    assert not [finding for finding in verify(str(store)).findings if finding.kind == "missing"]
+    assert verify(str(store)).clips.pending == 2
