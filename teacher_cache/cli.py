@@ -509,13 +509,15 @@ def scenes(
 @app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="the folder for videos, store, student and report")] = Path("demo-out"),
+    *,
+    steps: Annotated[int, typer.Option(help="steps of training; fewer are quicker, and teach less", min=2)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """The whole path on rendered videos: teach, verify, train a tiny student, write a report. CPU only, no downloads."""
     with reported_errors(as_json):
         from teacher_cache.demo import print_demo, run_demo
 
-        report = run_demo(out, progress_bar)
+        report = run_demo(out, progress_bar, steps)
         if as_json:
             print_json(report)
         else:

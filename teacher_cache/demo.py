@@ -23,16 +23,17 @@ from teacher_cache.scenes import encode_video, frame_times, random_scene, render
 from teacher_cache.store.verify import verify
 
 _VIDEOS, _FRAMES, _FPS, _HEIGHT, _WIDTH = 8, 48, 24, 240, 320
-_STEPS = 100
+STEPS = 100
+"""Of training, unless the caller says otherwise: they teach the coarse of the maps."""
 
 
-def run_demo(out: Path, progress: Progress) -> DemoReport:
+def run_demo(out: Path, progress: Progress, steps: int = STEPS) -> DemoReport:
     """Render videos, teach, verify, train and report, all under ``out``, reusing what an interrupted demo left there.
 
     Raises `schemas.errors.CacheError`.
     """
     start = time.perf_counter()
-    job_file, train_file = _write_configs(out)
+    job_file, train_file = _write_configs(out, steps)
     make_videos(out / "videos", progress)
     job = load_yaml(job_file, Job)
     _step("teaching: the small L4P that comes with this package, trained on scenes like these but not on them")
@@ -44,7 +45,7 @@ def run_demo(out: Path, progress: Progress) -> DemoReport:
         raise CouldNotRun(
             f"the store {job.store} has {len(verified.findings)} findings; see `teacher-cache verify {job.store}`"
         )
-    _step(f"training the tiny student for {_STEPS} steps, from the store alone")
+    _step(f"training the tiny student for {steps} steps, from the store alone")
     result = _train(train_file)
     page = _write_report(job.store, out)
     return DemoReport(
@@ -78,7 +79,7 @@ def make_videos(folder: Path, progress: Progress) -> None:
             advance(1)
 
 
-def _write_configs(out: Path) -> tuple[Path, Path]:
+def _write_configs(out: Path, steps: int) -> tuple[Path, Path]:
     """Write job.yaml and train.yaml, as a user would."""
     job = {
         "videos": {"glob": f"{out}/videos/*.mp4"},
@@ -96,10 +97,10 @@ def _write_configs(out: Path) -> tuple[Path, Path]:
         "decoder": {"hidden": 256},
         "model": {"freeze": []},
         "optim": {"learning_rate": 0.002},
-        "steps": _STEPS,
+        "steps": steps,
         "batch": 2,
         # One clip is held out, to be shown before the first step and after the last.
-        "validation": {"share": 0.01, "every": _STEPS, "student": "last", "pictures": 1},
+        "validation": {"share": 0.01, "every": steps, "student": "last", "pictures": 1},
     }
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from terminal import Terminal
 from teacher_cache.io.lock import exclusive
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a worker for each core, of which few are ever used
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -286,7 +287,7 @@ def _kept_decoders() -> Iterator[KeptDecoders]:
     kept.close()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _decoders_started_once(_kept_decoders: KeptDecoders) -> Iterator[None]:
     """In this process: jobs go on with the decoder processes of those before, since hundreds of them decode a few videos."""
     with _kept_decoders.in_use():
@@ -294,7 +295,7 @@ def _decoders_started_once(_kept_decoders: KeptDecoders) -> Iterator[None]:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, videos: Path, _taught_once: None, _decoders_started_once: None) -> Jobs:
+def jobs(tmp_path: Path, videos: Path, _taught_once: None) -> Jobs:
     folder = tmp_path / "jobs"
     folder.mkdir()
     return Jobs(folder, videos)

@@ -25,28 +25,45 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False, env=own)
 
 
+def fallen(folder: Path) -> dict[str, float]:
+    """Part of the loss → its share that is left after the demo's training."""
+    result = json.loads((folder / "student/result.json").read_text())
+    return {part: result["last"]["losses"][part] / first for part, first in result["first"]["losses"].items()}
+
+
+STEPS = 25
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
-    """The demo's folder, what it said, and the CPU seconds that it took."""
-    folder, before = tmp_path_factory.mktemp("demo"), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run(folder, "demo", "--out", "made")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder and what it said, of a quarter of its training."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = run(folder, "demo", "--out", "made", "--steps", str(STEPS))
+    assert done.returncode == 0, done.stderr
+    return folder / "made", done.stdout
+
+
+@pytest.mark.complete
+def test_the_demo_takes_no_more_than_four_minutes_of_a_core(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(tmp_path, "demo", "--out", "made")
     assert done.returncode == 0, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return folder / "made", done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 240  # the clock on the wall is others' as well
+    left = fallen(tmp_path / "made")
+    # A hundred steps teach the text and the coarse of the maps; F4D has only begun to fall.
+    shares = {"loss": 0.6, "sft": 0.1, "ed_depth": 0.4, "ed_flow": 0.8, "ed_camray": 0.8, "ed_motion": 0.7, "ld": 0.95}
+    assert {part: left[part] for part, share in shares.items() if left[part] >= share} == {}
 
 
-def test_the_demo_tells_the_whole_story_in_four_minutes_of_a_core(made: tuple[Path, str, float]) -> None:
-    folder, said, seconds = made
-    assert seconds < 240  # the clock on the wall is other tests' as well
+def test_the_demo_tells_the_whole_story(made: tuple[Path, str]) -> None:
+    folder, said = made
     assert "teacher-cache status made/store" in said
     assert len(list((folder / "videos").glob("*.mp4"))) == 8
     cache = open_cache(str(folder / "store"))
     assert len(cache.committed_ids()) == 8
-    result = json.loads((folder / "student/result.json").read_text())
-    # A hundred steps teach the text and the coarse of the maps; F4D has only begun to fall.
-    shares = {"loss": 0.6, "sft": 0.1, "ed_depth": 0.4, "ed_flow": 0.8, "ed_camray": 0.8, "ed_motion": 0.7, "ld": 0.95}
-    for part, share in shares.items():
-        assert result["last"]["losses"][part] < share * result["first"]["losses"][part], part
+    left = fallen(folder)
+    assert (left["loss"] < 0.6, left["sft"] < 0.1) == (True, True), left
     page = (folder / "report.html").read_text()
     for clip_id in cache.committed_ids():
         assert clip_id in page
@@ -54,7 +71,7 @@ def test_the_demo_tells_the_whole_story_in_four_minutes_of_a_core(made: tuple[Pa
     for title in ("before the first step", "after the last"):
         assert page.count(f"<figcaption>The student {title}</figcaption>") == 1
     assert page.count('style="max-width: 100%"') == 2
-    shown = [(folder / f"student/validation/step-{step:08d}/clip-0.png").read_bytes() for step in (0, 100)]
+    shown = [(folder / f"student/validation/step-{step:08d}/clip-0.png").read_bytes() for step in (0, STEPS)]
     assert all(base64.b64encode(picture).decode() in page for picture in shown)
     assert shown[0] != shown[1]
 
@@ -63,7 +80,7 @@ def test_the_demo_tells_the_whole_story_in_four_minutes_of_a_core(made: tuple[Pa
     assert (again.returncode, json.loads(again.stdout)["done_before"]) == (0, 8)
 
 
-def test_its_depth_is_the_scenes_depth(made: tuple[Path, str, float]) -> None:
+def test_its_depth_is_the_scenes_depth(made: tuple[Path, str]) -> None:
     cache = open_cache(str(made[0] / "store"))
     errors, constants = [], []
     for seed in range(4):
@@ -76,7 +93,7 @@ def test_its_depth_is_the_scenes_depth(made: tuple[Path, str, float]) -> None:
     assert np.mean(errors) < 0.5 * np.mean(constants)
 
 
-def test_its_report_plays_in_a_browser(made: tuple[Path, str, float], dump_dom: Callable[[str], str]) -> None:
+def test_its_report_plays_in_a_browser(made: tuple[Path, str], dump_dom: Callable[[str], str]) -> None:
     dom = dump_dom((made[0] / "report.html").read_text())
     assert 'data-players="8"' in dom
     assert dom.count('data-shown="') == 8

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +80,18 @@ def test_a_video_is_opened_once_for_all_its_windows(decoder: Decoder, long: str,
 
 def test_windows_that_overlap_are_decoded_once(decoder: Decoder, long: str) -> None:
     """Ten windows, half of each another's, cost less than six clips that are asked for one by one."""
-    together = [a.cpu_seconds for a in decoder.clips(long, WINDOWS) if isinstance(a, DecodedClip)]
-    apart = [a.cpu_seconds for w in WINDOWS for a in decoder.clips(long, [w]) if isinstance(a, DecodedClip)]
-    assert len(together) == len(apart) == len(WINDOWS)
-    assert sum(together) < 0.75 * sum(apart)
+
+    def least(*asked: Sequence[Window]) -> float:
+        """CPU seconds of the requests, the least of three times: other tests share the caches."""
+        return min(sum(_cpu_seconds(list(decoder.clips(long, windows))) for windows in asked) for _ in range(3))
+
+    assert least(WINDOWS) < 0.75 * least(*([window] for window in WINDOWS))
+
+
+def _cpu_seconds(answers: Sequence[DecodedClip | VideoError]) -> float:
+    clips = [answer for answer in answers if isinstance(answer, DecodedClip)]
+    assert len(clips) == len(answers)
+    return sum(clip.cpu_seconds for clip in clips)
 
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
