@@ -431,12 +431,12 @@ def test_the_benchmarks_are_listed_with_what_they_need() -> None:
 def test_the_tables_show_every_metric_and_task(
     report: EvalReport, run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from student_train.cli import show_evaluation
+    from student_train.cli.printed import print_evaluation
 
     path = write_questions(tmp_path, WAY, COLOUR, ABSENT, WAY | {"id": "n", "options": [], "answer": 3, "task": "distance"})
     answered = evaluate(run, Wanted(maps=False, questions=path, video_root=str(videos), out=tmp_path / "eval"))
     capsys.readouterr()
-    show_evaluation(report.model_copy(update={"answers": answered.answers}))
+    print_evaluation(report.model_copy(update={"answers": answered.answers}))
     out, err = capsys.readouterr()
     for said in ("depth AbsRel", "motion IoU", "static", "dynamic", "33.3%", "66.7%", "Spatial Relation", "distance"):
         assert said in out

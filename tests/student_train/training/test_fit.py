@@ -363,9 +363,9 @@ def test_what_a_file_comes_to_is_shown_without_training(
 
 
 def test_the_table_shows_every_part_and_its_change(learnt: FitReport, capsys: pytest.CaptureFixture[str]) -> None:
-    from student_train.cli import show
+    from student_train.cli.printed import print_fit
 
-    show(learnt)
+    print_fit(learnt)
     out = capsys.readouterr().out
     assert all(part in out for part in PARTS)
     assert f"{STEPS} steps on 4 conversations over 4 clips" in out

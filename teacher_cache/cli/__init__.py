@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Column, Table
 
 from schemas.errors import BadInput
 from schemas.event import Event
 from schemas.report import (
     STATS_CLIPS,
-    ClipCounts,
-    DoctorReport,
-    Estimate,
-    LogReport,
     MarkStyle,
-    PilotReport,
-    PlanReport,
-    RunReport,
-    StatsReport,
-    StatusReport,
-    VerifyReport,
     ViewReport,
 )
 from schemas.storage import StorageOptions
+from teacher_cache.cli.printed import (
+    print_diff,
+    print_doctor,
+    print_garbage,
+    print_log,
+    print_marks,
+    print_plan,
+    print_run,
+    print_scenes,
+    print_stats,
+    print_status,
+    print_verify,
+)
 from teacher_cache.io.command_line import Command, command_line, reported_errors, run_command
-from teacher_cache.io.console import print_json, progress_bar, size, stderr, stdout
+from teacher_cache.io.console import print_json, progress_bar, stderr, stdout
 from teacher_cache.monitor.display import LOG_SECONDS, run_display
 
 app = command_line(
@@ -74,9 +75,6 @@ Settings = Annotated[
     ),
 ]
 
-_FAILURES_SHOWN = 20
-_BOX = box.SIMPLE_HEAD
-
 
 @app.command(cls=Command)
 def plan(
@@ -108,7 +106,7 @@ def plan(
         if as_json:
             print_json(report)
         else:
-            _print_plan(report)
+            print_plan(report)
 
 
 @app.command(cls=Command)
@@ -193,7 +191,7 @@ def run(
         if as_json:
             print_json(report)
         else:
-            _print_run(report)
+            print_run(report)
     raise SystemExit(0 if report.ok else 1)
 
 
@@ -222,7 +220,7 @@ def status(
         if as_json:
             print_json(report)
         else:
-            _print_status(report)
+            print_status(report)
     raise SystemExit(1 if report.clips.failed else 0)
 
 
@@ -260,7 +258,7 @@ def verify(
         if as_json:
             print_json(report)
         else:
-            _print_verify(report)
+            print_verify(report)
     raise SystemExit(1 if report.findings else 0)
 
 
@@ -277,15 +275,8 @@ def diff(
         report = diff_report(store, load_yaml(job_file, Job, settings or ()), _options(storage))
         if as_json:
             print_json(report)
-        elif report.differences:
-            table = Table(
-                "recipe field", "store", "job", title="these recipe fields differ, so no clip of the store fits this job:"
-            )
-            for path, (old, new) in report.differences.items():
-                table.add_row(path, repr(old), repr(new))
-            stdout.print(table)
         else:
-            stdout.print(f"the recipes are equal; the job would add {report.new_clips} clips, in {report.units} units of work")
+            print_diff(report)
     raise SystemExit(1 if report.differences else 0)
 
 
@@ -367,7 +358,7 @@ def stats(
         if as_json:
             print_json(report)
             return
-        _print_stats(report)
+        print_stats(report)
         if card is not None:
             stdout.print(f"wrote {card}; say its licence there", soft_wrap=True)
 
@@ -410,12 +401,7 @@ def marks(
         if as_json:
             print_json(report)
         else:
-            stdout.print(f"wrote {len(report.files)} pictures to {out}", soft_wrap=True)
-            if report.undrawn:
-                table = Table("clip without a picture", "reason", "detail")
-                for one in report.undrawn[:_FAILURES_SHOWN]:
-                    table.add_row(one.clip_id, one.reason, one.detail)
-                stdout.print(table)
+            print_marks(report, out)
     raise SystemExit(1 if report.undrawn else 0)
 
 
@@ -429,7 +415,7 @@ def log(store: StoreUrl, storage: Storage = None, as_json: AsJson = False) -> No
         if as_json:
             print_json(report)
         else:
-            _print_log(report)
+            print_log(report)
 
 
 @app.command(cls=Command)
@@ -455,17 +441,8 @@ def gc(
         )
         if as_json:
             print_json(report)
-            return
-        for key in report.removed:
-            stdout.print(key, soft_wrap=True)
-        verb = "would remove" if dry_run else "removed"
-        stdout.print(f"{verb} {len(report.removed)} objects, {size(report.bytes)}")
-        if report.unfinished:
-            stdout.print(f"kept {len(report.unfinished)} objects of unfinished units, which the next run takes over")
-        if report.foreign:
-            stdout.print(
-                f"{report.foreign} objects are none of a store's, and were left: {report.foreign_example}", soft_wrap=True
-            )
+        else:
+            print_garbage(report, is_gone=not dry_run)
 
 
 @app.command(cls=Command)
@@ -500,10 +477,7 @@ def scenes(
         if as_json:
             print_json(report)
         else:
-            stdout.print(f"{report.videos} videos, {report.conversations} conversations and {report.questions} questions:")
-            stdout.print(report.out, soft_wrap=True)
-            for name, count in report.benchmarks.items():
-                stdout.print(f"{count} as {name}: {report.out}/benchmarks/{name}", soft_wrap=True)
+            print_scenes(report)
 
 
 @app.command(cls=Command)
@@ -549,7 +523,7 @@ def doctor(
         if as_json:
             print_json(report)
         else:
-            _print_doctor(report)
+            print_doctor(report)
     raise SystemExit(3 if report.wrong else 0)
 
 
@@ -573,290 +547,6 @@ def _options(given: Sequence[str] | None) -> StorageOptions | None:
     return storage_options_of(dict(one.partition("=")[::2] for one in given)) if given else None
 
 
-def _print_plan(report: PlanReport) -> None:
-    stdout.print(f"store        {report.store} ({'exists' if report.store_exists else 'new'})", soft_wrap=True)
-    stdout.print(f"fingerprint  {report.fingerprint[:16]}")
-    _print_counts(report.clips)
-    stdout.print(
-        f"to do        {report.clips_to_do:,} clips ({report.new_clips:,} new) of {report.videos:,} videos, "
-        f"in {report.units:,} units of work and {report.objects:,} objects",
-        soft_wrap=True,
-    )
-    _print_notes(report.notes)
-    if not report.units:
-        stdout.print("nothing is left to do")
-        return
-    stdout.print(_sizes_table(report))
-    stdout.print(_requests_table(report))
-    on_gpu = f" and {size(report.memory.device)} on each GPU" if report.memory.device else ""
-    stdout.print(f"memory       up to {size(report.memory.host)}{on_gpu} for each teacher's process", soft_wrap=True)
-    if report.pilot is None or report.estimate is None:
-        stdout.print("Hours, stored sizes and most of the cost take a measurement: --pilot 64 teaches 64 of the clips for it.")
-    else:
-        _print_estimate(report.pilot, report.estimate)
-    if any(report.cost.values()):
-        stdout.print(_cost_table(report.cost, report.currency))
-
-
-def _sizes_table(report: PlanReport) -> Table:
-    table = Table("signal", box=_BOX)
-    table.add_column("before the codec", justify="right")
-    stored = report.estimate.bytes if report.estimate else {}
-    if stored:
-        table.add_column("stored", justify="right")
-        table.add_column("a clip", justify="right")
-    for signal, bytes_ in report.bytes_uncompressed.items():
-        row = [signal, size(bytes_)]
-        if signal in stored:
-            row += [size(stored[signal]), size(stored[signal] / max(1, report.clips_to_do))]
-        table.add_row(*row)
-    if stored:
-        total = sum(stored.values())
-        whole = sum(report.bytes_uncompressed.values())
-        table.add_row("all", size(whole), size(total), size(total / max(1, report.clips_to_do)))
-    return table
-
-
-def _requests_table(report: PlanReport) -> Table:
-    table = Table("requests", box=_BOX)
-    for kind in ("PUT", "GET", "LIST"):
-        table.add_column(kind, justify="right")
-    for purpose, asked in (("store", report.requests.store), ("videos", report.requests.videos)):
-        table.add_row(purpose, f"{asked.put:,}", f"{asked.get:,}", f"{asked.list:,}")
-    return table
-
-
-def _print_estimate(pilot: PilotReport, estimate: Estimate) -> None:
-    table = Table("stage", box=_BOX)
-    for heading in ("a clip", "least to most", "all clips"):
-        table.add_column(heading, justify="right")
-    for stage, spread in pilot.spread.items():
-        mean, total = getattr(pilot.seconds, stage), getattr(estimate.stage_seconds, stage)
-        extent = f"{spread.least * 1000:.1f} to {spread.most * 1000:.1f} ms"
-        table.add_row(stage.replace("_", " "), f"{mean * 1000:.1f} ms", extent, _duration(total))
-    stdout.print(table)
-    failed = ", ".join(f"{count} × {reason}" for reason, count in pilot.failed.items())
-    stdout.print(
-        f"pilot        {pilot.clips} clips in {pilot.units} units"
-        + (f"; failed: {failed}, which makes about {estimate.failed_clips:,} of all" if failed else "; none failed")
-    )
-    stdout.print(f"hours        {_figure(estimate.hours.gpu)} GPU, {_figure(estimate.hours.core)} CPU core")
-    stdout.print(f"wall time    {_duration(estimate.wall_hours * 3600)}; what it waits for is to {estimate.limited_by}")
-    node, holder = estimate.node, "GPU" if estimate.hours.gpu else "teacher"
-    stdout.print(
-        f"each {holder:<8}{node.clips_per_second:.2f} clips/s, which takes {node.decode_cores:.1f} cores to decode, "
-        f"{node.encode_cores:.1f} to encode, {size(node.video_bytes_per_second)}/s of videos in and "
-        f"{size(node.store_bytes_per_second)}/s out; the teacher's process has held {size(pilot.memory_bytes)}"
-    )
-
-
-_COST_ITEMS = {
-    "gpu": "GPU hours",
-    "core": "CPU core hours",
-    "put": "PUT requests",
-    "get": "GET requests",
-    "list": "LIST requests",
-    "egress": "videos read",
-    "storage_month": "storage, each month",
-}
-
-
-def _cost_table(cost: Mapping[str, float], currency: str | None) -> Table:
-    table = Table("cost", box=_BOX)
-    table.add_column(currency or "amount", justify="right")
-    for item, amount in cost.items():
-        if amount:
-            table.add_row(_COST_ITEMS[item], _figure(amount))
-    once = sum(amount for item, amount in cost.items() if item != "storage_month")
-    table.add_row("all, once", _figure(once))
-    return table
-
-
-def _figure(value: float) -> str:
-    """With two decimals, or four where these would say nothing."""
-    if 0 < value < 0.0001:
-        return "< 0.0001"
-    return f"{value:,.2f}" if value == 0 or value >= 1 else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def _print_run(report: RunReport) -> None:
-    _print_status(report)
-    seconds = {stage: f"{value:.1f} s" for stage, value in report.stage_seconds.model_dump().items() if value}
-    spent = ", ".join(f"{stage.replace('_', ' ')} {value}" for stage, value in seconds.items())
-    if report.left:
-        stdout.print(f"left         {report.left} clips in units that are not this run's, by --shard or --limit")
-    if report.clips.failed > report.failed:
-        earlier = report.clips.failed - report.failed
-        stdout.print(f"earlier      {earlier} clips failed in earlier runs; --retry-failed tries them again", soft_wrap=True)
-    stdout.print(
-        f"this run     {report.committed} clips committed, {report.failed} failed in {report.wall_seconds:.1f} s; "
-        f"{report.done_before} were done before{'; ' + spent if spent else ''}",
-        soft_wrap=True,
-    )
-    _print_notes(report.notes)
-
-
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        stdout.print(f"note         {note}", soft_wrap=True)
-
-
-def _print_status(report: StatusReport) -> None:
-    stdout.print(f"store        {report.store}", soft_wrap=True)
-    stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
-    stdout.print(f"version      {report.version}")
-    if report.undeleted:
-        stdout.print(f"a gc was stopped before it deleted {report.undeleted} objects; run it again", style="yellow")
-    _print_counts(report.clips)
-    _print_sizes("bytes", report.bytes)
-    if report.failures:
-        table = Table("failed clip", "reason", "detail")
-        for failure in report.failures[:_FAILURES_SHOWN]:
-            table.add_row(failure.clip_id, failure.reason, failure.detail)
-        stdout.print(table)
-        if len(report.failures) > _FAILURES_SHOWN:
-            stdout.print(f"… and {len(report.failures) - _FAILURES_SHOWN} more; --json lists them all")
-
-
-def _print_counts(clips: ClipCounts) -> None:
-    stdout.print(
-        f"clips        {clips.planned} planned: {clips.committed} committed, {clips.failed} failed, {clips.pending} pending"
-    )
-
-
-def _print_sizes(title: str, sizes: Mapping[str, int]) -> None:
-    stdout.print(f"{title:<12} " + ", ".join(f"{name} {size(count)}" for name, count in sizes.items()), soft_wrap=True)
-
-
-def _print_stats(report: StatsReport) -> None:
-    stdout.print(f"store        {report.store}", soft_wrap=True)
-    stdout.print(f"fingerprint  {report.fingerprint[:16]}  (format {report.format_version})")
-    stdout.print(f"version      {report.version}")
-    _print_counts(report.clips)
-    for reason, count in report.failed.items():
-        stdout.print(f"failed       {count:,} ({count / report.clips.planned:.2%}) for {reason}", soft_wrap=True)
-    stdout.print(f"videos       {report.videos:,}")
-    if report.repeated.contents:
-        stdout.print(
-            f"duplicates   {report.repeated.videos:,} with the content of another video, such as "
-            + "; ".join(" = ".join(ids) for ids in report.repeated.examples),
-            soft_wrap=True,
-        )
-    _print_sizes("bytes", report.bytes)
-    stdout.print(_errors_table(report))
-    sample = report.sample
-    if not sample.clips:
-        stdout.print("values       of no clip were looked at")
-        return
-    if not any(of.values for of in report.signals.values()):
-        stdout.print("values       none: names and codes have no mean")
-        return
-    chosen = "all" if sample.clips == sample.of else f"{sample.clips:,} of {sample.of:,}, chosen by the seed {sample.seed}"
-    stdout.print(f"values       of the committed clips: {chosen}")
-    stdout.print(_values_table(report))
-    if any(of.channels for of in report.signals.values()):
-        stdout.print(_channels_table(report))
-
-
-def _errors_table(report: StatsReport) -> Table:
-    table = Table("signal", "error, of all committed clips", box=_BOX)
-    for heading in ("bound", "worst", "median", "near bound", "relative RMS", "clips"):
-        table.add_column(heading, justify="right")
-    for signal, of in report.signals.items():
-        for error in of.errors:
-            figures = [f"{value:.3g}" for value in (error.bound, error.worst, error.median)]
-            figures += [f"{error.near_bound:.1%}", f"{error.relative_rms:.2g}", f"{error.clips:,}"]
-            table.add_row(signal, error.measure, *figures)
-    return table
-
-
-def _values_table(report: StatsReport) -> Table:
-    table = Table("signal", "channel", box=_BOX)
-    for heading in ("mean", "std", "least", "most"):
-        table.add_column(heading, justify="right")
-    table.add_column("units")
-    for signal, of in report.signals.items():
-        for number, value in enumerate(of.values):
-            figures = (f"{figure:.4g}" for figure in (value.mean, value.std, value.least, value.most))
-            table.add_row(signal, value.name, *figures, "" if number else of.units)
-    return table
-
-
-def _channels_table(report: StatsReport) -> Table:
-    table = Table("signal", "", box=_BOX)
-    for heading in ("channels", "their means", "their RMS", "median RMS", "outliers"):
-        table.add_column(heading, justify="right")
-    for signal, of in report.signals.items():
-        for layer in of.channels:
-            extents = (f"{spread.least:.3g} to {spread.most:.3g}" for spread in (layer.means, layer.rms))
-            named = ", ".join(f"{one.channel} ({one.rms:.3g})" for one in layer.largest)
-            outliers = f"{layer.outliers}: {named}" if named else "0"
-            table.add_row(signal, layer.name, f"{layer.channels:,}", *extents, f"{layer.rms.median:.3g}", outliers)
-    return table
-
-
-def _print_log(report: LogReport) -> None:
-    table = Table("version", Column("time (UTC)", no_wrap=True), "what", "writer", box=_BOX)
-    for entry in report.entries:
-        what = [
-            f"{entry.rows_added} clips added" if entry.rows_added else "",
-            f"{', '.join(entry.parts_added)} added" if entry.parts_added else "",
-            f"{entry.units} units: {entry.committed} clips, {entry.failed} failed, {size(entry.bytes)}" if entry.units else "",
-            f"{entry.retired} rows retired" if entry.retired else "",
-            f"{entry.announced} objects to be deleted" if entry.announced else "",
-            f"{entry.deleted} objects deleted" if entry.deleted else "",
-            "lost to damage" if entry.lost else "",
-            f"{entry.replaced} damaged records replaced" if entry.replaced else "",
-        ]
-        table.add_row(
-            str(entry.version),
-            f"{entry.time:%Y-%m-%d %H:%M:%S}",
-            "; ".join(filter(None, what)) or "store created",
-            entry.writer,
-            style="red" if entry.lost else None,
-        )
-    stdout.print(table)
-
-
-def _print_doctor(report: DoctorReport) -> None:
-    styles = {"well": None, "notice": "yellow", "wrong": "red"}
-    for node in report.nodes:
-        table = Table(
-            Column("what", no_wrap=True), "", "found", "needed", "what to do", box=_BOX, title=node, title_justify="left"
-        )
-        for check in report.checks:
-            if check.node == node:
-                row = (check.subject, check.status, check.found, check.needed, check.advice)
-                table.add_row(*row, style=styles[check.status])
-        stdout.print(table)
-    stdout.print(f"{report.wrong} wrong" if report.wrong else "nothing wrong", style="red" if report.wrong else "green")
-
-
-def _print_verify(report: VerifyReport) -> None:
-    _print_counts(report.clips)
-    stdout.print(f"checked      {report.objects_checked} objects, {size(report.bytes_checked)}")
-    for clip in report.retaught:
-        drift = ", ".join(f"{signal} {value:.2g}" for signal, value in clip.drift.items())
-        stdout.print(f"re-taught {clip.clip_id}: relative difference {drift}", soft_wrap=True)
-    if not report.findings:
-        stdout.print("nothing wrong", style="green")
-        return
-    table = Table("finding", "object", "detail", "affected clips")
-    for finding in report.findings:
-        table.add_row(finding.kind, finding.key, finding.detail, ", ".join(finding.clip_ids))
-    stdout.print(table)
-
-
 def main() -> None:
     """The console script's entry."""
     run_command(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m student_train.cli`, as the installed `student-train`; what `torchrun -m` starts."""
+
+from student_train.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m teacher_cache.cli`, as the installed `teacher-cache`."""
+
+from teacher_cache.cli import main
+
+main()
