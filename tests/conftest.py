@@ -288,9 +288,12 @@ def _kept_decoders() -> Iterator[KeptDecoders]:
 
 
 @pytest.fixture(autouse=True)
-def _decoders_started_once(_kept_decoders: KeptDecoders) -> Iterator[None]:
-    """In this process: jobs go on with the decoder processes of those before, since hundreds of them decode a few videos."""
-    with _kept_decoders.in_use():
+def _decoders_started_once(request: pytest.FixtureRequest, _kept_decoders: KeptDecoders) -> Iterator[None]:
+    """In this process: jobs go on with the decoder processes of those before, since hundreds of them decode a few videos.
+
+    Not in a test that is marked ``own_decoders``, which is about when they start and end.
+    """
+    with contextlib.nullcontext() if request.node.get_closest_marker("own_decoders") else _kept_decoders.in_use():
         yield
 
 

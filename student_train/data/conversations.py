@@ -16,7 +16,7 @@ from pyarrow import ArrowException
 
 from schemas.errors import BadInput
 from student_train.data.records import in_llava_shape
-from teacher_cache.clips.lists import json_objects
+from teacher_cache.clips.list_formats import json_objects
 from teacher_cache.clips.mixture import files_of
 from teacher_cache.io.places import is_utf8
 

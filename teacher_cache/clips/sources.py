@@ -21,16 +21,9 @@ from schemas.job import ListFormat, VideoIdentity, VideoSource
 from schemas.prompt import Prompt, PromptName
 from teacher_cache.clips.expansion import expanded, is_compound
 from teacher_cache.clips.extra import Dropped
+from teacher_cache.clips.list_formats import ListFile, format_of, json_objects
 from teacher_cache.clips.listing import listed, split
-from teacher_cache.clips.lists import (
-    LISTED,
-    ListFile,
-    format_of,
-    json_objects,
-    read_list,
-    require_all_keepable,
-    require_keepable,
-)
+from teacher_cache.clips.lists import LISTED, read_list, require_all_keepable, require_keepable
 from teacher_cache.clips.mixture import files_of, mixture_of
 from teacher_cache.clips.pictures import is_picture
 from teacher_cache.clips.prompts import phrases_by_id, with_phrases

@@ -13,7 +13,7 @@ from schemas.errors import BadInput
 from schemas.evaluation import PublishedRow, Unevaluated
 from student_train.evaluation.benchmarks.item import Item, ItemError, Record
 from student_train.evaluation.benchmarks.parsing import Parser
-from teacher_cache.clips.lists import json_objects
+from teacher_cache.clips.list_formats import json_objects
 from teacher_cache.io.places import is_utf8
 
 

@@ -168,6 +168,7 @@ def test_a_video_that_hangs_stops_the_trainer_at_its_deadline(videos: Path) -> N
     assert not decoder.is_running()
 
 
+@pytest.mark.own_decoders
 def test_a_decoder_ends_with_the_frames_it_was_for(videos: Path) -> None:
     before = psutil.Process().children()
     frames = StudentFrames(20, 0)

@@ -14,7 +14,7 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import VideoSource
-from teacher_cache.clips import extra, lists
+from teacher_cache.clips import extra, list_formats, lists
 from teacher_cache.clips.extra import LONGEST_EXTRA, MOST_COLUMNS, Dropped, packed, unpacked
 from teacher_cache.clips.sources import list_videos
 
@@ -64,8 +64,9 @@ def test_every_format_gives_the_same_rows(
 ) -> None:
     """Also where it is read a few bytes, and two rows, at a time."""
     if at_once:
-        monkeypatch.setattr(lists, "_BYTES", max(at_once, 4))
-        monkeypatch.setattr(lists, "_ROWS", 2)
+        monkeypatch.setattr(list_formats, "_BYTES", max(at_once, 4))
+        for module in (list_formats, lists):
+            monkeypatch.setattr(module, "ROWS", 2)
     (tmp_path / name).write_bytes(FORMS[name])
     forced = {"format": "json"} if at_once and name == "array.json" else {}  # seven bytes do not tell an array of what
     videos = list_videos(VideoSource(manifest=str(tmp_path / name), **forced))
@@ -225,8 +226,9 @@ def test_kept_columns_are_read_with_one_type_each(at_once: int, monkeypatch: pyt
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
 def test_a_list_is_never_held_as_objects(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrow holds the rows, outside of Python's memory: ten times as many of them take no more of that."""
-    monkeypatch.setattr(lists, "_BYTES", 1 << 16)
-    monkeypatch.setattr(lists, "_ROWS", 256)
+    monkeypatch.setattr(list_formats, "_BYTES", 1 << 16)
+    for module in (list_formats, lists):
+        monkeypatch.setattr(module, "ROWS", 256)
     peaks = []
     for count in (2_000, 20_000):
         rows = [{"uri": f"folder/video-{n:08d}.mp4", "caption": f"a person does the {n}th thing"} for n in range(count)]
@@ -236,7 +238,7 @@ def test_a_list_is_never_held_as_objects(suffix: str, tmp_path: Path, monkeypatc
         path.write_bytes(data[suffix])
         del rows, data
         tracemalloc.start()
-        assert sum(table.num_rows for table in lists.read_list(lists.ListFile(path, str(path)))) == count
+        assert sum(table.num_rows for table in lists.read_list(list_formats.ListFile(path, str(path)))) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
