@@ -105,6 +105,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("complete")]
     if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         items[:] = _longest_first(items, int(count))
+        if os.environ["PYTEST_XDIST_WORKER"] != "gw0":
+            os.nice(
+                4
+            )  # Ray's tests, which are the first process's, wait for processes to start, and others would wait for them
 
 
 def pytest_collection_finish() -> None:
@@ -120,6 +124,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The same after each file, for what it was the first to import."""
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, "this test has left its process, and all that it starts, real-time"
     if nextitem is not None and nextitem.path != item.path:
         gc.collect()
         gc.freeze()

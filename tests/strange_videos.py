@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -53,7 +54,14 @@ def write(
             packet.pts += shift
             packet.dts += shift
             container.mux(packet)
+    _be_ordinary_again()
     return path
+
+
+def _be_ordinary_again() -> None:
+    """SVT-AV1 gives root's process real-time priority, which it keeps and hands down: all others would wait for it."""
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def write_packet(path: Path, packet: bytes, *, codec: str, pixels: str, size: tuple[int, int]) -> Path:
