@@ -213,10 +213,12 @@ def _numbers_of(video: OpenVideo, segment: Segment | None) -> slice:
         return slice(0, len(video.times))
     start, end = segment.start_seconds, math.inf if segment.end_seconds is None else segment.end_seconds
     ending = video.times[-1] + (1 / video.footage.fps if video.footage.fps else 0)
-    if start >= ending or (end < math.inf and end > ending + _ROUNDED_SECONDS):
+    beginning = float(video.times[0])
+    if start >= ending or end <= beginning or (end < math.inf and end > ending + _ROUNDED_SECONDS):
         until = "its end" if end == math.inf else f"{end:g} s"
+        lies = f"begins at {beginning:g} s and ends" if beginning else "ends"
         raise VideoError(
-            "segment_outside", f"a segment from {start:g} s to {until} was listed, and the video ends at {ending:g} s"
+            "segment_outside", f"a segment from {start:g} s to {until} was listed, and the video {lies} at {ending:g} s"
         )
     first, stop = (bisect.bisect_left(video.times, seconds) for seconds in (start, end))
     return slice(max(first - 1, 0), max(first, 1)) if first >= stop else slice(first, stop)

@@ -145,7 +145,7 @@ def _drawn(entries: Sequence[Any], height: int, width: int) -> Labels:
             labels[decoded_rle(entry, height, width)] = number
         elif entry is not None:
             left, top, across, down = map(float, entry)
-            rows, columns = (slice(round(max(0, at)), round(at + size)) for at, size in ((top, down), (left, across)))
+            rows, columns = (slice(round(max(0, at)), round(max(0, at + size))) for at, size in ((top, down), (left, across)))
             labels[rows, columns] = number
     return labels
 

@@ -390,6 +390,19 @@ def test_what_goes_wrong_while_others_are_taught_ends_the_run(
     assert (report.clips.committed, report.done_before) == (4, 3)
 
 
+@pytest.mark.parametrize("name", ["late.ts", "late.mkv", "late.mp4"])
+def test_a_segment_is_of_the_times_that_a_video_states(name: str, tmp_path: Path) -> None:
+    """A recording, a stream's piece or a cut copy may begin at any time: what is before is not in it."""
+    stamps = range(3_600_000, 3_602_000, 40)
+    video = strange_videos.write(tmp_path / name, strange_videos.pictures(50, 64, 96), stamps=stamps)
+    segments = [Segment(start_seconds=s, end_seconds=e) for s, e in ((0, 1), (1, None), (3599, 3600.5), (3601, 3602))]
+    with Decoder(None, timeout_seconds=60) as decoder:
+        before, whole, first, second = decoder.probe_segments(str(video), segments)
+    assert isinstance(before, VideoError)
+    assert (before.reason, "begins at 3600 s and ends at 3602 s" in before.detail) == ("segment_outside", True), before.detail
+    assert [found.frames for found in (whole, first, second) if isinstance(found, VideoInfo)] == [50, 13, 25]
+
+
 def test_segments_of_a_video_are_clips_of_their_own(jobs: Jobs, folder: Path, tmp_path: Path) -> None:
     """Of long.mp4, 30 frames at 24 a second: frames 6 to 11; 24 to its end; and what is not in it, which fails alone."""
     rows = [

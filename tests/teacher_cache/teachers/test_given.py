@@ -234,6 +234,29 @@ def test_annotations_of_a_json_are_drawn_and_the_nearest_frame_counts(tmp_path: 
         label_maps(str(path), None, [15])
 
 
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ([-9, 1, 4, 2], slice(0), slice(0)),  # wholly left of the picture, above it, right of it and below
+        ([1, -9, 2, 4], slice(0), slice(0)),
+        ([9, 1, 4, 2], slice(0), slice(0)),
+        ([1, 9, 2, 4], slice(0), slice(0)),
+        ([-2, -1, 4, 3], slice(2), slice(2)),  # over two of its sides
+        ([6, 4, 9, 9], slice(4, 6), slice(6, 8)),
+    ],
+)
+def test_a_box_beyond_the_picture_marks_what_of_it_is_inside(
+    tmp_path: Path, box: list[int], rows: slice, columns: slice
+) -> None:
+    """As trackers write them for what leaves the picture."""
+    about = {"height": 6, "width": 8, "frames": [0], "annotations": [{"bboxes": [box]}]}
+    (tmp_path / "masks.json").write_text(json.dumps(about))
+    (found,) = label_maps(str(tmp_path / "masks.json"), None, [0])
+    expected = np.zeros((6, 8), np.uint8)
+    expected[rows, columns] = 1
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("counts", [[1, 2], [-1, 49], "zzzz~~~~~~~~~~~~~~~~~~~~", "é"])
 def test_runs_that_are_none_are_refused(counts: Any) -> None:
     with pytest.raises(ValueError, match=r"runs of|no end|ordinal"):
