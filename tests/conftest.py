@@ -121,6 +121,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+_begun = False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ray's tests wait for processes to start, and take longest: all others give way to the test process that begins with them."""
+    global _begun  # noqa: PLW0603  # of this process
+    if "PYTEST_XDIST_WORKER" in os.environ and not _begun and item.path != Path(__file__).parent / LONGEST[0][0]:
+        os.nice(4)
+    _begun = True
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The same after each file, for what it was the first to import."""
