@@ -48,8 +48,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
-# The files that take longest, for three processes: each begins with its own, longest first. All then have short tests left,
-# which any can take from another. Ray's clusters are all in the first, so that they are not there twice at once.
+# The files that take longest, for three processes: each begins with its own, longest first, and a fourth with short ones. All
+# then have short tests left, which any can take from another. Ray's clusters are all in the first, so that they are not there
+# twice at once.
 LONGEST = (
     (
         "faults/test_ray.py",
@@ -125,7 +126,7 @@ _begun = False
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Ray's tests wait for processes to start, and take longest: all others give way to the test process that begins with them."""
+    """Ray's tests wait for processes to start, and take longest: all others give way to the process that begins with them."""
     global _begun  # noqa: PLW0603  # of this process
     if "PYTEST_XDIST_WORKER" in os.environ and not _begun and item.path != Path(__file__).parent / LONGEST[0][0]:
         os.nice(4)
