@@ -48,9 +48,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_VIDEOS = ("nasa_13013.mp4", "nasa_13013_hdr.mp4", "testsrc2_vp9.webm", "h265_video.mp4", "av1_video.mkv")
 
 
-# The files that take longest, for three processes: each begins with its own, longest first, and a fourth with short ones. All
-# then have short tests left, which any can take from another. Ray's clusters are all in the first, so that they are not there
-# twice at once.
+# The files that take longest, for three processes: each begins with its own, longest first. All then have short tests left,
+# which any can take from another. Ray's clusters are all in the first, so that they are not there twice at once.
 LONGEST = (
     (
         "faults/test_ray.py",

@@ -2,4 +2,5 @@
 
 from teacher_cache.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

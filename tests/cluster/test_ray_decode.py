@@ -21,6 +21,7 @@ def decoders() -> set[int]:
     return {child.pid for child in found if any("decoder_program" in word for word in child.cmdline())}
 
 
+@pytest.mark.own_decoders
 def test_tasks_with_other_gpus_have_no_decoder_beside_the_first(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = Clip(clip_id="a", row=0, video=str(videos / "scene-0.mp4"), video_id="a", content_digest=None)
     span, before, kept = Span((Block(0, 0, (clip,)),)), decoders(), []

@@ -157,6 +157,7 @@ def test_a_picture_too_large_costs_the_trainer_no_memory(tmp_path: Path) -> None
     assert int(megabytes) < 50
 
 
+@pytest.mark.own_decoders
 def test_a_video_that_hangs_stops_the_trainer_at_its_deadline(videos: Path) -> None:
     before = psutil.Process().children()  # an S3 server of other tests, for one
     frames = StudentFrames(20, 0, decode_timeout_seconds=4)

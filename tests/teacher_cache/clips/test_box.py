@@ -24,7 +24,7 @@ from teacher_cache.clips.packets import MAX_PIXELS
 from teacher_cache.clips.preprocess import FrameSize
 from teacher_cache.clips.video import DecodedClip
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.own_decoders]
 
 UNIFORM = ClipRecipe(frames=2, sampling="uniform", preprocessing="l4p", size=56, student_size=None)
 DENSE = UNIFORM.model_copy(update={"sampling": "dense"})

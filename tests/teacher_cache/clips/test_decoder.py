@@ -22,7 +22,7 @@ from teacher_cache.clips.decoder import Decoder
 from teacher_cache.clips.video import DecodedClip
 
 # Deadlines are what this is about: where one does not hold, nothing else ends the test.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.own_decoders]
 
 UNIFORM = ClipRecipe(frames=16, sampling="uniform", preprocessing="l4p", size=112, student_size=None)
 DENSE = UNIFORM.model_copy(update={"sampling": "dense", "frames": 8})
