@@ -302,7 +302,13 @@ def with_flipped(samples: Sequence[Sample], cache: Targets, share: float, seed: 
     ]
 
 
-_SIDES = re.compile(r"\b(left|right|(counter-?|anti-?)?clockwise|east|west|mirror)", re.IGNORECASE)
+# Anywhere in a word (front_left, frontLeft, northeast, counterclockwise) but for such as bright, least, beast, lowest, newest:
+# a clip too many that is shown as it is costs nothing, and one too few is taught with a wrong side.
+_SIDES = re.compile(
+    r"left|(?<![bf])right|(?<![bflry])east|(?<![aeo])west|clockwise|(?<![a-z])o\W?clock|mirror"
+    r"|(?-i:(?<![A-Za-z])[NS][EW](?![A-Za-z]))",
+    re.IGNORECASE,
+)
 
 
 def _names_a_side(conversation: Conversation) -> bool:
