@@ -201,6 +201,19 @@ def test_a_batch_without_any_target_keeps_the_graph_and_gives_no_gradient(hidden
     assert all(p.grad is not None and p.grad.eq(0).all() for p in module.parts["perception_decoder"].parameters())
 
 
+def test_a_loss_scale_beyond_float16_scales_the_gradient(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
+    module = p4d(heads=LinearHeads())
+    gradients = []
+    for scale, is_half in ((1.0, False), (65536.0, True)):  # `torch.amp.GradScaler` begins with this one
+        states = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=is_half):
+            total = module(states, targets).total
+        (gradient,) = torch.autograd.grad(total * scale, states)
+        gradients.append(gradient / scale)
+    plain, scaled = gradients
+    assert (scaled - plain).norm() < 0.01 * plain.norm()
+
+
 def test_heads_of_another_teacher_are_named(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     targets["depth"] = torch.ones(3, 16, 14, 14)
     with pytest.raises(BadInput, match=r"depth is \(16, 8, 8\) by the student, its target is \(16, 14, 14\)"):
