@@ -209,8 +209,8 @@ class DataConfig(Frozen):
     if it has none of the student's size. ``videos``: decoded. When absent, the store's if it has them, and else videos'."""
     flipped_share: float = Field(0, ge=0, le=1)
     """The share of the conversations with targets that show their clip with left and right swapped, chosen by ``seed``; the
-    store was taught so with ``clips.views: [plain, flipped]``. Conversations that speak of left, right, clockwise, east or
-    west, in English, are not among them."""
+    store was taught so with ``clips.views: [plain, flipped]``. Conversations that speak of left, right, clockwise, o'clock,
+    mirror, east or west (NE, SW), in English, also inside of words, are not among them."""
     frame_cache_mib: int = Field(512, ge=0)
     """MiB of decoded frames that each data process may cache; the least recently used clip is dropped first."""
     decode_timeout_seconds: float = Field(120, gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -169,13 +170,11 @@ class ClipIndex:
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self.by_id = {str(row["clip_id"]): row for row in rows}
         self._by_video: dict[str, list[str]] = defaultdict(list)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
         for clip_id, row in self.by_id.items():
             if row["flipped"] and clip_id.removesuffix(FLIPPED) in self.by_id:
                 continue  # a conversation is about the video as it is
-            video = name_without_range(row["video"])
-            self._by_video[video].append(clip_id)
-            self._by_name[_name(video)].append(clip_id)
+            self._by_video[name_without_range(row["video"])].append(clip_id)
+        self._ending_in = functools.cache(self._find_ending_in)  # many conversations are about one video
 
     @classmethod
     def of(cls, cache: Targets) -> Self:
@@ -186,7 +185,7 @@ class ClipIndex:
         self,
         conversation: Conversation,
         video_root: Sequence[str],
-        is_meant: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+        is_meant: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> Mapping[str, Any]:
         """The catalog's row of the conversation's clip.
 
@@ -198,7 +197,7 @@ class ClipIndex:
         wanted = conversation.clip_id or conversation.video
         if not found:
             raise NoTargetsError(f"the store holds no clip of {wanted!r}")
-        if len(found) > 1:
+        if len(found) > 1 and is_meant is not None:
             found = [clip_id for clip_id in found if is_meant(self.by_id[clip_id])] or found
         if len(found) > 1:
             some = ", ".join(found[:3])
@@ -221,13 +220,18 @@ class ClipIndex:
         for uri in (video, *(f"{root.rstrip('/')}/{video}" for root in video_root)):
             if (name := name_without_range(uri)) in self._by_video:
                 return self._by_video[name]
-        tail = "/" + video.lstrip("./")
-        named = ((clip_id, name_without_range(self.by_id[clip_id]["video"])) for clip_id in self._by_name[_name(video)])
-        return [clip_id for clip_id, uri in named if f"/{uri}".endswith(tail)]
+        return self._ending_in("/" + video.lstrip("./"))
 
+    def _find_ending_in(self, tail: str) -> list[str]:
+        """The clips whose videos' uris end so. Backwards and sorted, those lie side by side: no other one is looked at."""
+        start = tail[::-1]
+        first = bisect_left(self._backwards, start)
+        last = bisect_right(self._backwards, start, first, key=lambda uri: uri[: len(start)])
+        return [clip_id for uri in self._backwards[first:last] for clip_id in self._by_video[uri[-2::-1]]]
 
-def _name(uri: str) -> str:
-    return uri.rpartition("/")[2]
+    @functools.cached_property
+    def _backwards(self) -> list[str]:
+        return sorted(f"/{uri}"[::-1] for uri in self._by_video)
 
 
 class Join:
@@ -302,7 +306,13 @@ def with_flipped(samples: Sequence[Sample], cache: Targets, share: float, seed: 
     ]
 
 
-_SIDES = re.compile(r"\b(left|right|(counter-?|anti-?)?clockwise|east|west|mirror)", re.IGNORECASE)
+# Anywhere in a word (front_left, frontLeft, northeast, counterclockwise) but for such as bright, least, beast, lowest, newest:
+# a clip too many that is shown as it is costs nothing, and one too few is taught with a wrong side.
+_SIDES = re.compile(
+    r"left|(?<![bf])right|(?<![bflry])east|(?<![aeo])west|clockwise|(?<![a-z])o\W?clock|mirror"
+    r"|(?-i:(?<![A-Za-z])[NS][EW](?![A-Za-z]))",
+    re.IGNORECASE,
+)
 
 
 def _names_a_side(conversation: Conversation) -> bool:

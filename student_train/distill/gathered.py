@@ -64,4 +64,5 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * given.to(gradient.dtype), None, None
+        # In float32: a loss scale, such as GradScaler's first of 65,536, is beyond float16.
+        return (gradient.float() * given).to(gradient.dtype), None, None

@@ -108,8 +108,9 @@ class P4D(nn.Module):
         ``weights``: map → float (clip, frame, y, x), each pixel's weight in ED, as
         `student_train.distill.pixel_weights.PixelWeights` gives them; a map without has 1 everywhere.
 
-        Raises `BadInput` if a prediction and its target differ in shape.
+        Raises `BadInput` if a prediction and its target differ in shape, or ``hidden`` and the targets in clips.
         """
+        self._check_clips(len(hidden), targets)
         decoded = [signal for signal in self.signals if signal in self.perception.decoded]
         direct = [signal for signal in self.signals if signal not in decoded]
         predictions = self.perception(hidden, [*direct, *(("f4d",) if decoded and "f4d" not in direct else ())])
@@ -120,9 +121,7 @@ class P4D(nn.Module):
             mask = torch.ones(len(targets[signal]), dtype=torch.bool) if valid is None else valid[signal]
             count = mask.sum() if clips is None else clips[signal]
             pixels = None if weights is None else weights.get(signal)
-            loss_of = partial(
-                self._loss, signal, of=len(hidden), target=targets[signal], valid=mask, count=count, weights=pixels
-            )
+            loss_of = partial(self._loss, signal, target=targets[signal], valid=mask, count=count, weights=pixels)
             if gathered is not None and signal in decoded:
                 loss = gathered.add(self._weights[signal], partial(self._decoded_loss, loss_of, signal), mask)
             else:
@@ -138,14 +137,13 @@ class P4D(nn.Module):
         clips: slice,
         prediction: torch.Tensor,
         *,
-        of: int,
         target: torch.Tensor,
         valid: torch.Tensor,
         count: Count,
         weights: torch.Tensor | None,
     ) -> torch.Tensor:
-        """These clips' share of a signal's loss, of so many clips in all."""
-        self._check_shapes(signal, (of, *prediction.shape[1:]), tuple(target.shape))
+        """These clips' share of a signal's loss."""
+        self._check_shapes(signal, tuple(prediction.shape[1:]), tuple(target.shape[1:]))
         target, mask = (value[clips].to(prediction.device, non_blocking=True) for value in (target, valid))
         if signal == "f4d":
             return latent_loss(prediction, target, valid=mask, recipe=self.recipe, clips=count)
@@ -212,11 +210,20 @@ class P4D(nn.Module):
     def _trained(self) -> dict[str, nn.Module]:
         return {name: part for name, part in self.parts.items() if name != FROZEN}
 
+    def _check_clips(self, clips: int, targets: Mapping[str, torch.Tensor]) -> None:
+        for signal in self.signals:
+            if len(targets[signal]) != clips:
+                raise BadInput(
+                    f"the student's hidden states are of {clips} clips, the targets of {signal} are of {len(targets[signal])}: "
+                    "needed one row in both for each video of the batch. A sample for `TargetCollator` has no `clip_id` if it "
+                    "has no video, and None for a video without targets."
+                )
+
     @staticmethod
     def _check_shapes(signal: str, prediction: tuple[int, ...], target: tuple[int, ...]) -> None:
         if prediction != target:
             raise BadInput(
-                f"the student's {signal} is {prediction}, the target is {target}: "
+                f"a clip's {signal} is {prediction} by the student, its target is {target}: "
                 "the heads or the decoder were made for another teacher. Build P4D from the store that the targets come from."
             )
 
@@ -226,7 +233,7 @@ def _clips_at_once(f4d: torch.Tensor) -> int:
 
     There, PyTorch convolves a batch of one clip by a path that takes ten times as long.
     """
-    return len(f4d) if f4d.device.type == "cpu" else 1
+    return max(1, len(f4d)) if f4d.device.type == "cpu" else 1
 
 
 def signal_weights(recipe: LossRecipe) -> dict[SignalName, float]:

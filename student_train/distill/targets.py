@@ -112,8 +112,9 @@ def placed(values: Mapping[str, torch.Tensor], clip_ids: Sequence[str | None]) -
 class TargetCollator:
     """Wraps a collate function and adds ``targets`` and ``valid`` to its batch, as `P4D.forward` takes them.
 
-    Samples are mappings. ``clip_id`` names a sample's clip; if it is None or absent, the sample has no targets. ``collate``
-    gets the samples without it. Picklable, for spawned workers, if ``collate`` is.
+    Samples are mappings. ``clip_id`` names the clip of a sample's video. It is None for a video without targets, and absent
+    from a sample without a video: that has no row, as it has none in the hidden states at video tokens. ``collate`` gets the
+    samples without it. Picklable, for spawned workers, if ``collate`` is.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class TargetCollator:
         self.targets = TargetReader(cache, signals, without_targets)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The collated batch with ``targets`` and ``valid``, one row per sample.
+        """The collated batch with ``targets`` and ``valid``, one row for each sample with a ``clip_id``, in order.
 
         Raises what `TargetReader` raises, and `BadInput` if the batch has either key already.
         """
@@ -136,5 +137,5 @@ class TargetCollator:
             raise BadInput(
                 f"the batch already has {' and '.join(taken)}, which this collator adds; rename it in your collate function"
             )
-        targets, valid = self.targets([sample.get("clip_id") for sample in samples])
+        targets, valid = self.targets([sample["clip_id"] for sample in samples if "clip_id" in sample])
         return {**batch, "targets": targets, "valid": valid}

@@ -68,7 +68,7 @@ def answered(
     frames = frames or benchmark.frames
     settings = {
         "model": how.model,
-        "weights": _stamps(Path(how.model)),
+        "weights": _stamps(opened.weights),
         "steps": opened.steps,
         "dtype": opened.dtype,
         "benchmark": benchmark.name,
@@ -119,11 +119,10 @@ def _digest(items: Sequence[Item]) -> str:
     return sha256_digest(canonical_json([[item.id, item.question, item.options, item.expected] for item in items]))
 
 
-def _stamps(model: Path) -> str:
+def _stamps(folders: Sequence[Path]) -> str:
     """Digest of the names, sizes and times of the files of weights: another fit into the same folder is another model."""
-    files = sorted(model.rglob("*.safetensors"))
-    found = [[str(path.relative_to(model)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    return sha256_digest(canonical_json(found))
+    files = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    return sha256_digest(canonical_json([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]))
 
 
 def _kept(out: Path, settings: dict[str, Any]) -> dict[str, Answer]:

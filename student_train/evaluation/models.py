@@ -14,7 +14,7 @@ from student_train.models import nvila
 from student_train.models.backbone import Backbone
 from student_train.models.build import build_student, load_student
 from student_train.models.folder import model_type
-from student_train.training.checkpoints import STATE, Checkpoints
+from student_train.training.checkpoints import STATE, TENSORS, Checkpoints
 from student_train.training.run_folder import RunFolder
 from student_train.training.students import student_of
 
@@ -56,6 +56,8 @@ class Opened(NamedTuple):
     """Of the run that it is from."""
     steps: int | None
     """Optimizer steps that it was trained for in that run."""
+    weights: tuple[Path, ...]
+    """The folders whose safetensors it was read from."""
 
 
 def open_model(path: Path, dtype: Dtype | None) -> Opened:
@@ -68,12 +70,13 @@ def open_model(path: Path, dtype: Dtype | None) -> Opened:
     if nvila.is_checkpoint(path):
         # As it is published: without the timestamp encoding, which it was not trained with.
         config = ModelConfig(backbone="4d-rgpt", weights=str(path), dtype=dtype or _PLAIN, timestamps="none", freeze=())
-        return Opened(build_student(config), dtype or _PLAIN, None, None)
+        return Opened(build_student(config), dtype or _PLAIN, None, None, tuple(path / part for part in nvila.PARTS))
     if model_type(path) is not None:
-        return Opened(load_student(path, dtype or _PLAIN), dtype or _PLAIN, None, None)
+        return Opened(load_student(path, dtype or _PLAIN), dtype or _PLAIN, None, None, (path,))
     run = open_run(path)
     dtype = dtype or run.config.model.dtype
-    return Opened(load_student(run.folder.student, dtype), dtype, run.config, run.result.steps)
+    student = run.folder.student
+    return Opened(load_student(student, dtype), dtype, run.config, run.result.steps, (student,))
 
 
 def _checkpoint(path: Path, dtype: Dtype | None) -> Opened:
@@ -83,4 +86,5 @@ def _checkpoint(path: Path, dtype: Dtype | None) -> Opened:
     checkpoint = Checkpoints(path.parent, 1).at(int(number))
     config = checkpoint.state.config
     dtype = dtype or config.model.dtype
-    return Opened(student_of(checkpoint).to(getattr(torch, dtype)), dtype, config, checkpoint.state.step)
+    student = student_of(checkpoint).to(getattr(torch, dtype))
+    return Opened(student, dtype, config, checkpoint.state.step, (path / TENSORS,))

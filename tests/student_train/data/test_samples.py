@@ -87,6 +87,27 @@ def test_an_end_is_made_of_whole_names() -> None:
         found("w/a/1.mp4")
 
 
+class Watched(dict[str, Any]):
+    """A catalog's row that counts how often its video is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, name: str) -> Any:
+        Watched.looks += name == "video"
+        return super().__getitem__(name)
+
+
+def test_a_clip_is_found_without_a_look_at_those_whose_files_have_the_same_name() -> None:
+    looks = []
+    for count in (50, 100):
+        Watched.looks = 0
+        index = ClipIndex(Watched(ROWS[0], clip_id=f"{n}", video=f"s3://b/raw/ep{n}/rgb.mp4") for n in range(count))
+        for n in range(count):
+            assert index.find(Conversation("", (), f"ep{n}/rgb.mp4"), ("/data",))["clip_id"] == f"{n}"
+        looks.append(Watched.looks)
+    assert looks[1] <= 2 * looks[0]
+
+
 @pytest.mark.parametrize(
     ("video", "expected"), [("9.mp4", "no clip of '9.mp4'"), ("2.mp4", r"video_empty \(zero bytes\)"), ("3.mp4", "pending")]
 )

@@ -128,8 +128,16 @@ def test_a_share_of_the_conversations_shows_its_clip_flipped(cache: Cache, tmp_p
 
 
 def test_what_speaks_of_a_side_is_not_flipped(cache: Cache, tmp_path: Path) -> None:
-    sides = ("Which is leftmost?", "Does it go to the Right?", "Does it turn counterclockwise?", "Anti-clockwise?", "Due west?")
-    others = ("Is the light bright?", "How far is the least of them?")
+    sides = (
+        "Which is leftmost?", "Does it go to the Right?", "Does it turn counterclockwise?", "Anti-clockwise?", "Due west?",
+        "It heads northeast.", "To the SouthWest.", "A north-east wind.", "Eastbound?", "A Midwestern road?", "NE", "gate_SW",
+        "The truck is in CAM_FRONT_LEFT.", "front_right", "frontLeft", "In the bottomright corner.", "A left-hand turn.",
+        "Rightward?", "At your 2 o'clock.", "At 10o’clock.", "Counter-clockwise?", "It turns counter_clockwise.", "rear_mirror",
+    )  # fmt: skip
+    others = (
+        "Is the light bright?", "How far is the least of them?", "A brightly lit feast.", "The lowest beast?", "The newest?",
+        "By the clock.", "It SWims to the NEt.",
+    )  # fmt: skip
     found = with_flipped(about(cache, tmp_path, *sides, *others), cache, 1, seed=0)
     assert [sample.flipped for sample in found] == [False] * len(sides) + [True] * len(others)
 

@@ -201,21 +201,44 @@ def test_a_batch_without_any_target_keeps_the_graph_and_gives_no_gradient(hidden
     assert all(p.grad is not None and p.grad.eq(0).all() for p in module.parts["perception_decoder"].parameters())
 
 
+def test_a_loss_scale_beyond_float16_scales_the_gradient(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
+    module = p4d(heads=LinearHeads())
+    gradients = []
+    for scale, is_half in ((1.0, False), (65536.0, True)):  # `torch.amp.GradScaler` begins with this one
+        states = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=is_half):
+            total = module(states, targets).total
+        (gradient,) = torch.autograd.grad(total * scale, states)
+        gradients.append(gradient / scale)
+    plain, scaled = gradients
+    assert (scaled - plain).norm() < 0.01 * plain.norm()
+
+
 def test_heads_of_another_teacher_are_named(hidden: torch.Tensor, targets: dict[str, torch.Tensor]) -> None:
     targets["depth"] = torch.ones(3, 16, 14, 14)
-    with pytest.raises(BadInput, match=r"student's depth is \(3, 16, 8, 8\), the target is \(3, 16, 14, 14\)"):
+    with pytest.raises(BadInput, match=r"depth is \(16, 8, 8\) by the student, its target is \(16, 14, 14\)"):
         p4d(heads=LinearHeads())(hidden, targets)
 
 
-@pytest.mark.parametrize("clips", [1, 2])
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_targets_of_fewer_clips_are_refused(
-    hidden: torch.Tensor, targets: dict[str, torch.Tensor], clips: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("clips", [1, 2, 4])
+def test_targets_of_fewer_or_more_clips_are_refused(hidden: torch.Tensor, targets: dict[str, torch.Tensor], clips: int) -> None:
+    targets["depth"] = targets["depth"][[0, 1, 2, 0][:clips]]
+    with pytest.raises(
+        BadInput, match=rf"are of 3 clips, the targets of depth are of {clips}: needed one row in both for each"
+    ):
+        p4d(heads=LinearHeads())(hidden, targets)
+
+
+@pytest.mark.parametrize("heads", [None, LinearHeads()])
+def test_a_batch_without_videos_gives_every_weight_a_gradient_of_zero(
+    hidden: torch.Tensor, targets: dict[str, torch.Tensor], heads: nn.Module | None
 ) -> None:
-    monkeypatch.setattr("student_train.distill.p4d._clips_at_once", lambda _: at_once)
-    targets["depth"] = targets["depth"][:clips]
-    with pytest.raises(BadInput, match=rf"student's depth is \(3, 16, 8, 8\), the target is \({clips}, 16, 8, 8\)"):
-        p4d(heads=LinearHeads())(hidden, targets)
+    module = p4d(heads=heads)
+    losses = module(hidden[:0], {signal: values[:0] for signal, values in targets.items()})
+    losses.total.backward()
+    assert losses.total == 0
+    assert all(loss.isnan() for loss in losses.parts.values())
+    assert all(p.grad is not None and p.grad.eq(0).all() for p in module.parts["perception_decoder"].parameters())
 
 
 def direct(**changes: object) -> P4D:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Jobs
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, default_collate
 
 import student_train
@@ -42,17 +43,23 @@ def test_targets_come_beside_what_the_inner_function_gives(cache: Cache) -> None
     assert set(batch) == {"number", "targets", "valid"}
     assert batch["number"].tolist() == [1, 2, 3, 4]
     expected = cache.read(["depth", "camray"], [b, a])
-    for signal in ("depth", "camray"):
-        assert batch["valid"][signal].tolist() == [True, False, False, True]
-        np.testing.assert_array_equal(batch["targets"][signal][[0, 3]].numpy(), expected[signal])
-        assert batch["targets"][signal][1:3].isnan().all()
+    for signal in ("depth", "camray"):  # the third sample has no video
+        assert batch["valid"][signal].tolist() == [True, False, True]
+        np.testing.assert_array_equal(batch["targets"][signal][[0, 2]].numpy(), expected[signal])
+        assert batch["targets"][signal][1].isnan().all()
 
 
-def test_a_batch_in_which_no_sample_has_a_clip(cache: Cache) -> None:
-    batch = TargetCollator(default_collate, cache, ["camray"])([sample(1), sample(2)])
+def test_a_batch_in_which_no_video_has_targets(cache: Cache) -> None:
+    batch = TargetCollator(default_collate, cache, ["camray"])([sample(1, clip_id=None), sample(2, clip_id=None)])
     assert batch["targets"]["camray"].shape == (2, *cache.shape("camray"))
     assert batch["targets"]["camray"].isnan().all()
     assert batch["valid"]["camray"].tolist() == [False, False]
+
+
+def test_a_batch_in_which_no_sample_has_a_video(cache: Cache) -> None:
+    batch = TargetCollator(default_collate, cache, ["camray"])([sample(1), sample(2)])
+    assert batch["targets"]["camray"].shape == (0, *cache.shape("camray"))
+    assert batch["valid"]["camray"].shape == (0,)
 
 
 def test_a_pickled_collator_gives_the_same_batch(cache: Cache) -> None:
@@ -138,7 +145,27 @@ def conversations(clip_ids: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_documented_lines_are_a_training_loop(cache: Cache) -> None:
+def text(*words: int) -> dict[str, Any]:
+    """A sample without a video."""
+    ids = torch.tensor(words)
+    return {"input_ids": ids, "labels": ids, "mm_token_type_ids": torch.zeros_like(ids, dtype=torch.int)}
+
+
+def mixed(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Texts beside videos: tokens padded, the pixels of what videos there are."""
+    batch = {
+        name: pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
+        for name, value in {"input_ids": 0, "labels": -100, "mm_token_type_ids": 0}.items()
+    }
+    videos = [sample for sample in samples if "video_grid_thw" in sample]
+    if videos:
+        batch["pixel_values_videos"] = torch.cat([video["pixel_values_videos"] for video in videos])
+        batch["video_grid_thw"] = torch.stack([video["video_grid_thw"] for video in videos])
+    return batch
+
+
+def documented_loop(cache: Cache, samples: list[dict[str, Any]], collate: Any) -> tuple[dict[str, Any], list[float]]:
+    """What the lines in the package's and the guide's text leave behind, and the total of each step."""
     lines = textwrap.dedent(student_train.__doc__.partition("::\n")[2])
     assert "TargetCollator" in lines
     guide = (Path(__file__).parents[3] / "docs" / "guides" / "train.md").read_text(encoding="utf-8")
@@ -148,17 +175,32 @@ def test_the_documented_lines_are_a_training_loop(cache: Cache) -> None:
     totals: list[float] = []
     given: dict[str, Any] = {
         "open_cache": open_cache, "P4D": student_train.P4D, "TargetCollator": TargetCollator, "DataLoader": DataLoader,
-        "store": cache.url, "hidden_size": 32, "device": "cpu", "model": model, "collate": default_collate,
-        "samples": conversations(cache.committed_ids()[:2]) * 2, "grid": GRID, "video_token_id": VIDEO_TOKEN,
+        "store": cache.url, "hidden_size": 32, "device": "cpu", "model": model, "collate": collate,
+        "samples": samples, "grid": GRID, "video_token_id": VIDEO_TOKEN,
         "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-3),
+        "before": [weight.clone() for weight in model.parameters()],
     }  # fmt: skip
     given["optimizer"].register_step_post_hook(lambda *_: totals.append(given["distilled"].total.item()))
-    before = [weight.clone() for weight in model.parameters()]
     exec(lines, given)
+    return given, totals
+
+
+def test_the_documented_lines_are_a_training_loop(cache: Cache) -> None:
+    given, totals = documented_loop(cache, conversations(cache.committed_ids()[:2]) * 2, default_collate)
     assert len(totals) == 2
     assert totals[-1] < totals[0]
     assert sorted(given["distilled"].parts) == ["ed_camray", "ed_depth", "ed_flow", "ed_motion", "ld"]
-    assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > len(before) / 2
+    changed = [not torch.equal(a, b) for a, b in zip(given["before"], given["model"].parameters(), strict=True)]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_the_documented_lines_take_samples_with_and_without_videos_and_targets(cache: Cache) -> None:
+    one, other, without = conversations(cache.committed_ids()[:3])
+    without["clip_id"] = None
+    batches = [[text(1, 2), one], [without, other], [without, text(3)], [text(1, 2, 3), text(4)]]
+    given, totals = documented_loop(cache, [sample for batch in batches for sample in batch], mixed)
+    assert [total > 0 for total in totals] == [True, True, False, False]
+    assert given["output"].loss.isfinite()
 
 
 @pytest.mark.parametrize("device", ["as on the CPU", "as on a GPU"])

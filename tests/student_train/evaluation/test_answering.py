@@ -269,6 +269,7 @@ def test_a_plain_nvila_lite_is_loaded_as_it_is_published(tmp_path: Path) -> None
     save_file(parts["projector"].state_dict(), tmp_path / "mm_projector" / "model.safetensors")
     opened = open_model(tmp_path, None)
     assert (opened.config, opened.steps, opened.dtype) == (None, None, "bfloat16")
+    assert sorted(path.name for folder in opened.weights for path in folder.glob("*.safetensors")) == ["model.safetensors"] * 3
     assert opened.student.model.config.timestamps == "none"
     assert {parameter.dtype for parameter in opened.student.parameters()} == {torch.bfloat16}
 

@@ -27,6 +27,7 @@ from student_train.evaluation.benchmarks.protocol import read
 from student_train.evaluation.benchmarks.r4d import QUESTIONS
 from student_train.evaluation.evaluate import Wanted, evaluate
 from student_train.evaluation.map_metrics import METRICS, SCORED
+from student_train.evaluation.models import open_model
 from student_train.evaluation.plots import smoothed
 from student_train.export import export
 from student_train.models.build import load_student
@@ -261,6 +262,7 @@ def test_a_checkpoint_answers_as_its_export(run: Path, videos: Path, tmp_path: P
     export(run, tmp_path / "exported", step=STEPS // 2)
     found = []
     for number, folder in enumerate((run / "checkpoints" / f"step-{STEPS // 2:08d}", tmp_path / "exported")):
+        assert all(any(place.glob("*.safetensors")) for place in open_model(folder, None).weights)
         out = tmp_path / f"eval-{number}"
         report = evaluate(folder, replace(wanted, out=out))
         written = [Answer.model_validate_json(line) for line in lines(out / "answers.jsonl")]
@@ -270,6 +272,19 @@ def test_a_checkpoint_answers_as_its_export(run: Path, videos: Path, tmp_path: P
     assert (of_checkpoint, of_export) == (("latent", STEPS // 2), (None, None))
     assert len(said) == 2
     assert said == same
+
+
+def test_answers_are_kept_until_the_weights_that_gave_them_change(run: Path, videos: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    path = write_questions(tmp_path, WAY)
+    wanted = Wanted(maps=False, questions=path, video_root=str(videos), out=tmp_path / "eval", resume=True)
+    first = evaluate(copy, wanted).answers
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "p4d" / "perception_decoder.safetensors").touch()
+    assert evaluate(copy, wanted).answers == first
+    (copy / "student" / "model.safetensors").touch()
+    with pytest.raises(BadInput, match="given with other settings:\n  weights: they have"):
+        evaluate(copy, wanted)
 
 
 def questions(run: Path, videos: Path, items: tuple[Item, ...]) -> Questions:
