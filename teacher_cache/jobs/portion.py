@@ -76,7 +76,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _time(text: str) -> datetime:
     try:
-        # Without a zone it is of this machine's, as people write times. At the ends of the years 1 and 9999, UTC may have no date.
+        # Without a zone it is of this machine's, as people write times. At an end of the calendar, UTC may have no date.
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadInput(f"--deadline is {text!r}; needed a time such as 2026-12-24T18:00+01:00") from None
