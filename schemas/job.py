@@ -36,7 +36,9 @@ class VideoSource(Frozen):
     columns: dict[ListColumn, str] = Field(default_factory=dict)
     """The manifest's own names of columns: ``{uri: clip_path, start: t0}``."""
     root: str | None = None
-    """The folder or URL that the manifest's relative uris start from; the manifest's own folder when absent."""
+    """The folder or URL that a manifest's relative uris start from; the manifest's own folder when absent. Of a ``glob``, the
+    one that ids start from, so that they stay as they are when patterns are added: a video elsewhere has its whole path or URL
+    as its id. When absent, ids start from the folder that all patterns share."""
     phrases: str | None = None
     """Of a teacher that takes phrases: a file of JSON lines, ``{"id": …, "phrases": […]}``: the phrases of the video or segment
     of that id, before those of the list. Ids that are not listed are left out."""
@@ -66,8 +68,12 @@ class VideoSource(Frozen):
             raise ValueError("give exactly one of `manifest`, `mixture` and `glob`")
         if self.glob == ():
             raise ValueError("`glob` is an empty list; give at least one pattern")
-        if self.manifest is None and (self.format or self.columns or self.root):
-            raise ValueError("`format`, `columns` and `root` describe a `manifest`; leave them out")
+        if self.manifest is None and (self.format or self.columns):
+            raise ValueError("`format` and `columns` describe a `manifest`; leave them out")
+        if self.mixture is not None and self.root:
+            raise ValueError(
+                "`root` is of a `manifest` or a `glob`, and the sets of a `mixture` have a `video_root` each; leave it out"
+            )
         return self
 
     @property

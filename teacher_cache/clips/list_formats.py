@@ -246,16 +246,19 @@ def _csv(about: ListFile) -> Iterator[Chunk]:
 def _csv_rows(text: TextIO, about: ListFile) -> Iterator[Numbered]:
     rows = csv.reader(text, delimiter="\t" if about.name.lower().endswith(".tsv") else ",", strict=True)
     names: list[str] | None = None
+    padded: list[str] = []
     try:
         for row in rows:
             if names is None:
-                names = row
+                names = [name.strip() for name in row]
+                padded = [name for name, written in zip(names, row, strict=True) if name != written]
             elif row:
                 if len(row) != len(names):
                     raise BadInput(
                         f"{about.name}, line {rows.line_num}: {len(row)} values; the header names {len(names)} columns"
                     )
-                yield rows.line_num, {n: _typed(n, v, about) for n, v in zip(names, row, strict=True) if v}
+                named = ((n, v.strip() if n in padded else v) for n, v in zip(names, row, strict=True))
+                yield rows.line_num, {n: _typed(n, v, about) for n, v in named if v}
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadInput(f"{about.name}, line {rows.line_num}: it is not CSV in UTF-8 ({error})") from None
 

@@ -77,17 +77,23 @@ def phrases_by_id(name: str, records: Iterable[Mapping[str, Any]]) -> tuple[Keys
     """The keys of ids, ascending, and the prompt of each, of the records of a file of phrases. Raises `BadInput`."""
     ids, prompts = list[str](), list[str]()
     for number, record in enumerate(records, start=1):
-        found = record.get("id")
-        if not isinstance(found, str) or "phrases" not in record:
+        about = record.get("id")
+        if not isinstance(about, str) or "phrases" not in record:
             raise BadInput(f'{name}, record {number}: needed {{"id": …, "phrases": […]}}; found {str(dict(record))[:80]!r}')
         try:
             prompts.append(Prompt(phrases=phrases_of(record["phrases"])).text)
         except BadInput as error:
             raise BadInput(f"{name}, record {number}: {error}") from None
-        ids.append(found)
+        ids.append(about)
     keys = keys_of(ids)
     order = np.argsort(keys, kind="stable")
-    return keys[order], pa.array(prompts, pa.string()).take(pa.array(order))
+    keys, found = keys[order], pa.array(prompts, pa.string()).take(pa.array(order))
+    is_again = (keys[1:] == keys[:-1]) & pc.not_equal(found[1:], found[:-1]).to_numpy(zero_copy_only=False)
+    for at in np.flatnonzero(is_again)[:1].tolist():
+        raise BadInput(
+            f"{name} gives {ids[order[at]]!r} twice, with other phrases: {found[at]} and {found[at + 1]}; put all in one record"
+        )
+    return keys, found
 
 
 def with_phrases(prompts: pa.ChunkedArray, keys: Keys, known: Keys, found: pa.Array) -> pa.ChunkedArray:

@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -99,11 +99,22 @@ def list_videos(source: VideoSource, note: Note = _say_nothing, takes: tuple[Pro
     if not source.https and "uri" in videos.listed.column_names:
         _require_no_https(videos.listed["uri"], source.origin)
     videos = _expanded(videos, source, note)
-    told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in videos.listed.column_names]
+    found = _each_once(videos, source)
+    return _prompted(found, source, takes, note) if takes else found
+
+
+def _each_once(videos: Videos, source: VideoSource) -> Videos:
+    """The first row of each id. Raises `BadInput` if a later is of another video or segment, or has another prompt."""
+    listed = videos.listed
+    told_apart_by = [name for name in ("uri", "segment_start", "segment_end") if name in listed.column_names]
     # A mixture's ids are its paths as they are written.
     remedy = "give each its own id" if source.mixture is None else "give the sets one `video_root`, with a folder for each"
-    found = Videos(distinct(videos.listed, "id", told_apart_by, "two videos have the id", remedy), videos.before)
-    return _prompted(found, source, takes, note) if takes else found
+    once = distinct(listed, "id", told_apart_by, "two videos have the id", remedy)
+    if once is not listed and "prompt" in listed.column_names:
+        filled = listed.set_column(listed.column_names.index("prompt"), "prompt", pc.fill_null(listed["prompt"], Prompt().text))
+        complaint = "two rows have different phrases or masks for the id"
+        distinct(filled, "id", ["prompt"], complaint, "give all of them in one row, or each row its own id")
+    return Videos(once, videos.before)
 
 
 def _prompted(videos: Videos, source: VideoSource, takes: tuple[PromptName, ...], note: Note) -> Videos:
@@ -183,25 +194,55 @@ def _lists_of(source: VideoSource) -> Iterator[_List]:
 
 
 def _from_lists(source: VideoSource, note: Note, takes: tuple[PromptName, ...]) -> Videos:
-    dropped = Dropped()
+    dropped, are_conversations = Dropped(), True
     tables: list[pa.Table] = []
     for one in _lists_of(source):
         with _local_copy(one.path) as copy:
             file = ListFile(copy, one.path, one.format, source.columns, takes, _whole(one.root), dropped)
             found = [_placed(table, _whole(one.root), one.before) for table in read_list(file)]
-            has_none = not any(table.num_rows for table in found) and format_of(file) == "conversations"
-        if has_none:
+            of_conversations = format_of(file) == "conversations"
+        are_conversations &= of_conversations
+        if of_conversations and not any(table.num_rows for table in found):
             note(f"{one.path} is about images or text alone, or empty: a teacher has nothing to see in it")
         tables += found
     for sentence in dropped.notes():
         note(f"{source.manifest}: {sentence}")
     videos = pa.concat_tables([LISTED.empty_table(), *tables])
-    if videos["segment_start"].null_count < videos.num_rows:
+    if videos["segment_start"].null_count == videos.num_rows:
+        _note_likely_times(source, dropped.kept, note)
+    else:
         # So that one decoder opens a video once for all of its segments.
         of = pc.index_in(videos["uri"], pc.unique(videos["uri"])).to_numpy()
         videos = videos.take(pa.array(np.argsort(of, kind="stable")))
     videos = videos.select([name for name in videos.column_names if name == "id" or videos[name].null_count < videos.num_rows])
-    return Videos(videos.append_column("key", pa.array(column_keys(videos["id"]))))
+    listed = Videos(videos.append_column("key", pa.array(column_keys(videos["id"]))))
+    once = _each_once(listed, source)
+    if once.num_rows < listed.num_rows and not are_conversations:  # of which a video may have any number
+        _, first = np.unique(listed.keys, return_index=True)
+        again = listed["id"][int(np.setdiff1d(np.arange(listed.num_rows), first)[0])]
+        note(
+            f"{source.manifest}: {listed.num_rows - once.num_rows} rows list a video or segment that a row before them lists, "
+            f"such as {again.as_py()!r}; they are left out, with what else they say"
+        )
+    return once
+
+
+_LIKELY_TIME = re.compile(
+    r"(?:(?:segment|clip|shot|time)[\W_]*)?(?:start|begin|end|stop)[\W_]*(?:times?|s|secs?|seconds?|ts|timestamp)?[\W_]*|t[\W_]?[01]",
+    re.IGNORECASE,
+)
+
+
+def _note_likely_times(source: VideoSource, kept: Iterable[str], note: Note) -> None:
+    """Notes what may have been meant as the segments' times, of a list in which none has one. ``kept``: its other columns."""
+    for ours in ("start", "end"):
+        if ours in source.columns:
+            note(f"{source.manifest}: no row has a time in {source.columns[ours]!r}, which `videos.columns` says is the {ours}")
+    if likely := [repr(name) for name in sorted(kept) if _LIKELY_TIME.fullmatch(name)]:
+        note(
+            f"{source.manifest}: whole videos are taught, and its columns {', '.join(likely)} are only kept for reading. If "
+            "they are times of segments, in seconds, say so: `videos.columns: {start: …, end: …}`"
+        )
 
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -289,45 +330,51 @@ def _named(listed: pa.Table) -> pa.ChunkedArray:
 
 def _from_globs(source: VideoSource, note: Note) -> Videos:
     found = [_from_glob(pattern, source.identity, note) for pattern in source.globs]
-    # What the folders have in common is left out of ids, which must not depend on where the videos are stored.
-    folders = [one.folder for one in found]
-    base = os.path.commonpath(folders) if len(folders) > 1 else folders[0]
-    base = f"{base}/" if base and not base.endswith("/") else base
+    base = _common([one.folder for one in found]) if source.root is None else f"{_whole(source.root)}/"
     columns = {"content_digest": [chunk for one in found for chunk in one.identities]}
-    schemes = {one.scheme for one in found}
-    if len(schemes) > 1:
-        uris = (pc.binary_join_element_wise(one.scheme + one.place, chunk, "") for one in found for chunk in one.names)
-        columns["uri"] = list(uris)
+    if not all(one.folder.startswith(base) for one in found):
+        columns["uri"] = [pc.binary_join_element_wise(one.start, chunk, "") for one in found for chunk in one.names]
+        if any(map(len, columns["uri"])) and not any(pc.any(pc.starts_with(chunk, base)).as_py() for chunk in columns["uri"]):
+            raise BadInput(
+                f"`videos.root` is {source.root}, and no video of {source.origin} is in it; needed a folder of theirs"
+            )
     columns["id"] = [chunk for one in found for chunk in one.ids(base)]
     listed = pa.table({name: pa.chunked_array(chunks, pa.string()) for name, chunks in columns.items()})
     if listed["content_digest"].null_count == listed.num_rows:
         listed = listed.drop("content_digest")
-    return Videos(listed.append_column("key", pa.array(column_keys(listed["id"]))), f"{found[0].scheme}{base}")
+    return Videos(listed.append_column("key", pa.array(column_keys(listed["id"]))), base)
+
+
+def _common(folders: Sequence[str]) -> str:
+    """What the folders have in common, to be left out of ids, which must not depend on where the videos are stored.
+
+    Nothing, if they are in places of different kinds: then ids are whole paths and URLs.
+    """
+    common = os.path.commonprefix(folders)  # noqa: RUF071  # cut at a folder's end below; of places of two kinds, commonpath raises
+    return common[: common.rfind("/") + 1]
 
 
 @dataclass
 class _Found:
     """What a pattern matches."""
 
-    scheme: str
-    """``s3://``; empty for a disk."""
-    place: str
-    """What precedes each name in its path: ``bucket/``; empty for a disk."""
+    start: str
+    """What precedes each name in its URL: ``s3://bucket/``; empty for a disk."""
     folder: str
-    """The pattern's fixed folder, with the place."""
+    """The pattern's fixed folder: path or URL, with a ``/`` at its end."""
     names: list[pa.Array]
     identities: list[pa.Array]
 
     def ids(self, base: str) -> Iterator[pa.Array]:
-        """The paths without ``base``. Each array of names is let go: there may be gigabytes."""
+        """The paths from ``base``, and whole what is elsewhere. Each array of names is let go: there may be gigabytes."""
         self.names.reverse()
         while self.names:
             names = self.names.pop()
-            if len(base) < len(self.place):
-                names = pc.binary_join_element_wise(self.place, names, "")
-                yield pc.utf8_slice_codeunits(names, len(base))
-            else:
-                yield pc.utf8_slice_codeunits(names, len(base) - len(self.place))
+            if self.folder.startswith(base) and len(base) >= len(self.start):
+                yield pc.utf8_slice_codeunits(names, len(base) - len(self.start))
+                continue
+            uris = pc.binary_join_element_wise(self.start, names, "")
+            yield pc.if_else(pc.starts_with(uris, base), pc.utf8_slice_codeunits(uris, len(base)), uris)
 
 
 def _from_glob(pattern: str, kind: VideoIdentity, note: Note) -> _Found:
@@ -352,18 +399,17 @@ def _matches(pattern: str, kind: VideoIdentity, note: Note) -> _Found:
             require_keepable(names, where)
             raise
         require_all_keepable(column, where)
-        return _Found("", "", _fixed_folder(path), column.chunks, [pa.nulls(len(names), pa.string())])
+        return _Found("", _fixed_folder(path), column.chunks, [pa.nulls(len(names), pa.string())])
     require_openable(pattern, is_pattern=True)
     place, key = split(pattern)
-    scheme, _, bucket = place.partition("://")
-    if _MAGIC.search(bucket) or protocol(pattern) not in BUCKETS:
+    if _MAGIC.search(place) or protocol(pattern) not in BUCKETS:
         raise BadInput(f"{where} names no bucket to look in; needed one such as s3://bucket/raw/**/*.mp4")
     matching = glob_translate(key).removesuffix(r"\Z")
     found = listed(f"{place}/{_MAGIC.split(key)[0]}", f"^{matching}$")
     require_all_keepable(found["key"], where)
     nothing = [pa.nulls(found.num_rows, pa.string())]
     identities = found["identity"].chunks if kind == "listed" else nothing
-    return _Found(f"{scheme}://", f"{bucket}/", _fixed_folder(f"{bucket}/{key}"), found["key"].chunks, identities)
+    return _Found(f"{place}/", f"{place}/{_fixed_folder(key)}", found["key"].chunks, identities)
 
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -399,11 +445,6 @@ def _is_entered(base: str, name: str, *, is_hidden_wanted: bool) -> bool:
 
 
 def _fixed_folder(pattern: str) -> str:
-    """The folders before the first wildcard, to be left out of ids, which must not depend on where the videos are stored."""
-    parts = PurePosixPath(pattern).parts
-    fixed: list[str] = []
-    for part in parts[:-1]:
-        if any(c in part for c in "*?["):
-            break
-        fixed.append(part)
-    return f"{PurePosixPath(*fixed)}/" if fixed else ""
+    """The folders before the first wildcard, with a ``/`` at their end."""
+    fixed = _MAGIC.split(pattern)[0]
+    return fixed[: fixed.rfind("/") + 1]

@@ -139,5 +139,15 @@ def distinct(
             pc.fill_null(pc.equal(table[column], firsts), fill_value=False), pc.and_(*map(pc.is_null, (table[column], firsts)))
         )
         for row in np.flatnonzero(~is_same.to_numpy())[:1].tolist():
-            raise BadInput(f"{complaint} {table[name][row].as_py()!r}: {firsts[row]} and {table[column][row]}; {remedy}")
+            raise BadInput(
+                f"{complaint} {table[name][row].as_py()!r}: {_shown(firsts[row])} and {_shown(table[column][row])}; {remedy}"
+            )
     return table.take(pa.array(np.sort(first)))
+
+
+def _shown(value: pa.Scalar) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+_LONGEST_SHOWN = 2**10

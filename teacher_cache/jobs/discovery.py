@@ -30,6 +30,7 @@ from teacher_cache.encodings.base import StoredArray
 from teacher_cache.encodings.registry import resolve
 from teacher_cache.io.progress import Progress, no_progress
 from teacher_cache.jobs.advice import advice
+from teacher_cache.jobs.renaming import require_ids_of_store
 from teacher_cache.store.catalog import Catalog, Rows
 from teacher_cache.store.layout import stored_arrays
 from teacher_cache.store.shard import most_clips
@@ -137,8 +138,10 @@ def find_clips(  # noqa: PLR0917
     If the sampling is by windows, ``prober`` opens the videos whose windows are neither in the catalog nor known to this
     machine from an earlier plan or run. ``newest`` gives the catalog as it has become meanwhile, with what other runs added.
     Runs of one job that begin at different shares of each list of videos thus probe each video once.
+    Raises `BadInput` before anything is looked at if the store has videos under other ids.
     """
     again = np.empty(0, np.int64) if again is None else again
+    require_ids_of_store(facts.videos, catalog, job.videos, are_shots=facts.recipe.clips.shots is not None)
     wanted = _wanted(job, facts, catalog, again)
     start = 0
     is_uniform = facts.recipe.clips.sampling == "uniform"

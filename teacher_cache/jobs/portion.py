@@ -63,7 +63,7 @@ def portion(
         raise BadInput("--deadline and --max-hours both say when the run ends; give one of them")
     until = None if deadline is None else _time(deadline)
     if max_hours is not None:
-        until = datetime.now(UTC) + timedelta(hours=max_hours)
+        until = _in_hours(max_hours)
     return Portion((0, 1) if shard is None else _shard(shard), limit, until)
 
 
@@ -76,7 +76,16 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _time(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
+        # Without a zone it is of this machine's, as people write times. At an end of the calendar, UTC may have no date.
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadInput(f"--deadline is {text!r}; needed a time such as 2026-12-24T18:00+01:00") from None
-    return found.astimezone() if found.tzinfo is None else found  # this machine's time zone, as people write times
+
+
+def _in_hours(hours: float) -> datetime:
+    try:
+        return datetime.now(UTC) + timedelta(hours=hours)
+    except (ValueError, OverflowError):  # not a number, or after the year 9999
+        raise BadInput(
+            f"--max-hours is {hours:g}; needed hours from now that end before the year 10000; leave it out for no limit"
+        ) from None

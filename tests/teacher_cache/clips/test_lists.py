@@ -14,6 +14,7 @@ import pytest
 
 from schemas.errors import BadInput
 from schemas.job import VideoSource
+from schemas.prompt import PromptName
 from teacher_cache.clips import extra, list_formats, lists
 from teacher_cache.clips.extra import LONGEST_EXTRA, MOST_COLUMNS, Dropped, packed, unpacked
 from teacher_cache.clips.sources import list_videos
@@ -161,8 +162,83 @@ def test_a_list_may_name_its_columns_otherwise(tmp_path: Path) -> None:
     (row,) = list_videos(VideoSource(manifest=str(tmp_path / "clips.csv"), columns=columns)).table().to_pylist()
     assert (row["id"], row["segment_start"], row["segment_end"], row["extra"]) == ("7", 1, 2.5, '{"start":"noon"}')
     for wrong in ({"glob": "*.mp4", "columns": columns}, {"glob": "*", "format": "csv"}, {"glob": []}):
-        with pytest.raises(ValueError, match=r"`format`, `columns` and `root` describe a `manifest`|`glob` is an empty list"):
+        with pytest.raises(ValueError, match=r"`format` and `columns` describe a `manifest`|`glob` is an empty list"):
             VideoSource.model_validate(wrong)
+
+
+def told(folder: Path, text: str, takes: tuple[PromptName, ...] = (), **source: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of such a list, and what is said of it."""
+    path, notes = folder / ("list.jsonl" if text.startswith("{") else "list.csv"), list[str]()
+    path.write_text(text)
+    rows = list_videos(VideoSource(manifest=str(path), **source), notes.append, takes).table().to_pylist()
+    return rows, [note.removeprefix(f"{path}: ") for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("phrases", ('["the red car"]', '["the dog"]')), ("masks", ('"a"', '"b"')), ("phrases", ('["the dog"]', "null"))],
+)
+def test_rows_of_one_id_with_other_phrases_or_masks_are_refused(
+    name: PromptName, values: tuple[str, str], tmp_path: Path
+) -> None:
+    rows = [f'{{"uri": "a.mp4", "{name}": {value}}}' for value in values]
+    for one, other in (rows, rows[::-1]):
+        with pytest.raises(
+            BadInput, match=r"two rows have different phrases or masks for the id 'a.mp4': .*give all of them in one"
+        ):
+            told(tmp_path, f"{one}\n{other}\n", (name,))
+    named = f'{rows[1].removesuffix("}")}, "id": "other"}}'
+    assert len(told(tmp_path, f"{rows[0]}\n{named}\n", (name,))[0]) == 2
+    same, notes = told(tmp_path, f"{rows[0]}\n{rows[0]}\n", (name,))
+    assert (len(same), len(notes)) == (1, 1)
+    assert len(told(tmp_path, f"{rows[0]}\n{rows[1]}\n")[0]) == 1  # which say nothing to a teacher that takes frames alone
+
+
+def test_a_file_with_other_phrases_for_one_id_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "phrases.jsonl").write_text('{"id": "a.mp4", "phrases": "car"}\n{"id": "a.mp4", "phrases": "dog"}\n')
+    with pytest.raises(BadInput, match=r"gives 'a.mp4' twice, with other phrases: .*car.* and .*dog.*; put all in one record"):
+        told(tmp_path, '{"uri": "a.mp4"}', ("phrases",), phrases=str(tmp_path / "phrases.jsonl"))
+
+
+def test_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    rows, notes = told(tmp_path, "uri,caption\na.mp4,one\nb.mp4,two\na.mp4,three\na.mp4,four\n")
+    assert [row["extra"] for row in rows] == ['{"caption":"one"}', '{"caption":"two"}']
+    said = (
+        "2 rows list a video or segment that a row before them lists, "
+        "such as 'a.mp4'; they are left out, with what else they say"
+    )
+    assert notes == [said]
+    conversations = [{"video": "a.mp4", "conversations": []}] * 3
+    (tmp_path / "all.json").write_text(json.dumps(conversations))
+    found = list[str]()
+    assert list_videos(VideoSource(manifest=str(tmp_path / "all.json")), found.append).num_rows == 1
+    assert not found  # of which a video has any number
+
+
+def test_blanks_in_a_header_are_no_part_of_its_names(tmp_path: Path) -> None:
+    rows, notes = told(tmp_path, "id, uri, start ,end , caption\n x, v.mp4, 0 ,1, a b\ny, v.mp4, 1, 2,\n")
+    assert [(row["id"], row["uri"], row["segment_start"], row["segment_end"], row["extra"]) for row in rows] == [
+        (" x", f"{tmp_path}/v.mp4", 0, 1, '{"caption":"a b"}'), ("y", f"{tmp_path}/v.mp4", 1, 2, None),
+    ]  # fmt: skip
+    assert not notes
+
+
+@pytest.mark.parametrize("names", ["Start,End", "start_time,end_time", "clip_start,clip_end", "t0,t1", "START (s),stop"])
+def test_columns_that_are_likely_times_and_cut_nothing_are_told(names: str, tmp_path: Path) -> None:
+    text = f"uri,{names},restart,end_user\na.mp4,0,1,2,3\nb.mp4,1,2,3,4\n"
+    start, end = names.split(",")
+    _, notes = told(tmp_path, text)
+    named = ", ".join(map(repr, sorted((start, end))))
+    said = (
+        f"whole videos are taught, and its columns {named} are only kept for reading. If they are times of segments, in "
+        "seconds, say so: `videos.columns: {start: …, end: …}`"
+    )
+    assert notes == [said]
+    rows, notes = told(tmp_path, text, columns={"start": start, "end": end})
+    assert ([row["segment_end"] for row in rows], notes) == ([1, 2], [])
+    assert told(tmp_path, text, columns={"start": "from"})[1][0] == (
+        "no row has a time in 'from', which `videos.columns` says is the start"
+    )
 
 
 @pytest.mark.parametrize(

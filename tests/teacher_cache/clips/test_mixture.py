@@ -81,7 +81,8 @@ def test_videos_of_two_sets_with_one_name_are_refused(tmp_path: Path) -> None:
     ("source", "said"),
     [
         ({"mixture": "a.yaml", "glob": "*.mp4"}, "exactly one of `manifest`, `mixture` and `glob`"),
-        ({"mixture": "a.yaml", "root": "/data"}, "`format`, `columns` and `root` describe a `manifest`"),
+        ({"mixture": "a.yaml", "root": "/data"}, "`root` is of a `manifest` or a `glob`, and the sets of a `mixture` have"),
+        ({"mixture": "a.yaml", "format": "csv"}, "`format` and `columns` describe a `manifest`"),
     ],
 )
 def test_what_contradicts_a_mixture_is_refused(source: dict[str, str], said: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from schemas.errors import BadInput
 from schemas.job import VideoSource
 from teacher_cache.clips.content import content_digest
-from teacher_cache.clips.sources import list_videos
+from teacher_cache.clips.sources import _common, list_videos
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -57,6 +57,55 @@ def test_several_globs_are_one_list(tmp_path: Path) -> None:
     videos = list_videos(source)
     assert videos["id"].to_pylist() == ["one/a.mp4", "two/deep/a.mp4"]
     assert videos["uri"].to_pylist() == [f"{tmp_path}/one/a.mp4", f"{tmp_path}/two/deep/a.mp4"]
+
+
+def test_a_root_keeps_a_globs_ids_as_patterns_are_added(tmp_path: Path) -> None:
+    touch(tmp_path, "g/a/1.mp4", "g/a/deep/2.mp4", "g/b/3.mp4")
+    root, others = f"{tmp_path}/g/a", f"{tmp_path}/g/b/*.mp4"
+    ids = ["1.mp4", "deep/2.mp4", f"{tmp_path}/g/b/3.mp4"]
+    for patterns, found in (
+        ([f"{root}/**/*.mp4"], ids[:2]),
+        ([f"{root}/**/*.mp4", others], ids),
+        ([f"{tmp_path}/g/**/*.mp4"], ids),
+        ([f"{tmp_path}/g/*/*.mp4", f"{root}/deep/*"], [ids[0], ids[2], ids[1]]),
+    ):
+        for folder in (root, f"{root}/"):
+            videos = list_videos(VideoSource(glob=tuple(patterns), root=folder))
+            assert videos["id"].to_pylist() == found
+            uris = videos["uri"].to_pylist()
+            assert [uri.removeprefix(f"{root}/") for uri in uris] == found
+            assert all(Path(uri).exists() for uri in uris)
+    with pytest.raises(BadInput, match=r"`videos.root` is .*/g/c, and no video of the glob .* is in it"):
+        list_videos(VideoSource(glob=others, root=f"{tmp_path}/g/c"))
+
+
+def test_globs_of_places_of_several_kinds_are_one_list(s3: str, tmp_path: Path) -> None:
+    fs = fsspec.filesystem("s3")
+    fs.pipe({f"{s3}/raw/a.mp4": b"a", f"{s3}/raw/b/c.mp4": b"c"})
+    touch(tmp_path, "raw/a.mp4")
+    here, there = f"{tmp_path}/raw/*.mp4", f"{s3}/raw/**/*.mp4"
+    for patterns in ((here, there), (there, here)):
+        videos = list_videos(VideoSource(glob=patterns))
+        assert set(videos["id"].to_pylist()) == {f"{tmp_path}/raw/a.mp4", f"{s3}/raw/a.mp4", f"{s3}/raw/b/c.mp4"}
+        assert videos["uri"].to_pylist() == videos["id"].to_pylist()
+    videos = list_videos(VideoSource(glob=(here, there), root=f"{s3}/raw/"))
+    assert videos["id"].to_pylist() == [f"{tmp_path}/raw/a.mp4", "a.mp4", "b/c.mp4"]
+    assert videos["uri"].to_pylist() == [f"{tmp_path}/raw/a.mp4", f"{s3}/raw/a.mp4", f"{s3}/raw/b/c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "common"),
+    [
+        (["/data/raw/a/", "/data/raw/ab/"], "/data/raw/"),
+        (["/a/", "/b/"], "/"),
+        (["s3://one/raw/", "s3://other/raw/"], "s3://"),
+        (["s3://bucket/raw/", "gs://bucket/raw/"], ""),
+        (["gs://bucket/raw/", "gcs://bucket/raw/"], ""),
+        (["s3://bucket/raw/", "/raw/"], ""),
+    ],
+)
+def test_what_folders_have_in_common_is_of_whole_folders_of_one_kind(folders: list[str], common: str) -> None:
+    assert _common(folders) == common
 
 
 def test_lists_on_s3(s3: str) -> None:

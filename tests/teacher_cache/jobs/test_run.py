@@ -471,6 +471,12 @@ def test_a_deadline_ends_a_run_with_a_status_of_its_own(jobs: Jobs, tmp_path: Pa
         ({"shard": "-1/3"}, "--shard is '-1/3'"),
         ({"shard": "1"}, "--shard is '1'"),
         ({"deadline": "soon"}, "--deadline is 'soon'; needed a time such as"),
+        ({"deadline": "0001-01-01"}, "--deadline is '0001-01-01'; needed a time such as"),
+        ({"deadline": "0001-01-01T00:00+12:00"}, r"--deadline is '0001-01-01T00:00\+12:00'; needed a time such as"),
+        ({"deadline": "9999-12-31T23:59-12:00"}, "--deadline is '9999-12-31T23:59-12:00'; needed a time such as"),
+        ({"max_hours": 1e9}, r"--max-hours is 1e\+09; needed hours from now that end before the year 10000"),
+        ({"max_hours": float("inf")}, "--max-hours is inf; needed"),
+        ({"max_hours": float("nan")}, "--max-hours is nan; needed"),
         ({"deadline": "2999-01-01", "max_hours": 3}, "give one of them"),
     ],
 )
