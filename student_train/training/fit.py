@@ -363,7 +363,9 @@ def _loaded(cache: Cache, config: TrainConfig, *, opens_videos: bool) -> tuple[J
         roots = {"video_root": video_roots(config.data), "image_root": image_roots(config.data)}
         held = load(config.data.model_copy(update={**roots, "conversations": validation.conversations, "mixture": None}))
     elif validation is not None:
-        taken, held_samples = held_out(joined.samples, validation.share, config.seed)
+        clips = cache.clips
+        videos = dict(zip(clips["clip_id"].to_pylist(), clips["video"].to_pylist(), strict=True))
+        taken, held_samples = held_out(joined.samples, videos, validation.share, config.seed)
         held = Joined(held_samples, [])
     return Joined(with_flipped(taken, cache, config.data.flipped_share, config.seed), joined.dropped), held
 
