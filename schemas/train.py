@@ -108,7 +108,7 @@ class ConfidenceConfig(Frozen):
     store: str = Field(min_length=1)
     """Another teacher's store of the same clips, with maps of the same size."""
     version: int | None = Field(None, ge=0)
-    """The version of it to read; the newest when absent, at each start of a run."""
+    """The version of it to read; the newest when absent. A resumed run keeps the version that it began with."""
     tolerance: dict[Modality, Annotated[float, Field(gt=0)]] = Field({})
     """How far apart teachers have half the weight. When absent: ``depth`` 0.1, in logarithms after one scale for the clip;
     ``flow`` 1, in pixels; ``motion`` 0.25, in probability; ``camray`` 0.1, in radians between directions. A modality that the
@@ -136,7 +136,7 @@ class RegionsConfig(Frozen):
     store: str = Field(min_length=1)
     """The store, of a teacher such as ``grounded-sam`` or ``given``, with label maps of the size of the maps."""
     version: int | None = Field(None, ge=0)
-    """The version of it to read; the newest when absent, at each start of a run."""
+    """The version of it to read; the newest when absent. A resumed run keeps the version that it began with."""
     marks: Literal["none", "first", "all"] = "first"
     """Where the student sees marks, in conversations that ask about ``<obj_k>``: nowhere, in the clip's first frame, as the
     paper's Set-of-Mark, or in every frame that shows the object."""

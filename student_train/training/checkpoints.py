@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -42,13 +43,14 @@ WEIGHT = "weight"
 
 FREE = (
     "output", "store", "store_version", "fingerprint",
+    "loss.confidence.store", "loss.confidence.version", "regions.store", "regions.version",
     "data.workers", "data.frame_cache_mib", "data.decode_timeout_seconds",
     "data.video_root", "data.image_root", "data.conversations",
     "model.attention", "report_to", "batch", "accumulate", "log_every", "gradient_checkpointing",
     "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the
-store's and the files' names, `refuse_another_run` compares the store's fingerprint, the digest of the conversations and the
+stores' and the files' names, `refuse_another_run` compares the stores' fingerprints, the digest of the conversations and the
 number of samples in a step."""
 _FREE_OF_SETS = re.compile(r"data\.mixture\.sets\.[\w-]+\.(?:conversations|leave_out|video_root|image_root)$")
 
@@ -59,12 +61,15 @@ class CheckpointState(Frozen):
     step: int
     """Optimizer steps done."""
     config: TrainConfig
+    """With the versions of the stores that are read beside."""
     processes: int
     """World size."""
     store_version: int
     """Version of the store that the run began with."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
+    beside: dict[str, str] = Field({})
+    """Setting that names another store, which is read beside → the fingerprint of its recipe."""
     samples: str
     """Digest of the conversations, in their order."""
     data: dict[str, Any]
@@ -326,6 +331,10 @@ def refuse_another_run(then: CheckpointState, now: CheckpointState, where: Path)
     refuse_other_config(then.config, now.config, where)
     compared: Mapping[str, tuple[object, object]] = {
         "the store's fingerprint": (then.fingerprint, now.fingerprint),
+        **{
+            f"the fingerprint of `{name}`": (then.beside.get(name), now.beside.get(name))
+            for name in sorted(then.beside.keys() | now.beside.keys())
+        },
         "the digest of the conversations": (then.samples, now.samples),
         "samples in one optimizer step (processes · batch · accumulate)": (_step(then), _step(now)),
     }

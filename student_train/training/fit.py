@@ -50,9 +50,10 @@ from student_train.training.optimizer import layer_matrices
 from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
 from student_train.training.sharding import shard
+from student_train.training.stores import Stores, opened
 from student_train.training.trainer import P4DTrainer, trained
 from student_train.training.validation import Validation, held_out
-from teacher_cache import Cache, open_cache
+from teacher_cache import Cache
 from teacher_cache.io.console import progress_bar, stderr
 from teacher_cache.io.output_folder import written_whole
 from teacher_cache.io.stop import stop_on_sigterm
@@ -87,11 +88,11 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         if resume and ranks.is_rank_zero:
             begun = Checkpoints(folder.checkpoints, config.keep_checkpoints).newest()
     begun = ranks.broadcast(begun)
-    cache = _opened(config, begun, ranks)
+    stores = opened(config, None if begun is None else begun.state, ranks)
+    config = stores.config
     with ranks.raise_on_any_rank():
-        refuse_another_recipe(cache, config)
-        built = build(config, cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
-    run, validation = prepared(config, cache, built, ranks)
+        built = build(config, stores.cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
+    run, validation = prepared(stores, built, ranks)
     with ranks.raise_on_any_rank():
         if begun is not None:
             refuse_another_run(begun.state, run.beginning(), begun.folder)
@@ -146,7 +147,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     report = _report(run, built, counts, seconds)
     with ranks.raise_on_any_rank():
         if ranks.is_rank_zero:
-            save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
+            save_student(built if weights is None else with_weights(build(config, stores.cache), weights), folder)
             _write(folder.result_file, report.model_dump_json(indent=2))
     return report
 
@@ -156,16 +157,16 @@ class Run:
 
     def __init__(
         self,
-        config: TrainConfig,
-        cache: Cache,
+        stores: Stores,
         fitting: Fitting,
         ranks: Ranks,
         *,
         weights: PixelWeights | None = None,
         marks: Marks | None = None,
     ) -> None:
-        folder = RunFolder(Path(config.output))
-        self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
+        config, folder = stores.config, RunFolder(Path(stores.config.output))
+        self.config, self.cache, self.fitting, self.ranks = config, stores.cache, fitting, ranks
+        self.beside = stores.beside
         self.samples, self.weights, self.marks = fitting.joined.samples, weights, marks
         self.epochs = Epochs([one.part for one in self.samples], weights_of(config.data), config.seed)
         self.steps = optimizer_steps(config, len(self.epochs), ranks.size)
@@ -188,6 +189,7 @@ class Run:
             processes=self.ranks.size,
             store_version=self.cache.version,
             fingerprint=self.cache.recipe.fingerprint,
+            beside=self.beside,
             samples=digest_of(self.samples),
             data=self.batches.state_dict(),
             learning_rates=(),
@@ -336,8 +338,9 @@ def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> 
     return found
 
 
-def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
+def prepared(stores: Stores, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
     """The run and its validation, with the conversations that fit. Collective."""
+    cache, config = stores.cache, stores.config
     with ranks.raise_on_any_rank():
         processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
         has_frames = reads_stored_frames(cache, processor.image_size, config.data.frames)
@@ -347,7 +350,7 @@ def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> t
     lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
     with ranks.raise_on_any_rank():
         weights, marks = _weights(config, cache, built, both), _marks(config, cache, both)
-        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks, weights=weights, marks=marks)
+        run = Run(stores, _fitting(joined, lengths[: len(joined.samples)], config), ranks, weights=weights, marks=marks)
         if config.validation is None:
             return run, None
         return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)
@@ -508,25 +511,6 @@ def _parameters(built: Built) -> dict[str, int]:
 
 def _size(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
-
-
-def _opened(config: TrainConfig, begun: Checkpoint | None, ranks: Ranks) -> Cache:
-    """The store at the version that the run began with, or else that of the config, the same on every rank. Collective."""
-    cache = None
-    with ranks.raise_on_any_rank():
-        if ranks.is_rank_zero:
-            cache = open_cache(config.store, version=config.store_version if begun is None else begun.state.store_version)
-    version = ranks.broadcast(None if cache is None else cache.version)
-    with ranks.raise_on_any_rank():
-        return cache or open_cache(config.store, version=version)
-
-
-def refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
-    if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
-        raise BadInput(
-            f"the store {cache.url} has another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
-            f"{config.fingerprint[:16]}; `teacher-cache diff {cache.url} JOB.yaml` names the fields that differ from a job's"
-        )
 
 
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:

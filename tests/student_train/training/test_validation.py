@@ -22,6 +22,7 @@ from student_train.data.samples import Sample
 from student_train.training.checkpoints import Checkpoints
 from student_train.training.fit import build, fit, prepared
 from student_train.training.ranks import Ranks
+from student_train.training.stores import opened
 from student_train.training.trainer import P4DTrainer
 from student_train.training.validation import held_out
 from teacher_cache import open_cache
@@ -166,7 +167,8 @@ def test_all_clips_of_a_video_are_held_out_together(tmp_path: Path, videos: Path
     for seed in range(4):
         data = {"conversations": str(tmp_path / "asked.json"), "video_root": "/", "without_targets": "sft"}
         settings = config(tmp_path / "store", tmp_path / "run", mode="latent", data=data, seed=seed)
-        run, validation = prepared(settings, cache, build(settings, cache, has_weights=False), Ranks())
+        stores = opened(settings, None, Ranks())
+        run, validation = prepared(stores, build(settings, stores.cache, has_weights=False), Ranks())
         assert validation is not None
         taken, held = ({one.video for one in samples} for samples in (run.samples, validation.samples))
         assert len(run.samples) + len(validation.samples) == len(asked)
