@@ -492,6 +492,17 @@ class TrainedSet(Frozen):
     """How many of them an epoch has; one that comes twice counts twice."""
 
 
+class TrainedOn(Frozen):
+    """What a run learns from, and how much of it in a step: what makes it that run, beside its settings."""
+
+    fingerprints: dict[str, str]
+    """Setting that names a store → the fingerprint of its recipe."""
+    conversations: str
+    """Digest of the conversations, in their order."""
+    samples_per_step: int
+    """Conversations of an optimizer step, of all processes."""
+
+
 class FitReport(Frozen):
     """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
 
@@ -501,6 +512,9 @@ class FitReport(Frozen):
     """Version of the store that it learnt from."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
+    trained_on: TrainedOn | None = None
+    """What it learnt from: of conversations, all that were read, held-out ones included; null if the run ended before this was
+    kept."""
     mode: Mode
     loss: LossRecipe
     steps: int
@@ -534,6 +548,19 @@ class FitReport(Frozen):
     """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
     data_wait_seconds: float
     """Part of it spent waiting for batches, in the process that waited longest."""
+
+
+class FitFailure(Frozen):
+    """A fit that ended since its loss or gradient was not finite, as ``failure.json`` holds it."""
+
+    reason: str
+    store_version: int
+    fingerprint: str
+    trained_on: TrainedOn
+    """As in `FitReport`."""
+    bad_steps: int
+    seconds: float
+    """As in `FitReport`."""
 
 
 class ShownPart(Frozen):

@@ -1,4 +1,4 @@
-"""A run's config, and the state that it goes on from, go in; its stores come out, each at one version on every rank."""
+"""A run's config, and the one that it began with, go in; its stores come out, each at one version on every rank."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from schemas.errors import BadInput
-from schemas.train import ConfidenceConfig, RegionsConfig, TrainConfig
-from student_train.training.checkpoints import CheckpointState
+from schemas.train import ConfidenceConfig, RegionsConfig, TrainConfig, TrainedOn
 from student_train.training.ranks import Ranks
 from teacher_cache import Cache, open_cache
 
@@ -23,9 +22,14 @@ class Stores(NamedTuple):
     beside: dict[str, str]
     """Setting that names such a store → the fingerprint of its recipe."""
 
+    def trained_on(self, conversations: str, samples_per_step: int) -> TrainedOn:
+        """What a run learns from, of the digest of its conversations."""
+        fingerprints = {"store": self.cache.recipe.fingerprint, **self.beside}
+        return TrainedOn(fingerprints=fingerprints, conversations=conversations, samples_per_step=samples_per_step)
 
-def opened(config: TrainConfig, begun: CheckpointState | None, ranks: Ranks) -> Stores:
-    """The stores at the versions that the run began with, or else at those of the config. Collective.
+
+def opened(config: TrainConfig, then: TrainConfig | None, ranks: Ranks) -> Stores:
+    """The stores at the versions that the run began with, if ``then`` gives them, or else at those of the config. Collective.
 
     Raises `BadInput` if the store has another recipe than ``config.fingerprint``.
     """
@@ -33,11 +37,11 @@ def opened(config: TrainConfig, begun: CheckpointState | None, ranks: Ranks) -> 
     beside: dict[str, tuple[int, str]] = {}
     with ranks.raise_on_any_rank():
         if ranks.is_rank_zero:  # alone: a store that grows would have another newest version for the next rank
-            cache = open_cache(config.store, version=config.store_version if begun is None else begun.store_version)
+            cache = open_cache(config.store, version=(then or config).store_version)
             _refuse_another_recipe(cache, config)
-            then = {} if begun is None else _read_beside(begun.config)
+            begun = _read_beside(then or config)
             for name, one in _read_beside(config).items():
-                other = open_cache(one.store, version=then.get(name, one).version)
+                other = open_cache(one.store, version=begun.get(name, one).version)
                 beside[name] = other.version, other.recipe.fingerprint
     version, beside = ranks.broadcast((None if cache is None else cache.version, beside))
     with ranks.raise_on_any_rank():
