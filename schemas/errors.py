@@ -79,6 +79,10 @@ class Unreachable(CouldNotRun):
     """The server of a store or a video does not answer, or refuses the credentials."""
 
 
+class Diverged(CouldNotRun):
+    """The loss or the gradient of a training step is no finite number, in more steps than may be skipped."""
+
+
 class TeacherFailed(CouldNotRun):
     """A teacher cannot go on: its device, its memory or its machine is at fault. Teachers elsewhere may."""
 

@@ -48,6 +48,20 @@ class SweepRun(Frozen):
     """Wall time of its training loop."""
 
 
+class FailedRun(Frozen):
+    """A fit of a sweep that ended without a student, since its loss or gradient was not finite."""
+
+    settings: dict[str, Any]
+    """Its values of the grid's fields."""
+    output: str
+    """Its run folder, where ``failure.json`` says the same."""
+    failed: str
+    """Why."""
+    bad_steps: int
+    seconds: float
+    """Wall time of its training loop."""
+
+
 class SweepReport(Frozen):
     """A finished sweep, as ``sweep.json`` holds it and ``--json`` prints it."""
 
@@ -56,3 +70,9 @@ class SweepReport(Frozen):
     fingerprint: str
     """Fingerprint of the store's recipe."""
     runs: tuple[SweepRun, ...]
+    failed: tuple[FailedRun, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every run has a student."""
+        return not self.failed

@@ -108,7 +108,7 @@ class ConfidenceConfig(Frozen):
     store: str = Field(min_length=1)
     """Another teacher's store of the same clips, with maps of the same size."""
     version: int | None = Field(None, ge=0)
-    """The version of it to read; the newest when absent, at each start of a run."""
+    """The version of it to read; the newest when absent. A resumed run keeps the version that it began with."""
     tolerance: dict[Modality, Annotated[float, Field(gt=0)]] = Field({})
     """How far apart teachers have half the weight. When absent: ``depth`` 0.1, in logarithms after one scale for the clip;
     ``flow`` 1, in pixels; ``motion`` 0.25, in probability; ``camray`` 0.1, in radians between directions. A modality that the
@@ -136,7 +136,7 @@ class RegionsConfig(Frozen):
     store: str = Field(min_length=1)
     """The store, of a teacher such as ``grounded-sam`` or ``given``, with label maps of the size of the maps."""
     version: int | None = Field(None, ge=0)
-    """The version of it to read; the newest when absent, at each start of a run."""
+    """The version of it to read; the newest when absent. A resumed run keeps the version that it began with."""
     marks: Literal["none", "first", "all"] = "first"
     """Where the student sees marks, in conversations that ask about ``<obj_k>``: nowhere, in the clip's first frame, as the
     paper's Set-of-Mark, or in every frame that shows the object."""
@@ -492,6 +492,17 @@ class TrainedSet(Frozen):
     """How many of them an epoch has; one that comes twice counts twice."""
 
 
+class TrainedOn(Frozen):
+    """What a run learns from, and how much of it in a step: what makes it that run, beside its settings."""
+
+    fingerprints: dict[str, str]
+    """Setting that names a store → the fingerprint of its recipe."""
+    conversations: str
+    """Digest of the conversations, in their order."""
+    samples_per_step: int
+    """Conversations of an optimizer step, of all processes."""
+
+
 class FitReport(Frozen):
     """A finished fit, as ``result.json`` holds it and ``--json`` prints it."""
 
@@ -501,6 +512,9 @@ class FitReport(Frozen):
     """Version of the store that it learnt from."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
+    trained_on: TrainedOn | None = None
+    """What it learnt from: of conversations, all that were read, held-out ones included; null if the run ended before this was
+    kept."""
     mode: Mode
     loss: LossRecipe
     steps: int
@@ -534,6 +548,19 @@ class FitReport(Frozen):
     """Wall time of the training loop; in a resumed run it includes the time up to its checkpoint."""
     data_wait_seconds: float
     """Part of it spent waiting for batches, in the process that waited longest."""
+
+
+class FitFailure(Frozen):
+    """A fit that ended since its loss or gradient was not finite, as ``failure.json`` holds it."""
+
+    reason: str
+    store_version: int
+    fingerprint: str
+    trained_on: TrainedOn
+    """As in `FitReport`."""
+    bad_steps: int
+    seconds: float
+    """As in `FitReport`."""
 
 
 class ShownPart(Frozen):

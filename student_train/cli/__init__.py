@@ -264,6 +264,7 @@ def sweep(
             print_json(report)
         elif not as_json:
             print_sweep(report)
+        raise SystemExit(0 if report.is_whole else 1)
 
 
 def main() -> None:

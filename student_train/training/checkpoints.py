@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -31,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from schemas.base import Frozen, canonical_json, differences, sha256_digest
 from schemas.errors import BadInput, CouldNotRun, first_line
-from schemas.train import TrainConfig
+from schemas.train import TrainConfig, TrainedOn
 from student_train.data.samples import Sample
 from student_train.training.metrics import MetricsState
 from student_train.training.ranks import Ranks
@@ -42,13 +43,14 @@ WEIGHT = "weight"
 
 FREE = (
     "output", "store", "store_version", "fingerprint",
+    "loss.confidence.store", "loss.confidence.version", "regions.store", "regions.version",
     "data.workers", "data.frame_cache_mib", "data.decode_timeout_seconds",
     "data.video_root", "data.image_root", "data.conversations",
     "model.attention", "report_to", "batch", "accumulate", "log_every", "gradient_checkpointing",
     "fsdp", "checkpoint_every", "keep_checkpoints",
 )  # fmt: skip
 """Settings that a resumed run may change: where things are and how they are computed, never what is learnt. Instead of the
-store's and the files' names, `refuse_another_run` compares the store's fingerprint, the digest of the conversations and the
+stores' and the files' names, `refuse_other_data` compares the stores' fingerprints, the digest of the conversations and the
 number of samples in a step."""
 _FREE_OF_SETS = re.compile(r"data\.mixture\.sets\.[\w-]+\.(?:conversations|leave_out|video_root|image_root)$")
 
@@ -59,12 +61,15 @@ class CheckpointState(Frozen):
     step: int
     """Optimizer steps done."""
     config: TrainConfig
+    """With the versions of the stores that are read beside."""
     processes: int
     """World size."""
     store_version: int
     """Version of the store that the run began with."""
     fingerprint: str
     """Fingerprint of the store's recipe."""
+    beside: dict[str, str] = Field({})
+    """Setting that names another store, which is read beside → the fingerprint of its recipe."""
     samples: str
     """Digest of the conversations, in their order."""
     data: dict[str, Any]
@@ -74,6 +79,15 @@ class CheckpointState(Frozen):
     schedule: dict[str, Any]
     """State of the learning-rate scheduler."""
     metrics: MetricsState
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the run learns from: of its conversations, those that it trains on."""
+        return TrainedOn(
+            fingerprints={"store": self.fingerprint, **self.beside},
+            conversations=self.samples,
+            samples_per_step=samples_per_step(self.config, self.processes),
+        )
 
 
 Tensors = Mapping[str, torch.Tensor]
@@ -297,6 +311,11 @@ def _cause(error: BaseException) -> BaseException:
     return min(error.failures.items())[1][0] if isinstance(error, CheckpointException) else error
 
 
+def samples_per_step(config: TrainConfig, processes: int) -> int:
+    """Conversations of an optimizer step."""
+    return config.batch * config.accumulate * processes
+
+
 def digest_of(samples: Sequence[Sample]) -> str:
     """Digest of the samples in order: clip ids, turns and image names. Folders and the names of the JSON files are left out."""
     digest = hashlib.sha256()
@@ -321,21 +340,19 @@ def refuse_other_config(then: TrainConfig, now: TrainConfig, where: Path) -> Non
         )
 
 
-def refuse_another_run(then: CheckpointState, now: CheckpointState, where: Path) -> None:
-    """Raise `BadInput` if the checkpoint ``then`` belongs to another run than ``now``, the state this run would start from."""
-    refuse_other_config(then.config, now.config, where)
+def refuse_other_data(then: TrainedOn, now: TrainedOn, where: Path, what: str) -> None:
+    """Raise `BadInput` if the checkpoint or the run (``what``) in a folder learnt from other data than a run would now."""
     compared: Mapping[str, tuple[object, object]] = {
-        "the store's fingerprint": (then.fingerprint, now.fingerprint),
-        "the digest of the conversations": (then.samples, now.samples),
-        "samples in one optimizer step (processes · batch · accumulate)": (_step(then), _step(now)),
+        **{
+            f"the fingerprint of `{name}`": (then.fingerprints.get(name), now.fingerprints.get(name))
+            for name in sorted(then.fingerprints.keys() | now.fingerprints.keys())
+        },
+        "the digest of the conversations": (then.conversations, now.conversations),
+        "samples in one optimizer step (processes · batch · accumulate)": (then.samples_per_step, now.samples_per_step),
     }
     if differing := {name: values for name, values in compared.items() if values[0] != values[1]}:
-        lines = "\n".join(f"  {name}: the checkpoint has {old}, here it is {new}" for name, (old, new) in differing.items())
+        lines = "\n".join(f"  {name}: the {what} has {old}, here it is {new}" for name, (old, new) in differing.items())
         raise BadInput(
-            f"the checkpoint in {where} belongs to another run; these differ:\n{lines}\n"
+            f"the {what} in {where} belongs to another run; these differ:\n{lines}\n"
             "Resume with what the run started with, or start a new run in another `output`."
         )
-
-
-def _step(state: CheckpointState) -> int:
-    return state.processes * state.config.batch * state.config.accumulate

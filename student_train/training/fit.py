@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from schemas.errors import BadInput, CouldNotRun, Stopped
-from schemas.train import FitReport, Reporter, TrainConfig, Validated, ValidationConfig
+from schemas.errors import BadInput, CouldNotRun, Diverged, Stopped
+from schemas.train import FitFailure, FitReport, Reporter, TrainConfig, TrainedOn, Validated, ValidationConfig
 from student_train.data.frames import StudentFrames, reads_stored_frames
 from student_train.data.lengths import Fitting, Length, fitting, length_of
 from student_train.data.marks import Marks
@@ -42,17 +42,19 @@ from student_train.training.checkpoints import (
     Checkpoints,
     CheckpointState,
     digest_of,
-    refuse_another_run,
     refuse_other_config,
+    refuse_other_data,
+    samples_per_step,
 )
 from student_train.training.metrics import MetricsLog, first_and_last
 from student_train.training.optimizer import layer_matrices
 from student_train.training.ranks import Ranks
 from student_train.training.run_folder import RunFolder
 from student_train.training.sharding import shard
+from student_train.training.stores import Stores, opened
 from student_train.training.trainer import P4DTrainer, trained
 from student_train.training.validation import Validation, held_out
-from teacher_cache import Cache, open_cache
+from teacher_cache import Cache
 from teacher_cache.io.console import progress_bar, stderr
 from teacher_cache.io.output_folder import written_whole
 from teacher_cache.io.stop import stop_on_sigterm
@@ -65,12 +67,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     student, and rank 0 writes.
 
     ``resume``: continue from the newest checkpoint in the folder, exactly as if the run had never stopped. Without a
-    checkpoint the run starts from the beginning; if the run is finished, its report is returned.
+    checkpoint the run starts from the beginning; if this very run is finished, its report is returned.
     ``overwrite``: replace a run that is in the folder.
 
-    Raises, on every rank, `BadInput` if the config, the store, the conversations and the checkpoint do not fit together,
-    `CouldNotRun` if the loss is not finite or a video is missing, and `Stopped` if SIGTERM ended the run after a last
-    checkpoint.
+    Raises, on every rank, `BadInput` if the config, the store, the conversations and the checkpoint or the finished run do not
+    fit together, `Diverged` if the loss is not finite, `CouldNotRun` if a video is missing, and `Stopped` if SIGTERM ended the
+    run after a last checkpoint.
     """
     ranks = Ranks.joined()
     folder = RunFolder(Path(config.output))
@@ -78,7 +80,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         config = with_mixture(config)
         _refuse_shards_alone(config, ranks)
         _require_reporters(config.report_to)
-        finished = _look(folder, config, overwrite=overwrite, resume=resume) if ranks.is_rank_zero else None
+        finished = _look(folder, config, ranks, overwrite=overwrite, resume=resume) if ranks.is_rank_zero else None
     if (done := ranks.broadcast(finished)) is not None:
         return done
 
@@ -87,18 +89,12 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
         if resume and ranks.is_rank_zero:
             begun = Checkpoints(folder.checkpoints, config.keep_checkpoints).newest()
     begun = ranks.broadcast(begun)
-    cache = _opened(config, begun, ranks)
+    stores = opened(config, None if begun is None else _at_version(begun.state.config, begun.state.store_version), ranks)
+    config = stores.config
     with ranks.raise_on_any_rank():
-        refuse_another_recipe(cache, config)
-        built = build(config, cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
-    run, validation = prepared(config, cache, built, ranks)
-    with ranks.raise_on_any_rank():
-        if begun is not None:
-            refuse_another_run(begun.state, run.beginning(), begun.folder)
-        elif ranks.is_rank_zero:
-            _make_empty(folder)
-        if ranks.is_rank_zero:  # of a resumed run too: places may be others by now, and `eval` and `export` look there
-            _write(folder.config_file, config.model_dump_json(indent=2))
+        built = build(config, stores.cache, has_weights=config.fsdp is None or ranks.is_rank_zero)
+    run, validation = prepared(stores, built, ranks)
+    _begin(run, begun, folder)
     _say_what_is_left_out(run.fitting, config)
     run.go_on_from(begun)
     counts = _parameters(built)
@@ -133,7 +129,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
             begun=begun,
             advance=advance,
         )
-        with run.checkpoints.writing(ranks):
+        with run.writing():
             trainer.train()
     seconds = run.metrics.seconds
     if trainer.state.global_step < run.steps:
@@ -146,7 +142,7 @@ def fit(config: TrainConfig, *, overwrite: bool = False, resume: bool = False) -
     report = _report(run, built, counts, seconds)
     with ranks.raise_on_any_rank():
         if ranks.is_rank_zero:
-            save_student(built if weights is None else with_weights(build(config, cache), weights), folder)
+            save_student(built if weights is None else with_weights(build(config, stores.cache), weights), folder)
             _write(folder.result_file, report.model_dump_json(indent=2))
     return report
 
@@ -156,16 +152,17 @@ class Run:
 
     def __init__(
         self,
-        config: TrainConfig,
-        cache: Cache,
+        stores: Stores,
         fitting: Fitting,
         ranks: Ranks,
         *,
+        trained_on: TrainedOn,
         weights: PixelWeights | None = None,
         marks: Marks | None = None,
     ) -> None:
-        folder = RunFolder(Path(config.output))
-        self.config, self.cache, self.fitting, self.ranks = config, cache, fitting, ranks
+        config, folder = stores.config, RunFolder(Path(stores.config.output))
+        self.config, self.cache, self.fitting, self.ranks = config, stores.cache, fitting, ranks
+        self.beside, self.trained_on = stores.beside, trained_on
         self.samples, self.weights, self.marks = fitting.joined.samples, weights, marks
         self.epochs = Epochs([one.part for one in self.samples], weights_of(config.data), config.seed)
         self.steps = optimizer_steps(config, len(self.epochs), ranks.size)
@@ -188,6 +185,7 @@ class Run:
             processes=self.ranks.size,
             store_version=self.cache.version,
             fingerprint=self.cache.recipe.fingerprint,
+            beside=self.beside,
             samples=digest_of(self.samples),
             data=self.batches.state_dict(),
             learning_rates=(),
@@ -210,6 +208,17 @@ class Run:
             ranks=self.ranks,
             best=None if best is None else best.step,
         )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Checkpoints are written in the block and, if its loss is not finite, how the run ended. Collective."""
+        try:
+            with self.checkpoints.writing(self.ranks):
+                yield
+        except Diverged as error:
+            if self.ranks.is_rank_zero:
+                _write(RunFolder(Path(self.config.output)).failure_file, _failure(self, str(error)).model_dump_json(indent=2))
+            raise
 
     def take_best(self, trainer: P4DTrainer) -> None:
         """Set the weights to those of the best validation, if they are to be kept and are not the last. Collective."""
@@ -269,18 +278,60 @@ def save_student(built: Built, folder: RunFolder) -> None:
     built.model.p4d.save(folder.p4d)
 
 
-def _look(folder: RunFolder, config: TrainConfig, *, overwrite: bool, resume: bool) -> FitReport | None:
+def failed_fit(config: TrainConfig, ranks: Ranks) -> FitFailure | None:
+    """How the config's run ended, if its loss was not finite. Collective. Raises `BadInput` if the folder holds another run."""
+    found = None
+    with ranks.raise_on_any_rank():
+        folder = RunFolder(Path(config.output))
+        found = folder.failure() if ranks.is_rank_zero else None
+        if found is not None:
+            _refuse_another(folder, found, with_mixture(config), ranks)
+    return ranks.broadcast(found)
+
+
+def _look(folder: RunFolder, config: TrainConfig, ranks: Ranks, *, overwrite: bool, resume: bool) -> FitReport | None:
     """With ``resume``, the report of a run that is finished already; raises `BadInput` if the folder cannot take this run."""
     if resume and overwrite:
         raise BadInput("--resume continues the run in the folder, and --overwrite replaces it; give one of them")
     if resume and folder.result_file.exists():
-        refuse_other_config(folder.config(), config, folder.path)
-        return folder.result()
+        done = folder.result()
+        _refuse_another(folder, done, config, ranks)
+        return done
     if not (overwrite or resume) and any(path.exists() for path in (folder.metrics_file, folder.result_file)):
         raise BadInput(
             f"{folder.path} already holds a run; give another `output`, --resume to continue it, or --overwrite to replace it"
         )
     return None
+
+
+def _begin(run: Run, begun: Checkpoint | None, folder: RunFolder) -> None:
+    """Ready the folder: for a checkpoint's run to go on in it, or emptied for a new one. Collective."""
+    with run.ranks.raise_on_any_rank():
+        if begun is not None:
+            now = run.beginning()
+            refuse_other_config(begun.state.config, now.config, begun.folder)
+            refuse_other_data(begun.state.trained_on, now.trained_on, begun.folder, "checkpoint")
+        elif run.ranks.is_rank_zero:
+            _make_empty(folder)
+        if run.ranks.is_rank_zero:  # of a resumed run too: places may be others by now, and `eval` and `export` look there
+            folder.failure_file.unlink(missing_ok=True)
+            _write(folder.config_file, run.config.model_dump_json(indent=2))
+
+
+def _refuse_another(folder: RunFolder, ended: FitReport | FitFailure, config: TrainConfig, ranks: Ranks) -> None:
+    """Raise `BadInput` if the run that ended in the folder is not the config's: other settings, other data."""
+    then = folder.config()
+    refuse_other_config(then, config, folder.path)
+    if ended.trained_on is None:
+        return
+    stores = opened(config, _at_version(then, ended.store_version), Ranks())  # on this rank alone
+    loaded = load_samples(stores.cache, config.data, config.seed, opens_videos=False)
+    now = stores.trained_on(digest_of(loaded.samples), samples_per_step(config, ranks.size))
+    refuse_other_data(ended.trained_on, now, folder.path, "run")
+
+
+def _at_version(config: TrainConfig, store_version: int) -> TrainConfig:
+    return config.model_copy(update={"store_version": store_version})
 
 
 def _collator(run: Run, built: Built) -> Collator:
@@ -336,26 +387,29 @@ def _fitting(joined: Joined, lengths: Sequence[Length], config: TrainConfig) -> 
     return found
 
 
-def prepared(config: TrainConfig, cache: Cache, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
+def prepared(stores: Stores, built: Built, ranks: Ranks) -> tuple[Run, Validation | None]:
     """The run and its validation, with the conversations that fit. Collective."""
+    cache, config = stores.cache, stores.config
     with ranks.raise_on_any_rank():
         processor, frames = built.model.student.processor, cache.shape("timestamps")[0]
         has_frames = reads_stored_frames(cache, processor.image_size, config.data.frames)
-        joined, held = _loaded(cache, config, opens_videos=not has_frames)
+        joined, held, digest = _loaded(cache, config, opens_videos=not has_frames)
         both = [*joined.samples, *held.samples]
         lengths = [length_of(sample, processor, frames) for sample in both[ranks.rank :: ranks.size]]
     lengths = ranks.interleaved(lengths)  # each rank counts its share, since that takes minutes for hundreds of thousands
     with ranks.raise_on_any_rank():
         weights, marks = _weights(config, cache, built, both), _marks(config, cache, both)
-        run = Run(config, cache, _fitting(joined, lengths[: len(joined.samples)], config), ranks, weights=weights, marks=marks)
+        trained_on = stores.trained_on(digest, samples_per_step(config, ranks.size))
+        found = _fitting(joined, lengths[: len(joined.samples)], config)
+        run = Run(stores, found, ranks, trained_on=trained_on, weights=weights, marks=marks)
         if config.validation is None:
             return run, None
         return run, _validation(run, _fitting(held, lengths[len(joined.samples) :], config), built, config.validation)
     raise AssertionError  # for mypy: the block ends or raises
 
 
-def _loaded(cache: Cache, config: TrainConfig, *, opens_videos: bool) -> tuple[Joined, Joined]:
-    """The conversations to train on, some of them flipped, and those that are held out."""
+def _loaded(cache: Cache, config: TrainConfig, *, opens_videos: bool) -> tuple[Joined, Joined, str]:
+    """The conversations to train on, some of them flipped, those that are held out, and the digest of all that were loaded."""
     load = partial(load_samples, cache, opens_videos=opens_videos)
     joined, validation = load(config.data, config.seed), config.validation
     taken, held = joined.samples, Joined([], [])
@@ -363,9 +417,12 @@ def _loaded(cache: Cache, config: TrainConfig, *, opens_videos: bool) -> tuple[J
         roots = {"video_root": video_roots(config.data), "image_root": image_roots(config.data)}
         held = load(config.data.model_copy(update={**roots, "conversations": validation.conversations, "mixture": None}))
     elif validation is not None:
-        taken, held_samples = held_out(joined.samples, validation.share, config.seed)
+        clips = cache.clips
+        videos = dict(zip(clips["clip_id"].to_pylist(), clips["video"].to_pylist(), strict=True))
+        taken, held_samples = held_out(joined.samples, videos, validation.share, config.seed)
         held = Joined(held_samples, [])
-    return Joined(with_flipped(taken, cache, config.data.flipped_share, config.seed), joined.dropped), held
+    flipped = with_flipped(taken, cache, config.data.flipped_share, config.seed)
+    return Joined(flipped, joined.dropped), held, digest_of(joined.samples)
 
 
 def _validation(run: Run, held: Fitting, built: Built, config: ValidationConfig) -> Validation:
@@ -466,6 +523,7 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         store=config.store,
         store_version=run.cache.version,
         fingerprint=run.cache.recipe.fingerprint,
+        trained_on=run.trained_on,
         mode=config.mode,
         loss=built.model.p4d.recipe,
         steps=run.steps,
@@ -484,6 +542,17 @@ def _report(run: Run, built: Built, counts: dict[str, int], seconds: float) -> F
         trained_parameters=sum(parameter.numel() for parameter in trained(built.model).values()),
         seconds=seconds,
         data_wait_seconds=run.metrics.data_wait_seconds,
+    )
+
+
+def _failure(run: Run, reason: str) -> FitFailure:
+    return FitFailure(
+        reason=reason,
+        store_version=run.cache.version,
+        fingerprint=run.cache.recipe.fingerprint,
+        trained_on=run.trained_on,
+        bad_steps=run.metrics.bad_steps,
+        seconds=run.metrics.seconds,
     )
 
 
@@ -508,25 +577,6 @@ def _size(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
 
 
-def _opened(config: TrainConfig, begun: Checkpoint | None, ranks: Ranks) -> Cache:
-    """The store at the version that the run began with, or else that of the config, the same on every rank. Collective."""
-    cache = None
-    with ranks.raise_on_any_rank():
-        if ranks.is_rank_zero:
-            cache = open_cache(config.store, version=config.store_version if begun is None else begun.state.store_version)
-    version = ranks.broadcast(None if cache is None else cache.version)
-    with ranks.raise_on_any_rank():
-        return cache or open_cache(config.store, version=version)
-
-
-def refuse_another_recipe(cache: Cache, config: TrainConfig) -> None:
-    if config.fingerprint is not None and not cache.recipe.fingerprint.startswith(config.fingerprint):
-        raise BadInput(
-            f"the store {cache.url} has another recipe: its fingerprint is {cache.recipe.fingerprint[:16]}…, needed "
-            f"{config.fingerprint[:16]}; `teacher-cache diff {cache.url} JOB.yaml` names the fields that differ from a job's"
-        )
-
-
 def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
     if config.fsdp is not None and ranks.size == 1:
         raise BadInput(
@@ -536,7 +586,7 @@ def _refuse_shards_alone(config: TrainConfig, ranks: Ranks) -> None:
 
 def _make_empty(folder: RunFolder) -> None:
     """Clear the run folder of an earlier run; called only once everything that the new run needs has been checked."""
-    for path in (folder.config_file, folder.metrics_file, folder.result_file):
+    for path in (folder.config_file, folder.metrics_file, folder.result_file, folder.failure_file):
         path.unlink(missing_ok=True)
     for path in (folder.student, folder.p4d, folder.validation, folder.checkpoints):
         shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import BadInput
-from schemas.train import FitReport, TrainConfig
+from schemas.train import FitFailure, FitReport, TrainConfig
 
 Value = TypeVar("Value", bound=BaseModel)
 
@@ -21,6 +21,7 @@ class RunFolder:
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
+        self.failure_file = path / "failure.json"
         self.student = path / "student"
         """The plain video language model."""
         self.p4d = path / "p4d"
@@ -42,6 +43,10 @@ class RunFolder:
         if not self.result_file.is_file():
             raise BadInput(f"the run in {self.path} is not finished: it has no {self.result_file.name}; finish it with `fit`")
         return self._read(self.result_file, FitReport)
+
+    def failure(self) -> FitFailure | None:
+        """How the run ended, if its loss was not finite."""
+        return self._read(self.failure_file, FitFailure) if self.failure_file.is_file() else None
 
     @staticmethod
     def _read(path: Path, kind: type[Value]) -> Value:

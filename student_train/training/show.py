@@ -10,10 +10,11 @@ import torch
 
 from schemas.train import ShownFit, ShownPart, TrainConfig
 from student_train.data.mixture import with_mixture
-from student_train.training.fit import Built, build, layers, learning_rates, optimizer_steps, prepared, refuse_another_recipe
+from student_train.training.fit import Built, build, layers, learning_rates, optimizer_steps, prepared
 from student_train.training.memory import Batch, reckon
 from student_train.training.ranks import Ranks
-from teacher_cache import Cache, open_cache
+from student_train.training.stores import opened
+from teacher_cache import Cache
 
 
 def shown_fit(config: TrainConfig, processes: int, per_machine: int) -> ShownFit:
@@ -23,10 +24,10 @@ def shown_fit(config: TrainConfig, processes: int, per_machine: int) -> ShownFit
     Raises what `student_train.training.fit.fit` raises for settings, a store and conversations that do not fit together.
     """
     config = with_mixture(config)
-    cache = open_cache(config.store, version=config.store_version)
-    refuse_another_recipe(cache, config)
+    stores = opened(config, None, Ranks())
+    cache = stores.cache
     built = build(config, cache, has_weights=False)
-    run, _ = prepared(config, cache, built, Ranks())
+    run, _ = prepared(stores, built, Ranks())
     lengths, steps = run.fitting.lengths, optimizer_steps(config, len(run.epochs), processes)
     longest = max(length.whole for length in lengths)
     shards = {None: None, "full_shard": processes, "hybrid_shard": per_machine}

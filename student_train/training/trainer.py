@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from schemas.errors import CacheError, CouldNotRun
+from schemas.errors import CacheError, Diverged
 from student_train.training.batches import Loader, StepBatches
 from student_train.training.checkpoints import WEIGHT, Checkpoint
 from student_train.training.counts import Seen, seen_in, step_counts, summed, values_of
@@ -222,7 +222,7 @@ class P4DTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.metrics.bad_steps += 1
         if self.metrics.bad_steps > self.max_bad_steps:
             before = f" {self.max_bad_steps} steps before it were skipped (`max_bad_steps`)." if self.max_bad_steps else ""
-            raise CouldNotRun(reason + before)
+            raise Diverged(reason + before)
         stderr.print(f"skipped ({self.metrics.bad_steps} of at most {self.max_bad_steps}): {reason}", soft_wrap=True)
         self.model.zero_grad(set_to_none=True)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from student_train.distill.p4d import part_name, signal_weights
 from student_train.training.batches import ErrorsAsValues
 from student_train.training.counts import step_counts, summed, values_of
 from student_train.training.ranks import Ranks, kept
+from teacher_cache.io.places import name_without_range
 
 if TYPE_CHECKING:
     from student_train.data.frames import StudentFrames
@@ -27,19 +29,40 @@ if TYPE_CHECKING:
     from student_train.distill.student import StepLosses
 
 
-def held_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """(to train on, held out): about ``share`` of the videos, or images, with all conversations about each.
+def held_out(
+    samples: Sequence[Sample], videos: Mapping[str, str], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(to train on, held out): about ``share`` of the videos, or images, with all conversations about all clips of each.
 
-    Which ones depends on their names and the seed alone. Raises `BadInput` if all conversations are about one.
+    ``videos``: clip id → its video in the catalog. Which videos depends on the samples' names and the seed alone. Raises
+    `BadInput` if all conversations are about one.
     """
-    clips = [one.clip_id and one.clip_id.removesuffix(FLIPPED) for one in samples]
-    abouts = [str(clip or one.video or one.images or one.conversation.source) for clip, one in zip(clips, samples, strict=True)]
-    order = sorted(set(abouts), key=lambda about: hashlib.sha256(f"{seed} {about}".encode()).digest())
-    if len(order) < 2:
+    groups = _by_video(samples, videos)
+    if len(groups) < 2:
         raise BadInput(f"all {len(samples)} conversations are about one video, so none can be held out for `validation`")
-    chosen = set(order[: min(len(order) - 1, math.ceil(share * len(order)))])
-    pairs = list(zip(samples, abouts, strict=True))
-    return [one for one, about in pairs if about not in chosen], [one for one, about in pairs if about in chosen]
+    # By the name of a clip: a video's own is another where another store has it from another place.
+    names = [min(_name(samples[number]) for number in group) for group in groups]
+    order = sorted(range(len(groups)), key=lambda one: hashlib.sha256(f"{seed} {names[one]}".encode()).digest())
+    chosen = {number for one in order[: min(len(order) - 1, math.ceil(share * len(order)))] for number in groups[one]}
+    taken = [one for number, one in enumerate(samples) if number not in chosen]
+    return taken, [samples[number] for number in sorted(chosen)]
+
+
+def _by_video(samples: Sequence[Sample], videos: Mapping[str, str]) -> list[list[int]]:
+    """The numbers of the samples about each video: all windows, shots and segments of it together."""
+    clip_ids = videos.keys() & {one.clip_id for one in samples}
+    in_catalog: dict[str | None, str] = {clip_id: name_without_range(videos[clip_id]) for clip_id in clip_ids}
+    # A conversation whose clip has no targets names no clip, and may be about a video of which others have some.
+    read_as = {one.video: in_catalog[one.clip_id] for one in samples if one.clip_id in in_catalog}
+    groups = defaultdict[str, list[int]](list)
+    for number, one in enumerate(samples):
+        groups[in_catalog.get(one.clip_id) or read_as.get(one.video) or _name(one)].append(number)
+    return list(groups.values())
+
+
+def _name(sample: Sample) -> str:
+    clip = sample.clip_id and sample.clip_id.removesuffix(FLIPPED)
+    return str(clip or sample.video or sample.images or sample.conversation.source)
 
 
 class Validation:
@@ -62,7 +85,7 @@ class Validation:
         frames_of: StudentFrames,
     ) -> None:
         self.ranks, self.pictures, self.folder, self.frames_of = ranks, pictures, folder, frames_of
-        self.cache = collator.targets.cache
+        self.cache, self.samples = collator.targets.cache, samples
         self._by_clip = {sample.clip_id: sample for sample in samples}
         order = sorted(range(len(samples)), key=lambda index: -lengths[index])
         together = batch * ranks.size

@@ -293,7 +293,7 @@ def map_errors(folder: Path, data: Path) -> dict[str, dict[str, dict[str, float]
     samples = load_samples(maps, config).samples
     frames = StudentFrames(student.processor.image_size, 0)
     assert run.config.regions is not None
-    marks = Marks(maps, run.config.regions.model_copy(update={"store": regions.url}))
+    marks = Marks(maps, run.config.regions.model_copy(update={"store": regions.url, "version": None}))
     collator = Collator(
         TargetReader(maps, comparable(p4d, maps)), frames, student.processor, marks=marks, reads_stored_frames=True
     )

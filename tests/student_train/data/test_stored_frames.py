@@ -150,7 +150,8 @@ def test_flipped_clips_that_are_not_there_are_asked_for_in_vain(tiny_store: Path
 
 def test_both_views_of_a_video_are_held_out_together(cache: Cache) -> None:
     samples = load_samples(cache, DataConfig(video_root="/")).samples
-    taken, held = held_out(samples, 0.5, seed=0)
+    videos = dict(zip(cache.clips["clip_id"].to_pylist(), cache.clips["video"].to_pylist(), strict=True))
+    taken, held = held_out(samples, videos, 0.5, seed=0)
     assert [sample.flipped for sample in taken] == [sample.flipped for sample in held] == [False, True]
     assert len({str(sample.video) for sample in held}) == 1
 

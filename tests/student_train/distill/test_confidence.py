@@ -68,16 +68,24 @@ def test_where_one_has_no_number_there_is_no_weight() -> None:
 def classical(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
     """The same clips, taught by OpenCV, which gives another flow."""
     folder = tmp_path_factory.mktemp("classical")
-    teacher = {"family": "classical", "preset": "px112"}
-    run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", teacher=teacher, signals=["flow"])))
+    teach(folder, videos, ["flow"])
     return folder / "store"
 
 
-def fitted(store: Path, output: Path, **loss: Any) -> FitReport:
+def teach(folder: Path, videos: Path, signals: list[str], **changes: Any) -> None:
+    teacher = {"family": "classical", "preset": "px112"}
+    run_job(Job.model_validate(Jobs(folder, videos).value(folder / "store", teacher=teacher, signals=signals, **changes)))
+
+
+def config(store: Path, output: Path, *, steps: int = 1, **loss: Any) -> TrainConfig:
     weights = {"depth": 0, "flow": 1, "motion": 0, "camray": 0}
-    settings = {"store": str(store), "output": str(output), "mode": "direct", "steps": 1, "batch": 4}
+    settings = {"store": str(store), "output": str(output), "mode": "direct", "steps": steps, "batch": 4, "checkpoint_every": 1}
     settings |= {"data": {"video_root": "/"}, "decoder": {"hidden": 32}, "loss": {"weights": weights, **loss}}
-    return fit(TrainConfig.model_validate(settings))
+    return TrainConfig.model_validate(settings)
+
+
+def fitted(store: Path, output: Path, **loss: Any) -> FitReport:
+    return fit(config(store, output, **loss))
 
 
 def test_a_teacher_that_says_the_same_changes_nothing_and_another_weighs_less(
@@ -120,3 +128,31 @@ def test_what_cannot_weigh_is_refused(tiny_store: Path, classical: Path, tmp_pat
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValidationError, match="mode `latent` compares none"):
         TrainConfig.model_validate({"store": "s", "output": "o", "mode": "latent", "loss": {"confidence": {"store": "s"}}})
+
+
+def test_a_resumed_run_weighs_by_what_the_other_store_held(
+    tiny_store: Path, classical: Path, videos: Path, tmp_path: Path
+) -> None:
+    """It has gained a map of more weight since, and lies elsewhere; one of another recipe is refused."""
+    shutil.copytree(classical, tmp_path / "store")
+    weights = {"depth": 0, "flow": 1, "motion": 1, "camray": 0}
+
+    def settings(folder: str, store: Path) -> TrainConfig:
+        return config(tiny_store, tmp_path / folder, steps=2, weights=weights, confidence={"store": str(store)})
+
+    whole = fit(settings("whole", tmp_path / "store"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    (tmp_path / "resumed" / "result.json").unlink()
+    begun = open_cache(str(tmp_path / "store"))
+    teach(tmp_path, videos, ["flow", "motion"])
+    now = open_cache(str(tmp_path / "store"))
+    assert "motion" in set(now.signals) - set(begun.signals)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    teach(tmp_path, videos, ["flow"], clips={"student_size": 112, "preprocessing": "student"})
+    with pytest.raises(
+        BadInput, match=r"differ:\n  the fingerprint of `loss.confidence.store`: the checkpoint has \w{64}, here"
+    ):
+        fit(settings("resumed", tmp_path / "store"), resume=True)
+    assert fit(settings("resumed", tmp_path / "elsewhere"), resume=True).last.losses == whole.last.losses
+    kept = TrainConfig.model_validate_json((tmp_path / "resumed" / "config.json").read_text(encoding="utf-8"))
+    assert kept.loss.confidence == ConfidenceConfig(store=str(tmp_path / "elsewhere"), version=begun.version)

@@ -140,6 +140,25 @@ def test_a_finished_run_is_not_run_again(undisturbed: Path, tiny_store: Path) ->
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+def test_a_finished_run_of_other_data_is_refused(
+    undisturbed: Path, tiny_store: Path, single_clips_store: Path, tmp_path: Path
+) -> None:
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    asked = [{"clip_id": clip_id, "conversations": turns} for clip_id in open_cache(str(tiny_store)).committed_ids()]
+    (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    data = {"video_root": "/", "workers": 0, "conversations": str(tmp_path / "asked.json")}
+    for other, said in (
+        (config(single_clips_store, undisturbed), "the fingerprint of `store`"),
+        (config(tiny_store, undisturbed, data=data), "the digest of the conversations"),
+        (config(tiny_store, undisturbed, batch=4), "samples in one optimizer step"),
+    ):
+        with pytest.raises(BadInput, match=rf"the run in .* belongs to another run; these differ:\n  {said}.*: the run has"):
+            fit(other, resume=True)
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    free = config(store, undisturbed, batch=1, accumulate=3, log_every=1, keep_checkpoints=9)
+    assert fit(free, resume=True) == RunFolder(undisturbed).result()
+
+
 def test_with_nothing_to_go_on_from_it_begins(tiny_store: Path, tmp_path: Path) -> None:
     assert fit(config(tiny_store, tmp_path / "run", steps=1), resume=True).steps == 1
 
@@ -224,7 +243,7 @@ def test_another_size_of_a_step_is_refused(undisturbed: Path, tiny_store: Path, 
 
 
 @pytest.mark.parametrize(
-    ("field", "named"), [("fingerprint", "the store's fingerprint"), ("samples", "the digest of the conversations")]
+    ("field", "named"), [("fingerprint", "the fingerprint of `store`"), ("samples", "the digest of the conversations")]
 )
 def test_other_data_is_refused(undisturbed: Path, tiny_store: Path, tmp_path: Path, field: str, named: str) -> None:
     output = stopped_at(undisturbed, tmp_path / "run")

@@ -11,16 +11,22 @@ from typing import Any
 import pytest
 import torch
 from board_events import read_events
+from conftest import Jobs
 from safetensors.torch import load_file
 
 from schemas.errors import BadInput, CouldNotRun
+from schemas.job import Job
 from schemas.train import FitReport, TrainConfig
 from student_train.data.conversations import Conversation
 from student_train.data.samples import Sample
 from student_train.training.checkpoints import Checkpoints
-from student_train.training.fit import fit
+from student_train.training.fit import build, fit, prepared
+from student_train.training.ranks import Ranks
+from student_train.training.stores import opened
 from student_train.training.trainer import P4DTrainer
 from student_train.training.validation import held_out
+from teacher_cache import open_cache
+from teacher_cache.jobs.run import run_job
 
 RAYS_ONLY = {"weights": {"depth": 0, "flow": 0, "motion": 0}}
 VALIDATION = {"share": 0.3, "every": 2, "pictures": 1}
@@ -134,13 +140,41 @@ def test_the_last_student_and_other_files_where_they_are_asked_for(tiny_store: P
 
 def test_all_conversations_about_a_video_are_held_out_together() -> None:
     samples = [Sample(Conversation(f"file[{i}]", ()), f"clip-{i // 5}", None) for i in range(500)]
-    taken, held = held_out(samples, 0.1, seed=0)
+    videos = {f"clip-{i}": f"/v/{i}.mp4" for i in range(100)}
+    taken, held = held_out(samples, videos, 0.1, seed=0)
     assert (len(taken), len(held)) == (450, 50)
     assert not {one.clip_id for one in taken} & {one.clip_id for one in held}
-    assert held_out(samples, 0.1, seed=0)[1] == held != held_out(samples, 0.1, seed=1)[1]
-    assert len(held_out(samples[:10], 0.001, seed=0)[1]) == len(held_out(samples[:10], 0.999, seed=0)[1]) == 5
+    assert held_out(samples, videos, 0.1, seed=0)[1] == held != held_out(samples, videos, 0.1, seed=1)[1]
+    assert len(held_out(samples[:10], videos, 0.001, seed=0)[1]) == len(held_out(samples[:10], videos, 0.999, seed=0)[1]) == 5
     with pytest.raises(BadInput, match="all 5 conversations are about one video"):
-        held_out(samples[:5], 0.1, seed=0)
+        held_out(samples[:5], videos, 0.1, seed=0)
+
+
+def test_all_clips_of_a_video_are_held_out_together(tmp_path: Path, videos: Path) -> None:
+    """A video of several windows, and one of two segments; a conversation about the first that has no targets, and a text."""
+    rows: list[dict[str, Any]] = [{"uri": str(videos / "scene-1.mp4"), "id": "whole"}]
+    rows += [{"uri": str(videos / "scene-3.mp4"), "id": f"part-{at}", "start": at, "end": at + 1} for at in (0, 1)]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source, clips = {"manifest": str(tmp_path / "list.jsonl")}, {"sampling": "fps", "fps": 30}
+    job = Jobs(tmp_path, videos).value(tmp_path / "store", videos=source, clips=clips, signals=["f4d"])
+    run_job(Job.model_validate(job))
+    cache = open_cache(str(tmp_path / "store"))
+    assert len(cache.committed_ids()) > len(rows)
+    turns = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Yes."}]
+    asked = [{"clip_id": clip_id, "conversations": turns} for clip_id in cache.committed_ids()]
+    asked += [{"video": str(videos / "scene-1.mp4"), "clip_id": "none", "conversations": turns}, {"conversations": turns}]
+    (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+    for seed in range(4):
+        data = {"conversations": str(tmp_path / "asked.json"), "video_root": "/", "without_targets": "sft"}
+        settings = config(tmp_path / "store", tmp_path / "run", mode="latent", data=data, seed=seed)
+        stores = opened(settings, None, Ranks())
+        run, validation = prepared(stores, build(settings, stores.cache, has_weights=False), Ranks())
+        assert validation is not None
+        taken, held = ({one.video for one in samples} for samples in (run.samples, validation.samples))
+        assert len(run.samples) + len(validation.samples) == len(asked)
+        assert taken
+        assert held
+        assert not taken & held
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
