@@ -30,6 +30,7 @@ class KeptDecoders:
 
     def __init__(self) -> None:
         self._idle: OrderedDict[int, tuple[Hashable, Started]] = OrderedDict()
+        self._is_closed = False
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -61,6 +62,8 @@ class KeptDecoders:
         return None
 
     def _keep(self, decoder: Decoder) -> None:
+        if self._is_closed:
+            return  # by who kept this way of closing, such as a finalizer that runs after all tests
         if not decoder._using.acquire(blocking=False):
             return  # a thread waits for its answer, and is to see it end
         try:
@@ -75,7 +78,8 @@ class KeptDecoders:
             _end(*self._idle.popitem(last=False)[1][1])
 
     def close(self) -> None:
-        """End them all."""
+        """End them all, and keep no more."""
+        self._is_closed = True
         while self._idle:
             _end(*self._idle.popitem()[1][1])
 
