@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,7 @@ class _Steps:
     def __init__(self, folder: str, stop: Stop | None) -> None:
         self.taken: list[str] = []
         self._folder, self._stop = folder, stop
+        self._one_at_a_time = threading.Lock()
         sys.addaudithook(self._heard)
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -188,8 +190,10 @@ class _Steps:
         path = os.fspath(paths[0]) if is_change and isinstance(paths[0], str | os.PathLike) else ""
         # A folder that is there already is not made again.
         if path.startswith(self._folder) and not (event == "os.mkdir" and Path(path).is_dir()):
-            self.taken.append(f"{event} {path[len(self._folder) + 1 :]}")
-            if self._stop is not None and len(self.taken) == self._stop.step:
+            with self._one_at_a_time:  # or two threads would both find the step taken that stops them
+                self.taken.append(f"{event} {path[len(self._folder) + 1 :]}")
+                number = len(self.taken)
+            if self._stop is not None and number == self._stop.step:
                 _stop_here(self._stop)
 
 
