@@ -23,11 +23,9 @@ from teacher_cache.scenes import encode_video, frame_times, random_scene, render
 from teacher_cache.store.verify import verify
 
 _VIDEOS, _FRAMES, _FPS, _HEIGHT, _WIDTH = 8, 48, 24, 240, 320
-STEPS = 100
-"""Of training, unless the caller says otherwise: they teach the coarse of the maps."""
 
 
-def run_demo(out: Path, progress: Progress, steps: int = STEPS) -> DemoReport:
+def run_demo(out: Path, progress: Progress, steps: int) -> DemoReport:
     """Render videos, teach, verify, train and report, all under ``out``, reusing what an interrupted demo left there.
 
     Raises `schemas.errors.CacheError`.
